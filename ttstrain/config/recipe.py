@@ -1,0 +1,299 @@
+"""The schema of a recipe, and the one place where a default lives.
+
+A recipe is a YAML file. Every key here can be set in it, in a config it extends, or as `key=value` on the command line;
+any other key is an error.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Auto = Literal["auto"]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+StepsOrShare = Annotated[int, Field(ge=0)] | Share
+
+
+class Section(BaseModel):
+    """A part of a recipe: immutable, and strict about names."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+
+
+# ---------------------------------------------------------------- data
+
+
+class DataConfig(Section):
+    path: str | None = None
+    """Folder of recordings, metadata file, or `package:demo` for the speech that ships with ttstrain."""
+    format: Literal[
+        "auto", "ljspeech", "f5_csv", "gpt_sovits_list", "jsonl", "audiofolder", "parquet", "wav_txt"
+    ] = "auto"
+    """Layout of `path`; `auto` looks at the content."""
+    language: str | None = None
+    """Language of rows that name none."""
+    holdout: Annotated[int, Field(ge=0)] | Share = 0.05
+    """Clips kept for evaluation: a number, or a share (never fewer than 1 nor more than 64)."""
+    min_s: Annotated[float, Field(ge=0)] = 0.3
+    """Shorter clips are skipped."""
+    max_s: Annotated[float, Field(gt=0)] = 30.0
+    """Longer clips are skipped."""
+    batch_frames: Count = 3200
+    """Budget of one micro-batch on one device, in frames including padding."""
+    max_clips: Count = 64
+    """Most clips in one micro-batch."""
+    features: Literal["auto", "memory", "disk", "device"] = "auto"
+    """Where features are read from while training; `auto` takes memory while they fit in 1 GB."""
+    cache_dir: str | None = None
+    """Where features are cached; default `$TTSTRAIN_CACHE`, else `~/.cache/ttstrain`."""
+    workers: Annotated[int, Field(ge=0)] | Auto = "auto"
+    """Processes that load data; `auto` needs none while features are in memory."""
+
+
+# ---------------------------------------------------------------- schedules
+
+
+class _Schedule(Section):
+    warmup_steps: StepsOrShare | Auto = "auto"
+    """Steps of linear warmup, a share of the run, or `auto`: 5 %, at least 500 steps when the run has 5000 or more."""
+    warmup_start: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Factor of the peak LR at which warmup starts."""
+
+
+class Constant(_Schedule):
+    kind: Literal["constant"] = "constant"
+
+
+class Linear(_Schedule):
+    kind: Literal["linear"] = "linear"
+    end_factor: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """LR at the last step, as a factor of the peak."""
+
+
+class Cosine(_Schedule):
+    kind: Literal["cosine"] = "cosine"
+    end_factor: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """LR at the last step, as a factor of the peak."""
+
+
+class CosineRestarts(_Schedule):
+    kind: Literal["cosine_restarts"] = "cosine_restarts"
+    t_0: Count = 5000
+    """Steps in the first cycle after warmup."""
+    t_mult: Count = 2
+    """Each cycle is this many times as long as the one before."""
+    eta_min: Annotated[float, Field(ge=0)] = 1e-6
+    """LR at the bottom of each cycle, absolute."""
+
+
+class WarmupStableDecay(_Schedule):
+    kind: Literal["wsd"] = "wsd"
+    decay_steps: StepsOrShare = 0.2
+    """Steps of the final decay, or a share of the run."""
+    decay: Literal["linear", "cosine", "sqrt"] = "sqrt"
+    """Shape of the final decay; `sqrt` is 1 - sqrt(x)."""
+    end_factor: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """LR at the last step, as a factor of the peak."""
+
+
+class Exponential(_Schedule):
+    kind: Literal["exponential"] = "exponential"
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.999875
+    """Factor per epoch, applied at each epoch's start."""
+
+
+class F5Linear(_Schedule):
+    kind: Literal["f5_linear"] = "f5_linear"
+    """Upstream F5-TTS: linear from 1e-8 x LR up to LR and linearly down to 1e-8 x LR, where it stays."""
+
+
+Schedule = Annotated[
+    Constant | Linear | Cosine | CosineRestarts | WarmupStableDecay | Exponential | F5Linear,
+    Field(discriminator="kind"),
+]
+
+
+# ---------------------------------------------------------------- optimizers
+
+OptimizerKind = Literal["adamw", "adamw8bit", "lion", "adan", "muon", "schedule_free_adamw", "sgd"]
+
+
+class GroupRule(Section):
+    name: str
+    """How the group is called in logs: `optim/lr/<optimizer>/<name>`."""
+    match: list[str] = Field(min_length=1)
+    """Patterns over parameter names (`*` and `?` as in a shell). The first rule that matches wins."""
+    lr: Annotated[float, Field(gt=0)] | None = None
+    """Peak LR of the group."""
+    lr_scale: Annotated[float, Field(gt=0)] | None = None
+    """Peak LR of the group as a factor of its optimizer's."""
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+    betas: tuple[float, float] | None = None
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Factor per layer from the last to the first, layers counted by the first number in a parameter's name."""
+    frozen: bool | tuple[int, int] = False
+    """Never trained, or not trained in steps [from, to)."""
+    schedule: Schedule | None = None
+    """Schedule of this group, when it differs from the run's."""
+
+    @model_validator(mode="after")
+    def _one_lr(self) -> GroupRule:
+        if self.lr is not None and self.lr_scale is not None:
+            raise ValueError("give `lr` or `lr_scale`, not both")
+        return self
+
+
+class OptimizerOverride(Section):
+    """What one named optimizer of a task does differently; unset keys are taken from `optim`."""
+
+    kind: OptimizerKind | None = None
+    lr: Annotated[float, Field(gt=0)] | None = None
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+    betas: tuple[float, float] | None = None
+    eps: Annotated[float, Field(gt=0)] | None = None
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = None
+
+
+class OptimConfig(Section):
+    kind: OptimizerKind = "adamw"
+    lr: Annotated[float, Field(gt=0)] = 1e-5
+    """Peak LR of every parameter that no group rule gives another."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """For `sgd` and `muon`."""
+    decay_norms_and_biases: bool = False
+    """Apply weight decay to one-dimensional parameters too, as upstream trainers do."""
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """Clip each optimizer's gradients to this norm; null never clips."""
+    groups: list[GroupRule] = []
+    """Layers: named groups with their own LR. Parameters that no rule matches form the group `default`."""
+    optimizers: dict[str, OptimizerOverride] = {}
+    """Per-optimizer settings of a task that has several, such as `discriminator`."""
+    schedule: Schedule = Cosine()
+
+
+# ---------------------------------------------------------------- training
+
+
+class EarlyStop(Section):
+    metric: str = "eval/loss/total"
+    patience: Count = 5
+    """Evaluations without improvement before the run stops."""
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
+
+
+class TrainConfig(Section):
+    steps: Count | Auto | None = None
+    """Length of the run in updates; `auto` derives it from the hours of data."""
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    """Length of the run in passes over the data, instead of `steps`."""
+    accumulate: Count = 1
+    """Micro-batches in one step, on each device."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """`auto` is bf16 where the device really has it, fp32 elsewhere."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    seed: int = 0
+    log_every: Count = 1
+    """Steps between lines of metrics.jsonl; incidents and evaluations are always written."""
+    early_stop: EarlyStop | None = None
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainConfig:
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("give `steps` or `epochs`, not both")
+        return self
+
+
+class EmaConfig(Section):
+    enabled: bool = True
+    decay: Annotated[float, Field(ge=0, lt=1)] | Auto = "auto"
+    """`auto` averages over the last tenth of the run, never longer than 10,000 steps."""
+    start_step: Annotated[int, Field(ge=0)] = 0
+    """Before this step the average is a copy of the weights."""
+    every: Count = 1
+    """Steps between updates of the average; the decay counts steps either way."""
+
+
+class GuardConfig(Section):
+    max_skips: Count = 3
+    """Skipped steps in a row before the run rolls back."""
+    spike: Annotated[float, Field(gt=0)] | None = 12.0
+    """Roll back when a loss exceeds the recent median by this many median absolute deviations; null never does."""
+    window: Count = 128
+    """Finite losses the median is taken over; spikes are judged once it is full."""
+    snapshot_every: Count | Auto = "auto"
+    """Steps between good states kept for a rollback."""
+    snapshot: Literal["memory", "disk"] = "memory"
+    max_rollbacks: Annotated[int, Field(ge=0)] = 3
+    """Rollbacks before the run gives up with exit code 5."""
+    lr_factor: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Multiply every LR by this after each rollback."""
+    exclude: bool = True
+    """Leave the clips of the offending batch out from then on."""
+
+
+class EvalConfig(Section):
+    every: Count | Auto | None = "auto"
+    """Steps between evaluations; null never evaluates."""
+    max_clips: Count = 64
+    """Held-out clips used."""
+
+
+class SampleConfig(Section):
+    every: Count | Auto | None = "auto"
+    """Steps between spoken samples; null never speaks."""
+    texts: list[str] = []
+    """What to say; empty takes the held-out clips' own sentences."""
+    count: Annotated[int, Field(ge=0)] = 2
+    """Held-out clips spoken when `texts` is empty."""
+
+
+class CheckpointConfig(Section):
+    every: Count | Auto = "auto"
+    """Steps between checkpoints."""
+    keep_last: Count = 2
+    keep_every: Count | None = None
+    """Keep the checkpoints of every so many steps for good."""
+    best: str | None = "eval/loss/total"
+    """Metric whose lowest value decides what `checkpoints/best` points to; null keeps no best."""
+    background: bool = True
+    """Write while training goes on."""
+
+
+class TrackingConfig(Section):
+    wandb: Literal["off", "online", "offline", "auto"] = "auto"
+    """`auto` is online when logged in, offline otherwise."""
+    wandb_project: str = "ttstrain"
+    wandb_entity: str | None = None
+    tags: list[str] = []
+    tensorboard: bool = False
+
+
+class Recipe(Section):
+    """One run, from data to files."""
+
+    name: str | None = None
+    """Name of the run and of its folder; default: the recipe's name and the time."""
+    task: str
+    """What is trained, as `family` or `family/task`."""
+    base: str | None = None
+    """Weights to start from: `hf://owner/repo/path`, a file, a folder, or a run; null trains from scratch."""
+    model: dict[str, Any] = {}
+    """The task's own settings; `ttstrain schema` lists them."""
+    run_dir: str = "runs"
+    """Folder in which the run's folder is made."""
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    ema: EmaConfig = EmaConfig()
+    guard: GuardConfig = GuardConfig()
+    eval: EvalConfig = EvalConfig()
+    sample: SampleConfig = SampleConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    tracking: TrackingConfig = TrackingConfig()

@@ -1,0 +1,82 @@
+"""Families of models, found by folder name: there is no list to edit.
+
+A family is a sub-package that defines `FAMILY`. Importing it must not import torch; its classes are named by
+`module:Class` references and loaded when a run needs them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from ttstrain.errors import RecipeError
+
+if TYPE_CHECKING:
+    from ttstrain.checkpoint.upstream import UpstreamFormat
+    from ttstrain.task import Task, TaskData
+
+
+def _load_reference(reference: str) -> Any:
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """One thing that can be trained, and where its parts live."""
+
+    name: str  # what a recipe's `task:` says, "flow" or "gpt_sovits/vae"
+    config: type[BaseModel]  # validates the recipe's `model:` section; offers `num_parameters()`, imports no torch
+    task_class: str  # "module:Class", built as Class(config)
+    data_class: str  # "module:Class", built as Class(config)
+
+    def load_task(self) -> type[Task]:
+        task: type[Task] = _load_reference(self.task_class)
+        return task
+
+    def load_data(self) -> type[TaskData]:
+        data: type[TaskData] = _load_reference(self.data_class)
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Everything the core knows about a family."""
+
+    name: str
+    tasks: Sequence[TaskSpec]
+    formats: Sequence[str] = field(default_factory=tuple)  # "module:Class" of its UpstreamFormats
+
+    def load_formats(self) -> Sequence[UpstreamFormat]:
+        return [_load_reference(reference)() for reference in self.formats]
+
+
+def names() -> list[str]:
+    """List the families in this installation."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.ispkg)
+
+
+def load(name: str) -> Family:
+    """Import one family by its folder's name."""
+    if name not in names():
+        raise RecipeError(f"unknown family `{name}`", hint=f"known families: {', '.join(names())}")
+    family: Family = importlib.import_module(f"{__name__}.{name}").FAMILY
+    return family
+
+
+def find_task(name: str) -> TaskSpec:
+    """Find the task that a recipe's `task:` names."""
+    known = tasks()
+    if name not in known:
+        raise RecipeError(f"unknown task `{name}`", hint=f"known tasks: {', '.join(known)}")
+    return known[name]
+
+
+def tasks() -> Mapping[str, TaskSpec]:
+    """Map every task's name to its spec, over all families."""
+    return {spec.name: spec for family in names() for spec in load(family).tasks}

@@ -1,0 +1,139 @@
+"""The contract between the engine and a family: what is trained, on what, and how it is heard.
+
+The engine owns backward, accumulation, clipping, precision, the guard, EMA and the learning rate. A task yields losses
+and never touches an optimizer. Everything the engine may ask of a family is in this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+if TYPE_CHECKING:
+    from ttstrain.data.manifest import Clip
+
+DEFAULT_OPTIMIZER = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """One scalar to descend.
+
+    `value` is a mean over the `weight` units of its batch, so that micro-batches and ranks combine into the loss of
+    one large batch.
+    """
+
+    value: Tensor  # ()
+    updates: str = DEFAULT_OPTIMIZER  # name of the optimizer this loss trains
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)  # name -> (); logged, never descended
+
+
+@runtime_checkable
+class Batch(Protocol):
+    """What a collated micro-batch tells the engine; the rest of its fields are the family's own."""
+
+    ids: Sequence[str]  # the clips, for incident reports
+    weight: float  # how many units each loss of this batch is a mean over; known on the host, final after `Task.draw`
+    num_frames: int  # real units of work, never padding
+    num_padded: int  # the same with padding
+
+    def to(self, device: torch.device) -> Self: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Audio:
+    """A mono waveform."""
+
+    wav: Tensor  # (t,) float32 in [-1, 1], on the CPU
+    sample_rate: int  # Hz
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What to say and, where a family clones a voice, how it should sound."""
+
+    text: str
+    reference: Audio | None = None
+    reference_text: str = ""
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One generated utterance and the spectrogram it was made from."""
+
+    audio: Audio
+    mel: Tensor | None = None  # (n, n_mels), natural log, when the family makes one
+
+
+class Task(nn.Module):
+    """What one run trains. Subclasses implement `losses` and `evaluate`; the rest has defaults."""
+
+    def draw(self, batch: Any) -> Any:
+        """Make this step's random choices that decide `batch.weight`, on the host, before any loss is computed.
+
+        Accumulation divides by the weight of all micro-batches together, so it must be known before the first
+        backward. Uses the global CPU generators, whose states are part of a checkpoint.
+        """
+        return batch
+
+    def losses(self, batch: Any) -> Iterator[Loss]:
+        """Yield the losses of one micro-batch in the order in which the optimizers step.
+
+        Code after a `yield` runs once that optimizer has stepped. With accumulation only the last micro-batch of a
+        step sees the updated module. Never yield inside a `with` block: the engine enters autocast around `next()`.
+        """
+        raise NotImplementedError
+
+    def optimized(self) -> Mapping[str, nn.Module]:
+        """Map each optimizer's name to the module it owns; the modules are disjoint and cover every parameter."""
+        return {DEFAULT_OPTIMIZER: self}
+
+    def evaluate(self, batch: Any, generator: torch.Generator) -> Mapping[str, Tensor]:
+        """Return scalar losses of one held-out batch, each a mean over the batch's weight.
+
+        `generator` is a CPU generator re-seeded before every evaluation: the same noise and the same times each time,
+        so that two evaluations differ only by the weights. The key `total` decides which checkpoint is best.
+        """
+        raise NotImplementedError
+
+    def exported(self) -> nn.Module:
+        """Return the module that EMA averages and `export` writes."""
+        return self
+
+    def sample(self, prompt: Prompt) -> Sample:
+        """Speak one utterance with the current weights. The caller sets eval mode and restores it."""
+        raise NotImplementedError(f"{type(self).__name__} cannot speak yet")
+
+
+class TaskData(Protocol):
+    """How clips become features, examples and batches. Built as `DataClass(model_config)`; must pickle to workers."""
+
+    sample_rate: int  # Hz; clips reach `features` resampled to it
+    fingerprint: str  # changes whenever `features` would return something else; part of the cache key
+    frames_per_s: float  # units of length per second of audio
+
+    def features(self, wav: Tensor, clip: Clip) -> dict[str, Tensor]:
+        """Compute what is worth caching on disk from a mono waveform (t,)."""
+        ...
+
+    def length(self, clip: Clip) -> int:
+        """Return the clip's length in frames, known from its duration without decoding."""
+        ...
+
+    def example(self, clip: Clip, features: Mapping[str, Tensor]) -> Any:
+        """Add what is cheap to compute each time: token ids, speaker ids."""
+        ...
+
+    def collate(self, examples: Sequence[Any]) -> Batch:
+        """Pad examples into one batch."""
+        ...
+
+    def reference(self, features: Mapping[str, Tensor]) -> Tensor | None:
+        """Return the mel (n, n_mels) that a sample of this clip is compared with, if the family has one."""
+        ...
