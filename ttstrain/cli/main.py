@@ -1,0 +1,133 @@
+"""`ttstrain`: the list of commands, and how a failure leaves the program.
+
+A command's module is imported when that command is called, so `ttstrain --help` stays instant.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+import ttstrain
+from ttstrain.errors import UserError
+
+INTERNAL_ERROR = 1
+CTRL_C = 130  # 128 + SIGINT
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Where a command lives, and its line in `ttstrain --help`."""
+
+    target: str  # "module:function", or a `typer.Typer` for a command that has sub-commands
+    help: str
+
+
+COMMANDS = {
+    "finetune": Command("ttstrain.cli.finetune:finetune", "Fine-tune a model as a recipe says."),
+    "resume": Command("ttstrain.cli.resume:resume", "Go on with a run exactly where it stopped."),
+    "plan": Command("ttstrain.cli.plan:plan", "Show everything a recipe would do, before it does it."),
+    "prepare": Command("ttstrain.cli.prepare:prepare", "Check the data and cache its features."),
+    "inspect-ckpt": Command("ttstrain.cli.inspect_ckpt:inspect_ckpt", "Tell what a checkpoint is, executing nothing."),
+    "recipes": Command("ttstrain.cli.recipes:recipes", "List, show or copy the recipes that ship with ttstrain."),
+    "schema": Command("ttstrain.cli.schema:schema", "Print the JSON Schema of a recipe, for editors."),
+    "env": Command("ttstrain.cli.env:env", "Print versions, devices and threads, for a bug report."),
+}
+
+
+class CommandLine(TyperGroup):
+    """The command group: imports commands when called and turns errors into exit codes."""
+
+    # typer's click classes are private and moved between versions: hence the Any.
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return load_command(cmd_name) if cmd_name in COMMANDS else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        # typer proposes near names from `commands`, which only holds commands already loaded.
+        self.commands = dict.fromkeys(COMMANDS)  # type: ignore[assignment]
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.help) for name, command in COMMANDS.items()])
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            print_error(error.message, hint=error.hint)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            print_error("interrupted")
+            raise typer.Exit(CTRL_C) from error
+
+
+def load_command(name: str) -> Any:
+    """Import one command and build what parses its arguments."""
+    module, _, attribute = COMMANDS[name].target.partition(":")
+    target = getattr(importlib.import_module(module), attribute)
+    if not isinstance(target, typer.Typer):
+        single = new_app()
+        single.command(name)(target)
+        target = single
+    return typer.main.get_command(target)
+
+
+def new_app(**options: Any) -> typer.Typer:
+    """Make a typer app in the house style: plain help, no shell completion, Python's own tracebacks."""
+    return typer.Typer(
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        **options,
+    )
+
+
+def print_error(message: str, *, hint: str | None = None) -> None:
+    """Tell the user on stderr what went wrong and what to do."""
+    sys.stdout.flush()
+    print(f"error: {message}", file=sys.stderr)
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)
+
+
+app = new_app(cls=CommandLine, no_args_is_help=True)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ttstrain {ttstrain.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def ttstrain_command(
+    version: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True, callback=_print_version),
+) -> None:
+    """Fine-tune text-to-speech models from one YAML recipe.
+
+    Start with `ttstrain recipes`, look at `ttstrain plan quickstart`, then run `ttstrain finetune quickstart`.
+    """
+
+
+def main() -> None:
+    """Run the command line; the program's entry point."""
+    try:
+        app(prog_name="ttstrain")
+    except Exception:  # whatever reaches this line is our defect: show it whole, and say whose it is
+        traceback.print_exc()
+        print_error(
+            "ttstrain failed in a way it should not",
+            hint="the lines above say where; please report them together with `ttstrain env`",
+        )
+        sys.exit(INTERNAL_ERROR)
