@@ -3,10 +3,10 @@
     pip install "ttstrain[demo]"        # espeakng-loader carries espeak-ng, which is GPL-3.0-or-later
     python scripts/make_demo_speech.py
 
-Writes `ttstrain/_demo`: compressed clips, metadata.jsonl and provenance.json. The program runs in a child process of its
-own, which both keeps it apart from this project and makes its output repeat: successive calls in one process differ,
-the same calls in a fresh process do not. The samples repeat; the Ogg files do not byte for byte, as every stream gets a
-new serial number.
+Writes `ttstrain/_demo`: compressed clips, metadata.jsonl and provenance.json. The program runs in a child process of
+its own: that keeps it apart from this project, and its samples repeat only in a fresh process with a fixed seed and
+order. The Ogg files do not repeat byte for byte, as every stream gets a new serial number; provenance.json holds a hash
+of the samples.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ def speak_all(folder: Path) -> None:
     rate = espeak.espeak_Initialize(SYNCHRONOUS, 0, data_path, 0)
     if rate <= 0:
         raise SystemExit(f"error: espeak-ng did not start ({rate})")
+    espeak.espeak_ng_SetRandSeed(ctypes.c_long(0))  # breath noise is otherwise seeded by the clock
     pieces: list[bytes] = []
 
     @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
