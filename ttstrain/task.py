@@ -30,7 +30,14 @@ class Loss:
 
     value: Tensor  # ()
     updates: str = DEFAULT_OPTIMIZER  # name of the optimizer this loss trains
+    name: str = ""  # how the loss is logged; default: the optimizer's name
+    steps: bool = True  # False while another loss of this micro-batch still adds to the same optimizer's gradient
     metrics: Mapping[str, Tensor] = field(default_factory=dict)  # name -> (); logged, never descended
+
+    @property
+    def label(self) -> str:
+        """The name in `train/loss/<name>`."""
+        return self.name or self.updates
 
 
 @runtime_checkable
@@ -60,6 +67,7 @@ class Prompt:
     text: str
     reference: Audio | None = None
     reference_text: str = ""
+    duration_s: float | None = None  # length of the speech to make; None: the model or its rule decides
     seed: int = 0
 
 

@@ -1,0 +1,32 @@
+"""The best evaluation so far."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+class Best:
+    """Remembers the lowest value of one metric and the step it was seen at."""
+
+    def __init__(self, metric: str | None) -> None:
+        self.metric = metric
+        self.value = math.inf
+        self.step: int | None = None
+
+    def improves(self, step: int, values: Mapping[str, float]) -> bool:
+        """Take in an evaluation; True when it is the best yet."""
+        value = values.get(self.metric, math.inf) if self.metric is not None else math.inf
+        if not value < self.value:
+            return False
+        self.value, self.step = value, step
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"metric": self.metric, "value": self.value if self.step is not None else None, "step": self.step}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
+        if state_dict["metric"] != self.metric or state_dict["step"] is None:
+            return  # another metric: its values do not compare
+        self.value, self.step = float(state_dict["value"]), int(state_dict["step"])

@@ -1,0 +1,91 @@
+"""From a run to a checkpoint folder and back."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from ttstrain import families
+from ttstrain.checkpoint import store
+from ttstrain.checkpoint.meta import EmaMeta, GroupMeta, Meta, ScheduleMeta
+from ttstrain.engine.run import Run
+
+PER_RANK = "rng"  # the one part that differs between processes
+
+
+def save(run: Run, *, best: bool = False, metrics: Mapping[str, float] | None = None) -> Path:
+    """Write a checkpoint of the run as it stands; ranks other than the main one only hand over their generators."""
+    generators = run.ranks.gather(run.rng.state_dict())
+    folder = run.store.folder(run.progress.step)
+    if run.ranks.main:
+        state = {name: tree for name, tree in run.state.state_dict().items() if name != PER_RANK}
+        run.store.save(
+            run.progress.step, state, describe(run, metrics=metrics or {}), best=best, per_rank=generators
+        )
+    return folder
+
+
+def save_held(run: Run, content: Mapping[str, Any], *, step: int) -> Path:
+    """Write a held snapshot as a checkpoint, so that a run that gives up leaves a good state behind."""
+    generators = run.ranks.gather(content[PER_RANK])
+    if run.ranks.main:
+        state = {name: tree for name, tree in content.items() if name != PER_RANK}
+        run.store.save(step, state, describe(run, metrics={}, step=step), per_rank=generators)
+        run.store.wait()
+    return run.store.folder(step)
+
+
+def restore(run: Run, loaded: store.Loaded, *, keep: Collection[str] = ()) -> list[str]:
+    """Put a checkpoint into a run, leaving the parts in `keep` as they are; return notes for the user.
+
+    A rank that the checkpoint knows no generators for keeps freshly seeded ones, and a note says so.
+    """
+    notes: list[str] = []
+    content: dict[str, Any] = dict(loaded.state)
+    kept = set(keep)
+    if PER_RANK not in kept:
+        if run.ranks.rank < len(loaded.per_rank) and run.ranks.world_size == len(loaded.per_rank):
+            content[PER_RANK] = loaded.per_rank[run.ranks.rank]
+        else:
+            kept.add(PER_RANK)
+            run.rng.seed(run.plan.recipe.train.seed + loaded.meta.step, rank=run.ranks.rank)
+            notes.append(
+                f"random generators start afresh: saved by {len(loaded.per_rank)} processes, "
+                f"resumed by {run.ranks.world_size}"
+            )
+    run.state.load_state_dict(content, keep=kept)
+    return notes
+
+
+def describe(run: Run, *, metrics: Mapping[str, float], step: int | None = None) -> Meta:
+    """Say what the checkpoint is, for people and for `inspect-ckpt`."""
+    recipe = run.plan.recipe
+    done = run.progress.step if step is None else step
+    ended = done >= run.plan.steps
+    groups = tuple(
+        GroupMeta(
+            optimizer=group.optimizer,
+            name=group.name,
+            lr=run.optimizers.lr_of(group, done, factor=run.guard.lr_factor),
+            weight_decay=group.weight_decay,
+            parameters=group.num_parameters,
+        )
+        for group in run.optimizers.table.groups
+    )
+    return Meta(
+        family=recipe.task.split("/")[0],
+        task=recipe.task,
+        model=families.find_task(recipe.task).config.model_validate(recipe.model).model_dump(mode="json"),
+        recipe=run.plan.name,
+        step=done,
+        groups=groups,
+        schedule=ScheduleMeta(
+            position=done,
+            total=run.plan.steps,
+            ended=ended,
+            lr_next=max((group.lr for group in groups), default=None),
+        ),
+        ema=EmaMeta(present=False) if run.ema is None else EmaMeta(present=True, step=done, decay=run.ema.decay_at(done)),
+        metrics=dict(metrics),
+    )

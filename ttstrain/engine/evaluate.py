@@ -1,0 +1,111 @@
+"""What a run is measured by: held-out losses on fixed noise, and speech a person can listen to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import soundfile
+import torch
+from torch import Tensor, nn
+
+from ttstrain.engine.run import Run
+from ttstrain.modules.mel_distance import mel_distance
+from ttstrain.task import Batch, Prompt, Sample
+
+EVALUATION_SEED = 20_240_229  # any constant: the same noise at every evaluation of every run
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """One utterance to speak at every sampling step, and the recording it is compared with."""
+
+    name: str
+    prompt: Prompt
+    recorded: Tensor | None = None  # (n, n_mels) log-mel of a held-out recording of the same text
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module in eval mode without gradients, and every part back as it was, whatever happens."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def evaluate(run: Run, batches: Sequence[Batch]) -> dict[str, float]:
+    """Return `eval/loss/<name>` of the weights and `eval/ema_loss/<name>` of their average.
+
+    Ranks share the batches. Training's random numbers are left as they were.
+    """
+    values = {f"eval/loss/{name}": loss for name, loss in _losses(run, batches).items()}
+    if run.ema is not None:
+        with run.ema.swapped_in(run.task.exported()):
+            values |= {f"eval/ema_loss/{name}": loss for name, loss in _losses(run, batches).items()}
+        values["ema/distance"] = float(run.ema.distance(run.task.exported()))
+    return values
+
+
+def _losses(run: Run, batches: Sequence[Batch]) -> dict[str, float]:
+    generator = torch.Generator()
+    sums: dict[str, Tensor] = {}
+    weight = 0.0
+    with run.rng.preserved(), evaluating(run.task):
+        for i, batch in enumerate(batches):
+            if i % run.ranks.world_size != run.ranks.rank:
+                continue
+            generator.manual_seed(EVALUATION_SEED + i)
+            with run.precision.autocast():
+                losses = run.task.evaluate(batch.to(run.device), generator)
+            weight += batch.weight
+            for name, value in losses.items():
+                part = value.detach().double() * batch.weight
+                sums[name] = sums[name] + part if name in sums else part
+    return _mean(run, sums, weight)
+
+
+def _mean(run: Run, sums: Mapping[str, Tensor], weight: float) -> dict[str, float]:
+    names = sorted({name for own in run.ranks.gather(sorted(sums)) for name in own})
+    zero = torch.zeros((), dtype=torch.float64, device=run.device)
+    stacked = torch.stack([*(sums.get(name, zero) for name in names), zero + weight])
+    *totals, weight_of_all = run.ranks.sum(stacked).tolist()
+    return {name: total / weight_of_all for name, total in zip(names, totals, strict=True)}
+
+
+def speak(run: Run, previews: Sequence[Preview], *, weights: str = "online") -> dict[str, float]:
+    """Write `samples/step-*/<name>.wav`, show each to the trackers, and return their mel distances.
+
+    `weights` is `online` or `ema`. Only the main rank speaks. The distance of a preview is logged as
+    `sample/mel_distance/<name>`, their mean as `sample/mel_distance/mean`.
+    """
+    if not run.ranks.main or not previews:
+        return {}
+    folder = run.folder / "samples" / f"step-{run.progress.step:08d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    averaged = run.ema is not None and weights == "ema"
+    swap = run.ema.swapped_in(run.task.exported()) if run.ema is not None and averaged else nullcontext()
+    distances: dict[str, float] = {}
+    with run.rng.preserved(), swap, evaluating(run.task):
+        for preview in previews:
+            spoken = run.task.sample(preview.prompt)
+            path = _write(spoken, folder / f"{preview.name}.wav")
+            run.trackers.sample(run.progress.step, preview.name, spoken, preview.prompt.text, path)
+            if preview.recorded is not None and spoken.mel is not None:
+                distances[preview.name] = mel_distance(spoken.mel.float().cpu(), preview.recorded.float().cpu())
+    if not distances:
+        return {}
+    values = {f"sample/mel_distance/{name}": value for name, value in distances.items()}
+    values["sample/mel_distance/mean"] = sum(distances.values()) / len(distances)
+    return values
+
+
+def _write(sample: Sample, path: Path) -> Path:
+    soundfile.write(path, sample.audio.wav.clamp(-1, 1).cpu().numpy(), sample.audio.sample_rate, subtype="PCM_16")
+    return path

@@ -1,0 +1,159 @@
+"""Is this update safe to make? And if not: skip it, or go back to the last good state.
+
+Judged before the optimizer steps, because one step with a non-finite gradient ruins weights and moments for good. Only
+finite losses enter the statistics, which are medians: a detector must not be poisoned by what it detects.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+from ttstrain.config.recipe import GuardConfig
+
+Judgement = Literal["good", "overflow", "non_finite_loss", "non_finite_gradient", "spike"]
+Action = Literal["step", "skip", "rollback"]
+
+NORMAL = 1.4826  # median absolute deviation -> standard deviation of a normal distribution
+SMALLEST_SHARE = 0.01  # of the median: a loss that hardly varies must not turn noise into spikes
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the guard says of one optimizer's update."""
+
+    judgement: Judgement
+    loss: float
+    grad_norm: float
+
+    @property
+    def good(self) -> bool:
+        return self.judgement == "good"
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """What is written to `incidents/<step>-<kind>.json`."""
+
+    step: int  # updates done before the one that was refused
+    kind: Judgement
+    action: Action
+    optimizer: str
+    loss: float
+    grad_norm: float
+    lrs: Mapping[str, float]
+    clips: Sequence[str]
+    restored_step: int | None = None
+    notes: Sequence[str] = field(default_factory=tuple)
+
+    def write(self, folder: Path) -> Path:
+        """Write atomically and return the path; a step that fails twice gets two files."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.step:08d}-{self.kind}.json"
+        number = 2
+        while path.exists():
+            path = folder / f"{self.step:08d}-{self.kind}-{number}.json"
+            number += 1
+        content = {key: _json_number(value) for key, value in asdict(self).items()}
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+        return path
+
+
+def _json_number(value: Any) -> Any:
+    """JSON has no NaN and no infinity: name them."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Guard:
+    """Judges every update, counts what it refused, and knows when to go back."""
+
+    def __init__(self, config: GuardConfig) -> None:
+        self._config = config
+        self._recent: dict[str, deque[float]] = {}
+        self._skips_in_a_row = 0
+        self.skipped = 0
+        self.rollbacks = 0
+        self.lr_factor = 1.0
+
+    def judge(self, optimizer: str, *, loss: float, grad_norm: float, overflow_is_scale: bool) -> Verdict:
+        """Judge one optimizer's update from its loss and its gradient norm before clipping.
+
+        Under fp16 an overflowing gradient is the loss scale's to handle (`overflow_is_scale`), so only the loss counts.
+        """
+        judgement: Judgement = "good"
+        if not math.isfinite(loss):
+            judgement = "non_finite_loss"
+        elif not math.isfinite(grad_norm):
+            judgement = "overflow" if overflow_is_scale else "non_finite_gradient"
+        elif self._is_spike(optimizer, loss):
+            judgement = "spike"
+        return Verdict(judgement, loss, grad_norm)
+
+    def _is_spike(self, optimizer: str, loss: float) -> bool:
+        recent = self._recent.get(optimizer)
+        if self._config.spike is None or recent is None or len(recent) < self._config.window:
+            return False
+        return is_spike(loss, recent, threshold=self._config.spike)
+
+    def accept(self, optimizer: str, loss: float) -> None:
+        """Let a good loss into the statistics."""
+        self._recent.setdefault(optimizer, deque(maxlen=self._config.window)).append(loss)
+
+    def settle_good_step(self) -> None:
+        """Note that a whole step went well."""
+        self._skips_in_a_row = 0
+
+    def decide(self, judgement: Judgement) -> Action:
+        """Choose between skipping this step and going back, after a refused update."""
+        if judgement == "overflow":
+            return "skip"
+        self.skipped += 1
+        self._skips_in_a_row += 1
+        if judgement == "spike" or self._skips_in_a_row >= self._config.max_skips:
+            return "rollback"
+        return "skip"
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the rollbacks the recipe allows are spent."""
+        return self.rollbacks >= self._config.max_rollbacks
+
+    def note_rollback(self) -> None:
+        """Count a rollback, forget the losses since the snapshot's neighbourhood, and lower the LR if asked to."""
+        self.rollbacks += 1
+        self._skips_in_a_row = 0
+        self._recent.clear()
+        self.lr_factor *= self._config.lr_factor
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "recent": {name: list(losses) for name, losses in self._recent.items()},
+            "skips_in_a_row": self._skips_in_a_row,
+            "skipped": self.skipped,
+            "rollbacks": self.rollbacks,
+            "lr_factor": self.lr_factor,
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
+        window = self._config.window
+        self._recent = {name: deque(losses, maxlen=window) for name, losses in state_dict["recent"].items()}
+        self._skips_in_a_row = int(state_dict["skips_in_a_row"])
+        self.skipped = int(state_dict["skipped"])
+        self.rollbacks = int(state_dict["rollbacks"])
+        self.lr_factor = float(state_dict["lr_factor"])
+
+
+def is_spike(loss: float, recent: Sequence[float] | deque[float], *, threshold: float) -> bool:
+    """Tell whether a loss lies more than `threshold` robust standard deviations above the recent median."""
+    middle = median(recent)
+    spread = NORMAL * median(abs(value - middle) for value in recent)
+    return loss > middle + threshold * max(spread, SMALLEST_SHARE * abs(middle))

@@ -1,0 +1,220 @@
+"""The training loop. Everything periodic is one visible line with its `due`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Literal
+
+import torch
+
+from ttstrain.engine import checkpointing
+from ttstrain.engine.evaluate import Preview, evaluate, speak
+from ttstrain.engine.guard import Incident
+from ttstrain.engine.run import Run
+from ttstrain.engine.signals import Signals
+from ttstrain.engine.snapshot import Snapshots
+from ttstrain.engine.step import StepReport, train_step
+from ttstrain.errors import DivergedError, Interrupted, OutOfMemoryError, Preempted
+from ttstrain.task import Batch
+
+Ending = Literal["done", "early stop", "stopped"]
+MEASURE_EVERY = 10  # steps between per-group norms and update ratios: they copy the weights once
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """What the run is measured on."""
+
+    batches: Sequence[Batch]
+    previews: Sequence[Preview]
+
+
+def train(run: Run, held_out: HeldOut, snapshots: Snapshots) -> Ending:
+    """Train until the plan's last step, an early stop or a signal.
+
+    Raises DivergedError, OutOfMemoryError, Interrupted or Preempted with a good checkpoint on disk.
+    """
+    plan, progress = run.plan, run.progress
+    with Signals(run.folder) as signals:
+        snapshots.take(run.state, progress.step)
+        if progress.step == 0:
+            _measure(run, held_out)
+        while progress.step < plan.steps:
+            started = perf_counter()
+            batches = run.loader.next(plan.recipe.train.accumulate)
+            waited = perf_counter() - started
+            report = _step(run, batches)
+            if report.refused:
+                _recover(run, report, snapshots)
+                continue
+            step, last = progress.step, progress.step == plan.steps
+            ending: Ending | None = "done" if last else None
+
+            if last or due(step, plan.recipe.train.log_every):
+                _log(run, report, step_s=perf_counter() - started, data_s=waited)
+            saved = False
+            if held_out.batches and (last or due(step, plan.eval_every)):
+                values = evaluate(run, held_out.batches)
+                _report(run, values)
+                if run.best.improves(step, values):
+                    _save(run, best=True, metrics=values)
+                    saved = True
+                if run.early_stop is not None and run.early_stop.update(values):
+                    ending = ending or "early stop"
+            if held_out.previews and (last or due(step, plan.sample_every)):
+                _speak(run, held_out.previews)
+            requested = run.ranks.broadcast(signals.requested()) if _look(run, step) else None
+            if requested == "stop":
+                ending = ending or "stopped"
+            if due(step, plan.snapshot_every):
+                snapshots.take(run.state, step)
+            if not saved and (ending or requested or due(step, plan.save_every)):
+                _save(run)
+            if requested in ("interrupted", "preempted"):
+                run.store.wait()
+                _leave(run, requested)
+            if ending:
+                run.store.wait()
+                return ending
+    return "done"
+
+
+def due(step: int, every: int | None) -> bool:
+    """Tell whether something done every so many steps is due after this one."""
+    return every is not None and step % every == 0
+
+
+def _look(run: Run, step: int) -> bool:
+    """Alone, look for signals after each step; several ranks agree on them every tenth, which costs a broadcast."""
+    return run.ranks.alone or due(step, 10)
+
+
+def _step(run: Run, batches: Sequence[Batch]) -> StepReport:
+    try:
+        return train_step(run, batches, measure=due(run.progress.step + 1, MEASURE_EVERY))
+    except torch.OutOfMemoryError as error:
+        frames = max(batch.num_padded for batch in batches)
+        raise OutOfMemoryError(
+            f"step {run.progress.step + 1} did not fit in memory: a micro-batch of {frames:,} frames",
+            hint="set a smaller `data.batch_frames` and a larger `train.accumulate`: the same step in smaller pieces",
+        ) from error
+
+
+def _log(run: Run, report: StepReport, *, step_s: float, data_s: float) -> None:
+    if not run.ranks.main:
+        return
+    values: dict[str, float] = {}
+    values |= {f"train/loss/{name}": value for name, value in report.losses.items()}
+    values |= {f"train/metric/{name}": value for name, value in report.metrics.items()}
+    values |= {f"optim/lr/{group}": lr for group, lr in report.lrs.items()}
+    values |= {f"optim/grad_norm/{name}": norm for name, norm in report.grad_norms.items()}
+    values |= {f"optim/group_norm/{group}": norm for group, norm in report.group_norms.items()}
+    values |= {f"optim/update_ratio/{group}": ratio for group, ratio in report.update_ratios.items()}
+    if run.ema is not None:
+        values["ema/decay"] = run.ema.decay_at(report.step)
+    if run.precision.kind == "fp16":
+        values["optim/loss_scale"] = run.precision.scale
+    values["guard/skipped"] = run.guard.skipped
+    values["guard/rollbacks"] = run.guard.rollbacks
+    values["data/epoch"] = run.loader.epoch
+    values["time/step_s"] = step_s
+    values["time/data_s"] = data_s
+    values["perf/frames_per_s"] = report.num_frames / step_s
+    values["perf/padding_share"] = 1 - report.num_frames / report.num_padded
+    run.trackers.log(report.step, values)
+
+
+def _report(run: Run, values: Mapping[str, float]) -> None:
+    if run.ranks.main and values:
+        run.trackers.log(run.progress.step, values)
+
+
+def _measure(run: Run, held_out: HeldOut) -> None:
+    """Evaluate and speak before the first step: what the base can do."""
+    if held_out.batches:
+        values = evaluate(run, held_out.batches)
+        run.best.improves(0, values)
+        _report(run, values)
+    if held_out.previews:
+        _speak(run, held_out.previews)
+
+
+def _speak(run: Run, previews: Sequence[Preview]) -> None:
+    _report(run, speak(run, previews))
+
+
+def _save(run: Run, *, best: bool = False, metrics: Mapping[str, float] | None = None) -> None:
+    folder = checkpointing.save(run, best=best, metrics=metrics)
+    if run.ranks.main:
+        run.trackers.note(f"checkpoint {folder.name}{' (best so far)' if best else ''}")
+
+
+def _leave(run: Run, requested: str) -> None:
+    folder = run.store.folder(run.progress.step)
+    message = f"{requested} after step {run.progress.step}; saved `{folder}`"
+    hint = f"continue with `ttstrain resume {run.folder}`"
+    raise Preempted(message, hint=hint) if requested == "preempted" else Interrupted(message, hint=hint)
+
+
+# ---------------------------------------------------------------- when the guard refused an update
+
+
+def _recover(run: Run, report: StepReport, snapshots: Snapshots) -> None:
+    """Skip the step or go back to the last good state; every rank decides alike, for what they judge is summed over ranks."""
+    optimizer, verdict = next(iter(report.refused.items()))
+    action = run.guard.decide(verdict.judgement)
+    if verdict.judgement == "overflow":
+        return  # the loss scale has already been lowered
+    failed_at = run.progress.step
+    clips = [clip for own in run.ranks.gather(list(report.ids)) for clip in own]
+    give_up = action == "rollback" and run.guard.exhausted
+    notes: list[str] = []
+    restored: int | None = None
+    if action == "rollback" and not give_up:
+        snapshots.restore(run.state)
+        restored = snapshots.step
+        run.guard.note_rollback()
+        notes = _exclude(run, clips)
+        if run.guard.lr_factor < 1:
+            notes.append(f"LR multiplied by {run.guard.lr_factor:g} from here on")
+    incident = Incident(
+        step=failed_at,
+        kind=verdict.judgement,
+        action=action,
+        optimizer=optimizer,
+        loss=verdict.loss,
+        grad_norm=verdict.grad_norm,
+        lrs=dict(report.lrs),
+        clips=clips,
+        restored_step=restored,
+        notes=notes,
+    )
+    if run.ranks.main:
+        path = incident.write(run.folder / "incidents")
+        run.trackers.incident(failed_at, action, f"{_sentence(incident)} ({path.name})")
+    if give_up:
+        folder = checkpointing.save_held(run, snapshots.content(), step=snapshots.step)
+        raise DivergedError(
+            f"step {failed_at + 1} failed again after {run.guard.rollbacks} rollbacks: {_sentence(incident)}",
+            hint=f"`{folder}` is good; lower the LR (`optim.lr`) or look at the clips in `{run.folder / 'incidents'}`",
+        )
+
+
+def _exclude(run: Run, clips: Sequence[str]) -> list[str]:
+    """Leave the offending clips out from now on, unless nothing would be left."""
+    if not run.plan.recipe.guard.exclude:
+        return []
+    if not run.loader.can_exclude(clips):
+        return ["the batch's clips stay: without them no data would be left"]
+    run.loader.exclude(clips)
+    return [f"{len(clips)} clips left out from here on"]
+
+
+def _sentence(incident: Incident) -> str:
+    what = incident.kind.replace("_", " ")
+    figures = f"loss {incident.loss:.4g}, gradient norm {incident.grad_norm:.4g}, clips {', '.join(incident.clips[:3])}"
+    more = f" and {len(incident.clips) - 3} more" if len(incident.clips) > 3 else ""
+    after = "" if incident.restored_step is None else f"; back to step {incident.restored_step}"
+    return f"{what}: {figures}{more}{after}"

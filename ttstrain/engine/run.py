@@ -1,0 +1,46 @@
+"""The live objects of one run. No methods: the loop is a function that reads from top to bottom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ttstrain.checkpoint.store import CheckpointStore
+from ttstrain.config.plan import Plan
+from ttstrain.data.loader import Loader
+from ttstrain.engine.best import Best
+from ttstrain.engine.distributed import Ranks
+from ttstrain.engine.early_stop import EarlyStop
+from ttstrain.engine.guard import Guard
+from ttstrain.engine.precision import Precision
+from ttstrain.engine.rng import Rng
+from ttstrain.optim.ema import Ema
+from ttstrain.optim.optimizers import Optimizers
+from ttstrain.state import Progress, TrainState
+from ttstrain.task import Task
+from ttstrain.tracking.tracker import Trackers
+
+
+@dataclass(slots=True)
+class Run:
+    """Everything a step, an evaluation or a checkpoint needs."""
+
+    plan: Plan
+    folder: Path
+    device: torch.device
+    ranks: Ranks
+    task: Task
+    loader: Loader
+    optimizers: Optimizers
+    ema: Ema | None
+    precision: Precision
+    guard: Guard
+    rng: Rng
+    early_stop: EarlyStop | None
+    best: Best
+    progress: Progress
+    state: TrainState
+    store: CheckpointStore
+    trackers: Trackers

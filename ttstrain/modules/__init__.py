@@ -1,0 +1,1 @@
+"""Building blocks that two families or more share."""
