@@ -107,6 +107,7 @@ class Exponential(_Schedule):
 class F5Linear(_Schedule):
     kind: Literal["f5_linear"] = "f5_linear"
     """Upstream F5-TTS: linear from 1e-8 x LR up to LR and linearly down to 1e-8 x LR, where it stays."""
+    warmup_start: Annotated[float, Field(ge=0, le=1)] = 1e-8
 
 
 Schedule = Annotated[

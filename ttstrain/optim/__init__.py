@@ -1,0 +1,1 @@
+"""What moves the weights: schedules, named groups, optimizers and the average. The package itself imports no torch."""
