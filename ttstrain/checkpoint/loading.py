@@ -1,0 +1,102 @@
+"""Put weights into a module, completely or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ttstrain.errors import CheckpointError
+
+_SHOWN = 3  # names of each kind in an error
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """A tensor whose shape differs between the file and the model."""
+
+    name: str
+    file: tuple[int, ...]
+    model: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {_shape(self.file)} in the file, {_shape(self.model)} in the model"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """Which tensors of a module and of a file found each other."""
+
+    source: str
+    matched: tuple[str, ...]
+    missing: tuple[str, ...]  # in the model only
+    unexpected: tuple[str, ...]  # in the file only
+    mismatched: tuple[Mismatch, ...]
+
+    @property
+    def perfect(self) -> bool:
+        return not (self.missing or self.unexpected or self.mismatched)
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.matched)} tensors match"]
+        lines += _listed("missing in the file", self.missing)
+        lines += _listed("unknown to the model", self.unexpected)
+        lines += _listed("of another shape", self.mismatched)
+        return "\n".join(lines)
+
+
+def compare(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> LoadReport:
+    """Compare a file's tensors with a module's by name and shape, without touching the module."""
+    wanted = module.state_dict()
+    common = [name for name in wanted if name in tensors]
+    return LoadReport(
+        source=source,
+        matched=tuple(name for name in common if wanted[name].shape == tensors[name].shape),
+        missing=tuple(name for name in wanted if name not in tensors),
+        unexpected=tuple(name for name in tensors if name not in wanted),
+        mismatched=tuple(
+            Mismatch(name, tuple(tensors[name].shape), tuple(wanted[name].shape))
+            for name in common
+            if wanted[name].shape != tensors[name].shape
+        ),
+    )
+
+
+def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> LoadReport:
+    """Load a file's tensors into a module, converting to the module's dtypes and devices.
+
+    Raises CheckpointError unless every tensor of either side has its counterpart; the module is untouched then.
+    """
+    report = compare(module, tensors, source=source)
+    if not report.perfect:
+        raise CheckpointError(f"`{source}` does not fit the model:\n{report}", hint=_hint(report))
+    module.load_state_dict(tensors, strict=True)
+    return report
+
+
+def _hint(report: LoadReport) -> str:
+    vocabulary = [entry for entry in report.mismatched if _is_row_mismatch(entry)]
+    if len(vocabulary) == len(report.mismatched) == 1 and not (report.missing or report.unexpected):
+        entry = vocabulary[0]
+        return (
+            f"the vocabulary differs: the file has {entry.file[0]} rows in `{entry.name}`, the model {entry.model[0]}; "
+            "use the vocabulary that belongs to the file"
+        )
+    return "`ttstrain inspect-ckpt` says what the file holds; the `model:` section must describe the same architecture"
+
+
+def _is_row_mismatch(entry: Mismatch) -> bool:
+    return "embed" in entry.name and entry.file[1:] == entry.model[1:]
+
+
+def _listed(what: str, entries: Sequence[object]) -> list[str]:
+    if not entries:
+        return []
+    shown = [f"  {entry}" for entry in entries[:_SHOWN]]
+    more = [f"  ... and {len(entries) - _SHOWN} more"] if len(entries) > _SHOWN else []
+    return [f"{len(entries)} {what}:", *shown, *more]
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return f"({', '.join(str(size) for size in shape)})"

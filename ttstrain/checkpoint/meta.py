@@ -1,0 +1,120 @@
+"""What a checkpoint says about itself: `meta.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ttstrain import __version__
+from ttstrain.errors import CheckpointError
+
+SCHEMA = 1
+META_FILE = "meta.json"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileMeta(_Record):
+    """One file of the checkpoint's folder."""
+
+    bytes: int
+    sha256: str
+
+
+class GroupMeta(_Record):
+    """A named parameter group."""
+
+    optimizer: str
+    name: str
+    lr: float  # of its next update
+    weight_decay: float
+    parameters: int  # number of scalars
+
+
+class ScheduleMeta(_Record):
+    """Where the schedule stands."""
+
+    position: int  # updates done
+    total: int | None
+    ended: bool
+    lr_next: float | None  # LR of the next update; the highest where groups differ
+
+
+class EmaMeta(_Record):
+    """The average of the weights."""
+
+    present: bool
+    step: int | None = None  # updates it has seen
+    decay: float | None = None  # of its latest update
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="microseconds")
+
+
+def _torch_version() -> str:
+    import torch
+
+    return str(torch.__version__)
+
+
+class Meta(_Record):
+    """Identity, position and content of one checkpoint. `files`, `parts` and `ranks` are filled in by the store."""
+
+    family: str
+    task: str
+    model: Mapping[str, Any]  # the task's configuration, complete
+    recipe: str
+    step: int
+    groups: tuple[GroupMeta, ...] = ()
+    schedule: ScheduleMeta | None = None
+    ema: EmaMeta = EmaMeta(present=False)
+    metrics: Mapping[str, float] = {}  # the latest evaluation's
+    notes: tuple[str, ...] = ()
+    versions: Mapping[str, str] = {}  # further packages whose version changes what the weights mean
+    time: str = Field(default_factory=_now)  # UTC, ISO 8601
+    ttstrain: str = __version__
+    torch: str = Field(default_factory=_torch_version)
+    schema_version: int = Field(default=SCHEMA, alias="schema")
+    parts: tuple[str, ...] = ()
+    ranks: int = 0
+    files: Mapping[str, FileMeta] = {}
+
+
+def write_meta(folder: Path, meta: Meta) -> None:
+    """Write `meta.json` and flush it to the disk."""
+    with (folder / META_FILE).open("w", encoding="utf-8") as file:
+        file.write(meta.model_dump_json(indent=1, by_alias=True) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_meta(folder: Path) -> Meta:
+    """Read `meta.json`. Raises CheckpointError when the folder is no checkpoint or comes from a newer ttstrain."""
+    path = folder / META_FILE
+    if not path.is_file():
+        raise CheckpointError(f"`{folder}` is not a checkpoint: it has no {META_FILE}")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        schema = values["schema"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"`{path}` cannot be read: {error}") from error
+    if schema != SCHEMA:
+        raise CheckpointError(
+            f"`{folder}` has checkpoint schema {schema}; this ttstrain ({__version__}) reads schema {SCHEMA}",
+            hint=f"it was written by ttstrain {values.get('ttstrain', '?')}",
+        )
+    try:
+        return Meta.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise CheckpointError(f"`{path}` cannot be read: `{where}`: {first['msg']}") from error

@@ -1,0 +1,424 @@
+"""Checkpoints on disk: a folder of safetensors and JSON, written whole or not at all.
+
+    checkpoints/step-00000500/
+        weights.safetensors                 part `task`: the module's own state-dict keys
+        ema.safetensors + ema.json          part `ema`
+        <part>.safetensors + <part>.json    every other part; the JSON holds its shape and what is not a tensor
+        rank-0000.safetensors + .json       what differs between processes
+        meta.json                           written last: identity, position, sha256 of each file
+    checkpoints/last, checkpoints/best      text files that name a folder
+
+Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ttstrain.checkpoint import tensorfile
+from ttstrain.checkpoint.meta import META_FILE, FileMeta, Meta, read_meta, write_meta
+from ttstrain.checkpoint.tensorfile import FileSum
+from ttstrain.errors import CheckpointError
+from ttstrain.state import Tree, detach_copy
+
+CHECKPOINTS = "checkpoints"
+LAST, BEST = "last", "best"
+_STEP_FOLDER = re.compile(r"step-(\d{8,})")
+_STEMS = {"task": "weights"}  # part -> file name without ending, where they differ
+_PLAIN = {"ema": ("weights",)}  # part -> path of the tensors that keep their own names in the file
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A checkpoint in memory, on the CPU."""
+
+    state: dict[str, Tree]
+    meta: Meta
+    per_rank: list[Tree]  # one tree per process that wrote it
+
+
+# ---------------------------------------------------------------- one folder
+
+
+def save(folder: Path, state: Mapping[str, Tree], meta: Meta, *, per_rank: Sequence[Tree] = ()) -> Meta:
+    """Write a checkpoint folder atomically, replacing one of the same name; return the completed meta.
+
+    Everything is written and flushed under a temporary name beside `folder`, which is then renamed: a folder with the
+    right name is complete. Tensors that are one and the same are stored once; tuples come back as lists.
+    Raises CheckpointError when the disk refuses, leaving whatever was there before.
+    """
+    temporary = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        files: dict[str, FileMeta] = {}
+        for part, tree in state.items():
+            files |= _write_part(temporary, _STEMS.get(part, part), tree, plain=_PLAIN.get(part))
+        for rank, tree in enumerate(per_rank):
+            files |= _write_part(temporary, f"rank-{rank:04d}", tree, plain=None)
+        meta = meta.model_copy(update={"files": files, "parts": tuple(state), "ranks": len(per_rank)})
+        write_meta(temporary, meta)
+        _sync_folder(temporary)
+        _put_in_place(temporary, folder)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise CheckpointError(
+            f"the checkpoint `{folder}` could not be written: {error.strerror or error}",
+            hint="free some disk space, or keep fewer checkpoints (`checkpoint.keep_last`)" if full else None,
+        ) from error
+    return meta
+
+
+def load(folder: Path, *, verify: bool = True) -> Loaded:
+    """Read a checkpoint folder; `verify` compares each file with the sha256 in its meta while reading.
+
+    Raises CheckpointError that names the file which is missing, cut short or altered.
+    """
+    meta = read_meta(folder)
+    state = {part: _read_part(folder, _STEMS.get(part, part), meta.files, verify=verify) for part in meta.parts}
+    ranks = [_read_part(folder, f"rank-{rank:04d}", meta.files, verify=verify) for rank in range(meta.ranks)]
+    return Loaded(state=state, meta=meta, per_rank=ranks)
+
+
+def load_part(folder: Path, part: str, *, verify: bool = True) -> Tree:
+    """Read one part of a checkpoint, such as `task` or `ema`."""
+    meta = read_meta(folder)
+    if part not in meta.parts:
+        raise CheckpointError(f"`{folder}` holds no {part}", hint=f"it holds {', '.join(meta.parts)}")
+    return _read_part(folder, _STEMS.get(part, part), meta.files, verify=verify)
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Tell whether a folder is one of our checkpoints."""
+    return (folder / META_FILE).is_file()
+
+
+# ---------------------------------------------------------------- a run's checkpoints
+
+
+class CheckpointStore:
+    """The checkpoints of one run: writes them, points to the last and the best, and removes old ones."""
+
+    def __init__(
+        self, run_dir: Path, *, keep_last: int, keep_every: int | None = None, background: bool = True
+    ) -> None:
+        self.root = run_dir / CHECKPOINTS
+        self.keep_last = keep_last
+        self.keep_every = keep_every
+        self.background = background
+        self._writer: threading.Thread | None = None
+        self._error: BaseException | None = None
+        _recover(self.root)
+
+    def folder(self, step: int) -> Path:
+        """Where the checkpoint of a step lies."""
+        return self.root / f"step-{step:08d}"
+
+    def save(
+        self, step: int, state: Mapping[str, Tree], meta: Meta, *, best: bool = False, per_rank: Sequence[Tree] = ()
+    ) -> Path:
+        """Write the checkpoint of `step`, point to it and prune; return its folder.
+
+        In the background the state is copied to host memory first, so training may go on changing it; one checkpoint
+        is written at a time. An error of a background write is raised by the next `save` or `wait`.
+        """
+        self.wait()
+        folder = self.folder(step)
+        if self.background:
+            copied, copied_ranks = detach_copy(state), detach_copy(list(per_rank))
+            self._start(lambda: self._write(folder, copied, meta, best, copied_ranks))
+        else:
+            self._write(folder, state, meta, best, per_rank)
+        return folder
+
+    def point(self, name: str, step: int) -> None:
+        """Let `last` or `best` name the checkpoint of `step`, which must exist."""
+        self.wait()
+        if not is_checkpoint(self.folder(step)):
+            raise ValueError(f"no checkpoint of step {step} to call {name}")
+        _write_pointer(self.root / name, self.folder(step).name)
+
+    def wait(self) -> None:
+        """Return once nothing is being written. Raises the error of the latest background write."""
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def last(self) -> Path | None:
+        """Return the newest checkpoint's folder."""
+        return read_pointer(self.root, LAST)
+
+    def best(self) -> Path | None:
+        """Return the best checkpoint's folder."""
+        return read_pointer(self.root, BEST)
+
+    def _start(self, write: Callable[[], None]) -> None:
+        def run() -> None:
+            try:
+                write()
+            except BaseException as error:
+                self._error = error
+
+        self._writer = threading.Thread(target=run, name="checkpoint writer")
+        self._writer.start()
+
+    def _write(self, folder: Path, state: Mapping[str, Tree], meta: Meta, best: bool, per_rank: Sequence[Tree]) -> None:
+        save(folder, state, meta, per_rank=per_rank)
+        _write_pointer(self.root / LAST, folder.name)
+        if best:
+            _write_pointer(self.root / BEST, folder.name)
+        self._prune()
+
+    def _prune(self) -> None:
+        """Remove what no rule keeps. Age is the time of writing: after `--reset-step` a smaller step is newer."""
+        for leftover in self.root.glob(".step-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        by_age = sorted(list_checkpoints(self.root), key=lambda folder: (folder / META_FILE).stat().st_mtime_ns)
+        kept = {*by_age[-self.keep_last :], self.last(), self.best()}
+        for folder in by_age:
+            if folder in kept or (self.keep_every and _step_of(folder) % self.keep_every == 0):
+                continue
+            doomed = folder.with_name(f".{folder.name}.old")
+            folder.rename(doomed)  # first out of sight, so that a half-removed folder is never a checkpoint
+            shutil.rmtree(doomed)
+
+
+def list_checkpoints(root: Path) -> list[Path]:
+    """List the complete checkpoints in a `checkpoints` folder by step."""
+    if not root.is_dir():
+        return []
+    found = [folder for folder in root.iterdir() if _STEP_FOLDER.fullmatch(folder.name) and is_checkpoint(folder)]
+    return sorted(found, key=_step_of)
+
+
+def read_pointer(root: Path, name: str) -> Path | None:
+    """Follow `last` or `best`. Raises CheckpointError when it names a checkpoint that is not there."""
+    path = root / name
+    if not path.is_file():
+        return None
+    folder = root / path.read_text(encoding="utf-8").strip()
+    if not is_checkpoint(folder):
+        present = ", ".join(found.name for found in list_checkpoints(root)) or "none"
+        raise CheckpointError(f"`{path}` names `{folder.name}`, which is not there", hint=f"complete ones: {present}")
+    return folder
+
+
+def _step_of(folder: Path) -> int:
+    match = _STEP_FOLDER.fullmatch(folder.name)
+    assert match is not None
+    return int(match[1])
+
+
+def _write_pointer(path: Path, name: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(name + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise CheckpointError(f"`{path}` could not be written: {error.strerror or error}") from error
+
+
+def _put_in_place(temporary: Path, folder: Path) -> None:
+    """Give a complete folder its name. An older one of that name steps aside first: folders cannot be swapped."""
+    aside = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    if folder.exists():
+        folder.rename(aside)
+    temporary.rename(folder)
+    _sync_folder(folder.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _recover(root: Path) -> None:
+    """Put back a checkpoint that had stepped aside for its successor when the process died."""
+    for aside in root.glob(".step-*.old"):
+        folder = root / aside.name[1 : -len(".old")]
+        if is_checkpoint(aside) and not folder.exists():
+            aside.rename(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# ---------------------------------------------------------------- one part
+
+
+def _write_part(folder: Path, stem: str, tree: Tree, *, plain: tuple[str, ...] | None) -> dict[str, FileMeta]:
+    if _is_flat(tree):
+        tensors, aliases = _deduplicate(tree)
+        return {
+            f"{stem}.safetensors": _summed(tensorfile.write(folder / f"{stem}.safetensors", tensors, metadata=aliases))
+        }
+    tensors = {}
+    skeleton = _Packer(tensors, plain).pack(tree, ())
+    files = {f"{stem}.json": _write_json(folder / f"{stem}.json", skeleton)}
+    if tensors:
+        files[f"{stem}.safetensors"] = _summed(tensorfile.write(folder / f"{stem}.safetensors", tensors))
+    return files
+
+
+def _read_part(folder: Path, stem: str, files: Mapping[str, FileMeta], *, verify: bool) -> Tree:
+    tensors: dict[str, Tensor] = {}
+    binary, text = f"{stem}.safetensors", f"{stem}.json"
+    if binary in files:
+        path = _present(folder / binary, files[binary])
+        hasher = hashlib.sha256() if verify else None
+        tensors = tensorfile.read(path, hasher=hasher)
+        if hasher is not None and hasher.hexdigest() != files[binary].sha256:
+            raise _altered(path)
+    if text in files:
+        path = _present(folder / text, files[text])
+        data = path.read_bytes()
+        if verify and hashlib.sha256(data).hexdigest() != files[text].sha256:
+            raise _altered(path)
+        return _unpack(json.loads(data), tensors)
+    for dropped, kept in tensorfile.read_header(folder / binary).metadata.items():
+        tensors[dropped] = tensors[kept]
+    return tensors
+
+
+def _present(path: Path, expected: FileMeta) -> Path:
+    if not path.is_file():
+        raise CheckpointError(f"`{path}` is missing from its checkpoint")
+    if (size := path.stat().st_size) != expected.bytes:
+        raise CheckpointError(
+            f"`{path}` has {size:,} bytes instead of {expected.bytes:,}", hint="resume from another checkpoint"
+        )
+    return path
+
+
+def _altered(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"`{path}` is damaged: its sha256 is not the one that was written", hint="resume from another checkpoint"
+    )
+
+
+def _summed(total: FileSum) -> FileMeta:
+    return FileMeta(bytes=total.bytes, sha256=total.sha256)
+
+
+def _write_json(path: Path, value: Any) -> FileMeta:
+    data = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return FileMeta(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+# ---------------------------------------------------------------- trees to tensors and JSON
+
+# In the JSON a tensor is {"$tensor": name}. A dict that JSON cannot hold as it is, because a key is no string or looks
+# like one of these marks, is {"$dict": [[key, value], ...]}.
+_TENSOR, _DICT = "$tensor", "$dict"
+
+
+class _Packer:
+    """Takes the tensors out of a tree and leaves marks in their places."""
+
+    def __init__(self, tensors: dict[str, Tensor], plain: tuple[str, ...] | None) -> None:
+        self.tensors = tensors
+        self.plain = plain
+        self.seen: dict[Any, str] = {}
+
+    def pack(self, tree: Tree, path: tuple[str, ...]) -> Any:
+        if isinstance(tree, Tensor):
+            return {_TENSOR: self._store(tree, path)}
+        if isinstance(tree, Mapping):
+            packed = [(key, self.pack(value, (*path, str(key)))) for key, value in tree.items()]
+            if all(isinstance(key, str) and not key.startswith("$") for key in tree):
+                return dict(packed)
+            return {_DICT: [[self._key(key, path), value] for key, value in packed]}
+        if isinstance(tree, list | tuple):
+            return [self.pack(value, (*path, str(index))) for index, value in enumerate(tree)]
+        if tree is None or isinstance(tree, str | bool | int | float):
+            return tree
+        raise TypeError(f"state `{'/'.join(path)}`: a {type(tree).__name__} can be neither a tensor nor JSON")
+
+    def _store(self, tensor: Tensor, path: tuple[str, ...]) -> str:
+        identity = _identity(tensor)
+        if identity is not None and identity in self.seen:
+            return self.seen[identity]
+        name = path[-1] if path[:-1] == self.plain else "/".join(path)
+        while name in self.tensors:  # keys may contain slashes
+            name += "'"
+        self.tensors[name] = tensor
+        if identity is not None:
+            self.seen[identity] = name
+        return name
+
+    @staticmethod
+    def _key(key: Any, path: tuple[str, ...]) -> Any:
+        if isinstance(key, str | int) and not isinstance(key, bool):
+            return key
+        raise TypeError(f"state `{'/'.join(path)}`: a key of type {type(key).__name__} cannot be stored")
+
+
+def _unpack(packed: Any, tensors: Mapping[str, Tensor]) -> Tree:
+    if isinstance(packed, list):
+        return [_unpack(value, tensors) for value in packed]
+    if not isinstance(packed, dict):
+        return packed
+    if _TENSOR in packed:
+        return tensors[packed[_TENSOR]]
+    if _DICT in packed:
+        return {key: _unpack(value, tensors) for key, value in packed[_DICT]}
+    return {key: _unpack(value, tensors) for key, value in packed.items()}
+
+
+def _is_flat(tree: Tree) -> bool:
+    return (
+        isinstance(tree, Mapping)
+        and len(tree) > 0
+        and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in tree.items())
+    )
+
+
+def _deduplicate(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Split into what is stored and {left out: stored as}, the convention of `safetensors.torch.save_model`."""
+    kept: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    seen: dict[Any, str] = {}
+    for name, tensor in tensors.items():
+        identity = _identity(tensor)
+        if identity is not None and identity in seen:
+            aliases[name] = seen[identity]
+            continue
+        kept[name] = tensor
+        if identity is not None:
+            seen[identity] = name
+    return kept, aliases
+
+
+def _identity(tensor: Tensor) -> Any:
+    """Equal for two tensors that are the same memory seen the same way; None for what has no memory."""
+    if tensor.numel() == 0 or tensor.device.type == "meta":
+        return None
+    return (tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())

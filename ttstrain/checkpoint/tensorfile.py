@@ -1,0 +1,236 @@
+"""Safetensors files, written and read in one pass.
+
+Writing hashes what it writes, reading can hash what it reads, and a tensor can be looked at piece by piece without
+being held in memory. The format is public: 8 bytes of header length, a JSON header, then the tensors back to back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ttstrain.errors import CheckpointError
+
+CHUNK = 16 << 20  # bytes handled at a time; large enough that hashing and disk are the limit
+MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library
+
+DTYPES: Mapping[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "C64": torch.complex64,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+class Hash(Protocol):
+    """What is fed the bytes of a file in order."""
+
+    def update(self, data: Any, /) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FileSum:
+    """Size and content of a file."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor that still lies in a file; `strides` are in elements and may repeat or skip stored elements."""
+
+    path: Path
+    offset: int  # bytes from the start of the file to the first element
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def span(self) -> int:
+        """Number of stored elements from the first one used to the last."""
+        if self.numel == 0:
+            return 0
+        return 1 + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
+
+    def read(self) -> Tensor:
+        """Read the whole tensor into memory of its own."""
+        flat = torch.empty(self.span, dtype=self.dtype)
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            read_into(file, flat, self.path)
+        return torch.as_strided(flat, self.shape, self.strides).clone(memory_format=torch.contiguous_format)
+
+    def pieces(self, elements: int = CHUNK // 4) -> Iterator[Tensor]:
+        """Yield the stored elements as flat tensors, at most `elements` at a time; each is overwritten by the next."""
+        buffer = torch.empty(min(elements, self.span), dtype=self.dtype)
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(self.offset)
+            for start in range(0, self.span, elements):
+                piece = buffer[: min(elements, self.span - start)]
+                read_into(file, piece, self.path)
+                yield piece
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a safetensors file says about itself; `tensors` keep the writer's order."""
+
+    tensors: Mapping[str, StoredTensor]
+    metadata: Mapping[str, str]
+    end: int  # size of the file in bytes
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> FileSum:
+    """Write tensors with their plain names and flush them to the disk; the file itself is not atomic."""
+    # Widest elements first, as the safetensors library does, so that every tensor lies aligned.
+    order = sorted(tensors, key=lambda name: -tensors[name].element_size())
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    ends: dict[str, tuple[int, int]] = {}
+    position = 0
+    for name in order:
+        size = tensors[name].numel() * tensors[name].element_size()
+        ends[name] = (position, position + size)
+        position += size
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _NAMES or tensor.layout != torch.strided:
+            raise TypeError(f"`{name}`: a {tensor.layout} tensor of {tensor.dtype} has no place in a safetensors file")
+        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": list(ends[name])}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    hasher = hashlib.sha256()
+    with path.open("wb") as file:
+        head = len(text).to_bytes(8, "little") + text
+        hasher.update(head)
+        file.write(head)
+        for name in order:
+            data = _bytes_of(tensors[name].detach().to("cpu").contiguous())
+            for start in range(0, len(data), CHUNK):
+                hasher.update(data[start : start + CHUNK])
+                file.write(data[start : start + CHUNK])
+        file.flush()
+        os.fsync(file.fileno())
+    return FileSum(bytes=8 + len(text) + position, sha256=hasher.hexdigest())
+
+
+def read_header(path: Path) -> Header:
+    """Parse the header. Raises CheckpointError when the file is cut short or is not a safetensors file."""
+    return _header(path)[0]
+
+
+def read(path: Path, *, hasher: Hash | None = None) -> dict[str, Tensor]:
+    """Read every tensor in one pass over the file, in the writer's order."""
+    header, start = _header(path)
+    loaded: dict[str, Tensor] = {}
+    with path.open("rb") as file:
+        head = file.read(start)
+        if hasher is not None:
+            hasher.update(head)
+        for name, stored in sorted(header.tensors.items(), key=lambda item: _place(item[1])):
+            tensor = torch.empty(stored.shape, dtype=stored.dtype)
+            read_into(file, tensor, path, hasher=hasher)
+            loaded[name] = tensor
+    return {name: loaded[name] for name in header.tensors}
+
+
+def read_into(file: IO[bytes], tensor: Tensor, path: Path, *, hasher: Hash | None = None) -> None:
+    """Fill a contiguous tensor from the file's present position."""
+    data = _bytes_of(tensor)
+    for start in range(0, len(data), CHUNK):
+        piece = data[start : start + CHUNK]
+        filled = 0
+        while filled < len(piece):
+            count = file.readinto(piece[filled:])  # type: ignore[attr-defined]
+            if not count:
+                raise CheckpointError(f"`{path}` is cut short", hint="copy or download it again")
+            filled += count
+        if hasher is not None:
+            hasher.update(piece)
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    if tensor.numel() == 0:
+        return memoryview(b"")
+    flat: Any = tensor.reshape(-1).view(torch.uint8).numpy()
+    return memoryview(flat)
+
+
+def _header(path: Path) -> tuple[Header, int]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or not 2 <= length <= MAX_HEADER:
+            raise CheckpointError(f"`{path}` is not a safetensors file")
+        text = file.read(length)
+    if len(text) < length:
+        raise CheckpointError(f"`{path}` is cut short inside its header", hint="copy or download it again")
+    start = 8 + length
+    try:
+        entries = json.loads(text)
+        metadata = entries.pop("__metadata__", {})
+        tensors = {name: _entry(path, start, entry) for name, entry in entries.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"`{path}` is not a safetensors file: its header cannot be read ({error})") from error
+    end = start
+    for stored in sorted(tensors.values(), key=_place):
+        if stored.offset != end:
+            raise CheckpointError(f"`{path}` is damaged: its tensors do not lie back to back")
+        end += stored.numel * stored.dtype.itemsize
+    if end != size:
+        raise CheckpointError(
+            f"`{path}` is cut short: {size:,} of {end:,} bytes"
+            if size < end
+            else f"`{path}` has {size - end:,} bytes too many",
+            hint="copy or download it again",
+        )
+    return Header(tensors=tensors, metadata=metadata, end=end), start
+
+
+def _entry(path: Path, start: int, entry: Mapping[str, Any]) -> StoredTensor:
+    shape = tuple(int(size) for size in entry["shape"])
+    begin, end = entry["data_offsets"]
+    dtype = DTYPES[entry["dtype"]]
+    if min(shape, default=0) < 0 or end - begin != math.prod(shape) * dtype.itemsize:
+        raise ValueError("a tensor's size and place disagree")
+    return StoredTensor(path, start + begin, dtype, shape, contiguous_strides(shape))
+
+
+def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides, in elements, of a row-major tensor."""
+    strides: list[int] = []
+    step = 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(strides))
+
+
+def _place(stored: StoredTensor) -> tuple[int, int]:
+    """Order of the tensors in a file; an empty one comes before its neighbour."""
+    return stored.offset, stored.numel
