@@ -1,0 +1,203 @@
+"""metrics.jsonl survives what happens to runs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ttstrain.errors import DataError
+from ttstrain.tracking import jsonl
+from ttstrain.tracking.jsonl import JsonlTracker
+from ttstrain.tracking.tracker import RunInfo
+
+
+def info(run_dir: Path, *, start_step: int = 0, resumed: bool = False) -> RunInfo:
+    return RunInfo(
+        name="test",
+        run_dir=run_dir,
+        run_id="test-1",
+        resumed=resumed,
+        recipe={},
+        plan_summary=(),
+        total_steps=100,
+        start_step=start_step,
+        steps_per_epoch=10.0,
+    )
+
+
+def silent(message: str) -> None:
+    pytest.fail(f"warned: {message}")
+
+
+def record(run_dir: Path, steps: Any, *, resumed_at: int | None = None) -> Path:
+    tracker = JsonlTracker(warn=silent)
+    tracker.start(info(run_dir, start_step=resumed_at or 0, resumed=resumed_at is not None))
+    for step in steps:
+        tracker.log(step, {"train/loss/total": 1 / step, "guard/rollbacks": 0})
+    tracker.finish("done")
+    return run_dir / "metrics.jsonl"
+
+
+def steps_in(path: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in path.read_text().splitlines()]
+
+
+def test_a_line_holds_the_step_first_then_keys_as_logged_with_exact_floats(tmp_path: Path) -> None:
+    tracker = JsonlTracker(warn=silent)
+    tracker.start(info(tmp_path))
+    values = {"train/loss/total": 0.1 + 0.2, "optim/lr/model/default": 1e-5 / 3, "guard/skipped": 2}
+    tracker.log(7, values)
+    tracker.finish("done")
+    pairs = json.loads((tmp_path / "metrics.jsonl").read_text(), object_pairs_hook=list)
+    assert pairs == [("step", 7), *values.items()]
+
+
+def test_a_line_is_readable_as_soon_as_log_returns(tmp_path: Path) -> None:
+    tracker = JsonlTracker(warn=silent)
+    tracker.start(info(tmp_path))
+    tracker.log(1, {"a/b/c": 1.0})
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b'{"step": 1, "a/b/c": 1.0}\n'
+
+
+def test_an_evaluation_joins_the_line_of_its_step(tmp_path: Path) -> None:
+    tracker = JsonlTracker(warn=silent)
+    tracker.start(info(tmp_path))
+    tracker.log(1, {"train/loss/total": 1.0})
+    tracker.log(2, {"train/loss/total": 0.9})
+    tracker.log(2, {"eval/loss/total": 0.8})
+    tracker.log(3, {"train/loss/total": 0.7})
+    assert jsonl.read(tmp_path / "metrics.jsonl") == [
+        {"step": 1, "train/loss/total": 1.0},
+        {"step": 2, "train/loss/total": 0.9, "eval/loss/total": 0.8},
+        {"step": 3, "train/loss/total": 0.7},
+    ]
+
+
+def test_steps_repeated_after_a_rollback_are_appended(tmp_path: Path) -> None:
+    path = record(tmp_path, [1, 2, 3, 3, 2, 3, 4])
+    assert steps_in(path) == [1, 2, 3, 3, 2, 3, 4]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_non_finite_values_are_null_in_valid_json_and_read_back_as_nan(tmp_path: Path, value: float) -> None:
+    tracker = JsonlTracker(warn=silent)
+    tracker.start(info(tmp_path))
+    tracker.log(1, {"train/loss/total": value})
+    path = tmp_path / "metrics.jsonl"
+    strict = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert strict == {"step": 1, "train/loss/total": None}
+    assert math.isnan(jsonl.read(path)[0]["train/loss/total"])
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"step": 8, "train/lo', b"\x00\x00"])
+@pytest.mark.parametrize("cut", [0, 3, 7])
+def test_a_resumed_file_equals_the_uninterrupted_one(tmp_path: Path, cut: int, torn: bytes) -> None:
+    whole = record(tmp_path / "whole", range(1, 11)).read_bytes()
+    path = record(tmp_path / "cut", range(1, 8))
+    path.write_bytes(path.read_bytes() + torn)
+    record(tmp_path / "cut", range(cut + 1, 11), resumed_at=cut)
+    assert path.read_bytes() == whole
+
+
+def test_resuming_where_no_line_was_logged_keeps_what_came_before(tmp_path: Path) -> None:
+    path = record(tmp_path, [5, 10, 15])
+    jsonl.trim(path, 13)
+    assert steps_in(path) == [5, 10]
+
+
+@pytest.mark.parametrize(
+    ("logged", "step", "kept"),
+    [
+        ([1, 2, 3, 4, 2, 3, 4, 5], 4, [1, 2, 3, 4, 2, 3, 4]),  # saved again after the rollback
+        ([1, 2, 3, 4, 5, 2, 3], 4, [1, 2, 3, 4]),  # not reached again: the checkpoint is the first one's
+    ],
+)
+def test_resuming_after_a_rollback_keeps_the_story_up_to_the_checkpoint(
+    tmp_path: Path, logged: list[int], step: int, kept: list[int]
+) -> None:
+    path = record(tmp_path, logged)
+    jsonl.trim(path, step)
+    assert steps_in(path) == kept
+
+
+def test_a_new_run_in_a_used_folder_sets_the_old_file_aside(tmp_path: Path) -> None:
+    old = record(tmp_path, [1, 2]).read_bytes()
+    record(tmp_path, [1])
+    record(tmp_path, [1])
+    assert steps_in(tmp_path / "metrics.jsonl") == [1]
+    assert (tmp_path / "metrics.1.jsonl").read_bytes() == old
+    assert steps_in(tmp_path / "metrics.2.jsonl") == [1]
+
+
+def test_reading_names_a_damaged_line_and_leaves_a_torn_last_one_out(tmp_path: Path) -> None:
+    path = record(tmp_path, [1, 2])
+    path.write_bytes(path.read_bytes() + b'{"step": 3, "tr')
+    assert [row["step"] for row in jsonl.read(path)] == [1, 2]
+    path.write_bytes(b'{"step": 1}\nnonsense\n{"step": 3}\n')
+    with pytest.raises(DataError, match=r"metrics\.jsonl:2 "):
+        jsonl.read(path)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_warns_once_and_never_stops_the_run(tmp_path: Path) -> None:
+    class FullDisk:
+        def __init__(self, file: Any) -> None:
+            self.file = file
+
+        def write(self, data: bytes) -> int:
+            self.file.write(data[:5])  # what fits
+            with Path("/dev/full").open("wb", buffering=0) as full:
+                return full.write(data)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.file, name)
+
+    warnings: list[str] = []
+    tracker = JsonlTracker(warn=warnings.append)
+    tracker.start(info(tmp_path))
+    tracker.log(1, {"a/b/c": 1.0})
+    disk = tracker._file
+    tracker._file = FullDisk(disk)  # type: ignore[assignment]
+    tracker.log(2, {"a/b/c": 2.0})
+    tracker.log(3, {"a/b/c": 3.0})
+    tracker._file = disk
+    tracker.log(4, {"a/b/c": 4.0})
+    assert steps_in(tmp_path / "metrics.jsonl") == [1, 4]
+    assert len(warnings) == 1
+    assert "No space left" in warnings[0]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from ttstrain.tracking.jsonl import JsonlTracker
+from ttstrain.tracking.tracker import RunInfo
+tracker = JsonlTracker(warn=print)
+tracker.start(RunInfo("t", Path(sys.argv[1]), "t", False, {}, (), 10**9, 0, 1.0))
+for step in range(1, 10**9):
+    tracker.log(step, {f"train/metric/{i}": step / 3 for i in range(40)})
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills as POSIX does")
+def test_a_killed_process_leaves_whole_lines(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)])
+    path = tmp_path / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not (path.exists() and path.stat().st_size > 100_000):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    data = path.read_bytes()
+    assert data.endswith(b"}\n")
+    assert [row["step"] for row in jsonl.read(path)] == list(range(1, data.count(b"\n") + 1))

@@ -1,0 +1,346 @@
+"""What a person sees while a run goes on, on stderr: stdout is for data.
+
+A terminal gets a live panel with events printed above it; anything else (a log file, a batch system) gets plain lines.
+The panel is drawn by the training thread, a few times a second at most: a drawing thread would be copied half alive
+into worker processes.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ttstrain.errors import DataError
+from ttstrain.tracking import jsonl
+from ttstrain.tracking.tracker import RunInfo
+
+if TYPE_CHECKING:
+    from ttstrain.task import Sample
+
+MEDIAN_STEPS = 25  # short enough to follow the run, long enough to hide the luck of one batch
+REDRAW_S = 0.5
+PLAIN_LINES = 50  # lines of steps in a run without a terminal ...
+PLAIN_EVERY_S = 60.0  # ... and more of them when they would come less often than this
+RATE_STEPS = 200  # steps the remaining time is estimated from
+LOG_WIDTH = 80
+
+LOSS, EVAL, LR, GRAD_NORM = "train/loss/", "eval/loss/", "optim/lr/", "optim/grad_norm/"
+FRAMES = "perf/frames_per_s"
+
+
+class ConsoleTracker:
+    """Shows a run on stderr, live on a terminal and line by line elsewhere."""
+
+    def __init__(self, console: Console | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console or Console(stderr=True, highlight=False)
+        if not self._is_live and console is None:
+            self._console.width = LOG_WIDTH
+        self._clock = clock
+        self._live: Live | None = None
+        self._info: RunInfo | None = None
+        self._step = 0
+        self._values: dict[str, float] = {}  # the last of each key
+        self._recent: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=MEDIAN_STEPS))
+        self._first_losses: dict[str, float] = {}  # medians of this session's first steps
+        self._times: deque[tuple[int, float]] = deque(maxlen=RATE_STEPS)
+        self._evals: list[tuple[int, float]] = []
+        self._incidents: Counter[str] = Counter()
+        self._num_samples = 0
+        self._started = self._drawn = self._clock()
+        self._steps_taken = 0
+
+    @property
+    def _is_live(self) -> bool:
+        return self._console.is_terminal and not self._console.is_dumb_terminal
+
+    # ------------------------------------------------------------ events
+
+    def start(self, info: RunInfo) -> None:
+        self._info = info
+        self._step = info.start_step
+        self._started = self._clock()
+        self._times.append((info.start_step, self._started))
+        if info.resumed:
+            self._evals = self._earlier_evals(info)
+        verb = f"resumes at step {info.start_step}" if info.resumed else "starts"
+        self._print(f"run {info.name} {verb}: {info.total_steps} steps, {_short(info.run_dir)}", style="bold")
+        for line in info.plan_summary:
+            self._print(line)
+        self._print(f"losses: of the last step (median of the last {MEDIAN_STEPS})", style="dim")
+        if self._is_live:
+            self._live = Live(
+                self._panel(),
+                console=self._console,
+                auto_refresh=False,
+                transient=True,
+                redirect_stdout=self._console.file.isatty(),
+                redirect_stderr=True,
+            )
+            self._live.start(refresh=True)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        now = self._clock()
+        if step < self._step:
+            self._times.clear()  # rolled back: the old pace tells nothing about steps that come again
+        losses = {key: value for key, value in values.items() if key.startswith(LOSS)}
+        if step != self._step or not self._steps_taken:
+            self._steps_taken += bool(losses)
+            self._times.append((step, now))
+        self._step = step
+        self._values.update(values)
+        for key, value in losses.items():
+            self._recent[key].append(value)
+            if self._steps_taken <= MEDIAN_STEPS:
+                self._first_losses[key] = _median(self._recent[key])
+        if FRAMES in values:
+            self._recent[FRAMES].append(values[FRAMES])
+        evals = {key.removeprefix(EVAL): value for key, value in values.items() if key.startswith(EVAL)}
+        if evals:
+            self._show_eval(step, evals)
+        if self._live is not None:
+            if now - self._drawn >= REDRAW_S or step == self._total:
+                self._drawn = now
+                self._live.update(self._panel(), refresh=True)
+        elif losses and self._line_is_due(step, now):
+            self._drawn = now
+            pieces = [f"step {step}/{self._total}", *self._loss_pieces(), *self._lr_pieces(), *self._pace_pieces()]
+            for line in fill(pieces, width=LOG_WIDTH):
+                self._print(line)
+
+    def sample(self, step: int, name: str, sample: Sample, text: str, path: Path) -> None:
+        self._num_samples += 1
+        seconds = sample.audio.wav.shape[-1] / sample.audio.sample_rate
+        said = text if len(text) <= 48 else text[:47] + "…"
+        self._print(f"step {step}  sample {name} ({seconds:.1f} s): {said}")
+        self._print(f"  {_short(path)}", style="dim")
+
+    def incident(self, step: int, kind: str, message: str) -> None:
+        self._incidents[kind] += 1
+        self._print(f"step {step}  {kind}: {message}", style="bold red")
+
+    def note(self, message: str) -> None:
+        self._print(message, style="dim")
+
+    def warn(self, message: str) -> None:
+        """Show a line that should not be overlooked, yet stops nothing."""
+        self._print(f"warning: {message}", style="yellow")
+
+    def finish(self, status: str) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        if self._info is None:
+            return
+        for line in self._summary(self._info, status):
+            self._print(line, style="bold" if line.startswith(status) else "")
+
+    # ------------------------------------------------------------ pieces
+
+    @property
+    def _total(self) -> int:
+        assert self._info is not None, "log before start"
+        return self._info.total_steps
+
+    def _print(self, line: str, *, style: str = "") -> None:
+        # Text, not markup: clips and texts may hold brackets. Soft wrap: a path must stay in one piece to be copied.
+        self._console.print(Text(line, style=style), soft_wrap=True)
+
+    def _line_is_due(self, step: int, now: float) -> bool:
+        every = max(1, self._total // PLAIN_LINES)
+        return step % every == 0 or self._steps_taken == 1 or step == self._total or now - self._drawn >= PLAIN_EVERY_S
+
+    def _panel(self) -> RenderableType:
+        width = self._console.width
+        bar = Table.grid(expand=True, padding=(0, 1))
+        bar.add_column(no_wrap=True)
+        bar.add_column(ratio=1)
+        bar.add_column(no_wrap=True)
+        left = self._seconds_left()
+        took = duration(self._clock() - self._started)
+        bar.add_row(
+            Text(f"step {self._step}/{self._total}", style="bold"),
+            ProgressBar(total=max(1, self._total), completed=self._step),
+            Text(f"{took}, {'?' if left is None else duration(left)} left"),
+        )
+        lines = fill([*self._loss_pieces(), *self._grad_pieces(), *self._frames_pieces()], width=width)
+        lines += fill(self._lr_pieces(room=width), width=width)
+        if self._evals:
+            lines.append(self._eval_line())
+        return Group(bar, *(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
+
+    def _loss_pieces(self) -> list[str]:
+        keys = [key for key in self._recent if key.startswith(LOSS)]
+        pieces = []
+        for key in keys:
+            name = "" if len(keys) == 1 else key.removeprefix(LOSS) + " "
+            pieces.append(f"loss {name}{number(self._values[key])} ({number(_median(self._recent[key]))})")
+        return pieces
+
+    def _grad_pieces(self) -> list[str]:
+        norms = {key.removeprefix(GRAD_NORM): value for key, value in self._values.items() if key.startswith(GRAD_NORM)}
+        return [f"grad norm {'' if len(norms) == 1 else name + ' '}{value:.3g}" for name, value in norms.items()]
+
+    def _frames_pieces(self) -> list[str]:
+        return [f"{_median(self._recent[FRAMES]):,.0f} frames/s"] if self._recent[FRAMES] else []
+
+    def _pace_pieces(self) -> list[str]:
+        left = self._seconds_left()
+        return [*self._grad_pieces(), *self._frames_pieces(), *([] if left is None else [f"{duration(left)} left"])]
+
+    def _lr_pieces(self, *, room: int = LOG_WIDTH) -> list[str]:
+        """Name every group's LR when they fit into one line, else the range of each optimizer's groups."""
+        lrs = {key.removeprefix(LR): value for key, value in self._values.items() if key.startswith(LR)}
+        if len(lrs) == 1:
+            return [f"lr {value:.2e}" for value in lrs.values()]
+        optimizers: dict[str, dict[str, float]] = defaultdict(dict)
+        for key, value in lrs.items():
+            optimizer, _, group = key.partition("/")
+            optimizers[optimizer][group] = value
+        alone = len(optimizers) == 1
+        every = [
+            f"lr {group if alone else f'{optimizer}/{group}'} {value:.2e}"
+            for optimizer, groups in optimizers.items()
+            for group, value in groups.items()
+        ]
+        if len("  ".join(every)) <= room:
+            return every
+        return [
+            f"lr {'' if alone else optimizer + ' '}{_span(groups.values())} ({len(groups)} groups)"
+            for optimizer, groups in optimizers.items()
+        ]
+
+    def _seconds_left(self) -> float | None:
+        if len(self._times) < 2:
+            return None
+        (first_step, first_time), (last_step, last_time) = self._times[0], self._times[-1]
+        if last_step <= first_step:
+            return None
+        return (self._total - last_step) * (last_time - first_time) / (last_step - first_step)
+
+    # ------------------------------------------------------------ evaluations and the end
+
+    def _show_eval(self, step: int, evals: Mapping[str, float]) -> None:
+        main = main_eval(evals)
+        self._evals.append((step, evals[main]))
+        self._print(self._eval_line(), style="bold")
+        rest = [f"{name} {number(value)}" for name, value in evals.items() if name != main]
+        for line in fill(["", *rest], width=LOG_WIDTH) if rest else []:
+            self._print(line, style="dim")
+
+    def _eval_line(self) -> str:
+        step, value = self._evals[-1]
+        remarks = []
+        if step > 0 and self._evals[0][0] == 0:
+            remarks.append(f"base {number(self._evals[0][1])}")
+        best = _best(self._evals)
+        if best is not None and len(self._evals) > 1:
+            best_step, best_value = best
+            remarks.append("best so far" if best_step == step else f"best {number(best_value)} at step {best_step}")
+        return f"step {step}  eval loss {number(value)}" + (f" ({', '.join(remarks)})" if remarks else "")
+
+    def _earlier_evals(self, info: RunInfo) -> list[tuple[int, float]]:
+        """Recall the evaluations up to where the run resumes, so that base and best stay what they were."""
+        path = info.run_dir / jsonl.FILE_NAME
+        if not path.exists():
+            return []
+        try:
+            rows = jsonl.read(path)
+        except DataError as error:
+            self.warn(f"earlier evaluations are not shown: {error.message}")
+            return []
+        found: dict[int, float] = {}
+        for row in rows:
+            evals = {key.removeprefix(EVAL): value for key, value in row.items() if key.startswith(EVAL)}
+            if evals and row["step"] <= info.start_step:
+                found[int(row["step"])] = evals[main_eval(evals)]
+        return sorted(found.items())
+
+    def _summary(self, info: RunInfo, status: str) -> list[str]:
+        took = self._clock() - self._started
+        lines = [f"{status}: step {self._step}/{info.total_steps}, {self._steps_taken} steps in {duration(took)}"]
+        for key, first in self._first_losses.items():
+            last = _median(self._recent[key])
+            lines.append(f"  train loss {key.removeprefix(LOSS)}: {number(first)} to {number(last)} (medians)")
+        if best := _best(self._evals):
+            first_step, first_value = self._evals[0]
+            lines.append(
+                f"  eval loss: {number(first_value)} at step {first_step}, "
+                f"{number(self._evals[-1][1])} at step {self._evals[-1][0]}, best {number(best[1])} at step {best[0]}"
+            )
+        if self._incidents:
+            counts = ", ".join(f"{kind} {count}" for kind, count in self._incidents.items())
+            lines.append(f"  incidents: {counts} ({_short(info.run_dir / 'incidents')})")
+        lines.append(f"  run: {_short(info.run_dir)}")
+        for pointer in ("best", "last"):
+            file = info.run_dir / "checkpoints" / pointer
+            if file.is_file():
+                lines.append(f"  {pointer} checkpoint: {_short(file.with_name(file.read_text().strip()))}")
+        if self._num_samples:
+            lines.append(f"  samples: {_short(info.run_dir / 'samples')}")
+        if status in ("preempted", "interrupted", "stopped"):
+            lines.append(f"  go on with: ttstrain resume {_short(info.run_dir)}")
+        return lines
+
+
+def main_eval(names: Iterable[str]) -> str:
+    """Choose the evaluation that is called *the* eval loss: `total`, else the first."""
+    names = list(names)
+    return "total" if "total" in names else names[0]
+
+
+def fill(pieces: Sequence[str], *, width: int) -> list[str]:
+    """Join pieces by two spaces into lines of at most `width` columns; following lines are indented."""
+    lines: list[str] = []
+    for piece in pieces:
+        if lines and len(lines[-1]) + 2 + len(piece) <= width:
+            lines[-1] += f"  {piece}"
+        else:
+            lines.append(f"  {piece}" if lines else piece)
+    return lines
+
+
+def number(value: float) -> str:
+    """Write a loss with four significant digits and never more columns than it needs."""
+    if not math.isfinite(value):
+        return str(value)
+    return f"{value:.4f}" if 0.01 <= abs(value) < 100 or value == 0 else f"{value:.3e}"
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as h:mm:ss, or m:ss below an hour."""
+    minutes, rest = divmod(round(max(0.0, seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _best(evals: Sequence[tuple[int, float]]) -> tuple[int, float] | None:
+    finite = [(step, value) for step, value in evals if math.isfinite(value)]
+    return min(finite, key=lambda pair: pair[1]) if finite else None
+
+
+def _median(values: Iterable[float]) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    return statistics.median(finite) if finite else math.nan
+
+
+def _span(values: Collection[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:.2e}" if low == high else f"{low:.2e} to {high:.2e}"
+
+
+def _short(path: Path) -> str:
+    """Write a path as it would be typed here."""
+    absolute = path.absolute()
+    here = Path.cwd()
+    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)

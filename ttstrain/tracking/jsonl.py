@@ -1,0 +1,147 @@
+"""`metrics.jsonl`: every number of a run, one JSON object per step.
+
+- `step` comes first, then `place/kind/name` keys in the order in which they were logged.
+- A line is written by one system call, so a killed process leaves whole lines; a torn last line, as a lost machine may
+  leave it, is dropped when the run is resumed.
+- JSON has no NaN and no infinity: both are `null`, which `read` gives back as NaN.
+- A resume at step k first drops what was recorded after k, so that the file equals that of an uninterrupted run.
+- After a rollback the steps that are taken again are appended: the file tells what happened. `guard/rollbacks` is
+  higher from there on, and of two lines with one step the later one belongs to the weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from ttstrain.errors import DataError
+from ttstrain.tracking.tracker import RunInfo
+
+if TYPE_CHECKING:
+    from ttstrain.task import Sample
+
+FILE_NAME = "metrics.jsonl"
+
+_LINE = re.compile(rb'^\{"step": (\d+)[,}].*\n', re.MULTILINE)  # whole lines only
+
+
+class JsonlTracker:
+    """Writes `metrics.jsonl` into the run's folder.
+
+    A full disk does not stop the run: the line is left out and `warn` is told, once.
+    """
+
+    def __init__(self, *, warn: Callable[[str], None]) -> None:
+        self._warn = warn
+        self._warned = False
+        self._file: IO[bytes] | None = None
+        self._line_start = 0  # where the last line begins
+        self._end = 0  # where the next line goes
+        self._step = -1
+        self._values: dict[str, float | None] = {}  # of the last line
+
+    def start(self, info: RunInfo) -> None:
+        path = info.run_dir / FILE_NAME
+        if info.resumed:
+            trim(path, info.start_step)
+        else:
+            _set_aside(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        self._file = path.open("r+b", buffering=0)
+        self._end = self._file.seek(0, os.SEEK_END)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        numbers = {key: _to_json(value) for key, value in values.items()}
+        if step == self._step and self._values.keys().isdisjoint(numbers):  # more of the same step, not a repetition
+            self._values |= numbers
+            self._end = self._line_start
+        else:
+            self._step, self._values = step, numbers
+        self._write_line(json.dumps({"step": step} | self._values, ensure_ascii=False).encode() + b"\n")
+
+    def sample(self, step: int, name: str, sample: Sample, text: str, path: Path) -> None:
+        """Do nothing: the file holds numbers."""
+
+    def incident(self, step: int, kind: str, message: str) -> None:
+        """Do nothing: incidents have their own folder."""
+
+    def note(self, message: str) -> None:
+        """Do nothing: the file holds numbers."""
+
+    def finish(self, status: str) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _write_line(self, line: bytes) -> None:
+        assert self._file is not None, "log before start"
+        self._line_start = self._end
+        try:
+            self._file.seek(self._line_start)
+            written = 0
+            while written < len(line):
+                written += self._file.write(line[written:])
+            self._end += written
+        except OSError as error:
+            self._step = -1
+            self._file.truncate(self._line_start)
+            if not self._warned:
+                self._warned = True
+                self._warn(f"cannot write {FILE_NAME}: {error}; training goes on, lines will be missing")
+
+
+def read(path: Path) -> list[dict[str, float]]:
+    """Return the lines of a `metrics.jsonl` in the order they were written; `null` becomes NaN.
+
+    A torn last line is left out. Raises DataError when any other line is not of this format.
+    """
+    lines = path.read_bytes().splitlines(keepends=True)
+    if lines and not lines[-1].endswith(b"\n"):
+        lines.pop()
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            rows.append({key: math.nan if value is None else value for key, value in row.items()})
+        except (ValueError, AttributeError) as error:
+            raise DataError(f"{path}:{number} is not a line of metrics: {error}") from error
+    return rows
+
+
+def trim(path: Path, step: int) -> None:
+    """Cut the file behind the line of `step`; behind the last line before it when that step was not logged.
+
+    When a rollback made the step happen twice, the later line counts: its checkpoint replaced the earlier one.
+    """
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    exact = before = 0
+    for match in _LINE.finditer(data):
+        if int(match[1]) == step:
+            exact = match.end()
+        elif int(match[1]) < step:
+            before = match.end()
+    os.truncate(path, exact or before)
+
+
+def _set_aside(path: Path) -> None:
+    """Rename what an earlier run left, so that a new run starts its own file and nothing is lost."""
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    number = 1
+    while (kept := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
+        number += 1
+    path.rename(kept)
+
+
+def _to_json(value: float) -> float | None:
+    if not math.isfinite(value):
+        return None
+    return value if type(value) is int else float(value)
