@@ -1,0 +1,51 @@
+"""`ttstrain finetune`: start a new run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+
+def finetune(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name (`ttstrain recipes`) or a YAML file.")],
+    overrides: Annotated[Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...")] = None,  # noqa: UP045
+    data: Annotated[Optional[Path], typer.Option(help="Recordings to train on: a folder or a metadata file.")] = None,  # noqa: UP045
+    base: Annotated[Optional[str], typer.Option(help="Weights to start from: file, folder, run or hf://…")] = None,  # noqa: UP045
+    run_dir: Annotated[Optional[Path], typer.Option(help="Folder in which the run's folder is made.")] = None,  # noqa: UP045
+    nproc: Annotated[int, typer.Option(help="Processes on this machine, one per GPU.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+) -> None:
+    """Fine-tune a model as RECIPE says; `KEY=VALUE` overrides a key, such as `optim.lr=2e-5`.
+
+    A run starts from `base` weights with a fresh optimizer and counter. To go on with a run, use `ttstrain resume`.
+    """
+    from ttstrain.config.compose import compose
+    from ttstrain.config.resolve import parse, with_flags
+
+    composed = with_flags(compose(recipe, overrides or []), data=data, base=base, run_dir=run_dir)
+    parse(composed)  # refuse a bad recipe before any process is started
+    if dry_run:
+        from ttstrain.cli.plan import show_plan
+
+        show_plan(composed, world_size=nproc)
+        return
+
+    from ttstrain.engine.launch import launch, under_launcher
+
+    if nproc > 1 and not under_launcher():
+        raise typer.Exit(launch(_arguments(recipe, overrides or [], data=data, base=base, run_dir=run_dir), nproc=nproc))
+
+    from ttstrain.engine.start import start
+
+    start(composed)
+
+
+def _arguments(
+    recipe: str, overrides: list[str], *, data: Path | None, base: str | None, run_dir: Path | None
+) -> list[str]:
+    """Rebuild the command line for each process of a launch."""
+    flags = {"--data": data, "--base": base, "--run-dir": run_dir}
+    given = [part for flag, value in flags.items() if value is not None for part in (flag, str(value))]
+    return ["finetune", recipe, *overrides, *given]

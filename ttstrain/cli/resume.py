@@ -1,0 +1,43 @@
+"""`ttstrain resume`: go on with a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+
+def resume(
+    run: Annotated[Path, typer.Argument(help="A run's folder, one of its checkpoints, or an upstream training file.")],
+    overrides: Annotated[Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...")] = None,  # noqa: UP045
+    reset_step: Annotated[bool, typer.Option("--reset-step", help="Start counter and schedule again.")] = False,
+    reset_optimizer: Annotated[bool, typer.Option("--reset-optimizer", help="Drop the optimizer's moments.")] = False,
+    checkpoint: Annotated[Optional[Path], typer.Option("--from", help="Checkpoint to go on from.")] = None,  # noqa: UP045
+    recipe: Annotated[Optional[str], typer.Option(help="Recipe for an upstream training file.")] = None,  # noqa: UP045
+    nproc: Annotated[int, typer.Option(help="Processes on this machine, one per GPU.")] = 1,
+) -> None:
+    """Go on with RUN exactly where its last checkpoint left it.
+
+    `--reset-step` keeps weights, average and moments, starts the counter and so the schedule again, and writes to a new
+    folder beside the run's. `KEY=VALUE` changes the recipe from here on, such as `train.steps=2000`.
+    """
+    from ttstrain.engine.launch import launch, under_launcher
+
+    if nproc > 1 and not under_launcher():
+        flags = [("--reset-step", reset_step), ("--reset-optimizer", reset_optimizer)]
+        arguments = ["resume", str(run), *(overrides or []), *(name for name, given in flags if given)]
+        arguments += ["--from", str(checkpoint)] if checkpoint is not None else []
+        arguments += ["--recipe", recipe] if recipe is not None else []
+        raise typer.Exit(launch(arguments, nproc=nproc))
+
+    from ttstrain.engine.start import resume as resume_run
+
+    resume_run(
+        run,
+        overrides or [],
+        reset_step=reset_step,
+        reset_optimizer=reset_optimizer,
+        checkpoint=checkpoint,
+        recipe=recipe,
+    )
