@@ -1,0 +1,385 @@
+"""Layers of the optimizer: named groups of parameters, found by pattern.
+
+Over every parameter name of the task the first rule that matches wins; what no rule matches is the group `default`. A
+pattern that matches nothing is an error, and so is a trainable parameter without exactly one optimizer.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from ttstrain.config.recipe import GroupRule, OptimConfig, Schedule
+from ttstrain.errors import RecipeError
+from ttstrain.optim.settings import OptimizerSettings, peak_lr, settings_of
+
+DEFAULT_GROUP = "default"
+FROZEN_BY_TASK = "(frozen by the task)"
+_LAYER_NUMBER = re.compile(r"(?:^|\.)(\d+)(?=\.|$)")
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Parameters that share one LR, weight decay and schedule.
+
+    A rule makes up to two groups of one name: matrices, and norms and biases without weight decay.
+    """
+
+    optimizer: str
+    name: str
+    names: tuple[str, ...]  # of the parameters, over the whole task
+    parameters: tuple[nn.Parameter, ...]
+    lr: float  # peak
+    weight_decay: float
+    betas: tuple[float, float]
+    schedule: Schedule
+    frozen_range: tuple[int, int] | None = None  # not trained in steps [from, to)
+
+    @property
+    def key(self) -> str:
+        """How logs call the group."""
+        return f"{self.optimizer}/{self.name}"
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters)
+
+    def frozen_at(self, step: int) -> bool:
+        """Say whether the update after `step` finished ones leaves the group alone."""
+        return self.frozen_range is not None and self.frozen_range[0] <= step < self.frozen_range[1]
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenGroup:
+    """Parameters that are never trained, and by whose word."""
+
+    optimizer: str
+    name: str  # the rule's, or `FROZEN_BY_TASK`
+    names: tuple[str, ...]
+    num_parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupTable:
+    """Every parameter of a task, sorted into what trains it."""
+
+    groups: tuple[Group, ...]
+    frozen_groups: tuple[FrozenGroup, ...]
+    settings: Mapping[str, OptimizerSettings]  # per optimizer, in the task's order
+    embeddings: frozenset[str]  # names of look-up tables: two-dimensional, but not matrices that multiply
+
+    @property
+    def frozen(self) -> list[str]:
+        """Names of all parameters that are never trained."""
+        return [name for group in self.frozen_groups for name in group.names]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRow:
+    """A line of the table that a user is shown."""
+
+    group: str
+    optimizer: str
+    tensors: int
+    parameters: int
+    lr: float  # peak; 0 when never trained
+    weight_decay: float
+    frozen: str  # "", "always" or "steps [from, to)"
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A parameter with all that decides its group."""
+
+    name: str
+    parameter: nn.Parameter
+    optimizer: str
+    rule: GroupRule | None
+
+
+def build_groups(
+    modules: Mapping[str, nn.Module], named_parameters: Iterable[tuple[str, nn.Parameter]], optim: OptimConfig
+) -> GroupTable:
+    """Sort every parameter of a task into named groups.
+
+    `modules` maps each optimizer to the module it owns, `named_parameters` are the whole task's. Parameters of rules
+    that say `frozen: true` get `requires_grad = False`. Raises RecipeError for rules that match nothing or train
+    nothing, ValueError when the task's optimizers overlap or leave a trainable parameter out.
+    """
+    _check_optimizer_names(optim, modules)
+    named = dict(named_parameters)
+    rules = _match_rules(list(named), optim.groups)
+    owners = _owners(modules, named)
+    found = [_Found(name, named[name], owners[name], rules[name]) for name in named if name in owners]
+    for item in found:
+        if item.rule is not None and item.rule.frozen is True:
+            item.parameter.requires_grad_(False)
+    trainable = [item for item in found if item.parameter.requires_grad]
+    _check_rules_train(optim.groups, rules, trainable)
+    settings = {optimizer: settings_of(optim, optimizer) for optimizer in modules}
+    groups: list[Group] = []
+    for optimizer in modules:
+        own = [item for item in trainable if item.optimizer == optimizer]
+        if not own:
+            raise RecipeError(
+                f"optimizer `{optimizer}` has nothing to train", hint="look at `frozen:` in `optim.groups`"
+            )
+        for rule in (*optim.groups, None):
+            members = [item for item in own if item.rule is rule]
+            parts = _groups_of(rule, members, optimizer=optimizer, settings=settings[optimizer], optim=optim)
+            if twice := {part.key for part in parts} & {group.key for group in groups}:
+                raise RecipeError(
+                    f"`optim.groups`: two groups are called `{min(twice)}`",
+                    hint="rename one: layers are `<name>.<layer>`",
+                )
+            groups += parts
+    embeddings = {id(part.weight) for root in modules.values() for part in root.modules() if _is_table(part)}
+    return GroupTable(
+        groups=tuple(groups),
+        frozen_groups=tuple(_frozen_groups(found, optim.groups, modules)),
+        settings=settings,
+        embeddings=frozenset(name for name, parameter in named.items() if id(parameter) in embeddings),
+    )
+
+
+def describe(table: GroupTable) -> list[GroupRow]:
+    """Return one row per group, the frozen ones last."""
+    rows = [
+        GroupRow(
+            group=group.name,
+            optimizer=group.optimizer,
+            tensors=len(group.names),
+            parameters=group.num_parameters,
+            lr=group.lr,
+            weight_decay=group.weight_decay,
+            frozen="" if group.frozen_range is None else "steps [{}, {})".format(*group.frozen_range),
+        )
+        for group in table.groups
+    ]
+    return rows + [
+        GroupRow(
+            group=group.name,
+            optimizer=group.optimizer,
+            tensors=len(group.names),
+            parameters=group.num_parameters,
+            lr=0.0,
+            weight_decay=0.0,
+            frozen="always",
+        )
+        for group in table.frozen_groups
+    ]
+
+
+# ---------------------------------------------------------------- who owns and who matches
+
+
+def _check_optimizer_names(optim: OptimConfig, modules: Mapping[str, nn.Module]) -> None:
+    for name in optim.optimizers:
+        if name not in modules:
+            near = difflib.get_close_matches(name, modules, n=1)
+            raise RecipeError(
+                f"`optim.optimizers.{name}`: the task has no such optimizer",
+                hint=f"did you mean `{near[0]}`?" if near else f"its optimizers: {', '.join(modules)}",
+            )
+
+
+def _owners(modules: Mapping[str, nn.Module], named: Mapping[str, nn.Parameter]) -> dict[str, str]:
+    """Map each parameter's name to the one optimizer whose module holds it; frozen ones may have none."""
+    holders: dict[int, list[str]] = {}
+    for optimizer, module in modules.items():
+        for parameter in module.parameters():
+            holders.setdefault(id(parameter), []).append(optimizer)
+    owners: dict[str, str] = {}
+    for name, parameter in named.items():
+        match holders.pop(id(parameter), []):
+            case [optimizer]:
+                owners[name] = optimizer
+            case []:
+                if parameter.requires_grad:
+                    raise ValueError(f"parameter `{name}` belongs to no optimizer of the task")
+                owners[name] = ""
+            case several:
+                raise ValueError(f"parameter `{name}` belongs to several optimizers: {', '.join(several)}")
+    if holders:
+        raise ValueError(f"{len(holders)} parameters of the optimizers' modules are not the task's own")
+    return owners
+
+
+def _match_rules(names: Sequence[str], rules: Sequence[GroupRule]) -> dict[str, GroupRule | None]:
+    """Give each name the first rule that matches it."""
+    for name, count in Counter(rule.name for rule in rules).items():
+        if count > 1 or name == DEFAULT_GROUP:
+            raise RecipeError(
+                f"`optim.groups`: the name `{name}` is {'given twice' if count > 1 else 'taken'}",
+                hint=f"`{DEFAULT_GROUP}` is what no rule matches; set it with `optim.lr` and `optim.weight_decay`"
+                if name == DEFAULT_GROUP
+                else "put all patterns of one group into its `match`",
+            )
+    matched: dict[str, GroupRule | None] = dict.fromkeys(names)
+    for rule in rules:
+        hits = 0
+        for pattern in rule.match:
+            fitting = [name for name in names if fnmatchcase(name, pattern)]
+            if not fitting:
+                raise RecipeError(
+                    f"`optim.groups`: pattern `{pattern}` of group `{rule.name}` matches no parameter",
+                    hint=_near(pattern, names),
+                )
+            for name in fitting:
+                if matched[name] is None:
+                    matched[name] = rule
+                hits += matched[name] is rule
+        if not hits:
+            raise RecipeError(
+                f"`optim.groups`: rules before it take every parameter of group `{rule.name}`",
+                hint="the first rule that matches wins: put the more special rule first",
+            )
+    return matched
+
+
+def _near(pattern: str, names: Sequence[str]) -> str:
+    """Name the parameters most like a pattern that matched none."""
+    plain = pattern.strip("*.")
+    tails = {tail: name for name in reversed(names) for tail in _tails(name)}
+    near = difflib.get_close_matches(plain, tails, n=3, cutoff=0.5)
+    shown = list(dict.fromkeys(tails[tail] for tail in near)) or list(names[:3])
+    return f"`*` also crosses dots; {'near' if near else 'existing'} names: {', '.join(f'`{name}`' for name in shown)}"
+
+
+def _tails(name: str) -> list[str]:
+    """Every run of path components: a pattern may mean any of them."""
+    parts = name.split(".")
+    return [".".join(parts[i:j]) for i in range(len(parts)) for j in range(i + 1, len(parts) + 1)]
+
+
+def _check_rules_train(
+    rules: Sequence[GroupRule], matched: Mapping[str, GroupRule | None], trainable: Sequence[_Found]
+) -> None:
+    for rule in rules:
+        if rule.frozen is not True and not any(item.rule is rule for item in trainable):
+            first = next(name for name, matching in matched.items() if matching is rule)
+            raise RecipeError(
+                f"`optim.groups`: group `{rule.name}` matches only parameters that the task never trains",
+                hint=f"`{first}` is frozen by the task: drop the rule, or say `frozen: true`",
+            )
+
+
+def _is_table(module: nn.Module) -> bool:
+    return isinstance(module, nn.Embedding | nn.EmbeddingBag)
+
+
+# ---------------------------------------------------------------- one rule's groups
+
+
+def _groups_of(
+    rule: GroupRule | None,
+    members: Sequence[_Found],
+    *,
+    optimizer: str,
+    settings: OptimizerSettings,
+    optim: OptimConfig,
+) -> list[Group]:
+    """Split what one rule matched by layer and by weight decay."""
+    if not members:
+        return []
+    frozen_range = _frozen_range(rule)
+    weight_decay = settings.weight_decay if rule is None or rule.weight_decay is None else rule.weight_decay
+    decays_vectors = optim.decay_norms_and_biases or _asks_for_decay_of_vectors(rule, members)
+    groups = []
+    for name, factor, layer in _layers(rule, members):
+        for vectors in (False, True):
+            part = [item for item in layer if (item.parameter.ndim <= 1) is vectors]
+            if not part:
+                continue
+            groups.append(
+                Group(
+                    optimizer=optimizer,
+                    name=name,
+                    names=tuple(item.name for item in part),
+                    parameters=tuple(item.parameter for item in part),
+                    lr=peak_lr(rule, settings) * factor,
+                    weight_decay=0.0 if vectors and not decays_vectors else weight_decay,
+                    betas=settings.betas if rule is None or rule.betas is None else rule.betas,
+                    schedule=optim.schedule if rule is None or rule.schedule is None else rule.schedule,
+                    frozen_range=frozen_range,
+                )
+            )
+    return groups
+
+
+def _asks_for_decay_of_vectors(rule: GroupRule | None, members: Sequence[_Found]) -> bool:
+    """A rule over nothing but norms and biases that sets a weight decay means them."""
+    if rule is None or rule.weight_decay is None:
+        return False
+    return all(item.parameter.ndim <= 1 for item in members)
+
+
+def _frozen_range(rule: GroupRule | None) -> tuple[int, int] | None:
+    if rule is None or isinstance(rule.frozen, bool):
+        return None
+    first, end = rule.frozen
+    if not 0 <= first < end:
+        raise RecipeError(
+            f"`optim.groups`: `frozen: [{first}, {end}]` of group `{rule.name}` holds no step",
+            hint="it is a range of steps [from, to): the group does not train at `from` and trains again at `to`",
+        )
+    return first, end
+
+
+def _layers(rule: GroupRule | None, members: Sequence[_Found]) -> list[tuple[str, float, list[_Found]]]:
+    """Return (group name, LR factor, parameters): one entry, or one per layer under `layer_decay`.
+
+    Parameters without a number in their name keep the rule's own name and LR.
+    """
+    if rule is None:
+        return [(DEFAULT_GROUP, 1.0, list(members))]
+    if rule.layer_decay is None:
+        return [(rule.name, 1.0, list(members))]
+    layers: dict[int, list[_Found]] = {}
+    unnumbered = []
+    for item in members:
+        number = _LAYER_NUMBER.search(item.name)
+        if number is None:
+            unnumbered.append(item)
+        else:
+            layers.setdefault(int(number[1]), []).append(item)
+    if not layers:
+        raise RecipeError(
+            f"`optim.groups`: `layer_decay` of group `{rule.name}` finds no layers",
+            hint=f"layers are counted by the first number in a name, and `{members[0].name}` has none",
+        )
+    last = max(layers)
+    numbered = [(f"{rule.name}.{layer}", rule.layer_decay ** (last - layer), layers[layer]) for layer in sorted(layers)]
+    return ([(rule.name, 1.0, unnumbered)] if unnumbered else []) + numbered
+
+
+def _frozen_groups(
+    found: Sequence[_Found], rules: Sequence[GroupRule], modules: Mapping[str, nn.Module]
+) -> list[FrozenGroup]:
+    frozen = [item for item in found if not item.parameter.requires_grad]
+    groups = []
+    for optimizer in (*modules, ""):
+        for rule in (*(rule for rule in rules if rule.frozen is True), None):
+            by_rule = rule is not None
+            part = [
+                item
+                for item in frozen
+                if item.optimizer == optimizer
+                and (item.rule is rule if by_rule else item.rule is None or item.rule.frozen is not True)
+            ]
+            if part:
+                groups.append(
+                    FrozenGroup(
+                        optimizer=optimizer,
+                        name=FROZEN_BY_TASK if rule is None else rule.name,
+                        names=tuple(item.name for item in part),
+                        num_parameters=sum(item.parameter.numel() for item in part),
+                    )
+                )
+    return groups

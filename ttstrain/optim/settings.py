@@ -1,0 +1,43 @@
+"""What each named optimizer of a task is told, after per-optimizer overrides. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ttstrain.config.recipe import GroupRule, OptimConfig, OptimizerKind, OptimizerOverride
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerSettings:
+    """One optimizer's part of the recipe, every key filled in."""
+
+    kind: OptimizerKind
+    lr: float
+    weight_decay: float
+    betas: tuple[float, float]
+    eps: float
+    momentum: float
+    max_grad_norm: float | None
+
+
+def settings_of(optim: OptimConfig, optimizer: str) -> OptimizerSettings:
+    """Lay `optim.optimizers.<optimizer>` over `optim`; a key the override leaves null is taken from `optim`."""
+    own = optim.optimizers.get(optimizer, OptimizerOverride())
+    return OptimizerSettings(
+        kind=optim.kind if own.kind is None else own.kind,
+        lr=optim.lr if own.lr is None else own.lr,
+        weight_decay=optim.weight_decay if own.weight_decay is None else own.weight_decay,
+        betas=optim.betas if own.betas is None else own.betas,
+        eps=optim.eps if own.eps is None else own.eps,
+        momentum=optim.momentum if own.momentum is None else own.momentum,
+        max_grad_norm=optim.max_grad_norm if own.max_grad_norm is None else own.max_grad_norm,
+    )
+
+
+def peak_lr(rule: GroupRule | None, settings: OptimizerSettings) -> float:
+    """Return the peak LR of a group: its own `lr`, else the optimizer's times `lr_scale`."""
+    if rule is None:
+        return settings.lr
+    if rule.lr is not None:
+        return rule.lr
+    return settings.lr * (1.0 if rule.lr_scale is None else rule.lr_scale)
