@@ -6,31 +6,40 @@ any other key is an error.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Auto = Literal["auto"]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 StepsOrShare = Annotated[int, Field(ge=0)] | Share
+UserPath = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]
+
+
+EITHER_OR: Mapping[str, str] = {"train.steps": "train.epochs", "train.epochs": "train.steps"}
+"""Keys that say the same thing in two ways: a later layer's replaces an earlier layer's other one."""
 
 
 class Section(BaseModel):
     """A part of a recipe: immutable, and strict about names."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 # ---------------------------------------------------------------- data
 
 
 class DataConfig(Section):
-    path: str | None = None
+    path: UserPath | None = None
     """Folder of recordings, metadata file, or `package:demo` for the speech that ships with ttstrain."""
-    format: Literal[
-        "auto", "ljspeech", "f5_csv", "gpt_sovits_list", "jsonl", "audiofolder", "parquet", "wav_txt"
-    ] = "auto"
+    format: Literal["auto", "ljspeech", "f5_csv", "gpt_sovits_list", "jsonl", "audiofolder", "parquet", "wav_txt"] = (
+        "auto"
+    )
     """Layout of `path`; `auto` looks at the content."""
     language: str | None = None
     """Language of rows that name none."""
@@ -46,7 +55,7 @@ class DataConfig(Section):
     """Most clips in one micro-batch."""
     features: Literal["auto", "memory", "disk", "device"] = "auto"
     """Where features are read from while training; `auto` takes memory while they fit in 1 GB."""
-    cache_dir: str | None = None
+    cache_dir: UserPath | None = None
     """Where features are cached; default `$TTSTRAIN_CACHE`, else `~/.cache/ttstrain`."""
     workers: Annotated[int, Field(ge=0)] | Auto = "auto"
     """Processes that load data; `auto` needs none while features are in memory."""
@@ -110,10 +119,18 @@ class F5Linear(_Schedule):
     warmup_start: Annotated[float, Field(ge=0, le=1)] = 1e-8
 
 
+def _default_kind(value: Any) -> Any:
+    return {"kind": "cosine", **value} if isinstance(value, Mapping) else value
+
+
 Schedule = Annotated[
     Constant | Linear | Cosine | CosineRestarts | WarmupStableDecay | Exponential | F5Linear,
     Field(discriminator="kind"),
+    BeforeValidator(_default_kind),
 ]
+SCHEDULES: Mapping[str, type[_Schedule]] = {
+    schedule.model_fields["kind"].default: schedule for schedule in get_args(get_args(Schedule)[0])
+}
 
 
 # ---------------------------------------------------------------- optimizers
@@ -143,6 +160,12 @@ class GroupRule(Section):
     def _one_lr(self) -> GroupRule:
         if self.lr is not None and self.lr_scale is not None:
             raise ValueError("give `lr` or `lr_scale`, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _ordered_range(self) -> GroupRule:
+        if isinstance(self.frozen, tuple) and not 0 <= self.frozen[0] < self.frozen[1]:
+            raise ValueError("`frozen: [from, to]` wants 0 <= from < to")
         return self
 
 
@@ -283,11 +306,11 @@ class Recipe(Section):
     """Name of the run and of its folder; default: the recipe's name and the time."""
     task: str
     """What is trained, as `family` or `family/task`."""
-    base: str | None = None
+    base: UserPath | None = None
     """Weights to start from: `hf://owner/repo/path`, a file, a folder, or a run; null trains from scratch."""
     model: dict[str, Any] = {}
     """The task's own settings; `ttstrain schema` lists them."""
-    run_dir: str = "runs"
+    run_dir: UserPath = "runs"
     """Folder in which the run's folder is made."""
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()

@@ -1,0 +1,101 @@
+"""Find the recipes and configs that ship with ttstrain: in the installed package, or in a clone's own folders."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import ttstrain
+from ttstrain.errors import RecipeError
+
+SCHEMA_LINE = "# yaml-language-server: $schema="
+_SUFFIXES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeEntry:
+    """A shipped recipe."""
+
+    name: str  # path below the recipe folder without the suffix: "quickstart", "smoke/flow"
+    path: Path
+    purpose: str  # its first comment line
+
+
+def shipped(kind: str) -> Path:
+    """Return the folder of shipped `recipes` or `configs`."""
+    package = Path(ttstrain.__file__).parent
+    installed = package / "_shipped" / kind
+    return installed if installed.is_dir() else package.parent / kind
+
+
+def find_recipe(name_or_path: str | Path) -> Path:
+    """Return the file of a recipe given by path or by shipped name.
+
+    Raises RecipeError that lists the nearest names when there is no such recipe.
+    """
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    if path.is_dir() and (path / "recipe.yaml").is_file():
+        raise RecipeError(
+            f"`{path}` is the folder of a run, not a recipe",
+            hint=f"`ttstrain resume {path}` goes on with it; `{path / 'recipe.yaml'}` is its recipe",
+        )
+    if path.suffix not in _SUFFIXES and (found := _lookup("recipes", str(name_or_path))):
+        return found
+    raise RecipeError(
+        f"no recipe `{name_or_path}`: neither a file nor a shipped recipe",
+        hint=_nearest(str(name_or_path), [entry.name for entry in list_recipes()], kind="recipes"),
+    )
+
+
+def find_config(name: str, *, beside: Path | None = None) -> Path:
+    """Return the file of a config given by shipped name ("models/x") or, with a suffix, by path.
+
+    A relative path starts at the folder `beside`. Raises RecipeError with the nearest names when there is none.
+    """
+    if Path(name).suffix in _SUFFIXES:
+        path = (beside or Path()) / name
+        if not path.is_file():
+            raise RecipeError(f"no config file `{path}`", hint="a shipped config is named without `.yaml`")
+        return path
+    if found := _lookup("configs", name):
+        return found
+    if _lookup("recipes", name):
+        raise RecipeError(
+            f"`{name}` is a recipe, and a recipe cannot extend a recipe",
+            hint=f"`ttstrain recipes copy {name}` makes a copy to edit",
+        )
+    raise RecipeError(f"no config `{name}`", hint=_nearest(name, _names("configs"), kind="configs"))
+
+
+def list_recipes() -> list[RecipeEntry]:
+    """List the shipped recipes, sorted by name; those for trying the machinery (`smoke/`) come last."""
+    names = sorted(_names("recipes"), key=lambda name: ("/" in name, name))
+    paths = {name: shipped("recipes") / f"{name}.yaml" for name in names}
+    return [RecipeEntry(name, path, purpose(path)) for name, path in paths.items()]
+
+
+def purpose(path: Path) -> str:
+    """Return a recipe's first comment line without its label."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#") and not line.startswith(SCHEMA_LINE):
+            return line.lstrip("# ").removeprefix("For: ").strip()
+    return ""
+
+
+def _lookup(kind: str, name: str) -> Path | None:
+    return shipped(kind) / f"{name}.yaml" if name in _names(kind) else None
+
+
+def _names(kind: str) -> list[str]:
+    folder = shipped(kind)
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+def _nearest(name: str, known: Iterable[str], *, kind: str) -> str:
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(f'`{match}`' for match in near)}?" if near else f"{kind}: {', '.join(known)}"
