@@ -114,15 +114,13 @@ class ConsoleTracker:
                 self._live.update(self._panel(), refresh=True)
         elif losses and self._line_is_due(step, now):
             self._drawn = now
-            pieces = [f"step {step}/{self._total}", *self._loss_pieces(), *self._lr_pieces(), *self._pace_pieces()]
-            for line in fill(pieces, width=LOG_WIDTH):
+            for line in self._plain_lines():
                 self._print(line)
 
     def sample(self, step: int, name: str, sample: Sample, text: str, path: Path) -> None:
         self._num_samples += 1
         seconds = sample.audio.wav.shape[-1] / sample.audio.sample_rate
-        said = text if len(text) <= 48 else text[:47] + "…"
-        self._print(f"step {step}  sample {name} ({seconds:.1f} s): {said}")
+        self._print(_cut(f"step {step}  sample {name} ({seconds:.1f} s): {text}", width=self._console.width))
         self._print(f"  {_short(path)}", style="dim")
 
     def incident(self, step: int, kind: str, message: str) -> None:
@@ -166,12 +164,11 @@ class ConsoleTracker:
         bar.add_column(no_wrap=True)
         bar.add_column(ratio=1)
         bar.add_column(no_wrap=True)
-        left = self._seconds_left()
         took = duration(self._clock() - self._started)
         bar.add_row(
             Text(f"step {self._step}/{self._total}", style="bold"),
             ProgressBar(total=max(1, self._total), completed=self._step),
-            Text(f"{took}, {'?' if left is None else duration(left)} left"),
+            Text("  ".join([took, *self._left_pieces()])),
         )
         lines = fill([*self._loss_pieces(), *self._grad_pieces(), *self._frames_pieces()], width=width)
         lines += fill(self._lr_pieces(room=width), width=width)
@@ -179,26 +176,32 @@ class ConsoleTracker:
             lines.append(self._eval_line())
         return Group(bar, *(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
 
+    def _plain_lines(self) -> list[str]:
+        """Say everything in one line if it fits, else what was trained in one and how it went in the next."""
+        lrs = self._lr_pieces(room=LOG_WIDTH // 2)
+        what = [f"step {self._step}/{self._total}", *self._loss_pieces(), *self._grad_pieces()]
+        how = [*self._frames_pieces(), *self._left_pieces()]
+        (what if len(lrs) == 1 else how).extend(lrs)
+        if len(one := "  ".join([*what, *how])) <= LOG_WIDTH:
+            return [one]
+        return fill(what, width=LOG_WIDTH) + [f"  {line}" for line in fill(how, width=LOG_WIDTH - 2)]
+
     def _loss_pieces(self) -> list[str]:
-        keys = [key for key in self._recent if key.startswith(LOSS)]
-        pieces = []
-        for key in keys:
-            name = "" if len(keys) == 1 else key.removeprefix(LOSS) + " "
-            pieces.append(f"loss {name}{number(self._values[key])} ({number(_median(self._recent[key]))})")
-        return pieces
+        losses = [key for key in self._recent if key.startswith(LOSS)]
+        return [
+            f"loss {'' if len(losses) == 1 else key.removeprefix(LOSS) + ' '}"
+            f"{number(self._values[key])} ({number(_median(self._recent[key]))})"
+            for key in losses
+        ]
 
     def _grad_pieces(self) -> list[str]:
         norms = {key.removeprefix(GRAD_NORM): value for key, value in self._values.items() if key.startswith(GRAD_NORM)}
-        return [f"grad norm {'' if len(norms) == 1 else name + ' '}{value:.3g}" for name, value in norms.items()]
+        return [f"grad {'' if len(norms) == 1 else name + ' '}{value:.3g}" for name, value in norms.items()]
 
     def _frames_pieces(self) -> list[str]:
-        return [f"{_median(self._recent[FRAMES]):,.0f} frames/s"] if self._recent[FRAMES] else []
+        return [f"{_median(self._recent[FRAMES]):,.0f} frames/s"] if FRAMES in self._recent else []
 
-    def _pace_pieces(self) -> list[str]:
-        left = self._seconds_left()
-        return [*self._grad_pieces(), *self._frames_pieces(), *([] if left is None else [f"{duration(left)} left"])]
-
-    def _lr_pieces(self, *, room: int = LOG_WIDTH) -> list[str]:
+    def _lr_pieces(self, *, room: int) -> list[str]:
         """Name every group's LR when they fit into one line, else the range of each optimizer's groups."""
         lrs = {key.removeprefix(LR): value for key, value in self._values.items() if key.startswith(LR)}
         if len(lrs) == 1:
@@ -220,13 +223,12 @@ class ConsoleTracker:
             for optimizer, groups in optimizers.items()
         ]
 
-    def _seconds_left(self) -> float | None:
-        if len(self._times) < 2:
-            return None
+    def _left_pieces(self) -> list[str]:
+        """Estimate the time left from the last steps, evaluations and saving included."""
         (first_step, first_time), (last_step, last_time) = self._times[0], self._times[-1]
         if last_step <= first_step:
-            return None
-        return (self._total - last_step) * (last_time - first_time) / (last_step - first_step)
+            return []
+        return [f"{duration((self._total - last_step) * (last_time - first_time) / (last_step - first_step))} left"]
 
     # ------------------------------------------------------------ evaluations and the end
 
@@ -271,7 +273,9 @@ class ConsoleTracker:
         lines = [f"{status}: step {self._step}/{info.total_steps}, {self._steps_taken} steps in {duration(took)}"]
         for key, first in self._first_losses.items():
             last = _median(self._recent[key])
-            lines.append(f"  train loss {key.removeprefix(LOSS)}: {number(first)} to {number(last)} (medians)")
+            lines.append(
+                f"  train loss {key.removeprefix(LOSS)}: {number(first)} to {number(last)} (medians of {MEDIAN_STEPS})"
+            )
         if best := _best(self._evals):
             first_step, first_value = self._evals[0]
             lines.append(
@@ -337,6 +341,10 @@ def _median(values: Iterable[float]) -> float:
 def _span(values: Collection[float]) -> str:
     low, high = min(values), max(values)
     return f"{low:.2e}" if low == high else f"{low:.2e} to {high:.2e}"
+
+
+def _cut(text: str, *, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def _short(path: Path) -> str:
