@@ -1,0 +1,160 @@
+import copy
+import math
+
+import pytest
+import torch
+from toys import Gan, Joint, Regression, make_batch, make_run, split
+
+from ttstrain.config.recipe import Constant, GroupRule, GuardConfig, OptimConfig
+from ttstrain.engine.step import train_step
+
+PLAIN = OptimConfig(lr=1e-2, weight_decay=0.01, decay_norms_and_biases=True, schedule=Constant(warmup_steps=0))
+
+
+def weights(run) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in run.task.parameters()]
+
+
+def same(a, b) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_gan_through_the_engine_equals_the_hand_written_loop_bitwise():
+    torch.manual_seed(1)
+    task = Gan()
+    by_hand = copy.deepcopy(task)
+    run = make_run(task, optim=PLAIN.model_copy(update={"max_grad_norm": None}))
+    settings = {"lr": 1e-2, "weight_decay": 0.01, "betas": (0.9, 0.999), "eps": 1e-8, "foreach": True}
+    optim_d = torch.optim.AdamW(by_hand.discriminator.parameters(), **settings)
+    optim_g = torch.optim.AdamW(by_hand.generator.parameters(), **settings)
+    for seed in range(8):
+        batch = make_batch(6, seed=seed)
+        train_step(run, [batch])
+        losses = by_hand.losses(batch)
+        for optimizer in (optim_d, optim_g):
+            loss = next(losses).value
+            optim_d.zero_grad(), optim_g.zero_grad()
+            loss.backward()
+            optimizer.step()
+    for ours, theirs in zip(task.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("task_class", [Regression, Joint])
+def test_unequal_micro_batches_equal_one_large_batch(task_class):
+    torch.manual_seed(2)
+    task = task_class()
+    whole, pieces = make_run(task), make_run(copy.deepcopy(task))
+    for seed in range(5):
+        batch = make_batch(8, seed=seed)
+        one = train_step(whole, [batch])
+        two = train_step(pieces, split(batch, 3, 5))
+        assert one.losses == pytest.approx(two.losses, rel=1e-6)
+        assert one.grad_norms == pytest.approx(two.grad_norms, rel=1e-5)
+    for a, b in zip(whole.task.parameters(), pieces.task.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+def test_the_generators_loss_leaves_nothing_in_the_discriminator():
+    run = make_run(Gan())
+    train_step(run, [make_batch(4)])
+    assert all(parameter.grad is None for parameter in run.task.parameters())
+
+
+def test_reported_lr_is_the_lr_that_stepped(monkeypatch):
+    optim = OptimConfig(lr=1e-2, groups=[GroupRule(name="gpt", match=["gpt.*"], lr=5e-5)])
+    run = make_run(Joint(), optim=optim, total_steps=20)
+    used: list[dict[str, float]] = []
+    step = torch.optim.AdamW.step
+
+    def spy(self, *args, **kwargs):
+        used.append({group["name"]: group["lr"] for group in self.param_groups})
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
+    for seed in range(20):
+        report = train_step(run, [make_batch(4, seed=seed)])
+        assert report.lrs == {f"model/{name}": lr for name, lr in used[-1].items()}
+    assert len(used) == 20
+    assert len({lrs["gpt"] for lrs in used}) > 5
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+@pytest.mark.parametrize("task_class", [Regression, Gan])
+def test_a_poisoned_batch_changes_nothing_but_the_counters(task_class, poison):
+    run = make_run(task_class(), ema_decay=0.9)
+    train_step(run, [make_batch(4)])
+    before, average = weights(run), copy.deepcopy(run.ema.state_dict())
+    moments = copy.deepcopy(run.optimizers.state_dict())
+    report = train_step(run, [make_batch(4, seed=1, poison=poison)])
+    assert report.refused
+    assert run.progress.step == 1
+    assert same(weights(run), before)
+    torch.testing.assert_close(run.ema.state_dict(), average, rtol=0, atol=0)
+    torch.testing.assert_close(run.optimizers.state_dict(), moments, rtol=0, atol=0)
+    good = train_step(run, [make_batch(4, seed=2)])
+    assert not good.refused
+    assert all(torch.isfinite(weight).all() for weight in weights(run))
+
+
+def test_one_poisoned_micro_batch_refuses_the_whole_step():
+    run = make_run(Regression())
+    before = weights(run)
+    report = train_step(run, [make_batch(4), make_batch(4, seed=1, poison=math.nan), make_batch(4, seed=2)])
+    assert report.refused["model"].judgement == "non_finite_loss"
+    assert same(weights(run), before)
+
+
+def test_gradients_are_clipped_and_the_norm_is_reported_from_before():
+    run = make_run(Regression(), optim=OptimConfig(lr=1e-2, max_grad_norm=1e-3))
+    free = make_run(copy.deepcopy(run.task), optim=OptimConfig(lr=1e-2, max_grad_norm=None))
+    batch = make_batch(8)
+    assert train_step(run, [batch]).grad_norms == pytest.approx(train_step(free, [batch]).grad_norms)
+
+
+def test_metrics_are_means_over_the_whole_batch():
+    run = make_run(Regression())
+    batch = make_batch(8)
+    report = train_step(run, split(batch, 2, 6))
+    assert report.metrics["mean_output"] == pytest.approx(2 * report.losses["model"], rel=1e-6)
+
+
+def test_measured_steps_report_norms_and_ratios_per_group_and_train_alike():
+    optim = OptimConfig(lr=1e-2, groups=[GroupRule(name="gpt", match=["gpt.*"], lr_scale=0.5)])
+    plain, measured = make_run(Joint(), optim=optim), None
+    measured = make_run(copy.deepcopy(plain.task), optim=optim)
+    batch = make_batch(4)
+    train_step(plain, [batch])
+    report = train_step(measured, [batch], measure=True)
+    assert set(report.update_ratios) == set(report.group_norms) == {"model/gpt", "model/default"}
+    assert all(0 < ratio < 1 for ratio in report.update_ratios.values())
+    total = math.sqrt(sum(norm**2 for norm in report.group_norms.values()))
+    assert total == pytest.approx(report.grad_norms["model"], rel=1e-5)
+    assert same(weights(plain), weights(measured))
+
+
+def test_fp16_overflow_lowers_the_scale_and_training_goes_on():
+    run = make_run(Regression(), precision="fp16", guard=GuardConfig(max_skips=1))
+    run.precision.scale = 2.0**40
+    refused = [bool(train_step(run, [make_batch(4, seed=seed)]).refused) for seed in range(40)]
+    assert refused[0]
+    assert not refused[-1]
+    assert run.precision.scale < 2.0**40
+    assert run.guard.rollbacks == 0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("task_class", [Regression, Gan, Joint])
+def test_a_restored_state_goes_on_bitwise_as_if_never_stopped(task_class, precision):
+    run = make_run(task_class(), precision=precision, ema_decay=0.9)
+    for seed in range(3):
+        train_step(run, [make_batch(4, seed=seed)])
+    held = run.state.snapshot()
+    resumed = make_run(task_class(), precision=precision, ema_decay=0.9)
+    resumed.state.load_state_dict(held)
+    for seed in range(3, 8):
+        a = train_step(run, [make_batch(4, seed=seed)])
+        b = train_step(resumed, [make_batch(4, seed=seed)])
+        assert a == b
+    assert same(weights(run), weights(resumed))
+    torch.testing.assert_close(run.ema.state_dict(), resumed.ema.state_dict(), rtol=0, atol=0)
