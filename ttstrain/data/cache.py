@@ -1,0 +1,239 @@
+"""Features on disk, computed once: one small safetensors file per clip, named by a hash of all that decides it.
+
+A key covers the recording's bytes, its treatment, what is said, and the family's fingerprint; so nothing has to be
+invalidated. A file is checked when it is read and made again when it is damaged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import multiprocessing
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ttstrain.data import atomic
+from ttstrain.data.audio import read_clip
+from ttstrain.data.location import usable_cores
+from ttstrain.data.manifest import Clip
+from ttstrain.errors import DataError
+from ttstrain.task import TaskData
+
+LAYOUT = 1  # raise when what a file holds or how it is named changes
+MEMORY_LIMIT = 1 << 30  # bytes of features that `auto` keeps in memory
+CLIPS_WORTH_A_WORKER = 200  # starting a worker imports torch, which takes as long as some hundred clips
+
+Features = dict[str, Tensor]
+Place = Literal["auto", "memory", "disk", "device"]
+Progress = Callable[[int, int], None]  # (done, of)
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class BuildReport:
+    """What a build did."""
+
+    reused: int = 0
+    computed: int = 0
+    failed: Mapping[str, str] = field(default_factory=dict)  # clip id -> why it has no features
+    num_bytes: int = 0
+    place: Literal["memory", "disk", "device"] = "disk"
+
+
+class FeatureCache:
+    """The features of clips, wherever they are kept."""
+
+    def __init__(
+        self, folder: Path, task_data: TaskData, *, place: Place = "auto", device: torch.device | None = None
+    ) -> None:
+        self.folder = folder / hashlib.sha256(task_data.fingerprint.encode()).hexdigest()[:16]
+        self.task_data = task_data
+        self.place = place
+        self.device = device
+        self._held: dict[Path, Features] = {}
+
+    def build(
+        self, clips: Sequence[Clip], *, workers: int | Literal["auto"] = "auto", progress: Progress | None = None
+    ) -> BuildReport:
+        """Compute what is missing, then take the features to where they are to be read from.
+
+        Clips that fail are named in the report; the others are built. An interrupted build goes on where it was.
+        """
+        missing = [clip for clip in clips if not _looks_whole(self.path(clip))]
+        failed: dict[str, str] = {}
+        done = len(clips) - len(missing)
+        for clip, why in self._compute(missing, workers):
+            done += 1
+            if why is not None:
+                failed[clip.id] = why
+            if progress is not None:
+                progress(done, len(clips))
+        usable = [clip for clip in clips if clip.id not in failed]
+        num_bytes = sum(self.path(clip).stat().st_size for clip in usable)
+        place = self.place
+        if place == "auto":
+            place = "memory" if num_bytes <= MEMORY_LIMIT else "disk"
+        if place != "disk":
+            self._held = {self.path(clip): self._take_in(clip, place) for clip in usable}
+        return BuildReport(
+            reused=len(clips) - len(missing),
+            computed=len(missing) - len(failed),
+            failed=failed,
+            num_bytes=num_bytes,
+            place=place,
+        )
+
+    def get(self, clip: Clip) -> Features:
+        """Return one clip's features, computing them again when their file is missing or damaged.
+
+        From disk the tensors are memory-mapped: read them, never write into them.
+        """
+        path = self.path(clip)
+        held = self._held.get(path)
+        if held is not None:
+            return held
+        try:
+            return _read(path)
+        except _DamagedError as damage:
+            log.warning("features of clip %s are made again: %s", clip.id, damage)
+        _write(path, _features(clip, self.task_data))
+        return _read(path)
+
+    def path(self, clip: Clip) -> Path:
+        """Return where a clip's features are kept."""
+        key = _key(clip, self.task_data)
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_held": {}}  # workers map the files instead of copying memory
+
+    def _take_in(self, clip: Clip, place: Literal["memory", "device"]) -> Features:
+        device = self.device if place == "device" and self.device is not None else torch.device("cpu")
+        return {name: tensor.to(device, copy=True) for name, tensor in self.get(clip).items()}
+
+    def _compute(self, clips: Sequence[Clip], workers: int | Literal["auto"]) -> Iterator[tuple[Clip, str | None]]:
+        count = min(usable_cores(), len(clips) // CLIPS_WORTH_A_WORKER) if workers == "auto" else workers
+        if count == 0:
+            for clip in clips:
+                yield clip, _build_one(clip, self.path(clip), self.task_data)
+            return
+        pool = ProcessPoolExecutor(
+            count,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_start_worker,
+            initargs=(self.task_data,),
+        )
+        with pool:
+            futures = {pool.submit(_build_in_worker, clip, self.path(clip)): clip for clip in clips}
+            try:
+                for future in as_completed(futures):
+                    yield futures[future], future.result()
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+
+# ---------------------------------------------------------------- one clip
+
+
+class _DamagedError(Exception):
+    """A file of features is missing or not what was written."""
+
+
+def _key(clip: Clip, task_data: TaskData) -> str:
+    decided_by = {
+        "layout": LAYOUT,
+        "audio": clip.digest or file_digest(clip.path),
+        "treatment": asdict(clip.treatment),
+        "said": [clip.text, clip.speaker, clip.language],
+        "fingerprint": task_data.fingerprint,
+    }
+    return hashlib.sha256(json.dumps(decided_by, sort_keys=True).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _build_one(clip: Clip, path: Path, task_data: TaskData) -> str | None:
+    try:
+        features = _features(clip, task_data)
+    except (DataError, OSError, RuntimeError, ValueError, ArithmeticError) as error:
+        return f"{type(error).__name__}: {error}"
+    _write(path, features)
+    return None
+
+
+def _features(clip: Clip, task_data: TaskData) -> Features:
+    with torch.no_grad():
+        features = task_data.features(read_clip(clip, task_data.sample_rate), clip)
+    for name, tensor in features.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise DataError(f"feature `{name}` of clip `{clip.id}` is not finite")
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in features.items()}
+
+
+def _write(path: Path, features: Features) -> None:
+    content = safetensors.torch.save(features, metadata={"crc32": str(_checksum(features))})
+    atomic.write_bytes(path, content, durability="cached")
+
+
+def _read(path: Path) -> Features:
+    try:
+        with safe_open(path, framework="pt") as file:
+            features = {name: file.get_tensor(name) for name in sorted(file.keys())}
+            written = (file.metadata() or {}).get("crc32")
+    except FileNotFoundError as error:
+        raise _DamagedError("their file is gone") from error
+    except (OSError, SafetensorError) as error:
+        raise _DamagedError(f"`{path}` is damaged ({error})") from error
+    if written != str(_checksum(features)):
+        raise _DamagedError(f"`{path}` is damaged (wrong checksum)")
+    return features
+
+
+def _looks_whole(path: Path) -> bool:
+    """Tell whether a file has the length its header asks for; its bytes are checked when they are read."""
+    try:
+        with safe_open(path, framework="pt"):
+            return True
+    except (OSError, SafetensorError):
+        return False
+
+
+def _checksum(features: Features) -> int:
+    crc = 0
+    for name in sorted(features):
+        crc = zlib.crc32(name.encode(), crc)
+        crc = zlib.crc32(features[name].contiguous().reshape(-1).view(torch.uint8).numpy().data, crc)
+    return crc
+
+
+# ---------------------------------------------------------------- worker processes
+
+_worker_task_data: TaskData | None = None
+
+
+def _start_worker(task_data: TaskData) -> None:
+    global _worker_task_data  # noqa: PLW0603  a pool's initializer can leave its result nowhere else
+    torch.set_num_threads(1)
+    _worker_task_data = task_data
+
+
+def _build_in_worker(clip: Clip, path: Path) -> str | None:
+    assert _worker_task_data is not None
+    return _build_one(clip, path, _worker_task_data)

@@ -1,0 +1,302 @@
+"""Batches in a fixed order that can be left and taken up again at any point.
+
+All ranks walk one endless stream of micro-batches: the plan of epoch 0, of epoch 1, and so on. A cursor (epoch, index)
+counts what was consumed by all ranks together. Which batches come is decided by seed, cursor and excluded clips alone:
+not by the number of workers, and not by how far they have read ahead.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ttstrain.data import sampler
+from ttstrain.data.cache import FeatureCache
+from ttstrain.data.manifest import Clip
+from ttstrain.errors import DataError
+from ttstrain.task import Batch, TaskData
+
+MOST_HELD_OUT = 64  # by a share; a number of clips is taken at its word
+PREFETCH_PER_WORKER = 4
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Split:
+    """Clips to learn from and clips to be measured on."""
+
+    train: list[Clip]
+    held_out: list[Clip]
+
+
+def split_holdout(clips: Sequence[Clip], holdout: float, seed: int) -> Split:
+    """Hold clips out, chosen by a hash of their content or id: adding other clips moves hardly any.
+
+    `holdout` is a number of clips (int) or a share (float). Byte-equal recordings stay on one side.
+    """
+    wanted = holdout if isinstance(holdout, int) else min(MOST_HELD_OUT, max(1, round(holdout * len(clips))))
+    if wanted >= len(clips):
+        if isinstance(holdout, int) and holdout > 0:
+            raise DataError(
+                f"`data.holdout={holdout}` leaves nothing of {len(clips)} clips to train on",
+                hint="hold out fewer, or 0",
+            )
+        wanted = 0
+    ranked: dict[str, list[Clip]] = {}
+    for clip in clips:
+        draw = hashlib.sha256(f"{seed}/{clip.digest or clip.id}".encode()).hexdigest()
+        ranked.setdefault(draw, []).append(clip)
+    held: set[str] = set()
+    for draw in sorted(ranked):
+        if len(held) >= wanted:
+            break
+        if len(held) + len(ranked[draw]) < len(clips):
+            held |= {clip.id for clip in ranked[draw]}
+    return Split([clip for clip in clips if clip.id not in held], [clip for clip in clips if clip.id in held])
+
+
+class Loader:
+    """An endless supply of micro-batches for one rank."""
+
+    def __init__(
+        self,
+        cache: FeatureCache,
+        clips: Sequence[Clip],
+        task_data: TaskData,
+        *,
+        batch_frames: int,
+        max_clips: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 0,
+        device: torch.device | None = None,
+    ) -> None:
+        """Plan over the clips that fit `batch_frames`; `overlong` names the others. Raises DataError if none fits."""
+        lengths = [task_data.length(clip) for clip in clips]
+        too_long = set(sampler.overlong(lengths, budget=batch_frames))
+        self.overlong = [clips[i].id for i in sorted(too_long)]
+        self.clips = [clip for i, clip in enumerate(clips) if i not in too_long]
+        self.lengths = [length for i, length in enumerate(lengths) if i not in too_long]
+        if not self.clips:
+            raise DataError(
+                f"no clip fits a micro-batch: `data.batch_frames` is {batch_frames}, "
+                + (f"the shortest of {len(clips)} clips has {min(lengths)} frames" if clips else "and there are none"),
+                hint=f"set `data.batch_frames={min(lengths)}` or more" if clips else None,
+            )
+        self.batch_frames = batch_frames
+        self.max_clips = max_clips
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.excluded: set[str] = set()
+        self._cache = cache
+        self._task_data = task_data
+        self._pin = device is not None and device.type == "cuda"
+        self._cursor = _Cursor(0, 0)
+        self._ahead: Iterator[Batch] | None = None
+        self._plan = functools.lru_cache(maxsize=4)(self._plan_epoch)
+        self._workers = _start_workers(self, workers) if workers else None
+
+    # ------------------------------------------------------------ reading
+
+    def next(self, micro_batches: int = 1) -> list[Batch]:
+        """Return this rank's part of the next `micro_batches` x `world_size` micro-batches of the stream.
+
+        Tensors are on the CPU (pinned when the device is a GPU) unless the cache keeps features on the device.
+        """
+        if self._ahead is None:
+            self._ahead = self._from_workers() if self._workers is not None else self._from_here()
+        batches = [next(self._ahead) for _ in range(micro_batches)]
+        consumed = itertools.islice(self._stream(self._cursor), micro_batches * self.world_size)
+        *_, last = consumed
+        self._cursor = last.after
+        return batches
+
+    @property
+    def epoch(self) -> int:
+        """Count the passes over the data that are complete."""
+        return self._cursor.epoch
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Count the micro-batches of the first epoch, over all ranks; later epochs differ by a few."""
+        return len(self._plan(0))
+
+    @property
+    def padding_share(self) -> float:
+        """Return the share of the first epoch's frames that is padding."""
+        return sampler.padding_share(self.lengths, self._plan(0))
+
+    def eval_batches(self, clips: Sequence[Clip]) -> Iterator[Batch]:
+        """Yield batches over clips once, in a fixed order, the same on every rank."""
+        lengths = [self._task_data.length(clip) for clip in clips]
+        for batch in sampler.in_order(lengths, budget=self.batch_frames, max_clips=self.max_clips):
+            yield _collate(self._cache, self._task_data, [clips[i] for i in batch])
+
+    # ------------------------------------------------------------ leaving clips out
+
+    def can_exclude(self, ids: Collection[str]) -> bool:
+        """Tell whether any clip would be left."""
+        return bool({clip.id for clip in self.clips} - self.excluded - set(ids))
+
+    def exclude(self, ids: Collection[str]) -> None:
+        """Leave clips out from the next micro-batch on; those they shared a micro-batch with stay where they are."""
+        if unknown := set(ids) - {clip.id for clip in self.clips}:
+            raise ValueError(f"no such clips: {sorted(unknown)}")
+        if not self.can_exclude(ids):
+            raise DataError("every clip is left out: nothing is left to train on")
+        self.excluded |= set(ids)
+        self._ahead = None
+
+    # ------------------------------------------------------------ state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the cursor, the clips left out, and a hash of what the plan is made from."""
+        return {
+            "epoch": self._cursor.epoch,
+            "index": self._cursor.index,
+            "excluded": sorted(self.excluded),
+            "plan": self._fingerprint,
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
+        """Go to a cursor, at no cost that grows with its position.
+
+        When the clips, the budget or the seed differ from the state's, its epoch begins again, with a warning.
+        """
+        known = {clip.id for clip in self.clips}
+        self.excluded = {id_ for id_ in state_dict["excluded"] if id_ in known}
+        self._cursor = _Cursor(int(state_dict["epoch"]), int(state_dict["index"]))
+        if state_dict["plan"] != self._fingerprint:
+            self._cursor = _Cursor(self._cursor.epoch, 0)
+            log.warning("the data or its budget changed since the checkpoint: epoch %d begins again", self.epoch)
+        self._ahead = None
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
+        made_from = [
+            [clip.id for clip in self.clips], self.lengths, self.batch_frames, self.max_clips, self.seed
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
+
+    # ------------------------------------------------------------ the stream
+
+    def _stream(self, start: _Cursor) -> Iterator[_Planned]:
+        epoch, index = start.epoch, start.index
+        while True:
+            plan = self._plan(epoch)
+            for position in range(index, len(plan)):
+                clips = [i for i in plan[position] if self.clips[i].id not in self.excluded]
+                if clips:
+                    last = position + 1 == len(plan)
+                    yield _Planned(clips, after=_Cursor(epoch + 1, 0) if last else _Cursor(epoch, position + 1))
+            epoch, index = epoch + 1, 0
+
+    def _own(self) -> Iterator[list[int]]:
+        """Yield this rank's micro-batches from the cursor on."""
+        for planned in itertools.islice(self._stream(self._cursor), self.rank, None, self.world_size):
+            yield planned.clips
+
+    def _plan_epoch(self, epoch: int) -> list[list[int]]:
+        return sampler.plan_epoch(
+            self.lengths, budget=self.batch_frames, max_clips=self.max_clips, seed=self.seed, epoch=epoch
+        )
+
+    def _from_here(self) -> Iterator[Batch]:
+        for indices in self._own():
+            batch = _collate(self._cache, self._task_data, [self.clips[i] for i in indices])
+            yield _pinned(batch) if self._pin else batch
+
+    def _from_workers(self) -> Iterator[Batch]:
+        assert self._workers is not None
+        for batch in self._workers:
+            yield _pinned(batch) if self._pin else batch
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Cursor:
+    epoch: int
+    index: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Planned:
+    clips: list[int]
+    after: _Cursor
+
+
+def _collate(cache: FeatureCache, task_data: TaskData, clips: Sequence[Clip]) -> Batch:
+    return task_data.collate([task_data.example(clip, cache.get(clip)) for clip in clips])
+
+
+def _pinned(batch: Any) -> Any:
+    """Move a batch's host tensors to page-locked memory, from where a copy to the GPU does not block."""
+    if not dataclasses.is_dataclass(batch) or isinstance(batch, type):
+        return batch
+    pinned = {
+        field.name: value.pin_memory()
+        for field in dataclasses.fields(batch)
+        if isinstance(value := getattr(batch, field.name), Tensor) and value.device.type == "cpu"
+    }
+    return dataclasses.replace(batch, **pinned)
+
+
+# ---------------------------------------------------------------- worker processes
+
+
+class _Examples(Dataset[Any]):
+    def __init__(self, cache: FeatureCache, clips: Sequence[Clip], task_data: TaskData) -> None:
+        self.cache = cache
+        self.clips = clips
+        self.task_data = task_data
+
+    def __getitem__(self, index: int) -> Any:
+        clip = self.clips[index]
+        return self.task_data.example(clip, self.cache.get(clip))
+
+
+class _OwnMicroBatches:
+    """What torch's DataLoader asks for indices: it starts again from the loader's cursor each time."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return self.loader._own()
+
+
+def _start_workers(loader: Loader, count: int) -> DataLoader[Any]:
+    return DataLoader(
+        _Examples(loader._cache, loader.clips, loader._task_data),
+        batch_sampler=_OwnMicroBatches(loader),
+        collate_fn=loader._task_data.collate,
+        num_workers=count,
+        prefetch_factor=PREFETCH_PER_WORKER,
+        persistent_workers=True,
+        multiprocessing_context="spawn",
+        worker_init_fn=_one_thread,
+        generator=torch.Generator(),  # else every new iterator would draw from the run's own random numbers
+    )
+
+
+def _one_thread(_worker: int) -> None:
+    torch.set_num_threads(1)
+
+
+def worker_count(wanted: int | Literal["auto"], *, place: Literal["memory", "disk", "device"], cores: int) -> int:
+    """Return how many loader processes to use: `auto` needs none unless features are on disk."""
+    if wanted != "auto":
+        return wanted
+    return min(4, max(1, cores - 1)) if place == "disk" else 0

@@ -1,0 +1,19 @@
+"""Where ttstrain keeps what it can make again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_root(cache_dir: str | None = None) -> Path:
+    """Return the cache folder: the recipe's `data.cache_dir`, else `$TTSTRAIN_CACHE`, else `~/.cache/ttstrain`."""
+    named = cache_dir or os.environ.get("TTSTRAIN_CACHE")
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "ttstrain"
+
+
+def usable_cores() -> int:
+    """Count the processor cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

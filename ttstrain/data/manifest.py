@@ -1,0 +1,81 @@
+"""Clips that are fit to train on, and what is done to each recording on the way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ttstrain.data import atomic
+from ttstrain.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Treatment:
+    """How a file's samples become one sound channel: `(channel[start:end] - offset) * gain`."""
+
+    channel: int | Literal["mean"] = "mean"
+    gain: float = 1.0
+    offset: float = 0.0
+    start: int = 0  # in samples at the file's own rate
+    end: int | None = None  # None: to the end of the file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clip:
+    """One recording and what is said in it."""
+
+    id: str
+    path: Path
+    text: str
+    speaker: str = ""
+    language: str = ""
+    duration_s: float  # after treatment
+    sample_rate: int  # Hz, of the file
+    source: str = ""  # where it is written down, "metadata.csv:12"
+    treatment: Treatment = field(default_factory=Treatment)
+    notes: tuple[str, ...] = ()  # what was repaired or looked odd
+    digest: str = ""  # SHA-256 of the file, hex
+
+    @property
+    def num_samples(self) -> int:
+        """Samples after treatment, at the file's own rate."""
+        if self.treatment.end is None:
+            return round(self.duration_s * self.sample_rate)
+        return self.treatment.end - self.treatment.start
+
+    def samples_at(self, sample_rate: int) -> int:
+        """Return the exact number of samples `audio.read_clip` gives at another rate, without decoding."""
+        return -(-self.num_samples * sample_rate // self.sample_rate)
+
+
+def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
+    """Write clips as JSON lines."""
+    lines = [json.dumps({**asdict(clip), "path": str(clip.path)}, ensure_ascii=False) for clip in clips]
+    atomic.write_text(path, "".join(line + "\n" for line in lines))
+
+
+def read_manifest(path: Path) -> list[Clip]:
+    """Read what `write_manifest` wrote."""
+    clips = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        if line:
+            try:
+                clips.append(_clip(json.loads(line)))
+            except (ValueError, TypeError, KeyError) as error:
+                raise DataError(
+                    f"`{path}` line {number} is not a clip: {error}", hint="run `ttstrain prepare` again"
+                ) from error
+    return clips
+
+
+def _clip(values: dict[str, Any]) -> Clip:
+    treatment = Treatment(**values.pop("treatment"))
+    return Clip(**{**values, "path": Path(values["path"]), "notes": tuple(values["notes"]), "treatment": treatment})
+
+
+def total_hours(clips: Sequence[Clip]) -> float:
+    """Add up the clips' durations."""
+    return sum(clip.duration_s for clip in clips) / 3600
