@@ -1,0 +1,17 @@
+"""Conditional flow matching over mel spectrograms: F5-TTS (DiT) and E2-TTS (UNetT)."""
+
+from ttstrain.families import Family, TaskSpec
+from ttstrain.families.flow.config import FlowConfig
+
+FAMILY = Family(
+    name="flow",
+    tasks=[
+        TaskSpec(
+            name="flow",
+            config=FlowConfig,
+            task_class="ttstrain.families.flow.task:FlowTask",
+            data_class="ttstrain.families.flow.data:FlowData",
+        )
+    ],
+    formats=["ttstrain.families.flow.upstream:F5Format"],
+)

@@ -1,0 +1,91 @@
+"""The table from tokens to indices, and what of a text it does not hold. Imports no torch.
+
+A vocab file has one token per line; the line's number is the token's index. Index 0 is the space, and whatever the
+table does not hold is read as index 0 too, as upstream does: `text.coverage` says what that would swallow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+
+from ttstrain.errors import RecipeError
+
+PACKAGED = {"package:emilia": "vocab_emilia.txt"}
+
+
+@dataclass(frozen=True)
+class Vocab:
+    """Tokens in the order of their indices."""
+
+    tokens: tuple[str, ...]
+    source: str
+    sha256: str  # of the lines with LF ends
+    notes: tuple[str, ...] = ()  # what was odd about the file, for the plan
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Map each token to its index."""
+        return {token: number for number, token in enumerate(self.tokens)}
+
+    def encode(self, tokens: Iterable[str]) -> list[int]:
+        """Return the tokens' indices; an unknown token becomes 0, the space."""
+        index = self.index
+        return [index.get(token, 0) for token in tokens]
+
+
+def load_vocab(source: str, *, space_first: bool = True) -> Vocab:
+    """Read a vocab file or one that ships with the package.
+
+    Raises RecipeError when there is no such file, when it is not UTF-8, when a token comes twice, or when
+    `space_first` and the first token is not the space.
+    """
+    text = _read(source)
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    notes: tuple[str, ...] = ()
+    if lines[-1] == "":
+        lines.pop()
+    else:
+        notes = (
+            f"`{source}` does not end with a newline; its last token is {lines[-1]!r} here, "
+            f"but upstream would read {lines[-1][:-1]!r}",
+        )
+    if not lines:
+        raise RecipeError(f"the vocab `{source}` is empty")
+    if repeated := [token for token, count in Counter(lines).items() if count > 1]:
+        shown = ", ".join(repr(token) for token in repeated[:5])
+        raise RecipeError(
+            f"the vocab `{source}` holds {shown} more than once",
+            hint="every later index would be off; remove repeated lines of a new vocab, never those of a trained one",
+        )
+    if space_first and lines[0] != " ":
+        raise RecipeError(
+            f"the first token of the vocab `{source}` is {lines[0]!r}, not the space",
+            hint="unknown characters are read as index 0; put the space first, or use `tokenizer: custom`",
+        )
+    digest = hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
+    return Vocab(tokens=tuple(lines), source=source, sha256=digest, notes=notes)
+
+
+def _read(source: str) -> str:
+    if source.startswith("package:"):
+        if source not in PACKAGED:
+            raise RecipeError(f"no vocab `{source}` ships with ttstrain", hint=f"there is {', '.join(PACKAGED)}")
+        content = resources.files(__package__).joinpath(PACKAGED[source]).read_bytes()
+    else:
+        try:
+            content = Path(source).expanduser().read_bytes()
+        except OSError as error:
+            raise RecipeError(
+                f"cannot read the vocab `{source}`: {error.strerror}",
+                hint="`model.vocab` is a file with one token per line, or `package:emilia`",
+            ) from error
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"the vocab `{source}` is not UTF-8 (byte {error.start})") from error

@@ -1,0 +1,54 @@
+"""From a mel back to a waveform without a trained vocoder, to listen to progress.
+
+Phases are guessed by the Griffin-Lim algorithm, so speech is intelligible but sounds metallic. What a real vocoder
+makes of the same mel is better.
+
+Legend: m mel bins, f frequency bins, n frames.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ttstrain.modules.mel import MelKind, mel_filter_bank
+
+
+def griffin_lim(
+    log_mel: Tensor,
+    *,
+    kind: MelKind,
+    sample_rate: int = 24_000,
+    n_fft: int = 1024,
+    hop_length: int = 256,
+    iterations: int = 32,
+    momentum: float = 0.99,
+) -> Tensor:
+    """Return the waveform (n * hop_length,) of a natural-log mel (n, m), on the CPU, the same every time."""
+    mel = log_mel.detach().float().cpu().exp()
+    filters = mel_filter_bank(kind, n_fft=n_fft, n_mels=mel.shape[1], sample_rate=sample_rate)
+    magnitude = invert_filters(mel, filters).T  # (f, n)
+    window = torch.hann_window(n_fft)
+    generator = torch.Generator().manual_seed(0)
+    angles = torch.polar(torch.ones_like(magnitude), 2 * torch.pi * torch.rand(magnitude.shape, generator=generator))
+    previous = torch.zeros_like(angles)
+    length = len(mel) * hop_length
+    for _ in range(iterations):
+        wav = torch.istft(magnitude * angles, n_fft, hop_length, window=window, length=length)
+        rebuilt = torch.stft(wav, n_fft, hop_length, window=window, return_complex=True)[:, : len(mel)]
+        # Fast Griffin-Lim (Perraudin, Balazs, Sondergaard 2013), as torchaudio scales its momentum.
+        angles = rebuilt - momentum / (1 + momentum) * previous
+        angles = angles / angles.abs().clamp(min=1e-16)
+        previous = rebuilt
+    return torch.istft(magnitude * angles, n_fft, hop_length, window=window, length=length)
+
+
+def invert_filters(mel: Tensor, filters: Tensor, *, iterations: int = 50) -> Tensor:
+    """Find non-negative magnitudes (n, f) whose mel is near `mel` (n, m), by multiplicative updates."""
+    coverage = filters.sum(1).clamp(min=1e-8)
+    magnitude = (mel @ filters.T) / coverage + 1e-8
+    wanted = mel @ filters.T
+    gram = filters @ filters.T
+    for _ in range(iterations):
+        magnitude = magnitude * wanted / (magnitude @ gram).clamp(min=1e-12)
+    return magnitude
