@@ -17,7 +17,7 @@ from torch import nn
 
 from ttstrain.config.recipe import GroupRule, OptimConfig, Schedule
 from ttstrain.errors import RecipeError
-from ttstrain.optim.settings import OptimizerSettings, peak_lr, settings_of
+from ttstrain.optim.settings import READS_BETAS, OptimizerSettings, peak_lr, settings_of
 
 DEFAULT_GROUP = "default"
 FROZEN_BY_TASK = "(frozen by the task)"
@@ -288,6 +288,11 @@ def _groups_of(
     """Split what one rule matched by layer and by weight decay."""
     if not members:
         return []
+    if rule is not None and rule.betas is not None and settings.kind not in READS_BETAS:
+        raise RecipeError(
+            f"`optim.groups`: `betas` of group `{rule.name}` are not read by `{settings.kind}`",
+            hint="drop them, or choose another optimizer",
+        )
     frozen_range = _frozen_range(rule)
     weight_decay = settings.weight_decay if rule is None or rule.weight_decay is None else rule.weight_decay
     decays_vectors = optim.decay_norms_and_biases or _asks_for_decay_of_vectors(rule, members)

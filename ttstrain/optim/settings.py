@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ttstrain.config.recipe import GroupRule, OptimConfig, OptimizerKind, OptimizerOverride
+from ttstrain.errors import RecipeError
+
+READS_MOMENTUM: frozenset[OptimizerKind] = frozenset({"muon", "sgd"})
+READS_BETAS: frozenset[OptimizerKind] = frozenset({"adamw", "adamw8bit", "lion", "adan", "muon", "schedule_free_adamw"})
+READS_EPS: frozenset[OptimizerKind] = READS_BETAS - {"lion"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +26,21 @@ class OptimizerSettings:
 
 
 def settings_of(optim: OptimConfig, optimizer: str) -> OptimizerSettings:
-    """Lay `optim.optimizers.<optimizer>` over `optim`; a key the override leaves null is taken from `optim`."""
+    """Lay `optim.optimizers.<optimizer>` over `optim`; a key the override leaves null is taken from `optim`.
+
+    Raises RecipeError when the override sets what its kind of optimizer does not read.
+    """
     own = optim.optimizers.get(optimizer, OptimizerOverride())
+    kind = optim.kind if own.kind is None else own.kind
+    readers = {"betas": READS_BETAS, "eps": READS_EPS, "momentum": READS_MOMENTUM}
+    for key, kinds in readers.items():
+        if getattr(own, key) is not None and kind not in kinds:
+            raise RecipeError(
+                f"`optim.optimizers.{optimizer}.{key}` is not read by `{kind}`",
+                hint=f"it is by {', '.join(sorted(kinds))}",
+            )
     return OptimizerSettings(
-        kind=optim.kind if own.kind is None else own.kind,
+        kind=kind,
         lr=optim.lr if own.lr is None else own.lr,
         weight_decay=optim.weight_decay if own.weight_decay is None else own.weight_decay,
         betas=optim.betas if own.betas is None else own.betas,

@@ -1,0 +1,178 @@
+"""An exponential moving average of a module's weights, kept beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ttstrain.errors import CheckpointError
+
+_SMALLEST_NORM = 1e-12
+_HALF = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """Where a tensor of the module lives. Looked up each time: loading and moving may replace the tensor."""
+
+    owner: nn.Module
+    attribute: str
+
+    def tensor(self) -> Tensor:
+        found = getattr(self.owner, self.attribute)
+        assert isinstance(found, Tensor)
+        return found.detach()
+
+    def put(self, data: Tensor) -> None:
+        tensor = getattr(self.owner, self.attribute)
+        assert isinstance(tensor, Tensor)
+        tensor.data = data
+
+
+class Ema:
+    """Average everything in a module's state dict; integers are copied. A `Stateful`: its state is the average.
+
+    The decay depends on the step alone, so a run whose step starts again also forgets faster again. Half-precision
+    weights are averaged in fp32, where a small step towards them is not lost.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        decay: float,
+        start_step: int = 0,
+        every: int = 1,
+        decay_at: Callable[[int], float] | None = None,
+    ) -> None:
+        """Start from a copy of the weights. `decay_at` replaces the law of `Ema.decay_at` with another."""
+        self._module = module
+        self._decay = decay
+        self._start_step = start_step
+        self._every = every
+        self._own_decay_at = decay_at
+        self._names = _names(module)
+        self._own_slots = self._find_slots(module)
+        self._average: dict[str, Tensor] = {}  # one per tensor, under the first of its names
+        self.reset(module)
+
+    def decay_at(self, step: int) -> float:
+        """Return how much of the old average the update at `step` keeps; 0 up to `start_step`.
+
+        Warms up as min(decay, (1 + n) / (10 + n)) over the n steps since then, the formula of TensorFlow's
+        ExponentialMovingAverage, and is compounded over the `every` steps that an update stands for.
+        """
+        if self._own_decay_at is not None:
+            return self._own_decay_at(step)
+        n = step - self._start_step
+        return 0.0 if n <= 0 else min(self._decay, (1 + n) / (10 + n)) ** self._every
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move the average towards the weights after `step` finished updates; nothing between every `every` steps."""
+        if step > self._start_step and step % self._every:
+            return
+        decay = self.decay_at(step)
+        if decay == 0.0:
+            self.reset(self._module)
+        else:
+            self._move(1.0 - decay)
+
+    @torch.no_grad()
+    def reset(self, module: nn.Module) -> None:
+        """Make the average a copy of the module's weights."""
+        for name, slot in self._slots(module).items():
+            weights = slot.tensor()
+            if name in self._average:
+                self._average[name].copy_(weights)
+            else:
+                self._average[name] = weights.to(_dtype(weights), copy=True, memory_format=torch.preserve_format)
+
+    @torch.no_grad()
+    def distance(self, module: nn.Module) -> Tensor:
+        """Return ||average - weights|| / ||weights|| over all floating-point tensors, on their device."""
+        gaps, sizes = [], []
+        for name, slot in self._slots(module).items():
+            average, weights = self._average[name], slot.tensor()
+            if average.is_floating_point():  # one at a time: no second copy of the model
+                gaps.append(torch.linalg.vector_norm(average - weights))
+                sizes.append(torch.linalg.vector_norm(weights, dtype=average.dtype))
+        gap: Tensor = torch.linalg.vector_norm(torch.stack(gaps))
+        size: Tensor = torch.linalg.vector_norm(torch.stack(sizes))
+        return gap / size.clamp_min(_SMALLEST_NORM)
+
+    @contextmanager
+    def swapped_in(self, module: nn.Module) -> Iterator[None]:
+        """Run a block on the averaged weights; the module's own come back whatever happens. Do not train inside."""
+        slots = self._slots(module)
+        own = {name: slot.tensor() for name, slot in slots.items()}
+        try:
+            for name, slot in slots.items():
+                slot.put(self._average[name].to(own[name].dtype))
+            yield
+        finally:
+            for name, slot in slots.items():
+                slot.put(own[name])
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """Return the live average under the module's state-dict keys; tied weights are one tensor under two names."""
+        return {"weights": {name: self._average[first] for name, first in self._names.items()}}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
+        """Restore the average. Raises CheckpointError, before it changes anything, unless every tensor fits."""
+        weights: Mapping[str, Tensor] = state_dict["weights"]
+        misfits = [name for name in {**self._names, **weights} if not self._fits(name, weights)]
+        if misfits:
+            raise CheckpointError(
+                f"the average does not fit the model: {len(misfits)} tensors differ, such as `{misfits[0]}`",
+                hint="was it saved by another model?",
+            )
+        with torch.no_grad():
+            for name, average in self._average.items():
+                average.copy_(weights[name])
+
+    def _fits(self, name: str, weights: Mapping[str, Tensor]) -> bool:
+        return name in self._names and name in weights and weights[name].shape == self._average[self._names[name]].shape
+
+    def _slots(self, module: nn.Module) -> dict[str, _Slot]:
+        """Map each tensor's first name to its place in `module`, which must be of the same making."""
+        return self._own_slots if module is self._module else self._find_slots(module)
+
+    def _find_slots(self, module: nn.Module) -> dict[str, _Slot]:
+        return {name: _slot(module, name) for name in dict.fromkeys(self._names.values())}
+
+    def _move(self, weight: float) -> None:
+        averages: list[Tensor] = []
+        targets: list[Tensor] = []
+        for name, slot in self._own_slots.items():
+            average, weights = self._average[name], slot.tensor()
+            if average.is_floating_point():
+                averages.append(average)
+                targets.append(weights.to(average.dtype))
+            else:
+                average.copy_(weights)
+        torch._foreach_lerp_(averages, targets, weight)
+
+
+def _names(module: nn.Module) -> dict[str, str]:
+    """Map every state-dict key to the first key of the same tensor."""
+    first: dict[int, str] = {}
+    return {
+        name: first.setdefault(id(tensor), name)
+        for name, tensor in module.state_dict(keep_vars=True).items()
+        if isinstance(tensor, Tensor)  # modules may add extra state of their own
+    }
+
+
+def _slot(module: nn.Module, name: str) -> _Slot:
+    path, _, attribute = name.rpartition(".")
+    return _Slot(module.get_submodule(path), attribute)
+
+
+def _dtype(weights: Tensor) -> torch.dtype:
+    return torch.float32 if weights.dtype in _HALF else weights.dtype

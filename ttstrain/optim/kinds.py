@@ -1,0 +1,139 @@
+"""Optimizers by name: what a recipe's `kind` builds."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ttstrain.errors import RecipeError
+from ttstrain.optim.adan import Adan
+from ttstrain.optim.groups import Group
+from ttstrain.optim.lion import Lion
+from ttstrain.optim.settings import OptimizerSettings
+
+ADAMW_STATE = frozenset({"step", "exp_avg", "exp_avg_sq"})
+ADAMW8BIT_EXTRA = frozenset({"qmap1", "qmap2", "absmax1", "absmax2"})  # only tensors of 4096 values and more have them
+SCHEDULE_FREE_SCALARS = ("k", "weight_sum", "lr_max")  # kept per group by the package, per parameter on disk
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """One torch optimizer; `optimizer.param_groups[i]` holds `groups[i]`."""
+
+    optimizer: torch.optim.Optimizer
+    groups: tuple[Group, ...]
+    state_keys: frozenset[str]  # what each parameter has once it has stepped; all but `step` have its shape
+    optional_keys: frozenset[str] = frozenset()
+    schedule_free: bool = False  # holds other weights while it trains than it stands for
+
+
+def make(groups: Sequence[Group], settings: OptimizerSettings, *, embeddings: frozenset[str]) -> list[Part]:
+    """Build what trains these groups: one torch optimizer, or for `muon` two.
+
+    `embeddings` are the names of look-up tables, which `muon` leaves to AdamW. Raises RecipeError when the kind needs a
+    package that is not installed.
+    """
+    if settings.kind == "muon":
+        return _muon(groups, settings, embeddings)
+    builders: dict[str, Callable[[Sequence[Group], OptimizerSettings], Part]] = {
+        "adamw": _adamw,
+        "adamw8bit": _adamw8bit,
+        "lion": _lion,
+        "adan": _adan,
+        "schedule_free_adamw": _schedule_free,
+        "sgd": _sgd,
+    }
+    return [builders[settings.kind](groups, settings)]
+
+
+def _param_groups(groups: Iterable[Group], *, betas: bool = False) -> list[dict[str, Any]]:
+    return [
+        {"params": list(group.parameters), "lr": group.lr, "weight_decay": group.weight_decay}
+        | ({"betas": group.betas} if betas else {})
+        for group in groups
+    ]
+
+
+def _adamw(groups: Sequence[Group], settings: OptimizerSettings) -> Part:
+    # Fused everywhere. On 2 CPU cores 18M parameters take 7 ms, against 25 to 50 ms with foreach and 45 in a loop.
+    optimizer = torch.optim.AdamW(_param_groups(groups, betas=True), lr=settings.lr, eps=settings.eps, fused=True)
+    return Part(optimizer, tuple(groups), ADAMW_STATE)
+
+
+def _sgd(groups: Sequence[Group], settings: OptimizerSettings) -> Part:
+    optimizer = torch.optim.SGD(_param_groups(groups), lr=settings.lr, momentum=settings.momentum, fused=True)
+    return Part(optimizer, tuple(groups), frozenset({"momentum_buffer"} if settings.momentum else ()))
+
+
+def _lion(groups: Sequence[Group], settings: OptimizerSettings) -> Part:
+    return Part(Lion(_param_groups(groups, betas=True)), tuple(groups), frozenset({"exp_avg"}))
+
+
+def _adan(groups: Sequence[Group], settings: OptimizerSettings) -> Part:
+    optimizer = Adan(_param_groups(groups, betas=True), eps=settings.eps)
+    return Part(optimizer, tuple(groups), ADAMW_STATE | {"exp_avg_diff", "previous_grad"})
+
+
+def _muon(groups: Sequence[Group], settings: OptimizerSettings, embeddings: frozenset[str]) -> list[Part]:
+    """Give the matrices to Muon and the rest to AdamW, under one LR.
+
+    Muon's update is scaled to the size of AdamW's (arXiv 2502.16982), so that a peak LR means the same for both.
+    """
+    matrices: list[Group] = []
+    others: list[Group] = []
+    for group in groups:
+        chosen = [
+            parameter.ndim == 2 and name not in embeddings
+            for name, parameter in zip(group.names, group.parameters, strict=True)
+        ]
+        for half, wanted in ((matrices, True), (others, False)):
+            indices = [i for i, is_matrix in enumerate(chosen) if is_matrix is wanted]
+            if indices:
+                names = tuple(group.names[i] for i in indices)
+                half.append(replace(group, names=names, parameters=tuple(group.parameters[i] for i in indices)))
+    parts = [_adamw(others, settings)] if others else []
+    if matrices:
+        muon = torch.optim.Muon(
+            _param_groups(matrices), lr=settings.lr, momentum=settings.momentum, adjust_lr_fn="match_rms_adamw"
+        )
+        parts.append(Part(muon, tuple(matrices), frozenset({"momentum_buffer"})))
+    return parts
+
+
+def _adamw8bit(groups: Sequence[Group], settings: OptimizerSettings) -> Part:
+    package = _optional("bitsandbytes", kind="adamw8bit", install="ttstrain[adamw8bit]")
+    optimizer = package.optim.AdamW8bit(_param_groups(groups, betas=True), lr=settings.lr, eps=settings.eps)
+    return Part(optimizer, tuple(groups), frozenset({"step", "state1", "state2"}), ADAMW8BIT_EXTRA)
+
+
+def _schedule_free(groups: Sequence[Group], settings: OptimizerSettings) -> Part:
+    """Defazio et al., The Road Less Scheduled (arXiv 2405.15682), from its authors' package."""
+    package = _optional("schedulefree", kind="schedule_free_adamw", install="schedulefree")
+    for group in groups:
+        if group.frozen_range is not None:
+            raise RecipeError(
+                f"`schedule_free_adamw` cannot train group `{group.name}` with a range of frozen steps",
+                hint="it counts steps for a group as a whole; use `adamw`, or `frozen: true`",
+            )
+    optimizer = package.AdamWScheduleFree(_param_groups(groups, betas=True), lr=settings.lr, eps=settings.eps)
+    optimizer.train()  # until `Optimizers.evaluating` says otherwise
+    return Part(
+        optimizer,
+        tuple(groups),
+        frozenset({"z", "exp_avg_sq"}),
+        optional_keys=frozenset(SCHEDULE_FREE_SCALARS),
+        schedule_free=True,
+    )
+
+
+def _optional(package: str, *, kind: str, install: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise RecipeError(
+            f"optimizer `{kind}` needs the package `{package}`: {error}", hint=f"pip install '{install}'"
+        ) from error

@@ -1,0 +1,320 @@
+"""The optimizers of a run, by name: LR in, gradients measured and clipped, weights moved, moments kept.
+
+The LR is written into the parameter groups right before the update and read back from there; it is never stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from ttstrain.errors import CheckpointError
+from ttstrain.optim.groups import Group, GroupTable
+from ttstrain.optim.kinds import SCHEDULE_FREE_SCALARS, Part, make
+from ttstrain.optim.schedule import lr_at
+
+_NORM_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
+_SMALLEST_NORM = 1e-12  # weights that start at zero have a finite, if senseless, ratio
+_RESET_HINT = "go on with fresh moments: `ttstrain resume --reset-optimizer`"
+
+
+@dataclass(frozen=True, slots=True)
+class GradNorms:
+    """2-norms of one optimizer's gradients, on their device."""
+
+    total: Tensor  # ()
+    groups: Mapping[str, Tensor]  # group -> ()
+
+
+@dataclass(slots=True)
+class _Optimizer:
+    """One name's torch optimizers and parameters."""
+
+    parts: list[Part]
+    max_grad_norm: float | None
+    names: dict[str, tuple[nn.Parameter, Part]]  # parameter's name -> what it is and what steps it
+    groups: dict[str, list[nn.Parameter]]  # group -> its parameters, with and without weight decay
+    frozen: frozenset[str] = frozenset()  # groups that this update leaves alone
+
+    @property
+    def live(self) -> dict[str, list[nn.Parameter]]:
+        """The groups that this update trains."""
+        return {name: own for name, own in self.groups.items() if name not in self.frozen}
+
+    @property
+    def parameters(self) -> Iterator[nn.Parameter]:
+        return chain.from_iterable(self.groups.values())
+
+    def torch_groups(self) -> Iterator[tuple[Group, dict[str, Any]]]:
+        """Pair each group with the dict that torch's optimizer reads."""
+        for part in self.parts:
+            yield from zip(part.groups, part.optimizer.param_groups, strict=True)
+
+
+class Optimizers:
+    """All optimizers of a run. A `Stateful`: its state is the moments, by parameter name."""
+
+    def __init__(
+        self, table: GroupTable, parts: Mapping[str, list[Part]], *, total_steps: int, steps_per_epoch: float
+    ) -> None:
+        self.table = table
+        self._total_steps = total_steps
+        self._steps_per_epoch = steps_per_epoch
+        self._optimizers = {name: _index(own, table.settings[name].max_grad_norm) for name, own in parts.items()}
+        self.set_lr(0)
+
+    @classmethod
+    def build(cls, table: GroupTable, *, total_steps: int, steps_per_epoch: float) -> Self:
+        """Build every optimizer of the table. The parameters must be on their device already."""
+        parts = {
+            name: make(
+                [group for group in table.groups if group.optimizer == name], settings, embeddings=table.embeddings
+            )
+            for name, settings in table.settings.items()
+        }
+        return cls(table, parts, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._optimizers)
+
+    # ------------------------------------------------------------ learning rate
+
+    def set_lr(self, step: int, *, factor: float = 1.0) -> dict[str, float]:
+        """Write the LR of the update after `step` finished ones into every parameter group.
+
+        Also decides which groups are frozen in that update; their LR is 0. Returns `<optimizer>/<group>` -> LR.
+        """
+        lrs = {group.key: self.lr_of(group, step, factor=factor) for group in self.table.groups}
+        for optimizer in self._optimizers.values():
+            for group, torch_group in optimizer.torch_groups():
+                torch_group["lr"] = lrs[group.key]
+            optimizer.frozen = frozenset(group.name for group, _ in optimizer.torch_groups() if group.frozen_at(step))
+        return lrs
+
+    def lr_of(self, group: Group, step: int, *, factor: float = 1.0) -> float:
+        """Return a group's LR for the update after `step` finished ones; 0 while it is frozen."""
+        if group.frozen_at(step):
+            return 0.0
+        return factor * lr_at(
+            group.schedule,
+            step=step,
+            base_lr=group.lr,
+            total_steps=self._total_steps,
+            steps_per_epoch=self._steps_per_epoch,
+        )
+
+    def logged_lrs(self) -> dict[str, float]:
+        """Read `<optimizer>/<group>` -> LR from the parameter groups, where the next update takes it from."""
+        return {
+            group.key: float(torch_group["lr"])
+            for optimizer in self._optimizers.values()
+            for group, torch_group in optimizer.torch_groups()
+        }
+
+    # ------------------------------------------------------------ one update
+
+    def params(self, name: str) -> list[Tensor]:
+        """List the parameters that this update trains."""
+        return list(chain.from_iterable(self._optimizers[name].live.values()))
+
+    def norms(self, name: str) -> GradNorms:
+        """Measure the gradients of this update's parameters, each once, without waiting for the device."""
+        live = self._optimizers[name].live
+        gradients = {group: [p.grad for p in own if p.grad is not None] for group, own in live.items()}
+        every = list(chain.from_iterable(gradients.values()))
+        if not every:
+            zero = torch.zeros((), device=next(self._optimizers[name].parameters).device)
+            return GradNorms(total=zero, groups=dict.fromkeys(live, zero))
+        half = any(gradient.dtype in (torch.float16, torch.bfloat16) for gradient in every)
+        norms = torch.stack(torch._foreach_norm(every, 2.0, torch.float32 if half else None))  # (tensors,)
+        parts = torch.split(norms, [len(own) for own in gradients.values()])
+        return GradNorms(
+            total=torch.linalg.vector_norm(norms),
+            groups={group: torch.linalg.vector_norm(part) for group, part in zip(gradients, parts, strict=True)},
+        )
+
+    def grad_norms(self, name: str) -> dict[str, Tensor]:
+        """Return group -> norm of its gradients."""
+        return dict(self.norms(name).groups)
+
+    @torch.no_grad()
+    def clip(self, name: str, *, norms: GradNorms | None = None) -> Tensor:
+        """Scale the gradients down to the optimizer's `max_grad_norm`; return their total norm before that.
+
+        `norms` saves measuring them again. A norm that is not finite spoils every gradient: judge it before `step`.
+        """
+        total = (self.norms(name) if norms is None else norms).total
+        max_norm = self._optimizers[name].max_grad_norm
+        gradients = [p.grad for p in self.params(name) if p.grad is not None]
+        if max_norm is None or not gradients:
+            return total
+        factor = torch.clamp(max_norm / (total + _NORM_EPS), max=1.0)
+        if factor.is_cpu and factor == 1.0:  # reading it costs nothing here, multiplying by one does
+            return total
+        torch._foreach_mul_(gradients, factor)
+        return total
+
+    def step(self, name: str) -> None:
+        """Update the weights. Frozen groups keep weights and moments, whatever gradient they hold."""
+        optimizer = self._optimizers[name]
+        for group in optimizer.frozen:
+            for parameter in optimizer.groups[group]:
+                parameter.grad = None
+        for part in optimizer.parts:
+            part.optimizer.step()
+
+    def zero_grad(self, name: str) -> None:
+        """Drop the gradients of every parameter, frozen ones too."""
+        for parameter in self._optimizers[name].parameters:
+            parameter.grad = None
+
+    @contextmanager
+    def measure_update(self, name: str) -> Iterator[dict[str, Tensor]]:
+        """Measure what `step` does inside: group -> norm of the change over norm of the weights before.
+
+        The dict is filled on leaving. Holds a copy of the weights meanwhile, so use it on logging steps.
+        """
+        ratios: dict[str, Tensor] = {}
+        groups = self._optimizers[name].groups
+        before = {group: [p.detach().clone() for p in own] for group, own in groups.items()}
+        yield ratios
+        with torch.no_grad():
+            for group, own in groups.items():
+                weights = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(before[group])))
+                torch._foreach_sub_(before[group], list[Tensor](own))
+                change = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(before.pop(group))))
+                ratios[group] = change / weights.clamp_min(_SMALLEST_NORM)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Put the weights that schedule-free optimizers stand for into the model; others have theirs there already."""
+        parts = [part for own in self._optimizers.values() for part in own.parts if part.schedule_free]
+        before = [[(p, p.detach().clone()) for group in part.groups for p in group.parameters] for part in parts]
+        for part in parts:
+            package_optimizer: Any = part.optimizer
+            package_optimizer.eval()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for part, saved in zip(parts, before, strict=True):
+                    for parameter, weights in saved:
+                        parameter.copy_(weights)  # the package's own way back rounds
+                    for torch_group in part.optimizer.param_groups:
+                        torch_group["train_mode"] = True
+
+    # ------------------------------------------------------------ state
+
+    def state_dict(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Return optimizer -> parameter's name -> its moments, live; empty for what has not stepped yet."""
+        return {
+            name: {key: _state_of(parameter, part) for key, (parameter, part) in optimizer.names.items()}
+            for name, optimizer in self._optimizers.items()
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
+        """Restore the moments. LR, weight decay and betas stay the plan's.
+
+        Raises CheckpointError, before it changes anything, when the parameters or the kind of optimizer differ.
+        """
+        _same_names("optimizers", state_dict, self._optimizers)
+        for name, optimizer in self._optimizers.items():
+            _same_names(f"moments of optimizer `{name}`", state_dict[name], optimizer.names)
+            for key, (parameter, part) in optimizer.names.items():
+                _check(key, state_dict[name][key], parameter, part)
+        for name, optimizer in self._optimizers.items():
+            for part in optimizer.parts:
+                _reset_scalars(part)
+            for key, (parameter, part) in optimizer.names.items():
+                _restore(state_dict[name][key], parameter, part)
+
+
+def _index(parts: list[Part], max_grad_norm: float | None) -> _Optimizer:
+    names: dict[str, tuple[nn.Parameter, Part]] = {}
+    groups: dict[str, list[nn.Parameter]] = {}
+    for part in parts:
+        for group in part.groups:
+            groups.setdefault(group.name, []).extend(group.parameters)
+            for name, parameter in zip(group.names, group.parameters, strict=True):
+                names[name] = (parameter, part)
+    return _Optimizer(parts, max_grad_norm, names, groups)
+
+
+def _state_of(parameter: nn.Parameter, part: Part) -> dict[str, Any]:
+    state = {key: value for key, value in part.optimizer.state.get(parameter, {}).items() if value is not None}
+    if state and part.schedule_free:
+        torch_group = _torch_group(parameter, part)
+        state |= {key: torch_group[key] for key in SCHEDULE_FREE_SCALARS}
+    return state
+
+
+def _torch_group(parameter: nn.Parameter, part: Part) -> dict[str, Any]:
+    return next(group for group in part.optimizer.param_groups if any(parameter is own for own in group["params"]))
+
+
+def _same_names(what: str, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    missing, unexpected = [key for key in wanted if key not in saved], [key for key in saved if key not in wanted]
+    if missing or unexpected:
+        parts = {"missing": missing, "unexpected": unexpected}
+        found = [f"{len(keys)} {word}, such as `{keys[0]}`" for word, keys in parts.items() if keys]
+        raise CheckpointError(f"the {what} do not fit this run: {'; '.join(found)}", hint=_RESET_HINT)
+
+
+def _check(name: str, saved: Mapping[str, Any], parameter: nn.Parameter, part: Part) -> None:
+    if not saved:
+        return
+    if not part.state_keys <= set(saved) <= part.state_keys | part.optional_keys:
+        raise CheckpointError(
+            f"the moments of `{name}` are {', '.join(sorted(saved))}, but {type(part.optimizer).__name__} keeps "
+            f"{', '.join(sorted(part.state_keys)) or 'none'}",
+            hint=_RESET_HINT,
+        )
+    for key in part.state_keys - {"step"}:
+        if tuple(saved[key].shape) != tuple(parameter.shape):
+            raise CheckpointError(
+                f"`{key}` of `{name}` has shape {tuple(saved[key].shape)}, the parameter {tuple(parameter.shape)}",
+                hint=_RESET_HINT,
+            )
+
+
+def _reset_scalars(part: Part) -> None:
+    """Forget what a schedule-free optimizer counts for its groups: a state from before the first step has none."""
+    if part.schedule_free:
+        for torch_group in part.optimizer.param_groups:
+            torch_group.update({key: part.optimizer.defaults[key] for key in SCHEDULE_FREE_SCALARS})
+
+
+@torch.no_grad()
+def _restore(saved: Mapping[str, Any], parameter: nn.Parameter, part: Part) -> None:
+    """Copy, never alias: a snapshot must survive the steps that follow its use."""
+    present = part.optimizer.state.pop(parameter, {})
+    if not saved:
+        return
+    scalars = {key: saved[key] for key in SCHEDULE_FREE_SCALARS} if part.schedule_free else {}
+    if scalars:
+        _torch_group(parameter, part).update(scalars)
+    part.optimizer.state[parameter] = {
+        key: _copied(key, value, present.get(key), parameter, part)
+        for key, value in saved.items()
+        if key not in scalars
+    }
+
+
+def _copied(key: str, value: Any, present: Any, parameter: nn.Parameter, part: Part) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    if isinstance(present, Tensor) and present.shape == value.shape and present.dtype == value.dtype:
+        return present.copy_(value)
+    if key == "step" and not (part.optimizer.defaults.get("fused") and parameter.is_cuda):
+        return value.detach().to("cpu", copy=True)  # torch keeps the count on the host unless the kernel reads it
+    if value.shape == parameter.shape:
+        return torch.empty_like(parameter, dtype=value.dtype).copy_(value)  # memory laid out as the parameter's
+    return value.detach().to(parameter.device, copy=True)
