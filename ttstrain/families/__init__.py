@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
-
+from ttstrain.config.recipe import Section
 from ttstrain.errors import RecipeError
 
 if TYPE_CHECKING:
     from ttstrain.checkpoint.upstream import UpstreamFormat
+    from ttstrain.data.manifest import Clip
     from ttstrain.task import Task, TaskData
 
 
@@ -26,12 +26,24 @@ def _load_reference(reference: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+class ModelConfig(Section):
+    """Settings of a model, and what a plan must know about it. Its module imports no torch."""
+
+    def num_parameters(self) -> int:
+        """Return the number of trainable parameters."""
+        raise NotImplementedError
+
+    def length(self, clip: Clip) -> int:
+        """Return the clip's length in frames, known from its duration without decoding; as `TaskData.length`."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, slots=True)
 class TaskSpec:
     """One thing that can be trained, and where its parts live."""
 
     name: str  # what a recipe's `task:` says, "flow" or "gpt_sovits/vae"
-    config: type[BaseModel]  # validates the recipe's `model:` section; offers `num_parameters()`, imports no torch
+    config: type[ModelConfig]  # validates the recipe's `model:` section
     task_class: str  # "module:Class", built as Class(config)
     data_class: str  # "module:Class", built as Class(config)
 

@@ -46,11 +46,6 @@ def _slaney_frequencies(number: int, *, highest: float) -> Tensor:
     return torch.where(mels < 15, mels * hz_per_mel, 1000 * torch.exp((mels - 15) / mels_per_e))
 
 
-def num_mel_frames(kind: MelKind, num_samples: int, *, hop_length: int = 256) -> int:
-    """Count the frames of a waveform's mel without computing it."""
-    return num_samples // hop_length + (1 if kind == "vocos" else 0)
-
-
 class MelSpectrogram(nn.Module):
     """Natural-log magnitude mel of a waveform, numerically equal to upstream F5-TTS."""
 

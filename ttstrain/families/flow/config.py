@@ -5,12 +5,16 @@ The defaults are F5TTS_v1_Base; `configs/models/` states the other published net
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from ttstrain.config.recipe import Count, Section
+from ttstrain.families import ModelConfig
 from ttstrain.families.flow.vocab import load_vocab
+
+if TYPE_CHECKING:
+    from ttstrain.data.manifest import Clip
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -61,7 +65,7 @@ class SamplingConfig(Section):
     """Length of speech per UTF-8 byte of text where no reference tells it; 0.07 suits English read aloud."""
 
 
-class FlowConfig(Section):
+class FlowConfig(ModelConfig):
     """One net, its text front end, its mel, and how it is trained and sampled."""
 
     backbone: Literal["dit", "unett"] = "dit"
@@ -131,6 +135,10 @@ class FlowConfig(Section):
     @property
     def frames_per_s(self) -> float:
         return SAMPLE_RATE / HOP_LENGTH
+
+    def length(self, clip: Clip) -> int:
+        """Count the mel's frames from the samples that are kept of the clip, without decoding."""
+        return clip.samples_at(SAMPLE_RATE) // HOP_LENGTH + (1 if self.mel == "vocos" else 0)
 
     def num_tokens(self) -> int:
         """Return the size of the vocab; reads its file."""

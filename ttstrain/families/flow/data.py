@@ -14,7 +14,7 @@ from ttstrain.families.flow.config import HOP_LENGTH, SAMPLE_RATE, FlowConfig
 from ttstrain.families.flow.model.cfm import FlowDraws
 from ttstrain.families.flow.text import encode
 from ttstrain.families.flow.vocab import load_vocab
-from ttstrain.modules.mel import MelSpectrogram, num_mel_frames
+from ttstrain.modules.mel import MelSpectrogram
 
 if TYPE_CHECKING:
     from ttstrain.data.manifest import Clip
@@ -72,7 +72,7 @@ class FlowData:
 
     def length(self, clip: Clip) -> int:
         """Count the mel's frames from the samples that are kept of the clip."""
-        return num_mel_frames(self.config.mel, clip.samples_at(SAMPLE_RATE), hop_length=HOP_LENGTH)
+        return self.config.length(clip)
 
     def example(self, clip: Clip, features: Mapping[str, Tensor]) -> FlowExample:
         """Tokenize the clip's text."""
