@@ -5,6 +5,7 @@ Mappings merge, everything else is replaced. Every value remembers where it come
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -57,13 +58,8 @@ def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
     return path, REMOVED if removing else _value(key, written.strip())
 
 
-def compose(
-    recipe: str | Path, overrides: Sequence[str] = (), *, flags: Mapping[str, str | None] | None = None
-) -> Composed:
-    """Read a recipe by path or shipped name and apply `key=value` overrides.
-
-    `flags` are dotted keys set by options such as `--data`, taken literally; None is an option not given.
-    """
+def compose(recipe: str | Path, overrides: Sequence[str] = ()) -> Composed:
+    """Read a recipe by path or shipped name and apply `key=value` overrides."""
     source = find_recipe(recipe)
     document = _read(source)
     layers = _Layers()
@@ -71,26 +67,31 @@ def compose(
         layers.add_config(name, beside=source.parent)
     places = {key: f"{source}:{line}" for key, line in document.lines.items()}
     layers.merge({key: value for key, value in document.values.items() if key != "extends"}, RECIPE, places)
-    layers.override(overrides, flags or {})
+    layers.override([parse_override(text) for text in overrides])
     return Composed(layers.values, layers.origins, layers.places, source)
 
 
-def compose_run(
-    run_dir: Path,
-    overrides: Sequence[str] = (),
-    *,
-    flags: Mapping[str, str | None] | None = None,
-    origins: Mapping[str, str] | None = None,
+def with_flags(
+    composed: Composed, *, data: Path | None = None, base: str | None = None, run_dir: Path | None = None
 ) -> Composed:
+    """Set what `--data`, `--base` and `--run-dir` stand for, literally; None is an option not given."""
+    flags = {"data.path": data, "base": base, "run_dir": run_dir}
+    given = {key: str(value) for key, value in flags.items() if value is not None}
+    for key in given:
+        if composed.origins.get(key) == COMMAND_LINE:
+            raise RecipeError(f"`{key}` is set by an option and by `{key}=...`", hint="give it once")
+    layers = _Layers(copy.deepcopy(composed.values), dict(composed.origins), dict(composed.places))
+    layers.override([(tuple(key.split(".")), value) for key, value in given.items()])
+    return Composed(layers.values, layers.origins, layers.places, composed.source)
+
+
+def compose_run(run_dir: Path, overrides: Sequence[str] = (), *, origins: Mapping[str, str]) -> Composed:
     """Read a run's resolved recipe again, for `resume`.
 
     `origins` are those that the run's plan.json holds, so that they survive; an override's is the command line.
     """
-    composed = compose(run_dir / RUN_RECIPE, overrides, flags=flags)
-    merged = {
-        key: (origins or {}).get(key, origin) if origin == RECIPE else origin
-        for key, origin in composed.origins.items()
-    }
+    composed = compose(run_dir / RUN_RECIPE, overrides)
+    merged = {key: origins.get(key, RECIPE) if origin == RECIPE else origin for key, origin in composed.origins.items()}
     return Composed(composed.values, merged, composed.places, composed.source)
 
 
@@ -126,10 +127,15 @@ def _extends(values: Mapping[str, Any], source: Path) -> list[str]:
 class _Layers:
     """What has been merged so far, each layer over the one before."""
 
-    def __init__(self) -> None:
-        self.values: dict[str, Any] = {}
-        self.origins: dict[str, str] = {}
-        self.places: dict[str, str] = {}
+    def __init__(
+        self,
+        values: dict[str, Any] | None = None,
+        origins: dict[str, str] | None = None,
+        places: dict[str, str] | None = None,
+    ) -> None:
+        self.values = values or {}
+        self.origins = origins or {}
+        self.places = places or {}
 
     def add_config(self, name: str, *, beside: Path) -> None:
         path = find_config(name, beside=beside)
@@ -139,17 +145,10 @@ class _Layers:
                 f"{path}:{document.lines['extends']}: a config cannot extend another",
                 hint="list both under the recipe's `extends`",
             )
-        origin = name if path.suffix and name.endswith(path.suffix) else f"configs/{name}"
+        origin = name if name.endswith(path.suffix) else f"configs/{name}"
         self.merge(document.values, origin, {key: f"{path}:{line}" for key, line in document.lines.items()})
 
-    def override(self, overrides: Sequence[str], flags: Mapping[str, str | None]) -> None:
-        parsed = [parse_override(text) for text in overrides]
-        for key, value in flags.items():
-            path = tuple(key.split("."))
-            if value is not None and any(path == other for other, _ in parsed):
-                raise RecipeError(f"`{key}` is set by an option and by `{key}=...`", hint="give it once")
-            if value is not None:
-                parsed.append((path, value))
+    def override(self, parsed: Sequence[tuple[tuple[str, ...], Any]]) -> None:
         given = {".".join(path) for path, _ in parsed}
         if both := [pair for pair in EITHER_OR.items() if given.issuperset(pair)]:
             raise RecipeError("give `{}` or `{}`, not both".format(*both[0]))
