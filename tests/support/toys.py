@@ -118,7 +118,7 @@ def make_run(
     """Assemble what `train_step` needs around a task."""
     config = optim or OptimConfig(lr=1e-2, weight_decay=0.01)
     table = build_groups(task.optimized(), task.named_parameters(), config)
-    optimizers = Optimizers.build(table, config, device=CPU, total_steps=total_steps, steps_per_epoch=10.0)
+    optimizers = Optimizers.build(table, total_steps=total_steps, steps_per_epoch=10.0)
     ema = None if ema_decay is None else Ema(task.exported(), decay=ema_decay, start_step=0, every=1)
     run = SimpleNamespace(
         device=CPU,

@@ -21,8 +21,8 @@ def finetune(
 
     A run starts from `base` weights with a fresh optimizer and counter. To go on with a run, use `ttstrain resume`.
     """
-    from ttstrain.config.compose import compose
-    from ttstrain.config.resolve import parse, with_flags
+    from ttstrain.config.compose import compose, with_flags
+    from ttstrain.config.resolve import parse
 
     composed = with_flags(compose(recipe, overrides or []), data=data, base=base, run_dir=run_dir)
     parse(composed)  # refuse a bad recipe before any process is started
@@ -35,7 +35,9 @@ def finetune(
     from ttstrain.engine.launch import launch, under_launcher
 
     if nproc > 1 and not under_launcher():
-        raise typer.Exit(launch(_arguments(recipe, overrides or [], data=data, base=base, run_dir=run_dir), nproc=nproc))
+        raise typer.Exit(
+            launch(_arguments(recipe, overrides or [], data=data, base=base, run_dir=run_dir), nproc=nproc)
+        )
 
     from ttstrain.engine.start import start
 

@@ -57,7 +57,7 @@ def _losses(run: Run, batches: Sequence[Batch]) -> dict[str, float]:
     generator = torch.Generator()
     sums: dict[str, Tensor] = {}
     weight = 0.0
-    with run.rng.preserved(), evaluating(run.task):
+    with run.rng.preserved(), run.optimizers.evaluating(), evaluating(run.task):
         for i, batch in enumerate(batches):
             if i % run.ranks.world_size != run.ranks.rank:
                 continue
@@ -92,7 +92,7 @@ def speak(run: Run, previews: Sequence[Preview], *, weights: str = "online") -> 
     averaged = run.ema is not None and weights == "ema"
     swap = run.ema.swapped_in(run.task.exported()) if run.ema is not None and averaged else nullcontext()
     distances: dict[str, float] = {}
-    with run.rng.preserved(), swap, evaluating(run.task):
+    with run.rng.preserved(), run.optimizers.evaluating(), swap, evaluating(run.task):
         for preview in previews:
             spoken = run.task.sample(preview.prompt)
             path = _write(spoken, folder / f"{preview.name}.wav")

@@ -112,13 +112,17 @@ class Guard:
         """Note that a whole step went well."""
         self._skips_in_a_row = 0
 
-    def decide(self, judgement: Judgement) -> Action:
-        """Choose between skipping this step and going back, after a refused update."""
+    def decide(self, judgement: Judgement, *, half_done: bool = False) -> Action:
+        """Choose between skipping this step and going back, after a refused update.
+
+        `half_done` says that another optimizer has stepped already: a generator and its discriminator only ever go
+        back together.
+        """
         if judgement == "overflow":
             return "skip"
         self.skipped += 1
         self._skips_in_a_row += 1
-        if judgement == "spike" or self._skips_in_a_row >= self._config.max_skips:
+        if half_done or judgement == "spike" or self._skips_in_a_row >= self._config.max_skips:
             return "rollback"
         return "skip"
 

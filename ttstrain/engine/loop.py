@@ -164,7 +164,7 @@ def _leave(run: Run, requested: str) -> None:
 def _recover(run: Run, report: StepReport, snapshots: Snapshots) -> None:
     """Skip the step or go back to the last good state; every rank decides alike, for what they judge is summed over ranks."""
     optimizer, verdict = next(iter(report.refused.items()))
-    action = run.guard.decide(verdict.judgement)
+    action = run.guard.decide(verdict.judgement, half_done=bool(report.stepped))
     if verdict.judgement == "overflow":
         return  # the loss scale has already been lowered
     failed_at = run.progress.step

@@ -43,6 +43,7 @@ class StepReport:
     group_norms: Mapping[str, float]  # "<optimizer>/<group>" -> norm before clipping; only when measured
     update_ratios: Mapping[str, float]  # "<optimizer>/<group>" -> |dw| / |w|; only when measured
     refused: Mapping[str, Verdict]  # optimizer -> why it did not step
+    stepped: Sequence[str]  # optimizers that did
     ids: Sequence[str]  # this rank's clips
     num_frames: int  # over all ranks, without padding
     num_padded: int
@@ -71,8 +72,8 @@ def train_step(run: Stepping, micro_batches: Sequence[Batch], *, measure: bool =
 
     Each loss is a mean over its micro-batch's `weight` units; it is scaled by that weight's share of the global batch, so
     that any split into micro-batches and ranks gives the gradient of one large batch. An update that the guard refuses
-    leaves its optimizer, and every later one of this step, untouched. `measure` adds the per-group figures that logging
-    wants and the update does not need.
+    leaves its optimizer, and every later one of this step, untouched; one that stepped before it has stepped, and the
+    report says so. `measure` adds the per-group figures that logging wants and the update does not need.
     """
     run.optimizers.set_lr(run.progress.step, factor=run.guard.lr_factor)
     lrs = run.optimizers.logged_lrs()
@@ -81,6 +82,7 @@ def train_step(run: Stepping, micro_batches: Sequence[Batch], *, measure: bool =
     total = counts[0]
     tally = _Tally()
     refused: dict[str, Verdict] = {}
+    stepped: list[str] = []
     grad_norms: dict[str, float] = {}
     measured = _Measured()
 
@@ -95,6 +97,8 @@ def train_step(run: Stepping, micro_batches: Sequence[Batch], *, measure: bool =
                 grad_norms[loss.updates] = verdict.grad_norm
                 if not verdict.good:
                     refused[loss.updates] = verdict
+                elif not refused:
+                    stepped.append(loss.updates)
 
     run.precision.settle(overflowed=any(verdict.judgement == "overflow" for verdict in refused.values()))
     if not refused:
@@ -115,6 +119,7 @@ def train_step(run: Stepping, micro_batches: Sequence[Batch], *, measure: bool =
         group_norms=measured.norms(),
         update_ratios=measured.ratios(),
         refused=refused,
+        stepped=stepped,
         ids=[clip for batch in batches for clip in batch.ids],
         num_frames=int(counts[1]),
         num_padded=int(counts[2]),
@@ -156,9 +161,10 @@ def _update(run: Stepping, name: str, tally: _Tally, *, measured: _Measured | No
     parameters = run.optimizers.params(name)
     run.ranks.sum_gradients(parameters)
     run.precision.unscale([parameter.grad for parameter in parameters if parameter.grad is not None])
+    norms = run.optimizers.norms(name)
     if measured is not None:
-        measured.group_norms.update({f"{name}/{group}": norm for group, norm in run.optimizers.grad_norms(name).items()})
-    norm = run.optimizers.clip(name)
+        measured.group_norms.update({f"{name}/{group}": norm for group, norm in norms.groups.items()})
+    norm = run.optimizers.clip(name, norms=norms)
     loss = tally.by_optimizer[name] if run.ranks.alone else run.ranks.sum(tally.by_optimizer[name].clone())
     loss_value, norm_value = torch.stack([loss, norm.to(loss)]).tolist()
     verdict = run.guard.judge(

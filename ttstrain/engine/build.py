@@ -1,0 +1,195 @@
+"""From a plan to a live run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ttstrain import families
+from ttstrain.checkpoint.store import CheckpointStore
+from ttstrain.config.plan import Plan
+from ttstrain.config.recipe import Recipe
+from ttstrain.data.audio import read_clip
+from ttstrain.data.cache import FeatureCache
+from ttstrain.data.loader import Loader
+from ttstrain.data.manifest import Clip
+from ttstrain.engine import checkpointing, early_stop, snapshot
+from ttstrain.engine.best import Best
+from ttstrain.engine.distributed import Ranks
+from ttstrain.engine.evaluate import Preview
+from ttstrain.engine.guard import Guard
+from ttstrain.engine.loop import HeldOut
+from ttstrain.engine.precision import Precision, choose
+from ttstrain.engine.rng import Rng
+from ttstrain.engine.run import Run
+from ttstrain.engine.snapshot import Snapshots
+from ttstrain.errors import RecipeError
+from ttstrain.optim.ema import Ema
+from ttstrain.optim.groups import build_groups
+from ttstrain.optim.optimizers import Optimizers
+from ttstrain.state import Progress, TrainState
+from ttstrain.task import Audio, Prompt, TaskData
+from ttstrain.tracking.tracker import Trackers
+
+REFERENCE_S = (2.0, 10.0)  # a voice is recognisable in 2 s, and a longer prompt only costs time
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Data that is ready to be trained on."""
+
+    train: Sequence[Clip]
+    held_out: Sequence[Clip]
+    task_data: TaskData
+    cache: FeatureCache
+
+
+def choose_device(name: str, *, local_rank: int = 0) -> torch.device:
+    """Resolve `auto` to this process's GPU, or to the CPU where there is none."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise RecipeError(f"unknown device `{name}`", hint="use `auto`, `cpu`, `cuda` or `cuda:N`") from error
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise RecipeError(f"`train.device={name}` but no GPU can be used", hint="see `ttstrain env`; or use `cpu`")
+        device = torch.device("cuda", local_rank if device.index is None else device.index)
+        torch.cuda.set_device(device)
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+    return device
+
+
+def build(
+    plan: Plan, prepared: Prepared, *, folder: Path, device: torch.device, ranks: Ranks, trackers: Trackers
+) -> Run:
+    """Make every live part of a run; weights are fresh, the step is 0."""
+    recipe = plan.recipe
+    spec = families.find_task(recipe.task)
+    rng = Rng(device)
+    rng.seed(recipe.train.seed)  # alike on every rank while weights are drawn
+    task = spec.load_task()(spec.config.model_validate(recipe.model)).to(device)
+    table = build_groups(task.optimized(), task.named_parameters(), recipe.optim)
+    optimizers = Optimizers.build(table, total_steps=plan.steps, steps_per_epoch=plan.steps_per_epoch)
+    ema = None
+    if plan.ema_decay is not None:
+        ema = Ema(task.exported(), decay=plan.ema_decay, start_step=recipe.ema.start_step, every=recipe.ema.every)
+    loader = Loader(
+        prepared.cache,
+        prepared.train,
+        prepared.task_data,
+        batch_frames=recipe.data.batch_frames,
+        max_clips=recipe.data.max_clips,
+        seed=recipe.train.seed,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        workers=recipe.data.workers,
+        device=device,
+    )
+    precision = Precision(choose(recipe.train.precision, device), device)
+    guard, progress, best = Guard(recipe.guard), Progress(), Best(recipe.checkpoint.best)
+    stop = None
+    if recipe.train.early_stop is not None:
+        stop = early_stop.EarlyStop(recipe.train.early_stop)
+    parts: dict[str, Any] = {
+        "task": task,
+        "optimizers": optimizers,
+        "precision": precision,
+        "guard": guard,
+        "progress": progress,
+        "best": best,
+        "loader": loader,
+        "rng": rng,
+    }
+    if ema is not None:
+        parts["ema"] = ema
+    if stop is not None:
+        parts["early_stop"] = stop
+    rng.seed(recipe.train.seed, rank=ranks.rank)
+    return Run(
+        plan=plan,
+        folder=folder,
+        device=device,
+        ranks=ranks,
+        task=task,
+        loader=loader,
+        optimizers=optimizers,
+        ema=ema,
+        precision=precision,
+        guard=guard,
+        rng=rng,
+        early_stop=stop,
+        best=best,
+        progress=progress,
+        state=TrainState(**parts),
+        store=CheckpointStore(
+            folder,
+            keep_last=recipe.checkpoint.keep_last,
+            keep_every=recipe.checkpoint.keep_every,
+            background=recipe.checkpoint.background,
+        ),
+        trackers=trackers,
+    )
+
+
+def hold_out(run: Run, prepared: Prepared) -> HeldOut:
+    """Collate the held-out clips once, and choose what is spoken."""
+    recipe = run.plan.recipe
+    clips = list(prepared.held_out)[: recipe.eval.max_clips] if run.plan.eval_every is not None else []
+    previews: list[Preview] = []
+    if run.plan.sample_every is not None and run.ranks.main:
+        previews = choose_previews(recipe, prepared)
+    return HeldOut(batches=list(run.loader.eval_batches(clips)), previews=previews)
+
+
+def choose_previews(recipe: Recipe, prepared: Prepared) -> list[Preview]:
+    """Speak the recipe's texts, or held-out sentences in place of their recordings, each after another clip's voice."""
+    everything = [*prepared.held_out, *prepared.train]
+    if recipe.sample.texts:
+        reference = _reference(everything, apart_from=None)
+        return [
+            Preview(f"text-{i + 1}", _prompt(text, reference, prepared)) for i, text in enumerate(recipe.sample.texts)
+        ]
+    previews = []
+    for clip in list(prepared.held_out)[: recipe.sample.count]:
+        prompt = _prompt(clip.text, _reference(everything, apart_from=clip), prepared, duration_s=clip.duration_s)
+        recorded = prepared.task_data.reference(prepared.cache.get(clip))
+        previews.append(Preview(_file_name(clip.id), prompt, recorded))
+    return previews
+
+
+def _reference(clips: Sequence[Clip], *, apart_from: Clip | None) -> Clip | None:
+    """Choose the voice to speak with: the first clip of a handy length, by the same speaker where there is one."""
+    others = [clip for clip in clips if apart_from is None or clip.id != apart_from.id]
+    same = [clip for clip in others if apart_from is not None and clip.speaker == apart_from.speaker]
+    low, high = REFERENCE_S
+    for pool in (same, others):
+        for clip in pool:
+            if low <= clip.duration_s <= high:
+                return clip
+    return next(iter(same or others), None)
+
+
+def _prompt(text: str, reference: Clip | None, prepared: Prepared, *, duration_s: float | None = None) -> Prompt:
+    if reference is None:
+        return Prompt(text=text, duration_s=duration_s)
+    rate = prepared.task_data.sample_rate
+    audio = Audio(read_clip(reference, rate), rate)
+    return Prompt(text=text, reference=audio, reference_text=reference.text, duration_s=duration_s)
+
+
+def _file_name(clip_id: str) -> str:
+    """Make an id safe as a file name."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in clip_id).strip(".") or "clip"
+
+
+def make_snapshots(run: Run) -> Snapshots:
+    """Choose where the last good state is held."""
+    folder = run.folder / f"snapshot-rank-{run.ranks.rank}"
+    return snapshot.make(run.plan.recipe.guard.snapshot, folder=folder, meta=checkpointing.describe(run, metrics={}))
