@@ -46,8 +46,8 @@ class Ema:
         module: nn.Module,
         *,
         decay: float,
-        start_step: int = 0,
-        every: int = 1,
+        start_step: int,
+        every: int,
         decay_at: Callable[[int], float] | None = None,
     ) -> None:
         """Start from a copy of the weights. `decay_at` replaces the law of `Ema.decay_at` with another."""

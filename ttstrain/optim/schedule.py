@@ -35,6 +35,7 @@ def lr_at(schedule: Schedule, *, step: int, base_lr: float, total_steps: int, st
     `steps_per_epoch` matters to `exponential` only. Raises RecipeError when the schedule does not fit the run.
     """
     warmup = warmup_length(schedule, total_steps)
+    _check_fit(schedule, warmup=warmup, total=total_steps, base_lr=base_lr)
     if isinstance(schedule, F5Linear):
         return base_lr * _f5_linear(step, warmup=warmup, total=total_steps, start=schedule.warmup_start)
     if step < warmup:
@@ -51,7 +52,7 @@ def lr_at(schedule: Schedule, *, step: int, base_lr: float, total_steps: int, st
         case CosineRestarts():
             return _cosine_restarts(schedule, step - warmup, base_lr)
         case WarmupStableDecay():
-            factor = _stable_decay(schedule, step, warmup=warmup, total=total_steps)
+            factor = _stable_decay(schedule, step, total=total_steps)
         case Exponential(gamma=gamma):
             factor = gamma ** (_epoch(step, steps_per_epoch) - _epoch(warmup, steps_per_epoch))
     return base_lr * factor
@@ -82,6 +83,22 @@ def curve(
     ]
 
 
+def _check_fit(schedule: Schedule, *, warmup: int, total: int, base_lr: float) -> None:
+    """Refuse what could only be a mistake, at every step alike."""
+    if isinstance(schedule, CosineRestarts) and schedule.eta_min > base_lr:
+        raise RecipeError(
+            f"`eta_min` {schedule.eta_min:g} of schedule `cosine_restarts` is above the group's peak LR {base_lr:g}",
+            hint="lower `eta_min`, or give the group a schedule of its own",
+        )
+    if isinstance(schedule, WarmupStableDecay):
+        decay = _steps(schedule.decay_steps, total)
+        if decay and warmup + decay > total:
+            raise RecipeError(
+                f"schedule `wsd` needs {warmup} steps of warmup and {decay} of decay, but the run has {total}",
+                hint="lower `warmup_steps` or `decay_steps`, or train longer",
+            )
+
+
 def _steps(steps_or_share: float, total_steps: int) -> int:
     """A whole number is steps, a fraction a share of the run, rounded down."""
     if isinstance(steps_or_share, int):
@@ -102,11 +119,6 @@ def _half_cosine(done: float) -> float:
 
 def _cosine_restarts(schedule: CosineRestarts, position: int, base_lr: float) -> float:
     """SGDR (arXiv 1608.03983) with the argument names of torch's CosineAnnealingWarmRestarts."""
-    if schedule.eta_min > base_lr:
-        raise RecipeError(
-            f"`eta_min` {schedule.eta_min:g} of schedule `cosine_restarts` is above the group's peak LR {base_lr:g}",
-            hint="lower `eta_min`, or give the group a schedule of its own",
-        )
     length = schedule.t_0
     if schedule.t_mult == 1:
         position %= length
@@ -116,13 +128,8 @@ def _cosine_restarts(schedule: CosineRestarts, position: int, base_lr: float) ->
     return schedule.eta_min + (base_lr - schedule.eta_min) * _half_cosine(position / length)
 
 
-def _stable_decay(schedule: WarmupStableDecay, step: int, *, warmup: int, total: int) -> float:
+def _stable_decay(schedule: WarmupStableDecay, step: int, *, total: int) -> float:
     decay_steps = _steps(schedule.decay_steps, total)
-    if decay_steps and warmup + decay_steps > total:
-        raise RecipeError(
-            f"schedule `wsd` needs {warmup} steps of warmup and {decay_steps} of decay, but the run has {total}",
-            hint="lower `warmup_steps` or `decay_steps`, or train longer",
-        )
     into_decay = step - (total - decay_steps) + 1  # the first decaying update is already below the peak
     if into_decay <= 0:
         return 1.0
