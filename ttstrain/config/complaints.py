@@ -1,0 +1,133 @@
+"""Say what is wrong with a recipe in its own words: the dotted key, where it is written, the nearest known key."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from ttstrain.errors import RecipeError
+
+
+def complaint(
+    error: ValidationError,
+    *,
+    values: Mapping[str, Any],
+    places: Mapping[str, str],
+    known: Sequence[str],
+    at: tuple[str, ...] = (),
+) -> RecipeError:
+    """Turn pydantic's findings into one error.
+
+    `values` is what was validated and lies at the dotted prefix `at` of the recipe; `known` are the dotted keys of the
+    whole recipe. The hint is the first finding's.
+    """
+    findings: dict[str, list[Any]] = {}
+    for detail in error.errors():
+        findings.setdefault(".".join([*at, *_path(detail["loc"], values)]), []).append(detail)
+    lines = [f"{_place(key, places)}{_what(key, details)}" for key, details in findings.items()]
+    return RecipeError("\n       ".join(lines), hint=_hint(*next(iter(findings.items())), known=known))
+
+
+def known_keys(schema: type[BaseModel], at: str = "") -> list[str]:
+    """List every dotted key of a schema, sections included; elements of lists and free names are written `*`."""
+    keys: list[str] = []
+    for name, info in schema.model_fields.items():
+        dotted = f"{at}.{name}" if at else name
+        keys.append(dotted)
+        for section, suffix in _sections(info.annotation):
+            keys += [key for key in known_keys(section, dotted + suffix) if key not in keys]
+    return keys
+
+
+def _sections(annotation: Any) -> Iterator[tuple[type[BaseModel], str]]:
+    """Find the sections inside a type, with `.*` for those that lie in a list or a mapping."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        yield from _sections(get_args(annotation)[0])
+    elif origin in (Union, types.UnionType):
+        for option in get_args(annotation):
+            yield from _sections(option)
+    elif origin in (list, dict):
+        yield from ((section, f".*{suffix}") for section, suffix in _sections(get_args(annotation)[-1]))
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation, ""
+
+
+def _path(loc: tuple[int | str, ...], values: Any) -> list[str]:
+    """Follow pydantic's location through the values, leaving out its names for the options of a union."""
+    path: list[str] = []
+    for position, part in enumerate(loc):
+        children = dict(enumerate(values)) if isinstance(values, list | tuple) else values
+        if not isinstance(children, Mapping):
+            break
+        if part in children:
+            values = children[part]
+        elif position < len(loc) - 1:  # the last part may name a key that is missing
+            continue
+        path.append(str(part))
+    return path
+
+
+def _place(key: str, places: Mapping[str, str]) -> str:
+    while key and key not in places:
+        key = key.rpartition(".")[0]
+    return f"{places[key]}: " if key else ""
+
+
+def _what(key: str, details: Sequence[Any]) -> str:
+    detail = details[0]
+    if detail["type"] == "extra_forbidden":
+        return f"unknown key `{key}`"
+    if detail["type"] == "missing":
+        return f"`{key}` is missing"
+    if detail["type"] == "model_type":
+        return f"`{key}` is a section with keys of its own, not `{_shown(detail['input'])}`"
+    if detail["type"] == "union_tag_invalid":
+        return f"`{key}.kind` is `{detail['ctx']['tag']}`: expected one of {detail['ctx']['expected_tags']}"
+    if detail["type"] == "value_error":
+        return f"`{key}`: {detail['ctx']['error']}" if key else str(detail["ctx"]["error"])
+    wanted = dict.fromkeys(str(detail["msg"]).removeprefix("Input ").replace("'", "`") for detail in details)
+    return f"`{key}` is `{_shown(detail['input'])}`: it {', or '.join(wanted)}"
+
+
+def _shown(value: Any) -> str:
+    """Write a value as a recipe does."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _hint(key: str, details: Sequence[Any], *, known: Sequence[str]) -> str | None:
+    kind = details[0]["type"]
+    if kind == "missing" and key == "task":
+        return "say what to train, such as `task: flow`"
+    if kind == "model_type" and details[0]["input"] is None:
+        return "give it keys, or remove the empty line"
+    if kind != "extra_forbidden":
+        return None
+    if near := nearest_key(key, known):
+        return f"did you mean `{near}`?"
+    return "`ttstrain schema` lists the keys"
+
+
+def nearest_key(key: str, known: Sequence[str]) -> str | None:
+    """Find the known key that the writer of `key` may have meant: a sibling first, then anywhere by its last name."""
+    parent, _, name = key.rpartition(".")
+    siblings = {other.rpartition(".")[2]: other for other in known if _like(other.rpartition(".")[0], parent)}
+    if near := difflib.get_close_matches(name, siblings, n=1, cutoff=0.75):
+        return f"{parent}.{near[0]}" if parent else near[0]
+    below = [other for other in known if other.rpartition(".")[2] == name]
+    if below:
+        return below[0]
+    elsewhere = difflib.get_close_matches(name, {other.rpartition(".")[2] for other in known}, n=1, cutoff=0.6)
+    return next((other for other in known if other.rpartition(".")[2] == elsewhere[0]), None) if elsewhere else None
+
+
+def _like(pattern: str, key: str) -> bool:
+    """Compare dotted keys, `*` standing for any one name."""
+    ours, theirs = pattern.split("."), key.split(".")
+    return len(ours) == len(theirs) and all(our in ("*", their) for our, their in zip(ours, theirs, strict=True))

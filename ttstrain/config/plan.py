@@ -1,0 +1,127 @@
+"""A plan: what a run will do, decided before it does it. Frozen, and made without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ttstrain.config.recipe import Recipe, Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class DataFacts:
+    """What the audit found, as far as a plan depends on it."""
+
+    num_clips: int  # training clips that a micro-batch can hold
+    hours: float  # of those clips
+    num_holdout: int
+    skipped: Mapping[str, int]  # reason -> rows left out
+    fixed: Mapping[str, int]  # note -> rows repaired
+    frames: tuple[int, ...]  # lengths of all training clips, those that no micro-batch can hold included
+    batches_per_epoch: int  # micro-batches, over all processes
+    padding_share: float
+    overlong: tuple[str, ...] = ()  # ids of the clips that no micro-batch can hold
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPlan:
+    """A layer of the optimizer as the recipe's rules define it; how many parameters it holds, the model decides."""
+
+    optimizer: str
+    name: str
+    lr: float  # peak
+    weight_decay: float
+    schedule: Schedule
+    frozen: bool | tuple[int, int] = False  # for good, or in steps [from, to)
+    layer_decay: float | None = None  # the LR falls by this factor per layer, from the last to the first
+
+    @property
+    def key(self) -> str:
+        """How logs call the group."""
+        return f"{self.optimizer}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A recipe with everything decided that the data and the number of processes decide."""
+
+    recipe: Recipe
+    origins: Mapping[str, str]  # dotted leaf -> "default" | "configs/..." | "recipe" | "command line"
+    name: str
+    steps: int
+    steps_per_epoch: float
+    warmup_steps: int  # of the run's schedule; a group may have its own
+    eval_every: int | None
+    sample_every: int | None
+    save_every: int
+    snapshot_every: int
+    ema_decay: float | None
+    ema_horizon: int | None  # steps
+    groups: tuple[GroupPlan, ...]
+    facts: DataFacts
+    world_size: int
+    num_parameters: int
+    memory: Mapping[str, int]  # bytes per part; all but `snapshot` on the device, activations not included
+    disk_bytes: int  # of the checkpoints that are kept
+    num_checkpoints: int  # of those
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes on the device, activations not included."""
+        return sum(size for part, size in self.memory.items() if part != "snapshot")
+
+    @property
+    def epochs(self) -> float:
+        return self.steps / self.steps_per_epoch
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        facts = self.facts
+        lengths = sorted(facts.frames)
+        return {
+            "name": self.name,
+            "recipe": self.recipe.model_dump(mode="json"),
+            "origins": dict(self.origins),
+            "steps": self.steps,
+            "epochs": self.epochs,
+            "steps_per_epoch": self.steps_per_epoch,
+            "warmup_steps": self.warmup_steps,
+            "eval_every": self.eval_every,
+            "sample_every": self.sample_every,
+            "save_every": self.save_every,
+            "snapshot_every": self.snapshot_every,
+            "ema_decay": self.ema_decay,
+            "ema_horizon": self.ema_horizon,
+            "groups": [
+                {
+                    "optimizer": group.optimizer,
+                    "name": group.name,
+                    "lr": group.lr,
+                    "weight_decay": group.weight_decay,
+                    "schedule": group.schedule.model_dump(mode="json"),
+                    "frozen": list(group.frozen) if isinstance(group.frozen, tuple) else group.frozen,
+                    "layer_decay": group.layer_decay,
+                }
+                for group in self.groups
+            ],
+            "data": {
+                "num_clips": facts.num_clips,
+                "hours": facts.hours,
+                "num_holdout": facts.num_holdout,
+                "skipped": dict(facts.skipped),
+                "fixed": dict(facts.fixed),
+                "shortest_frames": lengths[0],
+                "median_frames": lengths[len(lengths) // 2],
+                "longest_frames": lengths[-1],
+                "batches_per_epoch": facts.batches_per_epoch,
+                "padding_share": facts.padding_share,
+                "overlong": list(facts.overlong),
+            },
+            "world_size": self.world_size,
+            "num_parameters": self.num_parameters,
+            "memory": dict(self.memory),
+            "memory_bytes": self.memory_bytes,
+            "disk_bytes": self.disk_bytes,
+            "num_checkpoints": self.num_checkpoints,
+        }

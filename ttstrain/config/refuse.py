@@ -1,0 +1,180 @@
+"""Refuse a run that cannot go well, before it starts, with the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ttstrain.config.plan import DataFacts, GroupPlan, Plan
+from ttstrain.config.recipe import CosineRestarts, Exponential, F5Linear, OptimConfig, Recipe, Schedule
+from ttstrain.errors import DataError, RecipeError
+from ttstrain.optim.schedule import lr_at, warmup_length
+
+LR_FLOOR = 1e-3  # of the peak: below it nothing is learnt
+FLOOR_SHARE = 0.05  # of the run may train below the floor: a cosine to zero spends 2 % there, as it should
+CURVE_POINTS = 2000  # updates looked at; enough to measure a share of a long run
+
+
+def check_read(recipe: Recipe, origins: Mapping[str, str]) -> None:
+    """Refuse settings that this run would not read."""
+    optim = recipe.optim
+    kinds = {optim.kind, *(override.kind for override in optim.optimizers.values())}
+    if _is_set("optim.momentum", origins) and optim.momentum != OptimConfig().momentum and not kinds & {"sgd", "muon"}:
+        raise RecipeError(
+            f"`optim.momentum` is not read by `optim.kind: {optim.kind}`",
+            hint="drop it, or choose `optim.kind=sgd` or `optim.kind=muon`",
+        )
+    if recipe.eval.every is not None:
+        return
+    if recipe.checkpoint.best is not None and _is_set("checkpoint.best", origins):
+        raise RecipeError(
+            "`checkpoint.best` needs evaluations, and `eval.every` is null", hint="set `eval.every=auto`, or drop one"
+        )
+    if recipe.train.early_stop is not None:
+        raise RecipeError(
+            "`train.early_stop` needs evaluations, and `eval.every` is null", hint="set `eval.every=auto`, or drop one"
+        )
+
+
+def check_data(recipe: Recipe, facts: DataFacts) -> None:
+    """Refuse data that make no micro-batch, and evaluations without held-out clips."""
+    if not facts.frames:
+        why = ", ".join(f"{count} {reason}" for reason, count in facts.skipped.items())
+        raise DataError(
+            "no clip is left to train on" + (f": skipped {why}" if why else ""),
+            hint="`ttstrain prepare` says what is wrong with each row; at least 2 clips are needed for a held-out one",
+        )
+    budget = recipe.data.batch_frames
+    if facts.batches_per_epoch == 0:
+        raise RecipeError(
+            f"zero steps: `data.batch_frames` is {budget:,}, and the shortest clip has {min(facts.frames):,} frames",
+            hint=f"`data.batch_frames={max(facts.frames)}` holds every clip",
+        )
+    if facts.num_holdout == 0 and isinstance(recipe.eval.every, int):
+        raise RecipeError("`eval.every` is set, but no clip is held out", hint="set `data.holdout`, or add clips")
+    if facts.num_holdout == 0 and recipe.train.early_stop is not None:
+        raise RecipeError("`train.early_stop` is set, but no clip is held out", hint="set `data.holdout`, or add clips")
+
+
+def check_plan(plan: Plan) -> None:
+    """Refuse a plan whose learning rate or average cannot do what it is for."""
+    for group in plan.groups:
+        if group.frozen is True:
+            continue
+        if isinstance(group.frozen, tuple) and group.frozen[0] >= plan.steps:
+            raise RecipeError(
+                f"group `{group.name}` is frozen from step {group.frozen[0]:,}, but the run has {plan.steps:,} steps",
+                hint="a rule that does nothing is refused: lower `frozen`, or drop it",
+            )
+        _check_warmup(group, plan)
+        _check_floor(group, plan)
+    _check_ema(plan)
+
+
+def check_resume(plan: Plan, step: int) -> None:
+    """Refuse to go on at `step` when the schedule has ended there, or when all that is left of it is its floor.
+
+    Raises RecipeError with the LR that would be used and the three ways out.
+    """
+    left = range(step, plan.steps)
+    if left and any(not _all_below_floor(group, plan, first=step) for group in _trained(plan)):
+        return
+    lrs = ", ".join(f"{_lr(group, plan, step):.3g} for `{group.key}`" for group in _trained(plan))
+    ended = (
+        f"its schedule has {plan.steps:,} steps and the run is at step {step:,}"
+        if not left
+        else f"from step {step:,} on its schedule stays below {LR_FLOOR:g} of the peak"
+    )
+    more = max(2 * plan.steps, step + plan.steps)
+    raise RecipeError(
+        f"this run has ended: {ended}; the next update would use LR {lrs}",
+        hint=(
+            "three ways on: `--reset-step` starts the schedule again and keeps weights and moments; "
+            f"`train.steps={more}` plans a longer run; "
+            f"`train.steps={more} optim.schedule.kind=constant` goes on at the peak LR"
+        ),
+    )
+
+
+def _check_warmup(group: GroupPlan, plan: Plan) -> None:
+    warmup = warmup_length(group.schedule, plan.steps)
+    key = _schedule_key(group, plan)
+    if isinstance(group.schedule, F5Linear) and warmup == 0:
+        raise RecipeError(
+            f"`{key}.kind: f5_linear` without warmup never leaves {group.schedule.warmup_start:g} of the peak LR",
+            hint=f"set `{key}.warmup_steps=auto`",
+        )
+    if warmup >= plan.steps and warmup > 0:
+        raise RecipeError(
+            f"the warmup of group `{group.key}` takes {warmup:,} steps and the run has {plan.steps:,}: "
+            f"the LR never reaches its peak of {group.lr:g}",
+            hint=f"`{key}.warmup_steps=auto` warms up for 5 % of the run; or train longer, `train.steps={10 * warmup}`",
+        )
+
+
+def _check_floor(group: GroupPlan, plan: Plan) -> None:
+    stride = max(plan.steps // CURVE_POINTS, 1)
+    steps = range(warmup_length(group.schedule, plan.steps), plan.steps, stride)
+    below = [step for step in steps if _lr(group, plan, step) < LR_FLOOR * group.lr]
+    if len(below) * stride <= FLOOR_SHARE * plan.steps or len(below) == 1:
+        return
+    key = _schedule_key(group, plan)
+    raise RecipeError(
+        f"from step {below[0]:,} of {plan.steps:,} on, group `{group.key}` would train below {LR_FLOOR:g} of its "
+        f"peak LR of {group.lr:g}",
+        hint=f"{_raise_floor(group.schedule, key)}, or train for fewer steps",
+    )
+
+
+def _check_ema(plan: Plan) -> None:
+    if plan.ema_horizon is None:
+        return
+    start = plan.recipe.ema.start_step
+    if start >= plan.steps:
+        raise RecipeError(
+            f"the average starts at step {start:,}, but the run has {plan.steps:,} steps",
+            hint="lower `ema.start_step`, or set `ema.enabled=false`",
+        )
+    if plan.ema_horizon > plan.steps - start:
+        raise RecipeError(
+            f"`ema.decay` {plan.ema_decay:g} averages over {plan.ema_horizon:,} steps, but the run has "
+            f"{plan.steps - start:,}: the average would stay near the base weights",
+            hint="`ema.decay=auto` averages over a tenth of the run",
+        )
+
+
+def _raise_floor(schedule: Schedule, key: str) -> str:
+    if isinstance(schedule, Exponential):
+        return f"raise `{key}.gamma`"
+    if isinstance(schedule, CosineRestarts):
+        return f"raise `{key}.eta_min`"
+    return (
+        f"raise `{key}.end_factor`" if "end_factor" in type(schedule).model_fields else f"choose another `{key}.kind`"
+    )
+
+
+def _schedule_key(group: GroupPlan, plan: Plan) -> str:
+    """Name the recipe's key that holds the group's schedule."""
+    names = [rule.name for rule in plan.recipe.optim.groups if rule.schedule is not None]
+    if group.name not in names:
+        return "optim.schedule"
+    index = [rule.name for rule in plan.recipe.optim.groups].index(group.name)
+    return f"optim.groups.{index}.schedule"
+
+
+def _trained(plan: Plan) -> list[GroupPlan]:
+    return [group for group in plan.groups if group.frozen is not True]
+
+
+def _all_below_floor(group: GroupPlan, plan: Plan, *, first: int) -> bool:
+    stride = max((plan.steps - first) // CURVE_POINTS, 1)
+    return all(_lr(group, plan, step) < LR_FLOOR * group.lr for step in range(first, plan.steps, stride))
+
+
+def _lr(group: GroupPlan, plan: Plan, step: int) -> float:
+    return lr_at(
+        group.schedule, step=step, base_lr=group.lr, total_steps=plan.steps, steps_per_epoch=plan.steps_per_epoch
+    )
+
+
+def _is_set(key: str, origins: Mapping[str, str]) -> bool:
+    return origins.get(key, "default") != "default"

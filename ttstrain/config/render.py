@@ -1,0 +1,260 @@
+"""Show a plan: one screen for people, a resolved recipe for the run's folder."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ttstrain.config.emit import emit, scalar
+from ttstrain.config.plan import GroupPlan, Plan
+from ttstrain.config.recipe import Schedule
+from ttstrain.optim.schedule import curve, lr_at, warmup_length
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WIDTH = 80
+LABEL = 10  # columns of the labels at the left
+CURVE_WIDTH, CURVE_HEIGHT = 58, 4
+SHOWN_ABOVE = ("task", "base", "data.path")
+BLOCKS = " ▁▂▃▄▅▆▇█"
+
+
+def render_plan(plan: Plan, console: Console) -> None:
+    """Print the plan as one screen of 80 columns."""
+    from rich.text import Text
+
+    for line in plan_lines(plan):
+        label, rest = line[:LABEL], line[LABEL:]
+        if label.strip() == "note":
+            console.print(Text(line, style="yellow"), soft_wrap=True)
+        else:
+            console.print(Text.assemble((label, "bold cyan"), rest), soft_wrap=True)
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """Return the plan as plain lines of at most 80 columns."""
+    base = plan.recipe.base or "FROM SCRATCH"
+    title = f"{plan.name} · {plan.recipe.task} · {_count(plan.num_parameters)} parameters · {base}"
+    return [
+        *_wrap("plan", title),
+        *_data_lines(plan),
+        *_run_lines(plan),
+        *_lr_lines(plan),
+        *_wrap("ema", _ema(plan)),
+        *_cost_lines(plan),
+        *_origin_lines(plan),
+        *(line for note in notes(plan) for line in _wrap("note", note)),
+    ]
+
+
+def recipe_yaml(plan: Plan) -> str:
+    """Return the resolved recipe with every value's origin as a comment; `parse` reads it back.
+
+    The length of the run becomes a number of steps, since it may depend on the data; what else is `auto` stays so, and
+    follows when a resume changes the number of steps.
+    """
+    values = plan.recipe.model_dump(mode="json")
+    values["train"] |= {"steps": plan.steps, "epochs": None}
+    return (
+        f"# The resolved recipe of {plan.name}: every value, and where it comes from.\n"
+        "# `ttstrain resume` on this folder reads it.\n" + emit(values, lambda key: _origin_remark(plan, key))
+    )
+
+
+def notes(plan: Plan) -> Iterator[str]:
+    """Yield what a person should look at before starting."""
+    if plan.recipe.base is None:
+        yield "training FROM SCRATCH: no `base` weights are given."
+    if plan.facts.overlong:
+        count, budget = len(plan.facts.overlong), plan.recipe.data.batch_frames
+        yield (
+            f"{count} clips are longer than `data.batch_frames` {budget:,} and are left out: "
+            f"{_some(plan.facts.overlong)}. `data.batch_frames={max(plan.facts.frames)}` holds them."
+        )
+    if plan.steps_per_epoch < 1:
+        yield "a step takes more than the whole data: lower `train.accumulate`, or expect the same clips in every step."
+    if plan.eval_every is None:
+        yield "no evaluation: nothing will tell whether the run learns or overfits."
+    elif plan.eval_every > plan.steps:
+        yield f"`eval.every` {plan.eval_every:,} exceeds the run: it is evaluated at the end only."
+    if plan.ema_horizon is not None and plan.ema_decay is not None:
+        reached = round(9 * plan.ema_horizon)  # where the warm-up (1 + n) / (10 + n) meets the decay
+        if reached > plan.steps * 1.05:
+            yield f"the average is still warming up when the run ends: `ema.decay` is reached at step {reached:,}."
+
+
+def _data_lines(plan: Plan) -> list[str]:
+    facts = plan.facts
+    lengths = sorted(facts.frames)
+    time = f"{facts.hours:.2f} h" if facts.hours >= 1 else f"{60 * facts.hours:.1f} min"
+    counts = [f"{facts.num_clips:,} clips, {time}", f"{facts.num_holdout} held out"]
+    counts += [f"{sum(facts.skipped.values())} skipped", f"{sum(facts.fixed.values())} repaired"]
+    lines = _wrap("data", f"{plan.recipe.data.path} · {' · '.join(counts)}")
+    for name, reasons in (("skipped", facts.skipped), ("repaired", facts.fixed)):
+        if reasons:
+            lines += _wrap("", f"{name}: " + ", ".join(f"{count} {reason}" for reason, count in reasons.items()))
+    return lines + _wrap(
+        "",
+        f"{lengths[0]:,} to {lengths[-1]:,} frames a clip, median {lengths[len(lengths) // 2]:,} · "
+        f"{100 * facts.padding_share:.1f} % of each micro-batch is padding",
+    )
+
+
+def _run_lines(plan: Plan) -> list[str]:
+    train = plan.recipe.train
+    pieces = train.accumulate * plan.world_size
+    frames = pieces * plan.recipe.data.batch_frames
+    made = f"accumulate {train.accumulate}" + (f" × {plan.world_size} processes" if plan.world_size > 1 else "")
+    events = [("evaluate", plan.eval_every), ("speak", plan.sample_every), ("save", plan.save_every)]
+    every = " · ".join(f"{name} every {steps:,}" for name, steps in events if steps is not None)
+    return [
+        *_wrap("run", f"{plan.steps:,} steps = {plan.epochs:.1f} epochs of {plan.steps_per_epoch:.1f} steps"),
+        *_wrap("", f"a step is at most {frames:,} frames, padding included ({made})"),
+        *_wrap("", f"{every} · snapshot every {plan.snapshot_every:,}"),
+    ]
+
+
+def _lr_lines(plan: Plan) -> list[str]:
+    width = max(len(group.key) for group in plan.groups)
+    lines = [f"{'lr':{LABEL}}{'group':{width}}  {'first':>8}  {'peak':>8}  {'last':>8}  {'decay':>6}  schedule"]
+    for group in plan.groups:
+        columns, *remarks = _lr_row(group, plan)
+        row = f"{'':{LABEL}}{group.key:{width}}  {columns}"
+        for remark in remarks:
+            if len(row) + len(remark) + 2 > WIDTH:
+                lines.append(row)
+                row = f"{'':{LABEL + 4}}{remark}"
+            else:
+                row += f", {remark}"
+        lines.append(row)
+    schedules = {group.schedule.model_dump_json(): group.schedule for group in plan.groups if group.frozen is not True}
+    for schedule in schedules.values():
+        lines += _curve_lines(schedule, plan, alone=len(schedules) == 1)
+    return lines
+
+
+def _lr_row(group: GroupPlan, plan: Plan) -> list[str]:
+    """Return the columns of a group's row, and what is to be said besides."""
+    if group.frozen is True:
+        return [f"{'frozen':>8}"]
+    lrs = "  ".join(f"{lr:8.2e}" for lr in (_lr(group, plan, 0), group.lr, _lr(group, plan, plan.steps - 1)))
+    remarks = [] if group.layer_decay is None else [f"× {group.layer_decay:g} per layer"]
+    if isinstance(group.frozen, tuple):
+        remarks.append(f"frozen in steps {group.frozen[0]:,} to {group.frozen[1]:,}")
+    return [f"{lrs}  {group.weight_decay:6g}  {group.schedule.kind}", *remarks]
+
+
+def _curve_lines(schedule: Schedule, plan: Plan, *, alone: bool) -> list[str]:
+    """Draw a schedule in shares of its peak, the first update at the left and the last at the right."""
+    base = max(group.lr for group in plan.groups if group.schedule == schedule)
+    values = curve(
+        schedule, base_lr=base, total_steps=plan.steps, steps_per_epoch=plan.steps_per_epoch, points=CURVE_WIDTH
+    )
+    drawn = draw([value / base for value in values], height=CURVE_HEIGHT)
+    marks = ["peak", *[""] * (CURVE_HEIGHT - 2), "0"]
+    lines = [f"{'':{LABEL}}{mark:>4} {row}".rstrip() for mark, row in zip(marks, drawn, strict=True)]
+    warmup = f"{'' if alone else schedule.kind + ': '}warmup over {warmup_length(schedule, plan.steps):,}"
+    return [*lines, f"{'':{LABEL + 5}}{warmup:{CURVE_WIDTH - 13}}{f'step {plan.steps:,}':>13}"]
+
+
+def draw(values: Sequence[float], *, height: int) -> list[str]:
+    """Draw values between 0 and 1 as columns of block characters, one line per row from the top."""
+    levels = [max(round(value * height * 8), 1 if value > 0 else 0) for value in values]
+    rows = range(height - 1, -1, -1)
+    return ["".join(BLOCKS[min(max(level - 8 * row, 0), 8)] for level in levels) for row in rows]
+
+
+def _ema(plan: Plan) -> str:
+    if plan.ema_decay is None:
+        return "off"
+    share = 100 * (plan.ema_horizon or 0) / plan.steps
+    return f"decay {plan.ema_decay:.6g}: averages over {plan.ema_horizon:,} steps, {share:.0f} % of the run"
+
+
+def _cost_lines(plan: Plan) -> list[str]:
+    parts = ", ".join(f"{part} {_bytes(size)}" for part, size in plan.memory.items() if size and part != "snapshot")
+    memory = f"{_bytes(plan.memory_bytes)} before activations ({parts})"
+    lines = _wrap("memory", memory)
+    if plan.memory["snapshot"]:
+        lines += _wrap("", f"and {_bytes(plan.memory['snapshot'])} of the host's for the rollback snapshot")
+    each = plan.disk_bytes // plan.num_checkpoints
+    return lines + _wrap("disk", f"{_bytes(plan.disk_bytes)} for {plan.num_checkpoints} checkpoints of {_bytes(each)}")
+
+
+def _origin_lines(plan: Plan) -> list[str]:
+    """Say what was set where; a config's values are counted, since they are facts about a thing."""
+    values = plan.recipe.model_dump(mode="json")
+    by_origin: dict[str, list[str]] = {}
+    for key, origin in plan.origins.items():
+        if origin != "default":
+            by_origin.setdefault(origin, []).append(key)
+    lines: list[str] = []
+    for origin, keys in sorted(by_origin.items(), key=lambda item: not item[0].startswith("configs/")):
+        if origin.startswith("configs/"):
+            said = f"{len(keys)} values"
+        else:
+            said = ", ".join(f"{key} {_value(values, key)}" for key in keys if key not in SHOWN_ABOVE)
+        lines += _wrap("" if lines else "set by", f"{origin}: {said}")
+    return lines
+
+
+def _origin_remark(plan: Plan, key: str) -> str | None:
+    decided: dict[str, Any] = {
+        "optim.schedule.warmup_steps": plan.warmup_steps,
+        "ema.decay": plan.ema_decay,
+        "eval.every": plan.eval_every,
+        "sample.every": plan.sample_every,
+        "checkpoint.every": plan.save_every,
+        "guard.snapshot_every": plan.snapshot_every,
+    }
+    origin = plan.origins.get(key)
+    if key == "train.steps" and not isinstance(plan.recipe.train.steps, int):
+        epochs = plan.recipe.train.epochs
+        return f"auto, from {plan.facts.hours:.3g} h of data" if epochs is None else f"{epochs:g} epochs"
+    if key in decided and _get(plan.recipe.model_dump(mode="json"), key) == "auto":
+        return f"{origin}: {decided[key]:.6g}" if decided[key] is not None else f"{origin}: never"
+    return origin
+
+
+def _value(values: Any, key: str) -> str:
+    found = _get(values, key)
+    if isinstance(found, list) and any(isinstance(item, dict) for item in found):
+        return f"[{len(found)}]"
+    return scalar(found) if not isinstance(found, list) else f"[{', '.join(scalar(item) for item in found)}]"
+
+
+def _get(values: Any, key: str) -> Any:
+    for part in key.split("."):
+        values = values[int(part)] if isinstance(values, list) else values[part]
+    return values
+
+
+def _lr(group: GroupPlan, plan: Plan, step: int) -> float:
+    return lr_at(
+        group.schedule, step=step, base_lr=group.lr, total_steps=plan.steps, steps_per_epoch=plan.steps_per_epoch
+    )
+
+
+def _wrap(label: str, text: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        width=WIDTH,
+        initial_indent=f"{label:{LABEL}}",
+        subsequent_indent=" " * LABEL,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e6:.1f} M" if number >= 100_000 else f"{number:,}"
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

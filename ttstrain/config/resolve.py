@@ -1,0 +1,201 @@
+"""From a composed recipe to a plan: check it against the schema, then decide everything it left open. Pure.
+
+What `auto` means:
+
+* `train.steps`: 50 passes over an hour of data, fewer over more (hours ** -0.4), between 5 and 100, and never under
+  1000 steps. An hour gets 50 passes, ten hours 20, a hundred hours 8.
+* warmup: see `ttstrain.optim.schedule.warmup_length`.
+* `ema.decay`: a horizon of a tenth of the run, between 10 and 10,000 steps.
+* `eval.every`, `checkpoint.every`: about ten times in the run, at least every 1000 steps; samples half as often.
+* `guard.snapshot_every`: 100 steps, or a tenth of the run when that is less.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from ttstrain import families
+from ttstrain.config.complaints import complaint, known_keys
+from ttstrain.config.compose import Composed
+from ttstrain.config.estimate import checkpoint_bytes, memory_bytes, num_checkpoints
+from ttstrain.config.plan import DataFacts, GroupPlan, Plan
+from ttstrain.config.recipe import OptimConfig, Recipe
+from ttstrain.config.refuse import check_data, check_plan, check_read
+from ttstrain.optim.schedule import warmup_length
+from ttstrain.optim.settings import peak_lr, settings_of
+
+DEFAULT = "default"  # the origin of a value that nobody set
+DEFAULT_OPTIMIZER = "model"  # as in `ttstrain.task`, which imports torch
+DEFAULT_GROUP = "default"  # as in `ttstrain.optim.groups`, which imports torch
+
+PASSES_OVER_ONE_HOUR = 50.0
+FEWEST_PASSES, MOST_PASSES = 5.0, 100.0
+FEWEST_STEPS = 1000
+EMA_HORIZON_SHARE = 0.1
+EMA_HORIZONS = (10, 10_000)  # steps
+
+
+def parse(composed: Composed) -> Recipe:
+    """Check a composed recipe against the schema, its `model:` section against that of its task.
+
+    Raises RecipeError that names the key, the file and line, and the nearest known key. The recipe's `model` comes back
+    complete, defaults included.
+    """
+    try:
+        recipe = Recipe.model_validate(composed.values)
+    except ValidationError as error:
+        known = known_keys(Recipe)
+        raise complaint(error, values=composed.values, places=composed.places, known=known) from error
+    config = families.find_task(recipe.task).config
+    try:
+        model = config.model_validate(recipe.model)
+    except ValidationError as error:
+        known = [*known_keys(config, "model"), *known_keys(Recipe)]
+        raise complaint(error, values=recipe.model, places=composed.places, known=known, at=("model",)) from error
+    return recipe.model_copy(update={"model": model.model_dump(mode="json")})
+
+
+def resolve(
+    recipe: Recipe,
+    *,
+    origins: Mapping[str, str],
+    facts: DataFacts,
+    world_size: int = 1,
+    source_name: str = "recipe",
+) -> Plan:
+    """Decide everything a recipe left open, and refuse what cannot train.
+
+    `source_name` names the run when the recipe does not. Raises RecipeError with the way out, DataError when there is
+    nothing to train on.
+    """
+    check_read(recipe, origins)
+    check_data(recipe, facts)
+    steps_per_epoch = facts.batches_per_epoch / (recipe.train.accumulate * world_size)
+    steps = _steps(recipe, facts, steps_per_epoch)
+    groups = tuple(_groups(recipe.optim))
+    decay, horizon = _ema(recipe, steps)
+    num_parameters = _num_parameters(recipe)
+    save_every = _every(recipe.checkpoint.every, steps, times=10, at_least_every=1000)
+    kept = num_checkpoints(recipe.checkpoint, steps=steps, save_every=save_every)
+    plan = Plan(
+        recipe=recipe,
+        origins=_complete_origins(recipe, origins),
+        name=recipe.name or source_name,
+        steps=steps,
+        steps_per_epoch=steps_per_epoch,
+        warmup_steps=warmup_length(recipe.optim.schedule, steps),
+        eval_every=_eval_every(recipe, facts, steps),
+        sample_every=_sample_every(recipe, facts, steps),
+        save_every=save_every,
+        snapshot_every=_snapshot_every(recipe, steps),
+        ema_decay=decay,
+        ema_horizon=horizon,
+        groups=groups,
+        facts=facts,
+        world_size=world_size,
+        num_parameters=num_parameters,
+        memory=memory_bytes(recipe, num_parameters),
+        disk_bytes=kept * checkpoint_bytes(recipe, num_parameters),
+        num_checkpoints=kept,
+    )
+    check_plan(plan)
+    return plan
+
+
+def _steps(recipe: Recipe, facts: DataFacts, steps_per_epoch: float) -> int:
+    if isinstance(recipe.train.steps, int):
+        return recipe.train.steps
+    if recipe.train.epochs is not None:
+        return math.ceil(recipe.train.epochs * steps_per_epoch - 1e-9)  # three epochs of 37/3 steps are 37 steps
+    passes = PASSES_OVER_ONE_HOUR * facts.hours**-0.4
+    passes = min(max(passes, FEWEST_PASSES), MOST_PASSES)
+    return max(_two_digits(passes * steps_per_epoch), FEWEST_STEPS)
+
+
+def _two_digits(value: float) -> int:
+    """Round to two significant digits."""
+    unit = 10 ** max(math.floor(math.log10(value)) - 1, 0) if value >= 1 else 1
+    return round(value / unit) * unit
+
+
+def _every(setting: int | str, steps: int, *, times: int, at_least_every: int) -> int:
+    """Return a set interval, or a round one (1, 2, 5 times a power of ten) that comes about `times` times in a run."""
+    if isinstance(setting, int):
+        return setting
+    wanted = max(min(steps / times, at_least_every), 1)
+    power = int(10 ** math.floor(math.log10(wanted)))
+    return max(unit * power for unit in (1, 2, 5) if unit * power <= wanted)
+
+
+def _eval_every(recipe: Recipe, facts: DataFacts, steps: int) -> int | None:
+    if recipe.eval.every is None or facts.num_holdout == 0:
+        return None
+    return _every(recipe.eval.every, steps, times=10, at_least_every=1000)
+
+
+def _sample_every(recipe: Recipe, facts: DataFacts, steps: int) -> int | None:
+    sentences = recipe.sample.texts or (facts.num_holdout and recipe.sample.count)
+    if recipe.sample.every is None or not sentences:
+        return None
+    return _every(recipe.sample.every, steps, times=5, at_least_every=2000)
+
+
+def _snapshot_every(recipe: Recipe, steps: int) -> int:
+    every = recipe.guard.snapshot_every
+    return every if isinstance(every, int) else min(100, max(steps // 10, 1))
+
+
+def _ema(recipe: Recipe, steps: int) -> tuple[float | None, int | None]:
+    """Return decay and horizon, the number of steps over which the average forgets."""
+    if not recipe.ema.enabled:
+        return None, None
+    if isinstance(recipe.ema.decay, float):
+        return recipe.ema.decay, round(1 / (1 - recipe.ema.decay))
+    shortest, longest = EMA_HORIZONS
+    horizon = min(max(round(EMA_HORIZON_SHARE * steps), shortest), longest, steps)
+    return 1 - 1 / horizon, horizon
+
+
+def _groups(optim: OptimConfig) -> Iterator[GroupPlan]:
+    """List the layers of every optimizer, the one of all other parameters last."""
+    for optimizer in optim.optimizers or (DEFAULT_OPTIMIZER,):
+        settings = settings_of(optim, optimizer)
+        for rule in optim.groups:
+            yield GroupPlan(
+                optimizer=optimizer,
+                name=rule.name,
+                lr=peak_lr(rule, settings),
+                weight_decay=settings.weight_decay if rule.weight_decay is None else rule.weight_decay,
+                schedule=rule.schedule or optim.schedule,
+                frozen=rule.frozen,
+                layer_decay=rule.layer_decay,
+            )
+        if not any("*" in rule.match for rule in optim.groups):
+            yield GroupPlan(optimizer, DEFAULT_GROUP, settings.lr, settings.weight_decay, optim.schedule)
+
+
+def _num_parameters(recipe: Recipe) -> int:
+    config: Any = families.find_task(recipe.task).config.model_validate(recipe.model)
+    return int(config.num_parameters())
+
+
+def _complete_origins(recipe: Recipe, origins: Mapping[str, str]) -> dict[str, str]:
+    """Give every leaf of the recipe an origin; what nobody set is a default."""
+    complete = dict(origins)
+    for key in leaves(recipe.model_dump(mode="json")):
+        complete.setdefault(key, DEFAULT)
+    return complete
+
+
+def leaves(values: Mapping[str, Any], at: str = "") -> Iterator[str]:
+    """Yield the dotted keys of all values that are no sections; a list is one value."""
+    for key, value in values.items():
+        dotted = f"{at}.{key}" if at else key
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, dotted)
+        else:
+            yield dotted
