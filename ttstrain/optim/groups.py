@@ -293,7 +293,7 @@ def _groups_of(
             f"`optim.groups`: `betas` of group `{rule.name}` are not read by `{settings.kind}`",
             hint="drop them, or choose another optimizer",
         )
-    frozen_range = _frozen_range(rule)
+    frozen_range = None if rule is None or isinstance(rule.frozen, bool) else rule.frozen
     weight_decay = settings.weight_decay if rule is None or rule.weight_decay is None else rule.weight_decay
     decays_vectors = optim.decay_norms_and_biases or _asks_for_decay_of_vectors(rule, members)
     groups = []
@@ -323,18 +323,6 @@ def _asks_for_decay_of_vectors(rule: GroupRule | None, members: Sequence[_Found]
     if rule is None or rule.weight_decay is None:
         return False
     return all(item.parameter.ndim <= 1 for item in members)
-
-
-def _frozen_range(rule: GroupRule | None) -> tuple[int, int] | None:
-    if rule is None or isinstance(rule.frozen, bool):
-        return None
-    first, end = rule.frozen
-    if not 0 <= first < end:
-        raise RecipeError(
-            f"`optim.groups`: `frozen: [{first}, {end}]` of group `{rule.name}` holds no step",
-            hint="it is a range of steps [from, to): the group does not train at `from` and trains again at `to`",
-        )
-    return first, end
 
 
 def _layers(rule: GroupRule | None, members: Sequence[_Found]) -> list[tuple[str, float, list[_Found]]]:
