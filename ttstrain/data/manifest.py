@@ -53,7 +53,7 @@ class Clip:
 
 def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
     """Write clips as JSON lines."""
-    lines = [json.dumps({**asdict(clip), "path": str(clip.path)}, ensure_ascii=False) for clip in clips]
+    lines = [json_line({**asdict(clip), "path": str(clip.path)}) for clip in clips]
     atomic.write_text(path, "".join(line + "\n" for line in lines))
 
 
@@ -69,6 +69,13 @@ def read_manifest(path: Path) -> list[Clip]:
                     f"`{path}` line {number} is not a clip: {error}", hint="run `ttstrain prepare` again"
                 ) from error
     return clips
+
+
+def json_line(values: dict[str, Any]) -> str:
+    """Write an object on one line, readable in any language; names that are no Unicode are escaped."""
+    line = json.dumps(values, ensure_ascii=False)
+    has_half_pairs = any("\ud800" <= c <= "\udfff" for c in line)
+    return json.dumps(values) if has_half_pairs else line
 
 
 def _clip(values: dict[str, Any]) -> Clip:

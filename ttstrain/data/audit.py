@@ -1,0 +1,377 @@
+"""The audit: decode every recording, judge every row, and say what was done about each.
+
+A row is accepted, fixed (used after a repair that is noted), or skipped (left out for a reason that is noted). When no
+row is left, or most recordings are missing, the data set as a whole is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ttstrain.config.recipe import DataConfig
+from ttstrain.data import atomic
+from ttstrain.data.location import cache_root, usable_cores
+from ttstrain.data.manifest import Clip, json_line, total_hours
+from ttstrain.data.measure import RULES, Measured, leads_outside, measure
+from ttstrain.data.readers.locate import is_audio_name
+from ttstrain.data.readers.rows import Format, Row, RowTable, TableError, Verdict, printable
+from ttstrain.data.transcript import CleanText, clean, main_script, skeleton, spoken_seconds
+
+DECODE_AT_LEAST_S = 600.0
+MOST_MISSING = 0.5  # share of rows without a recording above which the data set is refused
+RATE_OUTLIER = 6.0  # median absolute deviations
+ROWS_FOR_STATISTICS = 20
+MAIN_SCRIPT_SHARE = 0.9
+
+Progress = Callable[[int, int], None]  # (done, of)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditResult:
+    """What is left of a data set, and every finding on the way."""
+
+    format: Format
+    root: Path
+    num_rows: int
+    clips: list[Clip]
+    verdicts: list[Verdict]
+    orphans: list[Path]  # recordings beside the used ones that no row names
+
+    @property
+    def quarantine(self) -> list[Verdict]:
+        """Return the findings that left a row out."""
+        return [verdict for verdict in self.verdicts if verdict.action == "skip"]
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Count left-out rows by reason, most frequent first."""
+        return self.count("skip")
+
+    @property
+    def fixed(self) -> dict[str, int]:
+        """Count repairs by reason, most frequent first."""
+        return self.count("fix")
+
+    @property
+    def hours(self) -> float:
+        """Return the hours of clips that are left."""
+        return total_hours(self.clips)
+
+    def count(self, action: str) -> dict[str, int]:
+        """Count the findings of one action by reason, most frequent first."""
+        return dict(Counter(v.reason for v in self.verdicts if v.action == action).most_common())
+
+
+def audit(
+    table: RowTable, config: DataConfig, progress: Progress | None = None, workers: int | None = None
+) -> AuditResult:
+    """Judge every row of a table.
+
+    Raises DataError when nothing is left to train on. Measurements of files that did not change since the last audit
+    are taken from the cache.
+    """
+    kept = _Measurements(cache_root(config.cache_dir) / "audit", table.root, max(DECODE_AT_LEAST_S, 2 * config.max_s))
+    texts = [clean(row.text) for row in table.rows]
+    measured = kept.of(_paths_to_decode(table.rows, texts), progress, workers or usable_cores())
+
+    judged = [_judge(row, text, measured, table, config) for row, text in zip(table.rows, texts, strict=True)]
+    judged = _without_duplicates(judged)
+    judged = _noted(judged)
+
+    verdicts = [*table.verdicts, *(verdict for row in judged for verdict in row.verdicts)]
+    clips = [_with_notes(row.clip, row.verdicts) for row in judged if row.clip is not None]
+    not_rows = {"header_row", "comment"}
+    skipped_by_reader = {id(v.row): None for v in table.verdicts if v.action == "skip" and v.reason not in not_rows}
+    orphans = find_orphans(table)
+    for path in orphans:
+        lost = Row(id=path.stem, audio=path, text="", source=str(path))
+        verdicts.append(Verdict(lost, "accept", "orphan_audio", "a recording that no row names: not used"))
+    result = AuditResult(table.format, table.root, len(table.rows) + len(skipped_by_reader), clips, verdicts, orphans)
+    _refuse_if_hopeless(result)
+    return result
+
+
+def write_quarantine(result: AuditResult, path: Path) -> None:
+    """Write every row that was left out or repaired, and why, as JSON lines."""
+    lines = [json_line(as_json(v)) for v in result.verdicts if v.action in ("skip", "fix")]
+    atomic.write_text(path, "".join(line + "\n" for line in lines))
+
+
+def as_json(verdict: Verdict) -> dict[str, Any]:
+    """Return a finding as a JSON object."""
+    return {
+        "id": verdict.row.id,
+        "source": verdict.row.source,
+        "audio": None if verdict.row.audio is None else str(verdict.row.audio),
+        "action": verdict.action,
+        "reason": verdict.reason,
+        "why": verdict.why,
+    }
+
+
+# ---------------------------------------------------------------- one row
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    row: Row
+    clip: Clip | None
+    verdicts: tuple[Verdict, ...]
+
+    def add(self, verdict: Verdict) -> _Judged:
+        clip = None if verdict.action == "skip" else self.clip
+        return _Judged(self.row, clip, (*self.verdicts, verdict))
+
+
+def _judge(
+    row: Row, text: CleanText, measured: Mapping[Path, Measured], table: RowTable, config: DataConfig
+) -> _Judged:
+    assert row.audio is not None
+    verdicts = [Verdict(row, repair.action, repair.reason, repair.why) for repair in text.repairs]
+    if any(verdict.action == "skip" for verdict in verdicts):
+        return _Judged(row, None, tuple(verdicts))
+    sound = measured[row.audio]
+    if not sound.usable:
+        return _Judged(row, None, (*verdicts, *_unusable(row, sound, table)))
+    verdicts += [Verdict(row, f.action, f.reason, f.why) for f in sound.findings]
+    clip = _clip(row, text.text, sound, config)
+    if fault := _fault_of_duration(row, clip, config):
+        return _Judged(row, None, (*verdicts, fault))
+    if any(c.isdigit() for c in text.text):
+        verdicts.append(Verdict(row, "accept", "unnormalised", "digits are left in the text"))
+    return _Judged(row, clip, tuple(verdicts))
+
+
+def _unusable(row: Row, sound: Measured, table: RowTable) -> list[Verdict]:
+    assert row.audio is not None
+    if not table.files_anywhere and table.format != "parquet" and leads_outside(row.audio, table.root):
+        return [Verdict(row, "skip", "outside_folder", "a link out of the data folder to something that is not sound")]
+    return [Verdict(row, f.action, f.reason, f.why) for f in sound.findings]
+
+
+def _clip(row: Row, text: str, sound: Measured, config: DataConfig) -> Clip:
+    assert row.audio is not None
+    assert sound.treatment is not None
+    assert sound.treatment.end is not None
+    return Clip(
+        id=row.id,
+        path=row.audio,
+        text=text,
+        speaker=row.speaker,
+        language=row.language or config.language or "",
+        duration_s=(sound.treatment.end - sound.treatment.start) / sound.sample_rate,
+        sample_rate=sound.sample_rate,
+        source=row.source,
+        treatment=sound.treatment,
+        digest=sound.digest,
+    )
+
+
+def _fault_of_duration(row: Row, clip: Clip, config: DataConfig) -> Verdict | None:
+    seconds = clip.duration_s
+    if seconds < config.min_s:
+        return Verdict(row, "skip", "too_short", f"{seconds:.2f} s, `data.min_s` is {config.min_s:g}")
+    if seconds > config.max_s:
+        why = f"{seconds:.1f} s, `data.max_s` is {config.max_s:g}: split it at its pauses"
+        return Verdict(row, "skip", "too_long", why)
+    spoken = spoken_seconds(clip.text)
+    if not spoken.least <= seconds <= spoken.most:
+        why = f"{len(clip.text)} characters in {seconds:.1f} s: the text is not what is said"
+        return Verdict(row, "skip", "speaking_rate", why)
+    return None
+
+
+def _with_notes(clip: Clip, verdicts: Iterable[Verdict]) -> Clip:
+    return replace(clip, notes=tuple(f"{verdict.reason}: {verdict.why}" for verdict in verdicts))
+
+
+# ---------------------------------------------------------------- rows against each other
+
+
+def _without_duplicates(judged: Sequence[_Judged]) -> list[_Judged]:
+    """Keep one of several equal rows; leave out all rows that give one recording, or one id, different texts."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for i, one in enumerate(judged):
+        groups[f"id {one.row.id}"].append(i)
+        groups[f"file {one.row.audio}"].append(i)
+    result = list(judged)
+    done: set[int] = set()
+    for members in groups.values():
+        rows = [judged[i].row for i in members]
+        if len(members) < 2 or done.issuperset(members):
+            continue
+        done.update(members)
+        where = ", ".join(row.source for row in rows[:4])
+        same = len({skeleton(row.text) for row in rows}) == 1 and len({row.audio for row in rows}) == 1
+        for position, i in enumerate(members):
+            if not same:
+                why = f"{where} contradict each other: which is right?"
+                result[i] = result[i].add(Verdict(rows[position], "skip", "duplicate_id", why))
+            elif position == 0:
+                why = f"written more than once ({where}): one is used"
+                result[i] = result[i].add(Verdict(rows[position], "fix", "duplicate_id", why))
+            else:
+                result[i] = replace(result[i], clip=None, verdicts=())
+    return result
+
+
+def _noted(judged: Sequence[_Judged]) -> list[_Judged]:
+    """Note what is odd only beside the other rows: equal recordings, equal texts, odd pace, another script."""
+    clips = [one.clip for one in judged if one.clip is not None]
+    notes: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    _note_repeats(clips, notes)
+    _note_pace(clips, notes)
+    _note_scripts(clips, notes)
+    result = []
+    for one in judged:
+        if one.clip is not None:
+            for reason, why in notes.get(one.clip.id, ()):
+                one = one.add(Verdict(one.row, "accept", reason, why))  # noqa: PLW2901
+        result.append(one)
+    return result
+
+
+def _note_repeats(clips: Sequence[Clip], notes: dict[str, list[tuple[str, str]]]) -> None:
+    recordings: dict[str, str] = {}
+    texts: dict[tuple[str, str], str] = {}
+    for clip in clips:
+        first = recordings.setdefault(clip.digest, clip.id)
+        if first != clip.id:
+            notes[clip.id].append(("duplicate_audio", f"the same recording as `{printable(first)}`"))
+        first = texts.setdefault((clip.speaker, skeleton(clip.text)), clip.id)
+        if first != clip.id:
+            notes[clip.id].append(("duplicate_text", f"the same text as `{printable(first)}`"))
+
+
+def _note_pace(clips: Sequence[Clip], notes: dict[str, list[tuple[str, str]]]) -> None:
+    """Note clips far from the pace of their own script, where there are enough to know it."""
+    by_script: dict[str, list[tuple[Clip, float]]] = defaultdict(list)
+    for clip in clips:
+        by_script[main_script(clip.text)].append((clip, len(skeleton(clip.text)) / clip.duration_s))
+    for paced in by_script.values():
+        if len(paced) < ROWS_FOR_STATISTICS:
+            continue
+        middle = statistics.median(pace for _, pace in paced)
+        spread = statistics.median(abs(pace - middle) for _, pace in paced) or 1e-9
+        for clip, pace in paced:
+            if abs(pace - middle) > RATE_OUTLIER * spread:
+                why = f"{pace:.1f} letters a second where the others have {middle:.1f}: is the text complete?"
+                notes[clip.id].append(("speaking_rate", why))
+
+
+def _note_scripts(clips: Sequence[Clip], notes: dict[str, list[tuple[str, str]]]) -> None:
+    scripts = Counter(main_script(clip.text) for clip in clips)
+    if not scripts:
+        return
+    usual, count = scripts.most_common(1)[0]
+    if count < MAIN_SCRIPT_SHARE * len(clips):
+        return
+    for clip in clips:
+        own = main_script(clip.text)
+        if own != usual and own:
+            notes[clip.id].append(("unsupported_chars", f"written in {own.title()}, the others in {usual.title()}"))
+
+
+def find_orphans(table: RowTable) -> list[Path]:
+    """List recordings in the folders of the table's files that no row names; folders below are not searched."""
+    if table.format == "parquet":
+        return []
+    named = [*table.rows, *(verdict.row for verdict in table.verdicts)]
+    used = {row.audio for row in named if row.audio is not None}
+    folders = sorted({path.parent for path in used})
+    return [
+        path
+        for folder in folders
+        for path in sorted(folder.iterdir())
+        if is_audio_name(path.name) and not path.name.startswith(".") and path not in used and path.is_file()
+    ]
+
+
+def _refuse_if_hopeless(result: AuditResult) -> None:
+    counts = ", ".join(f"{count} {reason}" for reason, count in result.skipped.items())
+    first = result.quarantine[0] if result.quarantine else None
+    example = "" if first is None else f"first: {first.row.source} `{printable(first.row.id)}`: {first.why}"
+    missing = result.skipped.get("missing_file", 0)
+    if missing > MOST_MISSING * result.num_rows:
+        raise TableError(
+            "missing_file",
+            f"{missing} of {result.num_rows} rows of `{result.root}` name no recording ({counts})",
+            hint=example,
+        )
+    if not result.clips:
+        raise TableError(
+            "no_rows_left",
+            f"none of the {result.num_rows} rows of `{result.root}` can be used: {counts or 'there are none'}",
+            hint=example or None,
+        )
+
+
+# ---------------------------------------------------------------- measurements, kept between audits
+
+
+def _paths_to_decode(rows: Sequence[Row], texts: Sequence[CleanText]) -> list[Path]:
+    wanted = (
+        row.audio
+        for row, text in zip(rows, texts, strict=True)
+        if row.audio is not None and not any(repair.action == "skip" for repair in text.repairs)
+    )
+    return list(dict.fromkeys(wanted))
+
+
+class _Measurements:
+    """Measures files, or remembers: a file is known by its path, size, time of change and the rules' version."""
+
+    def __init__(self, folder: Path, root: Path, max_s: float) -> None:
+        name = hashlib.sha256(str(root.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        self.path = folder / f"{name}.jsonl"
+        self.max_s = max_s
+
+    def of(self, paths: Sequence[Path], progress: Progress | None, workers: int) -> dict[Path, Measured]:
+        kept = self._read()
+        keys = {path: self._key(path) for path in paths}
+        known = {path: kept[key] for path, key in keys.items() if key is not None and key in kept}
+        unknown = [path for path in paths if path not in known]
+        done = len(known)
+        if progress is not None:
+            progress(done, len(paths))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # Threads: libsndfile and numpy let go of the interpreter's lock while they work.
+        with self.path.open("a", encoding="utf-8") as file, ThreadPoolExecutor(workers) as pool:
+            file.write("\n" if unknown else "")  # ends a line that an interruption cut short
+            measured = pool.map(lambda path: measure(path, max_s=self.max_s), unknown)
+            for path, result in zip(unknown, measured, strict=True):
+                known[path] = result
+                if key := keys[path]:
+                    file.write(json_line({"key": key, **result.to_json()}) + "\n")
+                done += 1
+                if progress is not None:
+                    progress(done, len(paths))
+        return known
+
+    def _key(self, path: Path) -> str | None:
+        try:
+            status = path.stat()
+        except OSError:  # measuring it says what is wrong
+            return None
+        parts = (RULES, self.max_s, str(path.absolute()), status.st_size, status.st_mtime_ns)
+        return hashlib.sha256(repr(parts).encode("utf-8", "surrogateescape")).hexdigest()
+
+    def _read(self) -> dict[str, Measured]:
+        if not self.path.exists():
+            return {}
+        kept = {}
+        for line in self.path.read_text(encoding="utf-8").split("\n"):
+            try:
+                values = json.loads(line)
+                kept[values["key"]] = Measured.from_json(values)
+            except (ValueError, TypeError, KeyError):  # a line cut short by an interruption: measured again
+                continue
+        return kept

@@ -1,0 +1,139 @@
+"""Readers: from a path to rows. The format is told by content, and said."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+from pathlib import Path
+
+from ttstrain.data.location import cache_root
+from ttstrain.data.readers.delimited import DelimitedFormat, read_delimited
+from ttstrain.data.readers.folders import read_wav_txt, sound_files
+from ttstrain.data.readers.jsonl import read_jsonl
+from ttstrain.data.readers.lines import read_text
+from ttstrain.data.readers.parquet import read_parquet
+from ttstrain.data.readers.rows import Action, Format, Row, RowTable, TableError, Verdict, printable
+
+__all__ = ["Action", "Format", "Row", "RowTable", "TableError", "Verdict", "printable", "read_rows"]
+
+PACKAGE_DATA = "package:"
+TABLE_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.tsv", "metadata.txt", "metadata.list")
+TABLE_PATTERNS = ("*.list", "*.jsonl", "*.tsv", "*.csv")
+LABELS: dict[Format, str] = {
+    "ljspeech": "LJSpeech table (id|text|normalised text)",
+    "f5_csv": "table with a header (audio_file|text)",
+    "gpt_sovits_list": "GPT-SoVITS list (path|speaker|language|text)",
+    "jsonl": "JSON lines",
+    "audiofolder": "Hugging Face audio folder (file_name, ...)",
+    "parquet": "Parquet with the audio inside",
+    "wav_txt": "recordings with a text file beside each",
+}
+
+
+def read_rows(
+    path: str | Path,
+    format: Format | str = "auto",  # noqa: A002  what the recipe calls it
+    *,
+    cache_dir: str | None = None,
+) -> RowTable:
+    """Read the rows of a data set: a folder, a table, or `package:demo`.
+
+    Raises TableError, a DataError, when there is nothing to read or it cannot be read, naming file and line.
+    """
+    path = _package_folder(path) if str(path).startswith(PACKAGE_DATA) else Path(path).expanduser()
+    if not path.exists():
+        raise TableError("no_data", f"there is no `{path}`", hint="`--data` is a folder of recordings or its table")
+    if path.is_dir():
+        return _read_folder(path, format, cache_dir)
+    return _read_table(path, path.parent, format, cache_dir)
+
+
+def _package_folder(name: str | Path) -> Path:
+    wanted = str(name).removeprefix(PACKAGE_DATA)
+    folder = importlib.resources.files("ttstrain").joinpath(f"_{wanted}")
+    if not isinstance(folder, Path) or not folder.is_dir():
+        raise TableError("no_data", f"no data called `{name}` is in this installation", hint="try `package:demo`")
+    return folder
+
+
+def _read_folder(folder: Path, wanted: Format | str, cache_dir: str | None) -> RowTable:
+    if wanted == "wav_txt":
+        return _read_pairs(folder)
+    if wanted in ("auto", "parquet") and (files := sorted([*folder.glob("*.parquet"), *folder.glob("data/*.parquet")])):
+        return read_parquet(files, folder, cache_root(cache_dir) / "unpacked")
+    table = _find_table(folder)
+    return _read_table(table, folder, wanted, cache_dir) if table is not None else _read_pairs(folder)
+
+
+def _find_table(folder: Path) -> Path | None:
+    for name in TABLE_NAMES:
+        if (folder / name).is_file():
+            return folder / name
+    for pattern in TABLE_PATTERNS:
+        found = sorted(path for path in folder.glob(pattern) if path.is_file())
+        if len(found) > 1:
+            raise TableError(
+                "ambiguous",
+                f"`{folder}` holds several tables: {', '.join(path.name for path in found[:6])}",
+                hint="name one of them as the data path",
+            )
+        if found:
+            return found[0]
+    return None
+
+
+def _read_pairs(folder: Path) -> RowTable:
+    table = read_wav_txt(folder)
+    if not table.rows and not table.verdicts:
+        looked = f"{', '.join(TABLE_NAMES)}, {', '.join(TABLE_PATTERNS)}, *.parquet"
+        raise TableError(
+            "no_metadata",
+            f"`{folder}` has no table of texts: looked for {looked}, and for a .txt beside each of its "
+            f"{len(sound_files(folder))} recordings",
+            hint="write a `metadata.csv` with one line `name|what is said` per recording",
+        )
+    return table
+
+
+def _read_table(path: Path, root: Path, wanted: Format | str, cache_dir: str | None) -> RowTable:
+    if not path.is_file():
+        raise TableError("not_a_file", f"`{path}` is neither a folder nor a file")
+    kind = _kind(path) if wanted == "auto" else wanted
+    if kind == "jsonl":
+        return read_jsonl(path, root, files_anywhere=not _is_audiofolder(path))
+    if kind == "parquet":
+        return read_parquet([path], root, cache_root(cache_dir) / "unpacked")
+    if kind == "audiofolder" and path.suffix in (".jsonl", ".json"):
+        return read_jsonl(path, root, files_anywhere=False)
+    known: dict[str, DelimitedFormat | None] = {
+        "delimited": None,
+        "ljspeech": "ljspeech",
+        "f5_csv": "f5_csv",
+        "gpt_sovits_list": "gpt_sovits_list",
+        "audiofolder": "audiofolder",
+    }
+    if kind not in known:
+        raise TableError("format", f"`{path}` is a file, and `{kind}` is a format of folders")
+    return read_delimited(path, root, known[kind])
+
+
+def _kind(path: Path) -> str:
+    if path.suffix == ".parquet":
+        return "parquet"
+    start = read_text(path).lstrip()[:1]
+    return "jsonl" if start in ("{", "[") and _is_json(path) else "delimited"
+
+
+def _is_json(path: Path) -> bool:
+    text = read_text(path).strip()
+    first = text.split("\n", 1)[0]
+    if text.startswith("["):
+        return text.endswith("]")
+    try:
+        return isinstance(json.loads(first), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _is_audiofolder(path: Path) -> bool:
+    return path.name == "metadata.jsonl" and '"file_name"' in read_text(path).split("\n", 1)[0]

@@ -1,0 +1,86 @@
+"""What the columns or keys of a table are called, over the formats people use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+AUDIO = (
+    "file_name",
+    "audio_file",
+    "audio_filepath",
+    "audio_path",
+    "audio",
+    "path",
+    "file",
+    "filename",
+    "wav",
+    "wav_path",
+)
+TEXT = (
+    "normalized_text", "normalised_text", "text_normalized", "text", "transcript", "transcription", "sentence",
+    "normalized", "normalised", "raw_text", "raw_transcription",
+)  # fmt: skip
+ID = ("id", "utt_id", "utterance_id", "segment_id", "key", "fileid", "file_id", "name")
+SPEAKER = ("speaker", "speaker_id", "speaker_name", "spk", "spk_id", "client_id")
+LANGUAGE = ("language", "lang", "locale")
+
+LANGUAGE_SPELLINGS = {"jp": "ja", "cn": "zh"}  # GPT-SoVITS's and others' own codes
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Which column holds what. Column numbers from 0."""
+
+    audio: int
+    texts: tuple[int, ...]  # the first that is there and not blank is the text
+    counts: tuple[int, ...]  # how many columns a sound row has
+    audio_is_id: bool = False  # the column of files holds names such as LJ001-0001
+    id: int | None = None
+    speaker: int | None = None
+    language: int | None = None
+
+
+LJSPEECH = Layout(audio=0, texts=(2, 1), counts=(2, 3), audio_is_id=True)
+COMMA_SEPARATED = Layout(audio=0, texts=(1,), counts=(2,), audio_is_id=True)  # a third may be a comma of the text
+GPT_SOVITS_LIST = Layout(audio=0, speaker=1, language=2, texts=(3,), counts=(4,))
+
+
+def layout_of(header: Sequence[str]) -> Layout | None:
+    """Read a header line; None when it is none."""
+    names = [plain(name) for name in header]
+    file, id_ = first_of(AUDIO, names), first_of(ID, names)
+    audio = file or id_
+    texts = tuple(names.index(name) for name in TEXT if name in names)
+    if audio is None or not texts:
+        return None
+    return Layout(
+        audio=names.index(audio),
+        texts=texts,
+        counts=(1 + max(names.index(audio), min(texts)), len(names)),
+        audio_is_id=file is None,
+        id=_index(id_, names),
+        speaker=_index(first_of(SPEAKER, names), names),
+        language=_index(first_of(LANGUAGE, names), names),
+    )
+
+
+def plain(name: str) -> str:
+    """Spell a column's name in the one way it is compared."""
+    return name.strip().strip('"').casefold().replace(" ", "_").replace("-", "_")
+
+
+def first_of(wanted: Iterable[str], names: Iterable[str]) -> str | None:
+    """Return the first wanted name that is there."""
+    there = set(names)
+    return next((name for name in wanted if name in there), None)
+
+
+def language_code(written: str) -> str:
+    """Spell a language in lower case, by its usual code."""
+    code = written.strip().lower()
+    return LANGUAGE_SPELLINGS.get(code, code)
+
+
+def _index(name: str | None, names: Sequence[str]) -> int | None:
+    return None if name is None else names.index(name)

@@ -1,0 +1,81 @@
+"""JSON lines: one object per recording, or one list of objects."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ttstrain.data.readers.collect import Collector, stem
+from ttstrain.data.readers.columns import AUDIO, ID, LANGUAGE, SPEAKER, TEXT, first_of, language_code, plain
+from ttstrain.data.readers.lines import read_text, split_lines
+from ttstrain.data.readers.rows import Row, RowTable, TableError, printable
+
+
+def read_jsonl(path: Path, root: Path, *, files_anywhere: bool = True) -> RowTable:
+    """Read objects whose keys go by any of the usual names, such as `audio` and `text`."""
+    collector = Collector(root, "jsonl" if files_anywhere else "audiofolder", files_anywhere=files_anywhere)
+    keys: set[str] = set()
+    for number, text in _objects(path):
+        source = f"{path.name}:{number}"
+        blank = Row(id=source, audio=None, text="", source=source)
+        try:
+            values = json.loads(text) if isinstance(text, str) else text
+        except (ValueError, RecursionError) as error:
+            collector.judge(blank, "skip", "bad_row", f"the line is not JSON: {error}")
+            continue
+        if not isinstance(values, Mapping):
+            collector.judge(blank, "skip", "bad_row", "the line is not a JSON object")
+            continue
+        keys |= set(values)
+        _take(collector, source, {plain(key): value for key, value in values.items()})
+    table = collector.table()
+    if not table.rows and not table.verdicts:
+        raise TableError("no_rows", f"`{path}` holds no rows")
+    if keys and not first_of(AUDIO, map(plain, keys)) and not first_of(ID, map(plain, keys)):
+        raise TableError(
+            "columns",
+            f"no key of `{path}` names a file: it has {', '.join(printable(key) for key in sorted(keys)[:12])}",
+            hint=f"call it one of {', '.join(AUDIO)}",
+        )
+    return table
+
+
+def _objects(path: Path) -> list[tuple[int, Any]]:
+    text = read_text(path)
+    if not text.lstrip().startswith("["):
+        return [(line.number, line.text) for line in split_lines(text)]
+    try:
+        return list(enumerate(json.loads(text), 1))
+    except (ValueError, RecursionError) as error:
+        raise TableError("encoding", f"`{path}` is not JSON: {error}") from error
+
+
+def _take(collector: Collector, source: str, values: Mapping[str, Any]) -> None:
+    audio_key = first_of(AUDIO, values) or first_of(ID, values)
+    name = values[audio_key] if audio_key else ""
+    if isinstance(name, Mapping):  # as Hugging Face writes it
+        name = name.get("path") or ""
+    texts = [values[key] for key in TEXT if values.get(key) is not None]
+    text = next((text for text in texts if not isinstance(text, str) or text.strip()), "")
+    written_id = _word(values, ID)
+    name_is_text = isinstance(name, str)
+    row = Row(
+        id=written_id or (stem(name) if name_is_text else "") or source,
+        audio=None,
+        text=text if isinstance(text, str) else "",
+        speaker=_word(values, SPEAKER),
+        language=language_code(_word(values, LANGUAGE)),
+        source=source,
+    )
+    if not name_is_text or not isinstance(text, str):
+        collector.judge(row, "skip", "bad_row", "the file and the text should be JSON strings")
+    else:
+        collector.locate(row, name)
+
+
+def _word(values: Mapping[str, Any], names: tuple[str, ...]) -> str:
+    key = first_of(names, values)
+    value = values[key] if key is not None else None
+    return str(value).strip() if isinstance(value, str | int) else ""

@@ -1,0 +1,126 @@
+"""From the name in a table to a file, without leaving the data folder.
+
+Formats whose definition has absolute paths (F5 csv, GPT-SoVITS list, JSONL) may name files anywhere. In the others a
+name is relative to the data folder: one that is absolute or climbs out is refused before anything is opened. A link
+inside the folder may lead out of it, but only to sound (the audit sees to that).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from ttstrain.data.readers.rows import printable
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64", ".m4a", ".aac")
+FOLDERS = ("", "wavs", "wav", "audio", "clips")  # below the data folder, in the order they are looked at
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|file:")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    path: Path
+    moved: bool = False  # found by its bare name, not where the table says
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Why a name leads to no file."""
+
+    reason: str
+    why: str
+
+
+class Locator:
+    """Finds files below one folder by the names people write: with or without ending, composed or decomposed."""
+
+    def __init__(self, root: Path, *, anywhere: bool = False) -> None:
+        self.root = root
+        self.anywhere = anywhere
+        self._listings: dict[Path, _Listing] = {}
+
+    def find(self, name: str) -> Found | Lost:
+        """Find the file that a row names."""
+        name = name.strip()
+        if not name:
+            return Lost("missing_file", "the row names no file")
+        if SCHEME.match(name):
+            return Lost("outside_folder", "the name is an address, not a file: download it first")
+        if not self.anywhere and leaves_folder(name):
+            return Lost("outside_folder", "the name leads out of the data folder")
+        if self.anywhere and leaves_folder(name):
+            if os.path.lexists(self.root / name):
+                return Found(self.root / name)
+            bare = PureWindowsPath(name).name
+            found = self._below(bare) if bare else None
+            return Found(found, moved=True) if found else Lost("missing_file", f"there is no `{printable(name)}`")
+        found = self._below(name)
+        return Found(found) if found else self._lost(name)
+
+    def _below(self, name: str) -> Path | None:
+        has_ending = PurePosixPath(name).suffix.lower() in AUDIO_SUFFIXES
+        endings = ("",) if has_ending else (*AUDIO_SUFFIXES, "")
+        for spelled in dict.fromkeys((name, name.replace("\\", "/"))):
+            for folder in FOLDERS:
+                for ending in endings:
+                    if found := self._walk(PurePosixPath(folder, spelled + ending)):
+                        return found
+        return None
+
+    def _walk(self, relative: PurePosixPath) -> Path | None:
+        """Follow a relative path part by part, comparing composed names."""
+        here = self.root
+        for part in relative.parts:
+            actual = self._listing(here).names.get(unicodedata.normalize("NFC", part))
+            if actual is None:
+                return None
+            here = here / actual
+        return here
+
+    def _lost(self, name: str) -> Lost:
+        wanted = unicodedata.normalize("NFC", name).casefold()
+        endings = ("",) if PurePosixPath(name).suffix.lower() in AUDIO_SUFFIXES else AUDIO_SUFFIXES
+        for folder in FOLDERS:
+            listing = self._listing(self.root / folder)
+            for ending in endings:
+                if near := listing.folded.get(wanted + ending):
+                    return Lost(
+                        "missing_file", f"there is no `{printable(name)}`, but `{PurePosixPath(folder, near)}` is"
+                    )
+        looked = "as it is, and in " + ", ".join(f"{folder}/" for folder in FOLDERS if folder)
+        return Lost("missing_file", f"there is no sound file `{printable(name)}` (looked for {looked})")
+
+    def _listing(self, folder: Path) -> _Listing:
+        if folder not in self._listings:
+            try:
+                names = sorted(entry.name for entry in os.scandir(folder))
+            except OSError:  # no folder of that name, or one we may not look into: nothing is in it for us
+                names = []
+            composed = {unicodedata.normalize("NFC", name): name for name in names}
+            self._listings[folder] = _Listing(composed, {name.casefold(): actual for name, actual in composed.items()})
+        return self._listings[folder]
+
+
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    names: dict[str, str]  # composed name -> name on disk
+    folded: dict[str, str]  # composed name without case -> name on disk
+
+
+def leaves_folder(name: str) -> bool:
+    """Tell whether a written name is absolute or climbs out, in any system's spelling."""
+    windows = PureWindowsPath(name)
+    return (
+        name.startswith(("/", "\\", "~"))
+        or bool(windows.drive)
+        or ".." in windows.parts  # a Windows path knows both slashes
+        or ".." in PurePosixPath(name).parts
+    )
+
+
+def is_audio_name(name: str) -> bool:
+    """Tell by its ending whether a file is meant to be sound."""
+    return PurePosixPath(name).suffix.lower() in AUDIO_SUFFIXES

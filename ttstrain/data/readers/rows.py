@@ -1,0 +1,59 @@
+"""What a reader hands to the audit: rows as they are written down, and what was wrong with those it could not use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ttstrain.errors import DataError
+
+Format = Literal["ljspeech", "f5_csv", "gpt_sovits_list", "jsonl", "audiofolder", "parquet", "wav_txt"]
+Action = Literal["accept", "fix", "skip", "refuse"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line of a table of recordings."""
+
+    id: str
+    audio: Path | None  # None: no file could be named
+    text: str
+    speaker: str = ""
+    language: str = ""
+    source: str  # "metadata.csv:12"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One finding about one row: what is done about it, a short code, and a sentence."""
+
+    row: Row
+    action: Action
+    reason: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class RowTable:
+    """The rows of a data set and the findings of reading them."""
+
+    format: Format
+    root: Path  # the folder of the data set
+    rows: list[Row]
+    verdicts: list[Verdict] = field(default_factory=list)  # of rows left out, and of lines that are no rows
+    files_anywhere: bool = False  # whether the format names files by absolute path
+
+
+class TableError(DataError):
+    """A table that cannot be read at all, with the same kind of reason code as a verdict."""
+
+    def __init__(self, reason: str, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
+
+
+def printable(text: str, *, limit: int = 60) -> str:
+    """Shorten a text and escape what would change a terminal."""
+    shown = text if len(text) <= limit else text[: limit - 1] + "…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown)

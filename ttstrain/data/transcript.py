@@ -1,0 +1,137 @@
+"""Texts made fit to train on, and how long they take to say. No torch."""
+
+from __future__ import annotations
+
+import functools
+import re
+import unicodedata
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+TERMINAL_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb]")
+BREAKS = "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"  # controls that separate words
+JOINERS = "\u200c\u200d"  # spelled in Persian and Indic scripts, glue in emoji
+EMOJI = re.compile(
+    "[\U0001f000-\U0001faff\u2300-\u23ff\u2600-\u27bf\u2b00-\u2bff\u20e3\ufe0e\ufe0f\U000e0020-\U000e007f]"
+)
+UNUSABLE = {"Cs", "Co", "Cn"}  # halves of pairs, private use, unassigned
+
+# People speak 3 to 25 letters a second in alphabets, 1.5 to 14 characters in Chinese, Japanese and Korean: the widest
+# bounds that reject no sound clip over five languages. A digit or a currency sign is one to eight letters long aloud.
+ALPHABET_PER_S = (3.0, 25.0)
+SYLLABLES_PER_S = (1.5, 14.0)
+DIGIT_LETTERS = (1, 8)
+PAUSE_S = 1.0  # silence that a recording may hold whatever its text
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """One thing that was wrong with a text."""
+
+    action: Literal["fix", "skip"]
+    reason: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class CleanText:
+    text: str
+    repairs: tuple[Repair, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SpokenSeconds:
+    """How long a text may take to say."""
+
+    least: float
+    most: float
+
+
+def clean(text: str) -> CleanText:
+    """Strip what is not language, compose characters, and say what was done."""
+    repairs: list[Repair] = []
+    if "\ufffd" in text:
+        repairs.append(Repair("skip", "encoding", "U+FFFD in the text: a wrong encoding spoiled it before"))
+
+    visible = _without_controls(text)
+    if visible != text:
+        repairs.append(Repair("fix", "control_chars", f"{_named(text, visible)} taken out of the text"))
+
+    spaced = "".join(" " if unicodedata.category(c) == "Zs" or c in "\t\n\r" else c for c in visible)
+    if spaced.strip() != visible.strip():
+        repairs.append(Repair("fix", "whitespace", "tabs, line breaks or unusual spaces became spaces"))
+
+    plain = _without_emoji(spaced)
+    if plain != spaced:
+        repairs.append(Repair("fix", "unsupported_chars", f"{_named(spaced, plain)} taken out of the text"))
+
+    composed = unicodedata.normalize("NFC", plain)
+    if composed != plain:
+        repairs.append(Repair("fix", "normalised", "letters and accents composed (NFC)"))
+
+    result = composed.strip()
+    if repairs:
+        result = re.sub(" {2,}", " ", result)
+    if not any(c.isalnum() for c in result):
+        repairs.append(Repair("skip", "no_text", "no letter or digit is left" if text.strip() else "the text is empty"))
+    return CleanText(result, tuple(repairs))
+
+
+def _without_controls(text: str) -> str:
+    text = TERMINAL_SEQUENCE.sub("", text)
+    text = INVISIBLE.sub("", text)
+    return "".join(" " if c in BREAKS else c for c in text if c in "\t\n\r" + BREAKS or unicodedata.category(c) != "Cc")
+
+
+def _without_emoji(text: str) -> str:
+    kept: list[str] = []
+    for c in EMOJI.sub("", text):
+        if c in JOINERS:
+            spelling = bool(kept) and ord(kept[-1]) > 0x590 and unicodedata.category(kept[-1])[0] in "LM"
+            if not spelling:
+                continue
+        if unicodedata.category(c) not in UNUSABLE:
+            kept.append(c)
+    return "".join(kept)
+
+
+def _named(before: str, after: str) -> str:
+    gone = Counter(before) - Counter(after)
+    names = [f"U+{ord(c):04X}" for c in gone]
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def spoken_seconds(text: str) -> SpokenSeconds:
+    """Return the shortest and the longest time that people take to say a text."""
+    letters = syllables = digits = 0
+    for c in text:
+        if c.isnumeric() or unicodedata.category(c) == "Sc" or c == "%":
+            digits += 1
+        elif c.isalnum():
+            if script(c) in ("CJK", "HANGUL"):
+                syllables += 1
+            else:
+                letters += 1
+    least = (letters + digits * DIGIT_LETTERS[0]) / ALPHABET_PER_S[1] + syllables / SYLLABLES_PER_S[1]
+    most = (letters + digits * DIGIT_LETTERS[1]) / ALPHABET_PER_S[0] + syllables / SYLLABLES_PER_S[0]
+    return SpokenSeconds(least, most + PAUSE_S)
+
+
+def main_script(text: str) -> str:
+    """Return the script of most of a text's letters, such as LATIN or CJK; empty without letters."""
+    scripts = Counter(script(c) for c in text if c.isalpha())
+    return scripts.most_common(1)[0][0] if scripts else ""
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def script(letter: str) -> str:
+    """Return a letter's script, by the first word of its name in Unicode; kana and Chinese characters are CJK."""
+    first = unicodedata.name(letter, "UNKNOWN").split(" ")[0].split("-")[0]
+    return "CJK" if first in ("HIRAGANA", "KATAKANA", "BOPOMOFO", "HALFWIDTH") else first
+
+
+def skeleton(text: str) -> str:
+    """Return a text without case, spaces and punctuation, to find texts that are nearly the same."""
+    return "".join(c for c in text.casefold() if c.isalnum())
