@@ -375,3 +375,64 @@ class _Measurements:
             except (ValueError, TypeError, KeyError):  # a line cut short by an interruption: measured again
                 continue
         return kept
+
+
+# ---------------------------------------------------------------- one screen
+
+
+WIDTH = 80
+EXAMPLES = 2
+
+
+def summary(result: AuditResult) -> str:
+    """Describe an audit on one screen of 80 columns: what is left, what was repaired, what was left out and why."""
+    from ttstrain.data.readers import LABELS
+
+    lines = [
+        *_wrapped(f"data      {result.root} ({LABELS[result.format]})"),
+        f"rows      {result.num_rows} read, {len(result.clips)} used, {_hours(result.hours)}",
+    ]
+    if result.clips:
+        seconds = sorted(clip.duration_s for clip in result.clips)
+        rates = Counter(f"{clip.sample_rate / 1000:g} kHz" for clip in result.clips)
+        middle = statistics.median(seconds)
+        lines += [
+            f"length    {seconds[0]:.1f} to {seconds[-1]:.1f} s, median {middle:.1f} s",
+            *_wrapped(f"rates     {_tally(rates)}"),
+            *_wrapped(f"speakers  {_tally(Counter(clip.speaker or 'unnamed' for clip in result.clips))}"),
+            *_wrapped(f"language  {_tally(Counter(clip.language or 'unnamed' for clip in result.clips))}"),
+        ]
+    for action, title in (("skip", "left out"), ("fix", "repaired"), ("accept", "noted")):
+        lines += _section(result, action, title)
+    return "\n".join(lines)
+
+
+def _section(result: AuditResult, action: str, title: str) -> list[str]:
+    counts = result.count(action)
+    if not counts:
+        return []
+    lines = [f"{title}"]
+    for reason, count in counts.items():
+        lines.append(f"  {count:>6}  {reason}")
+        examples = [v for v in result.verdicts if v.action == action and v.reason == reason]
+        lines += [_fitted(f"          {v.row.source} {v.row.id}: {v.why}") for v in examples[:EXAMPLES]]
+    return lines
+
+
+def _tally(counts: Counter[str]) -> str:
+    shown = [f"{printable(name)} ({count})" for name, count in counts.most_common(6)]
+    return ", ".join(shown) + (f" and {len(counts) - 6} more" if len(counts) > 6 else "")
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
+
+
+def _wrapped(line: str) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(printable(line, limit=400), WIDTH, subsequent_indent=" " * 10)
+
+
+def _fitted(line: str) -> str:
+    return printable(line, limit=WIDTH)[:WIDTH]

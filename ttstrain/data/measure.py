@@ -37,6 +37,7 @@ LOW_RATE = 16_000  # below, half of the consonants' band is missing
 DEAD_CHANNEL = 0.03  # level against the loudest channel
 CANCELLED = 0.3  # level of the channels' mean against the loudest channel
 FRAME_S = 0.01
+SHORTEST_S = 0.1
 EDGE_S = 0.5  # silence at an edge that is left alone
 MARGIN_S = 0.2  # silence that stays when an edge is trimmed
 SPEECH_RANGE_DB = 6.0  # from the quiet to the loud frames of speech; steady noise has less
@@ -131,6 +132,8 @@ def _fault_of_length(decoded: Decoded, max_s: float) -> Finding | None:
         return Finding("skip", "bad_header", f"its header says {decoded.sample_rate} samples a second")
     if not frames:
         return Finding("skip", "no_samples", "it holds no samples")
+    if frames < SHORTEST_S * decoded.sample_rate:
+        return Finding("skip", "too_short", f"{frames / decoded.sample_rate:.3f} s: no word is that short")
     if not decoded.complete:
         return Finding("skip", "too_long", f"over {max_s / 60:.0f} minutes: split it at its pauses")
     estimated = decoded.container in ("MP3", "MPEG")  # whose header counts whole packets, padding included

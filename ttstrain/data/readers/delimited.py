@@ -83,11 +83,11 @@ def recognise(path: Path, records: Sequence[Record]) -> DelimitedFormat:
 
 
 def find_delimiter(path: Path, lines: Sequence[str]) -> Delimiter:
-    """Return the first of `|`, tab and comma that most lines hold."""
+    """Return the first of `|`, tab and comma that half of the lines hold."""
     sample = lines[:200]
     candidates: tuple[Delimiter, ...] = ("|", "\t", ",")
     for delimiter in candidates:
-        if sum(delimiter in line for line in sample) * 2 > len(sample):
+        if sum(delimiter in line for line in sample) * 2 >= len(sample):
             return delimiter
     raise TableError(
         "delimiter",
