@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from ttstrain.checkpoint.tensorfile import StoredTensor, read_tree
 from ttstrain.errors import CheckpointError
+
+Tensors = Mapping[str, Tensor] | Mapping[str, StoredTensor]
 
 _SHOWN = 3  # names of each kind in an error
 
@@ -46,7 +49,7 @@ class LoadReport:
         return "\n".join(lines)
 
 
-def compare(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> LoadReport:
+def compare(module: nn.Module, tensors: Tensors, *, source: str) -> LoadReport:
     """Compare a file's tensors with a module's by name and shape, without touching the module."""
     wanted = module.state_dict()
     common = [name for name in wanted if name in tensors]
@@ -63,15 +66,17 @@ def compare(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) ->
     )
 
 
-def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> LoadReport:
+def load_weights(module: nn.Module, tensors: Tensors, *, source: str) -> LoadReport:
     """Load a file's tensors into a module, converting to the module's dtypes and devices.
+
+    Tensors that are still in a file are read only once everything is known to fit.
 
     Raises CheckpointError unless every tensor of either side has its counterpart; the module is untouched then.
     """
     report = compare(module, tensors, source=source)
     if not report.perfect:
         raise CheckpointError(f"`{source}` does not fit the model:\n{report}", hint=_hint(report))
-    module.load_state_dict(tensors, strict=True)
+    module.load_state_dict(read_tree(tensors), strict=True)
     return report
 
 

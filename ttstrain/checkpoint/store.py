@@ -23,7 +23,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -37,6 +37,7 @@ CHECKPOINTS = "checkpoints"
 LAST, BEST = "last", "best"
 _STEP_FOLDER = re.compile(r"step-(\d{8,})")
 _STEMS = {"task": "weights"}  # part -> file name without ending, where they differ
+Reading = Literal["verified", "trusting", "lazy"]
 _PLAIN = {"ema": ("weights",)}  # part -> path of the tensors that keep their own names in the file
 
 
@@ -89,8 +90,17 @@ def load(folder: Path, *, verify: bool = True) -> Loaded:
     Raises CheckpointError that names the file which is missing, cut short or altered.
     """
     meta = read_meta(folder)
-    state = {part: _read_part(folder, _STEMS.get(part, part), meta.files, verify=verify) for part in meta.parts}
-    ranks = [_read_part(folder, f"rank-{rank:04d}", meta.files, verify=verify) for rank in range(meta.ranks)]
+    reading: Reading = "verified" if verify else "trusting"
+    state = {part: _read_part(folder, _STEMS.get(part, part), meta.files, reading=reading) for part in meta.parts}
+    ranks = [_read_part(folder, f"rank-{rank:04d}", meta.files, reading=reading) for rank in range(meta.ranks)]
+    return Loaded(state=state, meta=meta, per_rank=ranks)
+
+
+def load_lazily(folder: Path) -> Loaded:
+    """Read a checkpoint's JSON and leave its tensors on the disk, as `StoredTensor`s; nothing is hashed."""
+    meta = read_meta(folder)
+    state = {part: _read_part(folder, _STEMS.get(part, part), meta.files, reading="lazy") for part in meta.parts}
+    ranks = [_read_part(folder, f"rank-{rank:04d}", meta.files, reading="lazy") for rank in range(meta.ranks)]
     return Loaded(state=state, meta=meta, per_rank=ranks)
 
 
@@ -99,7 +109,8 @@ def load_part(folder: Path, part: str, *, verify: bool = True) -> Tree:
     meta = read_meta(folder)
     if part not in meta.parts:
         raise CheckpointError(f"`{folder}` holds no {part}", hint=f"it holds {', '.join(meta.parts)}")
-    return _read_part(folder, _STEMS.get(part, part), meta.files, verify=verify)
+    reading: Reading = "verified" if verify else "trusting"
+    return _read_part(folder, _STEMS.get(part, part), meta.files, reading=reading)
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -284,23 +295,30 @@ def _write_part(folder: Path, stem: str, tree: Tree, *, plain: tuple[str, ...] |
     return files
 
 
-def _read_part(folder: Path, stem: str, files: Mapping[str, FileMeta], *, verify: bool) -> Tree:
-    tensors: dict[str, Tensor] = {}
+def _read_part(folder: Path, stem: str, files: Mapping[str, FileMeta], *, reading: Reading) -> Tree:
     binary, text = f"{stem}.safetensors", f"{stem}.json"
+    tensors: dict[str, Any] = {}
     if binary in files:
         path = _present(folder / binary, files[binary])
-        hasher = hashlib.sha256() if verify else None
-        tensors = tensorfile.read(path, hasher=hasher)
-        if hasher is not None and hasher.hexdigest() != files[binary].sha256:
-            raise _altered(path)
+        tensors = _read_tensors(path, files[binary], reading=reading)
     if text in files:
         path = _present(folder / text, files[text])
         data = path.read_bytes()
-        if verify and hashlib.sha256(data).hexdigest() != files[text].sha256:
+        if reading == "verified" and hashlib.sha256(data).hexdigest() != files[text].sha256:
             raise _altered(path)
         return _unpack(json.loads(data), tensors)
     for dropped, kept in tensorfile.read_header(folder / binary).metadata.items():
         tensors[dropped] = tensors[kept]
+    return tensors
+
+
+def _read_tensors(path: Path, expected: FileMeta, *, reading: Reading) -> dict[str, Any]:
+    if reading == "lazy":
+        return dict(tensorfile.read_header(path).tensors)
+    hasher = hashlib.sha256() if reading == "verified" else None
+    tensors: dict[str, Any] = dict(tensorfile.read(path, hasher=hasher))
+    if hasher is not None and hasher.hexdigest() != expected.sha256:
+        raise _altered(path)
     return tensors
 
 
@@ -381,7 +399,7 @@ class _Packer:
         raise TypeError(f"state `{'/'.join(path)}`: a key of type {type(key).__name__} cannot be stored")
 
 
-def _unpack(packed: Any, tensors: Mapping[str, Tensor]) -> Tree:
+def _unpack(packed: Any, tensors: Mapping[str, Any]) -> Tree:
     if isinstance(packed, list):
         return [_unpack(value, tensors) for value in packed]
     if not isinstance(packed, dict):

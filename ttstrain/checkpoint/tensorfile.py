@@ -234,3 +234,80 @@ def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
 def _place(stored: StoredTensor) -> tuple[int, int]:
     """Order of the tensors in a file; an empty one comes before its neighbour."""
     return stored.offset, stored.numel
+
+
+def read_tree(tree: Any) -> Any:
+    """Replace every `StoredTensor` in a tree of dicts and lists by the tensor it stands for."""
+    if isinstance(tree, StoredTensor):
+        return tree.read()
+    if isinstance(tree, Mapping):
+        return {key: read_tree(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [read_tree(value) for value in tree]
+    return tree
+
+
+# ---------------------------------------------------------------- looking without loading
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Smallest and largest value of a tensor; NaN in either when there is one."""
+
+    low: float
+    high: float
+
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+    @property
+    def zero(self) -> bool:
+        return self.low == 0 == self.high
+
+
+def value_range(stored: StoredTensor) -> Range | None:
+    """Find a tensor's range in one pass without holding it; None when it has no elements."""
+    low, high = math.inf, -math.inf
+    for piece in _comparable_pieces(stored):
+        smallest, largest = torch.aminmax(piece)
+        low, high = _least(low, float(smallest)), -_least(-high, -float(largest))
+    return None if stored.numel == 0 else Range(low, high)
+
+
+def root_mean_square(stored: StoredTensor) -> float:
+    """Return sqrt(mean(x^2)); 0 when there are no elements."""
+    total = sum(float(torch.linalg.vector_norm(piece.double())) ** 2 for piece in _comparable_pieces(stored))
+    return math.sqrt(total / stored.numel) if stored.numel else 0.0
+
+
+def relative_distance(averages: Mapping[str, StoredTensor], weights: Mapping[str, StoredTensor]) -> float | None:
+    """Return ||average - weight|| / ||weight|| over the floating-point tensors that both hold; None without any."""
+    gap = size = 0.0
+    names = [name for name in weights if name in averages and weights[name].dtype.is_floating_point]
+    for name in names:
+        pairs = zip(_comparable_pieces(averages[name]), _comparable_pieces(weights[name]), strict=True)
+        for average, weight in pairs:
+            gap += float(torch.linalg.vector_norm(average.float() - weight.float())) ** 2
+            size += float(torch.linalg.vector_norm(weight.float())) ** 2
+    return math.sqrt(gap / size) if size > 0 else None
+
+
+def _comparable_pieces(stored: StoredTensor) -> Iterator[Tensor]:
+    """Yield a tensor's own elements in a dtype that can be compared."""
+    # A view with gaps or repeats is read whole: its stored elements are not exactly its own.
+    pieces = stored.pieces() if stored.span == stored.numel else iter([stored.read().reshape(-1)])
+    for piece in pieces:
+        if piece.dtype.is_complex:
+            yield torch.view_as_real(piece).reshape(-1)
+        elif piece.dtype.itemsize == 1 and piece.dtype.is_floating_point:
+            yield piece.float()
+        elif piece.dtype in (torch.uint16, torch.uint32, torch.uint64):
+            yield piece.double()
+        else:
+            yield piece
+
+
+def _least(one: float, other: float) -> float:
+    """Return the smaller number, or NaN as soon as one is."""
+    return math.nan if math.isnan(one) or math.isnan(other) else min(one, other)

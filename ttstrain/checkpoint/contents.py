@@ -1,0 +1,79 @@
+"""What a file holds, before anybody knows whose it is. Nothing in it is executed, no tensor is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ttstrain.checkpoint import tensorfile, unpickle
+from ttstrain.errors import CheckpointError
+from ttstrain.state import Tree
+
+_SIGNATURES: tuple[tuple[bytes, str], ...] = (
+    (b"version https://git-lfs", "a Git LFS pointer: the file itself was never fetched"),
+    (b"GGUF", "a GGUF file, quantised for inference"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"\x1f\x8b", "a gzip file: unpack it first"),
+    (b"7z\xbc\xaf", "a 7z archive: unpack it first"),
+    (b"Rar!", "a RAR archive: unpack it first"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"RIFF", "a recording"),
+    (b"fLaC", "a recording"),
+    (b"<!DOCTYPE", "a web page, saved in place of the file"),
+    (b"<!doctype", "a web page, saved in place of the file"),
+    (b"<html", "a web page, saved in place of the file"),
+    (b"<?xml", "an XML document, perhaps a server's error message"),
+    (b"%PDF", "a PDF"),
+)
+_DOWNLOAD_HINT = "download it again, and compare its size with the one on the web page"
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """A parsed file; the leaves of `tree` that are tensors are `StoredTensor`s."""
+
+    path: Path
+    container: Literal["safetensors", "zip", "legacy", "pickle"]
+    tree: Tree
+    globals: tuple[str, ...] = ()  # names in its pickles
+    metadata: Mapping[str, str] | None = None  # of a safetensors file
+
+    @property
+    def unsafe(self) -> list[str]:
+        """The names that a loader which obeys the pickle would run."""
+        return unpickle.unsafe_globals(self.globals)
+
+
+def read_contents(path: Path) -> Contents:
+    """Parse a checkpoint file of any layout. Raises CheckpointError that says what the file is instead."""
+    if not path.exists():
+        raise CheckpointError(f"`{path}` does not exist")
+    if not path.is_file():
+        raise CheckpointError(f"`{path}` is not a file")
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise CheckpointError(f"`{path}` cannot be read: {error.strerror}") from error
+    if not head:
+        raise CheckpointError(f"`{path}` is empty", hint=_DOWNLOAD_HINT)
+    if not any(head):
+        raise CheckpointError(f"`{path}` starts with zeros: its download did not finish", hint=_DOWNLOAD_HINT)
+    for signature, what in _SIGNATURES:
+        if head.lstrip().startswith(signature):
+            raise CheckpointError(
+                f"`{path}` is {what}", hint=_DOWNLOAD_HINT if "web" in what or "LFS" in what else None
+            )
+    if path.suffix == ".safetensors" or _is_safetensors(head):
+        header = tensorfile.read_header(path)
+        return Contents(path, "safetensors", dict(header.tensors), metadata=header.metadata)
+    if head[2:4] != b"\x03\x04" and not unpickle.looks_pickled(path):
+        raise CheckpointError(f"`{path}` is not a checkpoint", hint="ttstrain reads .safetensors, .pt, .pth and .ckpt")
+    read = unpickle.read(path)
+    return Contents(path, read.container, read.tree, globals=read.globals)
+
+
+def _is_safetensors(head: bytes) -> bool:
+    return head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= tensorfile.MAX_HEADER

@@ -1,0 +1,290 @@
+"""Checkpoints of other trainers, and the one way to open any checkpoint as weights.
+
+A family knows its upstream's files: it offers `UpstreamFormat`s, and this module asks every family in turn.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from ttstrain import families
+from ttstrain.checkpoint import store
+from ttstrain.checkpoint.contents import Contents, read_contents
+from ttstrain.checkpoint.meta import META_FILE, ScheduleMeta
+from ttstrain.checkpoint.tensorfile import StoredTensor
+from ttstrain.errors import CheckpointError
+from ttstrain.state import Tree
+
+Kind = Literal["base", "training", "export", "adapter", "unknown"]
+SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
+HUB = "hf://"
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerGroup:
+    """A parameter group as its optimizer kept it."""
+
+    name: str
+    lr: float  # of its next update
+    weight_decay: float
+    parameters: int  # number of scalars
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedCheckpoint:
+    """A checkpoint under the task's own names.
+
+    Tensors are still in their file: `load_weights` and `tensorfile.read_tree` fetch them.
+    """
+
+    path: Path
+    family: str
+    task: str
+    kind: Kind
+    model: str  # a published model's name, or a description
+    version: str
+    config: Mapping[str, Any]  # what is known of the task's `model:` section
+    unknown: tuple[str, ...]  # keys of that section which the file cannot tell, though they change what weights mean
+    weights: Mapping[str, StoredTensor]  # state-dict key -> tensor; the trained ones, else the averaged ones
+    ema: Mapping[str, StoredTensor] | None = None  # the average, under the same keys
+    ema_step: int | None = None
+    moments: Mapping[str, Mapping[str, Any]] | None = (
+        None  # parameter -> its optimizer state, as torch's AdamW keeps it
+    )
+    groups: tuple[OptimizerGroup, ...] = ()
+    schedule: ScheduleMeta | None = None
+    step: int | None = None
+    buffers: frozenset[str] = frozenset()  # keys of `weights` that are not parameters
+    vocab: Path | None = None  # text table that lies beside the file
+    globals: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default_factory=tuple)
+
+    def check_model(self, model: Mapping[str, Any]) -> None:
+        """Compare what the file says of its architecture with a `model:` section, all defaults filled in.
+
+        Raises CheckpointError that lists each difference: some would load without complaint and speak gibberish.
+        """
+        differing = [
+            f"{key}: {value!r} in the file, {model[key]!r} in the recipe"
+            for key, value in self.config.items()
+            if key in model and model[key] != value
+        ]
+        if differing:
+            raise CheckpointError(
+                f"`{self.path}` is {self.model}, another model than the recipe's:\n" + "\n".join(differing),
+                hint="extend the matching `models/` config, or choose another base",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """How people call a model, and which of its settings decide what its weights mean."""
+
+    model: str
+    version: str
+    config: Mapping[str, Any]
+
+
+class UpstreamFormat(Protocol):
+    """Knows the files of one upstream project."""
+
+    name: str
+
+    def sniff(self, contents: Contents) -> bool:
+        """Tell by its content whether a file is of this format."""
+        ...
+
+    def read(self, contents: Contents) -> OpenedCheckpoint:
+        """Translate the file's names into the task's. Raises CheckpointError where it is incomplete."""
+        ...
+
+    def label(self, model: Mapping[str, Any]) -> Label:
+        """Name the model that a complete `model:` section describes."""
+        ...
+
+
+# ---------------------------------------------------------------- opening
+
+
+def open_checkpoint(path: Path, *, task: str | None = None) -> OpenedCheckpoint:
+    """Open a checkpoint file, or a folder of ours, for use as weights; `task` is what the recipe trains.
+
+    Raises CheckpointError when it is unreadable, unknown, of another family, or when its pickle names something that
+    runs code: nothing here would run it, but such a file was not made by a trainer.
+    """
+    path = follow(path)
+    if path.is_dir():
+        opened = open_own(path)
+    else:
+        contents = read_contents(path)
+        refuse_unsafe(contents)
+        known = identify(contents)
+        if known is None:
+            raise CheckpointError(
+                f"no family of ttstrain knows `{path}`: it holds {describe_keys(contents.tree)}",
+                hint="`ttstrain inspect-ckpt` shows what is in it",
+            )
+        opened = known
+    if task is not None and opened.family != task.split("/", maxsplit=1)[0]:
+        raise CheckpointError(f"`{path}` is of family `{opened.family}`, the recipe trains `{task}`")
+    return opened
+
+
+def identify(contents: Contents) -> OpenedCheckpoint | None:
+    """Ask every family's formats who knows a file."""
+    for _, upstream in formats():
+        if upstream.sniff(contents):
+            return upstream.read(contents)
+    return None
+
+
+def formats() -> Iterator[tuple[str, UpstreamFormat]]:
+    """Yield every (family, format) of this installation."""
+    for name in families.names():
+        for upstream in families.load(name).load_formats():
+            yield name, upstream
+
+
+def refuse_unsafe(contents: Contents) -> None:
+    """Raise CheckpointError when a file's pickle names something that runs code."""
+    if contents.unsafe:
+        raise CheckpointError(
+            f"`{contents.path}` is unsafe: its pickle calls {', '.join(contents.unsafe)}",
+            hint="nothing was executed; do not load it elsewhere, and get the weights as .safetensors",
+        )
+
+
+def open_own(folder: Path) -> OpenedCheckpoint:
+    """Open one of our checkpoint folders, without reading its tensors."""
+    loaded = store.load_lazily(folder)
+    meta, state = loaded.meta, loaded.state
+    label = label_of(meta.family, meta.model)
+    ema = state.get("ema", {}).get("weights")
+    return OpenedCheckpoint(
+        path=folder,
+        family=meta.family,
+        task=meta.task,
+        kind="training",
+        model=meta.task if label is None else label.model,
+        version=f"ttstrain {meta.ttstrain}" if label is None else label.version,
+        config={} if label is None else label.config,
+        unknown=(),
+        weights=state.get("task", {}),
+        ema=ema,
+        ema_step=meta.ema.step,
+        groups=tuple(
+            OptimizerGroup(f"{group.optimizer}/{group.name}", group.lr, group.weight_decay, group.parameters)
+            for group in meta.groups
+        ),
+        schedule=meta.schedule,
+        step=meta.step,
+        notes=meta.notes,
+    )
+
+
+def label_of(family: str, model: Mapping[str, Any]) -> Label | None:
+    """Ask a family's format how people call a model; None where the family has no format."""
+    for name, upstream in formats():
+        if name == family:
+            return upstream.label(model)
+    return None
+
+
+def describe_keys(tree: Tree) -> str:
+    """Name the first things in a file, for an error."""
+    if not isinstance(tree, Mapping):
+        return f"a {type(tree).__name__}"
+    shown = [f"`{key}`" for key in list(tree)[:3]]
+    return ", ".join(shown) + (f" and {len(tree) - 3} more" if len(tree) > 3 else "") if shown else "nothing"
+
+
+# ---------------------------------------------------------------- finding
+
+
+def follow(path: Path, *, prefer: Literal["last", "best"] = "last") -> Path:
+    """Turn a run's folder, a `last` or `best` pointer, or a folder with one checkpoint file into that checkpoint.
+
+    A path that is a checkpoint already is returned as it is. Raises CheckpointError when there is none, or several.
+    """
+    if path.is_file() and path.name in (store.LAST, store.BEST) and path.parent.name == store.CHECKPOINTS:
+        pointed = store.read_pointer(path.parent, path.name)
+        assert pointed is not None
+        return pointed
+    if not path.is_dir() or store.is_checkpoint(path):
+        return path
+    root = path / store.CHECKPOINTS if (path / store.CHECKPOINTS).is_dir() else path
+    pointed = store.read_pointer(root, prefer) or store.read_pointer(root, store.LAST)
+    if pointed is not None:
+        return pointed
+    if root != path:
+        raise CheckpointError(f"the run `{path}` has no checkpoint yet")
+    return _only_file(path)
+
+
+def _only_file(folder: Path) -> Path:
+    """Choose the one checkpoint file of a folder; safetensors go before their pickled twins."""
+    for suffixes in (SUFFIXES[:1], SUFFIXES[1:]):
+        found = sorted(path for path in folder.iterdir() if path.suffix in suffixes and path.is_file())
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise CheckpointError(
+                f"`{folder}` holds {len(found)} checkpoints", hint=f"name one: {', '.join(path.name for path in found)}"
+            )
+    raise CheckpointError(f"`{folder}` holds no checkpoint", hint=f"looked for {', '.join(SUFFIXES)} and {META_FILE}")
+
+
+def resolve_base(spec: str) -> Path:
+    """Find what a recipe's `base:` names: `hf://owner/repo[@revision]/path`, a file, a folder, a run.
+
+    A run's folder stands for its best checkpoint, or its last one where no best is kept. What the Hub holds is
+    downloaded once; `$HF_HOME` and `$HF_HUB_OFFLINE` are obeyed.
+    """
+    if spec.startswith(HUB):
+        return follow(_download(spec), prefer="best")
+    path = Path(spec).expanduser()
+    if not path.exists():
+        raise CheckpointError(
+            f"the base `{spec}` does not exist", hint="a file, a folder, a run or hf://owner/repo/path"
+        )
+    return follow(path, prefer="best")
+
+
+def _download(spec: str) -> Path:
+    """Fetch a file or a folder of the Hub, and the texts beside it."""
+    match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+?))?/([^@]+)", spec)
+    if match is None:
+        raise CheckpointError(
+            f"`{spec}` is not hf://owner/repo/path", hint="such as hf://owner/repo/folder/model.safetensors"
+        )
+    repo, revision, inside = match[1], match[2], match[3].strip("/")
+    named = inside.endswith(SUFFIXES)
+    folder = inside.rpartition("/")[0] if named else inside
+    beside = [f"{folder}/{pattern}".lstrip("/") for pattern in ("*.txt", "*.json", "*.yaml")]
+    if named:
+        return _snapshot(spec, repo, revision, [inside, *beside]) / inside
+    snapshot = _snapshot(spec, repo, revision, [f"{inside}/*.safetensors", *beside])
+    if not any((snapshot / inside).glob("*.safetensors")):
+        snapshot = _snapshot(spec, repo, revision, [f"{inside}/*{suffix}" for suffix in SUFFIXES[1:]])
+    return snapshot / inside
+
+
+def _snapshot(spec: str, repo: str, revision: str | None, patterns: list[str]) -> Path:
+    try:
+        import huggingface_hub
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError as error:
+        raise CheckpointError(f"`{spec}` needs huggingface_hub", hint="pip install 'ttstrain[hub]'") from error
+    try:
+        folder = Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"`{spec}` could not be downloaded: {reason}",
+            hint="check the name and the connection; or download it elsewhere and give its path as `base:`",
+        ) from error
+    return folder

@@ -1,0 +1,429 @@
+"""Files of the F5-TTS project: what they hold, which net they are, and where their training stands.
+
+Upstream writes a training file of five entries, publishes the average alone, and users prune or wrap either. A file
+does not say which net it is: shapes tell most of it, but v0 and v1 nets have the same keys and shapes, so names and
+settings beside the file are read too, and where nothing tells, that is said.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ttstrain.checkpoint.contents import Contents
+from ttstrain.checkpoint.meta import ScheduleMeta
+from ttstrain.checkpoint.tensorfile import StoredTensor
+from ttstrain.checkpoint.upstream import Kind, Label, OpenedCheckpoint, OptimizerGroup
+from ttstrain.errors import CheckpointError
+
+METADATA_KEY = "ttstrain"  # of safetensors metadata: JSON with `task` and `model`, as our export writes it
+
+_PREFIX = "transformer."
+_SIGN = ("time_embed.time_mlp.0.weight", "text_embed.text_embed.weight", "proj_out.weight")
+_LAYERS = (
+    ("transformer_blocks.0.attn.to_q.weight", "transformer_blocks.0.ff.ff.0.0.weight"),
+    ("layers.0.2.to_q.weight", "layers.0.4.ff.0.0.weight"),
+)
+_WRAPPERS = ("ema_model.", "module.", "_orig_mod.")  # EMA, DDP and torch.compile put these before a key
+_RETIRED = "mel_spec.mel_stft."  # buffers of releases before 1.0, which the nets no longer have
+_BUFFERS = ("rotary_embed.inv_freq",)
+_NAMES_READ = 3  # parts of a path that may name the net: the file and two folders
+_ADAMW = {"step", "exp_avg", "exp_avg_sq"}
+_EMA_SCALARS = ("initted", "step", "update")
+_MODEL, _EMA, _OPTIMIZER, _SCHEDULE = (
+    "model_state_dict",
+    "ema_model_state_dict",
+    "optimizer_state_dict",
+    "scheduler_state_dict",
+)
+# Settings that decide what the weights mean, rather than how they are trained or used.
+_IDENTITY = (
+    "backbone",
+    "dim",
+    "depth",
+    "heads",
+    "dim_head",
+    "ff_mult",
+    "text_dim",
+    "conv_layers",
+    "text_mask_padding",
+    "pe_attn_head",
+    "qk_norm",
+    "long_skip_connection",
+    "text_embedding_average_upsampling",
+    "skip_connect_type",
+    "mel",
+    "n_mels",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A published net. What tells v0 from v1 is not in its shapes."""
+
+    name: str
+    version: str
+    shape: Mapping[str, Any]
+    flags: Mapping[str, Any]
+
+
+_V1 = {"text_mask_padding": True, "pe_attn_head": None}
+_V0 = {"text_mask_padding": False, "pe_attn_head": 1}
+_DIT_BASE = {"backbone": "dit", "dim": 1024, "depth": 22, "heads": 16, "ff_mult": 2, "text_dim": 512, "conv_layers": 4}
+_DIT_SMALL = {**_DIT_BASE, "dim": 768, "depth": 18, "heads": 12}
+_UNETT_BASE = {
+    "backbone": "unett",
+    "dim": 1024,
+    "depth": 24,
+    "heads": 16,
+    "ff_mult": 4,
+    "text_dim": 100,
+    "conv_layers": 0,
+}
+_UNETT_SMALL = {**_UNETT_BASE, "dim": 768, "depth": 20, "heads": 12}
+PRESETS = (
+    Preset("F5TTS_v1_Base", "v1", _DIT_BASE, _V1),
+    Preset("F5TTS_Base", "v0", _DIT_BASE, _V0),
+    Preset("F5TTS_v1_Small", "v1", _DIT_SMALL, _V1),
+    Preset("F5TTS_Small", "v0", _DIT_SMALL, _V0),
+    Preset("E2TTS_Base", "v0", _UNETT_BASE, _V0),
+    Preset("E2TTS_Small", "v0", _UNETT_SMALL, _V0),
+)
+
+
+class F5Format:
+    """Reads what F5-TTS trains, publishes and prunes."""
+
+    name = "f5"
+
+    def sniff(self, contents: Contents) -> bool:
+        """Tell by the keys of a DiT or UNetT over text and mel."""
+        return any(_is_net(_normalised(state).tensors) for state in _state_dicts(contents.tree).values())
+
+    def read(self, contents: Contents) -> OpenedCheckpoint:
+        """Translate to `transformer.*` keys; the trained weights where there are any, else the averaged ones."""
+        tree = contents.tree
+        states = {name: _normalised(state) for name, state in _state_dicts(tree).items()}
+        states = {name: state for name, state in states.items() if _is_net(state.tensors)}
+        average, online = states.get(_EMA), states.get(_MODEL)
+        used = online or average
+        assert used is not None  # or `sniff` would have refused
+        architecture = _architecture(contents, used)
+        notes = [*used.notes, *architecture.notes]
+        schedule = _schedule(tree.get(_SCHEDULE)) if isinstance(tree, Mapping) else None
+        training = _Training.of(tree, used.tensors) if _OPTIMIZER in tree else _Training()
+        notes += training.notes
+        if schedule is not None and schedule.ended:
+            notes.append(_ended(schedule, training.groups))
+        if online is None and average is not None and average.step is not None and average.wrapped:
+            notes.append(
+                f"holds the average alone; its step {average.step:,} would pin upstream's EMA decay, ours starts again"
+            )
+        vocab, vocab_notes = _vocab_beside(contents.path, used.tensors)
+        return OpenedCheckpoint(
+            path=contents.path,
+            family="flow",
+            task="flow",
+            kind=_kind(tree, average),
+            model=architecture.label.model,
+            version=architecture.label.version,
+            config=architecture.label.config,
+            unknown=architecture.unknown,
+            weights=used.tensors,
+            ema=None if average is None or not average.wrapped else average.tensors,
+            ema_step=None if average is None else average.step,
+            moments=training.moments,
+            groups=training.groups,
+            schedule=schedule,
+            step=training.step if training.step is not None else used.update,
+            buffers=frozenset(_PREFIX + name for name in _BUFFERS),
+            vocab=vocab,
+            globals=contents.globals,
+            notes=(*notes, *vocab_notes),
+        )
+
+    def label(self, model: Mapping[str, Any]) -> Label:
+        """Name the published net that a `model:` section describes, or describe it."""
+        config = {key: model[key] for key in _IDENTITY if key in model}
+        for preset in PRESETS:
+            if _agrees(model, preset.shape) and _agrees(model, preset.flags):
+                return Label(preset.name, preset.version, config)
+        version = next((version for version, flags in (("v1", _V1), ("v0", _V0)) if _agrees(model, flags)), "own flags")
+        return Label(_describe(model), version, config)
+
+
+def _agrees(model: Mapping[str, Any], flags: Mapping[str, Any]) -> bool:
+    return all(model.get(key) == value for key, value in flags.items())
+
+
+def _describe(model: Mapping[str, Any]) -> str:
+    kind = {"dit": "DiT", "unett": "UNetT"}.get(str(model.get("backbone")), "net")
+    return f"{kind}, dim {model.get('dim')}, depth {model.get('depth')}, heads {model.get('heads')}"
+
+
+# ---------------------------------------------------------------- state dicts
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """One state dict under our keys."""
+
+    tensors: Mapping[str, StoredTensor]
+    wrapped: bool  # keys had `ema_model.` or there was an EMA step: this is an average, whatever it is filed under
+    step: int | None  # updates the EMA counted
+    update: int | None
+    notes: tuple[str, ...]
+
+
+def _state_dicts(tree: Any) -> dict[str, Mapping[str, Any]]:
+    """Find the state dicts of a file: by their entries in a .pt, or the file itself."""
+    if not isinstance(tree, Mapping):
+        return {}
+    named = {name: tree[name] for name in (_MODEL, _EMA) if isinstance(tree.get(name), Mapping)}
+    if named:
+        return named
+    averaged = any(str(key).startswith(_WRAPPERS[0]) for key in tree) or "initted" in tree
+    return {_EMA if averaged else _MODEL: tree}
+
+
+def _normalised(state: Mapping[str, Any]) -> _State:
+    tensors: dict[str, StoredTensor] = {}
+    scalars: dict[str, int] = {}
+    stripped: set[str] = set()
+    retired = 0
+    for original, value in state.items():
+        key = str(original)
+        while wrapper := next((prefix for prefix in _WRAPPERS if key.startswith(prefix)), None):
+            stripped.add(wrapper)
+            key = key[len(wrapper) :]
+        if key in _EMA_SCALARS:
+            scalars[key] = _scalar(value)
+        elif key.startswith(_RETIRED):
+            retired += 1
+        elif isinstance(value, StoredTensor):
+            tensors[key] = value
+    notes = [f"dropped {retired} mel buffers that nets no longer have ({_RETIRED}*)"] if retired else []
+    notes += [f"keys lost the prefix `{prefix}`" for prefix in _WRAPPERS[1:] if prefix in stripped]
+    return _State(
+        tensors=tensors,
+        wrapped=_WRAPPERS[0] in stripped or "initted" in scalars,
+        step=scalars.get("step"),
+        update=scalars.get("update"),
+        notes=tuple(notes),
+    )
+
+
+def _scalar(value: Any) -> int:
+    return int(value.read().reshape(-1)[0]) if isinstance(value, StoredTensor) else int(value)
+
+
+def _is_net(tensors: Mapping[str, Any]) -> bool:
+    return all(_PREFIX + key in tensors for key in _SIGN) and any(
+        all(_PREFIX + key in tensors for key in layer) for layer in _LAYERS
+    )
+
+
+def _kind(tree: Mapping[str, Any], average: _State | None) -> Kind:
+    if _OPTIMIZER in tree:
+        return "training"
+    return "base" if average is not None and average.wrapped else "export"
+
+
+# ---------------------------------------------------------------- architecture
+
+
+@dataclass(frozen=True, slots=True)
+class _Architecture:
+    label: Label
+    unknown: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def _architecture(contents: Contents, state: _State) -> _Architecture:
+    config = {**_shape_config(state.tensors)}
+    stated, source = _stated_flags(contents, config)
+    config.update(stated)
+    if config["backbone"] == "unett" and not stated:
+        config.update(_V0)  # upstream has trained no other UNetT
+    presets = [preset for preset in PRESETS if _agrees(config, preset.shape)]
+    unknown = tuple(key for key in _V1 if key not in config)
+    if unknown:
+        model = " or ".join(preset.name for preset in presets) or _describe(config)
+        note = (
+            "v0 or v1? Their keys and shapes are the same, and neither name nor settings beside the file tell. "
+            "The wrong choice loads and speaks gibberish"
+        )
+        return _Architecture(Label(model, "v0 or v1", config), unknown, (note,))
+    notes = (f"{', '.join(stated)} taken from {source}",) if stated else ()
+    return _Architecture(F5Format().label(config), (), notes)
+
+
+def _shape_config(tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
+    """Read off the shapes what they tell."""
+    net = {key[len(_PREFIX) :]: stored.shape for key, stored in tensors.items() if key.startswith(_PREFIX)}
+    backbone = "dit" if any(key.startswith("transformer_blocks.") for key in net) else "unett"
+    stem, attention = ("transformer_blocks", "attn") if backbone == "dit" else ("layers", "2")
+    dim, inner = net["proj_out.weight"][1], net[f"{stem}.0.{attention}.to_q.weight"][0]
+    dim_head = 2 * net["rotary_embed.inv_freq"][0] if "rotary_embed.inv_freq" in net else 64
+    feed_forward = "ff.ff.0.0.weight" if backbone == "dit" else "4.ff.0.0.weight"
+    config: dict[str, Any] = {
+        "backbone": backbone,
+        "dim": dim,
+        "depth": _count(net, stem),
+        "heads": inner // dim_head,
+        "dim_head": dim_head,
+        "ff_mult": net[f"{stem}.0.{feed_forward}"][0] // dim,
+        "text_dim": net["text_embed.text_embed.weight"][1],
+        "conv_layers": _count(net, "text_embed.text_blocks"),
+        "qk_norm": "rms_norm" if f"{stem}.0.{attention}.q_norm.weight" in net else None,
+        "n_mels": net["proj_out.weight"][0],
+    }
+    if backbone == "dit":
+        config["long_skip_connection"] = "long_skip_connection.weight" in net
+    return config
+
+
+def _count(net: Mapping[str, Any], stem: str) -> int:
+    return len({key[len(stem) + 1 :].partition(".")[0] for key in net if key.startswith(f"{stem}.")})
+
+
+def _stated_flags(contents: Contents, shape: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Find what tells v0 from v1: our metadata, settings beside the file, or a published name in its path."""
+    if contents.metadata and METADATA_KEY in contents.metadata:
+        try:
+            model = json.loads(contents.metadata[METADATA_KEY])["model"]
+            return {key: model[key] for key in (*_V1, "mel") if key in model}, "the file's own metadata"
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"the metadata of `{contents.path}` cannot be read: {error}") from error
+    settings = {
+        path.name: flags for path in sorted(contents.path.parent.glob("*.y*ml")) if (flags := _flags_of_yaml(path))
+    }
+    if settings and all(flags == next(iter(settings.values())) for flags in settings.values()):
+        name, flags = next(iter(settings.items()))
+        return flags, f"`{name}`"
+    for part in contents.path.absolute().parts[: -_NAMES_READ - 1 : -1]:
+        for preset in PRESETS:
+            # `F5TTS_Base` is not part of `F5TTS_v1_Base`; what follows may be `_bigvgan`, `_no_zero_init`, ...
+            if re.search(rf"(?<![A-Za-z0-9]){preset.name}(?![A-Za-z0-9])", part) and _agrees(shape, preset.shape):
+                mel = "bigvgan" if "bigvgan" in part else "vocos"
+                return {**preset.flags, "mel": mel}, f"the name `{part}`"
+    return {}, ""
+
+
+def _flags_of_yaml(path: Path) -> dict[str, Any]:
+    """Read `model.arch` of a training configuration of upstream; empty when it is none or leaves the flags out."""
+    import yaml
+
+    try:
+        model = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]
+        flags = {key: model["arch"][key] for key in _V1}
+        return {**flags, "mel": model["mel_spec"]["mel_spec_type"]}
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+        return {}
+
+
+# ---------------------------------------------------------------- training state
+
+
+@dataclass(frozen=True, slots=True)
+class _Training:
+    """Where an upstream run stood."""
+
+    moments: Mapping[str, Mapping[str, Any]] | None = None
+    groups: tuple[OptimizerGroup, ...] = ()
+    step: int | None = None
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, tree: Mapping[str, Any], weights: Mapping[str, StoredTensor]) -> _Training:
+        """Give the optimizer's numbered states the names of the parameters, in the order in which both were made."""
+        optimizer = tree[_OPTIMIZER]
+        if not isinstance(optimizer, Mapping) or not {"state", "param_groups"} <= set(optimizer):
+            return cls(notes=(f"`{_OPTIMIZER}` is no state of a torch optimizer: left out",))
+        names = [key for key in weights if not key.endswith(_BUFFERS)]
+        indices = [index for group in optimizer["param_groups"] for index in group["params"]]
+        states: Mapping[int, Mapping[str, Any]] = optimizer["state"]
+        notes: list[str] = []
+        moments: dict[str, Mapping[str, Any]] | None = None
+        if len(indices) != len(names):
+            notes.append(f"the optimizer has {len(indices)} parameters and the net {len(names)}: moments left out")
+        else:
+            moments = {name: states.get(index, {}) for name, index in zip(names, indices, strict=True)}
+            if misfit := next((name for name in names if not _fits(moments[name], weights[name])), None):
+                notes.append(f"the moments of `{misfit}` are not AdamW's of its shape: moments left out")
+                moments = None
+        by_index = dict(zip(indices, names, strict=False))
+        groups = tuple(
+            OptimizerGroup(
+                name="default" if len(optimizer["param_groups"]) == 1 else f"group-{number}",
+                lr=float(group["lr"]),
+                weight_decay=float(group.get("weight_decay", 0.0)),
+                parameters=sum(weights[by_index[index]].numel for index in group["params"] if index in by_index),
+            )
+            for number, group in enumerate(optimizer["param_groups"])
+        )
+        step, step_notes = _updates(tree, states)
+        return cls(moments=moments, groups=groups, step=step, notes=(*notes, *step_notes))
+
+
+def _fits(state: Mapping[str, Any], weight: StoredTensor) -> bool:
+    return set(state) <= _ADAMW and all(
+        isinstance(value, StoredTensor) and value.shape == weight.shape for key, value in state.items() if key != "step"
+    )
+
+
+def _updates(tree: Mapping[str, Any], states: Mapping[int, Mapping[str, Any]]) -> tuple[int | None, list[str]]:
+    """Return the number of updates. Files before 0.4.0 count micro-batches as `step`; the optimizer knows better."""
+    if "update" in tree:
+        return _scalar(tree["update"]), []
+    if "step" not in tree:
+        return None, []
+    micro_batches = _scalar(tree["step"])
+    counted = [_scalar(state["step"]) for state in list(states.values())[:1] if "step" in state]
+    if not counted:
+        return micro_batches, [f"an old file: its step {micro_batches:,} may count micro-batches"]
+    return counted[0], [
+        f"an old file: {micro_batches:,} micro-batches, {counted[0]:,} updates by the optimizer's count"
+    ]
+
+
+def _schedule(state: Any) -> ScheduleMeta | None:
+    """Read a SequentialLR of two linear parts, which is what upstream's trainer makes."""
+    if not isinstance(state, Mapping) or "last_epoch" not in state:
+        return None
+    position = int(state["last_epoch"])
+    parts: Sequence[Mapping[str, Any]] = state.get("_schedulers") or [state]
+    milestones = state.get("_milestones") or []
+    length = parts[-1].get("total_iters")
+    total = None if length is None else int(sum(milestones[-1:])) + int(length)
+    lrs = [float(lr) for lr in state.get("_last_lr") or []]
+    return ScheduleMeta(
+        position=position,
+        total=total,
+        ended=total is not None and position >= total,
+        lr_next=max(lrs, default=None),
+    )
+
+
+def _ended(schedule: ScheduleMeta, groups: Sequence[OptimizerGroup]) -> str:
+    lr = schedule.lr_next if schedule.lr_next is not None else max((group.lr for group in groups), default=math.nan)
+    return f"the schedule has ended at {schedule.total:,}: next LR {lr:.3g}; upstream would train at that for ever"
+
+
+# ---------------------------------------------------------------- vocab
+
+
+def _vocab_beside(path: Path, tensors: Mapping[str, StoredTensor]) -> tuple[Path | None, list[str]]:
+    vocab = path.parent / "vocab.txt"
+    if not vocab.is_file():
+        return None, []
+    entries = vocab.read_bytes().count(b"\n")
+    rows = tensors[f"{_PREFIX}text_embed.text_embed.weight"].shape[0]
+    if entries + 1 != rows:
+        return None, [f"`vocab.txt` beside it has {entries:,} tokens, the net {rows - 1:,}: not its own"]
+    return vocab, []
