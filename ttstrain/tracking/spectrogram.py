@@ -1,0 +1,66 @@
+"""Pictures of mel spectrograms, without a plotting library.
+
+Shapes: n frames, m mel bands, h and w pixels.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Fixed, so that pictures of one run can be compared. The floor of log mels is log(1e-5) = -11.5; speech peaks near 2.
+QUIET, LOUD = -11.5, 2.0
+MAX_WIDTH = 1600  # pixels; longer utterances are averaged over neighbouring frames
+PIXELS = 2  # height of a mel band and width of a frame
+
+# From dark violet over teal to yellow: equal steps look equal, in grey and to colour-blind eyes too. In the manner of
+# matplotlib's viridis, a few points of which (public domain) are joined by straight lines.
+_COLOURS = (0x440154, 0x472D7B, 0x3B528B, 0x2C728E, 0x21918C, 0x28AE80, 0x5EC962, 0xADDC30, 0xFDE725)
+
+
+def picture(mel: Tensor) -> npt.NDArray[np.uint8]:
+    """Draw log mels (n, m) as an RGB picture (h, w, 3): time goes right, pitch goes up, loud is bright."""
+    values = mel.detach().cpu().float().numpy()  # (n, m)
+    values = _narrow(values, columns=MAX_WIDTH // PIXELS)
+    loudness = np.nan_to_num((values - QUIET) / (LOUD - QUIET), nan=0.0).clip(0.0, 1.0)
+    levels = np.round(loudness * 255).astype(np.uint8)  # (n, m)
+    rgb: npt.NDArray[np.uint8] = _palette()[levels.T[::-1]].repeat(PIXELS, axis=0).repeat(PIXELS, axis=1)
+    return rgb
+
+
+def png(rgb: npt.NDArray[np.uint8]) -> bytes:
+    """Encode an RGB picture (h, w, 3) as a PNG file."""
+    height, width, _ = rgb.shape
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB, deflate, no interlace
+    rows = np.concatenate([np.zeros((height, 1), np.uint8), rgb.reshape(height, width * 3)], axis=1)  # 0: no filter
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 6)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in chunks)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def _narrow(values: npt.NDArray[Any], *, columns: int) -> npt.NDArray[Any]:
+    """Average neighbouring frames until at most `columns` are left."""
+    every = -(-len(values) // columns)
+    if every <= 1:
+        return values
+    padded = np.pad(values, ((0, -len(values) % every), (0, 0)), mode="edge")
+    mean: npt.NDArray[Any] = padded.reshape(-1, every, values.shape[1]).mean(axis=1)
+    return mean
+
+
+def _palette() -> npt.NDArray[np.uint8]:
+    points = np.array([[colour >> 16, colour >> 8 & 255, colour & 255] for colour in _COLOURS], dtype=float)
+    places = np.linspace(0, 255, len(points))
+    channels = [np.interp(np.arange(256), places, points[:, channel]) for channel in range(3)]
+    palette: npt.NDArray[np.uint8] = np.stack(channels, axis=1).round().astype(np.uint8)  # (256, 3)
+    return palette

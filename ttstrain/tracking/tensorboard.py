@@ -1,0 +1,57 @@
+"""TensorBoard, for those who like it: the same names, read from the run's `tensorboard` folder."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ttstrain.errors import RecipeError
+from ttstrain.tracking import spectrogram
+from ttstrain.tracking.tracker import RunInfo
+
+if TYPE_CHECKING:
+    from ttstrain.task import Sample
+
+
+class TensorboardTracker:
+    """Writes event files. Steps that a resume or a rollback takes again are drawn again."""
+
+    def __init__(self) -> None:
+        if importlib.util.find_spec("tensorboard") is None:
+            raise RecipeError(
+                "`tracking.tensorboard` needs the package tensorboard", hint="pip install 'ttstrain[tensorboard]'"
+            )
+        self._writer: Any = None  # torch.utils.tensorboard.SummaryWriter
+        self._step = 0
+
+    def start(self, info: RunInfo) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        purge_step = info.start_step + 1 if info.resumed else None  # hides what was recorded after the checkpoint
+        self._writer = SummaryWriter(log_dir=str(info.run_dir / "tensorboard"), purge_step=purge_step)
+        self._step = info.start_step
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._step = step
+        for key, value in values.items():
+            self._writer.add_scalar(key, value, global_step=step, new_style=True, double_precision=True)
+
+    def sample(self, step: int, name: str, sample: Sample, text: str, path: Path) -> None:
+        self._writer.add_audio(f"sample/audio/{name}", sample.audio.wav, step, sample.audio.sample_rate)
+        self._writer.add_text(f"sample/text/{name}", text, step)
+        if sample.mel is not None:
+            picture = spectrogram.picture(sample.mel)
+            self._writer.add_image(f"sample/mel/{name}", picture, step, dataformats="HWC")
+
+    def incident(self, step: int, kind: str, message: str) -> None:
+        self._writer.add_text(f"incident/{kind}", message, step)
+
+    def note(self, message: str) -> None:
+        self._writer.add_text("note", message, self._step)
+
+    def finish(self, status: str) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None

@@ -1,0 +1,238 @@
+"""Weights & Biases, which may fail in any way without stopping a run.
+
+- Every row carries our `step`, and W&B is told to plot over it: after a rollback our step goes back, while W&B's own
+  counter may not decrease.
+- A failure makes the tracker go on offline, with a warning; a second one turns it off.
+- Nothing is asked and nothing is printed by W&B itself.
+"""
+
+from __future__ import annotations
+
+import netrc
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+from ttstrain.tracking import spectrogram
+from ttstrain.tracking.tracker import RunInfo
+from ttstrain.tracking.wandb_file import next_row
+
+if TYPE_CHECKING:
+    from ttstrain.task import Sample
+
+INIT_TIMEOUT_S = 20.0  # W&B's own default would hold a run without network back for 90 s
+FINISH_TIMEOUT_S = 60.0  # what is not uploaded by then stays on disk for `wandb sync`
+
+Mode = Literal["online", "offline"]
+
+
+class WandbTracker:
+    """Sends a run to W&B, or keeps it in the run's folder until `wandb sync` does."""
+
+    def __init__(
+        self,
+        *,
+        mode: Literal["online", "offline", "auto"],
+        project: str,
+        entity: str | None,
+        tags: Sequence[str],
+        note: Callable[[str], None],
+        warn: Callable[[str], None],
+    ) -> None:
+        self._wanted = mode
+        self._project = project
+        self._entity = entity
+        self._tags = tuple(tags)
+        self._note = note
+        self._warn = warn
+        self._info: RunInfo | None = None
+        self._run: Any = None  # wandb.Run, None while off
+        self._row: int | None = None  # W&B's own step of the next row, where W&B cannot know it
+        self._degraded = False
+        self._pictures = True
+
+    def start(self, info: RunInfo) -> None:
+        self._info = info
+        if error := _attempt(self._open_as_wanted):
+            self._degrade(error)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        if self._run is not None and (error := _attempt(lambda: self._log_row({"step": step, **values}))):
+            self._degrade(error)
+            self.log(step, values)
+
+    def sample(self, step: int, name: str, sample: Sample, text: str, path: Path) -> None:
+        if self._run is not None and (error := _attempt(lambda: self._log_sample(step, name, sample, text, path))):
+            self._degrade(error)
+
+    def incident(self, step: int, kind: str, message: str) -> None:
+        if self._run is not None and (error := _attempt(lambda: self._summarize(incident=f"{step} {kind}: {message}"))):
+            self._degrade(error)
+
+    def note(self, message: str) -> None:
+        """Do nothing: notes are for the person at the console."""
+
+    def finish(self, status: str) -> None:
+        if self._run is None:
+            return
+        if error := _attempt(lambda: self._close(status)):
+            self._warn(f"W&B could not finish: {_brief(error)}; `{_brief_path(self._folder)}` has what it wrote")
+        self._run = None
+        _attempt(_stop_service)  # only then is the file on disk complete
+
+    # ------------------------------------------------------------ what may fail
+
+    def _open_as_wanted(self) -> None:
+        import wandb
+
+        settings = wandb.setup(settings=wandb.Settings(silent=True)).settings
+        mode: Mode
+        if self._wanted == "auto":
+            if settings.mode == "disabled":  # WANDB_MODE, or `wandb disabled` in this folder
+                return
+            mode = "online" if settings.mode == "online" and _is_logged_in(settings) else "offline"
+        elif self._wanted == "online" and not _is_logged_in(settings):
+            raise _NotLoggedInError("not logged in (`wandb login`)")
+        else:
+            mode = self._wanted
+        self._open(mode)
+
+    def _open(self, mode: Mode) -> None:
+        import wandb
+
+        assert self._info is not None, "log before start"
+        info = self._info
+        # Offline, W&B numbers a resumed run's rows from 0 again, and an upload would mix them up.
+        self._row = next_row(info.run_dir, info.run_id) if mode == "offline" else None
+        settings = {"silent": True, "console": "off", "init_timeout": INIT_TIMEOUT_S, "save_code": False}
+        if "finish_timeout" in wandb.Settings.model_fields:  # missing from older releases
+            settings["finish_timeout"] = FINISH_TIMEOUT_S
+        self._run = wandb.init(
+            dir=str(info.run_dir),
+            id=info.run_id,
+            name=info.name,
+            resume="allow",
+            mode=mode,
+            project=self._project,
+            entity=self._entity,
+            tags=list(self._tags),
+            config=dict(info.recipe),
+            allow_val_change=True,
+            settings=wandb.Settings(**settings),
+        )
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
+        if mode == "online":
+            self._note(f"W&B: {self._run.url}")
+        else:
+            self._note(f"W&B: offline, `wandb sync {_brief_path(self._folder)}` uploads it")
+
+    def _log_row(self, row: Mapping[str, Any]) -> None:
+        if self._row is None:
+            self._run.log(row)
+        else:
+            self._run.log(row, step=self._row, commit=True)
+            self._row += 1
+
+    def _log_sample(self, step: int, name: str, sample: Sample, text: str, path: Path) -> None:
+        import wandb
+
+        row: dict[str, Any] = {"step": step, f"sample/audio/{name}": wandb.Audio(str(path), caption=text)}
+        with tempfile.TemporaryDirectory() as folder:
+            if sample.mel is not None and self._can_draw():
+                file = Path(folder, "mel.png")
+                file.write_bytes(spectrogram.png(spectrogram.picture(sample.mel)))
+                row[f"sample/mel/{name}"] = wandb.Image(str(file), caption=text)
+            self._log_row(row)  # copies both files into the run
+
+    def _can_draw(self) -> bool:
+        """Tell whether pillow is there, which W&B wants for any picture."""
+        try:
+            import PIL  # noqa: F401
+        except ImportError:
+            if self._pictures:
+                self._pictures = False
+                self._note("W&B: no spectrogram pictures without pillow (`pip install pillow`)")
+            return False
+        return True
+
+    def _summarize(self, **values: str) -> None:
+        for key, value in values.items():
+            self._run.summary[key] = value
+
+    def _close(self, status: str) -> None:
+        self._summarize(status=status)
+        if status == "preempted":
+            self._run.mark_preempting()
+        self._run.finish(exit_code=0 if status in ("done", "stopped") else 1)
+
+    # ------------------------------------------------------------ going on
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self._run.dir).parent  # the run's `files` lie in it
+
+    def _degrade(self, error: Exception) -> None:
+        """Go on offline after a first failure, without W&B after a second."""
+        self._run = None
+        if not self._degraded:
+            self._degraded = True
+            if not isinstance(error, _NotLoggedInError | ImportError):
+                _attempt(_stop_service)  # a failed start leaves the run's id in use
+            again = _attempt(lambda: self._open("offline"))
+            if again is None:
+                self._warn(f"W&B goes on offline: {_brief(error)}")
+                return
+            error = again
+        self._run = None
+        self._warn(f"W&B is off from here on: {_brief(error)}; metrics.jsonl has everything")
+
+
+class _NotLoggedInError(Exception):
+    pass
+
+
+def _attempt(action: Callable[[], None]) -> Exception | None:
+    """Run something of W&B's and return what it raised.
+
+    The one place where any exception is caught: W&B watches, and neither a lost service, nor a broken installation,
+    nor a defect in it may stop a training run.
+    """
+    try:
+        action()
+    except Exception as error:
+        return error
+    return None
+
+
+def _stop_service() -> None:
+    import wandb
+
+    wandb.teardown()
+
+
+def _is_logged_in(settings: Any) -> bool:
+    """Tell whether W&B would find credentials for its server without asking."""
+    if settings.api_key or os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlsplit(settings.base_url).hostname or ""
+    named = os.environ.get("NETRC")
+    for file in [Path(named).expanduser()] if named else [Path.home() / ".netrc", Path.home() / "_netrc"]:
+        try:
+            if file.is_file() and host in netrc.netrc(str(file)).hosts:
+                return True
+        except (netrc.NetrcParseError, OSError):
+            continue  # W&B could not read it either
+    return False
+
+
+def _brief(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0]
+
+
+def _brief_path(path: Path) -> str:
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

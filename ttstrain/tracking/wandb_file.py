@@ -1,0 +1,89 @@
+"""Reads the `.wandb` files that W&B keeps in a run's folder, online and offline.
+
+Such a file is a LevelDB log (google/leveldb, doc/log_format.md) with a header of its own in its first block: blocks of
+32 KiB hold records of crc32 (4 bytes), length (2), type (1) and data; a long record comes in several parts.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+_BLOCK = 32768
+_FILE_HEADER = struct.pack("<4sHB", b":W&B", 0xBEE1, 0)
+_RECORD_HEADER = struct.Struct("<IHB")
+_FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4  # types of a record
+
+_TAIL_BLOCKS = 32  # 1 MiB: more than enough to hold a row
+
+
+def read_offline_run(path: Path) -> list[dict[str, Any]]:
+    """Return the rows a run logged, in order, with W&B's own `_step`, `_runtime` and `_timestamp`.
+
+    A torn end, as a lost machine leaves it, ends the reading. Raises ValueError when it is no such file.
+    """
+    data = path.read_bytes()
+    if not data.startswith(_FILE_HEADER):
+        raise ValueError(f"`{path}` is not a .wandb file")
+    return list(_rows(data, start=len(_FILE_HEADER)))
+
+
+def run_files(run_dir: Path, run_id: str) -> list[Path]:
+    """List a run's `.wandb` files, oldest first: one for each time it was started."""
+    files = run_dir.glob(f"wandb/*run-*-{run_id}/run-{run_id}.wandb")
+    return sorted(files, key=lambda file: file.parent.name.removeprefix("offline-"))  # the rest begins with the time
+
+
+def next_row(run_dir: Path, run_id: str) -> int:
+    """Return the number (`_step`) that follows the last row W&B wrote for this run, without reading all of it."""
+    for path in reversed(run_files(run_dir, run_id)):
+        tail = max(0, path.stat().st_size // _BLOCK - _TAIL_BLOCKS) * _BLOCK
+        with path.open("rb") as file:
+            file.seek(tail)
+            data = file.read()
+        if rows := list(_rows(data, start=0 if tail else len(_FILE_HEADER))):
+            return int(rows[-1]["_step"]) + 1
+    return 0
+
+
+def _rows(data: bytes, *, start: int) -> Iterator[dict[str, Any]]:
+    from wandb.proto import wandb_internal_pb2
+
+    for content in _records(data, start=start):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(content)
+        if record.WhichOneof("record_type") == "history":
+            row: dict[str, Any] = {}
+            for item in record.history.item:
+                *parents, name = [item.key] if item.key else item.nested_key  # a picture's path, size, ...
+                place = row
+                for parent in parents:
+                    place = place.setdefault(parent, {})
+                place[name] = json.loads(item.value_json)
+            yield row | {"_step": record.history.step.num}
+
+
+def _records(data: bytes, *, start: int) -> Iterator[bytes]:
+    """Yield whole records from `start` on, which is behind the file's header or where a block begins."""
+    position, parts, inside = start, b"", False
+    while position + _RECORD_HEADER.size <= len(data):
+        room = _BLOCK - position % _BLOCK
+        if room < _RECORD_HEADER.size:  # too small for a record: padding
+            position += room
+            continue
+        checksum, length, kind = _RECORD_HEADER.unpack_from(data, position)
+        content = data[position + _RECORD_HEADER.size :][:length]
+        if kind == 0 or len(content) < length or zlib.crc32(content, zlib.crc32(bytes([kind]))) != checksum:
+            return  # torn
+        position += _RECORD_HEADER.size + length
+        if kind in (_FULL, _FIRST):
+            parts, inside = content, True
+        elif kind in (_MIDDLE, _LAST):
+            parts += content
+        if kind in (_FULL, _LAST) and inside:
+            yield parts
+            inside = False
