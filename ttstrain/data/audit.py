@@ -10,7 +10,7 @@ import hashlib
 import json
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -335,26 +335,33 @@ class _Measurements:
         self.max_s = max_s
 
     def of(self, paths: Sequence[Path], progress: Progress | None, workers: int) -> dict[Path, Measured]:
-        kept = self._read()
         keys = {path: self._key(path) for path in paths}
+        kept = self._read()
         known = {path: kept[key] for path, key in keys.items() if key is not None and key in kept}
         unknown = [path for path in paths if path not in known]
-        done = len(known)
         if progress is not None:
-            progress(done, len(paths))
+            progress(len(known), len(paths))
+        if not unknown:
+            return known
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # Threads: libsndfile and numpy let go of the interpreter's lock while they work.
-        with self.path.open("a", encoding="utf-8") as file, ThreadPoolExecutor(workers) as pool:
-            file.write("\n" if unknown else "")  # ends a line that an interruption cut short
-            measured = pool.map(lambda path: measure(path, max_s=self.max_s), unknown)
-            for path, result in zip(unknown, measured, strict=True):
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write("\n")  # ends a line that an interruption cut short
+            for path, result in self._measure(unknown, workers):
                 known[path] = result
                 if key := keys[path]:
                     file.write(json_line({"key": key, **result.to_json()}) + "\n")
-                done += 1
                 if progress is not None:
-                    progress(done, len(paths))
+                    progress(len(known), len(paths))
         return known
+
+    def _measure(self, paths: Sequence[Path], workers: int) -> Iterator[tuple[Path, Measured]]:
+        # Threads: libsndfile and numpy let go of the interpreter's lock while they work.
+        pool = ThreadPoolExecutor(workers)
+        try:
+            results = pool.map(lambda path: measure(path, max_s=self.max_s), paths)
+            yield from zip(paths, results, strict=True)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _key(self, path: Path) -> str | None:
         try:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import multiprocessing
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from ttstrain.data import atomic
 from ttstrain.data.audio import read_clip
 from ttstrain.data.location import usable_cores
 from ttstrain.data.manifest import Clip
+from ttstrain.data.workers import start_pool, worker_context
 from ttstrain.errors import DataError
 from ttstrain.task import TaskData
 
@@ -127,19 +128,18 @@ class FeatureCache:
             for clip in clips:
                 yield clip, _build_one(clip, self.path(clip), self.task_data)
             return
-        pool = ProcessPoolExecutor(
-            count,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_start_worker,
-            initargs=(self.task_data,),
-        )
-        with pool:
+        pool = start_pool(count, self.task_data)
+        try:
             futures = {pool.submit(_build_in_worker, clip, self.path(clip)): clip for clip in clips}
-            try:
-                for future in as_completed(futures):
-                    yield futures[future], future.result()
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            raise DataError(
+                "a process that computed features was killed",
+                hint="memory may be short: set `data.workers` lower; what is done is kept",
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 # ---------------------------------------------------------------- one clip
@@ -223,17 +223,6 @@ def _checksum(features: Features) -> int:
     return crc
 
 
-# ---------------------------------------------------------------- worker processes
-
-_worker_task_data: TaskData | None = None
-
-
-def _start_worker(task_data: TaskData) -> None:
-    global _worker_task_data  # noqa: PLW0603  a pool's initializer can leave its result nowhere else
-    torch.set_num_threads(1)
-    _worker_task_data = task_data
-
-
 def _build_in_worker(clip: Clip, path: Path) -> str | None:
-    assert _worker_task_data is not None
-    return _build_one(clip, path, _worker_task_data)
+    task_data: TaskData = worker_context()
+    return _build_one(clip, path, task_data)

@@ -13,20 +13,24 @@ import hashlib
 import itertools
 import json
 import logging
+import pickle
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from ttstrain.data import sampler
 from ttstrain.data.cache import FeatureCache
 from ttstrain.data.manifest import Clip
+from ttstrain.data.workers import start_pool, worker_context
 from ttstrain.errors import DataError
 from ttstrain.task import Batch, TaskData
 
-PREFETCH_PER_WORKER = 4
+AHEAD_PER_WORKER = 3
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +76,8 @@ class Loader:
         self._cursor = _Cursor(0, 0)
         self._ahead: Iterator[Batch] | None = None
         self._plan = functools.lru_cache(maxsize=4)(self._plan_epoch)
-        self._workers = _start_workers(self, workers) if workers else None
+        self._num_workers = workers
+        self._pool = start_pool(workers, (cache, task_data, self.clips)) if workers else None
 
     # ------------------------------------------------------------ reading
 
@@ -81,9 +86,12 @@ class Loader:
 
         Tensors are on the CPU (pinned when the device is a GPU) unless the cache keeps features on the device.
         """
-        if self._ahead is None:
-            self._ahead = self._from_workers() if self._workers is not None else self._from_here()
-        batches = [next(self._ahead) for _ in range(micro_batches)]
+        try:
+            batches = [self._take() for _ in range(micro_batches)]
+        except BrokenProcessPool:
+            log.warning("a process that loads data was killed: batches are loaded by the training process from now on")
+            self._pool, self._ahead = None, None
+            batches = [self._take() for _ in range(micro_batches)]
         consumed = itertools.islice(self._stream(self._cursor), micro_batches * self.world_size)
         *_, last = consumed
         self._cursor = last.after
@@ -109,6 +117,12 @@ class Loader:
         lengths = [self._task_data.length(clip) for clip in clips]
         for batch in sampler.in_order(lengths, budget=self.batch_frames, max_clips=self.max_clips):
             yield _collate(self._cache, self._task_data, [clips[i] for i in batch])
+
+    def close(self) -> None:
+        """Let the worker processes go; they are started no more."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+        self._pool, self._ahead = None, None
 
     # ------------------------------------------------------------ leaving clips out
 
@@ -184,10 +198,18 @@ class Loader:
             batch = _collate(self._cache, self._task_data, [self.clips[i] for i in indices])
             yield _pinned(batch) if self._pin else batch
 
-    def _from_workers(self) -> Iterator[Batch]:
-        assert self._workers is not None
-        for batch in self._workers:
+    def _from_workers(self, pool: ProcessPoolExecutor) -> Iterator[Batch]:
+        own = self._own()
+        ahead = deque(pool.submit(_in_worker, next(own)) for _ in range(AHEAD_PER_WORKER * self._num_workers))
+        while True:
+            batch = pickle.loads(ahead.popleft().result())
+            ahead.append(pool.submit(_in_worker, next(own)))
             yield _pinned(batch) if self._pin else batch
+
+    def _take(self) -> Batch:
+        if self._ahead is None:
+            self._ahead = self._from_here() if self._pool is None else self._from_workers(self._pool)
+        return next(self._ahead)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -221,43 +243,10 @@ def _pinned(batch: Any) -> Any:
 # ---------------------------------------------------------------- worker processes
 
 
-class _Examples(Dataset[Any]):
-    def __init__(self, cache: FeatureCache, clips: Sequence[Clip], task_data: TaskData) -> None:
-        self.cache = cache
-        self.clips = clips
-        self.task_data = task_data
-
-    def __getitem__(self, index: int) -> Any:
-        clip = self.clips[index]
-        return self.task_data.example(clip, self.cache.get(clip))
-
-
-class _OwnMicroBatches:
-    """What torch's DataLoader asks for indices: it starts again from the loader's cursor each time."""
-
-    def __init__(self, loader: Loader) -> None:
-        self.loader = loader
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return self.loader._own()
-
-
-def _start_workers(loader: Loader, count: int) -> DataLoader[Any]:
-    return DataLoader(
-        _Examples(loader._cache, loader.clips, loader._task_data),
-        batch_sampler=_OwnMicroBatches(loader),
-        collate_fn=loader._task_data.collate,
-        num_workers=count,
-        prefetch_factor=PREFETCH_PER_WORKER,
-        persistent_workers=True,
-        multiprocessing_context="spawn",
-        worker_init_fn=_one_thread,
-        generator=torch.Generator(),  # else every new iterator would draw from the run's own random numbers
-    )
-
-
-def _one_thread(_worker: int) -> None:
-    torch.set_num_threads(1)
+def _in_worker(indices: Sequence[int]) -> bytes:
+    cache, task_data, clips = worker_context()
+    batch = _collate(cache, task_data, [clips[i] for i in indices])
+    return pickle.dumps(batch, protocol=5)  # through a pipe: shared memory is 64 MB in many a container
 
 
 def worker_count(wanted: int | Literal["auto"], *, place: Literal["memory", "disk", "device"], cores: int) -> int:

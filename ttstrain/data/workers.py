@@ -1,0 +1,44 @@
+"""Processes that work for this one: started once, deaf to the terminal's signals, gone when their parent is."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import torch
+
+_context: Any = None
+
+
+def start_pool(count: int, context: Any) -> ProcessPoolExecutor:
+    """Start a pool whose functions find `context` through `worker_context`. It must pickle."""
+    # Spawned, not forked: a fork of a process with threads and a GPU is a lottery.
+    return ProcessPoolExecutor(
+        count, mp_context=multiprocessing.get_context("spawn"), initializer=_start, initargs=(context,)
+    )
+
+
+def worker_context() -> Any:
+    """Return what `start_pool` was given, inside a worker."""
+    return _context
+
+
+def _start(context: Any) -> None:
+    global _context  # noqa: PLW0603  a pool's initializer can leave its result nowhere else
+    _context = context
+    torch.set_num_threads(1)
+    # Ctrl-C and a scheduler's warning go to the whole process group: the parent still needs its workers to finish.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)
