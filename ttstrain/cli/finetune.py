@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
+
+from ttstrain.cli.progress import show_progress
 
 
 def finetune(
     recipe: Annotated[str, typer.Argument(help="A recipe's name (`ttstrain recipes`) or a YAML file.")],
-    overrides: Annotated[Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...")] = None,  # noqa: UP045
-    data: Annotated[Optional[Path], typer.Option(help="Recordings to train on: a folder or a metadata file.")] = None,  # noqa: UP045
-    base: Annotated[Optional[str], typer.Option(help="Weights to start from: file, folder, run or hf://…")] = None,  # noqa: UP045
-    run_dir: Annotated[Optional[Path], typer.Option(help="Folder in which the run's folder is made.")] = None,  # noqa: UP045
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    *,
+    data: Annotated[Path | None, typer.Option(help="Recordings to train on: a folder or a metadata file.")] = None,
+    base: Annotated[str | None, typer.Option(help="Weights to start from: file, folder, run or hf://…")] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Folder in which the run's folder is made.")] = None,
     nproc: Annotated[int, typer.Option(help="Processes on this machine, one per GPU.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
 ) -> None:
@@ -41,7 +44,7 @@ def finetune(
 
     from ttstrain.engine.start import start
 
-    start(composed)
+    start(composed, show=show_progress)
 
 
 def _arguments(

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
+
+from ttstrain.cli.progress import show_progress
 
 
 def resume(
     run: Annotated[Path, typer.Argument(help="A run's folder, one of its checkpoints, or an upstream training file.")],
-    overrides: Annotated[Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...")] = None,  # noqa: UP045
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    *,
     reset_step: Annotated[bool, typer.Option("--reset-step", help="Start counter and schedule again.")] = False,
     reset_optimizer: Annotated[bool, typer.Option("--reset-optimizer", help="Drop the optimizer's moments.")] = False,
-    checkpoint: Annotated[Optional[Path], typer.Option("--from", help="Checkpoint to go on from.")] = None,  # noqa: UP045
-    recipe: Annotated[Optional[str], typer.Option(help="Recipe for an upstream training file.")] = None,  # noqa: UP045
+    checkpoint: Annotated[Path | None, typer.Option("--from", help="Checkpoint to go on from.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Recipe for an upstream training file.")] = None,
     nproc: Annotated[int, typer.Option(help="Processes on this machine, one per GPU.")] = 1,
 ) -> None:
     """Go on with RUN exactly where its last checkpoint left it.
@@ -40,4 +43,5 @@ def resume(
         reset_optimizer=reset_optimizer,
         checkpoint=checkpoint,
         recipe=recipe,
+        show=show_progress,
     )

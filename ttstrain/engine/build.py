@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from ttstrain.checkpoint.store import CheckpointStore
 from ttstrain.config.plan import Plan
 from ttstrain.config.recipe import Recipe
 from ttstrain.data.audio import read_clip
-from ttstrain.data.cache import FeatureCache
 from ttstrain.data.loader import Loader
 from ttstrain.data.manifest import Clip
 from ttstrain.engine import checkpointing, early_stop, snapshot
@@ -24,6 +22,7 @@ from ttstrain.engine.evaluate import Preview
 from ttstrain.engine.guard import Guard
 from ttstrain.engine.loop import HeldOut
 from ttstrain.engine.precision import Precision, choose
+from ttstrain.engine.prepare import Prepared
 from ttstrain.engine.rng import Rng
 from ttstrain.engine.run import Run
 from ttstrain.engine.snapshot import Snapshots
@@ -32,20 +31,10 @@ from ttstrain.optim.ema import Ema
 from ttstrain.optim.groups import build_groups
 from ttstrain.optim.optimizers import Optimizers
 from ttstrain.state import Progress, TrainState
-from ttstrain.task import Audio, Prompt, TaskData
+from ttstrain.task import Audio, Prompt, Task
 from ttstrain.tracking.tracker import Trackers
 
 REFERENCE_S = (2.0, 10.0)  # a voice is recognisable in 2 s, and a longer prompt only costs time
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """Data that is ready to be trained on."""
-
-    train: Sequence[Clip]
-    held_out: Sequence[Clip]
-    task_data: TaskData
-    cache: FeatureCache
 
 
 def choose_device(name: str, *, local_rank: int = 0) -> torch.device:
@@ -74,7 +63,8 @@ def build(
     spec = families.find_task(recipe.task)
     rng = Rng(device)
     rng.seed(recipe.train.seed)  # alike on every rank while weights are drawn
-    task = spec.load_task()(spec.config.model_validate(recipe.model)).to(device)
+    task_class: Any = spec.load_task()
+    task: Task = task_class(spec.config.model_validate(recipe.model)).to(device)
     table = build_groups(task.optimized(), task.named_parameters(), recipe.optim)
     optimizers = Optimizers.build(table, total_steps=plan.steps, steps_per_epoch=plan.steps_per_epoch)
     ema = None
@@ -89,7 +79,7 @@ def build(
         seed=recipe.train.seed,
         rank=ranks.rank,
         world_size=ranks.world_size,
-        workers=recipe.data.workers,
+        workers=prepared.workers,
         device=device,
     )
     precision = Precision(choose(recipe.train.precision, device), device)

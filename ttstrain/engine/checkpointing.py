@@ -20,9 +20,7 @@ def save(run: Run, *, best: bool = False, metrics: Mapping[str, float] | None = 
     folder = run.store.folder(run.progress.step)
     if run.ranks.main:
         state = {name: tree for name, tree in run.state.state_dict().items() if name != PER_RANK}
-        run.store.save(
-            run.progress.step, state, describe(run, metrics=metrics or {}), best=best, per_rank=generators
-        )
+        run.store.save(run.progress.step, state, describe(run, metrics=metrics or {}), best=best, per_rank=generators)
     return folder
 
 
@@ -86,6 +84,8 @@ def describe(run: Run, *, metrics: Mapping[str, float], step: int | None = None)
             ended=ended,
             lr_next=max((group.lr for group in groups), default=None),
         ),
-        ema=EmaMeta(present=False) if run.ema is None else EmaMeta(present=True, step=done, decay=run.ema.decay_at(done)),
+        ema=EmaMeta(present=False)
+        if run.ema is None
+        else EmaMeta(present=True, step=done, decay=run.ema.decay_at(done)),
         metrics=dict(metrics),
     )

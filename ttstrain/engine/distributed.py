@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 T = TypeVar("T")
 
@@ -56,9 +55,11 @@ class Ranks:
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         for bucket in _buckets(gradients):
-            flat = _flatten_dense_tensors(bucket)
+            flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
             dist.all_reduce(flat)
-            torch._foreach_copy_(bucket, list(_unflatten_dense_tensors(flat, bucket)))
+            pieces = flat.split([gradient.numel() for gradient in bucket])
+            summed = [piece.view_as(gradient) for piece, gradient in zip(pieces, bucket, strict=True)]
+            torch._foreach_copy_(bucket, summed)
 
     def gather(self, value: T) -> list[T]:
         """Return every rank's value, in rank order, on every rank."""
@@ -94,6 +95,11 @@ def _buckets(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
     return buckets
 
 
+def local_rank() -> int:
+    """Return this process's number on its machine, as the launcher says."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 def join(device: torch.device | None = None) -> Ranks:
     """Join the process group that torchrun or `--nproc` set up in the environment; alone without one."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -102,7 +108,7 @@ def join(device: torch.device | None = None) -> Ranks:
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device is None or device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=WAIT)
-    return Ranks(rank=dist.get_rank(), world_size=world_size, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
+    return Ranks(rank=dist.get_rank(), world_size=world_size, local_rank=local_rank())
 
 
 def leave() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import re
 import secrets
@@ -16,6 +15,7 @@ from typing import Any
 from ttstrain import __version__
 from ttstrain.config.plan import Plan
 from ttstrain.config.render import recipe_yaml
+from ttstrain.data import atomic
 from ttstrain.errors import RecipeError
 
 RECIPE, PLAN, ENVIRONMENT, IDENTITY = "recipe.yaml", "plan.json", "env.json", "run_id"
@@ -63,11 +63,11 @@ def _claim(folder: Path) -> Path:
 
 def write_description(folder: Path, plan: Plan) -> None:
     """Write recipe, plan and environment; the run's identity is made once and kept by a resume."""
-    _write(folder / RECIPE, recipe_yaml(plan))
-    _write(folder / PLAN, json.dumps(plan.to_json(), indent=1, ensure_ascii=False) + "\n")
-    _write(folder / ENVIRONMENT, json.dumps(describe_environment(), indent=1) + "\n")
+    atomic.write_text(folder / RECIPE, recipe_yaml(plan))
+    atomic.write_text(folder / PLAN, json.dumps(plan.to_json(), indent=1, ensure_ascii=False) + "\n")
+    atomic.write_text(folder / ENVIRONMENT, json.dumps(describe_environment(), indent=1) + "\n")
     if not (folder / IDENTITY).exists():
-        _write(folder / IDENTITY, secrets.token_hex(4) + "\n")
+        atomic.write_text(folder / IDENTITY, secrets.token_hex(4) + "\n")
 
 
 def identity(folder: Path) -> str:
@@ -97,9 +97,3 @@ def describe_environment() -> dict[str, Any]:
         "command": sys.argv[1:],
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,6 +16,7 @@ from statistics import median
 from typing import Any, Literal
 
 from ttstrain.config.recipe import GuardConfig
+from ttstrain.data import atomic
 
 Judgement = Literal["good", "overflow", "non_finite_loss", "non_finite_gradient", "spike"]
 Action = Literal["step", "skip", "rollback"]
@@ -62,9 +62,7 @@ class Incident:
             path = folder / f"{self.step:08d}-{self.kind}-{number}.json"
             number += 1
         content = {key: _json_number(value) for key, value in asdict(self).items()}
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        atomic.write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         return path
 
 

@@ -13,7 +13,7 @@ from ttstrain.engine import checkpointing
 from ttstrain.engine.evaluate import Preview, evaluate, speak
 from ttstrain.engine.guard import Incident
 from ttstrain.engine.run import Run
-from ttstrain.engine.signals import Signals
+from ttstrain.engine.signals import Request, Signals
 from ttstrain.engine.snapshot import Snapshots
 from ttstrain.engine.step import StepReport, train_step
 from ttstrain.errors import DivergedError, Interrupted, OutOfMemoryError, Preempted
@@ -37,10 +37,11 @@ def train(run: Run, held_out: HeldOut, snapshots: Snapshots) -> Ending:
     Raises DivergedError, OutOfMemoryError, Interrupted or Preempted with a good checkpoint on disk.
     """
     plan, progress = run.plan, run.progress
+    snapshots.take(run.state, progress.step)
+    if progress.step == 0:
+        _evaluate(run, held_out)  # what the base can do
+        _speak(run, held_out)
     with Signals(run.folder) as signals:
-        snapshots.take(run.state, progress.step)
-        if progress.step == 0:
-            _measure(run, held_out)
         while progress.step < plan.steps:
             started = perf_counter()
             batches = run.loader.next(plan.recipe.train.accumulate)
@@ -50,33 +51,29 @@ def train(run: Run, held_out: HeldOut, snapshots: Snapshots) -> Ending:
                 _recover(run, report, snapshots)
                 continue
             step, last = progress.step, progress.step == plan.steps
-            ending: Ending | None = "done" if last else None
+            requested = _requested(run, signals)
+            ending: Ending | None = "done" if last else "stopped" if requested == "stop" else None
 
             if last or due(step, plan.recipe.train.log_every):
                 _log(run, report, step_s=perf_counter() - started, data_s=waited)
+            if last or due(step, plan.sample_every):
+                _speak(run, held_out)
             saved = False
-            if held_out.batches and (last or due(step, plan.eval_every)):
-                values = evaluate(run, held_out.batches)
-                _report(run, values)
-                if run.best.improves(step, values):
+            if last or due(step, plan.eval_every):
+                values = _evaluate(run, held_out)
+                saved = run.best.improves(step, values)
+                if saved:
                     _save(run, best=True, metrics=values)
-                    saved = True
                 if run.early_stop is not None and run.early_stop.update(values):
                     ending = ending or "early stop"
-            if held_out.previews and (last or due(step, plan.sample_every)):
-                _speak(run, held_out.previews)
-            requested = run.ranks.broadcast(signals.requested()) if _look(run, step) else None
-            if requested == "stop":
-                ending = ending or "stopped"
             if due(step, plan.snapshot_every):
                 snapshots.take(run.state, step)
             if not saved and (ending or requested or due(step, plan.save_every)):
                 _save(run)
-            if requested in ("interrupted", "preempted"):
+            if ending or requested:
                 run.store.wait()
-                _leave(run, requested)
+                _leave_if(run, requested)
             if ending:
-                run.store.wait()
                 return ending
     return "done"
 
@@ -86,9 +83,11 @@ def due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
 
 
-def _look(run: Run, step: int) -> bool:
-    """Alone, look for signals after each step; several ranks agree on them every tenth, which costs a broadcast."""
-    return run.ranks.alone or due(step, 10)
+def _requested(run: Run, signals: Signals) -> Request | None:
+    """Ask for signals: alone after each step; several ranks agree on them every tenth, for that costs a broadcast."""
+    if run.ranks.alone:
+        return signals.requested()
+    return run.ranks.broadcast(signals.requested()) if due(run.progress.step, 10) else None
 
 
 def _step(run: Run, batches: Sequence[Batch]) -> StepReport:
@@ -131,18 +130,19 @@ def _report(run: Run, values: Mapping[str, float]) -> None:
         run.trackers.log(run.progress.step, values)
 
 
-def _measure(run: Run, held_out: HeldOut) -> None:
-    """Evaluate and speak before the first step: what the base can do."""
-    if held_out.batches:
-        values = evaluate(run, held_out.batches)
+def _evaluate(run: Run, held_out: HeldOut) -> dict[str, float]:
+    if not held_out.batches:
+        return {}
+    values = evaluate(run, held_out.batches)
+    if run.progress.step == 0:
         run.best.improves(0, values)
-        _report(run, values)
+    _report(run, values)
+    return values
+
+
+def _speak(run: Run, held_out: HeldOut) -> None:
     if held_out.previews:
-        _speak(run, held_out.previews)
-
-
-def _speak(run: Run, previews: Sequence[Preview]) -> None:
-    _report(run, speak(run, previews))
+        _report(run, speak(run, held_out.previews))
 
 
 def _save(run: Run, *, best: bool = False, metrics: Mapping[str, float] | None = None) -> None:
@@ -151,18 +151,21 @@ def _save(run: Run, *, best: bool = False, metrics: Mapping[str, float] | None =
         run.trackers.note(f"checkpoint {folder.name}{' (best so far)' if best else ''}")
 
 
-def _leave(run: Run, requested: str) -> None:
-    folder = run.store.folder(run.progress.step)
-    message = f"{requested} after step {run.progress.step}; saved `{folder}`"
+def _leave_if(run: Run, requested: Request | None) -> None:
+    """Raise what a signal asks for, now that a checkpoint is on disk."""
+    message = f"{requested} after step {run.progress.step}; saved `{run.store.folder(run.progress.step)}`"
     hint = f"continue with `ttstrain resume {run.folder}`"
-    raise Preempted(message, hint=hint) if requested == "preempted" else Interrupted(message, hint=hint)
+    if requested == "preempted":
+        raise Preempted(message, hint=hint)
+    if requested == "interrupted":
+        raise Interrupted(message, hint=hint)
 
 
 # ---------------------------------------------------------------- when the guard refused an update
 
 
 def _recover(run: Run, report: StepReport, snapshots: Snapshots) -> None:
-    """Skip the step or go back to the last good state; every rank decides alike, for what they judge is summed over ranks."""
+    """Skip the step or go back to the last good state. Ranks decide alike: what they judge is summed over them."""
     optimizer, verdict = next(iter(report.refused.items()))
     action = run.guard.decide(verdict.judgement, half_done=bool(report.stepped))
     if verdict.judgement == "overflow":

@@ -12,8 +12,8 @@ from ttstrain.checkpoint.meta import Meta
 from ttstrain.state import TrainState
 
 STAYS = frozenset({"loader", "rng", "precision", "guard", "early_stop", "best"})
-"""What a rollback leaves where it is. Data and noise move on, or the bad batch would be drawn again; the loss scale stays,
-or an overflow would come back for ever."""
+"""What a rollback leaves where it is. Data and noise move on, or the bad batch would be drawn again; the loss scale
+stays, or an overflow would come back for ever."""
 
 
 class Snapshots(Protocol):

@@ -2,25 +2,304 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from ttstrain import families
 from ttstrain.checkpoint import store
 from ttstrain.checkpoint.loading import load_weights
-from ttstrain.checkpoint.upstream import open_checkpoint, resolve_base
-from ttstrain.config.compose import Composed, compose
+from ttstrain.checkpoint.meta import read_meta
+from ttstrain.checkpoint.tensorfile import read_tree
+from ttstrain.checkpoint.upstream import OpenedCheckpoint, follow, open_checkpoint, resolve_base
+from ttstrain.config.compose import Composed, compose, compose_run
 from ttstrain.config.plan import Plan
+from ttstrain.config.recipe import Recipe
+from ttstrain.config.refuse import check_resume
 from ttstrain.config.render import plan_lines
-from ttstrain.config.resolve import check_resume, parse, resolve
-from ttstrain.data.prepare import Dataset, prepare_dataset
+from ttstrain.config.resolve import parse, resolve
+from ttstrain.data.audit import write_quarantine
+from ttstrain.data.manifest import write_manifest
 from ttstrain.engine import build, checkpointing, distributed, folder
-from ttstrain.engine.distributed import Ranks
 from ttstrain.engine.loop import train
+from ttstrain.engine.prepare import Prepared, ShowProgress, no_progress, prepare
 from ttstrain.engine.run import Run
 from ttstrain.errors import CheckpointError, RecipeError, UserError
-from ttstrain.tracking import build_trackers
+from ttstrain.tracking.build import build_trackers
 from ttstrain.tracking.tracker import RunInfo, Trackers
 
-__all__ = ["resume", "start"]
+FREE_SPACE_SHARE = 0.95  # of the disk's free bytes that a plan's checkpoints may take
+
+
+def start(composed: Composed, *, show: ShowProgress = no_progress) -> Path:
+    """Start a new run from its base weights, train it and return its folder."""
+    recipe = parse(composed)
+    with _Processes(recipe) as here:
+        prepared = prepare(recipe, device=here.device, ranks=here.ranks, show=show)
+        plan = resolve(
+            recipe,
+            origins=composed.origins,
+            facts=prepared.facts,
+            world_size=here.ranks.world_size,
+            source_name=composed.source.stem,
+        )
+        base = None if recipe.base is None else _open_base(recipe)
+        place = here.ranks.broadcast(folder.create(plan) if here.ranks.main else None)
+        assert place is not None
+        _check_disk(plan, place)
+        run = _build(plan, prepared, place, here)
+        notes = _describe_data(prepared, place) if here.ranks.main else []
+        if base is not None:
+            notes += _load_base(run, base)
+        _train(run, prepared, notes, resumed=False)
+    return place
+
+
+def resume(
+    path: Path,
+    overrides: Sequence[str],
+    *,
+    reset_step: bool = False,
+    reset_optimizer: bool = False,
+    checkpoint: Path | None = None,
+    recipe: str | None = None,
+    show: ShowProgress = no_progress,
+) -> Path:
+    """Go on with a run of ours, or with an upstream training file under a recipe; return the run's folder.
+
+    Raises RecipeError when the schedule has ended, with the ways out.
+    """
+    origin = _find(path, checkpoint=checkpoint, recipe=recipe)
+    if origin.run is None:
+        assert recipe is not None
+        composed = compose(recipe, overrides)
+        source_name = composed.source.stem
+    else:
+        written = json.loads((origin.run / folder.PLAN).read_text(encoding="utf-8"))
+        composed = compose_run(origin.run, overrides, origins=written["origins"])
+        source_name = written["name"]
+    checked = parse(composed)
+    with _Processes(checked) as here:
+        prepared = prepare(checked, device=here.device, ranks=here.ranks, show=show)
+        plan = resolve(
+            checked,
+            origins=composed.origins,
+            facts=prepared.facts,
+            world_size=here.ranks.world_size,
+            source_name=source_name,
+        )
+        if not reset_step:
+            check_resume(plan, origin.step)
+        place = here.ranks.broadcast(_folder_of(origin, plan, fresh=reset_step) if here.ranks.main else None)
+        assert place is not None
+        _check_disk(plan, place)
+        run = _build(plan, prepared, place, here)
+        notes = _describe_data(prepared, place) if here.ranks.main else []
+        notes += _restore(run, origin, reset_step=reset_step, reset_optimizer=reset_optimizer)
+        _train(run, prepared, notes, resumed=place == origin.run)
+    return place
+
+
+# ---------------------------------------------------------------- processes and folders
+
+
+class _Processes:
+    """Joins the process group on the way in and leaves it on the way out."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._wanted = recipe.train.device
+
+    def __enter__(self) -> _Processes:
+        # the rank decides the GPU, and the GPU the group's backend
+        self.device = build.choose_device(self._wanted, local_rank=distributed.local_rank())
+        self.ranks = distributed.join(self.device)
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        distributed.leave()
+
+
+def _build(plan: Plan, prepared: Prepared, place: Path, here: _Processes) -> Run:
+    if here.ranks.main:
+        folder.write_description(place, plan)
+    here.ranks.barrier()
+    trackers = build_trackers(plan.recipe.tracking) if here.ranks.main else Trackers()
+    return build.build(plan, prepared, folder=place, device=here.device, ranks=here.ranks, trackers=trackers)
+
+
+def _check_disk(plan: Plan, place: Path) -> None:
+    free = shutil.disk_usage(place).free
+    if plan.disk_bytes > FREE_SPACE_SHARE * free:
+        raise RecipeError(
+            f"the run's checkpoints take {plan.disk_bytes / 2**30:.1f} GiB, `{place}` has {free / 2**30:.1f} GiB left",
+            hint="keep fewer (`checkpoint.keep_last=1`), or choose another `--run-dir`",
+        )
+
+
+def _describe_data(prepared: Prepared, place: Path) -> list[str]:
+    """Write what became of the data into the run's folder, and say it in a line."""
+    assert prepared.audited is not None
+    write_quarantine(prepared.audited, place / "data" / "quarantine.jsonl")
+    write_manifest(place / "data" / "train.jsonl", prepared.train)
+    write_manifest(place / "data" / "held_out.jsonl", prepared.held_out)
+    lines = [f"left out: {clip}: {why}" for clip, why in prepared.failed.items()]
+    if skipped := sum(prepared.facts.skipped.values()):
+        lines.append(f"{skipped} rows left out, see {place / 'data' / 'quarantine.jsonl'}")
+    if overlong := prepared.facts.overlong:
+        lines.append(f"{len(overlong)} clips exceed data.batch_frames and are left out: {', '.join(overlong[:3])}")
+    return lines
+
+
+# ---------------------------------------------------------------- weights to start from
+
+
+def _open_base(recipe: Recipe) -> OpenedCheckpoint:
+    assert recipe.base is not None
+    opened = open_checkpoint(resolve_base(recipe.base), task=recipe.task)
+    opened.check_model(recipe.model)
+    return opened
+
+
+def _load_base(run: Run, base: OpenedCheckpoint) -> list[str]:
+    """Load weights only: a base that holds an optimizer is still a base. The average starts as their copy."""
+    report = load_weights(run.task, base.weights, source=str(base.path))
+    if run.ema is not None:
+        run.ema.reset(run.task.exported())
+    lines = [f"base {base.path.name}: {base.model}, {len(report.matched)} tensors", *base.notes]
+    if base.unknown:
+        settings = ", ".join(f"{key}={run.plan.recipe.model[key]}" for key in base.unknown)
+        lines.append(f"the file does not tell {settings}: taken from the recipe")
+    if base.kind == "training":
+        lines.append(f"it is a training checkpoint of step {base.step}; to go on with it, use `ttstrain resume`")
+    return lines
+
+
+# ---------------------------------------------------------------- going on
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """What a resume goes on from."""
+
+    checkpoint: Path
+    run: Path | None  # our run it belongs to; None for an upstream file
+    step: int
+
+
+def _find(path: Path, *, checkpoint: Path | None, recipe: str | None) -> _Origin:
+    if not path.exists():
+        raise RecipeError(f"`{path}` does not exist", hint="give a run's folder, such as `runs/<name>`")
+    found = follow(path if checkpoint is None else _within(path, checkpoint))
+    if store.is_checkpoint(found):
+        run = found.parent.parent
+        if not (run / folder.RECIPE).is_file():
+            raise CheckpointError(
+                f"`{found}` does not lie in a run's folder", hint=f"start a new run from it: `--base {found}`"
+            )
+        if recipe is not None:
+            raise RecipeError("a run of ours has its own recipe", hint="change keys with `key=value`")
+        return _Origin(found, run, read_meta(found).step)
+    opened = open_checkpoint(found)
+    if opened.step is None or opened.kind != "training":
+        raise CheckpointError(
+            f"`{found}` is no training checkpoint ({opened.kind}): there is nothing to go on with",
+            hint=f"start a new run from it: `ttstrain finetune RECIPE --base {found}`",
+        )
+    if recipe is None:
+        raise RecipeError(
+            f"`{found}` is an upstream training file: which recipe goes on with it?", hint="add `--recipe RECIPE`"
+        )
+    return _Origin(found, None, opened.step)
+
+
+def _within(run: Path, checkpoint: Path) -> Path:
+    """Find `--from`: a path, or the name of one of the run's checkpoints such as `best` or `step-00000500`."""
+    named = run / store.CHECKPOINTS / checkpoint
+    if not checkpoint.exists() and not named.exists():
+        raise CheckpointError(f"there is no checkpoint `{checkpoint}`", hint=f"look into `{run / store.CHECKPOINTS}`")
+    return checkpoint if checkpoint.exists() else named
+
+
+def _folder_of(origin: _Origin, plan: Plan, *, fresh: bool) -> Path:
+    if origin.run is None:
+        return folder.create(plan)
+    return folder.create_beside(origin.run) if fresh else origin.run
+
+
+def _restore(run: Run, origin: _Origin, *, reset_step: bool, reset_optimizer: bool) -> list[str]:
+    keep = {name for name, reset in (("progress", reset_step), ("optimizers", reset_optimizer)) if reset}
+    if origin.run is None:
+        return _restore_upstream(run, origin, keep=keep)
+    if reset_step:
+        keep |= {"best", "early_stop"} & set(run.state.parts)
+    loaded = store.load(origin.checkpoint)
+    lines = checkpointing.restore(run, loaded, keep=keep)
+    restored = [name for name in run.state.parts if name not in keep]
+    lines.insert(0, f"from {origin.checkpoint} (step {origin.step}): restored {', '.join(restored)}")
+    if keep:
+        lines.insert(1, f"started afresh: {', '.join(sorted(keep))}")
+    return lines
+
+
+def _restore_upstream(run: Run, origin: _Origin, *, keep: set[str]) -> list[str]:
+    """Take weights, average, moments and step from another trainer's file; the LR is this plan's at that step."""
+    opened = open_checkpoint(origin.checkpoint, task=run.plan.recipe.task)
+    opened.check_model(run.plan.recipe.model)
+    report = load_weights(run.task, opened.weights, source=str(opened.path))
+    restored, fresh = [f"{len(report.matched)} weights"], ["loader", "random generators"]
+    if run.ema is not None:
+        if opened.ema is not None:
+            run.ema.load_state_dict({"weights": read_tree(opened.ema)})
+            restored.append("average")
+        else:
+            run.ema.reset(run.task.exported())
+    if opened.moments is not None and "optimizers" not in keep:
+        moments = read_tree(opened.moments)
+        state = run.optimizers.state_dict()
+        state = {name: {key: dict(moments.get(key, {})) for key in own} for name, own in state.items()}
+        run.optimizers.load_state_dict(state)
+        restored.append("moments")
+    else:
+        fresh.append("moments")
+    if "progress" in keep:
+        fresh.append("step")
+    else:
+        run.progress.step = origin.step
+        restored.append(f"step {origin.step}")
+    return [
+        f"from {opened.path.name} ({opened.model}): restored {', '.join(restored)}",
+        f"started afresh: {', '.join(fresh)}",
+        *opened.notes,
+    ]
+
+
+# ---------------------------------------------------------------- training
+
+
+def _train(run: Run, prepared: Prepared, notes: Sequence[str], *, resumed: bool) -> None:
+    """Train to the end, whatever it is; trackers hear how it ended."""
+    held_out = build.hold_out(run, prepared)
+    snapshots = build.make_snapshots(run)
+    info = RunInfo(
+        name=run.folder.name,
+        run_dir=run.folder,
+        run_id=folder.identity(run.folder),
+        resumed=resumed,
+        recipe=run.plan.recipe.model_dump(mode="json"),
+        plan_summary=tuple(plan_lines(run.plan)),
+        total_steps=run.plan.steps,
+        start_step=run.progress.step,
+        steps_per_epoch=run.plan.steps_per_epoch,
+    )
+    run.trackers.start(info)
+    status = "failed"
+    try:
+        for line in notes:
+            run.trackers.note(line)
+        status = train(run, held_out, snapshots)
+    except UserError as error:
+        status = type(error).__name__.removesuffix("Error").lower()
+        raise
+    finally:
+        run.trackers.finish(status)

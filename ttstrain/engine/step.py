@@ -70,10 +70,10 @@ class _Tally:
 def train_step(run: Stepping, micro_batches: Sequence[Batch], *, measure: bool = False) -> StepReport:
     """Compute every loss of the micro-batches, and update each optimizer once.
 
-    Each loss is a mean over its micro-batch's `weight` units; it is scaled by that weight's share of the global batch, so
-    that any split into micro-batches and ranks gives the gradient of one large batch. An update that the guard refuses
-    leaves its optimizer, and every later one of this step, untouched; one that stepped before it has stepped, and the
-    report says so. `measure` adds the per-group figures that logging wants and the update does not need.
+    Each loss is a mean over its micro-batch's `weight` units; it is scaled by that weight's share of the global batch,
+    so that any split into micro-batches and ranks gives the gradient of one large batch. An update that the guard
+    refuses leaves its optimizer, and every later one of this step, untouched; one that stepped before it has stepped,
+    and the report says so. `measure` adds per-group figures that logging wants and the update does not need.
     """
     run.optimizers.set_lr(run.progress.step, factor=run.guard.lr_factor)
     lrs = run.optimizers.logged_lrs()

@@ -1,0 +1,79 @@
+"""`ttstrain plan`: everything that will happen, before it does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ttstrain.cli.progress import show_progress
+
+if TYPE_CHECKING:
+    from ttstrain.config.compose import Composed
+    from ttstrain.config.plan import Plan
+
+
+def plan(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name (`ttstrain recipes`) or a YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    *,
+    data: Annotated[Path | None, typer.Option(help="Recordings to train on: a folder or a metadata file.")] = None,
+    base: Annotated[str | None, typer.Option(help="Weights to start from: file, folder, run or hf://...")] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Folder in which the run's folder is made.")] = None,
+    nproc: Annotated[int, typer.Option(min=1, help="Processes to plan for.")] = 1,
+    json: Annotated[bool, typer.Option("--json", help="Print the plan as one JSON document.")] = False,
+    yaml: Annotated[bool, typer.Option("--yaml", help="Print every value of the recipe with its origin.")] = False,
+) -> None:
+    """Show what RECIPE would do: data, steps, learning rates, memory, disk, and where each value comes from.
+
+    `KEY=VALUE` overrides a key, such as `optim.lr=2e-5`. Nothing is trained; the data are checked.
+    """
+    from ttstrain.config.compose import compose, with_flags
+
+    if json and yaml:
+        raise typer.BadParameter("give `--json` or `--yaml`, not both")
+    composed = with_flags(compose(recipe, overrides or []), data=data, base=base, run_dir=run_dir)
+    made = make_plan(composed, world_size=nproc)
+    if json:
+        print_json(made)
+    elif yaml:
+        from ttstrain.config.render import recipe_yaml
+
+        print(recipe_yaml(made), end="")
+    else:
+        print_plan(made)
+
+
+def show_plan(composed: Composed, *, world_size: int = 1) -> None:
+    """Print the plan of a composed recipe, for `finetune --dry-run`."""
+    print_plan(make_plan(composed, world_size=world_size))
+
+
+def make_plan(composed: Composed, *, world_size: int = 1) -> Plan:
+    """Check the recipe and its data and resolve both into a plan."""
+    from ttstrain.config.facts import gather_facts
+    from ttstrain.config.resolve import parse, resolve
+
+    recipe = parse(composed)
+    with show_progress("checking recordings") as progress:
+        facts = gather_facts(recipe, progress)
+    return resolve(
+        recipe, origins=composed.origins, facts=facts, world_size=world_size, source_name=composed.source.stem
+    )
+
+
+def print_plan(made: Plan) -> None:
+    """Print a plan for people."""
+    from rich.console import Console
+
+    from ttstrain.config.render import render_plan
+
+    render_plan(made, Console(highlight=False))
+
+
+def print_json(made: Plan) -> None:
+    """Print a plan for scripts."""
+    from json import dumps
+
+    print(dumps(made.to_json(), indent=1, ensure_ascii=False))

@@ -1,0 +1,104 @@
+"""From a recipe's `data:` to clips whose features are at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ttstrain import families
+from ttstrain.config.facts import count_frames
+from ttstrain.config.plan import DataFacts
+from ttstrain.config.recipe import Recipe
+from ttstrain.data.audit import AuditResult, audit
+from ttstrain.data.cache import FeatureCache
+from ttstrain.data.loader import worker_count
+from ttstrain.data.location import cache_root, usable_cores
+from ttstrain.data.manifest import Clip
+from ttstrain.data.readers import read_rows
+from ttstrain.data.split import split_holdout
+from ttstrain.engine.distributed import Ranks
+from ttstrain.errors import DataError, RecipeError
+from ttstrain.task import TaskData
+
+ShowProgress = Callable[[str], AbstractContextManager[Callable[[int, int], None] | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Data that is ready to be trained on."""
+
+    train: Sequence[Clip]
+    held_out: Sequence[Clip]
+    task_data: TaskData
+    cache: FeatureCache
+    workers: int  # loader processes
+    facts: DataFacts
+    audited: AuditResult | None  # on the main rank
+    failed: dict[str, str] = field(default_factory=dict)  # clip id -> why it has no features
+
+
+def no_progress(_title: str) -> AbstractContextManager[None]:
+    """Show nothing."""
+    return nullcontext()
+
+
+def prepare(
+    recipe: Recipe,
+    *,
+    device: torch.device,
+    ranks: Ranks | None = None,
+    show: ShowProgress = no_progress,
+) -> Prepared:
+    """Audit the data, split it and compute the features that are not cached yet.
+
+    The main rank does the work, the others wait and then read the cache. Raises RecipeError when the recipe names no
+    data, DataError when nothing of it can be used.
+    """
+    ranks = ranks or Ranks()
+    spec = families.find_task(recipe.task)
+    data_class: Any = spec.load_data()
+    task_data: TaskData = data_class(spec.config.model_validate(recipe.model))
+    cache = FeatureCache(
+        cache_root(recipe.data.cache_dir) / "features", task_data, place=recipe.data.features, device=device
+    )
+    audited, clips, failed = None, [], {}
+    if ranks.main:
+        audited = _audit(recipe, show)
+        with show("computing features") as progress:
+            report = cache.build(audited.clips, progress=progress)
+        failed = dict(report.failed)
+        clips = [clip for clip in audited.clips if clip.id not in failed]
+        if not clips:
+            raise DataError(
+                f"no clip has features: {next(iter(failed.values()))}", hint="`ttstrain prepare` names each clip"
+            )
+    clips, skipped, fixed, failed = ranks.broadcast(
+        (clips, audited.skipped if audited else {}, audited.fixed if audited else {}, failed)
+    )
+    if not ranks.main:
+        report = cache.build(clips)
+    split = split_holdout(clips, recipe.data.holdout, recipe.train.seed)
+    return Prepared(
+        train=split.train,
+        held_out=split.held_out,
+        task_data=task_data,
+        cache=cache,
+        workers=worker_count(recipe.data.workers, place=report.place, cores=usable_cores()),
+        facts=count_frames(recipe, train=split.train, held_out=split.held_out, skipped=skipped, fixed=fixed),
+        audited=audited,
+        failed=failed,
+    )
+
+
+def _audit(recipe: Recipe, show: ShowProgress) -> AuditResult:
+    data = recipe.data
+    if data.path is None:
+        raise RecipeError(
+            "the recipe names no data", hint="give a folder of recordings or its table with `--data PATH`"
+        )
+    with show("checking recordings") as progress:
+        return audit(read_rows(data.path, data.format, cache_dir=data.cache_dir), data, progress)
