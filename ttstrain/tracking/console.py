@@ -109,7 +109,7 @@ class ConsoleTracker:
         if evals:
             self._show_eval(step, evals)
         if self._live is not None:
-            if now - self._drawn >= REDRAW_S or step == self._total:
+            if evals or now - self._drawn >= REDRAW_S or step == self._total:
                 self._drawn = now
                 self._live.update(self._panel(), refresh=True)
         elif losses and self._line_is_due(step, now):
@@ -178,10 +178,8 @@ class ConsoleTracker:
 
     def _plain_lines(self) -> list[str]:
         """Say everything in one line if it fits, else what was trained in one and how it went in the next."""
-        lrs = self._lr_pieces(room=LOG_WIDTH // 2)
         what = [f"step {self._step}/{self._total}", *self._loss_pieces(), *self._grad_pieces()]
-        how = [*self._frames_pieces(), *self._left_pieces()]
-        (what if len(lrs) == 1 else how).extend(lrs)
+        how = [*self._lr_pieces(room=LOG_WIDTH - 28), *self._frames_pieces(), *self._left_pieces()]
         if len(one := "  ".join([*what, *how])) <= LOG_WIDTH:
             return [one]
         return fill(what, width=LOG_WIDTH) + [f"  {line}" for line in fill(how, width=LOG_WIDTH - 2)]
@@ -204,7 +202,7 @@ class ConsoleTracker:
     def _lr_pieces(self, *, room: int) -> list[str]:
         """Name every group's LR when they fit into one line, else the range of each optimizer's groups."""
         lrs = {key.removeprefix(LR): value for key, value in self._values.items() if key.startswith(LR)}
-        if len(lrs) == 1:
+        if len(lrs) <= 1:
             return [f"lr {value:.2e}" for value in lrs.values()]
         optimizers: dict[str, dict[str, float]] = defaultdict(dict)
         for key, value in lrs.items():
@@ -212,15 +210,14 @@ class ConsoleTracker:
             optimizers[optimizer][group] = value
         alone = len(optimizers) == 1
         every = [
-            f"lr {group if alone else f'{optimizer}/{group}'} {value:.2e}"
+            f"{group if alone else f'{optimizer}/{group}'} {value:.2e}"
             for optimizer, groups in optimizers.items()
             for group, value in groups.items()
         ]
-        if len("  ".join(every)) <= room:
-            return every
+        if len(named := f"lr {', '.join(every)}") <= room:
+            return [named]
         return [
-            f"lr {'' if alone else optimizer + ' '}{_span(groups.values())} ({len(groups)} groups)"
-            for optimizer, groups in optimizers.items()
+            f"lr {'' if alone else optimizer + ' '}{_span(groups.values())}" for optimizer, groups in optimizers.items()
         ]
 
     def _left_pieces(self) -> list[str]:
@@ -340,7 +337,7 @@ def _median(values: Iterable[float]) -> float:
 
 def _span(values: Collection[float]) -> str:
     low, high = min(values), max(values)
-    return f"{low:.2e}" if low == high else f"{low:.2e} to {high:.2e}"
+    return f"{low:.2e}" if len(values) == 1 else f"{low:.2e} to {high:.2e} ({len(values)} groups)"
 
 
 def _cut(text: str, *, width: int) -> str:
