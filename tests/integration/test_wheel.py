@@ -62,5 +62,6 @@ def test_installed_command_lists_recipes(installed: Path, tmp_path: Path) -> Non
 
 def test_installed_command_plans_the_quickstart(installed: Path, tmp_path: Path) -> None:
     plan = run(installed, tmp_path, str(installed / "bin" / "ttstrain"), "plan", "quickstart")
-    assert "96" in plan  # the clips of the demo set
+    assert "package:demo" in plan
+    assert "91 clips" in plan  # the demo set without its held-out share
     assert not list(tmp_path.iterdir())  # planning writes nothing where it is called
