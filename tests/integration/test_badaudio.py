@@ -1,4 +1,4 @@
-"""Every deliberately bad input is judged as its maker expects: used, repaired, left out or refused, and never silently."""
+"""Every deliberately bad input is used, repaired, left out or refused as its maker expects, and never silently."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from ttstrain.config.recipe import DataConfig
-from ttstrain.data.audit import AuditResult, audit, summary, write_quarantine
+from ttstrain.data.audit import AuditResult, audit, write_quarantine
 from ttstrain.data.decode import decode, treat
 from ttstrain.data.readers import read_rows
 from ttstrain.data.readers.rows import TableError, Verdict
+from ttstrain.data.summary import summary
 
 SEVERITY = ["accept", "fix", "skip", "refuse"]
 
@@ -32,7 +33,7 @@ text_digits duplicate_id_same duplicate_id_differs duplicate_audio id_with_exten
 path_traversal id_shell_characters meta_bom meta_crlf meta_cr_only meta_blank_lines meta_header_row meta_quotes_commas
 meta_comma_csv meta_tab meta_latin1 meta_utf16 meta_empty meta_absent meta_binary meta_giant_line all_rows_bad
 mixed_formats
-""".split()
+""".split()  # noqa: SIM905
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A bar on stderr while something long is prepared, when a person is there to see it."""
+"""A progress bar on stderr, where a person is there to see it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from contextlib import contextmanager
 
 @contextmanager
 def show_progress(title: str) -> Iterator[Callable[[int, int], None] | None]:
-    """Yield a callback that takes (done, of); None where nobody watches, so that nothing is drawn into a log."""
+    """Give a function that is told (done, of); None without a terminal."""
     if not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, of: bar.update(task, completed=done, total=of)

@@ -35,7 +35,7 @@ def decode(path: Path, *, max_s: float | None = None) -> Decoded:
     """
     import soundfile
 
-    with path.open("rb") as raw, soundfile.SoundFile(raw) as file:
+    with path.open("rb") as raw, soundfile.SoundFile(raw.fileno(), closefd=False) as file:
         limit = None if max_s is None else int(max_s * max(1, file.samplerate))
         blocks: list[Samples] = []
         frames = 0

@@ -280,7 +280,7 @@ def _of_the_band(samples: Samples, rate: int) -> list[Finding]:
     return []
 
 
-def bandwidth(samples: Samples, rate: int, *, size: int = 1024, most_frames: int = 200) -> float:
+def bandwidth(samples: Samples, rate: int, *, size: int = 1024, most_frames: int = 64) -> float:
     """Return the frequency above which there is practically nothing, in Hz."""
     if len(samples) < size:
         return rate / 2

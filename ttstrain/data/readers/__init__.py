@@ -19,15 +19,6 @@ __all__ = ["Action", "Format", "Row", "RowTable", "TableError", "Verdict", "prin
 PACKAGE_DATA = "package:"
 TABLE_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.tsv", "metadata.txt", "metadata.list")
 TABLE_PATTERNS = ("*.list", "*.jsonl", "*.tsv", "*.csv")
-LABELS: dict[Format, str] = {
-    "ljspeech": "LJSpeech table (id|text|normalised text)",
-    "f5_csv": "table with a header (audio_file|text)",
-    "gpt_sovits_list": "GPT-SoVITS list (path|speaker|language|text)",
-    "jsonl": "JSON lines",
-    "audiofolder": "Hugging Face audio folder (file_name, ...)",
-    "parquet": "Parquet with the audio inside",
-    "wav_txt": "recordings with a text file beside each",
-}
 
 
 def read_rows(

@@ -11,6 +11,16 @@ from ttstrain.errors import DataError
 Format = Literal["ljspeech", "f5_csv", "gpt_sovits_list", "jsonl", "audiofolder", "parquet", "wav_txt"]
 Action = Literal["accept", "fix", "skip", "refuse"]
 
+LABELS: dict[Format, str] = {
+    "ljspeech": "LJSpeech table (id|text|normalised text)",
+    "f5_csv": "table with a header (audio_file|text)",
+    "gpt_sovits_list": "GPT-SoVITS list (path|speaker|language|text)",
+    "jsonl": "JSON lines",
+    "audiofolder": "Hugging Face audio folder (file_name, ...)",
+    "parquet": "Parquet with the audio inside",
+    "wav_txt": "recordings with a text file beside each",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
@@ -54,6 +64,7 @@ class TableError(DataError):
 
 
 def printable(text: str, *, limit: int = 60) -> str:
-    """Shorten a text and escape what would change a terminal."""
-    shown = text if len(text) <= limit else text[: limit - 1] + "…"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown)
+    """Escape what would change a terminal, and shorten to `limit` characters."""
+    cut = text[: limit + 1]
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in cut)
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"

@@ -1,0 +1,68 @@
+"""An audit on one screen of 80 columns."""
+
+from __future__ import annotations
+
+import statistics
+import textwrap
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from ttstrain.data.readers.rows import LABELS, Action, printable
+
+if TYPE_CHECKING:
+    from ttstrain.data.audit import AuditResult
+
+WIDTH = 80
+MOST_REASONS = 8  # of each kind, so that it all fits one screen
+SECTIONS: tuple[tuple[Action, str, int], ...] = (
+    ("skip", "left out", 2),
+    ("fix", "repaired", 1),
+    ("accept", "noted", 1),
+)
+
+
+def summary(result: AuditResult) -> str:
+    """Say what is left, what was left out and why, what was repaired, each with first examples."""
+    lines = [
+        *_wrapped(f"data      {result.root} ({LABELS[result.format]})"),
+        f"rows      {result.num_rows} read, {len(result.clips)} used, {_hours(result.hours)}",
+    ]
+    if result.clips:
+        seconds = sorted(clip.duration_s for clip in result.clips)
+        rates = Counter(f"{clip.sample_rate / 1000:g} kHz" for clip in result.clips)
+        lines += [
+            f"length    {seconds[0]:.1f} to {seconds[-1]:.1f} s, median {statistics.median(seconds):.1f} s",
+            *_wrapped(f"rates     {_tally(rates)}"),
+            *_wrapped(f"speakers  {_tally(Counter(clip.speaker or 'unnamed' for clip in result.clips))}"),
+            *_wrapped(f"language  {_tally(Counter(clip.language or 'unnamed' for clip in result.clips))}"),
+        ]
+    for action, title, examples in SECTIONS:
+        lines += _section(result, action, title, examples)
+    return "\n".join(lines)
+
+
+def _section(result: AuditResult, action: Action, title: str, num_examples: int) -> list[str]:
+    counts = result.count(action)
+    if not counts:
+        return []
+    lines = [title]
+    for reason, count in list(counts.items())[:MOST_REASONS]:
+        lines.append(f"  {count:>6}  {reason}")
+        examples = [v for v in result.verdicts if v.action == action and v.reason == reason][:num_examples]
+        lines += [printable(f"          {v.row.source} {v.row.id}: {v.why}", limit=WIDTH) for v in examples]
+    if rest := list(counts.items())[MOST_REASONS:]:
+        lines += _wrapped("          " + ", ".join(f"{count} {reason}" for reason, count in rest))
+    return lines
+
+
+def _tally(counts: Counter[str]) -> str:
+    shown = [f"{printable(name)} ({count})" for name, count in counts.most_common(6)]
+    return ", ".join(shown) + (f" and {len(counts) - 6} more" if len(counts) > 6 else "")
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
+
+
+def _wrapped(line: str) -> list[str]:
+    return textwrap.wrap(printable(line, limit=400), WIDTH, subsequent_indent=" " * 10)
