@@ -58,9 +58,7 @@ def make_plan(composed: Composed, *, world_size: int = 1) -> Plan:
     recipe = parse(composed)
     with show_progress("checking recordings") as progress:
         facts = gather_facts(recipe, progress)
-    return resolve(
-        recipe, origins=composed.origins, facts=facts, world_size=world_size, source_name=composed.source.stem
-    )
+    return resolve(recipe, origins=composed.origins, facts=facts, world_size=world_size, source_name=composed.name)
 
 
 def print_plan(made: Plan) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ttstrain.config.library import find_config, find_recipe
+from ttstrain.config.library import find_config, find_recipe, recipe_name
 from ttstrain.config.recipe import EITHER_OR, SCHEDULES
 from ttstrain.config.yaml12 import Document, read_document, read_value
 from ttstrain.errors import RecipeError
@@ -41,6 +41,11 @@ class Composed:
     places: dict[str, str]  # dotted key -> "file:line" or "command line", for error messages
     source: Path
 
+    @property
+    def name(self) -> str:
+        """Return what a run of this recipe is called when the recipe does not say: "quickstart", "smoke-flow"."""
+        return recipe_name(self.source)
+
 
 def load_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds one mapping; raise RecipeError with file and line."""
@@ -59,15 +64,20 @@ def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
 
 
 def compose(recipe: str | Path, overrides: Sequence[str] = ()) -> Composed:
-    """Read a recipe by path or shipped name and apply `key=value` overrides."""
+    """Read a recipe by path or shipped name and apply `key=value` overrides.
+
+    `extends=[models/x]` among them replaces the recipe's list.
+    """
     source = find_recipe(recipe)
     document = _read(source)
+    parsed = [parse_override(text) for text in overrides]
+    extends = dict(parsed).get(("extends",), document.values.get("extends", []))
     layers = _Layers()
-    for name in _extends(document.values, source):
+    for name in _check_extends(extends):
         layers.add_config(name, beside=source.parent)
     places = {key: f"{source}:{line}" for key, line in document.lines.items()}
     layers.merge({key: value for key, value in document.values.items() if key != "extends"}, RECIPE, places)
-    layers.override([parse_override(text) for text in overrides])
+    layers.override([(path, value) for path, value in parsed if path != ("extends",)])
     return Composed(layers.values, layers.origins, layers.places, source)
 
 
@@ -115,12 +125,11 @@ def _value(key: str, written: str) -> Any:
     return value
 
 
-def _extends(values: Mapping[str, Any], source: Path) -> list[str]:
-    names = values.get("extends", [])
+def _check_extends(names: Any) -> list[str]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise RecipeError(f"{source}: `extends` is a list of config names", hint="extends: [models/f5_v1_base]")
+        raise RecipeError("`extends` is a list of config names", hint="extends: [models/f5_v1_base]")
     if len(set(names)) < len(names):
-        raise RecipeError(f"{source}: `extends` names a config twice", hint="keep one of them")
+        raise RecipeError(f"`extends` names a config twice: {', '.join(names)}", hint="keep one of them")
     return names
 
 
@@ -196,8 +205,6 @@ class _Layers:
     def _set(self, path: tuple[str, ...], value: Any) -> None:
         """Apply one override; a whole number in the path picks an element of a list."""
         dotted = ".".join(path)
-        if path[0] == "extends":
-            raise RecipeError("`extends` cannot be set on the command line", hint="copy the recipe and edit the copy")
         at: Any = self.values
         for depth, key in enumerate(path[:-1], start=1):
             at = _step_into(at, key, path=path[:depth])

@@ -30,6 +30,11 @@ def shipped(kind: str) -> Path:
     return installed if installed.is_dir() else package.parent / kind
 
 
+def schema_path() -> Path:
+    """Return the JSON Schema of a recipe that ships with ttstrain."""
+    return shipped("configs") / "recipe.schema.json"
+
+
 def find_recipe(name_or_path: str | Path) -> Path:
     """Return the file of a recipe given by path or by shipped name.
 
@@ -69,6 +74,13 @@ def find_config(name: str, *, beside: Path | None = None) -> Path:
             hint=f"`ttstrain recipes copy {name}` makes a copy to edit",
         )
     raise RecipeError(f"no config `{name}`", hint=_nearest(name, _names("configs"), kind="configs"))
+
+
+def recipe_name(path: Path) -> str:
+    """Name a recipe by its file; a shipped one in a sub-folder carries the folder's name too."""
+    folder = shipped("recipes")
+    inside = path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
+    return "-".join(inside.with_suffix("").parts)
 
 
 def list_recipes() -> list[RecipeEntry]:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 WIDTH = 80
 LABEL = 10  # columns of the labels at the left
 CURVE_WIDTH, CURVE_HEIGHT = 58, 4
-SHOWN_ABOVE = ("task", "base", "data.path")
+MANY_EPOCHS = 200
+MUCH_PADDING = 0.2
+SHOWN_ABOVE = (("recipe", "task"), ("recipe", "base"), ("recipe", "data.path"))
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
@@ -75,11 +77,21 @@ def notes(plan: Plan) -> Iterator[str]:
         )
     if plan.steps_per_epoch < 1:
         yield "a step takes more than the whole data: lower `train.accumulate`, or expect the same clips in every step."
+    if plan.epochs > MANY_EPOCHS and not isinstance(plan.recipe.train.steps, int):
+        yield (
+            f"each clip is heard {plan.epochs:.0f} times: watch the held-out loss, or make smaller steps "
+            "(`data.batch_frames`, `train.accumulate`)."
+        )
+    if plan.facts.padding_share > MUCH_PADDING:
+        yield (
+            f"{100 * plan.facts.padding_share:.0f} % of the work is padding: a larger `data.batch_frames` lets clips of "
+            "like length share a micro-batch."
+        )
     if plan.eval_every is None:
         yield "no evaluation: nothing will tell whether the run learns or overfits."
     elif plan.eval_every > plan.steps:
         yield f"`eval.every` {plan.eval_every:,} exceeds the run: it is evaluated at the end only."
-    if plan.ema_horizon is not None and plan.ema_decay is not None:
+    if plan.ema_horizon is not None and plan.recipe.ema.decay != "auto":
         reached = round(9 * plan.ema_horizon)  # where the warm-up (1 + n) / (10 + n) meets the decay
         if reached > plan.steps * 1.05:
             yield f"the average is still warming up when the run ends: `ema.decay` is reached at step {reached:,}."
@@ -98,21 +110,29 @@ def _data_lines(plan: Plan) -> list[str]:
     return lines + _wrap(
         "",
         f"{lengths[0]:,} to {lengths[-1]:,} frames a clip, median {lengths[len(lengths) // 2]:,} · "
-        f"{100 * facts.padding_share:.1f} % of each micro-batch is padding",
+        f"{100 * facts.padding_share:.1f} % padding",
     )
 
 
 def _run_lines(plan: Plan) -> list[str]:
     train = plan.recipe.train
-    pieces = train.accumulate * plan.world_size
-    frames = pieces * plan.recipe.data.batch_frames
-    made = f"accumulate {train.accumulate}" + (f" × {plan.world_size} processes" if plan.world_size > 1 else "")
-    events = [("evaluate", plan.eval_every), ("speak", plan.sample_every), ("save", plan.save_every)]
-    every = " · ".join(f"{name} every {steps:,}" for name, steps in events if steps is not None)
+    frames = train.accumulate * plan.world_size * plan.recipe.data.batch_frames
+    pieces = [f"accumulate {train.accumulate}"] * (train.accumulate > 1)
+    pieces += [f"{plan.world_size} processes"] * (plan.world_size > 1)
+    made = f" ({', '.join(pieces)})" if pieces else ""
+    times: dict[int, list[str]] = {}
+    for name, every in (
+        ("evaluate", plan.eval_every),
+        ("save", plan.save_every),
+        ("speak", plan.sample_every),
+        ("snapshot", plan.snapshot_every),
+    ):
+        if every is not None:
+            times.setdefault(every, []).append(name)
     return [
         *_wrap("run", f"{plan.steps:,} steps = {plan.epochs:.1f} epochs of {plan.steps_per_epoch:.1f} steps"),
-        *_wrap("", f"a step is at most {frames:,} frames, padding included ({made})"),
-        *_wrap("", f"{every} · snapshot every {plan.snapshot_every:,}"),
+        *_wrap("", f"a step is at most {frames:,} frames{made} · device {train.device} · precision {train.precision}"),
+        *_wrap("", " · ".join(f"every {every:,} {', '.join(names)}" for every, names in sorted(times.items()))),
     ]
 
 
@@ -152,7 +172,8 @@ def _curve_lines(schedule: Schedule, plan: Plan, *, alone: bool) -> list[str]:
     values = curve(
         schedule, base_lr=base, total_steps=plan.steps, steps_per_epoch=plan.steps_per_epoch, points=CURVE_WIDTH
     )
-    drawn = draw([value / base for value in values], height=CURVE_HEIGHT)
+    columns = [values[i * len(values) // CURVE_WIDTH] for i in range(CURVE_WIDTH)]  # a short run is stretched
+    drawn = draw([value / base for value in columns], height=CURVE_HEIGHT)
     marks = ["peak", *[""] * (CURVE_HEIGHT - 2), "0"]
     lines = [f"{'':{LABEL}}{mark:>4} {row}".rstrip() for mark, row in zip(marks, drawn, strict=True)]
     warmup = f"{'' if alone else schedule.kind + ': '}warmup over {warmup_length(schedule, plan.steps):,}"
@@ -188,14 +209,14 @@ def _origin_lines(plan: Plan) -> list[str]:
     values = plan.recipe.model_dump(mode="json")
     by_origin: dict[str, list[str]] = {}
     for key, origin in plan.origins.items():
-        if origin != "default":
+        if origin != "default" and (origin, key) not in SHOWN_ABOVE:
             by_origin.setdefault(origin, []).append(key)
     lines: list[str] = []
     for origin, keys in sorted(by_origin.items(), key=lambda item: not item[0].startswith("configs/")):
         if origin.startswith("configs/"):
-            said = f"{len(keys)} values"
+            said = f"{len(keys)} value{'s' * (len(keys) > 1)}"
         else:
-            said = ", ".join(f"{key} {_value(values, key)}" for key in keys if key not in SHOWN_ABOVE)
+            said = ", ".join(f"{key} {_value(values, key)}" for key in keys)
         lines += _wrap("" if lines else "set by", f"{origin}: {said}")
     return lines
 

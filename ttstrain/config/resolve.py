@@ -2,8 +2,8 @@
 
 What `auto` means:
 
-* `train.steps`: 50 passes over an hour of data, fewer over more (hours ** -0.4), between 5 and 100, and never under
-  1000 steps. An hour gets 50 passes, ten hours 20, a hundred hours 8.
+* `train.steps`: 50 passes over an hour of data, fewer over more (hours ** -0.4): 125 over six minutes, 20 over ten hours,
+  8 over a hundred. Between 5 and 200 passes, and never under 400 steps.
 * warmup: see `ttstrain.optim.schedule.warmup_length`.
 * `ema.decay`: a horizon of a tenth of the run, between 10 and 10,000 steps.
 * `eval.every`, `checkpoint.every`: about ten times in the run, at least every 1000 steps; samples half as often.
@@ -33,8 +33,8 @@ DEFAULT_OPTIMIZER = "model"  # as in `ttstrain.task`, which imports torch
 DEFAULT_GROUP = "default"  # as in `ttstrain.optim.groups`, which imports torch
 
 PASSES_OVER_ONE_HOUR = 50.0
-FEWEST_PASSES, MOST_PASSES = 5.0, 100.0
-FEWEST_STEPS = 1000
+FEWEST_PASSES, MOST_PASSES = 5.0, 200.0
+FEWEST_STEPS = 400
 EMA_HORIZON_SHARE = 0.1
 EMA_HORIZONS = (10, 10_000)  # steps
 

@@ -1,0 +1,66 @@
+"""`ttstrain recipes`: the recipes that ship with ttstrain."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ttstrain.errors import RecipeError
+
+recipes = typer.Typer(
+    add_completion=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]}
+)
+
+
+@recipes.callback(invoke_without_command=True)
+def _recipes(ctx: typer.Context) -> None:
+    """List, show or copy the recipes that ship with ttstrain."""
+    if ctx.invoked_subcommand is None:
+        list_all()
+
+
+@recipes.command("list")
+def list_all() -> None:
+    """List the recipes and what each is for."""
+    from ttstrain.config.library import list_recipes
+
+    entries = list_recipes()
+    width = max(len(entry.name) for entry in entries)
+    for entry in entries:
+        print(f"{entry.name:{width}}  {entry.purpose}")
+
+
+@recipes.command("show")
+def show(name: Annotated[str, typer.Argument(help="A recipe's name.")]) -> None:
+    """Print a recipe."""
+    from ttstrain.config.library import find_recipe
+
+    print(find_recipe(name).read_text(encoding="utf-8"), end="")
+
+
+@recipes.command("copy")
+def copy(
+    name: Annotated[str, typer.Argument(help="A recipe's name.")],
+    to: Annotated[Path | None, typer.Argument(help="File or folder; the folder you are in if not given.")] = None,
+) -> None:
+    """Copy a recipe, to be edited and run as `ttstrain finetune ./<name>.yaml`."""
+    from ttstrain.config.library import SCHEMA_LINE, find_recipe, schema_path
+
+    source = find_recipe(name)
+    target = Path() if to is None else to
+    if target.is_dir():
+        target /= source.name
+    schema = Path(os.path.relpath(schema_path(), target.parent)).as_posix()
+    lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = [f"{SCHEMA_LINE}{schema}\n" if line.startswith(SCHEMA_LINE) else line for line in lines]
+    try:
+        with target.open("x", encoding="utf-8") as file:
+            file.writelines(lines)
+    except FileExistsError as error:
+        raise RecipeError(f"`{target}` exists already", hint="name another file") from error
+    except OSError as error:
+        raise RecipeError(f"cannot write `{target}`: {error.strerror}") from error
+    print(target)
