@@ -151,7 +151,7 @@ def test_the_weights_come_back_when_the_block_fails() -> None:
     fill(module, 3.0)
     with pytest.raises(RuntimeError, match="evaluation failed"), ema.swapped_in(module):
         raise RuntimeError("evaluation failed")
-    assert float(module.linear.weight[0, 0]) == 3.0
+    assert module.linear.weight[0, 0].item() == 3.0
     assert weight(ema) == 0.0
 
 
@@ -204,9 +204,9 @@ def test_tied_weights_are_averaged_once_and_saved_under_both_names() -> None:
     assert weights["text.weight"] is weights["head.weight"]
     assert weight(ema, "head.weight") == 0.5
     with ema.swapped_in(module):
-        assert float(module.head.weight[0, 0]) == 0.5
+        assert module.head.weight[0, 0].item() == 0.5
         assert module.head.weight is module.text.weight
-    assert float(module.head.weight[0, 0]) == 1.0
+    assert module.head.weight[0, 0].item() == 1.0
 
 
 def test_half_precision_weights_are_averaged_in_full_precision() -> None:
@@ -220,8 +220,8 @@ def test_half_precision_weights_are_averaged_in_full_precision() -> None:
     assert weight(ema, "weight") == pytest.approx(1 - 0.5 * 0.999**100, rel=1e-5)
     with ema.swapped_in(module):
         assert module.weight.dtype == torch.bfloat16
-        assert float(module.weight[0, 0]) == pytest.approx(weight(ema, "weight"), rel=4e-3)
-    assert float(module.weight[0, 0]) == 1.0
+        assert module.weight[0, 0].item() == pytest.approx(weight(ema, "weight"), rel=4e-3)
+    assert module.weight[0, 0].item() == 1.0
 
 
 def test_it_follows_a_module_whose_tensors_were_replaced() -> None:

@@ -49,7 +49,7 @@ def give_gradients(model: nn.Module, step: int) -> None:
     generator = torch.Generator().manual_seed(step)
     for parameter in model.parameters():
         if parameter.requires_grad:
-            noise = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
+            noise = torch.randn(parameter.shape, generator=generator).to(parameter)
             parameter.grad = parameter.detach() * 0.3 + noise
 
 
@@ -372,6 +372,20 @@ def test_a_run_cut_and_resumed_is_the_uninterrupted_run(kind: Any) -> None:
     second.load_state_dict(saved)
     train(resumed, second, range(4, 9))
     assert_equal(weights_of(resumed), weights_of(whole))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_a_gpu_a_run_resumed_from_host_memory_is_the_uninterrupted_run(kind: Any) -> None:
+    whole = Net().cuda()
+    cut = copy.deepcopy(whole)
+    train(whole, optimizers_for(whole, kind=kind, lr=1e-2), range(6))
+    first = optimizers_for(cut, kind=kind, lr=1e-2)
+    train(cut, first, range(3))
+    second = optimizers_for(cut, kind=kind, lr=1e-2)
+    second.load_state_dict(detach_copy(first.state_dict()))
+    train(cut, second, range(3, 6))
+    assert_equal(weights_of(cut), weights_of(whole))
 
 
 @pytest.mark.parametrize("kind", KINDS)
