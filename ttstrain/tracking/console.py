@@ -289,7 +289,7 @@ class ConsoleTracker:
                 lines.append(f"  {pointer} checkpoint: {_short(file.with_name(file.read_text().strip()))}")
         if self._num_samples:
             lines.append(f"  samples: {_short(info.run_dir / 'samples')}")
-        if status in ("preempted", "interrupted", "stopped"):
+        if status == "stopped":  # the other ways to end early are errors, whose hint says the same
             lines.append(f"  go on with: ttstrain resume {_short(info.run_dir)}")
         return lines
 

@@ -58,7 +58,7 @@ class Tracker(Protocol):
         ...
 
     def finish(self, status: str) -> None:
-        """Close everything; `status` is one word, such as `done`, `preempted` or `failed`."""
+        """Close everything; `status` is a word or two: `done`, `early stop`, `stopped`, `preempted`, `failed` ..."""
         ...
 
 

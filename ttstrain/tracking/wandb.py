@@ -167,7 +167,7 @@ class WandbTracker:
         self._summarize(status=status)
         if status == "preempted":
             self._run.mark_preempting()
-        self._run.finish(exit_code=0 if status in ("done", "stopped") else 1)
+        self._run.finish(exit_code=0 if status in ("done", "early stop", "stopped") else 1)
 
     # ------------------------------------------------------------ going on
 

@@ -210,9 +210,9 @@ def test_the_end_says_how_it_went_and_where_things_are(screen: Screen, tmp_path:
     ]
 
 
-def test_a_run_that_stopped_early_says_how_to_go_on(screen: Screen, tmp_path: Path) -> None:
+def test_a_run_that_was_stopped_says_how_to_go_on(screen: Screen, tmp_path: Path) -> None:
     screen.tracker.start(info(tmp_path))
-    screen.tracker.finish("preempted")
+    screen.tracker.finish("stopped")
     assert screen.lines[-1] == f"  go on with: ttstrain resume {tmp_path}"
 
 
