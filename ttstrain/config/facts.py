@@ -11,26 +11,33 @@ from ttstrain.config.recipe import Recipe
 from ttstrain.errors import RecipeError
 
 if TYPE_CHECKING:
+    from ttstrain.data.audit import AuditResult
     from ttstrain.data.manifest import Clip
 
 
 def gather_facts(recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> DataFacts:
-    """Audit the recipe's data and measure what a plan depends on; `progress` is told (done, of) recordings.
+    """Audit the recipe's data and measure what a plan depends on; `progress` is told (done, of) recordings."""
+    from ttstrain.data.split import split_holdout
 
-    Raises RecipeError when the recipe names no data, DataError when they cannot be used.
+    result = audit_data(recipe, progress)
+    split = split_holdout(result.clips, recipe.data.holdout, recipe.train.seed)
+    return count_frames(recipe, train=split.train, held_out=split.held_out, skipped=result.skipped, fixed=result.fixed)
+
+
+def audit_data(recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> AuditResult:
+    """Audit the data that a recipe names.
+
+    Raises RecipeError when it names none, DataError when they cannot be used.
     """
     from ttstrain.data.audit import audit
     from ttstrain.data.readers import read_rows
-    from ttstrain.data.split import split_holdout
 
     data = recipe.data
     if data.path is None:
         raise RecipeError(
             "the recipe names no data", hint="give a folder of recordings or its table with `--data PATH`"
         )
-    result = audit(read_rows(data.path, data.format, cache_dir=data.cache_dir), data, progress)
-    split = split_holdout(result.clips, data.holdout, recipe.train.seed)
-    return count_frames(recipe, train=split.train, held_out=split.held_out, skipped=result.skipped, fixed=result.fixed)
+    return audit(read_rows(data.path, data.format, cache_dir=data.cache_dir), data, progress)
 
 
 def count_frames(

@@ -84,8 +84,8 @@ def notes(plan: Plan) -> Iterator[str]:
         )
     if plan.facts.padding_share > MUCH_PADDING:
         yield (
-            f"{100 * plan.facts.padding_share:.0f} % of the work is padding: a larger `data.batch_frames` lets clips of "
-            "like length share a micro-batch."
+            f"{100 * plan.facts.padding_share:.0f} % of the work is padding: a larger `data.batch_frames` lets clips "
+            "of like length share a micro-batch."
         )
     if plan.eval_every is None:
         yield "no evaluation: nothing will tell whether the run learns or overfits."

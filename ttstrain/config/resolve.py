@@ -2,8 +2,8 @@
 
 What `auto` means:
 
-* `train.steps`: 50 passes over an hour of data, fewer over more (hours ** -0.4): 125 over six minutes, 20 over ten hours,
-  8 over a hundred. Between 5 and 200 passes, and never under 400 steps.
+* `train.steps`: 50 passes over an hour of data, fewer over more (hours ** -0.4): 125 over six minutes, 20 over ten
+  hours, 8 over a hundred. Between 5 and 200 passes, and never under 400 steps.
 * warmup: see `ttstrain.optim.schedule.warmup_length`.
 * `ema.decay`: a horizon of a tenth of the run, between 10 and 10,000 steps.
 * `eval.every`, `checkpoint.every`: about ten times in the run, at least every 1000 steps; samples half as often.
