@@ -57,7 +57,7 @@ class Ranks:
         for bucket in _buckets(gradients):
             flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
             dist.all_reduce(flat)
-            pieces = flat.split([gradient.numel() for gradient in bucket])
+            pieces = torch.split(flat, [gradient.numel() for gradient in bucket])
             summed = [piece.view_as(gradient) for piece, gradient in zip(pieces, bucket, strict=True)]
             torch._foreach_copy_(bucket, summed)
 

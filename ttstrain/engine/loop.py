@@ -31,6 +31,14 @@ class HeldOut:
     previews: Sequence[Preview]
 
 
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What someone outside asks for between two steps."""
+
+    leave: Request | None = None
+    save: bool = False
+
+
 def train(run: Run, held_out: HeldOut, snapshots: Snapshots) -> Ending:
     """Train until the plan's last step, an early stop or a signal.
 
@@ -51,8 +59,8 @@ def train(run: Run, held_out: HeldOut, snapshots: Snapshots) -> Ending:
                 _recover(run, report, snapshots)
                 continue
             step, last = progress.step, progress.step == plan.steps
-            requested = _requested(run, signals)
-            ending: Ending | None = "done" if last else "stopped" if requested == "stop" else None
+            wish = _wish(run, signals)
+            ending: Ending | None = "done" if last else "stopped" if wish.leave == "stop" else None
 
             if last or due(step, plan.recipe.train.log_every):
                 _log(run, report, step_s=perf_counter() - started, data_s=waited)
@@ -64,15 +72,15 @@ def train(run: Run, held_out: HeldOut, snapshots: Snapshots) -> Ending:
                 saved = run.best.improves(step, values)
                 if saved:
                     _save(run, best=True, metrics=values)
-                if run.early_stop is not None and run.early_stop.update(values):
+                if values and run.early_stop is not None and run.early_stop.update(values):
                     ending = ending or "early stop"
             if due(step, plan.snapshot_every):
                 snapshots.take(run.state, step)
-            if not saved and (ending or requested or due(step, plan.save_every)):
+            if not saved and (ending or wish.leave or wish.save or due(step, plan.save_every)):
                 _save(run)
-            if ending or requested:
+            if ending or wish.leave:
                 run.store.wait()
-                _leave_if(run, requested)
+                _leave_if(run, wish.leave)
             if ending:
                 return ending
     return "done"
@@ -83,11 +91,11 @@ def due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
 
 
-def _requested(run: Run, signals: Signals) -> Request | None:
-    """Ask for signals: alone after each step; several ranks agree on them every tenth, for that costs a broadcast."""
-    if run.ranks.alone:
-        return signals.requested()
-    return run.ranks.broadcast(signals.requested()) if due(run.progress.step, 10) else None
+def _wish(run: Run, signals: Signals) -> _Wish:
+    """Look for requests: alone after each step; several ranks agree on them every tenth, for that costs a broadcast."""
+    if not (run.ranks.alone or due(run.progress.step, 10)):
+        return _Wish()
+    return run.ranks.broadcast(_Wish(signals.requested(), save=signals.save_requested()))
 
 
 def _step(run: Run, batches: Sequence[Batch]) -> StepReport:

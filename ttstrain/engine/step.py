@@ -90,8 +90,10 @@ def train_step(run: Stepping, micro_batches: Sequence[Batch], *, measure: bool =
         last = i == len(batches) - 1
         share = batch.weight / total
         for loss in run.precision.forward(run.task.losses(batch.to(run.device))):
-            run.precision.backward(loss.value * share, into=run.optimizers.params(loss.updates))
             tally.add(loss, share)
+            if not (parameters := run.optimizers.params(loss.updates)):
+                continue  # every group of this optimizer is frozen for now
+            run.precision.backward(loss.value * share, into=parameters)
             if last and loss.steps:
                 verdict = _update(run, loss.updates, tally, measured=measured if measure else None, veto=bool(refused))
                 grad_norms[loss.updates] = verdict.grad_norm
