@@ -189,7 +189,13 @@ def _features(clip: Clip, task_data: TaskData) -> Features:
 
 def _write(path: Path, features: Features) -> None:
     content = safetensors.torch.save(features, metadata={"crc32": str(_checksum(features))})
-    atomic.write_bytes(path, content, durability="cached")
+    try:
+        atomic.write_bytes(path, content, durability="cached")
+    except OSError as error:
+        raise DataError(
+            f"the feature cache `{path.parent}` cannot be written: {error.strerror}",
+            hint="point `data.cache_dir` or $TTSTRAIN_CACHE to a folder with free space",
+        ) from error
 
 
 def _read(path: Path) -> Features:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-LENGTH_JITTER = 0.1  # share by which lengths are blurred before sorting, so that neighbours change between epochs
+# How far a clip may move from its place in the order of lengths, so that it meets other clips each epoch. On LJSpeech
+# this costs 1 % of padding more than none, and hardly a micro-batch has the same clips twice.
+BLUR_BATCHES = 1.5
+BLUR_SHARE = 0.02  # of all clips, for large sets
 
 
 def plan_epoch(lengths: Sequence[int], *, budget: int, max_clips: int, seed: int, epoch: int) -> list[list[int]]:
@@ -17,9 +20,12 @@ def plan_epoch(lengths: Sequence[int], *, budget: int, max_clips: int, seed: int
     if too_long := overlong(lengths, budget=budget):
         raise ValueError(f"clips longer than {budget} frames: {too_long}")
     rng = random.Random(f"{seed}/{epoch}")  # seeded by text: the same numbers on every machine and Python
-    blurred = [length * (1 + LENGTH_JITTER * (rng.random() - 0.5)) for length in lengths]
-    by_length = sorted(range(len(lengths)), key=lambda i: blurred[i], reverse=True)
-    batches = _fill(by_length, lengths, budget=budget, max_clips=max_clips)
+    by_length = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    num_batches = max(1, len(_fill(by_length, lengths, budget=budget, max_clips=max_clips)))
+    blur = len(lengths) * max(BLUR_BATCHES / num_batches, BLUR_SHARE)
+    place = {i: rank + blur * rng.random() for rank, i in enumerate(by_length)}
+    blurred = sorted(by_length, key=lambda i: place[i])
+    batches = _fill(blurred, lengths, budget=budget, max_clips=max_clips)
     order = [rng.random() for _ in batches]  # `Random.random` is stable between versions, `shuffle` is not promised
     return [batches[i] for i in sorted(range(len(batches)), key=lambda i: order[i])]
 

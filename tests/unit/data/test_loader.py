@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+from typing import Any
+
+import pytest
+import torch
+from speech_toys import ToyBatch, ToyData, write_clips
+
+from ttstrain.data.cache import FeatureCache
+from ttstrain.data.loader import Loader, worker_count
+from ttstrain.data.manifest import Clip
+from ttstrain.errors import DataError
+
+DURATIONS = [0.4 + 0.137 * (i % 11) for i in range(20)]
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
+    return write_clips(tmp_path_factory.mktemp("loader") / "wavs", DURATIONS)
+
+
+@pytest.fixture(scope="module")
+def cache(clips: list[Clip], tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
+    cache = FeatureCache(tmp_path_factory.mktemp("cache"), ToyData(), place="disk")
+    cache.build(clips)
+    return cache
+
+
+def make(cache: FeatureCache, clips: list[Clip], **changes: Any) -> Loader:
+    options = {"batch_frames": 500, "max_clips": 64, "seed": 3} | changes
+    return Loader(cache, clips, ToyData(), **options)
+
+
+def ids(batches: list[ToyBatch]) -> list[list[str]]:
+    return [list(batch.ids) for batch in batches]
+
+
+def equal(left: list[ToyBatch], right: list[ToyBatch]) -> bool:
+    return ids(left) == ids(right) and all(torch.equal(a.energy, b.energy) for a, b in zip(left, right, strict=True))
+
+
+def test_each_epoch_is_every_clip_once_in_a_new_order(cache: FeatureCache, clips: list[Clip]) -> None:
+    loader = make(cache, clips)
+    epochs: list[list[list[str]]] = [[], [], []]
+    while loader.epoch < 3:
+        epoch = loader.epoch
+        epochs[epoch] += ids(loader.next())
+    for epoch in epochs:
+        assert sorted(itertools.chain(*epoch)) == [clip.id for clip in clips]
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert {frozenset(batch) for batch in epochs[0]} != {frozenset(batch) for batch in epochs[1]}
+    assert len(epochs[0]) == loader.batches_per_epoch
+
+
+def test_frames_are_counted_without_padding(cache: FeatureCache, clips: list[Clip]) -> None:
+    lengths = {clip.id: ToyData().length(clip) for clip in clips}
+    loader = make(cache, clips)
+    batches = loader.next(loader.batches_per_epoch)
+    for batch in batches:
+        assert batch.num_frames == sum(lengths[name] for name in batch.ids)
+        assert batch.num_padded == len(batch.ids) * max(lengths[name] for name in batch.ids) <= 500
+    real, padded = sum(b.num_frames for b in batches), sum(b.num_padded for b in batches)
+    assert loader.padding_share == pytest.approx(1 - real / padded)
+
+
+def test_batches_are_the_same_whatever_the_worker_count(cache: FeatureCache, clips: list[Clip]) -> None:
+    def walk(workers: int) -> list[ToyBatch]:
+        loader = make(cache, clips, workers=workers)
+        batches = [batch for _ in range(8) for batch in loader.next(3)]
+        loader.exclude(["clip03", batches[-1].ids[0]])
+        batches += loader.next(9)
+        loader.load_state_dict({**make(cache, clips).state_dict(), "epoch": 2, "index": 4})
+        batches += loader.next(5)
+        loader.close()
+        return batches
+
+    assert equal(walk(0), walk(1))
+    assert equal(walk(0), walk(2))
+
+
+def test_reading_ahead_uses_no_random_numbers_of_the_run(cache: FeatureCache, clips: list[Clip]) -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    loader = make(cache, clips, workers=1)
+    loader.next(7)
+    loader.exclude(["clip00"])
+    loader.next(7)
+    loader.close()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("cut", range(0, 26, 3))
+def test_resume_at_any_cursor_equals_an_uninterrupted_run(cut: int, cache: FeatureCache, clips: list[Clip]) -> None:
+    whole = make(cache, clips)
+    expected = whole.next(40)
+    first = make(cache, clips)
+    if cut:
+        first.next(cut)
+    resumed = make(cache, clips)
+    resumed.load_state_dict(first.state_dict())
+    assert equal(resumed.next(40 - cut), expected[cut:]) if cut else equal(resumed.next(40), expected)
+    assert resumed.state_dict() == whole.state_dict()
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_ranks_interleave_to_the_stream_of_one(
+    world_size: int, accumulate: int, cache: FeatureCache, clips: list[Clip]
+) -> None:
+    one = make(cache, clips)
+    ranks = [make(cache, clips, rank=rank, world_size=world_size) for rank in range(world_size)]
+    for _ in range(12):
+        parts = [rank.next(accumulate) for rank in ranks]
+        together = [parts[rank][i] for i in range(accumulate) for rank in range(world_size)]
+        assert equal(together, one.next(accumulate * world_size))
+    assert all(rank.state_dict() == one.state_dict() for rank in ranks)
+
+
+def test_resume_on_another_number_of_ranks_goes_on_in_the_same_stream(cache: FeatureCache, clips: list[Clip]) -> None:
+    one = make(cache, clips)
+    pair = [make(cache, clips, rank=rank, world_size=2) for rank in range(2)]
+    for rank in pair:
+        rank.next(3)
+    one.load_state_dict(pair[0].state_dict())
+    assert equal(one.next(20), make(cache, clips).next(26)[6:])
+
+
+def test_excluded_clips_never_come_again_and_the_others_stay(cache: FeatureCache, clips: list[Clip]) -> None:
+    expected = make(cache, clips).next(60)
+    loader = make(cache, clips)
+    loader.next(5)
+    loader.exclude(["clip01", "clip07"])
+    rest = ids(loader.next(30))
+    assert not {"clip01", "clip07"} & set(itertools.chain(*rest))
+    kept = [[name for name in batch if name not in ("clip01", "clip07")] for batch in ids(expected[5:])]
+    assert rest == [batch for batch in kept if batch][:30]
+
+    resumed = make(cache, clips)
+    resumed.load_state_dict(loader.state_dict())
+    assert resumed.excluded == {"clip01", "clip07"}
+    assert equal(resumed.next(10), loader.next(10))
+
+
+def test_the_last_clip_cannot_be_excluded(cache: FeatureCache, clips: list[Clip]) -> None:
+    loader = make(cache, clips[:2])
+    assert loader.can_exclude(["clip00"])
+    loader.exclude(["clip00"])
+    assert not loader.can_exclude(["clip01"])
+    with pytest.raises(DataError, match="nothing is left"):
+        loader.exclude(["clip01"])
+    assert ids(loader.next(3)) == [["clip01"]] * 3
+    with pytest.raises(ValueError, match="clip99"):
+        loader.exclude(["clip99"])
+
+
+@pytest.mark.parametrize("world_size", [1, 4])
+def test_six_clips_are_enough_for_any_number_of_ranks(world_size: int, cache: FeatureCache, clips: list[Clip]) -> None:
+    loaders = [make(cache, clips[:6], rank=rank, world_size=world_size) for rank in range(world_size)]
+    seen = [name for loader in loaders for batch in loader.next(8) for name in batch.ids]
+    assert set(seen) == {clip.id for clip in clips[:6]}
+
+
+def test_overlong_clips_are_named_and_the_rest_is_used(cache: FeatureCache, clips: list[Clip]) -> None:
+    lengths = {clip.id: ToyData().length(clip) for clip in clips}
+    loader = make(cache, clips, batch_frames=100)
+    assert loader.overlong == [name for name, length in lengths.items() if length > 100]
+    seen = {name for batch in loader.next(loader.batches_per_epoch) for name in batch.ids}
+    assert seen == set(lengths) - set(loader.overlong)
+
+
+def test_a_budget_below_every_clip_is_refused_with_the_way_out(cache: FeatureCache, clips: list[Clip]) -> None:
+    with pytest.raises(DataError, match="shortest of 20 clips has 40 frames") as refusal:
+        make(cache, clips, batch_frames=39)
+    assert "data.batch_frames=40" in str(refusal.value.hint)
+    with pytest.raises(DataError, match="there are none"):
+        make(cache, [])
+
+
+def test_changed_data_begin_the_epoch_again_with_a_warning(
+    cache: FeatureCache, clips: list[Clip], caplog: pytest.LogCaptureFixture
+) -> None:
+    loader = make(cache, clips)
+    while loader.epoch < 1:
+        loader.next()
+    loader.next(2)
+    fewer = make(cache, clips[1:])
+    fewer.load_state_dict(loader.state_dict())
+    assert (fewer.state_dict()["epoch"], fewer.state_dict()["index"]) == (1, 0)
+    assert "epoch 1 begins again" in caplog.text
+
+
+def test_held_out_batches_are_the_same_every_time(cache: FeatureCache, clips: list[Clip]) -> None:
+    loader = make(cache, clips[:10], batch_frames=150)
+    first = list(loader.eval_batches(clips[10:]))
+    loader.next(7)
+    assert equal(first, list(loader.eval_batches(clips[10:])))
+    assert sorted(itertools.chain(*ids(first))) == [clip.id for clip in clips[10:]]
+
+
+def test_workers_survive_ctrl_c_and_their_loss_is_survived(
+    cache: FeatureCache, clips: list[Clip], caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = make(cache, clips).next(30)
+    loader = make(cache, clips, workers=1)
+    batches = loader.next(2)
+    assert loader._pool is not None
+    [worker] = loader._pool._processes
+    os.kill(worker, signal.SIGINT)
+    os.kill(worker, signal.SIGTERM)
+    batches += loader.next(8)
+    assert caplog.text == ""
+    os.kill(worker, signal.SIGKILL)
+    batches += loader.next(20)
+    assert "was killed" in caplog.text
+    assert equal(batches, expected)
+    loader.close()
+
+
+def test_a_cursor_far_away_costs_nothing(cache: FeatureCache, clips: list[Clip]) -> None:
+    loader = make(cache, clips)
+    loader.load_state_dict({**loader.state_dict(), "epoch": 1_000_000, "index": 2})
+    loader.next()
+    assert loader.epoch == 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("wanted", "place", "expected"),
+    [("auto", "memory", 0), ("auto", "device", 0), ("auto", "disk", 3), (0, "disk", 0), (2, "memory", 2)],
+)
+def test_auto_needs_workers_only_for_features_on_disk(wanted: Any, place: Any, expected: int) -> None:
+    assert worker_count(wanted, place=place, cores=4) == expected

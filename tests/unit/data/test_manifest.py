@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torchaudio
+
+from ttstrain.data.manifest import Clip, Treatment, read_manifest, write_manifest
+from ttstrain.errors import DataError
+
+
+def clip(**changes: object) -> Clip:
+    values: dict[str, object] = {
+        "id": "a",
+        "path": Path("wavs/größe 'a'.wav"),
+        "text": "你好 “x”",
+        "duration_s": 1.5,
+        "sample_rate": 22050,
+        "source": "metadata.csv:1",
+        "treatment": Treatment(channel=1, gain=2.5, offset=-0.1, start=10, end=33085),
+        "notes": ("very_quiet: up",),
+        "digest": "ab",
+    }
+    return Clip(**(values | changes))  # type: ignore[arg-type]
+
+
+def test_clips_come_back_as_they_were_written(tmp_path: Path) -> None:
+    clips = [clip(), clip(id="b", path=Path("bad\udce9name.wav"), treatment=Treatment(end=5), notes=())]
+    write_manifest(tmp_path / "m.jsonl", clips)
+    assert read_manifest(tmp_path / "m.jsonl") == clips
+
+
+def test_a_line_that_is_no_clip_is_named(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "m.jsonl", [clip()])
+    with (tmp_path / "m.jsonl").open("a") as file:
+        file.write('{"id": "b"\n')
+    with pytest.raises(DataError, match="line 2"):
+        read_manifest(tmp_path / "m.jsonl")
+
+
+@pytest.mark.parametrize("rates", [(22050, 24000), (48000, 24000), (16000, 24000), (44100, 16000), (8000, 32000)])
+@pytest.mark.parametrize("samples", [1, 441, 22049, 100_003])
+def test_length_at_another_rate_is_what_resampling_gives(rates: tuple[int, int], samples: int) -> None:
+    described = clip(sample_rate=rates[0], treatment=Treatment(start=7, end=7 + samples))
+    resampled = torchaudio.functional.resample(torch.zeros(samples), *rates)
+    assert described.samples_at(rates[1]) == len(resampled)
