@@ -79,7 +79,9 @@ class WandbTracker:
         if self._run is None:
             return
         if error := _attempt(lambda: self._close(status)):
-            self._warn(f"W&B could not finish: {_brief(error)}; `{_brief_path(self._folder)}` has what it wrote")
+            self._warn(
+                f"W&B could not finish: {_brief(error)}; `wandb sync {_brief_path(self._folder)}` sends the rest"
+            )
         self._run = None
         _attempt(_stop_service)  # only then is the file on disk complete
 
@@ -109,7 +111,7 @@ class WandbTracker:
         self._row = next_row(info.run_dir, info.run_id) if mode == "offline" else None
         settings = {"silent": True, "console": "off", "init_timeout": INIT_TIMEOUT_S, "save_code": False}
         if "finish_timeout" in wandb.Settings.model_fields:  # missing from older releases
-            settings["finish_timeout"] = FINISH_TIMEOUT_S
+            settings |= {"finish_timeout": FINISH_TIMEOUT_S, "finish_timeout_raises": True}
         self._run = wandb.init(
             dir=str(info.run_dir),
             id=info.run_id,
