@@ -11,6 +11,40 @@ from pydantic import BaseModel, ValidationError
 
 from ttstrain.errors import RecipeError
 
+OTHER_NAMES = {  # what other trainers call it
+    "learning_rate": "lr",
+    "batch_size": "batch_frames",
+    "batch_size_per_gpu": "batch_frames",
+    "max_samples": "max_clips",
+    "max_steps": "steps",
+    "num_epochs": "epochs",
+    "grad_accumulation_steps": "accumulate",
+    "gradient_accumulation_steps": "accumulate",
+    "num_warmup_updates": "warmup_steps",
+    "warmup_ratio": "warmup_steps",
+    "grad_clip": "max_grad_norm",
+    "clip": "max_grad_norm",
+    "num_workers": "workers",
+    "mixed_precision": "precision",
+    "bf16": "precision",
+    "fp16": "precision",
+    "save_steps": "every",
+    "report_to": "wandb",
+}
+_WANTED = {  # by pydantic's type of error
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "`key: value` lines",
+}
+
 
 def complaint(
     error: ValidationError,
@@ -84,14 +118,16 @@ def _what(key: str, details: Sequence[Any]) -> str:
         return f"unknown key `{key}`"
     if detail["type"] == "missing":
         return f"`{key}` is missing"
-    if detail["type"] == "model_type":
+    if detail["type"] in ("model_type", "model_attributes_type"):
         return f"`{key}` is a section with keys of its own, not `{_shown(detail['input'])}`"
     if detail["type"] == "union_tag_invalid":
         return f"`{key}.kind` is `{detail['ctx']['tag']}`: expected one of {detail['ctx']['expected_tags']}"
     if detail["type"] == "value_error":
         return f"`{key}`: {detail['ctx']['error']}" if key else str(detail["ctx"]["error"])
-    wanted = dict.fromkeys(str(detail["msg"]).removeprefix("Input ").replace("'", "`") for detail in details)
-    return f"`{key}` is `{_shown(detail['input'])}`: it {', or '.join(wanted)}"
+    wanted = dict.fromkeys(
+        _WANTED.get(detail["type"], str(detail["msg"]).removeprefix("Input should be ")) for detail in details
+    )
+    return f"`{key}` is `{_shown(detail['input'])}`: it should be {', or '.join(wanted)}"
 
 
 def _shown(value: Any) -> str:
@@ -107,8 +143,10 @@ def _hint(key: str, details: Sequence[Any], *, known: Sequence[str]) -> str | No
         return "say what to train, such as `task: flow`"
     if kind == "model_type" and details[0]["input"] is None:
         return "give it keys, or remove the empty line"
+    if kind == "value_error":
+        return None  # its message says it
     if kind != "extra_forbidden":
-        return None
+        return "`ttstrain schema` says what each key takes"
     if near := nearest_key(key, known):
         return f"did you mean `{near}`?"
     return "`ttstrain schema` lists the keys"
@@ -117,14 +155,22 @@ def _hint(key: str, details: Sequence[Any], *, known: Sequence[str]) -> str | No
 def nearest_key(key: str, known: Sequence[str]) -> str | None:
     """Find the known key that the writer of `key` may have meant: a sibling first, then anywhere by its last name."""
     parent, _, name = key.rpartition(".")
-    siblings = {other.rpartition(".")[2]: other for other in known if _like(other.rpartition(".")[0], parent)}
-    if near := difflib.get_close_matches(name, siblings, n=1, cutoff=0.75):
-        return f"{parent}.{near[0]}" if parent else near[0]
-    below = [other for other in known if other.rpartition(".")[2] == name]
-    if below:
-        return below[0]
-    elsewhere = difflib.get_close_matches(name, {other.rpartition(".")[2] for other in known}, n=1, cutoff=0.6)
-    return next((other for other in known if other.rpartition(".")[2] == elsewhere[0]), None) if elsewhere else None
+    siblings = {_name(other) for other in known if _like(other.rpartition(".")[0], parent)}
+    meant = OTHER_NAMES.get(name, name)
+    for near in (meant, *difflib.get_close_matches(name, siblings, n=1, cutoff=0.75)):
+        if near in siblings:
+            return f"{parent}.{near}" if parent else near
+    names = {_name(other) for other in known}
+    elsewhere = [meant] if meant in names else difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return min(
+        (other for other in known if elsewhere and _name(other) == elsewhere[0]),
+        key=lambda other: ("*" in other, other.count(".")),
+        default=None,
+    )
+
+
+def _name(key: str) -> str:
+    return key.rpartition(".")[2]
 
 
 def _like(pattern: str, key: str) -> bool:

@@ -10,7 +10,14 @@ import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
 Auto = Literal["auto"]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -29,6 +36,16 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, values: Any) -> Any:
+        """Refuse `true` where it would count as 1."""
+        for name, field in cls.model_fields.items() if isinstance(values, dict) else ():
+            takes_bool = field.annotation is bool or bool in get_args(field.annotation)
+            if isinstance(values.get(name), bool) and not takes_bool:
+                raise ValueError(f"`{name}` takes neither true nor false")
+        return values
 
 
 # ---------------------------------------------------------------- data

@@ -48,15 +48,20 @@ def parse(composed: Composed) -> Recipe:
     try:
         recipe = Recipe.model_validate(composed.values)
     except ValidationError as error:
-        known = known_keys(Recipe)
+        known = [*known_keys(Recipe), *_model_keys(composed.values.get("task"))]
         raise complaint(error, values=composed.values, places=composed.places, known=known) from error
     config = families.find_task(recipe.task).config
     try:
         model = config.model_validate(recipe.model)
     except ValidationError as error:
-        known = [*known_keys(config, "model"), *known_keys(Recipe)]
+        known = [*_model_keys(recipe.task), *known_keys(Recipe)]
         raise complaint(error, values=recipe.model, places=composed.places, known=known, at=("model",)) from error
     return recipe.model_copy(update={"model": model.model_dump(mode="json")})
+
+
+def _model_keys(task: Any) -> list[str]:
+    spec = families.tasks().get(task)
+    return [] if spec is None else known_keys(spec.config, "model")
 
 
 def resolve(

@@ -24,6 +24,9 @@ _RULES = (
 )
 
 
+_PLAIN_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+
+
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with YAML 1.2's rules for plain scalars."""
 
@@ -87,6 +90,8 @@ def _parse(text: str, *, source: str, lines: dict[str, int]) -> Any:
 
 def _build(loader: _Loader, node: yaml.Node, *, at: str, source: str, lines: dict[str, int]) -> Any:
     """Turn a node into plain values, noting each key's line."""
+    if not isinstance(node, yaml.ScalarNode) and node.tag not in _PLAIN_TAGS:
+        raise yaml.constructor.ConstructorError(None, None, f"the tag `{node.tag}` is not supported", node.start_mark)
     if isinstance(node, yaml.SequenceNode):
         return [
             _build(loader, item, at=f"{at}.{index}", source=source, lines=lines)
