@@ -71,7 +71,12 @@ def read_contents(path: Path) -> Contents:
         return Contents(path, "safetensors", dict(header.tensors), metadata=header.metadata)
     if head[2:4] != b"\x03\x04" and not unpickle.looks_pickled(path):
         raise CheckpointError(f"`{path}` is not a checkpoint", hint="ttstrain reads .safetensors, .pt, .pth and .ckpt")
-    read = unpickle.read(path)
+    try:
+        read = unpickle.read(path)
+    except CheckpointError as error:
+        if unsafe := unpickle.unsafe_globals(unpickle.scan_globals(path)):
+            raise CheckpointError(f"{error.message}; it names {', '.join(unsafe)}, so it is unsafe as well") from error
+        raise
     return Contents(path, read.container, read.tree, globals=read.globals)
 
 

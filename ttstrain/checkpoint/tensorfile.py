@@ -21,6 +21,7 @@ from torch import Tensor
 from ttstrain.errors import CheckpointError
 
 CHUNK = 16 << 20  # bytes handled at a time; large enough that hashing and disk are the limit
+PIECE = 1 << 20  # elements looked at together; small enough for the processor's cache
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -87,7 +88,7 @@ class StoredTensor:
             read_into(file, flat, self.path)
         return torch.as_strided(flat, self.shape, self.strides).clone(memory_format=torch.contiguous_format)
 
-    def pieces(self, elements: int = CHUNK // 4) -> Iterator[Tensor]:
+    def pieces(self, elements: int = PIECE) -> Iterator[Tensor]:
         """Yield the stored elements as flat tensors, at most `elements` at a time; each is overwritten by the next."""
         buffer = torch.empty(min(elements, self.span), dtype=self.dtype)
         with self.path.open("rb", buffering=0) as file:
@@ -284,20 +285,33 @@ def root_mean_square(stored: StoredTensor) -> float:
 def relative_distance(averages: Mapping[str, StoredTensor], weights: Mapping[str, StoredTensor]) -> float | None:
     """Return ||average - weight|| / ||weight|| over the floating-point tensors that both hold; None without any."""
     gap = size = 0.0
-    names = [name for name in weights if name in averages and weights[name].dtype.is_floating_point]
-    for name in names:
-        pairs = zip(_comparable_pieces(averages[name]), _comparable_pieces(weights[name]), strict=True)
-        for average, weight in pairs:
-            gap += float(torch.linalg.vector_norm(average.float() - weight.float())) ** 2
-            size += float(torch.linalg.vector_norm(weight.float())) ** 2
-    return math.sqrt(gap / size) if size > 0 else None
+    for name, weight in weights.items():
+        if name in averages and averages[name].shape == weight.shape and weight.dtype.is_floating_point:
+            gaps, sizes = gap_and_size(averages[name], weight)
+            gap, size = math.hypot(gap, gaps), math.hypot(size, sizes)
+    return gap / size if size > 0 else None
+
+
+def gap_and_size(one: StoredTensor, other: StoredTensor) -> tuple[float, float]:
+    """Return ||one - other|| and ||other|| of two tensors of one shape, without holding them."""
+    gap = size = 0.0
+    together = one.strides == other.strides and one.span == one.numel
+    for first, second in zip(_pieces(one, together), _pieces(other, together), strict=True):
+        wide = torch.float32 if first.is_floating_point() and second.is_floating_point() else torch.float64
+        left, right = first.to(wide), second.to(wide)
+        size = math.hypot(size, float(torch.linalg.vector_norm(right)))
+        gap = math.hypot(gap, float(torch.linalg.vector_norm(left - right)))
+    return gap, size
 
 
 def _comparable_pieces(stored: StoredTensor) -> Iterator[Tensor]:
-    """Yield a tensor's own elements in a dtype that can be compared."""
+    """Yield a tensor's own elements in a dtype that can be compared, in any order."""
     # A view with gaps or repeats is read whole: its stored elements are not exactly its own.
-    pieces = stored.pieces() if stored.span == stored.numel else iter([stored.read().reshape(-1)])
-    for piece in pieces:
+    return _pieces(stored, stored.span == stored.numel)
+
+
+def _pieces(stored: StoredTensor, in_storage_order: bool) -> Iterator[Tensor]:
+    for piece in stored.pieces() if in_storage_order else iter([stored.read().reshape(-1)]):
         if piece.dtype.is_complex:
             yield torch.view_as_real(piece).reshape(-1)
         elif piece.dtype.itemsize == 1 and piece.dtype.is_floating_point:

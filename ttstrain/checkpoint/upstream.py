@@ -197,7 +197,7 @@ def label_of(family: str, model: Mapping[str, Any]) -> Label | None:
 def describe_keys(tree: Tree) -> str:
     """Name the first things in a file, for an error."""
     if not isinstance(tree, Mapping):
-        return f"a {type(tree).__name__}"
+        return "a single tensor" if isinstance(tree, StoredTensor) else f"a {type(tree).__name__}"
     shown = [f"`{key}`" for key in list(tree)[:3]]
     return ", ".join(shown) + (f" and {len(tree) - 3} more" if len(tree) > 3 else "") if shown else "nothing"
 

@@ -1,0 +1,179 @@
+"""Finding a base, and opening our own checkpoints as one."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from ttstrain.checkpoint import store
+from ttstrain.checkpoint.loading import load_weights
+from ttstrain.checkpoint.meta import EmaMeta, GroupMeta, Meta, ScheduleMeta
+from ttstrain.checkpoint.store import CheckpointStore
+from ttstrain.checkpoint.upstream import follow, open_checkpoint, resolve_base
+from ttstrain.errors import CheckpointError
+from ttstrain.families.flow.config import FlowConfig
+
+
+def make_run(folder: Path, *, best: int = 1) -> CheckpointStore:
+    checkpoints = CheckpointStore(folder, keep_last=5, background=False)
+    for step in (1, 2):
+        module = nn.Linear(2, 2)
+        average = {name: value + 1 for name, value in module.state_dict().items()}
+        meta = Meta(
+            family="flow",
+            task="flow",
+            model=FlowConfig().model_dump(mode="json"),
+            recipe="toy",
+            step=step,
+            groups=(GroupMeta(optimizer="model", name="default", lr=1e-5, weight_decay=0.01, parameters=6),),
+            schedule=ScheduleMeta(position=step, total=4, ended=False, lr_next=1e-5),
+            ema=EmaMeta(present=True, step=step, decay=0.9),
+        )
+        moments = {"model": {"weight": {"step": torch.tensor(1.0), "exp_avg": torch.ones(2, 2)}, "bias": {}}}
+        state = {"task": module.state_dict(), "ema": {"weights": average}, "optimizers": moments}
+        checkpoints.save(step, state, meta, best=step == best)
+    return checkpoints
+
+
+def test_a_run_stands_for_its_last_checkpoint_and_as_a_base_for_its_best(tmp_path: Path) -> None:
+    checkpoints = make_run(tmp_path / "run")
+    assert follow(tmp_path / "run") == follow(tmp_path / "run" / "checkpoints") == checkpoints.folder(2)
+    assert follow(tmp_path / "run" / "checkpoints" / "best") == checkpoints.folder(1)
+    assert follow(checkpoints.folder(1)) == checkpoints.folder(1)
+    assert resolve_base(str(tmp_path / "run")) == checkpoints.folder(1)
+    assert resolve_base(str(tmp_path / "run" / "checkpoints" / "last")) == checkpoints.folder(2)
+    (checkpoints.root / "best").unlink()
+    assert resolve_base(str(tmp_path / "run")) == checkpoints.folder(2)
+
+
+def test_our_own_checkpoint_opens_without_reading_its_tensors(tmp_path: Path) -> None:
+    checkpoints = make_run(tmp_path / "run")
+    opened = open_checkpoint(tmp_path / "run", task="flow")
+    assert (opened.family, opened.kind, opened.model, opened.version) == ("flow", "training", "F5TTS_v1_Base", "v1")
+    assert (opened.step, opened.ema_step) == (2, 2)
+    assert [group.name for group in opened.groups] == ["model/default"]
+    module = nn.Linear(2, 2)
+    load_weights(module, opened.weights, source="run")
+    stored = store.load(checkpoints.folder(2)).state
+    assert torch.equal(module.weight, stored["task"]["weight"])
+    assert opened.ema is not None
+    assert torch.equal(opened.ema["bias"].read(), stored["ema"]["weights"]["bias"])
+
+
+def test_settings_that_change_no_meaning_do_not_matter_to_our_own(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    opened = open_checkpoint(tmp_path / "run")
+    opened.check_model(FlowConfig(dropout=0.5).model_dump(mode="json"))
+    with pytest.raises(CheckpointError, match=r"pe_attn_head: None in the file, 1 in the recipe"):
+        opened.check_model(FlowConfig(pe_attn_head=1).model_dump(mode="json"))
+
+
+def test_a_run_without_checkpoints_says_so(tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="no checkpoint yet"):
+        resolve_base(str(tmp_path / "run"))
+
+
+def test_a_folder_stands_for_its_one_file(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="does not exist"):
+        resolve_base(str(tmp_path / "nowhere"))
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        resolve_base(str(tmp_path))
+    (tmp_path / "vocab.txt").write_text("a\n")
+    (tmp_path / "model_1.pt").write_bytes(b"x")
+    assert resolve_base(str(tmp_path)) == tmp_path / "model_1.pt"
+    (tmp_path / "model_1.safetensors").write_bytes(b"x")
+    assert resolve_base(str(tmp_path)) == tmp_path / "model_1.safetensors"
+    (tmp_path / "model_2.safetensors").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="holds 2 checkpoints") as caught:
+        resolve_base(str(tmp_path))
+    assert "model_2.safetensors" in str(caught.value.hint)
+
+
+def test_a_file_nobody_knows_and_a_family_nobody_asked_for(tmp_path: Path, fixtures_dir: Path) -> None:
+    torch.save({"weight": {"a": torch.ones(1)}, "info": "x"}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match=r"no family.*`weight`, `info`"):
+        open_checkpoint(tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match="family `flow`"):
+        open_checkpoint(fixtures_dir / "f5_ckpt_layouts" / "model_10.pt", task="gpt_sovits/vae")
+
+
+class Bomb:
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("exploded",)
+
+
+def test_an_unsafe_file_is_refused_whatever_else_it_holds(
+    tmp_path: Path, fixtures_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = torch.load(fixtures_dir / "f5_ckpt_layouts" / "model_10.pt", weights_only=True)
+    torch.save({**content, "extra": Bomb()}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match=r"unsafe: its pickle calls posix\.mkdir") as caught:
+        open_checkpoint(tmp_path / "x.pt")
+    assert caught.value.exit_code == 4
+    assert not (tmp_path / "exploded").exists()
+
+
+# ---------------------------------------------------------------- the Hub
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Stand in for the Hub: a local snapshot, and a record of what was asked for."""
+    asked: list[dict[str, Any]] = []
+    snapshot = tmp_path / "snapshot"
+    for name in ("Both/a.safetensors", "Both/a.pt", "Both/vocab.txt", "Old/b.pt", "c.safetensors"):
+        (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+        (snapshot / name).write_bytes(b"x")
+
+    def snapshot_download(repo: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append({"repo": repo, "revision": revision, "patterns": allow_patterns})
+        return str(snapshot)
+
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    return asked
+
+
+def test_a_file_of_the_hub_brings_the_texts_beside_it(hub: list[dict[str, Any]], tmp_path: Path) -> None:
+    assert resolve_base("hf://SWivid/F5-TTS/Both/a.pt") == tmp_path / "snapshot" / "Both" / "a.pt"
+    assert resolve_base("hf://SWivid/F5-TTS@main/c.safetensors") == tmp_path / "snapshot" / "c.safetensors"
+    first, second = hub
+    assert (first["repo"], first["revision"]) == ("SWivid/F5-TTS", None)
+    assert first["patterns"] == ["Both/a.pt", "Both/*.txt", "Both/*.json", "Both/*.yaml"]
+    assert (second["revision"], second["patterns"][:2]) == ("main", ["c.safetensors", "*.txt"])
+
+
+def test_a_folder_of_the_hub_prefers_safetensors(hub: list[dict[str, Any]], tmp_path: Path) -> None:
+    assert resolve_base("hf://SWivid/F5-TTS/Both") == tmp_path / "snapshot" / "Both" / "a.safetensors"
+    assert len(hub) == 1
+    assert resolve_base("hf://SWivid/F5-TTS/Old/") == tmp_path / "snapshot" / "Old" / "b.pt"
+    assert not any(".pt" in pattern for pattern in hub[0]["patterns"])
+
+
+def test_offline_and_not_cached_is_said_in_one_line() -> None:
+    pytest.importorskip("huggingface_hub")
+    with pytest.raises(CheckpointError, match="could not be downloaded") as caught:
+        resolve_base("hf://SWivid/F5-TTS/F5TTS_v1_Base/model_1250000.safetensors")
+    assert "\n" not in caught.value.message
+    assert "base" in str(caught.value.hint)
+
+
+def test_a_malformed_address_is_refused(tmp_path: Path) -> None:
+    for spec in ("hf://SWivid", "hf://SWivid/F5-TTS", "hf://a/b/../../c@d@e"):
+        with pytest.raises(CheckpointError, match="hf://owner/repo/path"):
+            resolve_base(spec)
+
+
+def test_without_the_extra_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(CheckpointError) as caught:
+        resolve_base("hf://a/b/c.pt")
+    assert caught.value.hint == "pip install 'ttstrain[hub]'"

@@ -1,0 +1,338 @@
+"""Say what a checkpoint is and whether it is healthy, executing nothing and holding no tensor in memory."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from ttstrain.checkpoint import store, tensorfile, unpickle
+from ttstrain.checkpoint.contents import Contents, read_contents
+from ttstrain.checkpoint.meta import ScheduleMeta
+from ttstrain.checkpoint.tensorfile import StoredTensor
+from ttstrain.checkpoint.upstream import OpenedCheckpoint, describe_keys, follow, identify, open_own
+from ttstrain.errors import UserError
+
+_SHOWN = 3  # names of unknown classes in a note
+_TRAINING_ONLY = ("optimizer", "lr_scheduler", "callbacks", "loops")  # entries of unknown files that are no weights
+
+
+@dataclass(frozen=True, slots=True)
+class GroupReport:
+    """A parameter group; `lr` is that of its next update."""
+
+    name: str
+    lr: float
+    weight_decay: float
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleReport:
+    """Where the schedule stands, in updates."""
+
+    position: int
+    ended: bool
+    lr_next: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class EmaReport:
+    """The average of the weights; `distance` is ||average - weights|| / ||weights||."""
+
+    present: bool
+    step: int | None = None
+    distance: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleReport:
+    """A part of the model by its first name."""
+
+    name: str
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """Everything `inspect-ckpt` tells; the fields are the keys of its JSON."""
+
+    path: str
+    family: str | None
+    kind: str
+    model: str | None
+    version: str | None
+    step: int | None
+    tensors: int
+    parameters: int
+    dtypes: dict[str, int]  # dtype -> number of tensors
+    groups: list[GroupReport]
+    schedule: ScheduleReport | None
+    ema: EmaReport
+    nonfinite: list[str]
+    zero: list[str]
+    pickle_globals: list[str]
+    unsafe: bool
+    modules: list[ModuleReport]
+    notes: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorReport:
+    """One tensor's numbers; `low`, `high` and `rms` are None where they are not finite or there are none."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    low: float | None
+    high: float | None
+    rms: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """How far a tensor moved: ||b - a|| / ||a||, None where that is no number."""
+
+    name: str
+    distance: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What sets two checkpoints' weights apart."""
+
+    a: str
+    b: str
+    only_a: list[str]
+    only_b: list[str]
+    reshaped: list[str]
+    equal: int
+    changed: list[Change]  # furthest first
+    distance: float | None  # over all tensors that both hold
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+# ---------------------------------------------------------------- one checkpoint
+
+
+def inspect(path: Path) -> Inspection:
+    """Inspect a checkpoint file of any trainer, one of our checkpoints, or a run by its last one.
+
+    Raises CheckpointError when it cannot be read. An unsafe pickle can be: its names are reported and nothing runs.
+    """
+    view = _open(path)
+    checkpoint = view.checkpoint
+    health = _examine(view)
+    counted = [stored for name, stored in view.weights.items() if name not in view.buffers]
+    ema = EmaReport(present=False)
+    if checkpoint is not None and checkpoint.ema is not None:
+        alone = checkpoint.ema is checkpoint.weights  # the file holds nothing else
+        distance = None if alone else tensorfile.relative_distance(checkpoint.ema, checkpoint.weights)
+        ema = EmaReport(present=True, step=checkpoint.ema_step, distance=_number(distance))
+    unsafe = unpickle.unsafe_globals(view.globals)
+    return Inspection(
+        path=str(path),
+        family=None if checkpoint is None else checkpoint.family,
+        kind="unknown" if checkpoint is None else checkpoint.kind,
+        model=None if checkpoint is None else checkpoint.model,
+        version=None if checkpoint is None else checkpoint.version,
+        step=None if checkpoint is None else checkpoint.step,
+        tensors=len(view.weights),
+        parameters=sum(stored.numel for stored in counted),
+        dtypes=dict(Counter(_dtype(stored) for stored in view.weights.values()).most_common()),
+        groups=[] if checkpoint is None else [GroupReport(**asdict(group)) for group in checkpoint.groups],
+        schedule=None if checkpoint is None else _schedule(checkpoint.schedule),
+        ema=ema,
+        nonfinite=health.nonfinite,
+        zero=health.zero,
+        pickle_globals=list(view.globals),
+        unsafe=bool(unsafe),
+        modules=_modules(view),
+        notes=[*view.notes, *_pickle_notes(view.globals)],
+    )
+
+
+def list_tensors(path: Path, pattern: str) -> list[TensorReport]:
+    """Look at every tensor whose name matches a shell pattern, averages and moments too.
+
+    Raises UserError when none does.
+    """
+    view = _open(path)
+    every = {**view.weights, **view.others}
+    matching = {name: stored for name, stored in every.items() if fnmatchcase(name, pattern)}
+    if not matching:
+        raise UserError(f"no tensor of `{path}` matches `{pattern}`", hint=f"names look like `{next(iter(every), '')}`")
+    return [_tensor_report(name, stored) for name, stored in matching.items()]
+
+
+def diff(a: Path, b: Path) -> Difference:
+    """Compare the weights of two checkpoints tensor by tensor."""
+    first, second = _open(a).weights, _open(b).weights
+    common = [name for name in first if name in second]
+    comparable = [name for name in common if first[name].shape == second[name].shape]
+    distances = {name: _distance(second[name], first[name]) for name in comparable}
+    changed = [Change(name, distance) for name, distance in distances.items() if distance != 0]
+    return Difference(
+        a=str(a),
+        b=str(b),
+        only_a=[name for name in first if name not in second],
+        only_b=[name for name in second if name not in first],
+        reshaped=[name for name in common if first[name].shape != second[name].shape],
+        equal=len(comparable) - len(changed),
+        changed=sorted(changed, key=lambda change: -math.inf if change.distance is None else -change.distance),
+        distance=_number(
+            tensorfile.relative_distance({n: second[n] for n in comparable}, {n: first[n] for n in comparable})
+        ),
+    )
+
+
+# ---------------------------------------------------------------- one way to look at every kind
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    checkpoint: OpenedCheckpoint | None  # None when no family knows the file
+    weights: Mapping[str, StoredTensor]
+    others: Mapping[str, StoredTensor]  # averages and moments: `ema/<name>`, `optimizer/<name>/exp_avg`, ...
+    buffers: frozenset[str]
+    globals: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def _open(path: Path) -> _View:
+    found = follow(path)
+    if found.is_dir():
+        return _own_view(path, found)
+    contents = read_contents(found)
+    checkpoint = identify(contents)
+    if checkpoint is None:
+        return _unknown_view(contents)
+    ema = {} if checkpoint.ema is None or checkpoint.ema is checkpoint.weights else checkpoint.ema
+    others = {f"ema/{name}": stored for name, stored in ema.items()} | _named("optimizer", checkpoint.moments or {})
+    return _View(checkpoint, checkpoint.weights, others, checkpoint.buffers, contents.globals, checkpoint.notes)
+
+
+def _own_view(path: Path, folder: Path) -> _View:
+    checkpoint = open_own(folder)
+    loaded = store.load_lazily(folder)
+    others: dict[str, StoredTensor] = {}
+    for part, tree in loaded.state.items():
+        if part != "task":
+            others |= _named(part, tree["weights"] if part == "ema" and "weights" in tree else tree)
+    for rank, tree in enumerate(loaded.per_rank):
+        others |= _named(f"rank-{rank}", tree)
+    notes = [*checkpoint.notes, f"recipe `{loaded.meta.recipe}`, written {loaded.meta.time[:19].replace('T', ' ')} UTC"]
+    if folder != path:
+        present = store.list_checkpoints(folder.parent)
+        best = store.read_pointer(folder.parent, store.BEST)
+        notes.append(
+            f"this is `{folder.name}` of {len(present)} checkpoints"
+            + ("" if best is None else f"; the best is `{best.name}`")
+        )
+    return _View(checkpoint, checkpoint.weights, others, frozenset(), (), tuple(notes))
+
+
+def _unknown_view(contents: Contents) -> _View:
+    weights: dict[str, StoredTensor] = {}
+    others: dict[str, StoredTensor] = {}
+    for path, leaf in unpickle.walk(contents.tree):
+        if isinstance(leaf, StoredTensor):
+            target = others if path and path[0].startswith(_TRAINING_ONLY) else weights
+            target["/".join(path) or "tensor"] = leaf
+    notes = (f"no family of ttstrain knows this file; it holds {describe_keys(contents.tree)}",)
+    return _View(None, weights, others, frozenset(), contents.globals, notes)
+
+
+def _named(prefix: str, tree: Any) -> dict[str, StoredTensor]:
+    return {"/".join((prefix, *path)): leaf for path, leaf in unpickle.walk(tree) if isinstance(leaf, StoredTensor)}
+
+
+# ---------------------------------------------------------------- what is told
+
+
+@dataclass(frozen=True, slots=True)
+class _Health:
+    nonfinite: list[str]
+    zero: list[str]
+
+
+def _examine(view: _View) -> _Health:
+    """Look at every number of the file once. Zeros are told of weights only: fresh moments are zero."""
+    nonfinite: list[str] = []
+    zero: list[str] = []
+    for name, stored in [*view.weights.items(), *view.others.items()]:
+        if not (stored.dtype.is_floating_point or stored.dtype.is_complex):
+            continue
+        found = tensorfile.value_range(stored)
+        if found is not None and not found.finite:
+            nonfinite.append(name)
+        if found is not None and found.zero and name in view.weights:
+            zero.append(name)
+    return _Health(nonfinite, zero)
+
+
+def _modules(view: _View) -> list[ModuleReport]:
+    """Sum parameters by the first part of their names, below what all names have in common."""
+    names = [name for name in view.weights if name not in view.buffers]
+    roots = {name.partition(".")[0] for name in names}
+    common = f"{roots.pop()}." if len(roots) == 1 else ""
+    totals: Counter[str] = Counter()
+    for name in names:
+        *containers, key = name.removeprefix(common).split("/")[:2]  # unknown files: `weight/dec.conv.bias`
+        totals["/".join((*containers, key.partition(".")[0]))] += view.weights[name].numel
+    return [ModuleReport(name, count) for name, count in totals.items()]
+
+
+def _schedule(schedule: ScheduleMeta | None) -> ScheduleReport | None:
+    if schedule is None:
+        return None
+    return ScheduleReport(position=schedule.position, ended=schedule.ended, lr_next=schedule.lr_next)
+
+
+def _pickle_notes(names: Sequence[str]) -> Iterable[str]:
+    if unsafe := unpickle.unsafe_globals(names):
+        yield f"UNSAFE: its pickle calls {', '.join(unsafe)}. Nothing was executed; never load it with torch.load"
+    unknown = [name for name in names if unpickle.classify(name) == "unknown"]
+    if unknown:
+        more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
+        yield f"its pickle names classes ttstrain does not know: {', '.join(unknown[:_SHOWN])}{more}"
+
+
+def _tensor_report(name: str, stored: StoredTensor) -> TensorReport:
+    found = tensorfile.value_range(stored)
+    return TensorReport(
+        name=name,
+        dtype=_dtype(stored),
+        shape=stored.shape,
+        low=None if found is None else _number(found.low),
+        high=None if found is None else _number(found.high),
+        rms=None if found is None else _number(tensorfile.root_mean_square(stored)),
+    )
+
+
+def _distance(one: StoredTensor, other: StoredTensor) -> float | None:
+    """Return the relative distance of two tensors of a shape; 0 for equal ones, even when they are all zero."""
+    gap, size = tensorfile.gap_and_size(one, other)
+    if gap == 0:
+        return 0.0
+    return _number(gap / size) if size else None
+
+
+def _dtype(stored: StoredTensor) -> str:
+    return str(stored.dtype).removeprefix("torch.")
+
+
+def _number(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,177 @@
+"""`ttstrain inspect-ckpt`: what a checkpoint is, and whether it is healthy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ttstrain.checkpoint.inspect import Difference, Inspection, TensorReport
+
+_WIDTH = 80  # of output that goes to a file
+_SHOWN = 5  # names of a long list
+_PARTS = 8  # modules listed
+_LONG = 40  # characters of a module's name
+
+
+def inspect_ckpt(
+    path: Annotated[Path, typer.Argument(help="A checkpoint file of any trainer, a checkpoint folder, or a run.")],
+    other: Annotated[Path | None, typer.Argument(help="Compare the weights with this checkpoint's.")] = None,
+    *,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    tensors: Annotated[
+        str | None, typer.Option(metavar="GLOB", help="List tensors by name, with their numbers, such as `*.bias`.")
+    ] = None,
+) -> None:
+    """Tell what PATH is: model, step, LR of each group, average, damage. Nothing in it is executed."""
+    import torch
+    from rich.console import Console
+
+    from ttstrain.checkpoint.inspect import diff, inspect, list_tensors
+
+    torch.set_num_threads(1)  # the disk is the limit, and threads that wait for it burn what others could use
+    if other is not None and tensors is not None:
+        raise typer.BadParameter("give a second checkpoint or `--tensors`, not both")
+    console = Console(highlight=False, soft_wrap=False)
+    if not console.is_terminal:
+        console.width = _WIDTH
+    if other is not None:
+        difference = diff(path, other)
+        print_json(difference.to_json()) if json else print_difference(difference, console)
+    elif tensors is not None:
+        listed = list_tensors(path, tensors)
+        print_json([tensor.to_json() for tensor in listed]) if json else print_tensors(listed, console)
+    else:
+        inspection = inspect(path)
+        print_json(inspection.to_json()) if json else print_inspection(inspection, console)
+
+
+def print_json(document: Any) -> None:
+    """Print for scripts."""
+    from json import dumps
+
+    print(dumps(document, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+# ---------------------------------------------------------------- one checkpoint
+
+
+def print_inspection(found: Inspection, console: Console) -> None:
+    """Print for people: what it is first, what is odd about it last."""
+    console.print(found.path, style="bold", overflow="fold", markup=False)
+    lines = list(_lines(found))
+    for name, text in lines:
+        _print_wrapped(f"{name:<10}", text, console)
+    if found.groups:
+        console.print()
+        console.print(_group_table(found))
+    if found.notes:
+        console.print()
+    for note in found.notes:
+        _print_wrapped("- ", note, console, style="bold red" if note.startswith("UNSAFE") else None)
+
+
+def _print_wrapped(label: str, text: str, console: Console, *, style: str | None = None) -> None:
+    """Print text beside a label, its further lines under its first."""
+    from textwrap import wrap
+
+    for number, line in enumerate(wrap(text, max(console.width - len(label), 20), break_on_hyphens=False)):
+        console.print((label if number == 0 else " " * len(label)) + line, style=style, markup=False, soft_wrap=True)
+
+
+def _lines(found: Inspection) -> Iterable[tuple[str, str]]:
+    yield "kind", found.kind if found.family is None else f"{found.kind}, family {found.family}"
+    if found.model is not None:
+        yield "model", f"{found.model} ({found.version})"
+    if found.step is not None:
+        yield "step", f"{found.step:,}"
+    dtypes = ", ".join(
+        f"{dtype} x {count:,}" if len(found.dtypes) > 1 else dtype for dtype, count in found.dtypes.items()
+    )
+    yield "weights", f"{found.parameters:,} parameters in {found.tensors:,} tensors, {dtypes or 'none'}"
+    if found.modules:
+        yield "", _modules(found)
+    if found.ema.present:
+        yield "average", _average(found)
+    if found.schedule is not None:
+        lr = "unknown" if found.schedule.lr_next is None else f"{found.schedule.lr_next:.3g}"
+        place = f"{'ended, ' if found.schedule.ended else ''}at {found.schedule.position:,}"
+        yield "schedule", f"{place}: next LR {lr}"
+    yield "numbers", "all finite" if not found.nonfinite else f"NOT FINITE in {_names(found.nonfinite)}"
+    if found.zero:
+        yield "all zero", _names(found.zero)
+    if found.pickle_globals:
+        verdict = "UNSAFE" if found.unsafe else "safe"
+        yield "pickle", f"{len(found.pickle_globals)} names, {verdict}"
+
+
+def _average(found: Inspection) -> str:
+    step = "" if found.ema.step is None else f"of step {found.ema.step:,}, "
+    if found.ema.distance is not None:
+        return f"{step}{found.ema.distance:.2%} away from the weights"
+    return f"{step}the only weights there are" if found.kind == "base" else f"{step}at no measurable distance"
+
+
+def _modules(found: Inspection) -> str:
+    ordered = sorted(found.modules, key=lambda module: -module.parameters)
+    total = max(found.parameters, 1)
+    shown = [f"{module.name[:_LONG]} {module.parameters / total:.1%}" for module in ordered[:_PARTS]]
+    more = [f"{len(ordered) - _PARTS} more"] if len(ordered) > _PARTS else []
+    return ", ".join(shown + more)
+
+
+def _group_table(found: Inspection) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("group", overflow="fold")
+    for title in ("next LR", "weight decay", "parameters"):
+        table.add_column(title, justify="right")
+    for group in found.groups:
+        table.add_row(group.name, f"{group.lr:.3g}", f"{group.weight_decay:g}", f"{group.parameters:,}")
+    return table
+
+
+# ---------------------------------------------------------------- tensors, two checkpoints
+
+
+def print_tensors(listed: Sequence[TensorReport], console: Console) -> None:
+    """Print each tensor's shape and numbers."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("tensor", overflow="fold")
+    for title in ("dtype", "shape", "min", "max", "rms"):
+        table.add_column(title, justify="right", no_wrap=title != "shape")
+    for tensor in listed:
+        numbers = ["-" if value is None else f"{value:.4g}" for value in (tensor.low, tensor.high, tensor.rms)]
+        shape = "x".join(map(str, tensor.shape)) or "scalar"
+        table.add_row(tensor.name, tensor.dtype, shape, *numbers)
+    console.print(table)
+
+
+def print_difference(found: Difference, console: Console) -> None:
+    """Print what sets two checkpoints apart, the tensors that moved furthest first."""
+    console.print(f"a  {found.a}\nb  {found.b}", style="bold", overflow="fold", markup=False)
+    distance = "no number" if found.distance is None else f"{found.distance:.3%}"
+    console.print(f"{found.equal:,} tensors equal, {len(found.changed):,} changed; distance over all {distance}")
+    for title, names in (("only in a", found.only_a), ("only in b", found.only_b), ("other shape", found.reshaped)):
+        if names:
+            console.print(f"{title}: {_names(names)}", markup=False)
+    for change in found.changed[: 2 * _SHOWN]:
+        moved = "no number" if change.distance is None else f"{change.distance:9.3%}"
+        console.print(f"{moved:>9}  {change.name}", markup=False, overflow="fold")
+    if len(found.changed) > 2 * _SHOWN:
+        console.print(f"           and {len(found.changed) - 2 * _SHOWN:,} more that moved less")
+
+
+def _names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return f"{len(names):,}: {', '.join(names[:_SHOWN])}{more}"
