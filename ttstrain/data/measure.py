@@ -149,46 +149,48 @@ def _fault_of_length(decoded: Decoded, max_s: float) -> Finding | None:
 
 def _judge(path: Path, decoded: Decoded) -> Measured:
     rate = decoded.sample_rate
-    findings = _of_the_format(path, decoded)
-    channel, finding = _channel(decoded.samples)
-    findings += finding
+    channel, of_channels = _channel(decoded.samples)
     raw = decoded.samples.mean(axis=1) if channel == "mean" else decoded.samples[:, channel]  # (t,)
-
-    offset = float(raw.mean(dtype=np.float64))
-    if abs(offset) <= OFFSET_LIMIT:
-        offset = 0.0
+    offset, of_offset = _offset(raw)
     mono = raw - np.float32(offset) if offset else raw
     peak = float(np.abs(mono).max())
     if peak < SILENT_PEAK:
         return _skip("silent", f"nobody speaks: the highest sample is {decibels(peak)}")
-    if offset:
-        findings.append(Finding("fix", "dc_offset", f"a constant {offset:+.3f} taken off"))
-
-    share = clipped_share(raw)
-    if share > CLIPPED_SHARE:
-        return _skip("clipped", f"{share:.1%} of the samples are cut off at the limit")
-    if share > CLIPPED_NOTE_SHARE:
-        findings.append(Finding("accept", "clipped", f"{share:.2%} of the samples are at the limit"))
 
     levels = frame_levels(mono, rate)
     start, end = speech_span(levels, len(mono), rate)
     dynamics = _dynamics(levels[start // _hop(rate) : max(1, end // _hop(rate))])
     if dynamics < SPEECH_RANGE_DB:
         return _skip("no_speech", f"a steady sound, only {dynamics:.1f} dB between its quiet and its loud parts")
-    cut_s = (start + len(mono) - end) / rate
-    if cut_s:
-        findings.append(Finding("fix", "trimmed_silence", f"{cut_s:.2f} s of silence cut off its ends"))
-    findings += _of_the_band(mono[start:end], rate)
+    share = clipped_share(raw)
+    if share > CLIPPED_SHARE:
+        return _skip("clipped", f"{share:.1%} of the samples are cut off at the limit")
 
-    gain = 1.0
-    if peak > 1.0:
-        gain = OVER_RANGE_TARGET / peak
-        findings.append(Finding("fix", "over_range", f"scaled down from a peak of {peak:.2f}"))
-    elif peak < QUIET_PEAK:
-        gain = QUIET_TARGET / peak
-        findings.append(Finding("fix", "very_quiet", f"brought up by {20 * math.log10(gain):.0f} dB"))
+    gain, of_level = _gain(float(np.abs(mono[start:end]).max()))
+    findings = [*_of_the_format(path, decoded), *of_channels, *of_offset]
+    if share > CLIPPED_NOTE_SHARE:
+        findings.append(Finding("accept", "clipped", f"{share:.2%} of the samples are at the limit"))
+    if cut := start + len(mono) - end:
+        findings.append(Finding("fix", "trimmed_silence", f"{cut / rate:.2f} s of silence cut off its ends"))
+    findings += [*_of_the_band(mono[start:end], rate), *of_level]
     treatment = Treatment(channel=channel, gain=gain, offset=offset, start=start, end=end)
     return Measured(tuple(findings), rate, _digest(path), treatment)
+
+
+def _offset(samples: Samples) -> tuple[float, list[Finding]]:
+    offset = float(samples.mean(dtype=np.float64))
+    if abs(offset) <= OFFSET_LIMIT:
+        return 0.0, []
+    return offset, [Finding("fix", "dc_offset", f"a constant {offset:+.3f} taken off")]
+
+
+def _gain(peak: float) -> tuple[float, list[Finding]]:
+    if peak > 1.0:
+        return OVER_RANGE_TARGET / peak, [Finding("fix", "over_range", f"scaled down from a peak of {peak:.2f}")]
+    if peak < QUIET_PEAK:
+        gain = QUIET_TARGET / peak
+        return gain, [Finding("fix", "very_quiet", f"brought up by {20 * math.log10(gain):.0f} dB")]
+    return 1.0, []
 
 
 def _of_the_format(path: Path, decoded: Decoded) -> list[Finding]:

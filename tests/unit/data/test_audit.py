@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+from speech_toys import RATE, syllables, text_for, write_ljspeech
+
+from ttstrain.config.recipe import DataConfig
+from ttstrain.data import audit as audit_module
+from ttstrain.data.audit import AuditResult, audit, write_quarantine
+from ttstrain.data.readers import read_rows
+from ttstrain.data.readers.rows import TableError
+from ttstrain.data.summary import summary
+
+
+def judge(folder: Path, **options: object) -> AuditResult:
+    config = DataConfig(cache_dir=str(folder.parent / "cache"), **options)  # type: ignore[arg-type]
+    return audit(read_rows(folder, cache_dir=config.cache_dir), config)
+
+
+def add(folder: Path, line: str, seconds: float = 1.0, *, seed: int = 99) -> None:
+    with (folder / "metadata.csv").open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+    path = folder / "wavs" / f"{line.partition('|')[0]}.wav"
+    if not path.exists():
+        soundfile.write(path, syllables(seconds, seed=seed), RATE)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_ljspeech(tmp_path / "set", [1.0, 1.4, 2.0])
+
+
+def test_clips_carry_all_that_training_needs(folder: Path) -> None:
+    result = judge(folder, language="en")
+    assert [clip.id for clip in result.clips] == ["clip00", "clip01", "clip02"]
+    clip = result.clips[1]
+    assert (clip.sample_rate, clip.num_samples, clip.duration_s, clip.language) == (RATE, 22_400, 1.4, "en")
+    assert len(clip.digest) == 64
+    assert clip.source == "metadata.csv:2"
+    assert result.hours == pytest.approx(4.4 / 3600)
+
+
+def test_progress_counts_every_recording(folder: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    config = DataConfig(cache_dir=str(folder.parent / "cache"))
+    audit(read_rows(folder), config, lambda done, of: steps.append((done, of)))
+    assert steps == [(0, 3), (1, 3), (2, 3), (3, 3)]
+
+
+def test_recordings_that_did_not_change_are_not_decoded_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = judge(folder)
+    decoded: list[str] = []
+    really = audit_module.measure
+
+    def spy(path: Path, *, max_s: float) -> object:
+        decoded.append(path.name)
+        return really(path, max_s=max_s)
+
+    monkeypatch.setattr(audit_module, "measure", spy)
+    assert judge(folder) == first
+    assert decoded == []
+    soundfile.write(folder / "wavs/clip01.wav", syllables(1.2, seed=7), RATE)
+    assert judge(folder).clips[1].duration_s == 1.2
+    assert decoded == ["clip01.wav"]
+    [kept] = (folder.parent / "cache/audit").glob("*.jsonl")
+    kept.write_text(kept.read_text()[:-30])  # an interrupted write
+    decoded.clear()
+    judge(folder)
+    assert decoded == ["clip01.wav"]
+    decoded.clear()
+    judge(folder)
+    assert decoded == []
+
+
+def test_length_limits_are_the_recipes(folder: Path) -> None:
+    result = judge(folder, min_s=1.2, max_s=1.8)
+    assert [clip.id for clip in result.clips] == ["clip01"]
+    assert result.skipped == {"too_short": 1, "too_long": 1}
+
+
+def test_one_recording_with_two_texts_is_left_out_and_both_lines_named(folder: Path) -> None:
+    add(folder, f"clip00.wav|{text_for(1.0)} other words")
+    result = judge(folder)
+    assert [clip.id for clip in result.clips] == ["clip01", "clip02"]
+    [first, second] = result.quarantine
+    assert first.reason == second.reason == "duplicate_id"
+    assert "metadata.csv:1, metadata.csv:4" in first.why
+
+
+def test_equal_recordings_and_texts_are_noted_not_dropped(folder: Path) -> None:
+    (folder / "wavs/copy.wav").write_bytes((folder / "wavs/clip00.wav").read_bytes())
+    add(folder, f"copy|{text_for(1.0).upper()}! CLIP00")
+    result = judge(folder)
+    assert len(result.clips) == 4
+    assert result.count("accept").items() >= {"duplicate_audio": 1, "duplicate_text": 1}.items()
+    assert any("same recording as `clip00`" in note for note in result.clips[-1].notes)
+
+
+def test_an_odd_pace_is_noted_beside_many_even_ones(tmp_path: Path) -> None:
+    folder = write_ljspeech(tmp_path / "set", [2.0 + 0.02 * i for i in range(24)])
+    add(folder, "odd|" + "word " * 9, 2.0)
+    result = judge(folder)
+    assert len(result.clips) == 25
+    noted = [v.row.id for v in result.verdicts if v.reason == "speaking_rate"]
+    assert noted == ["odd"]
+
+
+def test_another_script_is_noted_beside_many_of_one(tmp_path: Path) -> None:
+    folder = write_ljspeech(tmp_path / "set", [1.0] * 12)
+    add(folder, "arabic|لم يتفوق عليه أحد قط")
+    [noted] = [v for v in judge(folder).verdicts if v.reason == "unsupported_chars"]
+    assert (noted.row.id, noted.action) == ("arabic", "accept")
+    assert "Arabic" in noted.why
+
+
+def test_recordings_without_a_row_are_counted(folder: Path) -> None:
+    soundfile.write(folder / "wavs/spare.flac", syllables(1.0), RATE)
+    (folder / "wavs/notes.txt").write_text("not sound")
+    result = judge(folder)
+    assert [path.name for path in result.orphans] == ["spare.flac"]
+    assert result.num_rows == len(result.clips) == 3
+
+
+def test_a_link_out_of_the_folder_is_used_only_if_it_is_sound(folder: Path) -> None:
+    outside = folder.parent / "outside"
+    outside.mkdir()
+    soundfile.write(outside / "speech.wav", syllables(1.0, seed=5), RATE)
+    (outside / "secret.txt").write_text("the password is swordfish\n" * 20)
+    (folder / "wavs/linked.wav").symlink_to(outside / "speech.wav")
+    (folder / "wavs/secret.wav").symlink_to(outside / "secret.txt")
+    add(folder, f"linked|{text_for(1.0)} linked")
+    add(folder, f"secret|{text_for(1.0)} secret")
+    result = judge(folder)
+    assert "linked" in {clip.id for clip in result.clips}
+    [verdict] = result.quarantine
+    assert (verdict.row.id, verdict.reason) == ("secret", "outside_folder")
+    assert "swordfish" not in repr(result)
+
+
+def test_mostly_missing_recordings_refuse_the_whole_set(folder: Path) -> None:
+    for i in range(4):
+        (folder / "metadata.csv").open("a").write(f"gone{i}|some words\n")
+    with pytest.raises(TableError, match="4 of 7 rows") as refusal:
+        judge(folder)
+    assert refusal.value.reason == "missing_file"
+    assert refusal.value.exit_code == 3
+
+
+def test_a_set_without_a_usable_row_is_refused_with_counts(folder: Path) -> None:
+    with pytest.raises(TableError, match=r"none of the 3 rows .*: 3 too_short") as refusal:
+        judge(folder, min_s=10.0)
+    assert "metadata.csv:1" in str(refusal.value.hint)
+
+
+def test_the_quarantine_names_every_row_that_was_changed_or_left_out(folder: Path) -> None:
+    add(folder, "quiet|" + text_for(1.0))
+    soundfile.write(folder / "wavs/quiet.wav", syllables(1.0, peak=0.004), RATE, subtype="FLOAT")
+    add(folder, "emoji|ten or 🎉 more", seed=3)
+    add(folder, "a\x1b[31m|")
+    result = judge(folder)
+    write_quarantine(result, folder.parent / "q.jsonl")
+    entries = [json.loads(line) for line in (folder.parent / "q.jsonl").read_text().splitlines()]
+    assert {(e["id"], e["action"], e["reason"]) for e in entries} == {
+        ("quiet", "fix", "very_quiet"),
+        ("emoji", "fix", "unsupported_chars"),
+        ("a\x1b[31m", "skip", "no_text"),
+    }
+    screen = summary(result)
+    assert "\x1b" not in screen
+    assert all(len(line) <= 80 for line in screen.split("\n"))
+    assert len(screen.split("\n")) <= 40
+
+
+@pytest.mark.skipif(os.name != "posix" or sys.platform == "darwin", reason="needs names of any bytes")
+def test_names_that_are_no_unicode_go_through(folder: Path) -> None:
+    name = b"caf\xe9"
+    with (folder / "wavs" / os.fsdecode(name + b".wav")).open("wb") as file:
+        file.write((folder / "wavs/clip00.wav").read_bytes())
+    (folder / "wavs" / os.fsdecode(name + b".txt")).write_text(text_for(1.0))
+    (folder / "metadata.csv").unlink()
+    result = judge(folder)
+    assert len(result.clips) == 1
+    write_quarantine(result, folder.parent / "q.jsonl")
+    assert summary(result).encode("utf-8")
+
+
+def test_ctrl_c_keeps_what_was_measured(folder: Path) -> None:
+    def interrupt(done: int, of: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    config = DataConfig(cache_dir=str(folder.parent / "cache"))
+    with pytest.raises(KeyboardInterrupt):
+        audit(read_rows(folder), config, interrupt, workers=1)
+    steps: list[tuple[int, int]] = []
+    audit(read_rows(folder), config, lambda done, of: steps.append((done, of)))
+    assert steps[0] == (2, 3)
+
+
+def test_prepare_imports_nothing_heavy_before_it_is_called() -> None:
+    program = "import sys, ttstrain.cli.prepare; print([m for m in ('torch', 'numpy', 'soundfile', 'rich', 'pydantic') if m in sys.modules])"  # noqa: E501
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert out.strip() in ("[]", "['rich']")  # typer brings its own

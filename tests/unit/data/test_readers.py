@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+from speech_toys import RATE, syllables
+
+from ttstrain.data.readers import read_rows
+from ttstrain.data.readers.rows import RowTable, TableError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "set"
+    (root / "wavs").mkdir(parents=True)
+    for name in "abc":
+        soundfile.write(root / "wavs" / f"{name}.wav", syllables(1.0, seed=ord(name)), RATE)
+    return root
+
+
+def read(folder: Path, content: str | bytes, name: str = "metadata.csv", **options: Any) -> RowTable:
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+    return read_rows(folder, **options)
+
+
+def texts(table: RowTable) -> dict[str, str]:
+    return {row.id: row.text for row in table.rows}
+
+
+def skips(table: RowTable) -> list[tuple[str, str]]:
+    return [(verdict.row.source, verdict.reason) for verdict in table.verdicts if verdict.action == "skip"]
+
+
+# ---------------------------------------------------------------- LJSpeech
+
+
+def test_the_normalised_column_is_preferred_when_it_says_something(folder: Path) -> None:
+    table = read(folder, "a|Dr. A|Doctor A\nb|B|\nc|C\n")
+    assert table.format == "ljspeech"
+    assert texts(table) == {"a": "Doctor A", "b": "B", "c": "C"}
+    assert [row.source for row in table.rows] == ["metadata.csv:1", "metadata.csv:2", "metadata.csv:3"]
+
+
+def test_every_character_but_the_separator_is_text(folder: Path) -> None:
+    written = {"a": '"an opening quote, that never closes', "b": "\x0bform\u2028feeds\x85and\\", "c": "it's ''odd''\""}
+    assert texts(read(folder, "".join(f"{name}|{text}\n" for name, text in written.items()))) == written
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_line_ends_and_marks_of_every_system(end: str, encoding: str, folder: Path) -> None:
+    table = read(folder, end.join(["a|größe", "", "b|two"]).encode(encoding))
+    assert texts(table) == {"a": "größe", "b": "two"}
+
+
+def test_lines_keep_their_numbers_over_blanks_and_comments(folder: Path) -> None:
+    table = read(folder, "\n# a comment\na|one\n\nb\nc|x|y|z\n")
+    assert [row.source for row in table.rows] == ["metadata.csv:3"]
+    assert skips(table) == [("metadata.csv:5", "no_text"), ("metadata.csv:6", "column_count")]
+
+
+def test_a_named_header_says_which_column_is_which(folder: Path) -> None:
+    table = read(folder, "speaker|transcript|id|lang\nann|one|a|EN\nbob|two|b|DE\n")
+    assert [(r.id, r.text, r.speaker, r.language) for r in table.rows] == [
+        ("a", "one", "ann", "en"),
+        ("b", "two", "bob", "de"),
+    ]
+    assert [(v.action, v.reason) for v in table.verdicts] == [("fix", "header_row")]
+
+
+def test_commas_are_read_by_the_rules_of_csv_and_said(folder: Path) -> None:
+    table = read(folder, 'a,"one, ""two"""\nb,"three\nfour"\nc,five, six\n')
+    assert texts(table) == {"a": 'one, "two"', "b": "three\nfour"}
+    assert [row.source for row in table.rows] == ["metadata.csv:1", "metadata.csv:2"]
+    assert skips(table) == [("metadata.csv:4", "column_count")]
+    assert "delimiter" in {verdict.reason for verdict in table.verdicts}
+
+
+def test_a_quote_that_never_closes_is_refused_in_csv(folder: Path) -> None:
+    with pytest.raises(TableError, match="line 2 breaks the rules of csv"):
+        read(folder, 'a,one\nb,"two\nc,three\n')
+
+
+def test_a_column_of_speakers_is_not_taken_for_text(folder: Path) -> None:
+    rows = "".join(f"a|a sentence of some length, number {i}|ann\n" for i in range(5))
+    with pytest.raises(TableError, match="third column") as refusal:
+        read(folder, rows)
+    assert refusal.value.reason == "columns"
+
+
+# ---------------------------------------------------------------- tables that name files
+
+
+def test_f5_csv_by_its_header_with_absolute_paths(folder: Path) -> None:
+    table = read(folder, f'audio_file|text\n{folder}/wavs/a.wav|"one\nwavs/b.wav|two\n{folder}/wavs/x.wav|three\n')
+    assert table.format == "f5_csv"
+    assert texts(table) == {"a": '"one', "b": "two"}
+    assert skips(table) == [("metadata.csv:4", "missing_file")]
+    assert {row.audio for row in table.rows} == {folder / "wavs/a.wav", folder / "wavs/b.wav"}
+
+
+def test_gpt_sovits_list_with_speakers_and_languages(folder: Path) -> None:
+    lines = f"{folder}/wavs/a.wav|ann|ZH|你好\nD:\\old\\b.wav|bob|JP|はい\nwavs/c.wav|x|EN|too|many\n"
+    table = read(folder, lines, "train.list")
+    assert table.format == "gpt_sovits_list"
+    assert [(r.id, r.speaker, r.language, r.text) for r in table.rows] == [
+        ("a", "ann", "zh", "你好"),
+        ("b", "bob", "ja", "はい"),
+    ]
+    assert skips(table) == [("train.list:3", "column_count")]
+    assert [v.reason for v in table.verdicts if v.action == "fix"] == ["moved_file"]
+
+
+def test_a_list_is_told_by_content_whatever_its_name(folder: Path) -> None:
+    assert read(folder, "wavs/a.wav|ann|en|one\nwavs/b.wav|ann|en|two\n").format == "gpt_sovits_list"
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "train.jsonl", "metadata.csv"])
+@pytest.mark.parametrize(
+    ("audio_key", "text_key"),
+    [("audio", "text"), ("path", "transcript"), ("file", "sentence"), ("audio_filepath", "text")],
+)
+def test_jsonl_by_any_usual_key(name: str, audio_key: str, text_key: str, folder: Path) -> None:
+    rows = [{audio_key: f"wavs/{n}.wav", text_key: f"say {n}", "speaker": "ann", "duration": 1.0} for n in "ab"]
+    table = read(folder, "\n".join(map(json.dumps, rows)), name)
+    assert table.format == "jsonl"
+    assert texts(table) == {"a": "say a", "b": "say b"}
+    assert table.rows[0].speaker == "ann"
+
+
+def test_jsonl_rows_that_are_no_objects_are_named(folder: Path) -> None:
+    lines = ['{"audio": "wavs/a.wav", "text": "one"}', "{broken", "[1]", '{"audio": 3, "text": "x"}', '{"text": "x"}']
+    table = read(folder, "\n".join(lines), "metadata.jsonl")
+    assert texts(table) == {"a": "one"}
+    assert skips(table) == [
+        ("metadata.jsonl:2", "bad_row"),
+        ("metadata.jsonl:3", "bad_row"),
+        ("metadata.jsonl:4", "bad_row"),
+        ("metadata.jsonl:5", "missing_file"),
+    ]
+
+
+def test_jsonl_without_any_known_key_is_refused(folder: Path) -> None:
+    with pytest.raises(TableError, match="it has sound, words"):
+        read(folder, '{"sound": "wavs/a.wav", "words": "x"}\n', "metadata.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metadata.csv", 'file_name,transcription\nwavs/a.wav,"one, two"\n../b.wav,x\n'),
+        ("metadata.jsonl", '{"file_name": "wavs/a.wav", "text": "one, two"}\n{"file_name": "../b.wav", "text": "x"}\n'),
+    ],
+)
+def test_audiofolder_may_not_leave_its_folder(name: str, content: str, folder: Path) -> None:
+    soundfile.write(folder.parent / "b.wav", syllables(1.0), RATE)
+    table = read(folder, content, name)
+    assert table.format == "audiofolder"
+    assert texts(table) == {"a": "one, two"}
+    assert [reason for _, reason in skips(table)] == ["outside_folder"]
+
+
+def test_common_voice_table_by_its_header(folder: Path) -> None:
+    (folder / "wavs").rename(folder / "clips")
+    table = read(folder, "client_id\tpath\tsentence\tlocale\nann\ta.wav\tone\ten\n", "validated.tsv")
+    assert [(r.id, r.text, r.speaker, r.language) for r in table.rows] == [("a", "one", "ann", "en")]
+
+
+def test_files_of_one_name_in_two_folders_keep_apart(folder: Path) -> None:
+    (folder / "other").mkdir()
+    soundfile.write(folder / "other/a.wav", syllables(1.0), RATE)
+    table = read(folder, "audio_file|text\nwavs/a.wav|one\nother/a.wav|two\n")
+    assert texts(table) == {"wavs/a": "one", "other/a": "two"}
+
+
+# ---------------------------------------------------------------- without a table
+
+
+def test_recordings_with_a_text_beside_each(folder: Path) -> None:
+    (folder / "wavs/a.txt").write_text("one\nmore\n", encoding="utf-8-sig")
+    (folder / "wavs/b.normalized.txt").write_text("two")
+    (folder / "wavs/b.txt").write_text("2")
+    (folder / "wavs/again").symlink_to("..")
+    table = read_rows(folder)
+    assert table.format == "wav_txt"
+    assert {name: text.strip() for name, text in texts(table).items()} == {"wavs/a": "one more", "wavs/b": "two"}
+
+
+def test_parquet_with_recordings_inside(folder: Path, tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    contents = [(folder / f"wavs/{name}.wav").read_bytes() for name in "ab"]
+    rows = [{"bytes": content, "path": f"{i}.wav"} for i, content in enumerate(contents)]
+    table = pyarrow.table({"audio": [*rows, {"bytes": None, "path": "../x"}], "text": ["one", "two", "three"]})
+    (tmp_path / "hf/data").mkdir(parents=True)
+    parquet.write_table(table, tmp_path / "hf/data/train-00000.parquet")
+    read = read_rows(tmp_path / "hf", cache_dir=str(tmp_path / "cache"))
+    assert read.format == "parquet"
+    assert texts(read) == {"0": "one", "1": "two"}
+    assert [row.audio.read_bytes() for row in read.rows if row.audio] == contents
+    assert all(row.audio and row.audio.is_relative_to(tmp_path / "cache") for row in read.rows)
+    assert skips(read) == [("train-00000.parquet:3", "outside_folder")]
+
+
+def test_parquet_that_is_none_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    (tmp_path / "x.parquet").write_bytes(b"not parquet")
+    with pytest.raises(TableError, match="no readable Parquet"):
+        read_rows(tmp_path)
+
+
+def test_the_demo_set_is_found_in_the_package() -> None:
+    table = read_rows("package:demo")
+    assert len(table.rows) > 50
+    assert all(row.audio is not None and row.audio.is_file() for row in table.rows)
+    assert len({row.speaker for row in table.rows}) >= 2
+
+
+# ---------------------------------------------------------------- what cannot be read
+
+
+@pytest.mark.parametrize(
+    ("content", "reason", "message"),
+    [
+        (b"", "no_rows", "no rows"),
+        (b"id|text\n", "no_rows", "no rows"),
+        ("a|caf\xe9\nb|x\n".encode("latin-1"), "encoding", "line 1 is not UTF-8: byte 0xe9 at offset 5"),
+        (b"RIFF1234WAVE", "encoding", "a RIFF file"),
+        (b"PK\x03\x04xlsx", "encoding", "Excel"),
+        ("a|x\n".encode("utf-16-le"), "encoding", "NUL"),
+        (b"just some words\nand more words\n", "delimiter", "no column separator"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_refused_by_file_and_line(
+    content: bytes, reason: str, message: str, folder: Path
+) -> None:
+    with pytest.raises(TableError, match=message) as refusal:
+        read(folder, content)
+    assert refusal.value.reason == reason
+    assert "metadata.csv" in refusal.value.message
+
+
+def test_absent_tables_are_named(folder: Path) -> None:
+    with pytest.raises(TableError, match=r"looked for metadata\.csv, .* its 3 recordings") as refusal:
+        read_rows(folder)
+    assert refusal.value.reason == "no_metadata"
+    with pytest.raises(TableError, match="there is no"):
+        read_rows(folder / "nowhere")
+    with pytest.raises(TableError, match="no data called"):
+        read_rows("package:nothing")
+
+
+def test_several_tables_have_to_be_told_apart(folder: Path) -> None:
+    (folder / "one.list").write_text("wavs/a.wav|x|en|one\n")
+    (folder / "two.list").write_text("wavs/a.wav|x|en|one\n")
+    with pytest.raises(TableError, match=r"several tables: one\.list, two\.list"):
+        read_rows(folder)
+    assert len(read_rows(folder / "two.list").rows) == 1
+
+
+def test_a_format_that_is_set_is_not_guessed(folder: Path) -> None:
+    with pytest.raises(TableError, match="header such as `audio_file"):
+        read(folder, "a|one\n", format="f5_csv")
