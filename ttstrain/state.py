@@ -79,8 +79,7 @@ class TrainState:
 def detach_copy(tree: Tree) -> Tree:
     """Deep-copy a state tree; tensors end on the CPU."""
     if isinstance(tree, torch.Tensor):
-        copied = tree.detach().to("cpu", copy=True)
-        return copied
+        return tree.detach().to("cpu", copy=True)
     if isinstance(tree, Mapping):
         return {key: detach_copy(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):

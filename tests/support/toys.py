@@ -1,4 +1,4 @@
-"""Small tasks of the contract's every shape, for tests of the engine: one loss, a GAN, two losses into one optimizer."""
+"""Small tasks of every shape the contract knows: one loss, a GAN, two losses into one optimizer."""
 
 from __future__ import annotations
 

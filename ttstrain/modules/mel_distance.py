@@ -9,8 +9,9 @@ from torch import Tensor
 def mel_distance(a: Tensor, b: Tensor) -> float:
     """Mean absolute difference of two log-mels, (n, n_mels) and (m, n_mels), along their best alignment.
 
-    Dynamic time warping with steps (1,1), (1,0), (0,1); the cost of the cheapest path is divided by n + m, diagonal steps
-    counting twice (the symmetric form of Sakoe and Chiba, 1978), so that clips of any length compare. In nepers per bin.
+    Dynamic time warping with steps (1,1), (1,0), (0,1); the cost of the cheapest path is divided by n + m, diagonal
+    steps counting twice (the symmetric form of Sakoe and Chiba, 1978), so that clips of any length compare. In nepers
+    per bin.
     """
     cost = torch.cdist(a.double(), b.double(), p=1) / a.shape[1]  # (n, m)
     n, m = cost.shape

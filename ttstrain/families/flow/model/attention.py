@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ttstrain.families.flow.model.dropout import Dropout
+
 
 class RotaryEmbedding(nn.Module):
     """Make the rotation of every position, once per forward pass.
@@ -44,6 +46,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, key_mask: Tensor | None
         query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=mask
     )
     return out.transpose(1, 2)
+
+
+def zero_padding(x: Tensor, mask: Tensor) -> Tensor:
+    """Clear the frames of x (b, n, d) where the mask (b, n) is false; a product, as a fill costs thrice as much."""
+    return x * mask.unsqueeze(-1).type_as(x)
 
 
 class HeadNorm(nn.Module):
@@ -85,7 +92,7 @@ class Attention(nn.Module):
         else:
             self.q_norm = nn.Identity()
             self.k_norm = nn.Identity()
-        self.to_out = nn.ModuleList([nn.Linear(inner, dim), nn.Dropout(dropout)])
+        self.to_out = nn.Sequential(nn.Linear(inner, dim), Dropout(dropout))
 
     def forward(self, x: Tensor, *, rotations: Tensor, mask: Tensor | None) -> Tensor:
         """Attend over x (b, n, d); `mask` (b, n) is false at padded frames, whose rows come out as zeros."""
@@ -96,9 +103,8 @@ class Attention(nn.Module):
         key = rotate(key, rotations, num_heads=self.rotary_heads)
         # Upstream's default lets frames attend to padding and only clears the padded rows of the result.
         out = attend(query, key, value, key_mask=mask if self.hide_padding else None)
-        for layer in self.to_out:
-            out = layer(out.flatten(2) if out.dim() == 4 else out)
-        return out if mask is None else out.masked_fill(~mask.unsqueeze(-1), 0.0)
+        out = self.to_out(out.flatten(2))
+        return out if mask is None else zero_padding(out, mask)
 
 
 class FeedForward(nn.Module):
@@ -108,7 +114,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.ff = nn.Sequential(
             nn.Sequential(nn.Linear(dim, dim * mult), nn.GELU(approximate="tanh")),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(dim * mult, dim),
         )
 

@@ -14,6 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ttstrain.families.flow.config import CONV_GROUPS, CONV_KERNEL, TIME_FREQUENCIES
+from ttstrain.families.flow.model.attention import zero_padding
+
+TEXT_KERNEL = 7
 
 
 class TimeEmbedding(nn.Module):
@@ -52,8 +55,11 @@ class GlobalResponseNorm(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(1, 1, dim))
         self.beta = nn.Parameter(torch.zeros(1, 1, dim))
 
-    def forward(self, x: Tensor) -> Tensor:
-        norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)  # (b, 1, c); padding counts, as upstream
+    def forward(self, x: Tensor, *, constant: Tensor | None = None, repeats: int = 0) -> Tensor:
+        """Normalize (b, n, c) as if `repeats` further positions followed that all hold `constant` (1, 1, c)."""
+        # Padding counts, as upstream.
+        counted = x if constant is None else torch.cat([x, (constant * math.sqrt(repeats)).expand(len(x), -1, -1)], 1)
+        norm = torch.linalg.vector_norm(counted, dim=1, keepdim=True)  # (b, 1, c)
         ratio = norm / (norm.mean(dim=-1, keepdim=True) + 1e-6)
         return torch.addcmul(self.beta, x, 1 + self.gamma * ratio)
 
@@ -63,17 +69,27 @@ class ConvNeXtBlock(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.dwconv = nn.Conv1d(dim, dim, kernel_size=7, padding=3, groups=dim)
+        self.dwconv = nn.Conv1d(dim, dim, kernel_size=TEXT_KERNEL, padding=TEXT_KERNEL // 2, groups=dim)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.pwconv1 = nn.Linear(dim, 2 * dim)
         self.grn = GlobalResponseNorm(2 * dim)
         self.pwconv2 = nn.Linear(2 * dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = self.dwconv(x.transpose(1, 2)).transpose(1, 2)
-        hidden = F.gelu(self.pwconv1(self.norm(hidden)))
-        out: Tensor = x + self.pwconv2(self.grn(hidden))
+    def forward(self, x: Tensor, *, zeros_after: int = 0) -> Tensor:
+        """Transform (b, n, t) as if `zeros_after` positions of zeros followed, and leave those out.
+
+        Exact where the last three of the n positions are zeros too: then the convolution sees nothing but its bias
+        beyond them, and every position there has one and the same hidden vector.
+        """
+        hidden = self._hidden(self.dwconv(x.transpose(1, 2)).transpose(1, 2))
+        constant = (
+            self._hidden(self.dwconv.bias.view(1, 1, -1)) if zeros_after and self.dwconv.bias is not None else None
+        )
+        out: Tensor = x + self.pwconv2(self.grn(hidden, constant=constant, repeats=zeros_after))
         return out
+
+    def _hidden(self, x: Tensor) -> Tensor:
+        return F.gelu(self.pwconv1(self.norm(x)))
 
 
 class TextEmbedding(nn.Module):
@@ -105,29 +121,33 @@ class TextEmbedding(nn.Module):
         `lengths` (b,) are the clips' frames, where there is padding: text and positions end with them. `drop` (b,)
         hides texts; where `mask_padding` holds, the length of a hidden text still shows, as upstream.
         """
-        ids = F.pad((text + 1)[:, :num_frames], (0, max(0, num_frames - text.shape[1])))  # (b, n)
-        beyond = None
         if self.fill == "batch":
             lengths = None
-        if lengths is not None:
-            beyond = torch.arange(num_frames, device=text.device) >= lengths[:, None]
-            ids = ids.masked_fill(beyond, 0)
-        filler = (ids == 0).unsqueeze(-1)
+        masked = self.mask_padding and len(self.text_blocks) > 0
+        # Where the filler is masked, only the text and the reach of one convolution after it need computing.
+        width = min(num_frames, text.shape[1] + TEXT_KERNEL // 2) if masked else num_frames
+        ids = F.pad((text + 1)[:, :width], (0, max(0, width - text.shape[1])))  # (b, w)
+        position = torch.arange(width, device=text.device)
+        within = None if lengths is None else position < lengths[:, None]  # (b, w)
+        if within is not None:
+            ids = ids.masked_fill(~within, 0)
+        spoken = ids != 0  # (b, w): before texts are hidden
         if drop is not None:
             ids = ids.masked_fill(drop[:, None], 0)
-        x: Tensor = self.text_embed(ids)  # (b, n, t)
+        x: Tensor = self.text_embed(ids)  # (b, w, t)
         if len(self.text_blocks):
-            x = x + text_sinusoids(num_frames, x.shape[-1], device=x.device)
-        if beyond is not None:
-            x = x.masked_fill(beyond.unsqueeze(-1), 0.0)
-        if len(self.text_blocks) and self.mask_padding:
-            x = x.masked_fill(filler, 0.0)
+            x = x + text_sinusoids(width, x.shape[-1], device=x.device)
+        if within is not None:
+            x = zero_padding(x, within)
+        if masked:
+            x = zero_padding(x, spoken)
         for block in self.text_blocks:
-            x = block(x)
-            if self.mask_padding:
-                x = x.masked_fill(filler, 0.0)
+            x = block(x, zeros_after=num_frames - width)
+            if masked:
+                x = zero_padding(x, spoken)
+        x = F.pad(x, (0, 0, 0, num_frames - width))
         if self.average_upsampling:
-            x = _spread(x, num_tokens=(~filler).sum(dim=(1, 2)), lengths=lengths)
+            x = _spread(x, num_tokens=spoken.sum(-1), lengths=lengths)
         return x
 
 
@@ -160,14 +180,14 @@ class ConvPositionEmbedding(nn.Module):
 
     def forward(self, x: Tensor, *, mask: Tensor | None) -> Tensor:
         """Convolve (b, n, d); with a mask (b, n), padded frames are zeros before and after each convolution."""
+        valid = None if mask is None else mask.unsqueeze(1).type_as(x)  # (b, 1, n)
         x = x.transpose(1, 2)
-        padded = None if mask is None else ~mask.unsqueeze(1)
-        if padded is not None:
-            x = x.masked_fill(padded, 0.0)
+        if valid is not None:
+            x = x * valid
         for layer in self.conv1d:
             x = layer(x)
-            if padded is not None and isinstance(layer, nn.Conv1d):
-                x = x.masked_fill(padded, 0.0)
+            if valid is not None and isinstance(layer, nn.Conv1d):
+                x = x * valid
         return x.transpose(1, 2)
 
 
