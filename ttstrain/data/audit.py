@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -286,7 +287,7 @@ def find_orphans(table: RowTable) -> list[Path]:
         return []
     named = [*table.rows, *(verdict.row for verdict in table.verdicts)]
     used = {row.audio for row in named if row.audio is not None}
-    folders = sorted({path.parent for path in used})
+    folders = sorted({path.parent for path in used if os.access(path.parent, os.R_OK)})
     return [
         path
         for folder in folders
@@ -307,6 +308,8 @@ def _refuse_if_hopeless(result: AuditResult) -> None:
             hint=example,
         )
     if not result.clips:
+        if result.skipped.get("outside_folder", 0) * 2 > result.num_rows and result.format == "ljspeech":
+            example = "begin the table with a line `audio_file|text` if its files do lie elsewhere"
         raise TableError(
             "no_rows_left",
             f"none of the {result.num_rows} rows of `{result.root}` can be used: {counts or 'there are none'}",

@@ -158,6 +158,16 @@ def test_a_set_without_a_usable_row_is_refused_with_counts(folder: Path) -> None
     assert "metadata.csv:1" in str(refusal.value.hint)
 
 
+def test_a_list_of_absolute_paths_is_told_how_to_say_so(folder: Path) -> None:
+    elsewhere = [f"{folder}/wavs/clip0{i}.wav|{text_for(1.5)} {i}\n" for i in range(3)]
+    (folder / "metadata.csv").write_text("".join(elsewhere))
+    with pytest.raises(TableError, match="3 outside_folder") as refusal:
+        judge(folder)
+    assert "audio_file|text" in str(refusal.value.hint)
+    (folder / "metadata.csv").write_text("audio_file|text\n" + "".join(elsewhere))
+    assert len(judge(folder).clips) == 3
+
+
 def test_the_quarantine_names_every_row_that_was_changed_or_left_out(folder: Path) -> None:
     add(folder, "quiet|" + text_for(1.0))
     soundfile.write(folder / "wavs/quiet.wav", syllables(1.0, peak=0.004), RATE, subtype="FLOAT")

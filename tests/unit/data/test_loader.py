@@ -200,6 +200,21 @@ def test_held_out_batches_are_the_same_every_time(cache: FeatureCache, clips: li
     assert sorted(itertools.chain(*ids(first))) == [clip.id for clip in clips[10:]]
 
 
+def test_host_tensors_are_page_locked_for_a_gpu(
+    cache: FeatureCache, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked: list[torch.Tensor] = []
+
+    def lock(tensor: torch.Tensor) -> torch.Tensor:
+        locked.append(tensor.clone())
+        return locked[-1]
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lock)
+    batches = make(cache, clips, device=torch.device("cuda")).next(3)
+    assert [batch.energy is tensor for batch, tensor in zip(batches, locked, strict=True)] == [True] * 3
+    assert equal(batches, make(cache, clips, device=torch.device("cpu")).next(3))
+
+
 def test_workers_survive_ctrl_c_and_their_loss_is_survived(
     cache: FeatureCache, clips: list[Clip], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch import Tensor
+
+from ttstrain.data.cache import FeatureCache
+from ttstrain.data.loader import Loader
+from ttstrain.data.manifest import Clip
+from ttstrain.families.flow.config import FlowConfig
+from ttstrain.families.flow.data import FlowData
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> list[Clip]:
+    rng = np.random.default_rng(0)
+    made = []
+    for i in range(6):
+        path = tmp_path / f"{i}.wav"
+        soundfile.write(path, rng.normal(0, 0.1, 24_000 + 2400 * i), 24_000)
+        made.append(Clip(id=str(i), path=path, text="some words", duration_s=1 + i / 10, sample_rate=24_000))
+    return made
+
+
+def walk(place: str, clips: list[Clip], folder: Path, device: torch.device | None) -> list[object]:
+    data = FlowData(FlowConfig())
+    cache = FeatureCache(folder, data, place=place, device=device)  # type: ignore[arg-type]
+    cache.build(clips)
+    loader = Loader(cache, clips, data, batch_frames=300, max_clips=8, seed=0, device=device)
+    return list(loader.next(6))
+
+
+def tensors(batch: object) -> dict[str, Tensor]:
+    fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}  # type: ignore[arg-type]
+    return {name: value for name, value in fields.items() if isinstance(value, Tensor)}
+
+
+@pytest.mark.parametrize("place", ["memory", "disk", "device"])
+def test_batches_for_a_gpu_are_pinned_or_there_and_the_same(place: str, clips: list[Clip], tmp_path: Path) -> None:
+    gpu = torch.device("cuda")
+    there = walk(place, clips, tmp_path / "c", gpu)
+    here = walk("memory", clips, tmp_path / "c", None)
+    for left, right in zip(there, here, strict=True):
+        for name, value in tensors(left).items():
+            assert value.is_cuda or value.is_pinned(), name
+            assert torch.equal(value.cpu(), tensors(right)[name])
+        assert tensors(left)["mel"].is_cuda is (place == "device")
