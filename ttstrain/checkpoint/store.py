@@ -206,9 +206,7 @@ class CheckpointStore:
         for folder in by_age:
             if folder in kept or (self.keep_every and _step_of(folder) % self.keep_every == 0):
                 continue
-            doomed = folder.with_name(f".{folder.name}.old")
-            folder.rename(doomed)  # first out of sight, so that a half-removed folder is never a checkpoint
-            shutil.rmtree(doomed)
+            _remove(folder)
 
 
 def list_checkpoints(root: Path) -> list[Path]:
@@ -262,6 +260,16 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
+def _remove(folder: Path) -> None:
+    """Remove a checkpoint, first out of sight: a half-removed folder is never taken for one."""
+    doomed = folder.with_name(f".{folder.name}.doomed")
+    try:
+        folder.rename(doomed)
+        shutil.rmtree(doomed)
+    except OSError as error:
+        raise CheckpointError(f"the old checkpoint `{folder}` could not be removed: {error.strerror}") from error
+
+
 def _recover(root: Path) -> None:
     """Put back a checkpoint that had stepped aside for its successor when the process died."""
     for aside in root.glob(".step-*.old"):
@@ -306,7 +314,10 @@ def _read_part(folder: Path, stem: str, files: Mapping[str, FileMeta], *, readin
         data = path.read_bytes()
         if reading == "verified" and hashlib.sha256(data).hexdigest() != files[text].sha256:
             raise _altered(path)
-        return _unpack(json.loads(data), tensors)
+        try:
+            return _unpack(json.loads(data), tensors)
+        except (ValueError, KeyError) as error:
+            raise CheckpointError(f"`{path}` is damaged: {error}", hint="resume from another checkpoint") from error
     for dropped, kept in tensorfile.read_header(folder / binary).metadata.items():
         tensors[dropped] = tensors[kept]
     return tensors

@@ -8,7 +8,9 @@ Tensors stay in the file (`StoredTensor`) until somebody reads them.
 from __future__ import annotations
 
 import io
+import mmap
 import pickletools
+import struct
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -76,17 +78,19 @@ def read(path: Path) -> Pickled:
         head = file.read(4)
         if head[2:] == _HEADER_TAIL:
             return _read_zip(path, file)
-        file.seek(0)
-        if _first_object(file, path) == _LEGACY_MAGIC:
-            return _read_legacy(path, file)
-        file.seek(0)
-        machine = _Machine(path, _no_storage)
-        return Pickled(machine.run(file), machine.names(), "pickle")
+        with _stream(file) as stream:
+            if _first_object(stream, path) == _LEGACY_MAGIC:
+                return _read_legacy(path, stream)
+            stream.seek(0)
+            machine = _Machine(path, _no_storage)
+            return Pickled(machine.run(stream), machine.names(), "pickle")
 
 
 def scan_globals(path: Path) -> list[str]:
     """List every name that the pickles in a file would import, even where they cannot be followed to their end."""
     names: dict[str, None] = {}
+    if path.stat().st_size == 0:
+        return []
     with path.open("rb") as file:
         for stream in _streams(path, file):
             names.update(dict.fromkeys(_scan(stream, path)))
@@ -122,6 +126,13 @@ def _children(node: Any) -> list[tuple[Any, Any]] | None:
     if isinstance(node, Record):
         return [("args", node.args), ("state", node.state), *enumerate(node.items), *node.entries.items()]
     return None
+
+
+def _stream(file: IO[bytes]) -> IO[bytes]:
+    """Map a file: reading what is not there then ends early, where a buffered file would first claim the memory."""
+    mapped: Any = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    stream: IO[bytes] = mapped  # it has all methods of a binary file that are used here
+    return stream
 
 
 def _first_object(file: IO[bytes], path: Path) -> Any:
@@ -170,12 +181,13 @@ def _streams(path: Path, file: IO[bytes]) -> Iterator[IO[bytes]]:
                 file.seek(member.offset)
                 yield io.BytesIO(file.read(member.size))
         return
-    while True:
-        start = file.tell()
-        yield file
-        if file.tell() <= start or file.read(1) != b"\x80":  # the storages of a legacy file, or its end
-            return
-        file.seek(-1, io.SEEK_CUR)
+    with _stream(file) as stream:
+        while True:
+            start = stream.tell()
+            yield stream
+            if stream.tell() <= start or stream.read(1) != b"\x80":  # the storages of a legacy file, or its end
+                return
+            stream.seek(-1, io.SEEK_CUR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +201,7 @@ def _open_zip(path: Path, file: IO[bytes]) -> dict[str, _Member]:
     try:
         with zipfile.ZipFile(file) as archive:
             infos = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, OSError) as error:
         raise CheckpointError(
             f"`{path}` is cut short or damaged: its end is missing", hint="download it again"
         ) from error
@@ -202,7 +214,7 @@ def _open_zip(path: Path, file: IO[bytes]) -> dict[str, _Member]:
             raise CheckpointError(
                 f"`{path}` is compressed, which `torch.save` never does", hint="it may be an ordinary zip: unpack it"
             )
-        file.seek(info.header_offset)
+        file.seek(max(info.header_offset, 0))
         header = file.read(_LOCAL_HEADER)
         if header[2:4] != _HEADER_TAIL or (header[:2] != b"PK" and info.header_offset != 0):
             raise CheckpointError(f"`{path}` is damaged at byte {info.header_offset:,}", hint="download it again")

@@ -224,6 +224,27 @@ def test_a_death_between_the_two_renames_loses_nothing(tmp_path: Path, monkeypat
     assert_same(make_state(), store.load(again.folder(1)).state)
 
 
+def test_a_death_while_removing_an_old_checkpoint_does_not_bring_it_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = CheckpointStore(tmp_path, keep_last=1, background=False)
+    checkpoints.save(1, make_state(), make_meta(1))
+
+    def remove_half(folder: Path, **_: Any) -> None:
+        if folder.exists():
+            next(folder.glob("*.safetensors")).unlink()
+            raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch, pytest.raises(CheckpointError, match="could not be removed"):
+        patch.setattr(store.shutil, "rmtree", remove_half)
+        checkpoints.save(2, make_state(), make_meta(2))
+    again = CheckpointStore(tmp_path, keep_last=1, background=False)
+    assert [folder.name for folder in store.list_checkpoints(again.root)] == ["step-00000002"]
+    assert again.last() == again.folder(2)
+    again.save(3, make_state(), make_meta(3))
+    assert sorted(path.name for path in again.root.iterdir()) == ["last", "step-00000003"]
+
+
 def test_the_same_step_can_be_written_twice(tmp_path: Path) -> None:
     checkpoints = CheckpointStore(tmp_path, keep_last=2, background=False)
     checkpoints.save(4, {"task": {"w": torch.zeros(2)}}, make_meta(4))
