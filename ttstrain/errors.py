@@ -48,13 +48,13 @@ class OutOfMemoryError(UserError):
     exit_code = 6
 
 
-class Preempted(UserError):  # noqa: N818  an ending rather than an error
+class Preempted(UserError):
     """The scheduler asked for the machine; a checkpoint is saved and the job can be queued again."""
 
     exit_code = 75
 
 
-class Interrupted(UserError):  # noqa: N818  an ending rather than an error
+class Interrupted(UserError):
     """The user pressed Ctrl-C; a checkpoint is saved."""
 
     exit_code = 130

@@ -32,8 +32,9 @@ def _start(context: Any) -> None:
     _context = context
     torch.set_num_threads(1)
     # Ctrl-C and a scheduler's warning go to the whole process group: the parent still needs its workers to finish.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if name in signal.Signals.__members__:  # Windows has no SIGUSR1
+            signal.signal(signal.Signals[name], signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
 
