@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 LABEL = 10  # columns of the labels at the left
+LONGEST_GROUP = 26
 CURVE_WIDTH, CURVE_HEIGHT = 58, 4
 MANY_EPOCHS = 200
 MUCH_PADDING = 0.2
@@ -137,17 +138,17 @@ def _run_lines(plan: Plan) -> list[str]:
 
 
 def _lr_lines(plan: Plan) -> list[str]:
-    width = max(len(group.key) for group in plan.groups)
-    lines = [f"{'lr':{LABEL}}{'group':{width}}  {'first':>8}  {'peak':>8}  {'last':>8}  {'decay':>6}  schedule"]
+    width = min(max(len(group.key) for group in plan.groups), LONGEST_GROUP)
+    lines = [f"{'lr':{LABEL}}{'group':{width}} {'first':>8} {'peak':>8} {'last':>8} {'decay':>5} schedule"]
     for group in plan.groups:
         columns, *remarks = _lr_row(group, plan)
-        row = f"{'':{LABEL}}{group.key:{width}}  {columns}"
+        row = f"{'':{LABEL}}{_shortened(group.key, width):{width}} {columns}"
         for remark in remarks:
             if len(row) + len(remark) + 2 > WIDTH:
                 lines.append(row)
                 row = f"{'':{LABEL + 4}}{remark}"
             else:
-                row += f", {remark}"
+                row += f"{' ' if row.endswith(columns) else ', '}{remark}"
         lines.append(row)
     schedules = {group.schedule.model_dump_json(): group.schedule for group in plan.groups if group.frozen is not True}
     for schedule in schedules.values():
@@ -159,11 +160,13 @@ def _lr_row(group: GroupPlan, plan: Plan) -> list[str]:
     """Return the columns of a group's row, and what is to be said besides."""
     if group.frozen is True:
         return [f"{'frozen':>8}"]
-    lrs = "  ".join(f"{lr:8.2e}" for lr in (_lr(group, plan, 0), group.lr, _lr(group, plan, plan.steps - 1)))
-    remarks = [] if group.layer_decay is None else [f"× {group.layer_decay:g} per layer"]
+    lrs = " ".join(f"{lr:8.2e}" for lr in (_lr(group, plan, 0), group.lr, _lr(group, plan, plan.steps - 1)))
+    remarks: list[str] = [group.schedule.kind]
+    if group.layer_decay is not None:
+        remarks.append(f"× {group.layer_decay:g} per layer")
     if isinstance(group.frozen, tuple):
         remarks.append(f"frozen in steps {group.frozen[0]:,} to {group.frozen[1]:,}")
-    return [f"{lrs}  {group.weight_decay:6g}  {group.schedule.kind}", *remarks]
+    return [f"{lrs} {group.weight_decay:5g}", *remarks]
 
 
 def _curve_lines(schedule: Schedule, plan: Plan, *, alone: bool) -> list[str]:
@@ -267,6 +270,10 @@ def _wrap(label: str, text: str) -> list[str]:
         break_long_words=False,
         break_on_hyphens=False,
     )
+
+
+def _shortened(name: str, width: int) -> str:
+    return name if len(name) <= width else f"{name[: width - 1]}…"
 
 
 def _some(names: Sequence[str], most: int = 3) -> str:

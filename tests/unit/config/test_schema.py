@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from ttstrain import families
+from ttstrain.config.complaints import known_keys
+from ttstrain.config.library import schema_path
+from ttstrain.config.recipe import Recipe
+from ttstrain.config.schema import recipe_schema
+
+
+def references(node: Any) -> set[str]:
+    if isinstance(node, dict):
+        own = {node["$ref"]} if isinstance(node.get("$ref"), str) else set()
+        return own.union(*(references(value) for value in node.values()))
+    return set().union(*(references(value) for value in node)) if isinstance(node, list) else set()
+
+
+def test_every_reference_has_its_definition() -> None:
+    schema = recipe_schema()
+    for reference in references(schema):
+        name = reference.removeprefix("#/$defs/").replace("~1", "/").replace("~0", "~")
+        assert name in schema["$defs"], reference
+
+
+def test_every_top_level_key_is_described() -> None:
+    schema = recipe_schema()
+    assert set(schema["properties"]) == {"extends", *Recipe.model_fields}
+    assert schema["additionalProperties"] is False
+    assert "required" not in schema  # a config may say it
+
+
+@pytest.mark.parametrize("task", list(families.tasks()))
+def test_every_task_has_its_model_section(task: str) -> None:
+    schema = recipe_schema()
+    (condition,) = [part for part in schema["allOf"] if part["if"]["properties"]["task"]["const"] == task]
+    name = condition["then"]["properties"]["model"]["$ref"].removeprefix("#/$defs/").replace("~1", "/")
+    top = [key for key in known_keys(families.find_task(task).config) if "." not in key]
+    assert list(schema["$defs"][name]["properties"]) == top
+
+
+def test_the_shipped_schema_is_the_present_one() -> None:
+    shipped = json.loads(schema_path().read_text(encoding="utf-8"))
+    assert shipped == recipe_schema(), "run `ttstrain schema -o configs/recipe.schema.json`"
