@@ -36,6 +36,8 @@ RATE_STEPS = 200  # steps the remaining time is estimated from
 LOG_WIDTH = 80
 
 LOSS, EVAL, LR, GRAD_NORM = "train/loss/", "eval/loss/", "optim/lr/", "optim/grad_norm/"
+EVAL_OF_AVERAGE = "eval/ema_loss/"
+DISTANCE = "sample/mel_distance/mean"
 FRAMES = "perf/frames_per_s"
 
 
@@ -55,6 +57,7 @@ class ConsoleTracker:
         self._first_losses: dict[str, float] = {}  # medians of this session's first steps
         self._times: deque[tuple[int, float]] = deque(maxlen=RATE_STEPS)
         self._evals: list[tuple[int, float]] = []
+        self._distances: list[tuple[int, float]] = []  # of spoken samples to their recordings
         self._incidents: Counter[str] = Counter()
         self._num_samples = 0
         self._started = self._drawn = self._clock()
@@ -106,8 +109,14 @@ class ConsoleTracker:
         if FRAMES in values:
             self._recent[FRAMES].append(values[FRAMES])
         evals = {key.removeprefix(EVAL): value for key, value in values.items() if key.startswith(EVAL)}
+        averaged = {
+            key.removeprefix(EVAL_OF_AVERAGE): v for key, v in values.items() if key.startswith(EVAL_OF_AVERAGE)
+        }
         if evals:
-            self._show_eval(step, evals)
+            self._show_eval(step, evals, averaged=averaged)
+        if DISTANCE in values:
+            self._distances.append((step, values[DISTANCE]))
+            self._print(f"step {step}  mel distance of the samples to the recordings {number(values[DISTANCE])}")
         if self._live is not None:
             if evals or now - self._drawn >= REDRAW_S or step == self._total:
                 self._drawn = now
@@ -229,11 +238,12 @@ class ConsoleTracker:
 
     # ------------------------------------------------------------ evaluations and the end
 
-    def _show_eval(self, step: int, evals: Mapping[str, float]) -> None:
+    def _show_eval(self, step: int, evals: Mapping[str, float], *, averaged: Mapping[str, float]) -> None:
         main = main_eval(evals)
         self._evals.append((step, evals[main]))
         self._print(self._eval_line(), style="bold")
         rest = [f"{name} {number(value)}" for name, value in evals.items() if name != main]
+        rest += [f"ema {number(averaged[main])}"] if main in averaged else []
         for line in fill(["", *rest], width=LOG_WIDTH) if rest else []:
             self._print(line, style="dim")
 
@@ -278,6 +288,12 @@ class ConsoleTracker:
             lines.append(
                 f"  eval loss: {number(first_value)} at step {first_step}, "
                 f"{number(self._evals[-1][1])} at step {self._evals[-1][0]}, best {number(best[1])} at step {best[0]}"
+            )
+        if len(self._distances) > 1:
+            (first_step, first_value), (last_step, last_value) = self._distances[0], self._distances[-1]
+            lines.append(
+                f"  mel distance of samples: {number(first_value)} at step {first_step}, "
+                f"{number(last_value)} at step {last_step}"
             )
         if self._incidents:
             counts = ", ".join(f"{kind} {count}" for kind, count in self._incidents.items())
