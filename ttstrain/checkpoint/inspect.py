@@ -216,12 +216,15 @@ def _open(path: Path) -> _View:
     if found.is_dir():
         return _own_view(path, found)
     contents = read_contents(found)
+    inside = () if found == path else (f"this is `{found.name}`, the only checkpoint in the folder",)
     checkpoint = identify(contents)
     if checkpoint is None:
-        return _unknown_view(contents)
+        return _unknown_view(contents, inside)
     ema = {} if checkpoint.ema is None or checkpoint.ema is checkpoint.weights else checkpoint.ema
     others = {f"ema/{name}": stored for name, stored in ema.items()} | _named("optimizer", checkpoint.moments or {})
-    return _View(checkpoint, checkpoint.weights, others, checkpoint.buffers, contents.globals, checkpoint.notes)
+    return _View(
+        checkpoint, checkpoint.weights, others, checkpoint.buffers, contents.globals, (*checkpoint.notes, *inside)
+    )
 
 
 def _own_view(path: Path, folder: Path) -> _View:
@@ -241,18 +244,18 @@ def _own_view(path: Path, folder: Path) -> _View:
             f"this is `{folder.name}` of {len(present)} checkpoints"
             + ("" if best is None else f"; the best is `{best.name}`")
         )
-    return _View(checkpoint, checkpoint.weights, others, frozenset(), (), tuple(notes))
+    return _View(checkpoint, checkpoint.weights, others, checkpoint.buffers, (), tuple(notes))
 
 
-def _unknown_view(contents: Contents) -> _View:
+def _unknown_view(contents: Contents, notes: tuple[str, ...]) -> _View:
     weights: dict[str, StoredTensor] = {}
     others: dict[str, StoredTensor] = {}
     for path, leaf in unpickle.walk(contents.tree):
         if isinstance(leaf, StoredTensor):
             target = others if path and path[0].startswith(_TRAINING_ONLY) else weights
             target["/".join(path) or "tensor"] = leaf
-    notes = (f"no family of ttstrain knows this file; it holds {describe_keys(contents.tree)}",)
-    return _View(None, weights, others, frozenset(), contents.globals, notes)
+    unknown = f"no family of ttstrain knows this file; it holds {describe_keys(contents.tree)}"
+    return _View(None, weights, others, frozenset(), contents.globals, (unknown, *notes))
 
 
 def _named(prefix: str, tree: Any) -> dict[str, StoredTensor]:

@@ -87,6 +87,7 @@ class Label:
     model: str
     version: str
     config: Mapping[str, Any]
+    buffers: frozenset[str] = frozenset()  # state-dict keys that are not parameters
 
 
 class UpstreamFormat(Protocol):
@@ -182,6 +183,7 @@ def open_own(folder: Path) -> OpenedCheckpoint:
         ),
         schedule=meta.schedule,
         step=meta.step,
+        buffers=frozenset() if label is None else label.buffers,
         notes=meta.notes,
     )
 

@@ -93,7 +93,8 @@ def _lines(found: Inspection) -> Iterable[tuple[str, str]]:
     dtypes = ", ".join(
         f"{dtype} x {count:,}" if len(found.dtypes) > 1 else dtype for dtype, count in found.dtypes.items()
     )
-    yield "weights", f"{found.parameters:,} parameters in {found.tensors:,} tensors, {dtypes or 'none'}"
+    tensors = "1 tensor" if found.tensors == 1 else f"{found.tensors:,} tensors"
+    yield "weights", f"{found.parameters:,} parameters in {tensors}, {dtypes or 'none'}"
     if found.modules:
         yield "", _modules(found)
     if found.ema.present:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +121,20 @@ def test_our_own_checkpoint_and_its_run_are_described_alike(tmp_path: Path) -> N
     assert of_run.nonfinite == of_checkpoint.nonfinite
 
 
+def test_a_folder_with_one_file_says_which(layouts: Path, tmp_path: Path) -> None:
+    (tmp_path / "model_10.pt").write_bytes((layouts / "model_10.pt").read_bytes())
+    found = inspect(tmp_path)
+    assert found.kind == "training"
+    assert any("`model_10.pt`" in note for note in found.notes)
+
+
+def test_buffers_are_no_parameters(tmp_path: Path) -> None:
+    weights = {"transformer.rotary_embed.inv_freq": torch.ones(32), "transformer.proj_out.bias": torch.ones(5)}
+    found = inspect(make_run(tmp_path / "run", weights))
+    assert (found.tensors, found.parameters) == (2, 5)
+    assert [module.name for module in found.modules] == ["proj_out"]
+
+
 def test_the_distance_of_our_average(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", {"net.a.weight": torch.randn(7, 3), "net.steps": torch.tensor(4)})
     assert inspect(folder).ema.distance == pytest.approx(0.5, rel=1e-6)
@@ -219,6 +235,26 @@ def test_a_transposed_copy_is_equal_to_its_original(tmp_path: Path) -> None:
     torch.save({"w": weight}, tmp_path / "a.pt")
     torch.save({"w": weight.T.contiguous().T}, tmp_path / "b.pt")
     assert diff(tmp_path / "a.pt", tmp_path / "b.pt").equal == 1
+
+
+@pytest.mark.slow
+def test_a_large_file_is_never_held_in_memory(tmp_path: Path) -> None:
+    size = 1 << 30
+    header = json.dumps({"w": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}).encode()
+    with (tmp_path / "large.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + size)  # sparse: takes no room on the disk
+    tensorfile.write(tmp_path / "small.safetensors", {"w": torch.zeros(4)})
+    program = (
+        "import resource, sys; from pathlib import Path; from ttstrain.checkpoint.inspect import inspect;"
+        "assert inspect(Path(sys.argv[1])).zero == ['w'];"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    peaks = {
+        name: int(subprocess.check_output([sys.executable, "-c", program, tmp_path / f"{name}.safetensors"]))
+        for name in ("small", "large")
+    }
+    assert peaks["large"] - peaks["small"] < 100 * 1024  # kB
 
 
 def test_what_cannot_be_read_is_an_error_of_exit_code_four(tmp_path: Path) -> None:

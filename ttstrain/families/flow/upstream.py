@@ -31,7 +31,7 @@ _LAYERS = (
 )
 _WRAPPERS = ("ema_model.", "module.", "_orig_mod.")  # EMA, DDP and torch.compile put these before a key
 _RETIRED = "mel_spec.mel_stft."  # buffers of releases before 1.0, which the nets no longer have
-_BUFFERS = ("rotary_embed.inv_freq",)
+_BUFFERS = frozenset(["transformer.rotary_embed.inv_freq"])
 _NAMES_READ = 3  # parts of a path that may name the net: the file and two folders
 _ADAMW = {"step", "exp_avg", "exp_avg_sq"}
 _EMA_SCALARS = ("initted", "step", "update")
@@ -141,7 +141,7 @@ class F5Format:
             groups=training.groups,
             schedule=schedule,
             step=training.step if training.step is not None else used.update,
-            buffers=frozenset(_PREFIX + name for name in _BUFFERS),
+            buffers=_BUFFERS,
             vocab=vocab,
             globals=contents.globals,
             notes=(*notes, *vocab_notes),
@@ -152,9 +152,9 @@ class F5Format:
         config = {key: model[key] for key in _IDENTITY if key in model}
         for preset in PRESETS:
             if _agrees(model, preset.shape) and _agrees(model, preset.flags):
-                return Label(preset.name, preset.version, config)
+                return Label(preset.name, preset.version, config, _BUFFERS)
         version = next((version for version, flags in (("v1", _V1), ("v0", _V0)) if _agrees(model, flags)), "own flags")
-        return Label(_describe(model), version, config)
+        return Label(_describe(model), version, config, _BUFFERS)
 
 
 def _agrees(model: Mapping[str, Any], flags: Mapping[str, Any]) -> bool:
@@ -258,7 +258,7 @@ def _architecture(contents: Contents, state: _State) -> _Architecture:
             "v0 or v1? Their keys and shapes are the same, and neither name nor settings beside the file tell. "
             "The wrong choice loads and speaks gibberish"
         )
-        return _Architecture(Label(model, "v0 or v1", config), unknown, (note,))
+        return _Architecture(Label(model, "v0 or v1", config, _BUFFERS), unknown, (note,))
     notes = (f"{', '.join(stated)} taken from {source}",) if stated else ()
     return _Architecture(F5Format().label(config), (), notes)
 
@@ -345,7 +345,7 @@ class _Training:
         optimizer = tree[_OPTIMIZER]
         if not isinstance(optimizer, Mapping) or not {"state", "param_groups"} <= set(optimizer):
             return cls(notes=(f"`{_OPTIMIZER}` is no state of a torch optimizer: left out",))
-        names = [key for key in weights if not key.endswith(_BUFFERS)]
+        names = [key for key in weights if key not in _BUFFERS]
         indices = [index for group in optimizer["param_groups"] for index in group["params"]]
         states: Mapping[int, Mapping[str, Any]] = optimizer["state"]
         notes: list[str] = []
