@@ -180,15 +180,28 @@ class ConvPositionEmbedding(nn.Module):
 
     def forward(self, x: Tensor, *, mask: Tensor | None) -> Tensor:
         """Convolve (b, n, d); with a mask (b, n), padded frames are zeros before and after each convolution."""
-        valid = None if mask is None else mask.unsqueeze(1).type_as(x)  # (b, 1, n)
-        x = x.transpose(1, 2)
-        if valid is not None:
-            x = x * valid
+        if mask is not None:
+            x = zero_padding(x, mask)
         for layer in self.conv1d:
-            x = layer(x)
-            if valid is not None and isinstance(layer, nn.Conv1d):
-                x = x * valid
-        return x.transpose(1, 2)
+            if isinstance(layer, nn.Conv1d):
+                x = _convolve(x, layer)
+                if mask is not None:
+                    x = zero_padding(x, mask)
+            else:
+                x = layer(x)
+        return x
+
+
+def _convolve(x: Tensor, layer: nn.Conv1d) -> Tensor:
+    """Apply a 1-D convolution to (b, n, d)."""
+    if x.device.type != "cpu":
+        out: Tensor = layer(x.transpose(1, 2))
+        return out.transpose(1, 2)
+    # As an image one row high, channels last, which is how x lies in memory: oneDNN is up to twice as fast on it.
+    image = x.transpose(1, 2).unsqueeze(2)  # (b, d, 1, n)
+    weight = layer.weight.unsqueeze(2)
+    padding = (0, layer.kernel_size[0] // 2)
+    return F.conv2d(image, weight, layer.bias, padding=padding, groups=layer.groups).squeeze(2).transpose(1, 2)
 
 
 class InputEmbedding(nn.Module):
