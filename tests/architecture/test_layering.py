@@ -1,0 +1,131 @@
+"""What may know what: checked on the source, file by file."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import ttstrain
+from ttstrain import families
+
+PACKAGE = Path(ttstrain.__file__).parent
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if "_shipped" not in path.parts)
+CORE = ("checkpoint", "cli", "config", "data", "engine", "modules", "optim", "tracking")
+# Imported by `ttstrain --help` or `ttstrain plan`.
+WITHOUT_TORCH = (
+    "ttstrain.cli.main",
+    "ttstrain.config.compose",
+    "ttstrain.config.facts",
+    "ttstrain.config.library",
+    "ttstrain.config.plan",
+    "ttstrain.config.render",
+    "ttstrain.config.resolve",
+    "ttstrain.config.schema",
+    "ttstrain.data.audit",
+    "ttstrain.data.manifest",
+    "ttstrain.data.readers",
+    "ttstrain.data.sampler",
+    "ttstrain.data.split",
+    "ttstrain.families",
+    "ttstrain.optim",
+    "ttstrain.optim.schedule",
+    "ttstrain.optim.settings",
+)
+LONGEST_FILE = 600  # lines
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(PACKAGE.parent).as_posix()
+
+
+def files_of(*parts: str) -> list[Path]:
+    return [path for path in FILES if path.relative_to(PACKAGE).parts[0] in parts]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield every module a file imports, at any depth of the code."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def texts(path: Path) -> Iterator[str]:
+    """Yield what the code itself says: names and strings, docstrings left out."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings = {
+        id(line.value)
+        for node in ast.walk(tree)
+        if isinstance(node, documented)
+        for line in node.body
+        if isinstance(line, ast.Expr)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.value
+        elif isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+
+
+def test_there_is_something_to_check() -> None:
+    assert len(FILES) > 50
+    assert {path.relative_to(PACKAGE).parts[0] for path in files_of(*CORE)} == set(CORE)
+    assert families.names()
+
+
+@pytest.mark.parametrize("path", files_of(*CORE), ids=name_of)
+def test_nothing_above_the_families_names_one(path: Path) -> None:
+    known = [*families.names(), "gpt_sovits", "orpheus"]
+    family = re.compile(rf"^(?:ttstrain\.families\.)?(?:{'|'.join(known)})(?:$|[./])")
+    assert [text for text in texts(path) if family.match(text)] == []
+    modules = {module.removeprefix("ttstrain.families.").partition(".")[0] for module in imports(path)}
+    assert not modules.intersection(known)
+
+
+@pytest.mark.parametrize("path", files_of("families"), ids=name_of)
+def test_no_family_knows_another(path: Path) -> None:
+    parts = path.relative_to(PACKAGE / "families").parts
+    own = parts[0] if len(parts) > 1 else ""
+    others = [name for name in families.names() if name != own]
+    known = tuple(f"ttstrain.families.{name}" for name in others)
+    assert [module for module in imports(path) if module.startswith(known)] == []
+
+
+@pytest.mark.parametrize("path", files_of("modules", "optim", "data", "tracking"), ids=name_of)
+def test_the_lower_layers_do_not_reach_up(path: Path) -> None:
+    above = ("ttstrain.engine", "ttstrain.cli")
+    assert [module for module in imports(path) if module.startswith(above)] == []
+
+
+@pytest.mark.parametrize("path", files_of("config", "engine", "checkpoint"), ids=name_of)
+def test_the_command_line_is_known_to_nobody_below_it(path: Path) -> None:
+    assert [module for module in imports(path) if module.startswith("ttstrain.cli")] == []
+
+
+@pytest.mark.parametrize("module", WITHOUT_TORCH)
+def test_torch_is_not_imported_where_a_plan_is_made(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("family", families.names())
+def test_a_family_is_found_without_torch(family: str) -> None:
+    code = f"import sys; from ttstrain import families; families.load({family!r}); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_file_has_one_subject(path: Path) -> None:
+    assert path.stem not in ("utils", "helpers", "misc", "common")
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE

@@ -1,0 +1,201 @@
+"""The command line itself, through typer's runner and through the installed program."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import ttstrain
+from ttstrain import errors
+from ttstrain.cli import main
+
+PROGRAM = Path(sys.executable).with_name("ttstrain")
+run = CliRunner().invoke
+
+
+def program(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([PROGRAM, *arguments], check=False, capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Register `ttstrain try`, which calls whatever the test puts into this module's `action`."""
+    module = ModuleType("ttstrain_try_command")
+
+    def attempt(argument: str = typer.Argument("")) -> None:
+        """Try something."""
+        module.action(argument)
+
+    module.attempt = attempt  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(main.COMMANDS, "try", main.Command(f"{module.__name__}:attempt", "Try something."))
+    return module
+
+
+def test_help_lists_every_command_and_what_it_does() -> None:
+    shown = program("--help")
+    assert shown.returncode == 0
+    for name, entry in main.COMMANDS.items():
+        assert f"\n  {name:12}  {entry.help}" in shown.stdout
+
+
+def test_nothing_is_advertised_that_does_not_exist() -> None:
+    for entry in main.COMMANDS.values():
+        module, _, name = entry.target.partition(":")
+        assert callable(getattr(importlib.import_module(module), name))
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_every_command_explains_itself_without_torch(name: str) -> None:
+    code = (
+        "import sys\nfrom ttstrain.cli.main import app\n"
+        f"try:\n    app([{name!r}, '--help'])\nexcept SystemExit as end:\n    code = end.code\n"
+        "sys.exit(code or ('torch' in sys.modules))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert "Usage:" in shown.stdout
+    assert main.COMMANDS[name].help.split()[0]
+
+
+def test_help_takes_a_third_of_a_second_at_most() -> None:
+    def measured() -> float:
+        started = time.perf_counter()
+        program("--help")
+        return time.perf_counter() - started
+
+    assert min(measured() for _ in range(5)) < 0.3
+
+
+def test_help_imports_neither_the_schema_nor_rich() -> None:
+    code = (
+        "import sys\nfrom ttstrain.cli.main import app\n"
+        "try:\n    app(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print([name for name in ('torch', 'numpy', 'pydantic', 'rich', 'yaml') if name in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert shown.stdout.splitlines()[-1] == "[]"
+
+
+def test_no_arguments_show_the_help() -> None:
+    assert "Commands:" in program().stdout + program().stderr
+
+
+def test_the_version_is_the_packages() -> None:
+    assert program("--version").stdout == f"ttstrain {ttstrain.__version__}\n"
+
+
+def test_it_runs_as_a_module() -> None:
+    shown = subprocess.run([sys.executable, "-m", "ttstrain", "--version"], check=True, capture_output=True, text=True)
+    assert ttstrain.__version__ in shown.stdout
+
+
+def test_a_misspelt_command_is_a_usage_error() -> None:
+    shown = program("finetun")
+    assert shown.returncode == 2
+    assert "'finetune'" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["plan"], ["plan", "quickstart", "--nope"], ["plan", "quickstart", "--nproc", "0"]]
+)
+def test_wrong_usage_leaves_with_2(arguments: list[str]) -> None:
+    shown = run(main.app, arguments)
+    assert shown.exit_code == 2
+    assert shown.stdout == ""
+
+
+USER_ERRORS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.UserError)]
+
+
+@pytest.mark.parametrize("kind", USER_ERRORS, ids=lambda kind: kind.__name__)
+def test_a_users_error_is_said_in_two_lines_and_leaves_with_its_code(
+    command: ModuleType, kind: type[errors.UserError]
+) -> None:
+    def action(argument: str) -> None:
+        raise kind("it went wrong", hint="do this")
+
+    command.action = action  # type: ignore[attr-defined]
+    shown = run(main.app, ["try"])
+    assert shown.exit_code == kind.exit_code
+    assert shown.stdout == ""
+    assert shown.stderr == "error: it went wrong\nhint: do this\n"
+
+
+def test_exit_codes_are_those_that_scripts_rely_on() -> None:
+    codes = {kind.__name__: kind.exit_code for kind in USER_ERRORS}
+    assert codes == {
+        "UserError": 2,
+        "RecipeError": 2,
+        "DataError": 3,
+        "CheckpointError": 4,
+        "DivergedError": 5,
+        "OutOfMemoryError": 6,
+        "Preempted": 75,
+        "Interrupted": 130,
+    }
+
+
+def test_ctrl_c_leaves_with_130(command: ModuleType) -> None:
+    def action(argument: str) -> None:
+        raise KeyboardInterrupt
+
+    command.action = action  # type: ignore[attr-defined]
+    shown = run(main.app, ["try"])
+    assert shown.exit_code == 130
+    assert shown.stderr == "error: interrupted\n"
+
+
+def test_a_defect_of_ours_shows_its_traceback_and_leaves_with_1(
+    command: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def action(argument: str) -> None:
+        raise ZeroDivisionError("ours")
+
+    command.action = action  # type: ignore[attr-defined]
+    monkeypatch.setattr(sys, "argv", ["ttstrain", "try"])
+    with pytest.raises(SystemExit) as caught:
+        main.main()
+    assert caught.value.code == 1
+    said = capsys.readouterr().err
+    assert "ZeroDivisionError: ours" in said
+    assert "ttstrain env" in said
+
+
+def test_a_command_whose_module_is_missing_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(main.COMMANDS, "broken", main.Command("ttstrain.cli.no_such_module:broken", "Broken."))
+    assert "broken" in run(main.app, ["--help"]).stdout
+    assert run(main.app, ["recipes"]).exit_code == 0
+    assert isinstance(run(main.app, ["broken"]).exception, ModuleNotFoundError)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+def test_a_real_ctrl_c_while_data_are_checked(tmp_path: Path) -> None:
+    shutil.copytree(Path(ttstrain.__file__).parent / "_demo", tmp_path / "data")
+    code = (
+        "import time, ttstrain.config.facts as facts\n"
+        "def gather_facts(*arguments):\n    print('waiting', flush=True)\n    time.sleep(30)\n"
+        "facts.gather_facts = gather_facts\n"
+        "from ttstrain.cli.main import main\nimport sys\nsys.argv = ['ttstrain', 'plan', 'quickstart']\nmain()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "waiting\n"
+        child.send_signal(signal.SIGINT)
+        _, said = child.communicate(timeout=30)
+    assert child.returncode == 130
+    assert said == "error: interrupted\n"
