@@ -5,6 +5,7 @@ A command's module is imported when that command is called, so `ttstrain --help`
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
 import traceback
@@ -52,8 +53,10 @@ class CommandLine(TyperGroup):
         return load_command(cmd_name) if cmd_name in COMMANDS else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        # typer proposes near names from `commands`, which only holds commands already loaded.
-        self.commands = dict.fromkeys(COMMANDS)  # type: ignore[assignment]
+        if args[0] not in COMMANDS:
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else "`ttstrain --help` lists the commands"
+            raise UserError(f"there is no command `{args[0]}`", hint=hint)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:

@@ -87,7 +87,7 @@ def _sections(annotation: Any) -> Iterator[tuple[type[BaseModel], str]]:
             yield from _sections(option)
     elif origin in (list, dict):
         yield from ((section, f".*{suffix}") for section, suffix in _sections(get_args(annotation)[-1]))
-    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    elif origin is None and isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation, ""
 
 

@@ -105,7 +105,7 @@ def test_it_runs_as_a_module() -> None:
 def test_a_misspelt_command_is_a_usage_error() -> None:
     shown = program("finetun")
     assert shown.returncode == 2
-    assert "'finetune'" in shown.stderr
+    assert shown.stderr == "error: there is no command `finetun`\nhint: did you mean `finetune`?\n"
 
 
 @pytest.mark.parametrize(

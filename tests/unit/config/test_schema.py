@@ -19,6 +19,18 @@ def references(node: Any) -> set[str]:
     return set().union(*(references(value) for value in node)) if isinstance(node, list) else set()
 
 
+def plain(node: Any) -> Any:
+    """Leave out what versions of pydantic say differently and means the same."""
+    if isinstance(node, list):
+        return [plain(value) for value in node]
+    if not isinstance(node, dict):
+        return node
+    redundant = {key for key in ("enum", "type") if "const" in node} | {
+        key for key in ("additionalProperties",) if node.get(key) is True
+    }
+    return {key: plain(value) for key, value in node.items() if key not in redundant}
+
+
 def test_every_reference_has_its_definition() -> None:
     schema = recipe_schema()
     for reference in references(schema):
@@ -44,4 +56,4 @@ def test_every_task_has_its_model_section(task: str) -> None:
 
 def test_the_shipped_schema_is_the_present_one() -> None:
     shipped = json.loads(schema_path().read_text(encoding="utf-8"))
-    assert shipped == recipe_schema(), "run `ttstrain schema -o configs/recipe.schema.json`"
+    assert plain(shipped) == plain(recipe_schema()), "run `ttstrain schema -o configs/recipe.schema.json`"
