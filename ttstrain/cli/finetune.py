@@ -11,8 +11,12 @@ from ttstrain.cli.progress import show_progress
 
 
 def finetune(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name (`ttstrain recipes`) or a YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A recipe's name (`ttstrain recipes`) or a YAML file.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Other values for keys of the recipe.")
+    ] = None,
     *,
     data: Annotated[Path | None, typer.Option(help="Recordings to train on: a folder or a metadata file.")] = None,
     base: Annotated[str | None, typer.Option(help="Weights to start from: file, folder, run or hf://…")] = None,

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
 
 def prepare(
-    data: Annotated[Path, typer.Argument(help="Recordings: a folder, their table, or `package:demo`.")],
-    overrides: Annotated[Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...")] = None,  # noqa: UP045
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Recordings: a folder, their table, or `package:demo`.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Other values for keys of the recipe.")
+    ] = None,
     recipe: Annotated[str, typer.Option(help="The recipe to prepare for: a shipped name or a YAML file.")] = "",
     out: Annotated[Optional[Path], typer.Option("-o", "--out", help="Folder for the lists of clips.")] = None,  # noqa: UP045
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,

@@ -11,8 +11,13 @@ from ttstrain.cli.progress import show_progress
 
 
 def resume(
-    run: Annotated[Path, typer.Argument(help="A run's folder, one of its checkpoints, or an upstream training file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="A run's folder, one of its checkpoints, or an upstream training file."),
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Other values for keys of the recipe.")
+    ] = None,
     *,
     reset_step: Annotated[bool, typer.Option("--reset-step", help="Start counter and schedule again.")] = False,
     reset_optimizer: Annotated[bool, typer.Option("--reset-optimizer", help="Drop the optimizer's moments.")] = False,

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import platform
 import re
 import secrets
 import sys
 from datetime import datetime
-from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-from ttstrain import __version__
 from ttstrain.config.plan import Plan
 from ttstrain.config.render import recipe_yaml
 from ttstrain.data import atomic
+from ttstrain.environment import describe_environment
 from ttstrain.errors import RecipeError
 
 RECIPE, PLAN, ENVIRONMENT, IDENTITY = "recipe.yaml", "plan.json", "env.json", "run_id"
@@ -65,7 +62,9 @@ def write_description(folder: Path, plan: Plan) -> None:
     """Write recipe, plan and environment; the run's identity is made once and kept by a resume."""
     atomic.write_text(folder / RECIPE, recipe_yaml(plan))
     atomic.write_text(folder / PLAN, json.dumps(plan.to_json(), indent=1, ensure_ascii=False) + "\n")
-    atomic.write_text(folder / ENVIRONMENT, json.dumps(describe_environment(), indent=1) + "\n")
+    started = datetime.now().astimezone().isoformat(timespec="seconds")
+    environment = {**describe_environment(), "command": sys.argv[1:], "started": started}
+    atomic.write_text(folder / ENVIRONMENT, json.dumps(environment, indent=1) + "\n")
     if not (folder / IDENTITY).exists():
         atomic.write_text(folder / IDENTITY, secrets.token_hex(4) + "\n")
 
@@ -73,27 +72,3 @@ def write_description(folder: Path, plan: Plan) -> None:
 def identity(folder: Path) -> str:
     """Return the id under which trackers know this run."""
     return (folder / IDENTITY).read_text(encoding="utf-8").strip()
-
-
-def describe_environment() -> dict[str, Any]:
-    """Say where a run was made: what a bug report needs."""
-    import torch
-
-    packages = ("torch", "torchaudio", "numpy", "soundfile", "safetensors", "pydantic", "wandb", "pypinyin", "rjieba")
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue  # an extra that is not installed
-    devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return {
-        "ttstrain": __version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": versions,
-        "devices": devices,
-        "cpu_threads": torch.get_num_threads(),
-        "command": sys.argv[1:],
-        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-    }

@@ -42,7 +42,7 @@ def start(composed: Composed, *, show: ShowProgress = no_progress) -> Path:
             origins=composed.origins,
             facts=prepared.facts,
             world_size=here.ranks.world_size,
-            source_name=composed.source.stem,
+            source_name=composed.name,
         )
         base = None if recipe.base is None else _open_base(recipe)
         place = here.ranks.broadcast(folder.create(plan) if here.ranks.main else None)
@@ -74,7 +74,7 @@ def resume(
     if origin.run is None:
         assert recipe is not None
         composed = compose(recipe, overrides)
-        source_name = composed.source.stem
+        source_name = composed.name
     else:
         written = json.loads((origin.run / folder.PLAN).read_text(encoding="utf-8"))
         composed = compose_run(origin.run, overrides, origins=written["origins"])
