@@ -6,6 +6,7 @@ import gzip
 import json
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ttstrain.families.flow.config import FlowConfig
 from ttstrain.families.flow.data import FlowBatch
 from ttstrain.families.flow.model import FlowNet, build_net
 from ttstrain.families.flow.model.cfm import FlowDraws, spans
-from ttstrain.families.flow.model.sampler import durations, paste_prompt, time_grid, trajectory
+from ttstrain.families.flow.model.sampler import durations, generate, time_grid, trajectory
 from ttstrain.families.flow.task import FlowTask
 
 NETS = ["f5_dit_v1", "f5_dit_v0", "f5_e2_unett"]
@@ -215,19 +216,19 @@ def test_samples_are_upstreams(golden: Golden, case: str) -> None:
     lengths = durations(wanted, text=text, prompt_lengths=prompt_lengths)
     times = time_grid(options["steps"], sway=options["sway_sampling_coef"], epss=True)
     torch.testing.assert_close(times, given["t_grid"], atol=1e-7, rtol=0)
-    states = list(
-        trajectory(
-            golden.net,
-            prompt,
-            text,
-            lengths=lengths,
-            prompt_lengths=prompt_lengths,
-            noise=[given[f"noise{row}"] for row in range(len(prompt))],
-            times=times,
-            cfg_strength=options["cfg_strength"],
-        )
+    call = partial(
+        trajectory,
+        golden.net,
+        prompt,
+        text,
+        lengths=lengths,
+        prompt_lengths=prompt_lengths,
+        noise=[given[f"noise{row}"] for row in range(len(prompt))],
+        times=times,
+        cfg_strength=options["cfg_strength"],
     )
-    out = paste_prompt(states[-1], prompt, prompt_lengths=prompt_lengths)
+    states = list(call())
+    out = generate(*call.args, **call.keywords)
     torch.testing.assert_close(out, golden.expected[f"sample.{case}.out"], atol=1e-4, rtol=0)
     for name, state in (("traj_step1", states[0]), ("traj_last", states[-1])):
         if f"sample.{case}.{name}" in golden.expected:
@@ -323,7 +324,7 @@ def test_every_option_gives_upstreams_numbers(
 
 def test_seeded_sample_is_upstreams() -> None:
     prompt = sine(1, 30, 100, phase=0)
-    *_, mel = trajectory(
+    out = generate(
         sine_net(V1),
         prompt,
         torch.tensor([[1, 2, 3, 4, 0, 5]]),
@@ -333,6 +334,5 @@ def test_seeded_sample_is_upstreams() -> None:
         times=time_grid(7, sway=-1.0, epss=True),
         cfg_strength=2.0,
     )
-    out = paste_prompt(mel, prompt, prompt_lengths=torch.tensor([30]))
     assert float(out.double().sum()) == pytest.approx(86.77827, abs=1e-3)
     assert out[0, 40, :3].tolist() == pytest.approx([0.484720, -0.799285, 0.056500], abs=1e-4)

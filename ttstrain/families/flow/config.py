@@ -54,7 +54,7 @@ class SamplingConfig(Section):
     """Steps of the ODE solver; `midpoint` evaluates the net twice in each."""
     cfg_strength: Annotated[float, Field(ge=0)] = 2.0
     """Strength of classifier-free guidance; 0 needs half the time."""
-    sway: Annotated[float, Field(ge=-1, le=1)] | None = -1.0
+    sway: Annotated[float, Field(ge=-1, le=1.75)] | None = -1.0
     """Coefficient of sway sampling, which spends more steps near the noise; null spreads them evenly."""
     method: Literal["euler", "midpoint"] = "euler"
     epss: bool = True

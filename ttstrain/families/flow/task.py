@@ -16,7 +16,7 @@ from ttstrain.families.flow.config import HOP_LENGTH, SAMPLE_RATE, FlowConfig
 from ttstrain.families.flow.data import FlowBatch
 from ttstrain.families.flow.model import build_net
 from ttstrain.families.flow.model.cfm import draw, frames_between, predict, squared_error
-from ttstrain.families.flow.model.sampler import durations, noise, time_grid, trajectory
+from ttstrain.families.flow.model.sampler import durations, generate, noise, time_grid
 from ttstrain.families.flow.text import encode
 from ttstrain.families.flow.vocab import load_vocab
 from ttstrain.modules.griffin_lim import griffin_lim
@@ -116,7 +116,7 @@ class FlowTask(Task):
         num_new = self._new_frames(prompt.text, spoken=spoken, num_shown=num_shown)
         prompt_lengths = torch.tensor([shown.shape[1]])
         lengths = durations(torch.tensor([num_shown + num_new]), text=text, prompt_lengths=prompt_lengths)
-        *_, mels = trajectory(
+        mels = generate(
             self.transformer,
             shown,
             text,

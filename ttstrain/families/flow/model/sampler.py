@@ -64,6 +64,36 @@ def noise(lengths: Sequence[int], *, n_mels: int, seed: int) -> list[Tensor]:
     return [torch.randn(n, n_mels, generator=torch.Generator().manual_seed(seed)) for n in lengths]
 
 
+def generate(
+    net: FlowNet,
+    prompt: Tensor,
+    text: Tensor,
+    *,
+    lengths: Tensor,
+    prompt_lengths: Tensor,
+    noise: Sequence[Tensor],
+    times: Tensor,
+    cfg_strength: float,
+    method: Method = "euler",
+) -> Tensor:
+    """Return the mels (b, n, m) at the end of `trajectory`, with the true prompt put back over their start."""
+    mels = prompt
+    for state in trajectory(
+        net,
+        prompt,
+        text,
+        lengths=lengths,
+        prompt_lengths=prompt_lengths,
+        noise=noise,
+        times=times,
+        cfg_strength=cfg_strength,
+        method=method,
+    ):
+        mels = state
+    shown = frames_between(0, prompt_lengths.to(mels.device), num_frames=mels.shape[1]).unsqueeze(-1)
+    return torch.where(shown, F.pad(prompt, (0, 0, 0, mels.shape[1] - prompt.shape[1])), mels)
+
+
 @torch.no_grad()
 def trajectory(
     net: FlowNet,
@@ -111,9 +141,3 @@ def trajectory(
         return conditional + cfg_strength * (conditional - unconditional)
 
     yield from integrate(velocity, start, times=times, method=method)
-
-
-def paste_prompt(mels: Tensor, prompt: Tensor, *, prompt_lengths: Tensor) -> Tensor:
-    """Put the true prompt frames back over the generated ones."""
-    shown = frames_between(0, prompt_lengths.to(mels.device), num_frames=mels.shape[1]).unsqueeze(-1)
-    return torch.where(shown, F.pad(prompt, (0, 0, 0, mels.shape[1] - prompt.shape[1])), mels)
