@@ -232,9 +232,9 @@ def test_sampled_mel_is_the_mel_of_the_sampled_waveform_in_length(kind: str) -> 
 
 def test_quiet_reference_gives_a_quiet_sample() -> None:
     # As upstream: raised to a fixed level for the net, and the result taken back to the reference's.
-    task = small_task().eval()
+    task = FlowTask(FlowConfig(**SMALL)).eval()
     loud, quiet = (
         task.sample(Prompt("Hello there", reference=speech(0.5, level=level), reference_text="Half")).audio.wav
-        for level in (0.01, 0.001)  # neither reaches full scale
+        for level in (0.1, 0.001)
     )
-    assert float(quiet.std() / loud.std()) == pytest.approx(0.1, rel=0.01)
+    assert float(quiet.std() / loud.std()) == pytest.approx(0.01, rel=0.02)
