@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ttstrain.checkpoint import tensorfile, unpickle
+from ttstrain.checkpoint import pickle_names, tensorfile, unpickle
 from ttstrain.errors import CheckpointError
 from ttstrain.state import Tree
 
@@ -43,7 +43,7 @@ class Contents:
     @property
     def unsafe(self) -> list[str]:
         """The names that a loader which obeys the pickle would run."""
-        return unpickle.unsafe_globals(self.globals)
+        return pickle_names.unsafe_globals(self.globals)
 
 
 def read_contents(path: Path) -> Contents:
@@ -74,7 +74,7 @@ def read_contents(path: Path) -> Contents:
     try:
         read = unpickle.read(path)
     except CheckpointError as error:
-        if unsafe := unpickle.unsafe_globals(unpickle.scan_globals(path)):
+        if unsafe := pickle_names.unsafe_globals(unpickle.scan_globals(path)):
             raise CheckpointError(f"{error.message}; it names {', '.join(unsafe)}, so it is unsafe as well") from error
         raise
     return Contents(path, read.container, read.tree, globals=read.globals)

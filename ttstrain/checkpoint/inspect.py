@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from ttstrain.checkpoint import store, tensorfile, unpickle
+from ttstrain.checkpoint import pickle_names, store, tensorfile, unpickle
 from ttstrain.checkpoint.contents import Contents, read_contents
 from ttstrain.checkpoint.meta import ScheduleMeta
 from ttstrain.checkpoint.tensorfile import StoredTensor
@@ -141,7 +141,7 @@ def inspect(path: Path) -> Inspection:
         alone = checkpoint.ema is checkpoint.weights  # the file holds nothing else
         distance = None if alone else tensorfile.relative_distance(checkpoint.ema, checkpoint.weights)
         ema = EmaReport(present=True, step=checkpoint.ema_step, distance=_number(distance))
-    unsafe = unpickle.unsafe_globals(view.globals)
+    unsafe = pickle_names.unsafe_globals(view.globals)
     return Inspection(
         path=str(path),
         family=None if checkpoint is None else checkpoint.family,
@@ -305,9 +305,9 @@ def _schedule(schedule: ScheduleMeta | None) -> ScheduleReport | None:
 
 
 def _pickle_notes(names: Sequence[str]) -> Iterable[str]:
-    if unsafe := unpickle.unsafe_globals(names):
+    if unsafe := pickle_names.unsafe_globals(names):
         yield f"UNSAFE: its pickle calls {', '.join(unsafe)}. Nothing was executed; never load it with torch.load"
-    unknown = [name for name in names if unpickle.classify(name) == "unknown"]
+    unknown = [name for name in names if pickle_names.classify(name) == "unknown"]
     if unknown:
         more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
         yield f"its pickle names classes ttstrain does not know: {', '.join(unknown[:_SHOWN])}{more}"

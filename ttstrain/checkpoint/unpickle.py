@@ -24,7 +24,6 @@ from ttstrain.errors import CheckpointError
 from ttstrain.state import Tree
 
 Container = Literal["zip", "legacy", "pickle"]
-Verdict = Literal["harmless", "unknown", "unsafe"]
 
 # Legacy files of torch < 1.6 start with this number, pickled: https://github.com/pytorch/pytorch torch/serialization.py
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -313,7 +312,7 @@ def _anywhere(storage: _Storage) -> int:
     return 0
 
 
-_STORAGE_DTYPES: Mapping[str, torch.dtype] = {
+STORAGE_DTYPES: Mapping[str, torch.dtype] = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
     "HalfStorage": torch.float16,
@@ -424,7 +423,7 @@ class _Machine:
         if not isinstance(function, Global):
             raise TypeError(f"a {type(function).__name__} is called")
         args = _only(tuple, args)
-        known = _KNOWN.get(str(function))
+        known = KNOWN.get(str(function))
         return Record(str(function), args) if known is None else known(self, *args)
 
     def build(self, state: Any) -> None:
@@ -438,7 +437,7 @@ class _Machine:
         tag, kind, key, _, numel, *view = _only(tuple, reference)
         if tag != "storage":
             raise ValueError(f"a persistent id of kind {tag!r}")
-        dtype = _STORAGE_DTYPES[kind.name]
+        dtype = STORAGE_DTYPES[kind.name]
         storage = _Storage(_only(str, key), dtype, _count(numel))
         self.push(storage if not view or view[0] is None else self._view(storage, view[0]))
 
@@ -602,7 +601,7 @@ def _tensor(machine: _Machine, storage: Any, offset: Any, shape: Any, strides: A
 
 def _tensor_of_dtype(machine: _Machine, *args: Any) -> StoredTensor:
     storage, offset, shape, strides, _, _, dtype, *_ = args
-    return machine.tensor(storage, offset, shape, strides, _TORCH_DTYPES[str(dtype)])
+    return machine.tensor(storage, offset, shape, strides, TORCH_DTYPES[str(dtype)])
 
 
 def _encode(machine: _Machine, text: Any, encoding: Any) -> bytes:
@@ -613,8 +612,8 @@ def _encode(machine: _Machine, text: Any, encoding: Any) -> bytes:
     return data
 
 
-_TORCH_DTYPES = {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
-_KNOWN: Mapping[str, Callable[..., Any]] = {
+TORCH_DTYPES = {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
+KNOWN: Mapping[str, Callable[..., Any]] = {
     "collections.OrderedDict": _ordered_dict,
     "collections.defaultdict": lambda machine, factory=None: {},
     "collections.Counter": lambda machine, counts=None: dict(counts or {}),
@@ -631,79 +630,3 @@ _KNOWN: Mapping[str, Callable[..., Any]] = {
     "torch._utils._rebuild_parameter_with_state": lambda machine, tensor, *_: tensor,
     "torch._tensor._rebuild_from_type_v2": lambda machine, function, kind, args, *_: machine.call(function, args),
 }
-
-
-# ---------------------------------------------------------------- what a name would do elsewhere
-
-# Names that ordinary checkpoints hold and that only build data.
-_HARMLESS = frozenset(
-    [
-        *_KNOWN,
-        "argparse.Namespace",
-        "builtins.bytearray",
-        "builtins.complex",
-        "builtins.dict",
-        "builtins.list",
-        "builtins.object",
-        "builtins.range",
-        "builtins.slice",
-        "builtins.tuple",
-        "collections.deque",
-        "datetime.date",
-        "datetime.datetime",
-        "datetime.timedelta",
-        "decimal.Decimal",
-        "fractions.Fraction",
-        "functools.partial",
-        "numpy.core.multiarray._reconstruct",
-        "numpy._core.multiarray._reconstruct",
-        "numpy.core.multiarray.scalar",
-        "numpy._core.multiarray.scalar",
-        "numpy.dtype",
-        "numpy.ndarray",
-        "pathlib.Path",
-        "pathlib.PosixPath",
-        "pathlib.PurePosixPath",
-        "pathlib.PureWindowsPath",
-        "pathlib.WindowsPath",
-        "pathlib._local.PosixPath",
-        "pathlib._local.WindowsPath",
-        "torch.device",
-        "torch.nn.parameter.Parameter",
-        "types.SimpleNamespace",
-        "utils.HParams",
-        "uuid.UUID",
-        *(f"torch.{name}" for name in _STORAGE_DTYPES),
-        *(f"torch.storage.{name}" for name in ("TypedStorage", "UntypedStorage", "_TypedStorage", "_UntypedStorage")),
-        *_TORCH_DTYPES,
-    ]
-)
-# Modules nothing in a checkpoint needs and that reach the system or run code.
-_UNSAFE_MODULES = _words(
-    "_io _pickle _posixsubprocess asyncio bdb cProfile cffi cloudpickle code codeop commands concurrent ctypes"
-    " dill distutils doctest ftplib functools http imp importlib inspect io joblib linecache marshal mmap"
-    " multiprocessing nt operator os pdb pickle pip pkgutil platform popen2 posix profile pty pydoc requests runpy"
-    " setuptools shelve shutil signal site smtplib socket sqlite3 ssl subprocess sys sysconfig telnetlib tempfile"
-    " threading timeit trace urllib venv webbrowser xmlrpc zipfile zipimport"
-)
-# Parts of a dotted name that give it away wherever it starts: pickles may reach through one module into another.
-_UNSAFE_PARTS = _words(
-    "__builtins__ __class__ __dict__ __getattribute__ __globals__ __import__ __subclasses__ _load_from_bytes apply"
-    " compile delattr eval exec execfile getattr globals hub input load loads locals open os popen run_module setattr"
-    " subprocess sys system unsafe_load vars"
-)
-
-
-def classify(name: str) -> Verdict:
-    """Judge what importing and calling a name could do in a loader that obeys the pickle."""
-    if name in _HARMLESS:
-        return "harmless"
-    parts = name.split(".")
-    if parts[0] in _UNSAFE_MODULES or _UNSAFE_PARTS.intersection(parts):
-        return "unsafe"
-    return "unknown"
-
-
-def unsafe_globals(names: Sequence[str]) -> list[str]:
-    """Pick the names that would run code or reach the system."""
-    return [name for name in names if classify(name) == "unsafe"]
