@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from ttstrain.checkpoint.unpickle import KNOWN, STORAGE_DTYPES, TORCH_DTYPES
+from ttstrain.checkpoint.pickle_machine import KNOWN, STORAGE_DTYPES, TORCH_DTYPES
 
 Verdict = Literal["harmless", "unknown", "unsafe"]
 

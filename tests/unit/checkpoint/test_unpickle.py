@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from ttstrain.checkpoint import pickle_names, unpickle
+from ttstrain.checkpoint.pickle_machine import Record
 from ttstrain.checkpoint.tensorfile import StoredTensor
-from ttstrain.checkpoint.unpickle import Record
 from ttstrain.errors import CheckpointError
 
 TRUSTED = [
