@@ -6,13 +6,11 @@ with its exit code. Anything else is a defect of ours and shows a traceback.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 
 class UserError(Exception):
     """What went wrong, in the user's words, and what to do about it."""
 
-    exit_code: ClassVar[int] = 2
+    exit_code: int = 2
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -58,3 +56,17 @@ class Interrupted(UserError):
     """The user pressed Ctrl-C; a checkpoint is saved."""
 
     exit_code = 130
+
+
+class PeerError(UserError):
+    """Another process of this run has failed, or was killed.
+
+    `told` says that the user learns the reason elsewhere, so that this process need not speak.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None, exit_code: int = 1, told: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.exit_code = exit_code
+        self.told = told

@@ -21,7 +21,7 @@ def finetune(
     data: Annotated[Path | None, typer.Option(help="Recordings to train on: a folder or a metadata file.")] = None,
     base: Annotated[str | None, typer.Option(help="Weights to start from: file, folder, run or hf://…")] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Folder in which the run's folder is made.")] = None,
-    nproc: Annotated[int, typer.Option(help="Processes on this machine, one per GPU.")] = 1,
+    nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine, one per GPU.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
 ) -> None:
     """Fine-tune a model as RECIPE says; `KEY=VALUE` overrides a key, such as `optim.lr=2e-5`.
@@ -30,21 +30,20 @@ def finetune(
     """
     from ttstrain.config.compose import compose, with_flags
     from ttstrain.config.resolve import parse
+    from ttstrain.engine.launch import first_speaks, launch
 
-    composed = with_flags(compose(recipe, overrides or []), data=data, base=base, run_dir=run_dir)
-    parse(composed)  # refuse a bad recipe before any process is started
+    with first_speaks():
+        composed = with_flags(compose(recipe, overrides or []), data=data, base=base, run_dir=run_dir)
+        parse(composed)  # refuse a bad recipe before any process is started
     if dry_run:
         from ttstrain.cli.plan import show_plan
 
         show_plan(composed, world_size=nproc)
         return
 
-    from ttstrain.engine.launch import launch, under_launcher
-
-    if nproc > 1 and not under_launcher():
-        raise typer.Exit(
-            launch(_arguments(recipe, overrides or [], data=data, base=base, run_dir=run_dir), nproc=nproc)
-        )
+    if nproc > 1:
+        arguments = _arguments(recipe, overrides or [], data=data, base=base, run_dir=run_dir)
+        raise typer.Exit(launch(arguments, nproc=nproc))
 
     from ttstrain.engine.start import start
 

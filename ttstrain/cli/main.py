@@ -16,7 +16,8 @@ import typer
 from typer.core import TyperGroup
 
 import ttstrain
-from ttstrain.errors import UserError
+from ttstrain.engine.launch import first_here
+from ttstrain.errors import PeerError, UserError
 
 INTERNAL_ERROR = 1
 CTRL_C = 130  # 128 + SIGINT
@@ -67,10 +68,12 @@ class CommandLine(TyperGroup):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            print_error(error.message, hint=error.hint)
+            if not (isinstance(error, PeerError) and error.told):
+                print_error(error.message, hint=error.hint)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
-            print_error("interrupted")
+            if first_here():
+                print_error("interrupted")
             raise typer.Exit(CTRL_C) from error
 
 

@@ -23,16 +23,16 @@ def resume(
     reset_optimizer: Annotated[bool, typer.Option("--reset-optimizer", help="Drop the optimizer's moments.")] = False,
     checkpoint: Annotated[Path | None, typer.Option("--from", help="Checkpoint to go on from.")] = None,
     recipe: Annotated[str | None, typer.Option(help="Recipe for an upstream training file.")] = None,
-    nproc: Annotated[int, typer.Option(help="Processes on this machine, one per GPU.")] = 1,
+    nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine, one per GPU.")] = 1,
 ) -> None:
     """Go on with RUN exactly where its last checkpoint left it.
 
     `--reset-step` keeps weights, average and moments, starts the counter and so the schedule again, and writes to a new
     folder beside the run's. `KEY=VALUE` changes the recipe from here on, such as `train.steps=2000`.
     """
-    from ttstrain.engine.launch import launch, under_launcher
+    if nproc > 1:
+        from ttstrain.engine.launch import launch
 
-    if nproc > 1 and not under_launcher():
         flags = [("--reset-step", reset_step), ("--reset-optimizer", reset_optimizer)]
         arguments = ["resume", str(run), *(overrides or []), *(name for name, given in flags if given)]
         arguments += ["--from", str(checkpoint)] if checkpoint is not None else []

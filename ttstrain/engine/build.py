@@ -37,7 +37,7 @@ from ttstrain.tracking.tracker import Trackers
 REFERENCE_S = (2.0, 10.0)  # a voice is recognisable in 2 s, and a longer prompt only costs time
 
 
-def choose_device(name: str, *, local_rank: int = 0) -> torch.device:
+def choose_device(name: str, *, ranks: Ranks) -> torch.device:
     """Resolve `auto` to this process's GPU, or to the CPU where there is none."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -48,7 +48,14 @@ def choose_device(name: str, *, local_rank: int = 0) -> torch.device:
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise RecipeError(f"`train.device={name}` but no GPU can be used", hint="see `ttstrain env`; or use `cpu`")
-        device = torch.device("cuda", local_rank if device.index is None else device.index)
+        if device.index is not None and not ranks.alone:
+            raise RecipeError(f"`train.device={name}` is one GPU for {ranks.world_size} processes", hint="use `cuda`")
+        device = torch.device("cuda", ranks.local_rank if device.index is None else device.index)
+        if device.index >= torch.cuda.device_count():
+            raise RecipeError(
+                f"there is no GPU {device.index}: this machine has {torch.cuda.device_count()}",
+                hint="start one process per GPU (`--nproc`), or use `train.device=cpu`",
+            )
         torch.cuda.set_device(device)
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True

@@ -10,12 +10,18 @@ from ttstrain import families
 from ttstrain.checkpoint import store
 from ttstrain.checkpoint.meta import EmaMeta, GroupMeta, Meta, ScheduleMeta
 from ttstrain.engine.run import Run
+from ttstrain.errors import DivergedError
 
 PER_RANK = "rng"  # the one part that differs between processes
 
 
 def save(run: Run, *, best: bool = False, metrics: Mapping[str, float] | None = None) -> Path:
     """Write a checkpoint of the run as it stands; ranks other than the main one only hand over their generators."""
+    if run.ranks.differ(list(run.task.parameters())):
+        raise DivergedError(
+            f"at step {run.progress.step} the processes no longer hold the same weights; nothing was saved",
+            hint="a device computes wrongly, or the task keeps state that differs between processes",
+        )
     generators = run.ranks.gather(run.rng.state_dict())
     folder = run.store.folder(run.progress.step)
     if run.ranks.main:

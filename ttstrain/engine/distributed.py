@@ -1,14 +1,19 @@
-"""Several processes, one step: what is summed over ranks, and who writes.
+"""Several processes, one step: what is summed over ranks, what they agree on, and who writes and speaks.
 
 Gradients are summed once per step in flat buckets, after the last micro-batch, because every loss is already divided by
 the weight of the whole global batch. That is data parallelism for any number of optimizers and losses, GANs included;
-unlike DistributedDataParallel it needs no wrapped forward.
+unlike DistributedDataParallel it needs no wrapped forward. Every rank then makes the same update by itself. What is not
+a parameter stays each rank's own (a BatchNorm's running statistics): checkpoints hold the main rank's.
+
+Before each exchange of objects the ranks meet, and one that has failed says so there: preparing a run, nobody waits for
+a rank that is gone. During training a lost connection says it.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -17,10 +22,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ttstrain.engine.launch import check_environment, end_with_launcher, launched
+from ttstrain.errors import PeerError, RecipeError
+
 T = TypeVar("T")
 
 BUCKET_BYTES = 64 * 2**20
 WAIT = timedelta(hours=6)  # rank 0 may prepare hours of data while the others wait
+ALIKE = 1e-4  # relative difference of a norm between ranks: more than unequal GPUs make of equal weights
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # gloo has no class for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +40,7 @@ class Ranks:
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0
+    local_size: int = 1  # processes on this machine
 
     @property
     def main(self) -> bool:
@@ -40,78 +51,165 @@ class Ranks:
     def alone(self) -> bool:
         return self.world_size == 1
 
+    # ------------------------------------------------------------ every step
+
     def sum(self, values: Tensor) -> Tensor:
-        """Sum a small tensor over ranks, in place."""
+        """Sum a small tensor over ranks, in place; one on the CPU does not wait for the device."""
         if not self.alone:
-            dist.all_reduce(values)
+            with _peers():
+                dist.all_reduce(values)
         return values
 
     def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
-        """Sum the gradients of these parameters over ranks, in place; a missing gradient counts as zero."""
+        """Sum the gradients of these parameters over ranks, in place.
+
+        A gradient that some ranks lack counts as zero there. One that all lack stays None, as in a single process:
+        weight decay and moments would move its parameter otherwise.
+        """
         if self.alone:
             return
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        for bucket in _buckets(gradients):
-            flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
-            dist.all_reduce(flat)
-            pieces = torch.split(flat, [gradient.numel() for gradient in bucket])
-            summed = [piece.view_as(gradient) for piece, gradient in zip(pieces, bucket, strict=True)]
-            torch._foreach_copy_(bucket, summed)
+        for bucket in _buckets(parameters):
+            flat = _flatten(bucket)
+            self.sum(flat)
+            _put_back(flat, bucket)
+
+    # ------------------------------------------------------------ now and then
 
     def gather(self, value: T) -> list[T]:
         """Return every rank's value, in rank order, on every rank."""
         if self.alone:
             return [value]
+        self.barrier()
         gathered: list[Any] = [None] * self.world_size
-        dist.all_gather_object(gathered, value)
+        with _peers():
+            dist.all_gather_object(gathered, value)
         return gathered
 
     def broadcast(self, value: T) -> T:
         """Return rank 0's value on every rank."""
         if self.alone:
             return value
+        self.barrier()
         box = [value]
-        dist.broadcast_object_list(box, src=0)
+        with _peers():
+            dist.broadcast_object_list(box, src=0)
         return box[0]
 
     def barrier(self) -> None:
-        if not self.alone:
-            dist.barrier()
+        """Wait for every rank. Raises PeerError when one of them comes to say that it has failed."""
+        failed = [code for code in self._meet(0) if code]
+        if failed:
+            raise PeerError("another process of this run has failed", exit_code=failed[0], told=True)
+
+    def tell_failure(self, exit_code: int) -> bool:
+        """Let the others' next `barrier`, `gather` or `broadcast` end in a PeerError.
+
+        Returns whether this rank is the first of those that fail there, the one to say why. Not for the time between
+        two steps: the others may be in `sum`.
+        """
+        codes = self._meet(exit_code)
+        return not any(codes[: self.rank])
+
+    def _meet(self, exit_code: int) -> list[int]:
+        """Return every rank's exit code; 0 is one that goes on."""
+        if self.alone:
+            return [exit_code]
+        codes = torch.zeros(self.world_size, dtype=torch.int64)
+        codes[self.rank] = exit_code
+        met: list[int] = self.sum(codes).tolist()
+        return met
+
+    def differ(self, weights: Sequence[Tensor]) -> bool:
+        """Tell whether some rank's weights are not rank 0's. Compares norms: cheap enough for every checkpoint."""
+        if self.alone or not weights:
+            return False
+        with torch.no_grad():
+            norms = torch.stack([norm.double() for norm in torch._foreach_norm(list(weights))]).cpu()
+        first, *others = self.gather(norms)
+        return not all(torch.allclose(first, other, rtol=ALIKE, atol=0.0, equal_nan=True) for other in others)
 
 
-def _buckets(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+# ---------------------------------------------------------------- gradients as a few long vectors
+
+
+def _buckets(parameters: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Group neighbours of one dtype: alike on every rank, whatever gradients it has."""
     buckets: list[list[Tensor]] = []
     size, kind = 0, None
-    for tensor in tensors:
-        length = tensor.numel() * tensor.element_size()
-        if not buckets or size + length > BUCKET_BYTES or tensor.dtype != kind:
+    for parameter in parameters:
+        length = parameter.numel() * parameter.element_size()
+        if not buckets or size + length > BUCKET_BYTES or parameter.dtype != kind:
             buckets.append([])
-            size, kind = 0, tensor.dtype
-        buckets[-1].append(tensor)
+            size, kind = 0, parameter.dtype
+        buckets[-1].append(parameter)
         size += length
     return buckets
 
 
-def local_rank() -> int:
-    """Return this process's number on its machine, as the launcher says."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+def _flatten(bucket: Sequence[Tensor]) -> Tensor:
+    """Return a bucket's gradients one after the other, then one number each: 1 where this rank has it."""
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
+    present = [p.grad is not None for p in bucket]
+    first = gradients[0]
+    marks = torch.ones_like(first.new_empty(len(bucket))) if all(present) else first.new_tensor(present)
+    return torch.cat([*(gradient.reshape(-1) for gradient in gradients), marks])
 
 
-def join(device: torch.device | None = None) -> Ranks:
+def _put_back(flat: Tensor, bucket: Sequence[Tensor]) -> None:
+    *pieces, marks = torch.split(flat, [*(p.numel() for p in bucket), len(bucket)])
+    if any(p.grad is None for p in bucket):  # only then read the marks: it waits for the device
+        for parameter, holders in zip(bucket, marks.tolist(), strict=True):
+            if parameter.grad is None and holders > 0:
+                parameter.grad = torch.empty_like(parameter)
+    pairs = [(p.grad, piece.view_as(p)) for p, piece in zip(bucket, pieces, strict=True) if p.grad is not None]
+    if pairs:
+        gradients, summed = zip(*pairs, strict=True)
+        torch._foreach_copy_(list(gradients), list(summed))
+
+
+# ---------------------------------------------------------------- joining and leaving
+
+
+def join() -> Ranks:
     """Join the process group that torchrun or `--nproc` set up in the environment; alone without one."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
         return Ranks()
+    check_environment()
+    end_with_launcher()
     if not dist.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if device is None or device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=WAIT)
-    return Ranks(rank=dist.get_rank(), world_size=world_size, local_rank=local_rank())
+        # objects and host numbers travel over gloo also where gradients do over NCCL
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        try:
+            dist.init_process_group(backend, timeout=WAIT)
+        except RuntimeError as error:
+            address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            raise RecipeError(
+                f"the {world_size} processes did not find each other at `{address}`: {error}",
+                hint="is the port free, and can every machine reach it?",
+            ) from error
+    return Ranks(
+        rank=dist.get_rank(),
+        world_size=world_size,
+        local_rank=int(os.environ.get("LOCAL_RANK", "0")),
+        local_size=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+    )
 
 
 def leave() -> None:
     """Leave the process group, if one was joined."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+@contextmanager
+def _peers() -> Iterator[None]:
+    """Raise PeerError when a connection to another process is lost."""
+    try:
+        yield
+    except RuntimeError as error:
+        ended = any(text in str(error) for text in _LOST)
+        if not ended and not isinstance(error, dist.DistError):
+            raise
+        # our launcher says which process ended, and so does that process; another launcher may be on another machine
+        raise PeerError(f"lost the other processes of this run: {error}", told=ended and launched()) from error

@@ -1,49 +1,59 @@
 """Start the same command once per process on this machine, as torchrun would, and pass its exit code on.
 
-torchrun turns every failure into exit code 1; scripts depend on ours.
+torchrun turns every failure into exit code 1; scripts depend on ours. No torch here: the launcher only waits.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 
-from ttstrain.errors import RecipeError
+from ttstrain.data.location import usable_cores
+from ttstrain.errors import PeerError, RecipeError, UserError
 
-GRACE_S = 30.0  # for the other processes to end once one has failed
+GRACE_S = 30.0  # for the other processes to end by themselves, and finish a checkpoint, once one has failed
 POLL_S = 0.1
+LAUNCHER = "TTSTRAIN_LAUNCHER"  # the launcher's process id, in its children's environment
+_NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_FORWARDED = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+_PATIENCE = 3  # Ctrl-Cs before everything is killed; the first saves, the second stops at once
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def under_launcher() -> bool:
-    """Whether this process is already one of several."""
-    return "WORLD_SIZE" in os.environ and "RANK" in os.environ
+# ---------------------------------------------------------------- in the launcher
 
 
 def launch(arguments: Sequence[str], *, nproc: int) -> int:
-    """Run `ttstrain <arguments>` in `nproc` processes and return the first exit code that is not zero, else zero.
+    """Run `ttstrain <arguments>` in `nproc` processes and return the exit code of the one that failed first, else zero.
 
-    Ctrl-C and SIGTERM reach every process, so that each can save its part and leave.
+    Ctrl-C and SIGTERM reach every process, so that all save and leave together. Once one has failed, the others get
+    `GRACE_S` to end. Raises PeerError when one was killed, and so could not say why.
     """
-    if nproc < 1:
-        raise RecipeError(f"`--nproc {nproc}` starts nothing", hint="give 1 or more")
+    if under_launcher():
+        raise RecipeError(f"`--nproc {nproc}` within processes that are started already", hint="drop `--nproc`")
+    signals: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        signals.append(number)
+
+    previous = {number: signal.signal(number, note) for number in _FORWARDED}
     port = _free_port()
-    children = [_start(arguments, rank=rank, nproc=nproc, port=port) for rank in range(nproc)]
-
-    def forward(number: int, _frame: FrameType | None) -> None:
-        for child in children:
-            if child.poll() is None:
-                child.send_signal(number)
-
-    previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    children: list[subprocess.Popen[bytes]] = []
     try:
-        return _wait(children)
+        for rank in range(nproc):
+            children.append(_start(arguments, rank=rank, nproc=nproc, port=port))
+        return _wait(children, signals)
     finally:
+        for child in children:
+            _kill(child)
         for number, handler in previous.items():
             signal.signal(number, handler)
 
@@ -57,26 +67,72 @@ def _start(arguments: Sequence[str], *, rank: int, nproc: int, port: int) -> sub
         "LOCAL_WORLD_SIZE": str(nproc),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
+        LAUNCHER: str(os.getpid()),
     }
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // nproc)))
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // nproc)))
     # its own process group: a Ctrl-C at the terminal must reach the children once, through us
     return subprocess.Popen([sys.executable, "-m", "ttstrain", *arguments], env=environment, start_new_session=True)
 
 
-def _wait(children: Sequence[subprocess.Popen[bytes]]) -> int:
-    first: int | None = None
+def _wait(children: Sequence[subprocess.Popen[bytes]], signals: list[int]) -> int:
+    """Wait for all, passing signals on, and make one exit code of theirs."""
+    asked: list[int] = []
+    failed: dict[int, int] = {}  # rank -> exit code, in the order of failing
     deadline = float("inf")
     while any(child.poll() is None for child in children):
-        failed = [child.returncode for child in children if child.returncode not in (None, 0)]
-        if failed and first is None:
-            first, deadline = failed[0], time.monotonic() + GRACE_S
-        if time.monotonic() > deadline:
-            for child in children:
-                child.kill()
+        while signals:
+            asked.append(signals.pop(0))
+            _send(children, asked[-1])
+        failed = _failures(children, known=failed)
+        if failed and deadline == float("inf"):
+            deadline = time.monotonic() + GRACE_S
+        if time.monotonic() > deadline or asked.count(signal.SIGINT) >= _PATIENCE:
+            break
         time.sleep(POLL_S)
-    codes = [child.returncode for child in children if child.returncode != 0]
-    code = first if first is not None else (codes[0] if codes else 0)
-    return code if code >= 0 else 128 - code  # killed by a signal: what a shell would report
+    failed = _failures(children, known=failed)
+    killed = [child for child in children if _kill(child)]
+    if killed and not failed:
+        return 128 + signal.SIGINT
+    return _verdict(failed, asked, nproc=len(children))
+
+
+def _failures(children: Sequence[subprocess.Popen[bytes]], *, known: dict[int, int]) -> dict[int, int]:
+    ended = {rank: child.returncode for rank, child in enumerate(children) if child.poll() not in (None, 0)}
+    return known | {rank: code for rank, code in ended.items() if rank not in known}
+
+
+def _verdict(failed: dict[int, int], asked: Sequence[int], *, nproc: int) -> int:
+    """Choose the exit code: a process that only lost the others ends with 1, which says less than theirs."""
+    if not failed:
+        return 0
+    rank, code = next(((rank, code) for rank, code in failed.items() if code != PeerError.exit_code), (0, 1))
+    if code >= 0:
+        return code
+    if -code not in asked:
+        raise PeerError(
+            f"process {rank} of 0-{nproc - 1} was killed by {signal.Signals(-code).name}",
+            hint="the machine's memory may be short; `ttstrain resume` goes on from the last checkpoint",
+            exit_code=128 - code,
+        )
+    return 128 - code  # as a shell reports a death by signal
+
+
+def _send(children: Sequence[subprocess.Popen[bytes]], number: int) -> None:
+    for child in children:
+        if child.poll() is None:
+            child.send_signal(number)
+
+
+def _kill(child: subprocess.Popen[bytes]) -> bool:
+    """Kill a process that still runs, with its whole group; tell whether there was one."""
+    if child.poll() is not None:
+        return False
+    if hasattr(os, "killpg"):
+        os.killpg(child.pid, signal.SIGKILL)
+    else:
+        child.kill()
+    child.wait()
+    return True
 
 
 def _free_port() -> int:
@@ -84,3 +140,51 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+# ---------------------------------------------------------------- in the processes
+
+
+def under_launcher() -> bool:
+    """Whether this process is already one of several."""
+    return "WORLD_SIZE" in os.environ and "RANK" in os.environ
+
+
+def launched() -> bool:
+    """Whether our own launcher waits for this process."""
+    return LAUNCHER in os.environ
+
+
+def first_here() -> bool:
+    """Whether this is the first process on its machine."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+@contextmanager
+def first_speaks() -> Iterator[None]:
+    """Let only the first process of a machine say what is wrong with something that all of them read alike."""
+    try:
+        yield
+    except UserError as error:
+        if first_here():
+            raise
+        raise PeerError(error.message, exit_code=error.exit_code, told=True) from error
+
+
+def check_environment() -> None:
+    """Refuse an environment that names a number of processes and not how they meet."""
+    missing = [name for name in _NEEDED if name not in os.environ]
+    if missing:
+        raise RecipeError(
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']} asks for several processes, but {', '.join(missing)} is not set",
+            hint="start them with `--nproc` or torchrun, or unset WORLD_SIZE",
+        )
+
+
+def end_with_launcher() -> None:
+    """Let the death of our launcher, however it dies, preempt this process: it saves and leaves. Linux only."""
+    if sys.platform != "linux" or not launched():
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+    if os.getppid() != int(os.environ[LAUNCHER]):
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -49,7 +49,7 @@ def train(run: Run, held_out: HeldOut, snapshots: Snapshots) -> Ending:
     if progress.step == 0:
         _evaluate(run, held_out)  # what the base can do
         _speak(run, held_out)
-    with Signals(run.folder) as signals:
+    with Signals(run.folder, speak=run.ranks.main) as signals:
         while progress.step < plan.steps:
             started = perf_counter()
             batches = run.loader.next(plan.recipe.train.accumulate)
@@ -92,10 +92,14 @@ def due(step: int, every: int | None) -> bool:
 
 
 def _wish(run: Run, signals: Signals) -> _Wish:
-    """Look for requests: alone after each step; several ranks agree on them every tenth, for that costs a broadcast."""
-    if not (run.ranks.alone or due(run.progress.step, 10)):
-        return _Wish()
-    return run.ranks.broadcast(_Wish(signals.requested(), save=signals.save_requested()))
+    """Look for requests. Ranks agree after every step: what is asked of one is done by all."""
+    leave, save = signals.requested(), signals.save_requested()
+    if run.ranks.alone:
+        return _Wish(leave, save=save)
+    wishes = (*get_args(Request), "save")
+    asked = torch.tensor([wish == leave or (wish == "save" and save) for wish in wishes], dtype=torch.int64)
+    counts = dict(zip(wishes, run.ranks.sum(asked).tolist(), strict=True))
+    return _Wish(next((wish for wish in get_args(Request) if counts[wish]), None), save=counts["save"] > 0)
 
 
 def _step(run: Run, batches: Sequence[Batch]) -> StepReport:

@@ -81,13 +81,18 @@ def prepare(
     )
     if not ranks.main:
         report = cache.build(clips)
+        if report.failed:
+            raise DataError(
+                f"this machine has no features of a clip: {next(iter(report.failed.values()))}",
+                hint="give every machine the same recordings, or one `data.cache_dir` that all can read",
+            )
     split = split_holdout(clips, recipe.data.holdout, recipe.train.seed)
     return Prepared(
         train=split.train,
         held_out=split.held_out,
         task_data=task_data,
         cache=cache,
-        workers=worker_count(recipe.data.workers, place=report.place, cores=usable_cores()),
+        workers=worker_count(recipe.data.workers, place=report.place, cores=usable_cores() // ranks.local_size),
         facts=count_frames(recipe, train=split.train, held_out=split.held_out, skipped=skipped, fixed=fixed),
         audited=audited,
         failed=failed,

@@ -34,9 +34,10 @@ class Signals:
     systems signal every process, and the last step still needs its data.
     """
 
-    def __init__(self, run_dir: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, run_dir: Path, *, speak: bool = True, clock: Callable[[], float] = time.monotonic) -> None:
         self._stop_file = run_dir / "STOP"
         self._save_file = run_dir / "SAVE"
+        self._speak = speak  # one of several processes is enough
         self._clock = clock
         self._looked = -POLL_S
         self._save = False
@@ -77,11 +78,15 @@ class Signals:
                 signal.signal(signal.SIGINT, signal.SIG_DFL)  # a third Ctrl-C does not even ask Python
                 raise KeyboardInterrupt
             self._ctrl_c = True
-            _say("Ctrl-C: finishing this step and saving; press again to stop at once")
+            self._say("Ctrl-C: finishing this step and saving; press again to stop at once")
         else:
-            _say(f"{signal.Signals(number).name}: finishing this step and saving")
+            self._say(f"{signal.Signals(number).name}: finishing this step and saving")
         if self._request is None:
             self._request = "interrupted" if number == signal.SIGINT else "preempted"
+
+    def _say(self, message: str) -> None:
+        if self._speak:
+            os.write(2, f"\n{message}\n".encode())  # past every buffer and lock, which the interrupted code may hold
 
     def _look_for_files(self) -> None:
         now = self._clock()
@@ -100,8 +105,3 @@ def _take(file: Path) -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def _say(message: str) -> None:
-    # Past every buffer and lock, which the interrupted code may hold.
-    os.write(2, f"\n{message}\n".encode())

@@ -7,6 +7,9 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+
+import torch
 
 from ttstrain.checkpoint import store
 from ttstrain.checkpoint.loading import load_weights
@@ -22,10 +25,19 @@ from ttstrain.config.resolve import parse, resolve
 from ttstrain.data.audit import write_quarantine
 from ttstrain.data.manifest import write_manifest
 from ttstrain.engine import build, checkpointing, distributed, folder
+from ttstrain.engine.distributed import Ranks
 from ttstrain.engine.loop import train
 from ttstrain.engine.prepare import Prepared, ShowProgress, no_progress, prepare
 from ttstrain.engine.run import Run
-from ttstrain.errors import CheckpointError, RecipeError, UserError
+from ttstrain.errors import (
+    CheckpointError,
+    DivergedError,
+    Interrupted,
+    PeerError,
+    Preempted,
+    RecipeError,
+    UserError,
+)
 from ttstrain.tracking.build import build_trackers
 from ttstrain.tracking.tracker import RunInfo, Trackers
 
@@ -34,8 +46,9 @@ FREE_SPACE_SHARE = 0.95  # of the disk's free bytes that a plan's checkpoints ma
 
 def start(composed: Composed, *, show: ShowProgress = no_progress) -> Path:
     """Start a new run from its base weights, train it and return its folder."""
-    recipe = parse(composed)
-    with _Processes(recipe) as here:
+    with _Processes() as here:
+        recipe = parse(composed)
+        here.choose_device(recipe)
         prepared = prepare(recipe, device=here.device, ranks=here.ranks, show=show)
         plan = resolve(
             recipe,
@@ -52,7 +65,7 @@ def start(composed: Composed, *, show: ShowProgress = no_progress) -> Path:
         notes = _describe_data(prepared, place) if here.ranks.main else []
         if base is not None:
             notes += _load_base(run, base)
-        _train(run, prepared, notes, resumed=False)
+        _train(run, prepared, here, notes, resumed=False)
     return place
 
 
@@ -70,17 +83,11 @@ def resume(
 
     Raises RecipeError when the schedule has ended, with the ways out.
     """
-    origin = _find(path, checkpoint=checkpoint, recipe=recipe)
-    if origin.run is None:
-        assert recipe is not None
-        composed = compose(recipe, overrides)
-        source_name = composed.name
-    else:
-        written = json.loads((origin.run / folder.PLAN).read_text(encoding="utf-8"))
-        composed = compose_run(origin.run, overrides, origins=written["origins"])
-        source_name = written["name"]
-    checked = parse(composed)
-    with _Processes(checked) as here:
+    with _Processes() as here:
+        origin = _find(path, checkpoint=checkpoint, recipe=recipe)
+        composed, source_name = _compose(origin, overrides, recipe=recipe)
+        checked = parse(composed)
+        here.choose_device(checked)
         prepared = prepare(checked, device=here.device, ranks=here.ranks, show=show)
         plan = resolve(
             checked,
@@ -97,7 +104,7 @@ def resume(
         run = _build(plan, prepared, place, here)
         notes = _describe_data(prepared, place) if here.ranks.main else []
         notes += _restore(run, origin, reset_step=reset_step, reset_optimizer=reset_optimizer)
-        _train(run, prepared, notes, resumed=place == origin.run)
+        _train(run, prepared, here, notes, resumed=place == origin.run)
     return place
 
 
@@ -105,19 +112,63 @@ def resume(
 
 
 class _Processes:
-    """Joins the process group on the way in and leaves it on the way out."""
+    """Joins the process group on the way in and leaves it on the way out.
 
-    def __init__(self, recipe: Recipe) -> None:
-        self._wanted = recipe.train.device
+    A process that fails tells the others, and only the first of those that fail says why. During training it can do so
+    where all fail at the same place alone; otherwise the others notice that it is gone.
+    """
+
+    device: torch.device
+
+    def __init__(self) -> None:
+        self.ranks = Ranks()
+        self._training = False
 
     def __enter__(self) -> _Processes:
-        # the rank decides the GPU, and the GPU the group's backend
-        self.device = build.choose_device(self._wanted, local_rank=distributed.local_rank())
-        self.ranks = distributed.join(self.device)
+        self.ranks = distributed.join()
         return self
 
-    def __exit__(self, *_exception: object) -> None:
-        distributed.leave()
+    def choose_device(self, recipe: Recipe) -> None:
+        self.device = build.choose_device(recipe.train.device, ranks=self.ranks)
+        self.ranks.barrier()  # a process without a GPU says so before the data are prepared
+
+    def begin_training(self) -> None:
+        """Wait until every process is ready."""
+        self.ranks.barrier()
+        self._training = True
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if error is not None and not self._speaks(error) and isinstance(error, UserError):
+                raise PeerError(error.message, exit_code=error.exit_code, told=True) from error
+        finally:
+            distributed.leave()
+
+    def _speaks(self, error: BaseException) -> bool:
+        """Tell the others of a failure, and learn whether it is this process that tells the user."""
+        if isinstance(error, PeerError):
+            return True  # it knows whether to speak
+        try:
+            if not self._training:
+                return self.ranks.tell_failure(_exit_code(error))
+            if isinstance(error, _TOGETHER):
+                self.ranks.barrier()  # the main process may still be writing, and a launcher ends all with the first
+                return self.ranks.main
+        except PeerError:
+            return True  # nobody is left to hear it
+        return True
+
+
+# What all processes raise during training, or none: it follows from what they share.
+_TOGETHER = (RecipeError, DivergedError, Interrupted, Preempted)
+
+
+def _exit_code(error: BaseException) -> int:
+    if isinstance(error, UserError):
+        return error.exit_code
+    return 130 if isinstance(error, KeyboardInterrupt) else 1
 
 
 def _build(plan: Plan, prepared: Prepared, place: Path, here: _Processes) -> Run:
@@ -185,6 +236,16 @@ class _Origin:
     checkpoint: Path
     run: Path | None  # our run it belongs to; None for an upstream file
     step: int
+
+
+def _compose(origin: _Origin, overrides: Sequence[str], *, recipe: str | None) -> tuple[Composed, str]:
+    """Return the recipe to go on with, and what its run is named after."""
+    if origin.run is None:
+        assert recipe is not None
+        composed = compose(recipe, overrides)
+        return composed, composed.name
+    written = json.loads((origin.run / folder.PLAN).read_text(encoding="utf-8"))
+    return compose_run(origin.run, overrides, origins=written["origins"]), written["name"]
 
 
 def _find(path: Path, *, checkpoint: Path | None, recipe: str | None) -> _Origin:
@@ -277,8 +338,12 @@ def _restore_upstream(run: Run, origin: _Origin, *, keep: set[str]) -> list[str]
 # ---------------------------------------------------------------- training
 
 
-def _train(run: Run, prepared: Prepared, notes: Sequence[str], *, resumed: bool) -> None:
+def _train(run: Run, prepared: Prepared, here: _Processes, notes: Sequence[str], *, resumed: bool) -> None:
     """Train to the end, whatever it is; trackers hear how it ended."""
+    if run.ranks.differ(list(run.task.parameters())):
+        raise CheckpointError(
+            "the processes would start from different weights", hint="does every machine read the same files?"
+        )
     held_out = build.hold_out(run, prepared)
     snapshots = build.make_snapshots(run)
     info = RunInfo(
@@ -297,7 +362,10 @@ def _train(run: Run, prepared: Prepared, notes: Sequence[str], *, resumed: bool)
     try:
         for line in notes:
             run.trackers.note(line)
+        here.begin_training()
         status = train(run, held_out, snapshots)
+    except PeerError:
+        raise
     except UserError as error:
         status = type(error).__name__.removesuffix("Error").lower()
         raise
