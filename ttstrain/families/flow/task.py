@@ -5,6 +5,7 @@ Legend: b clips, n frames, m mel bins, s text positions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from ttstrain.families.flow.config import HOP_LENGTH, SAMPLE_RATE, FlowConfig
+from ttstrain.families.flow.config import SAMPLE_RATE, FlowConfig
 from ttstrain.families.flow.data import FlowBatch
 from ttstrain.families.flow.model import build_net
 from ttstrain.families.flow.model.cfm import draw, frames_between, predict, squared_error
@@ -20,7 +21,7 @@ from ttstrain.families.flow.model.sampler import durations, generate, noise, tim
 from ttstrain.families.flow.text import encode
 from ttstrain.families.flow.vocab import load_vocab
 from ttstrain.modules.griffin_lim import griffin_lim
-from ttstrain.modules.mel import MelSpectrogram
+from ttstrain.modules.mel import FLOOR, MelSpectrogram
 from ttstrain.task import Audio, Loss, Prompt, Sample, Task
 
 EVALUATED_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # the middles of five bins, `t0` to `t4`
@@ -113,7 +114,7 @@ class FlowTask(Task):
         spoken = _reference_text(prompt.reference_text) if prompt.reference is not None else ""
         tokens = encode(spoken + prompt.text, self.vocab, kind=self.config.tokenizer)
         text = torch.tensor([tokens])
-        num_new = self._new_frames(prompt.text, spoken=spoken, num_shown=num_shown)
+        num_new = self._new_frames(prompt, spoken=spoken, num_shown=num_shown)
         prompt_lengths = torch.tensor([shown.shape[1]])
         lengths = durations(torch.tensor([num_shown + num_new]), text=text, prompt_lengths=prompt_lengths)
         mels = generate(
@@ -127,8 +128,8 @@ class FlowTask(Task):
             cfg_strength=settings.cfg_strength,
             method=settings.method,
         )
-        mel = mels[0, num_shown:].float().cpu()
-        wav = griffin_lim(mel, kind=self.config.mel) * level
+        mel = (mels[0, num_shown:].float().cpu() + math.log(level)).clamp(min=math.log(FLOOR))
+        wav = griffin_lim(mel, kind=self.config.mel)
         return Sample(audio=Audio(wav=wav.clamp(-1, 1), sample_rate=SAMPLE_RATE), mel=mel)
 
     def _prompt_mel(self, reference: Audio | None) -> tuple[Tensor, float]:
@@ -142,12 +143,14 @@ class FlowTask(Task):
         mel = MelSpectrogram(self.config.mel, n_mels=self.config.n_mels)(wav[None])
         return mel.transpose(1, 2), level
 
-    def _new_frames(self, text: str, *, spoken: str, num_shown: int) -> int:
-        """Guess how many frames a text takes, from its UTF-8 bytes and the reference's pace."""
+    def _new_frames(self, prompt: Prompt, *, spoken: str, num_shown: int) -> int:
+        """Guess how many frames the new text takes: as told, else by its UTF-8 bytes at the reference's pace."""
         settings = self.config.sampling
-        num_bytes = len(text.encode())
-        if not spoken or not num_shown:
-            return max(1, round(num_bytes * settings.seconds_per_byte / settings.speed * SAMPLE_RATE / HOP_LENGTH))
+        num_bytes = len(prompt.text.encode())
+        if prompt.duration_s is not None:
+            return round(prompt.duration_s * self.config.frames_per_s)
+        if not num_shown:
+            return round(num_bytes * settings.seconds_per_byte / settings.speed * self.config.frames_per_s)
         # Upstream's inference slows very short texts down, which would else be cut.
         speed = 0.3 if num_bytes < 10 else settings.speed
         return int(num_shown / len(spoken.encode()) * num_bytes / speed)

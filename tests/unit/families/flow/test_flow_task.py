@@ -221,6 +221,16 @@ def test_without_reference_the_length_comes_from_the_text() -> None:
     assert sample.audio.wav.isfinite().all()
 
 
+def test_a_told_duration_is_kept() -> None:
+    sample = (
+        small_task()
+        .eval()
+        .sample(Prompt("Hello", reference=speech(0.5, level=0.2), reference_text="Half", duration_s=1.6))
+    )
+    assert sample.mel is not None
+    assert len(sample.mel) == 150
+
+
 @pytest.mark.parametrize("kind", ["vocos", "bigvgan"])
 def test_sampled_mel_is_the_mel_of_the_sampled_waveform_in_length(kind: str) -> None:
     task = small_task(mel=kind).eval()
