@@ -37,8 +37,9 @@ from ttstrain.tracking.tracker import Trackers
 REFERENCE_S = (2.0, 10.0)  # a voice is recognisable in 2 s, and a longer prompt only costs time
 
 
-def choose_device(name: str, *, ranks: Ranks) -> torch.device:
+def choose_device(name: str, *, ranks: Ranks | None = None) -> torch.device:
     """Resolve `auto` to this process's GPU, or to the CPU where there is none."""
+    ranks = ranks or Ranks()
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
