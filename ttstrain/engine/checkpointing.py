@@ -8,6 +8,7 @@ from typing import Any
 
 from ttstrain import families
 from ttstrain.checkpoint import store
+from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.meta import EmaMeta, GroupMeta, Meta, ScheduleMeta
 from ttstrain.engine.run import Run
 from ttstrain.errors import DivergedError
@@ -40,7 +41,7 @@ def save_held(run: Run, content: Mapping[str, Any], *, step: int) -> Path:
     return run.store.folder(step)
 
 
-def restore(run: Run, loaded: store.Loaded, *, keep: Collection[str] = ()) -> list[str]:
+def restore(run: Run, loaded: store.Loaded, *, source: Path, keep: Collection[str] = ()) -> list[str]:
     """Put a checkpoint into a run, leaving the parts in `keep` as they are; return notes for the user.
 
     A rank that the checkpoint knows no generators for keeps freshly seeded ones, and a note says so.
@@ -58,8 +59,25 @@ def restore(run: Run, loaded: store.Loaded, *, keep: Collection[str] = ()) -> li
                 f"random generators start afresh: saved by {len(loaded.per_rank)} processes, "
                 f"resumed by {run.ranks.world_size}"
             )
+    if "task" in content and "task" not in kept:  # names what does not fit, which torch's own loading would not
+        load_weights(run.task, content["task"], source=str(source))
+        kept.add("task")
     run.state.load_state_dict(content, keep=kept)
     return notes
+
+
+def leave_branch(run: Run, step: int) -> None:
+    """Let `best` name no checkpoint after `step`, from which another course is taken now.
+
+    It names the best one before, or nothing where that is gone.
+    """
+    pointer = run.store.root / store.BEST
+    if not pointer.is_file() or pointer.read_text(encoding="utf-8").strip() <= run.store.folder(step).name:
+        return
+    if run.best.step is not None and store.is_checkpoint(run.store.folder(run.best.step)):
+        run.store.point(store.BEST, run.best.step)
+    else:
+        pointer.unlink()
 
 
 def describe(run: Run, *, metrics: Mapping[str, float], step: int | None = None) -> Meta:

@@ -6,32 +6,51 @@ import json
 import re
 import secrets
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
 from ttstrain.config.plan import Plan
+from ttstrain.config.recipe import Recipe
 from ttstrain.config.render import recipe_yaml
 from ttstrain.data import atomic
 from ttstrain.environment import describe_environment
-from ttstrain.errors import RecipeError
+from ttstrain.errors import RecipeError, UserError
 
-RECIPE, PLAN, ENVIRONMENT, IDENTITY = "recipe.yaml", "plan.json", "env.json", "run_id"
+RECIPE, PLAN, ENVIRONMENT = "recipe.yaml", "plan.json", "env.json"
 
 
 def create(plan: Plan) -> Path:
     """Make a fresh folder for a new run: `runs/<name>`, or `<name>-2`, `<name>-3` when that one is taken.
 
-    A recipe that names its run explicitly gets that folder or an error: a named run is resumed, not shadowed.
+    A recipe that names its run explicitly gets that folder or an error: see `check_name`.
     """
-    root = Path(plan.recipe.run_dir)
-    stem = plan.recipe.name or f"{plan.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    folder = root / stem
-    if plan.recipe.name is not None and folder.exists() and any(folder.iterdir()):
+    check_name(plan.recipe)
+    return _claim(Path(plan.recipe.run_dir) / (plan.recipe.name or f"{plan.name}-{datetime.now():%Y%m%d-%H%M%S}"))
+
+
+def check_name(recipe: Recipe) -> None:
+    """Refuse the name of a run that exists: a named run is resumed, not shadowed."""
+    if recipe.name is None:
+        return
+    folder = Path(recipe.run_dir) / recipe.name
+    if folder.exists() and any(folder.iterdir()):
         raise RecipeError(
             f"the run `{folder}` exists already",
             hint=f"continue it with `ttstrain resume {folder}`, or choose another `name=`",
         )
-    return _claim(folder)
+
+
+@contextmanager
+def removed_if_unused(folder: Path) -> Iterator[None]:
+    """Take a run's folder away again when the run is refused before anything is written into it."""
+    try:
+        yield
+    except UserError:
+        with suppress(OSError):  # something is in it, or another rank was faster
+            folder.rmdir()
+        raise
 
 
 def create_beside(original: Path) -> Path:
@@ -63,12 +82,15 @@ def write_description(folder: Path, plan: Plan) -> None:
     atomic.write_text(folder / RECIPE, recipe_yaml(plan))
     atomic.write_text(folder / PLAN, json.dumps(plan.to_json(), indent=1, ensure_ascii=False) + "\n")
     started = datetime.now().astimezone().isoformat(timespec="seconds")
-    environment = {**describe_environment(), "command": sys.argv[1:], "started": started}
+    run_id = identity(folder) or secrets.token_hex(4)
+    environment = {"run_id": run_id, **describe_environment(), "command": sys.argv[1:], "started": started}
     atomic.write_text(folder / ENVIRONMENT, json.dumps(environment, indent=1) + "\n")
-    if not (folder / IDENTITY).exists():
-        atomic.write_text(folder / IDENTITY, secrets.token_hex(4) + "\n")
 
 
-def identity(folder: Path) -> str:
-    """Return the id under which trackers know this run."""
-    return (folder / IDENTITY).read_text(encoding="utf-8").strip()
+def identity(folder: Path) -> str | None:
+    """Return the id under which trackers know this run; None before its folder is described."""
+    path = folder / ENVIRONMENT
+    if not path.is_file():
+        return None
+    run_id: str = json.loads(path.read_text(encoding="utf-8"))["run_id"]
+    return run_id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import Literal, get_args
 
@@ -42,19 +43,20 @@ class _Wish:
 def train(run: Run, held_out: HeldOut, snapshots: Snapshots) -> Ending:
     """Train until the plan's last step, an early stop or a signal.
 
-    Raises DivergedError, OutOfMemoryError, Interrupted or Preempted with a good checkpoint on disk.
+    Raises DivergedError, Interrupted or Preempted with a good checkpoint on disk, OutOfMemoryError with one where this
+    process is alone.
     """
     plan, progress = run.plan, run.progress
-    snapshots.take(run.state, progress.step)
-    if progress.step == 0:
-        _evaluate(run, held_out)  # what the base can do
-        _speak(run, held_out)
     with Signals(run.folder, speak=run.ranks.main) as signals:
+        snapshots.take(run.state, progress.step)
+        if progress.step == 0:
+            _evaluate(run, held_out)  # what the base can do
+            _speak(run, held_out)
         while progress.step < plan.steps:
             started = perf_counter()
             batches = run.loader.next(plan.recipe.train.accumulate)
             waited = perf_counter() - started
-            report = _step(run, batches)
+            report = _step(run, batches, snapshots)
             if report.refused:
                 _recover(run, report, snapshots)
                 continue
@@ -66,23 +68,21 @@ def train(run: Run, held_out: HeldOut, snapshots: Snapshots) -> Ending:
                 _log(run, report, step_s=perf_counter() - started, data_s=waited)
             if last or due(step, plan.sample_every):
                 _speak(run, held_out)
-            saved = False
+            improved, values = False, {}
             if last or due(step, plan.eval_every):
                 values = _evaluate(run, held_out)
-                saved = run.best.improves(step, values)
-                if saved:
-                    _save(run, best=True, metrics=values)
+                improved = run.best.improves(step, values)
                 if values and run.early_stop is not None and run.early_stop.update(values):
                     ending = ending or "early stop"
             if due(step, plan.snapshot_every):
                 snapshots.take(run.state, step)
-            if not saved and (ending or wish.leave or wish.save or due(step, plan.save_every)):
-                _save(run)
+            if improved or ending or wish.leave or wish.save or due(step, plan.save_every):
+                _save(run, best=improved, metrics=values)
             if ending or wish.leave:
                 run.store.wait()
-                _leave_if(run, wish.leave)
             if ending:
                 return ending
+            _leave_if(run, wish.leave)
     return "done"
 
 
@@ -102,15 +102,28 @@ def _wish(run: Run, signals: Signals) -> _Wish:
     return _Wish(next((wish for wish in get_args(Request) if counts[wish]), None), save=counts["save"] > 0)
 
 
-def _step(run: Run, batches: Sequence[Batch]) -> StepReport:
+def _step(run: Run, batches: Sequence[Batch], snapshots: Snapshots) -> StepReport:
     try:
         return train_step(run, batches, measure=due(run.progress.step + 1, MEASURE_EVERY))
     except torch.OutOfMemoryError as error:
         frames = max(batch.num_padded for batch in batches)
+        good = _leave_good_checkpoint(run, snapshots)
         raise OutOfMemoryError(
             f"step {run.progress.step + 1} did not fit in memory: a micro-batch of {frames:,} frames",
-            hint="set a smaller `data.batch_frames` and a larger `train.accumulate`: the same step in smaller pieces",
+            hint="set a smaller `data.batch_frames` and a larger `train.accumulate`, the same step in smaller pieces"
+            + (f"; `{good}` is good" if good is not None else ""),
         ) from error
+
+
+def _leave_good_checkpoint(run: Run, snapshots: Snapshots) -> Path | None:
+    """Save the held state unless a later one is on disk; None where other ranks would have to join in and cannot."""
+    run.store.wait()
+    last = run.store.last()
+    if last is not None and last >= run.store.folder(snapshots.step):
+        return last
+    if not run.ranks.alone:
+        return None
+    return checkpointing.save_held(run, snapshots.content(), step=snapshots.step)
 
 
 def _log(run: Run, report: StepReport, *, step_s: float, data_s: float) -> None:

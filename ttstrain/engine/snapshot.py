@@ -27,6 +27,8 @@ class Snapshots(Protocol):
 
     def content(self) -> Mapping[str, Any]: ...
 
+    def drop(self) -> None: ...
+
 
 class MemorySnapshots:
     """Holds the state in host memory: fast, and as large as weights, moments and average together."""
@@ -48,6 +50,10 @@ class MemorySnapshots:
         """Return the held state, whole."""
         return self._content
 
+    def drop(self) -> None:
+        """Hold nothing any more."""
+        self._content = {}
+
 
 class DiskSnapshots:
     """Holds the state in one folder of the run: for models whose state does not fit in memory twice."""
@@ -61,10 +67,10 @@ class DiskSnapshots:
         """Replace the held state; the old one goes only when the new one is complete."""
         fresh = self._folder / f"step-{step:08d}"
         store.save(fresh, state.state_dict(), self._meta)
-        old = self._folder / f"step-{self.step:08d}"
         self.step = step
-        if old != fresh and old.exists():
-            shutil.rmtree(old)
+        for old in self._folder.iterdir():  # of a killed process, too
+            if old != fresh:
+                shutil.rmtree(old)
 
     def restore(self, state: TrainState) -> None:
         """Put the held state back, but for what a rollback leaves where it is."""
@@ -73,6 +79,10 @@ class DiskSnapshots:
     def content(self) -> Mapping[str, Any]:
         """Read the held state from disk."""
         return store.load(self._folder / f"step-{self.step:08d}").state
+
+    def drop(self) -> None:
+        """Hold nothing any more."""
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def make(kind: Literal["memory", "disk"], *, folder: Path, meta: Meta) -> Snapshots:

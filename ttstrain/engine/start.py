@@ -42,6 +42,7 @@ from ttstrain.tracking.build import build_trackers
 from ttstrain.tracking.tracker import RunInfo, Trackers
 
 FREE_SPACE_SHARE = 0.95  # of the disk's free bytes that a plan's checkpoints may take
+ADDED_LATER = frozenset({"ema", "early_stop"})  # parts of the state that a resume may ask for when the run had none
 
 
 def start(composed: Composed, *, show: ShowProgress = no_progress) -> Path:
@@ -49,6 +50,9 @@ def start(composed: Composed, *, show: ShowProgress = no_progress) -> Path:
     with _Processes() as here:
         recipe = parse(composed)
         here.choose_device(recipe)
+        if here.ranks.main:
+            folder.check_name(recipe)
+        base = None if recipe.base is None else _open_base(recipe)
         prepared = prepare(recipe, device=here.device, ranks=here.ranks, show=show)
         plan = resolve(
             recipe,
@@ -57,14 +61,14 @@ def start(composed: Composed, *, show: ShowProgress = no_progress) -> Path:
             world_size=here.ranks.world_size,
             source_name=composed.name,
         )
-        base = None if recipe.base is None else _open_base(recipe)
         place = here.ranks.broadcast(folder.create(plan) if here.ranks.main else None)
         assert place is not None
-        _check_disk(plan, place)
-        run = _build(plan, prepared, place, here)
-        notes = _describe_data(prepared, place) if here.ranks.main else []
-        if base is not None:
-            notes += _load_base(run, base)
+        with folder.removed_if_unused(place):
+            _check_disk(plan, place)
+            run = _build(plan, prepared, place, here)
+            notes = [] if base is None else _load_base(run, base)
+            _check_alike(run)
+        notes = [*_describe(run, prepared), *notes]
         _train(run, prepared, here, notes, resumed=False)
     return place
 
@@ -100,10 +104,12 @@ def resume(
             check_resume(plan, origin.step)
         place = here.ranks.broadcast(_folder_of(origin, plan, fresh=reset_step) if here.ranks.main else None)
         assert place is not None
-        _check_disk(plan, place)
-        run = _build(plan, prepared, place, here)
-        notes = _describe_data(prepared, place) if here.ranks.main else []
-        notes += _restore(run, origin, reset_step=reset_step, reset_optimizer=reset_optimizer)
+        with folder.removed_if_unused(place):
+            _check_disk(plan, place)
+            run = _build(plan, prepared, place, here)
+            notes = _restore(run, origin, reset_step=reset_step, reset_optimizer=reset_optimizer)
+            _check_alike(run)
+        notes = [*_describe(run, prepared), *notes]
         _train(run, prepared, here, notes, resumed=place == origin.run)
     return place
 
@@ -172,9 +178,6 @@ def _exit_code(error: BaseException) -> int:
 
 
 def _build(plan: Plan, prepared: Prepared, place: Path, here: _Processes) -> Run:
-    if here.ranks.main:
-        folder.write_description(place, plan)
-    here.ranks.barrier()
     trackers = build_trackers(plan.recipe.tracking) if here.ranks.main else Trackers()
     return build.build(plan, prepared, folder=place, device=here.device, ranks=here.ranks, trackers=trackers)
 
@@ -188,9 +191,21 @@ def _check_disk(plan: Plan, place: Path) -> None:
         )
 
 
-def _describe_data(prepared: Prepared, place: Path) -> list[str]:
-    """Write what became of the data into the run's folder, and say it in a line."""
-    assert prepared.audited is not None
+def _check_alike(run: Run) -> None:
+    if run.ranks.differ(list(run.task.parameters())):
+        raise CheckpointError(
+            "the processes would start from different weights", hint="does every machine read the same files?"
+        )
+
+
+def _describe(run: Run, prepared: Prepared) -> list[str]:
+    """Write into the run's folder what it is, now that nothing can refuse it any more; return notes on the data."""
+    place = run.folder
+    if run.ranks.main:
+        folder.write_description(place, run.plan)
+    run.ranks.barrier()
+    if prepared.audited is None:
+        return []
     write_quarantine(prepared.audited, place / "data" / "quarantine.jsonl")
     write_manifest(place / "data" / "train.jsonl", prepared.train)
     write_manifest(place / "data" / "held_out.jsonl", prepared.held_out)
@@ -295,12 +310,19 @@ def _restore(run: Run, origin: _Origin, *, reset_step: bool, reset_optimizer: bo
     if reset_step:
         keep |= {"best", "early_stop"} & set(run.state.parts)
     loaded = store.load(origin.checkpoint)
-    lines = checkpointing.restore(run, loaded, keep=keep)
-    restored = [name for name in run.state.parts if name not in keep]
-    lines.insert(0, f"from {origin.checkpoint} (step {origin.step}): restored {', '.join(restored)}")
-    if keep:
-        lines.insert(1, f"started afresh: {', '.join(sorted(keep))}")
-    return lines
+    late = (ADDED_LATER & set(run.state.parts)) - set(loaded.state)
+    notes = checkpointing.restore(run, loaded, source=origin.checkpoint, keep=keep | late)
+    if "ema" in late and run.ema is not None:
+        run.ema.reset(run.task.exported())
+    restored = [name for name in run.state.parts if name not in keep | late]
+    lines = [f"from {origin.checkpoint} (step {origin.step}): restored {', '.join(restored)}"]
+    if keep | late:
+        lines.append(f"started afresh: {', '.join(sorted(keep | late))}")
+    if unused := sorted(set(loaded.state) - set(run.state.parts)):
+        lines.append(f"left behind, for this run has none: {', '.join(unused)}")
+    if run.folder == origin.run and run.ranks.main:
+        checkpointing.leave_branch(run, origin.step)
+    return lines + notes
 
 
 def _restore_upstream(run: Run, origin: _Origin, *, keep: set[str]) -> list[str]:
@@ -340,16 +362,14 @@ def _restore_upstream(run: Run, origin: _Origin, *, keep: set[str]) -> list[str]
 
 def _train(run: Run, prepared: Prepared, here: _Processes, notes: Sequence[str], *, resumed: bool) -> None:
     """Train to the end, whatever it is; trackers hear how it ended."""
-    if run.ranks.differ(list(run.task.parameters())):
-        raise CheckpointError(
-            "the processes would start from different weights", hint="does every machine read the same files?"
-        )
     held_out = build.hold_out(run, prepared)
     snapshots = build.make_snapshots(run)
+    run_id = run.ranks.broadcast(folder.identity(run.folder))
+    assert run_id is not None
     info = RunInfo(
         name=run.folder.name,
         run_dir=run.folder,
-        run_id=folder.identity(run.folder),
+        run_id=run_id,
         resumed=resumed,
         recipe=run.plan.recipe.model_dump(mode="json"),
         plan_summary=tuple(plan_lines(run.plan)),
@@ -369,5 +389,10 @@ def _train(run: Run, prepared: Prepared, here: _Processes, notes: Sequence[str],
     except UserError as error:
         status = type(error).__name__.removesuffix("Error").lower()
         raise
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise
     finally:
+        snapshots.drop()
+        run.loader.close()
         run.trackers.finish(status)
