@@ -40,6 +40,7 @@ _WANTED = {  # by pydantic's type of error
     "bool_parsing": "true or false",
     "bool_type": "true or false",
     "string_type": "text",
+    "string_pattern_mismatch": "a plain name without slashes, not starting with a dot",
     "list_type": "a list",
     "tuple_type": "a list",
     "dict_type": "`key: value` lines",

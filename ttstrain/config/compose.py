@@ -100,6 +100,8 @@ def compose_run(run_dir: Path, overrides: Sequence[str] = (), *, origins: Mappin
 
     `origins` are those that the run's plan.json holds, so that they survive; an override's is the command line.
     """
+    if any(path == ("extends",) for path, _ in map(parse_override, overrides)):
+        raise RecipeError("a run's recipe holds every value: `extends` would change none", hint="set keys one by one")
     composed = compose(run_dir / RUN_RECIPE, overrides)
     merged = {key: origins.get(key, RECIPE) if origin == RECIPE else origin for key, origin in composed.origins.items()}
     return Composed(composed.values, merged, composed.places, composed.source)

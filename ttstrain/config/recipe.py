@@ -319,7 +319,7 @@ class TrackingConfig(Section):
 class Recipe(Section):
     """One run, from data to files."""
 
-    name: str | None = None
+    name: Annotated[str, Field(pattern=r"^[^/\\.][^/\\]*$")] | None = None
     """Name of the run and of its folder; default: the recipe's name and the time."""
     task: str
     """What is trained, as `family` or `family/task`."""

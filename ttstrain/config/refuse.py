@@ -8,6 +8,7 @@ from ttstrain.config.plan import DataFacts, GroupPlan, Plan
 from ttstrain.config.recipe import CosineRestarts, Exponential, F5Linear, OptimConfig, Recipe, Schedule
 from ttstrain.errors import DataError, RecipeError
 from ttstrain.optim.schedule import lr_at, warmup_length
+from ttstrain.optim.settings import READS_BETAS, READS_EPS, READS_MOMENTUM
 
 LR_FLOOR = 1e-3  # of the peak: below it nothing is learnt
 FLOOR_SHARE = 0.05  # of the run may train below the floor: a cosine to zero spends 2 % there, as it should
@@ -16,13 +17,15 @@ CURVE_POINTS = 2000  # updates looked at; enough to measure a share of a long ru
 
 def check_read(recipe: Recipe, origins: Mapping[str, str]) -> None:
     """Refuse settings that this run would not read."""
-    optim = recipe.optim
-    kinds = {optim.kind, *(override.kind for override in optim.optimizers.values())}
-    if _is_set("optim.momentum", origins) and optim.momentum != OptimConfig().momentum and not kinds & {"sgd", "muon"}:
-        raise RecipeError(
-            f"`optim.momentum` is not read by `optim.kind: {optim.kind}`",
-            hint="drop it, or choose `optim.kind=sgd` or `optim.kind=muon`",
-        )
+    optim, defaults = recipe.optim, OptimConfig()
+    kinds = {override.kind or optim.kind for override in optim.optimizers.values()} or {optim.kind}
+    for key, readers in (("betas", READS_BETAS), ("eps", READS_EPS), ("momentum", READS_MOMENTUM)):
+        changed = getattr(optim, key) != getattr(defaults, key)
+        if changed and _is_set(f"optim.{key}", origins) and not kinds & readers:
+            raise RecipeError(
+                f"`optim.{key}` is not read by `{', '.join(sorted(kinds))}`",
+                hint=f"drop it (`~optim.{key}`); it is read by {', '.join(sorted(readers))}",
+            )
     if recipe.eval.every is not None:
         return
     if recipe.checkpoint.best is not None and _is_set("checkpoint.best", origins):

@@ -83,7 +83,7 @@ def test_an_override_that_starts_with_a_tilde_drops_a_key() -> None:
         (["quickstart", "optim.lr"], 2, "error: `optim.lr` is not a `key=value`"),
         (["f5_new_voice"], 2, "error: the recipe names no data"),
         (["quickstart", "--data", "no/such/folder"], 3, "error: there is no `no/such/folder`"),
-        (["quickstart", "optim.schedule.warmup_steps=500"], 2, "the LR never reaches its peak"),
+        (["quickstart", "train.steps=500", "optim.schedule.warmup_steps=500"], 2, "the LR never reaches its peak"),
         (["quickstart", "data.batch_frames=10"], 2, "zero steps"),
         (["quickstart", "ema.decay=0.9999"], 2, "averages over 10,000 steps"),
     ],

@@ -202,6 +202,12 @@ def test_a_runs_recipe_keeps_the_origins_its_plan_recorded(tmp_path: Path) -> No
     assert made.origins == {"optim.lr": "configs/models/x", "optim.eps": "default", "optim.kind": "command line"}
 
 
+def test_a_runs_recipe_extends_nothing(tmp_path: Path) -> None:
+    write(tmp_path, "task: flow\n", "recipe.yaml")
+    with pytest.raises(RecipeError, match="`extends` would change none"):
+        compose_run(tmp_path, ["extends=[models/f5_tiny]"], origins={})
+
+
 def test_a_run_is_named_after_its_recipe(tmp_path: Path) -> None:
     assert compose("smoke/flow").name == "smoke-flow"
     assert composed(tmp_path, "task: flow\n").name == "r"

@@ -120,7 +120,9 @@ def test_no_clips_is_an_error_of_the_data(tmp_path: Path, facts: DataFacts) -> N
         (("train.early_stop={}",), {"num_holdout": 0}, "`train.early_stop` is set, but no clip is held out"),
         (("train.early_stop={}", "eval.every=null"), {}, "`train.early_stop` needs evaluations"),
         (("checkpoint.best=eval/loss/total", "eval.every=null"), {}, "`checkpoint.best` needs evaluations"),
-        (("optim.momentum=0.8",), {}, "`optim.momentum` is not read by `optim.kind: adamw`"),
+        (("optim.momentum=0.8",), {}, "`optim.momentum` is not read by `adamw`"),
+        (("optim.kind=lion", "optim.eps=1e-6"), {}, "`optim.eps` is not read by `lion`"),
+        (("optim.kind=sgd", "optim.betas=[0.8, 0.9]"), {}, "`optim.betas` is not read by `sgd`"),
     ],
 )
 def test_a_setting_that_would_not_be_read_is_refused(
@@ -132,6 +134,7 @@ def test_a_setting_that_would_not_be_read_is_refused(
 def test_what_is_read_is_allowed(make_plan: MakePlan) -> None:
     assert make_plan("optim.momentum=0.8", "optim.kind=sgd")
     assert make_plan("eval.every=null")
+    assert make_plan("optim.momentum=0.9")  # as by default: a resolved recipe names every key
 
 
 @pytest.mark.parametrize("step", [0, 1, 99])
