@@ -68,5 +68,5 @@ def test_documented_command_can_be_given(arguments: list[str]) -> None:
         command, rest = command.commands[rest[0]], rest[1:]
     context = command.make_context(verb, list(rest))  # raises on an unknown option, a missing argument or a bad value
 
-    if "recipe" in context.params and "overrides" in context.params:
+    if context.params.get("recipe") and "overrides" in context.params:
         parse(compose(context.params["recipe"], context.params["overrides"] or []))

@@ -54,7 +54,7 @@ def test_yaml_is_the_resolved_recipe() -> None:
 
 def test_flags_set_what_they_are_called_after(tmp_path: Path) -> None:
     arguments = ["--data", "package:demo", "--base", "some.safetensors", "--run-dir", str(tmp_path)]
-    plan = json.loads(run(app, ["plan", "f5_new_voice", *arguments, "--json"]).stdout)
+    plan = json.loads(run(app, ["plan", "f5_v1_new_voice", *arguments, "--json"]).stdout)
     assert plan["recipe"]["data"]["path"] == "package:demo"
     assert plan["recipe"]["base"] == "some.safetensors"
     assert plan["recipe"]["run_dir"] == str(tmp_path)
@@ -97,7 +97,7 @@ def test_what_cannot_be_planned_is_refused_with_a_hint(arguments: list[str], cod
 
 
 def test_real_recordings_are_planned(shared_data: Path) -> None:
-    shown = run(app, ["plan", "f5_new_voice", "--data", str(shared_data / "ljspeech-mini"), "--json"])
+    shown = run(app, ["plan", "f5_v1_new_voice", "--data", str(shared_data / "ljspeech-mini"), "--json"])
     plan = json.loads(shown.stdout)
     assert plan["data"]["num_clips"] + plan["data"]["num_holdout"] == 32
     assert plan["data"]["hours"] * 3600 == pytest.approx(222, rel=0.1)
