@@ -64,7 +64,8 @@ def start(composed: Composed, *, show: ShowProgress = no_progress) -> Path:
         place = here.ranks.broadcast(folder.create(plan) if here.ranks.main else None)
         assert place is not None
         with folder.removed_if_unused(place):
-            _check_disk(plan, place)
+            if here.ranks.main:
+                _check_disk(plan, place)
             run = _build(plan, prepared, place, here)
             notes = [] if base is None else _load_base(run, base)
             _check_alike(run)
@@ -105,7 +106,8 @@ def resume(
         place = here.ranks.broadcast(_folder_of(origin, plan, fresh=reset_step) if here.ranks.main else None)
         assert place is not None
         with folder.removed_if_unused(place):
-            _check_disk(plan, place)
+            if here.ranks.main:
+                _check_disk(plan, place)
             run = _build(plan, prepared, place, here)
             notes = _restore(run, origin, reset_step=reset_step, reset_optimizer=reset_optimizer)
             _check_alike(run)
