@@ -265,7 +265,8 @@ class GuardConfig(Section):
     max_skips: Count = 3
     """Skipped steps in a row before the run rolls back."""
     spike: Annotated[float, Field(gt=0)] | None = 12.0
-    """Roll back when a loss exceeds the recent median by this many median absolute deviations; null never does."""
+    """Roll back when a loss is three times the recent median and this many robust standard deviations above it; null
+    never does."""
     window: Count = 128
     """Finite losses the median is taken over; spikes are judged once it is full."""
     snapshot_every: Count | Auto = "auto"

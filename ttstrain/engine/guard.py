@@ -23,6 +23,7 @@ Action = Literal["step", "skip", "rollback"]
 
 NORMAL = 1.4826  # median absolute deviation -> standard deviation of a normal distribution
 SMALLEST_SHARE = 0.01  # of the median: a loss that hardly varies must not turn noise into spikes
+EXPLOSION = 3.0  # times the median: a batch of one odd clip reaches twice, and many deviations, without any harm
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +156,7 @@ class Guard:
 
 
 def is_spike(loss: float, recent: Sequence[float] | deque[float], *, threshold: float) -> bool:
-    """Tell whether a loss lies more than `threshold` robust standard deviations above the recent median."""
+    """Tell whether a loss exploded: `threshold` robust standard deviations above the recent median, and thrice that."""
     middle = median(recent)
     spread = NORMAL * median(abs(value - middle) for value in recent)
-    return loss > middle + threshold * max(spread, SMALLEST_SHARE * abs(middle))
+    return loss > middle + threshold * max(spread, SMALLEST_SHARE * abs(middle)) and loss > EXPLOSION * middle

@@ -10,18 +10,17 @@ from typing import Any
 import torch
 
 from ttstrain import families
-from ttstrain.config.facts import count_frames
+from ttstrain.config.facts import audit_data, count_frames
 from ttstrain.config.plan import DataFacts
 from ttstrain.config.recipe import Recipe
-from ttstrain.data.audit import AuditResult, audit
+from ttstrain.data.audit import AuditResult
 from ttstrain.data.cache import FeatureCache
 from ttstrain.data.loader import worker_count
 from ttstrain.data.location import cache_root, usable_cores
 from ttstrain.data.manifest import Clip
-from ttstrain.data.readers import read_rows
 from ttstrain.data.split import split_holdout
 from ttstrain.engine.distributed import Ranks
-from ttstrain.errors import DataError, RecipeError
+from ttstrain.errors import DataError
 from ttstrain.task import TaskData
 
 ShowProgress = Callable[[str], AbstractContextManager[Callable[[int, int], None] | None]]
@@ -67,7 +66,8 @@ def prepare(
     )
     audited, clips, failed = None, [], {}
     if ranks.main:
-        audited = _audit(recipe, show)
+        with show("checking recordings") as progress:
+            audited = audit_data(recipe, progress)
         with show("computing features") as progress:
             report = cache.build(audited.clips, progress=progress)
         failed = dict(report.failed)
@@ -97,13 +97,3 @@ def prepare(
         audited=audited,
         failed=failed,
     )
-
-
-def _audit(recipe: Recipe, show: ShowProgress) -> AuditResult:
-    data = recipe.data
-    if data.path is None:
-        raise RecipeError(
-            "the recipe names no data", hint="give a folder of recordings or its table with `--data PATH`"
-        )
-    with show("checking recordings") as progress:
-        return audit(read_rows(data.path, data.format, cache_dir=data.cache_dir), data, progress)

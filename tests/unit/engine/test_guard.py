@@ -43,7 +43,11 @@ def test_a_falling_loss_is_never_a_spike():
 
 def test_losses_that_hardly_vary_do_not_turn_noise_into_spikes():
     assert not is_spike(1.001, [1.0] * 100, threshold=12.0)
-    assert is_spike(2.0, [1.0] * 100, threshold=12.0)
+    assert is_spike(4.0, [1.0] * 100, threshold=12.0)
+
+
+def test_an_odd_clip_far_outside_a_narrow_spread_is_no_spike():
+    assert not is_spike(2.3, [1.0, 1.01, 0.99, 1.02] * 8, threshold=12.0)
 
 
 def test_refused_losses_never_enter_the_statistics():
