@@ -22,7 +22,7 @@ WITHOUT_TORCH = (
     "ttstrain.cli.main",
     "ttstrain.config.compose",
     "ttstrain.config.facts",
-    "ttstrain.config.library",
+    "ttstrain.config.shipped",
     "ttstrain.config.plan",
     "ttstrain.config.render",
     "ttstrain.config.resolve",

@@ -25,7 +25,7 @@ def _recipes(ctx: typer.Context) -> None:
 @recipes.command("list")
 def list_all() -> None:
     """List the recipes and what each is for."""
-    from ttstrain.config.library import list_recipes
+    from ttstrain.config.shipped import list_recipes
 
     entries = list_recipes()
     width = max(len(entry.name) for entry in entries)
@@ -36,7 +36,7 @@ def list_all() -> None:
 @recipes.command("show")
 def show(name: Annotated[str, typer.Argument(help="A recipe's name.")]) -> None:
     """Print a recipe."""
-    from ttstrain.config.library import find_recipe
+    from ttstrain.config.shipped import find_recipe
 
     print(find_recipe(name).read_text(encoding="utf-8"), end="")
 
@@ -47,7 +47,7 @@ def copy(
     to: Annotated[Path | None, typer.Argument(help="File or folder; the folder you are in if not given.")] = None,
 ) -> None:
     """Copy a recipe, to be edited and run as `ttstrain finetune ./<name>.yaml`."""
-    from ttstrain.config.library import SCHEMA_LINE, find_recipe, schema_path
+    from ttstrain.config.shipped import SCHEMA_LINE, find_recipe, schema_path
 
     source = find_recipe(name)
     target = Path() if to is None else to

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ttstrain.config.library import find_config, find_recipe, recipe_name
 from ttstrain.config.recipe import EITHER_OR, SCHEDULES
+from ttstrain.config.shipped import find_config, find_recipe, recipe_name
 from ttstrain.config.yaml12 import Document, read_document, read_value
 from ttstrain.errors import RecipeError
 

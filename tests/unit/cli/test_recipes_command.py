@@ -6,8 +6,8 @@ from typer.testing import CliRunner
 
 from ttstrain.cli.main import app
 from ttstrain.config.compose import compose
-from ttstrain.config.library import SCHEMA_LINE, find_recipe, list_recipes, schema_path
 from ttstrain.config.resolve import parse
+from ttstrain.config.shipped import SCHEMA_LINE, find_recipe, list_recipes, schema_path
 
 run = CliRunner().invoke
 

@@ -7,9 +7,9 @@ import pytest
 
 from ttstrain import families
 from ttstrain.config.complaints import known_keys
-from ttstrain.config.library import schema_path
 from ttstrain.config.recipe import Recipe
 from ttstrain.config.schema import recipe_schema
+from ttstrain.config.shipped import schema_path
 
 
 def references(node: Any) -> set[str]:

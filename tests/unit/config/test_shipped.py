@@ -10,8 +10,8 @@ import pytest
 from ttstrain import families
 from ttstrain.config.compose import compose, load_yaml, with_flags
 from ttstrain.config.facts import gather_facts
-from ttstrain.config.library import SCHEMA_LINE, list_recipes, schema_path, shipped
 from ttstrain.config.resolve import parse, resolve
+from ttstrain.config.shipped import SCHEMA_LINE, list_recipes, schema_path, shipped
 
 RECIPES = {entry.name: entry.path for entry in list_recipes()}
 CONFIGS = sorted(shipped("configs").rglob("*.yaml"))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ttstrain.config.library import find_config, find_recipe, list_recipes, purpose
+from ttstrain.config.shipped import find_config, find_recipe, list_recipes, purpose
 from ttstrain.errors import RecipeError
 
 
