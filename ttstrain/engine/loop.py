@@ -237,7 +237,7 @@ def _exclude(run: Run, clips: Sequence[str]) -> list[str]:
     if not run.loader.can_exclude(clips):
         return ["the batch's clips stay: without them no data would be left"]
     run.loader.exclude(clips)
-    return [f"{len(clips)} clips left out from here on"]
+    return [f"{len(set(clips))} clips left out from here on"]
 
 
 def _sentence(incident: Incident) -> str:

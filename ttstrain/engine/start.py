@@ -214,8 +214,6 @@ def _describe(run: Run, prepared: Prepared) -> list[str]:
     lines = [f"left out: {clip}: {why}" for clip, why in prepared.failed.items()]
     if skipped := sum(prepared.facts.skipped.values()):
         lines.append(f"{skipped} rows left out, see {place / 'data' / 'quarantine.jsonl'}")
-    if overlong := prepared.facts.overlong:
-        lines.append(f"{len(overlong)} clips exceed data.batch_frames and are left out: {', '.join(overlong[:3])}")
     return lines
 
 

@@ -1,0 +1,329 @@
+"""The whole loop when something goes wrong in it: skipped, rolled back, given up, and never without a good state."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_runs import checkpoint, differences, finetune, metrics, same, ttstrain, write_clips, write_recipe
+
+from ttstrain.engine import loop
+from ttstrain.engine.run import Run
+from ttstrain.engine.start import resume
+from ttstrain.errors import DivergedError, OutOfMemoryError
+from ttstrain.families.flow.task import FlowTask
+from ttstrain.task import Loss
+
+NAN = math.nan
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("recipe")
+    return write_recipe(root / "r.yaml", data=write_clips(root / "speech"))
+
+
+class Poison:
+    """Spoils the loss of chosen attempts at a step, and writes down what every attempt was made of."""
+
+    def __init__(self) -> None:
+        self.spoil: Callable[[int], float | None] = lambda attempt: None  # attempt from 1 -> factor of its loss
+        self.attempts: list[list[str]] = []  # clips of each attempt
+        self.reports: list[Any] = []
+        self.runs: list[Run] = []
+
+
+@pytest.fixture
+def poison(monkeypatch: pytest.MonkeyPatch) -> Poison:
+    poison = Poison()
+    losses, step = FlowTask.losses, loop.train_step
+
+    def spoiled(self: FlowTask, batch: Any) -> Iterator[Loss]:
+        factor = poison.spoil(len(poison.attempts))
+        for loss in losses(self, batch):
+            yield loss if factor is None else replace(loss, value=loss.value * factor)
+
+    def noted(run: Run, batches: Any, **options: Any) -> Any:
+        poison.attempts.append([clip for batch in batches for clip in batch.ids])
+        poison.runs = [run]
+        report = step(run, batches, **options)
+        poison.reports.append(report)
+        return report
+
+    monkeypatch.setattr(FlowTask, "losses", spoiled)
+    monkeypatch.setattr(loop, "train_step", noted)
+    return poison
+
+
+def incidents(run: Path) -> list[dict[str, Any]]:
+    """Read the incidents in the order in which they were written; the names sort otherwise."""
+    paths = sorted((run / "incidents").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    return [json.loads(path.read_text()) for path in paths]
+
+
+def finite(tensors: Mapping[str, torch.Tensor]) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
+
+
+def at(*attempts: int, factor: float = NAN) -> Callable[[int], float | None]:
+    return lambda attempt: factor if attempt in attempts else None
+
+
+# ---------------------------------------------------------------- skipped
+
+
+def test_a_bad_step_is_skipped_and_training_goes_on(recipe: Path, tmp_path: Path, poison: Poison) -> None:
+    poison.spoil = at(3, 6)
+    run = finetune(recipe, tmp_path, "name=r")
+    rows = [row for row in metrics(run) if "train/loss/model" in row]
+    assert [row["step"] for row in rows] == list(range(1, 9))
+    assert [row["guard/skipped"] for row in rows] == [0, 0, 1, 1, 2, 2, 2, 2]
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+    state = checkpoint(run, 8).state
+    assert finite(state["task"])
+    assert finite(state["ema"]["weights"])
+    assert (state["guard"]["skipped"], state["guard"]["rollbacks"], state["loader"]["excluded"]) == (2, 0, [])
+    assert len(poison.attempts) == 10
+
+
+def test_a_refused_step_changes_neither_weights_nor_moments_nor_average(
+    recipe: Path, tmp_path: Path, poison: Poison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Mapping[str, Any]] = []
+    recover = loop._recover
+
+    def look(run: Run, *arguments: Any) -> None:
+        seen.append(run.state.snapshot())
+        recover(run, *arguments)
+
+    monkeypatch.setattr(loop, "_recover", look)
+    poison.spoil = at(4)
+    run = finetune(recipe, tmp_path, "name=r")
+    before = checkpoint(run, 3).state
+    (after,) = seen
+    assert {part for part in before if differences(before[part], after[part])} == {"progress", "loader"}
+    assert after["progress"]["step"] == before["progress"]["step"] == 3
+
+
+def test_an_incident_names_the_clips_and_what_was_seen(
+    recipe: Path, tmp_path: Path, poison: Poison, capfd: pytest.CaptureFixture[str]
+) -> None:
+    poison.spoil = at(3)
+    run = finetune(recipe, tmp_path, "name=r")
+    (incident,) = incidents(run)
+    assert sorted(path.name for path in (run / "incidents").iterdir()) == ["00000002-non_finite_loss.json"]
+    assert incident["clips"] == poison.attempts[2]
+    assert (incident["step"], incident["kind"], incident["action"]) == (2, "non_finite_loss", "skip")
+    assert (incident["loss"], incident["optimizer"], incident["restored_step"]) == ("nan", "model", None)
+    assert incident["lrs"] == {"model/default": pytest.approx(1e-3)}
+    said = capfd.readouterr().err.replace("\n", " ")
+    assert "skip: non finite loss" in said
+    assert poison.attempts[2][0] in said
+
+
+# ---------------------------------------------------------------- rolled back
+
+
+@pytest.fixture
+def restored(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Any]]:
+    """Collect the state after every rollback."""
+    from ttstrain.engine import snapshot
+
+    seen: list[Mapping[str, Any]] = []
+    for kind in (snapshot.MemorySnapshots, snapshot.DiskSnapshots):
+        restore = kind.restore
+
+        def look(self: Any, state: Any, restore: Any = restore) -> None:
+            restore(self, state)
+            seen.append(state.snapshot())
+
+        monkeypatch.setattr(kind, "restore", look)
+    return seen
+
+
+@pytest.mark.parametrize("place", ["memory", "disk"])
+def test_three_bad_steps_in_a_row_go_back_to_the_snapshot_bit_for_bit(
+    recipe: Path, tmp_path: Path, poison: Poison, restored: list[Mapping[str, Any]], place: str
+) -> None:
+    poison.spoil = at(6, 7, 8)
+    run = finetune(recipe, tmp_path, "name=r", "guard.snapshot_every=4", f"guard.snapshot={place}")
+    (state,), snapshot = restored, checkpoint(run, 4).state
+    for part in ("task", "optimizers", "ema", "progress"):
+        assert differences(state[part], snapshot[part]) == [], part
+    assert [incident["action"] for incident in incidents(run)] == ["skip", "skip", "rollback"]
+    assert incidents(run)[-1]["restored_step"] == 4
+    rows = [row for row in metrics(run) if "train/loss/model" in row]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 5, 6, 7, 8]
+    assert [row["guard/rollbacks"] for row in rows] == 5 * [0] + 4 * [1]
+    assert {path.name for path in run.iterdir()}.isdisjoint({"snapshot-rank-0"})
+
+
+def test_after_a_rollback_the_data_move_on_without_the_clips(recipe: Path, tmp_path: Path, poison: Poison) -> None:
+    poison.spoil = at(6, 7, 8)
+    # one clip in a batch, so that some are left
+    overrides = ["guard.snapshot_every=4", "train.accumulate=1", "data.batch_frames=140"]
+    run = finetune(recipe, tmp_path / "a", "name=r", *overrides)
+    bad = poison.attempts[7]
+    assert incidents(run)[-1]["clips"] == bad
+    assert checkpoint(run, 8).state["loader"]["excluded"] == sorted(bad)
+    assert all(bad[0] not in clips for clips in poison.attempts[8:])
+
+    spoilt, poison.attempts, poison.spoil = poison.attempts, [], at()
+    finetune(recipe, tmp_path / "b", "name=r", *overrides, "train.steps=12")
+    undisturbed = [clips for clips in poison.attempts[8:] if clips != bad]
+    assert spoilt[:8] == poison.attempts[:8]
+    assert spoilt[8:] == undisturbed[: len(spoilt) - 8]  # not rewound, and nothing else left out
+
+
+def test_clips_stay_when_asked_to_or_when_nothing_would_be_left(recipe: Path, tmp_path: Path, poison: Poison) -> None:
+    poison.spoil = at(6, 7, 8)
+    run = finetune(recipe, tmp_path, "name=a", "guard.exclude=false")
+    assert checkpoint(run, 8).state["loader"]["excluded"] == []
+    poison.attempts = []
+    run = finetune(recipe, tmp_path, "name=b", "data.batch_frames=2000")
+    assert len(set(poison.attempts[7])) == 6  # all there are
+    assert checkpoint(run, 8).state["loader"]["excluded"] == []
+    assert "without them no data would be left" in incidents(run)[-1]["notes"][0]
+
+
+def test_a_spike_goes_back_at_once(recipe: Path, tmp_path: Path, poison: Poison) -> None:
+    poison.spoil = at(8, factor=1e4)
+    run = finetune(recipe, tmp_path, "name=r", "train.steps=10", "guard={window: 5, spike: 12, snapshot_every: 3}")
+    (incident,) = incidents(run)
+    assert (incident["kind"], incident["action"], incident["restored_step"]) == ("spike", "rollback", 6)
+    rows = [row for row in metrics(run) if "train/loss/model" in row]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6, 7, 7, 8, 9, 10]
+    assert max(row["train/loss/model"] for row in rows) < 100
+
+
+def test_a_rollback_lowers_the_lr_that_is_used_and_logged(
+    recipe: Path, tmp_path: Path, poison: Poison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def spy(self: torch.optim.AdamW, *arguments: Any) -> Any:
+        used.append(self.param_groups[0]["lr"])
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
+    settings = "guard={lr_factor: 0.5, snapshot_every: 4, max_skips: 1}"
+    poison.spoil = at(6)
+    run = finetune(recipe, tmp_path, "name=r", settings, "optim.schedule={kind: constant, warmup_steps: 0}")
+    logged = [row["optim/lr/model/default"] for row in metrics(run) if "train/loss/model" in row]
+    assert logged == used == 5 * [1e-3] + 4 * [5e-4]
+    assert checkpoint(run, 8).meta.groups[0].lr == 5e-4
+    assert resume(run, ["train.steps=9"]) == run
+    assert metrics(run)[-1]["optim/lr/model/default"] == 5e-4  # a resumed run remembers
+
+
+def test_snapshots_on_disk_and_in_memory_train_alike(recipe: Path, tmp_path: Path, poison: Poison) -> None:
+    poison.spoil = at(4, 5, 6)
+    ends = []
+    for place in ("memory", "disk"):
+        poison.attempts = []
+        run = finetune(recipe, tmp_path, f"name={place}", "guard.snapshot_every=2", f"guard.snapshot={place}")
+        ends.append((checkpoint(run, 8), metrics(run)))
+    (memory, memory_rows), (disk, disk_rows) = ends
+    assert differences(memory.state, disk.state) == []
+    assert differences(memory.per_rank, disk.per_rank) == []
+    assert memory_rows == disk_rows
+
+
+# ---------------------------------------------------------------- given up
+
+
+@pytest.mark.parametrize("place", ["memory", "disk"])
+def test_a_spent_budget_gives_up_and_leaves_a_good_checkpoint(
+    recipe: Path, tmp_path: Path, poison: Poison, place: str
+) -> None:
+    poison.spoil = lambda attempt: NAN if attempt > 5 else None
+    settings = f"guard={{max_rollbacks: 2, snapshot_every: 5, snapshot: {place}, exclude: false}}"
+    with pytest.raises(DivergedError, match="failed again after 2 rollbacks") as caught:
+        finetune(recipe, tmp_path, "name=r", settings, "checkpoint.every=8", "checkpoint.best=null")
+    assert caught.value.exit_code == 5
+    assert "checkpoints/step-00000005` is good" in str(caught.value.hint)
+    assert len(poison.attempts) == 5 + 3 * 3
+    run = tmp_path / "r"
+    held = checkpoint(run, 5)
+    assert finite(held.state["task"])
+    assert (held.meta.step, held.meta.schedule.position) == (5, 5)
+    assert (run / "checkpoints" / "last").read_text() == "step-00000005\n"
+    assert not (run / "snapshot-rank-0").exists()
+
+    poison.spoil = at()
+    resume(run, [])
+    assert metrics(run)[-1]["step"] == 8
+
+
+@pytest.mark.slow
+def test_a_run_that_diverges_leaves_with_5(recipe: Path, tmp_path: Path) -> None:
+    # without clipping and with Adam's eps this small, such an LR overflows float32 within steps
+    done = ttstrain(
+        *("finetune", recipe, "--run-dir", tmp_path, "name=r", "optim.lr=1e30", "optim.max_grad_norm=null"),
+        *("optim.schedule.warmup_steps=0", "guard.max_rollbacks=1", "train.steps=50"),
+    )
+    assert done.returncode == 5, done.stderr
+    assert "\nerror: step " in done.stderr
+    assert "hint: " in done.stderr
+    last = (tmp_path / "r" / "checkpoints" / "last").read_text().strip()
+    assert finite(checkpoint(tmp_path / "r", int(last[-8:])).state["task"])
+
+
+@pytest.mark.parametrize("every", [2, 100])
+def test_out_of_memory_leaves_a_good_checkpoint(recipe: Path, tmp_path: Path, poison: Poison, every: int) -> None:
+    def run_out(attempt: int) -> None:
+        if attempt == 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    poison.spoil = run_out
+    with pytest.raises(OutOfMemoryError, match="a micro-batch of") as caught:
+        finetune(recipe, tmp_path, "name=r", f"checkpoint={{every: {every}, best: null}}", "guard.snapshot_every=3")
+    assert caught.value.exit_code == 6
+    good = 3  # the snapshot's, newer than the checkpoint of step 2
+    assert f"checkpoints/step-{good:08d}` is good" in str(caught.value.hint)
+    assert checkpoint(tmp_path / "r", good).meta.step == good
+
+
+# ---------------------------------------------------------------- frozen for a while, stopped early
+
+
+def test_a_group_frozen_for_some_steps_trains_before_and_after_them(recipe: Path, tmp_path: Path) -> None:
+    groups = "optim.groups=[{name: text, match: ['*text_embed*'], frozen: [2, 5]}]"
+    run = finetune(recipe, tmp_path, "name=r", groups)
+    lrs = [row["optim/lr/model/text"] for row in metrics(run) if "train/loss/model" in row]
+    assert [lr > 0 for lr in lrs] == [True, True, False, False, False, True, True, True]
+    states = [checkpoint(run, step).state for step in range(1, 9)]
+    for name in states[0]["task"]:
+        if name.endswith("inv_freq") or name == "transformer.text_embed.text_embed.weight":
+            continue  # a buffer; rows of the table that no text uses have no gradient
+        # from the third update on: what reaches the net through a gate that starts at zero has no gradient before
+        frozen = [same(before["task"][name], after["task"][name]) for before, after in pairwise(states)][1:]
+        moments = [state["optimizers"]["model"][name]["step"].item() for state in states]
+        if "text_embed" in name:
+            assert frozen == [True, True, True, False, False, False], name
+            assert moments == [1, 2, 2, 2, 2, 3, 4, 5], name
+        else:
+            assert not any(frozen), name
+            assert moments == list(range(1, 9)), name
+
+
+def test_a_run_that_no_longer_improves_stops(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    totals = iter([9.0, 5.0, 4.0, 4.5, 4.0, 3.0])
+
+    def evaluate(self: FlowTask, batch: Any, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        return {"total": torch.tensor(next(totals))}
+
+    monkeypatch.setattr(FlowTask, "evaluate", evaluate)
+    overrides = ["ema.enabled=false", "eval.every=1", "train.early_stop={patience: 2}", "checkpoint.every=8"]
+    run = finetune(recipe, tmp_path, "name=r", *overrides)
+    assert metrics(run)[-1]["step"] == 4
+    assert (run / "checkpoints" / "last").read_text() == "step-00000004\n"
+    assert (run / "checkpoints" / "best").read_text() == "step-00000002\n"
