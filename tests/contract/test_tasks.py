@@ -1,0 +1,353 @@
+"""What the engine relies on, for every task of every family: a new family's folder and its smoke recipe are enough.
+
+A smoke recipe is a task's small configuration. Nothing here knows what a batch holds or what a loss is.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_runs import differences
+from torch import Tensor
+
+from ttstrain import families
+from ttstrain.config.compose import compose
+from ttstrain.config.recipe import Recipe
+from ttstrain.config.resolve import parse
+from ttstrain.config.shipped import list_recipes
+from ttstrain.data.audio import read_clip
+from ttstrain.data.audit import audit
+from ttstrain.data.manifest import Clip
+from ttstrain.data.readers import read_rows
+from ttstrain.engine.evaluate import evaluating
+from ttstrain.engine.precision import Precision
+from ttstrain.engine.rng import Rng
+from ttstrain.engine.start import start
+from ttstrain.task import DEFAULT_OPTIMIZER, Audio, Batch, Prompt, Task, TaskData
+
+CPU = torch.device("cpu")
+CLIP_S = 2.0  # clips are cut to one length: padding may change what a published net computes
+
+
+SMOKE_RECIPES = [entry.name for entry in list_recipes() if entry.name.startswith("smoke/")]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One task at its smallest, and some data for it."""
+
+    smoke: str
+    recipe: Recipe
+    config: families.ModelConfig
+    build: Callable[[], Task]
+    data: TaskData
+    clips: list[Clip]
+
+    def batch(self, clips: list[Clip] | None = None) -> Batch:
+        examples = []
+        for clip in self.clips if clips is None else clips:
+            features = self.data.features(read_clip(clip, self.data.sample_rate), clip)
+            examples.append(self.data.example(clip, features))
+        return self.data.collate(examples)
+
+
+@pytest.fixture(scope="module", params=SMOKE_RECIPES)
+def subject(request: pytest.FixtureRequest) -> Subject:
+    recipe = parse(compose(request.param))
+    spec = families.find_task(recipe.task)
+    config = spec.config.model_validate(recipe.model)
+    task_class, data_class = spec.load_task(), spec.load_data()
+    assert recipe.data.path is not None
+    clips = audit(read_rows(recipe.data.path), recipe.data).clips
+    return Subject(
+        smoke=request.param,
+        recipe=recipe,
+        config=config,
+        build=lambda: built(task_class, config),
+        data=data_class(config),
+        clips=[cut(clip) for clip in clips if clip.duration_s >= CLIP_S][:4],
+    )
+
+
+def built(task_class: Any, config: Any, *, seed: int = 0) -> Task:
+    """Build a task and move it off its initialisation, where much of a net may be switched off by zeros."""
+    torch.manual_seed(seed)
+    task: Task = task_class(config)
+    with torch.no_grad():
+        for parameter in task.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.02)
+    return task
+
+
+def cut(clip: Clip, *, seconds: float = CLIP_S) -> Clip:
+    start = clip.treatment.start
+    treatment = replace(clip.treatment, end=start + round(seconds * clip.sample_rate))
+    return replace(clip, treatment=treatment, duration_s=seconds)
+
+
+def losses_of(task: Task, batch: Any, *, seed: int | None = None) -> list[Any]:
+    if seed is not None:
+        Rng(CPU).seed(seed)
+    return list(task.losses(task.draw(batch).to(CPU)))
+
+
+# ---------------------------------------------------------------- configuration
+
+
+@pytest.mark.parametrize("task", families.tasks())
+def test_every_task_has_a_smoke_recipe(task: str) -> None:
+    assert task in {parse(compose(name)).task for name in SMOKE_RECIPES}, "its small configuration is missing"
+
+
+def test_describing_a_task_imports_no_torch() -> None:
+    code = """
+import json, sys
+from ttstrain import families
+from ttstrain.config.compose import compose
+from ttstrain.config.shipped import list_recipes
+from ttstrain.config.resolve import parse
+for name, spec in families.tasks().items():
+    spec.config().num_parameters()
+for entry in list_recipes():
+    recipe = parse(compose(entry.name))
+    families.find_task(recipe.task).config.model_validate(recipe.model).num_parameters()
+print(json.dumps(sorted(name for name in sys.modules if name.partition(".")[0] in ("torch", "torchaudio"))))
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout) == []
+
+
+def test_the_default_configuration_is_valid_and_survives_a_recipe(subject: Subject) -> None:
+    spec = families.find_task(subject.recipe.task)
+    default = spec.config()
+    assert spec.config.model_validate(json.loads(default.model_dump_json())) == default
+    assert spec.config.model_validate(subject.recipe.model) == subject.config
+
+
+def test_the_plan_knows_the_number_of_parameters(subject: Subject) -> None:
+    task = subject.build()
+    assert subject.config.num_parameters() == sum(p.numel() for p in task.parameters() if p.requires_grad)
+
+
+# ---------------------------------------------------------------- modules
+
+
+def test_optimizers_own_every_parameter_once(subject: Subject) -> None:
+    task = subject.build()
+    owned = [id(p) for module in task.optimized().values() for p in module.parameters()]
+    assert len(owned) == len(set(owned))
+    assert set(owned) >= {id(p) for p in task.parameters() if p.requires_grad}
+    assert set(owned) <= {id(p) for p in task.parameters()}
+    assert task.optimized().keys() == {loss.updates for loss in losses_of(task, subject.batch())}
+
+
+def test_what_is_exported_is_part_of_the_task(subject: Subject) -> None:
+    task = subject.build()
+    assert any(module is task.exported() for module in task.modules())
+    assert task.exported() is task.exported()
+    assert task.exported().state_dict()
+
+
+def test_a_state_dict_makes_another_task_the_same(subject: Subject) -> None:
+    task, other = subject.build(), subject.build()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    other.load_state_dict(task.state_dict(), strict=True)
+    assert differences(task.state_dict(), other.state_dict()) == []
+    for one in (task, other):
+        one.eval()
+    batch = subject.batch()
+    assert differences(evaluated(task, [batch]), evaluated(other, [batch])) == []
+
+
+# ---------------------------------------------------------------- losses
+
+
+def test_losses_are_finite_and_reach_every_trainable_parameter(subject: Subject) -> None:
+    task = subject.build()
+    precision = Precision("fp32", CPU)
+    trained = {name: [p for p in module.parameters() if p.requires_grad] for name, module in task.optimized().items()}
+    Rng(CPU).seed(0)
+    drawn: Any = task.draw(subject.batch())
+    assert drawn.weight > 0
+    for loss in precision.forward(task.losses(drawn.to(CPU))):
+        assert loss.value.shape == ()
+        assert bool(torch.isfinite(loss.value))
+        assert all(value.shape == () and bool(torch.isfinite(value)) for value in loss.metrics.values())
+        precision.backward(loss.value, into=trained[loss.updates])
+    without = [name for name, p in task.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []
+    assert all(bool(torch.isfinite(p.grad).all()) for p in task.parameters() if p.grad is not None)
+    still = [name for name, p in task.named_parameters() if p.grad is not None and not p.grad.any()]
+    assert still == []  # connected, yet without effect
+
+
+def test_losses_have_names_of_their_own_and_the_last_of_each_optimizer_steps(subject: Subject) -> None:
+    losses = losses_of(subject.build(), subject.batch())
+    assert len({loss.label for loss in losses}) == len(losses)
+    for name in {loss.updates for loss in losses}:
+        steps = [loss.steps for loss in losses if loss.updates == name]
+        assert steps == [False] * (len(steps) - 1) + [True]
+    if len({loss.updates for loss in losses}) == 1:
+        assert losses[0].updates == DEFAULT_OPTIMIZER
+
+
+def test_losses_depend_on_the_generators_that_a_checkpoint_holds_and_on_nothing_else(subject: Subject) -> None:
+    task, batch = subject.build(), subject.batch()
+    first, again = losses_of(task, batch, seed=7), losses_of(task, batch, seed=7)
+    assert [loss.value.item() for loss in first] == [loss.value.item() for loss in again]
+    assert differences([dict(loss.metrics) for loss in first], [dict(loss.metrics) for loss in again]) == []
+
+
+@pytest.fixture
+def nothing_random(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let torch's generators return one number, so that a loss is a function of its batch."""
+
+    def constant(like: Callable[..., Tensor], value: float) -> Callable[..., Tensor]:
+        return lambda *args, generator=None, **options: like(*args, **options).fill_(value)
+
+    def fill(self: Tensor, *_: Any, **__: Any) -> Tensor:
+        return self.fill_(0.5)
+
+    for name in ("rand", "randn"):
+        monkeypatch.setattr(torch, name, constant(torch.empty, 0.5))
+        monkeypatch.setattr(torch, f"{name}_like", constant(torch.empty_like, 0.5))
+    for name in ("uniform_", "normal_", "random_", "bernoulli_", "exponential_"):
+        monkeypatch.setattr(Tensor, name, fill)
+
+
+@pytest.mark.usefixtures("nothing_random")
+def test_unequal_micro_batches_weigh_as_much_as_one_batch(subject: Subject) -> None:
+    task = subject.build().eval()  # without dropout
+    whole: Any = task.draw(subject.batch())
+    parts: list[Any] = [task.draw(subject.batch(clips)) for clips in (subject.clips[:1], subject.clips[1:])]
+    assert sum(part.weight for part in parts) == pytest.approx(whole.weight)
+    expected = list(task.losses(whole))
+    sums = [0.0] * len(expected)
+    for part in parts:
+        for i, loss in enumerate(task.losses(part)):
+            sums[i] += loss.value.item() * part.weight / whole.weight
+    assert sums == pytest.approx([loss.value.item() for loss in expected], rel=1e-5)
+
+
+# ---------------------------------------------------------------- evaluation
+
+
+def evaluated(task: Task, batches: list[Batch]) -> dict[str, Tensor]:
+    """Return the weighted means over batches that share one generator."""
+    generator = torch.Generator().manual_seed(3)
+    total = sum(batch.weight for batch in batches)
+    values: dict[str, Tensor] = {}
+    with evaluating(task):
+        for batch in batches:
+            for name, value in task.evaluate(batch.to(CPU), generator).items():
+                values[name] = values.get(name, torch.zeros(())) + value * (batch.weight / total)
+    return values
+
+
+def test_an_evaluation_repeats_exactly_and_draws_from_its_own_generator(subject: Subject) -> None:
+    task, batch = subject.build(), subject.batch()
+    torch.manual_seed(1)
+    first = evaluated(task, [batch])
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    again = evaluated(task, [batch])
+    assert torch.equal(torch.get_rng_state(), before)
+    assert "total" in first
+    assert differences(first, again) == []
+    assert all(value.shape == () and bool(torch.isfinite(value)) for value in first.values())
+    assert task.training
+
+
+def test_an_evaluation_does_not_depend_on_the_batching(subject: Subject) -> None:
+    task = subject.build()
+    whole = evaluated(task, [subject.batch()])
+    parts = evaluated(task, [subject.batch(subject.clips[:1]), subject.batch(subject.clips[1:])])
+    assert parts.keys() == whole.keys()
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+# ---------------------------------------------------------------- speech
+
+
+def test_a_sample_is_sound(subject: Subject) -> None:
+    if subject.recipe.sample.every is None:
+        pytest.skip(f"does not speak: `{subject.smoke}` has `sample.every: null`")
+    task = subject.build().eval()
+    clip, other = subject.clips[:2]
+    voice = Audio(read_clip(other, subject.data.sample_rate), subject.data.sample_rate)
+    prompt = Prompt(text=clip.text, reference=voice, reference_text=other.text, duration_s=CLIP_S)
+    with torch.no_grad():
+        first, again = task.sample(prompt), task.sample(prompt)
+    assert torch.equal(first.audio.wav, again.audio.wav)  # the seed is part of the prompt
+    for sample in (first, task.sample(Prompt(text=clip.text))):
+        wav = sample.audio.wav
+        assert (wav.dim(), wav.dtype, wav.device) == (1, torch.float32, CPU)
+        assert len(wav) > 0.1 * sample.audio.sample_rate
+        assert bool(torch.isfinite(wav).all())
+        assert float(wav.abs().max()) <= 1.0
+        if sample.mel is not None:
+            assert sample.mel.dim() == 2
+            assert bool(torch.isfinite(sample.mel).all())
+
+
+# ---------------------------------------------------------------- data
+
+
+def test_clips_become_features_examples_and_batches(subject: Subject) -> None:
+    data = subject.data
+    batch = subject.batch()
+    assert isinstance(batch, Batch)
+    assert list(batch.ids) == [clip.id for clip in subject.clips]
+    assert batch.weight > 0
+    assert batch.num_frames == sum(data.length(clip) for clip in subject.clips)
+    assert batch.num_frames <= batch.num_padded
+    assert type(batch.to(CPU)) is type(batch)
+    for clip in subject.clips:
+        assert subject.config.length(clip) == data.length(clip)
+        assert abs(data.length(clip) - clip.duration_s * data.frames_per_s) <= 2
+        features = data.features(read_clip(clip, data.sample_rate), clip)
+        assert features
+        assert all(isinstance(value, Tensor) and value.device == CPU for value in features.values())
+        reference = data.reference(features)
+        assert reference is None or reference.dim() == 2
+
+
+def test_unequal_clips_are_padded_and_counted(subject: Subject) -> None:
+    clips = [cut(subject.clips[0], seconds=CLIP_S / 2), *subject.clips[1:3]]
+    batch = subject.batch(clips)
+    assert batch.num_frames == sum(subject.data.length(clip) for clip in clips)
+    assert batch.num_padded >= batch.num_frames
+    assert all(bool(torch.isfinite(loss.value)) for loss in losses_of(subject.build(), batch))
+
+
+def test_data_classes_and_their_batches_travel_to_other_processes(subject: Subject) -> None:
+    copy = pickle.loads(pickle.dumps(subject.data))
+    assert copy.fingerprint == subject.data.fingerprint
+    clip = subject.clips[0]
+    wav = read_clip(clip, copy.sample_rate)
+    assert differences(copy.features(wav, clip), subject.data.features(wav, clip)) == []
+    batch = pickle.loads(pickle.dumps(subject.batch()))
+    task = subject.build()
+    here, there = losses_of(task, subject.batch(), seed=5), losses_of(task, batch, seed=5)
+    assert [loss.value.item() for loss in here] == [loss.value.item() for loss in there]
+
+
+# ---------------------------------------------------------------- all of it at once
+
+
+@pytest.mark.slow
+def test_its_smoke_recipe_trains_to_the_end(subject: Subject, tmp_path: Path) -> None:
+    run = start(compose(subject.smoke, ["tracking.wandb=off", f"run_dir={tmp_path}"]))
+    assert (run / "checkpoints" / "last").read_text() == f"step-{subject.recipe.train.steps:08d}\n"
