@@ -1,0 +1,79 @@
+"""Grouped convolution along the frames, at the speed a CPU can have.
+
+Legend: b clips, n frames, d channels, g groups, c channels of one group, k taps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def convolve_frames(x: Tensor, layer: nn.Conv1d) -> Tensor:
+    """Apply a 1-D convolution of stride 1 that keeps the length to (b, n, d)."""
+    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        out: Tensor = layer(x.transpose(1, 2))
+        return out.transpose(1, 2)
+    convolve: Callable[..., Tensor] = _FrameConvolution.apply
+    return convolve(x, layer.weight, layer.bias, layer.groups)
+
+
+class _FrameConvolution(torch.autograd.Function):
+    """The same numbers as `nn.Conv1d`, twice as fast forward and back.
+
+    oneDNN likes a picture one row high with its channels last, which is how (b, n, d) lies in memory; and the weights'
+    gradient is quicker as one matrix product per group over a sliding window.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.groups = groups
+        padding = (0, weight.shape[-1] // 2)
+        out = F.conv2d(_picture(x), weight.unsqueeze(2), bias, padding=padding, groups=groups)
+        return out.squeeze(2).transpose(1, 2)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
+        x, weight = ctx.saved_tensors
+        for_x = None
+        if ctx.needs_input_grad[0]:
+            padding = [0, weight.shape[-1] // 2]
+            for_x, _, _ = torch.ops.aten.convolution_backward(
+                _picture(gradient),
+                _picture(x),
+                weight.unsqueeze(2),
+                None,
+                [1, 1],
+                padding,
+                [1, 1],
+                False,
+                [0, 0],
+                ctx.groups,
+                [True, False, False],
+            )
+            for_x = for_x.squeeze(2).transpose(1, 2)
+        return for_x, _weight_gradient(x, gradient, weight, groups=ctx.groups), gradient.sum((0, 1)), None
+
+
+def _picture(x: Tensor) -> Tensor:
+    return x.transpose(1, 2).unsqueeze(2)  # (b, d, 1, n)
+
+
+def _weight_gradient(x: Tensor, gradient: Tensor, weight: Tensor, *, groups: int) -> Tensor:
+    num_clips, num_frames, dim = x.shape
+    width, taps = weight.shape[1:]
+    padded = F.pad(x, (0, 0, taps // 2, taps // 2)).view(num_clips, -1, groups, width)  # (b, n + k - 1, g, c)
+    padded = padded.transpose(1, 2).contiguous()  # (b, g, n + k - 1, c)
+    wanted = gradient.reshape(num_clips, num_frames, groups, width).permute(0, 2, 3, 1)  # (b, g, c, n)
+    total = x.new_zeros(groups, width, taps * width)
+    for clip, each in zip(padded, wanted, strict=True):
+        # Frame n's window is the k frames from n on, one after the other in memory.
+        windows = clip.as_strided((groups, num_frames, taps * width), (clip.stride(0), width, 1))
+        total.baddbmm_(each, windows)
+    return total.view(groups, width, taps, width).transpose(2, 3).reshape(dim, width, taps)
