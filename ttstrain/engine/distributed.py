@@ -11,6 +11,7 @@ a rank that is gone. During training a lost connection says it.
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -178,6 +179,9 @@ def join() -> Ranks:
     check_environment()
     end_with_launcher()
     if not dist.is_initialized():
+        # torch's first optimizer step imports this, and its functions keep the group of that moment as a default: it
+        # could not be destroyed, and its threads would abort the process at exit. So import it while there is none.
+        importlib.import_module("torch.distributed.nn.functional")
         # objects and host numbers travel over gloo also where gradients do over NCCL
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         try:

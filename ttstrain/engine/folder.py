@@ -43,13 +43,17 @@ def check_name(recipe: Recipe) -> None:
 
 
 @contextmanager
-def removed_if_unused(folder: Path) -> Iterator[None]:
-    """Take a run's folder away again when the run is refused before anything is written into it."""
+def removed_if_unused(folder: Path | None) -> Iterator[None]:
+    """Take a run's folder away again when the run is refused before anything is written into it.
+
+    None is for a process that did not make it: the one that did may still be reading there.
+    """
     try:
         yield
     except UserError:
-        with suppress(OSError):  # something is in it, or another rank was faster
-            folder.rmdir()
+        if folder is not None:
+            with suppress(OSError):  # something is in it
+                folder.rmdir()
         raise
 
 

@@ -63,7 +63,7 @@ def start(composed: Composed, *, show: ShowProgress = no_progress) -> Path:
         )
         place = here.ranks.broadcast(folder.create(plan) if here.ranks.main else None)
         assert place is not None
-        with folder.removed_if_unused(place):
+        with folder.removed_if_unused(place if here.ranks.main else None):
             if here.ranks.main:
                 _check_disk(plan, place)
             run = _build(plan, prepared, place, here)
@@ -105,7 +105,7 @@ def resume(
             check_resume(plan, origin.step)
         place = here.ranks.broadcast(_folder_of(origin, plan, fresh=reset_step) if here.ranks.main else None)
         assert place is not None
-        with folder.removed_if_unused(place):
+        with folder.removed_if_unused(place if here.ranks.main else None):
             if here.ranks.main:
                 _check_disk(plan, place)
             run = _build(plan, prepared, place, here)

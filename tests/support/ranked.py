@@ -1,0 +1,280 @@
+"""What the ranks of a group do in tests: `Processes` runs these functions in each of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from toys import ToyBatch, make_batch, make_run, split
+
+from ttstrain.config.compose import compose
+from ttstrain.config.recipe import GuardConfig, OptimConfig
+from ttstrain.data.loader import Loader
+from ttstrain.engine import build, distributed, loop
+from ttstrain.engine import start as starting
+from ttstrain.engine.distributed import Ranks
+from ttstrain.engine.evaluate import evaluate
+from ttstrain.engine.run import Run
+from ttstrain.engine.snapshot import MemorySnapshots
+from ttstrain.engine.step import StepReport, train_step
+from ttstrain.task import Loss, Task
+
+OPTIM = OptimConfig(lr=1e-2, weight_decay=0.1, decay_norms_and_biases=True, max_grad_norm=0.5)
+ROWS = 12
+PIECES = ((3, 2), (6, 1))  # rank -> rows in each of its micro-batches
+
+
+@contextmanager
+def joined() -> Iterator[Ranks]:
+    ranks = distributed.join()
+    try:
+        yield ranks
+    finally:
+        distributed.leave()
+
+
+def weights(run: Any) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in run.task.state_dict().items()}
+
+
+# ---------------------------------------------------------------- steps
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a rank, or a single process, has after some steps."""
+
+    weights: dict[str, Tensor]
+    average: dict[str, Tensor]
+    moments: dict[str, Any]
+    reports: list[StepReport]
+    progress: dict[str, int]
+
+
+def train_toy(task_class: type[Task], steps: int) -> Trained:
+    """Train on this rank's pieces of each global batch."""
+    with joined() as ranks:
+        return _train(task_class, steps, ranks, lambda batch: _pieces(batch)[ranks.rank])
+
+
+def train_toy_alone(task_class: type[Task], steps: int) -> Trained:
+    """Train on the same rows in one process: micro-batch i holds what the ranks' micro-batches i hold."""
+    return _train(
+        task_class, steps, Ranks(), lambda batch: [_joined(parts) for parts in zip(*_pieces(batch), strict=True)]
+    )
+
+
+def _train(task_class: type[Task], steps: int, ranks: Ranks, share_of: Any) -> Trained:
+    torch.manual_seed(3)
+    run = make_run(task_class(), optim=OPTIM, ema_decay=0.9, ranks=ranks)
+    reports = [train_step(run, share_of(make_batch(ROWS, seed=seed)), measure=True) for seed in range(steps)]
+    return Trained(
+        weights(run), dict(run.ema.state_dict()["weights"]), run.optimizers.state_dict(), reports, vars_of(run.progress)
+    )
+
+
+def vars_of(progress: Any) -> dict[str, int]:
+    return dict(progress.state_dict())
+
+
+def _pieces(batch: ToyBatch) -> list[list[ToyBatch]]:
+    sizes = [size for own in PIECES for size in own]
+    pieces = iter(split(batch, *sizes))
+    return [[next(pieces) for _ in own] for own in PIECES]
+
+
+def _joined(parts: Sequence[ToyBatch]) -> ToyBatch:
+    return ToyBatch(
+        ids=[id_ for part in parts for id_ in part.ids],
+        x=torch.cat([part.x for part in parts]),
+        y=torch.cat([part.y for part in parts]),
+        weight=sum(part.weight for part in parts),
+        num_frames=sum(part.num_frames for part in parts),
+        num_padded=sum(part.num_padded for part in parts),
+    )
+
+
+class Sparse(Task):
+    """Uses `rare` for clips whose first feature is above one, and `never` for none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.often, self.rare, self.never = nn.Linear(4, 3), nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def losses(self, batch: ToyBatch) -> Iterator[Loss]:
+        rows = batch.x[:, 0] > 1
+        error = (self.often(batch.x) - batch.y).square().sum()
+        if rows.any():
+            error = error + (self.rare(batch.x[rows]) - batch.y[rows]).square().sum()
+        yield Loss(error / len(batch.x))
+
+
+# ---------------------------------------------------------------- the guard
+
+
+def meet_poison(task_class: type[Task], poison: float, max_skips: int) -> dict[str, Any]:
+    """Train well, then let rank 1 alone draw a bad batch, then train well again, through the loop's own recovery."""
+    with joined() as ranks:
+        torch.manual_seed(3)
+        run = make_run(task_class(), optim=OPTIM, ema_decay=0.9, ranks=ranks, guard=GuardConfig(max_skips=max_skips))
+        run.plan = SimpleNamespace(recipe=SimpleNamespace(guard=SimpleNamespace(exclude=False)))
+        run.trackers = SimpleNamespace(incident=lambda *_: None)
+        run.folder = Path(os.devnull)
+        incidents: list[Any] = []
+        snapshots = MemorySnapshots()
+        train_step(run, [_own(make_batch(8), ranks)])
+        snapshots.take(run.state, run.progress.step)
+        held = weights(run)
+        train_step(run, [_own(make_batch(8, seed=1), ranks)])
+        before = weights(run)
+        bad = make_batch(4, seed=2 + ranks.rank, poison=poison if ranks.rank == 1 else None)
+        report = train_step(run, [bad])
+        with _replaced(loop.Incident, "write", lambda self, _: incidents.append(self) or Path("incident")):
+            loop._recover(run, report, snapshots)  # the part of the loop that a refusal reaches
+        after = weights(run)
+        train_step(run, [_own(make_batch(8, seed=9), ranks)])
+        return {
+            "refused": {name: verdict.judgement for name, verdict in report.refused.items()},
+            "stepped": list(report.stepped),
+            "incidents": [(incident.action, sorted(incident.clips), incident.restored_step) for incident in incidents],
+            "held": held,
+            "before": before,
+            "after": after,
+            "end": weights(run),
+            "guard": run.guard.state_dict(),
+        }
+
+
+def _own(batch: ToyBatch, ranks: Ranks) -> ToyBatch:
+    return split(batch, *[len(batch.ids) // ranks.world_size] * ranks.world_size)[ranks.rank]
+
+
+# ---------------------------------------------------------------- evaluation and agreement
+
+
+def evaluate_toy(task_class: type[Task], sizes: Sequence[int]) -> dict[str, float]:
+    with joined() as ranks:
+        return evaluate_with(ranks, task_class, sizes)
+
+
+def evaluate_with(ranks: Ranks, task_class: type[Task], sizes: Sequence[int]) -> dict[str, float]:
+    torch.manual_seed(4)
+    run: Any = make_run(task_class(), ema_decay=0.5, ranks=ranks)
+    run.ema.update(1)
+    return evaluate(run, [make_batch(size, seed=seed) for seed, size in enumerate(sizes)])
+
+
+def exchange() -> dict[str, Any]:
+    with joined() as ranks:
+        own = {"rank": ranks.rank, "tensor": torch.full((2,), float(ranks.rank))}
+        drifted = [torch.ones(3), torch.ones(2) + 0.01 * ranks.rank]
+        return {
+            "gathered": ranks.gather(own),
+            "broadcast": ranks.broadcast(own),
+            "sum": ranks.sum(torch.tensor([1.0 + ranks.rank])),
+            "same": ranks.differ([torch.ones(3)]),
+            "drifted": ranks.differ(drifted),
+        }
+
+
+# ---------------------------------------------------------------- whole runs
+
+
+def finetune(recipe: Path, *overrides: str) -> Path:
+    return starting.start(compose(recipe, list(overrides)))
+
+
+def resume(run: Path, *overrides: str) -> Path:
+    return starting.resume(run, list(overrides))
+
+
+def finetune_and_tell(recipe: Path, *overrides: str) -> dict[str, Any]:
+    """Train and return what this rank holds at the end."""
+    kept: list[Run] = []
+    build_run = build.build
+
+    def keep(*args: Any, **kwargs: Any) -> Run:
+        kept.append(build_run(*args, **kwargs))
+        return kept[0]
+
+    with _replaced(build, "build", keep):
+        folder = finetune(recipe, *overrides)
+    (run,) = kept
+    return {
+        "folder": folder,
+        "weights": weights(run),
+        "best": run.best.state_dict(),
+        "progress": run.progress.state_dict(),
+        "rng": torch.get_rng_state(),
+    }
+
+
+def finetune_signalled(number: signal.Signals, on_rank: int, at_step: int, recipe: Path, *overrides: str) -> Path:
+    """Train; while one rank alone waits for its data, it is sent a signal."""
+    with _at(at_step, lambda loader: os.kill(os.getpid(), number) if loader.rank == on_rank else None):
+        return finetune(recipe, *overrides)
+
+
+def finetune_poisoned(on_rank: int, at_step: int, recipe: Path, *overrides: str) -> Path:
+    """Train; one rank alone reads one batch of NaN."""
+
+    def spoil(loader: Loader, batches: list[Any]) -> list[Any]:
+        if loader.rank != on_rank:
+            return batches
+        return [replace(batch, mel=torch.full_like(batch.mel, torch.nan)) for batch in batches]
+
+    with _at(at_step, lambda _: None, change=spoil):
+        return finetune(recipe, *overrides)
+
+
+def finetune_broken(on_rank: int, where: str, error: BaseException, recipe: Path, *overrides: str) -> Path:
+    """Train; one rank alone fails in a function of the engine."""
+    module, name = {
+        "device": (build, "choose_device"),
+        "build": (build, "build"),
+        "trackers": (starting, "build_trackers"),
+        "step": (loop, "train_step"),
+    }[where]
+    function = getattr(module, name)
+
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        if int(os.environ["RANK"]) == on_rank:
+            raise error
+        return function(*args, **kwargs)
+
+    with _replaced(module, name, fail):
+        return finetune(recipe, *overrides)
+
+
+@contextmanager
+def _at(step: int, act: Any, *, change: Any = None) -> Iterator[None]:
+    read, calls = Loader.next, []
+
+    def reading(self: Loader, micro_batches: int = 1) -> list[Any]:
+        batches = read(self, micro_batches)
+        calls.append(self)
+        if len(calls) == step:
+            act(self)
+            return change(self, batches) if change is not None else batches
+        return batches
+
+    with _replaced(Loader, "next", reading):
+        yield
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    former = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, former)
