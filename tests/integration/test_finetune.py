@@ -286,30 +286,45 @@ def test_a_signal_leaves_with_its_code_and_a_checkpoint(
 
 WAITING = """
 import sys, time
-from ttstrain.data import {module}
+from ttstrain.data import audit, cache
 def wait(*arguments, **options):
     print("preparing", flush=True)
     time.sleep(3)
-{module}.{function} = wait
+{function} = wait
 from ttstrain.cli.main import main
 main()
 """
 
 
-@pytest.mark.parametrize(("module", "function"), [("audit", "measure"), ("cache", "_features")])
-def test_ctrl_c_while_data_are_prepared_leaves_with_130(
-    tmp_path: Path, started: Callable[..., subprocess.Popen[str]], module: str, function: str
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("function", "number", "code", "message"),
+    [
+        ("audit.measure", signal.SIGINT, 130, "error: interrupted\n"),
+        ("cache._features", signal.SIGINT, 130, "error: interrupted\n"),
+        ("cache._features", signal.SIGTERM, 75, "error: SIGTERM before the first step: there is nothing to save\n"),
+    ],
+)
+def test_a_signal_while_data_are_prepared_leaves_with_its_code(
+    tmp_path: Path,
+    started: Callable[..., subprocess.Popen[str]],
+    *,
+    function: str,
+    number: int,
+    code: int,
+    message: str,
 ) -> None:
     # data of its own: what another test has prepared would not be prepared again
     recipe = write_recipe(tmp_path / "r.yaml", data=write_clips(tmp_path / "speech", count=3))
     cache = f"data.cache_dir={tmp_path / 'cache'}"
-    code = WAITING.format(module=module, function=function)
-    process = started([sys.executable, "-c", code, "finetune", str(recipe), cache, f"run_dir={tmp_path / 'runs'}"])
+    program = WAITING.format(function=function)
+    process = started([sys.executable, "-c", program, "finetune", str(recipe), cache, f"run_dir={tmp_path / 'runs'}"])
     assert process.stdout is not None
     assert process.stdout.readline() == "preparing\n"
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, said = process.communicate(timeout=30)
-    assert (process.returncode, said) == (130, "error: interrupted\n")
+    assert process.returncode == code, said
+    assert said.startswith(message)
     assert not (tmp_path / "runs").exists()
 
 

@@ -203,6 +203,23 @@ def test_a_spike_goes_back_at_once(recipe: Path, tmp_path: Path, poison: Poison)
     assert max(row["train/loss/model"] for row in rows) < 100
 
 
+def test_best_names_the_checkpoint_of_its_figures_when_steps_are_taken_again(
+    recipe: Path, tmp_path: Path, poison: Poison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    totals = iter([9.0, 8.0, 7.0, 6.0, 5.0, 4.9, 4.8, 1.0, 4.5, 4.6, 4.7, 4.8])
+
+    def evaluate(self: FlowTask, batch: Any, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        return {"total": torch.tensor(next(totals))}
+
+    monkeypatch.setattr(FlowTask, "evaluate", evaluate)
+    poison.spoil = at(8)
+    overrides = ["ema.enabled=false", "eval.every=1", "guard={max_skips: 1, snapshot_every: 3}"]
+    run = finetune(recipe, tmp_path, "name=r", "train.steps=10", *overrides)
+    assert [row["step"] for row in metrics(run) if "train/loss/model" in row][6:9] == [7, 7, 8]
+    assert (run / "checkpoints" / "best").read_text() == "step-00000007\n"
+    assert checkpoint(run, 7).meta.metrics["eval/loss/total"] == 4.5
+
+
 def test_a_rollback_lowers_the_lr_that_is_used_and_logged(
     recipe: Path, tmp_path: Path, poison: Poison, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,6 +268,11 @@ def test_a_spent_budget_gives_up_and_leaves_a_good_checkpoint(
     assert caught.value.exit_code == 5
     assert "checkpoints/step-00000005` is good" in str(caught.value.hint)
     assert len(poison.attempts) == 5 + 3 * 3
+    assert [incident["action"] for incident in incidents(tmp_path / "r")] == [
+        *("skip", "skip", "rollback"),
+        *("skip", "skip", "rollback"),
+        *("skip", "skip", "give up"),
+    ]
     run = tmp_path / "r"
     held = checkpoint(run, 5)
     assert finite(held.state["task"])

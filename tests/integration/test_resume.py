@@ -226,6 +226,8 @@ def test_reset_step_starts_the_schedule_again_and_keeps_what_was_learnt(
     assert held["best"]["step"] is None
     assert held["early_stop"] == {"best": None, "num_bad": 0}
     said = capfd.readouterr().err.replace("\n", " ")
+    assert "goes on from step-00000008" in said
+    assert "FROM SCRATCH" not in said
     assert "restored task, optimizers, precision, guard, loader, rng, ema" in said
     assert "started afresh: best, early_stop, progress" in said
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ttstrain.config.recipe import GuardConfig, OptimConfig
+from ttstrain.engine.best import Best
 from ttstrain.engine.distributed import Ranks
 from ttstrain.engine.guard import Guard
 from ttstrain.engine.precision import Precision
@@ -130,6 +131,7 @@ def make_run(
         guard=Guard(guard or GuardConfig()),
         progress=Progress(),
         rng=Rng(CPU),
+        best=Best(None),
     )
     names = ("task", "optimizers", "precision", "guard", "progress", "rng", *(["ema"] if ema is not None else []))
     run.state = TrainState(**{name: getattr(run, name) for name in names})

@@ -36,9 +36,10 @@ def render_plan(plan: Plan, console: Console) -> None:
             console.print(Text.assemble((label, "bold cyan"), rest), soft_wrap=True)
 
 
-def plan_lines(plan: Plan) -> list[str]:
-    """Return the plan as plain lines of at most 80 columns."""
+def plan_lines(plan: Plan, *, goes_on_from: str | None = None) -> list[str]:
+    """Return the plan as plain lines of at most 80 columns; `goes_on_from` is what a resume takes its weights from."""
     base = plan.recipe.base or "FROM SCRATCH"
+    base = base if goes_on_from is None else f"goes on from {goes_on_from}"
     title = f"{plan.name} · {plan.recipe.task} · {_count(plan.num_parameters)} parameters · {base}"
     return [
         *_wrap("plan", title),
@@ -48,7 +49,7 @@ def plan_lines(plan: Plan) -> list[str]:
         *_wrap("ema", _ema(plan)),
         *_cost_lines(plan),
         *_origin_lines(plan),
-        *(line for note in notes(plan) for line in _wrap("note", note)),
+        *(line for note in notes(plan, goes_on_from=goes_on_from) for line in _wrap("note", note)),
     ]
 
 
@@ -66,9 +67,9 @@ def recipe_yaml(plan: Plan) -> str:
     )
 
 
-def notes(plan: Plan) -> Iterator[str]:
+def notes(plan: Plan, *, goes_on_from: str | None = None) -> Iterator[str]:
     """Yield what a person should look at before starting."""
-    if plan.recipe.base is None:
+    if plan.recipe.base is None and goes_on_from is None:
         yield "training FROM SCRATCH: no `base` weights are given."
     if plan.facts.overlong:
         count, budget = len(plan.facts.overlong), plan.recipe.data.batch_frames

@@ -23,6 +23,11 @@ class Best:
         self.value, self.step = value, step
         return True
 
+    def forget_after(self, step: int) -> None:
+        """Forget a best from after `step`: a rollback takes those steps again, and their checkpoints are replaced."""
+        if self.step is not None and self.step > step:
+            self.value, self.step = math.inf, None
+
     def state_dict(self) -> dict[str, Any]:
         return {"metric": self.metric, "value": self.value if self.step is not None else None, "step": self.step}
 

@@ -19,7 +19,7 @@ from ttstrain.config.recipe import GuardConfig
 from ttstrain.data import atomic
 
 Judgement = Literal["good", "overflow", "non_finite_loss", "non_finite_gradient", "spike"]
-Action = Literal["step", "skip", "rollback"]
+Action = Literal["step", "skip", "rollback", "give up"]
 
 NORMAL = 1.4826  # median absolute deviation -> standard deviation of a normal distribution
 SMALLEST_SHARE = 0.01  # of the median: a loss that hardly varies must not turn noise into spikes

@@ -197,13 +197,15 @@ def _recover(run: Run, report: StepReport, snapshots: Snapshots) -> None:
         return  # the loss scale has already been lowered
     failed_at = run.progress.step
     clips = [clip for own in run.ranks.gather(list(report.ids)) for clip in own]
-    give_up = action == "rollback" and run.guard.exhausted
+    if action == "rollback" and run.guard.exhausted:
+        action = "give up"
     notes: list[str] = []
     restored: int | None = None
-    if action == "rollback" and not give_up:
+    if action == "rollback":
         snapshots.restore(run.state)
         restored = snapshots.step
         run.guard.note_rollback()
+        run.best.forget_after(restored)
         notes = _exclude(run, clips)
         if run.guard.lr_factor < 1:
             notes.append(f"LR multiplied by {run.guard.lr_factor:g} from here on")
@@ -222,7 +224,7 @@ def _recover(run: Run, report: StepReport, snapshots: Snapshots) -> None:
     if run.ranks.main:
         path = incident.write(run.folder / "incidents")
         run.trackers.incident(failed_at, action, f"{_sentence(incident)} ({path.name})")
-    if give_up:
+    if action == "give up":
         folder = checkpointing.save_held(run, snapshots.content(), step=snapshots.step)
         raise DivergedError(
             f"step {failed_at + 1} failed again after {run.guard.rollbacks} rollbacks: {_sentence(incident)}",

@@ -1,6 +1,7 @@
 """Requests from outside to stop or to save: signals and files, noticed between two steps.
 
 SIGTERM, SIGUSR1       finish the step, save, leave with exit code 75     batch systems, before they take a machine
+                       before the first step: leave at once with 75, there is nothing to save
 Ctrl-C                 finish the step, save, leave with exit code 130
 Ctrl-C a second time   stop at once (KeyboardInterrupt), nothing is saved
 `<run>/STOP`           finish the step, save, leave with exit code 0
@@ -12,12 +13,15 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Literal
 
 from typing_extensions import Self
+
+from ttstrain.errors import Preempted
 
 Request = Literal["preempted", "interrupted", "stop"]
 
@@ -25,6 +29,27 @@ POLL_S = 1.0  # between looks for the files: a look at a network drive may take 
 
 # SIGUSR1 is what `sbatch --signal=USR1@120` sends two minutes before the end. Windows has none.
 _PREEMPTING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if name in signal.Signals.__members__)
+
+
+@contextmanager
+def preparing() -> Iterator[None]:
+    """Raise Preempted when a batch system wants the machine before there is anything to save.
+
+    Enter it in the main thread.
+    """
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        raise Preempted(
+            f"{signal.Signals(number).name} before the first step: there is nothing to save",
+            hint="start the same command again; data that are prepared stay prepared",
+        )
+
+    former = {number: signal.signal(number, leave) for number in _PREEMPTING}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 class Signals:

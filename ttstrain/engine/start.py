@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +30,7 @@ from ttstrain.engine.distributed import Ranks
 from ttstrain.engine.loop import train
 from ttstrain.engine.prepare import Prepared, ShowProgress, no_progress, prepare
 from ttstrain.engine.run import Run
+from ttstrain.engine.signals import preparing
 from ttstrain.errors import (
     CheckpointError,
     DivergedError,
@@ -70,7 +72,7 @@ def start(composed: Composed, *, show: ShowProgress = no_progress) -> Path:
             notes = [] if base is None else _load_base(run, base)
             _check_alike(run)
         notes = [*_describe(run, prepared), *notes]
-        _train(run, prepared, here, notes, resumed=False)
+        _train(run, prepared, here, notes)
     return place
 
 
@@ -112,7 +114,7 @@ def resume(
             notes = _restore(run, origin, reset_step=reset_step, reset_optimizer=reset_optimizer)
             _check_alike(run)
         notes = [*_describe(run, prepared), *notes]
-        _train(run, prepared, here, notes, resumed=place == origin.run)
+        _train(run, prepared, here, notes, origin=origin)
     return place
 
 
@@ -131,9 +133,11 @@ class _Processes:
     def __init__(self) -> None:
         self.ranks = Ranks()
         self._training = False
+        self._before_training = ExitStack()
 
     def __enter__(self) -> _Processes:
         self.ranks = distributed.join()
+        self._before_training.enter_context(preparing())
         return self
 
     def choose_device(self, recipe: Recipe) -> None:
@@ -141,8 +145,9 @@ class _Processes:
         self.ranks.barrier()  # a process without a GPU says so before the data are prepared
 
     def begin_training(self) -> None:
-        """Wait until every process is ready."""
+        """Wait until every process is ready; signals are the loop's business from here on."""
         self.ranks.barrier()
+        self._before_training.close()
         self._training = True
 
     def __exit__(
@@ -152,6 +157,7 @@ class _Processes:
             if error is not None and not self._speaks(error) and isinstance(error, UserError):
                 raise PeerError(error.message, exit_code=error.exit_code, told=True) from error
         finally:
+            self._before_training.close()
             distributed.leave()
 
     def _speaks(self, error: BaseException) -> bool:
@@ -337,6 +343,7 @@ def _restore_upstream(run: Run, origin: _Origin, *, keep: set[str]) -> list[str]
             restored.append("average")
         else:
             run.ema.reset(run.task.exported())
+            fresh.append("average")
     if opened.moments is not None and "optimizers" not in keep:
         moments = read_tree(opened.moments)
         state = run.optimizers.state_dict()
@@ -360,7 +367,9 @@ def _restore_upstream(run: Run, origin: _Origin, *, keep: set[str]) -> list[str]
 # ---------------------------------------------------------------- training
 
 
-def _train(run: Run, prepared: Prepared, here: _Processes, notes: Sequence[str], *, resumed: bool) -> None:
+def _train(
+    run: Run, prepared: Prepared, here: _Processes, notes: Sequence[str], *, origin: _Origin | None = None
+) -> None:
     """Train to the end, whatever it is; trackers hear how it ended."""
     held_out = build.hold_out(run, prepared)
     snapshots = build.make_snapshots(run)
@@ -370,16 +379,16 @@ def _train(run: Run, prepared: Prepared, here: _Processes, notes: Sequence[str],
         name=run.folder.name,
         run_dir=run.folder,
         run_id=run_id,
-        resumed=resumed,
+        resumed=origin is not None and origin.run == run.folder,
         recipe=run.plan.recipe.model_dump(mode="json"),
-        plan_summary=tuple(plan_lines(run.plan)),
+        plan_summary=tuple(plan_lines(run.plan, goes_on_from=None if origin is None else origin.checkpoint.name)),
         total_steps=run.plan.steps,
         start_step=run.progress.step,
         steps_per_epoch=run.plan.steps_per_epoch,
     )
-    run.trackers.start(info)
     status = "failed"
     try:
+        run.trackers.start(info)
         for line in notes:
             run.trackers.note(line)
         here.begin_training()
