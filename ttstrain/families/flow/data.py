@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ttstrain.families.flow.config import HOP_LENGTH, SAMPLE_RATE, FlowConfig
 from ttstrain.families.flow.model.cfm import FlowDraws
-from ttstrain.families.flow.text import encode
+from ttstrain.families.flow.text import encode, front_end_versions
 from ttstrain.families.flow.vocab import load_vocab
 from ttstrain.modules.mel import MelSpectrogram
 
@@ -62,6 +62,8 @@ class FlowData:
     def __init__(self, config: FlowConfig) -> None:
         self.config = config
         self.vocab = load_vocab(config.vocab, space_first=config.tokenizer != "custom")
+        if config.tokenizer != "char":
+            front_end_versions()  # so that missing libraries are reported now, not by a worker
         # float32: half precision would save memory and cost about 1e-3 of a mel's log scale.
         self.fingerprint = f"mel/1 {config.mel} {config.n_mels} {SAMPLE_RATE} {HOP_LENGTH} float32"
         self._mel = MelSpectrogram(config.mel, n_mels=config.n_mels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 from ttstrain.data.audio import read_clip
 from ttstrain.data.manifest import Clip, Treatment
+from ttstrain.errors import RecipeError
 from ttstrain.families.flow.config import FlowConfig
 from ttstrain.families.flow.data import FlowData, FlowExample
 
@@ -74,6 +76,13 @@ def test_cache_key_changes_with_the_mel_only() -> None:
     assert flow_data().fingerprint == flow_data(dim=16).fingerprint
     assert flow_data().fingerprint != flow_data(mel="bigvgan").fingerprint
     assert flow_data().fingerprint != flow_data(n_mels=80).fingerprint
+
+
+def test_missing_libraries_are_reported_before_any_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rjieba", None)
+    with pytest.raises(RecipeError, match="rjieba"):
+        flow_data(tokenizer="pinyin")
+    flow_data(tokenizer="char")
 
 
 def test_workers_can_receive_it() -> None:
