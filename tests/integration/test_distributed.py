@@ -73,6 +73,15 @@ def test_a_weight_that_no_rank_uses_stays_as_it_is_and_one_that_some_use_moves(t
             assert moments.get("step") == rank.moments["model"][name].get("step"), name
 
 
+def test_gradients_of_every_kind_are_summed(two: TwoRanks) -> None:
+    for summed in two(ranked.sum_mixture):
+        assert summed.pop("none") is None
+        mine = summed.pop("mine")
+        assert torch.equal(mine, ranked.mixture_gradient(mine, 1))
+        for name, gradient in summed.items():
+            assert torch.equal(gradient, ranked.mixture_gradient(gradient, 2)), name  # 1 x and 2 x make 3 x
+
+
 @pytest.mark.parametrize("sizes", [(3, 5, 4, 1, 2), (7,)], ids=["uneven", "fewer batches than ranks"])
 def test_a_shared_evaluation_is_the_evaluation_of_one_process(two: TwoRanks, sizes: tuple[int, ...]) -> None:
     alone = ranked.evaluate_with(Ranks(), Regression, sizes)

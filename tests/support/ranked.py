@@ -117,6 +117,26 @@ class Sparse(Task):
         yield Loss(error / len(batch.x))
 
 
+def sum_mixture() -> dict[str, Tensor | None]:
+    """Sum gradients of every kind: large, small, half, of another memory layout, missing here, there, everywhere."""
+    shapes = {"large": (600, 500), "small": (3,), "half": (2, 2), "last": (2, 3, 4, 5), "mine": (4,), "none": (5,)}
+    with joined() as ranks:
+        parameters = {
+            name: nn.Parameter(torch.zeros(shape, dtype=torch.bfloat16 if name == "half" else torch.float32))
+            for name, shape in shapes.items()
+        }
+        for name, parameter in parameters.items():
+            if name != "none" and (name != "mine" or ranks.rank == 1):
+                parameter.grad = mixture_gradient(parameter, ranks.rank)
+        parameters["last"].grad = parameters["last"].grad.to(memory_format=torch.channels_last)
+        ranks.sum_gradients(list(parameters.values()))
+        return {name: parameter.grad for name, parameter in parameters.items()}
+
+
+def mixture_gradient(like: Tensor, rank: int) -> Tensor:
+    return torch.arange(like.numel(), dtype=torch.float32).reshape(like.shape).mul(rank + 1).to(like.dtype)
+
+
 # ---------------------------------------------------------------- the guard
 
 

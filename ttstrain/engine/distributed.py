@@ -1,9 +1,10 @@
 """Several processes, one step: what is summed over ranks, what they agree on, and who writes and speaks.
 
-Gradients are summed once per step in flat buckets, after the last micro-batch, because every loss is already divided by
-the weight of the whole global batch. That is data parallelism for any number of optimizers and losses, GANs included;
-unlike DistributedDataParallel it needs no wrapped forward. Every rank then makes the same update by itself. What is not
-a parameter stays each rank's own (a BatchNorm's running statistics): checkpoints hold the main rank's.
+Gradients are summed once per step, after the last micro-batch, because every loss is already divided by the weight of
+the whole global batch. That is data parallelism for any number of optimizers and losses, GANs included; unlike
+DistributedDataParallel it needs no wrapped forward. Every rank then makes the same update by itself. What is not a
+parameter stays each rank's own (a BatchNorm's running statistics): checkpoints hold the main rank's. Noise is each
+rank's own too, so a run on two ranks is not the run on one, though it reads the same clips.
 
 Before each exchange of objects the ranks meet, and one that has failed says so there: preparing a run, nobody waits for
 a rank that is gone. During training a lost connection says it.
@@ -29,7 +30,8 @@ from ttstrain.errors import PeerError, RecipeError
 
 T = TypeVar("T")
 
-BUCKET_BYTES = 64 * 2**20
+LARGE_BYTES = 2**20
+BUCKET_BYTES = 32 * 2**20
 WAIT = timedelta(hours=6)  # rank 0 may prepare hours of data while the others wait
 ALIKE = 1e-4  # relative difference of a norm between ranks: more than unequal GPUs make of equal weights
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # gloo has no class for it
@@ -68,12 +70,20 @@ class Ranks:
         A gradient that some ranks lack counts as zero there. One that all lack stays None, as in a single process:
         weight decay and moments would move its parameter otherwise.
         """
-        if self.alone:
+        if self.alone or not parameters:
             return
-        for bucket in _buckets(parameters):
-            flat = _flatten(bucket)
-            self.sum(flat)
-            _put_back(flat, bucket)
+        holders = self.sum(torch.tensor([parameter.grad is not None for parameter in parameters]).int()).tolist()
+        gradients = [_gradient(parameter) for parameter, count in zip(parameters, holders, strict=True) if count]
+        for bucket in _buckets(gradients):
+            self._sum_together(bucket)
+
+    def _sum_together(self, tensors: Sequence[Tensor]) -> None:
+        if len(tensors) == 1 and tensors[0].is_contiguous():
+            self.sum(tensors[0])
+            return
+        flat = self.sum(torch.cat([tensor.reshape(-1) for tensor in tensors]))
+        pieces = torch.split(flat, [tensor.numel() for tensor in tensors])
+        torch._foreach_copy_(list(tensors), [piece.view_as(own) for own, piece in zip(tensors, pieces, strict=True)])
 
     # ------------------------------------------------------------ now and then
 
@@ -131,42 +141,31 @@ class Ranks:
         return not all(torch.allclose(first, other, rtol=ALIKE, atol=0.0, equal_nan=True) for other in others)
 
 
-# ---------------------------------------------------------------- gradients as a few long vectors
+# ---------------------------------------------------------------- which gradients travel together
 
 
-def _buckets(parameters: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Group neighbours of one dtype: alike on every rank, whatever gradients it has."""
+def _gradient(parameter: Tensor) -> Tensor:
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
+
+
+def _buckets(gradients: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Put small gradients of one dtype together, since each exchange takes its time; large ones need no copy."""
     buckets: list[list[Tensor]] = []
-    size, kind = 0, None
-    for parameter in parameters:
-        length = parameter.numel() * parameter.element_size()
-        if not buckets or size + length > BUCKET_BYTES or parameter.dtype != kind:
-            buckets.append([])
-            size, kind = 0, parameter.dtype
-        buckets[-1].append(parameter)
-        size += length
+    filling: dict[torch.dtype, list[Tensor]] = {}
+    sizes: dict[torch.dtype, int] = {}
+    for gradient in gradients:
+        kind, size = gradient.dtype, gradient.nbytes
+        if size >= LARGE_BYTES:
+            buckets.append([gradient])
+            continue
+        if kind not in filling or sizes[kind] + size > BUCKET_BYTES:
+            filling[kind], sizes[kind] = [], 0
+            buckets.append(filling[kind])
+        filling[kind].append(gradient)
+        sizes[kind] += size
     return buckets
-
-
-def _flatten(bucket: Sequence[Tensor]) -> Tensor:
-    """Return a bucket's gradients one after the other, then one number each: 1 where this rank has it."""
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
-    present = [p.grad is not None for p in bucket]
-    first = gradients[0]
-    marks = torch.ones_like(first.new_empty(len(bucket))) if all(present) else first.new_tensor(present)
-    return torch.cat([*(gradient.reshape(-1) for gradient in gradients), marks])
-
-
-def _put_back(flat: Tensor, bucket: Sequence[Tensor]) -> None:
-    *pieces, marks = torch.split(flat, [*(p.numel() for p in bucket), len(bucket)])
-    if any(p.grad is None for p in bucket):  # only then read the marks: it waits for the device
-        for parameter, holders in zip(bucket, marks.tolist(), strict=True):
-            if parameter.grad is None and holders > 0:
-                parameter.grad = torch.empty_like(parameter)
-    pairs = [(p.grad, piece.view_as(p)) for p, piece in zip(bucket, pieces, strict=True) if p.grad is not None]
-    if pairs:
-        gradients, summed = zip(*pairs, strict=True)
-        torch._foreach_copy_(list(gradients), list(summed))
 
 
 # ---------------------------------------------------------------- joining and leaving
