@@ -285,10 +285,10 @@ def test_a_signal_leaves_with_its_code_and_a_checkpoint(
 
 
 WAITING = """
-import sys, time
+import os, time
 from ttstrain.data import audit, cache
 def wait(*arguments, **options):
-    print("preparing", flush=True)
+    os.write(1, b"preparing\n")  # at once: several threads say it
     time.sleep(3)
 {function} = wait
 from ttstrain.cli.main import main
@@ -304,6 +304,7 @@ main()
         ("cache._features", signal.SIGINT, 130, "error: interrupted\n"),
         ("cache._features", signal.SIGTERM, 75, "error: SIGTERM before the first step: there is nothing to save\n"),
     ],
+    ids=["Ctrl-C in the audit", "Ctrl-C at the features", "SIGTERM"],
 )
 def test_a_signal_while_data_are_prepared_leaves_with_its_code(
     tmp_path: Path,
