@@ -137,6 +137,23 @@ def mixture_gradient(like: Tensor, rank: int) -> Tensor:
     return torch.arange(like.numel(), dtype=torch.float32).reshape(like.shape).mul(rank + 1).to(like.dtype)
 
 
+def exchange_on_gpus() -> dict[str, Any]:
+    """Sum on this rank's GPU over NCCL, and numbers and objects of the host over gloo."""
+    with joined() as ranks:
+        device = build.choose_device("cuda", ranks=ranks)
+        parameters = [nn.Parameter(torch.zeros(shape, device=device)) for shape in ((600, 500), (3,), (2,))]
+        for parameter in parameters[: 2 + ranks.rank]:
+            parameter.grad = torch.full_like(parameter, 1.0 + ranks.rank)
+        ranks.sum_gradients(parameters)
+        return {
+            "device": device.index,
+            "gradients": [float(parameter.grad.max()) for parameter in parameters],
+            "host": ranks.sum(torch.ones(1)).tolist(),
+            "gathered": ranks.gather({"rank": ranks.rank}),
+            "differ": ranks.differ(parameters),
+        }
+
+
 # ---------------------------------------------------------------- the guard
 
 
