@@ -288,7 +288,7 @@ WAITING = """
 import os, time
 from ttstrain.data import audit, cache
 def wait(*arguments, **options):
-    os.write(1, b"preparing\n")  # at once: several threads say it
+    os.write(1, b"preparing\\n")  # at once: several threads say it
     time.sleep(3)
 {function} = wait
 from ttstrain.cli.main import main
