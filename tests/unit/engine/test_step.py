@@ -80,9 +80,7 @@ def test_reported_lr_is_the_lr_that_stepped(monkeypatch):
     assert len({lrs["gpt"] for lrs in used}) > 5
 
 
-@pytest.mark.parametrize(
-    ("task_class", "poison"), [(Regression, math.nan), (Regression, math.inf), (Gan, math.nan)]
-)
+@pytest.mark.parametrize(("task_class", "poison"), [(Regression, math.nan), (Regression, math.inf), (Gan, math.nan)])
 def test_a_poisoned_batch_changes_nothing_but_the_counters(task_class, poison):
     run = make_run(task_class(), ema_decay=0.9)
     train_step(run, [make_batch(4)])
