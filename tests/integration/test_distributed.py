@@ -190,21 +190,30 @@ def test_as_many_ranks_go_on_bitwise(two: TwoRanks, finished: list[dict[str, Any
 
 
 def test_another_number_of_ranks_goes_on_from_the_same_clips(
-    two: TwoRanks, finished: list[dict[str, Any]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    two: TwoRanks, recipe: Path, finished: list[dict[str, Any]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = cut(finished[0]["folder"], tmp_path / "run", at=3)
-    ranked.resume(run, "train.steps=9")  # on one process
-    whole, resumed = checkpoint(finished[0]["folder"], 4), checkpoint(run, 4)
+    ranked.resume(run, "train.steps=9")  # on one process: 12 micro-batches, then 2 in each of steps 4 to 9
     assert "random generators start afresh: saved by 2 processes, resumed by 1" in capfd.readouterr().err
-    assert resumed.state["progress"]["micro_batches"] == 3 * 4 + 2
-    assert whole.state["progress"]["micro_batches"] == 4 * 4
-    assert len(resumed.per_rank) == 1
-    before = checkpoint(run, 9)
-    two(ranked.resume, run, "train.steps=10")
-    after = checkpoint(run, 10)
-    assert after.state["progress"]["micro_batches"] == before.state["progress"]["micro_batches"] + 4
-    assert after.state["loader"] != before.state["loader"]
-    assert len(after.per_rank) == 2
+    two(ranked.resume, run, "train.steps=10")  # 4 more
+    alone = ranked.finetune(recipe, f"run_dir={tmp_path}", "name=alone", "train.steps=14", "eval.every=null")
+    for step, micro_batches, processes in [(4, 14, 1), (9, 24, 1), (10, 28, 2)]:
+        resumed, single = checkpoint(run, step), checkpoint(alone, micro_batches // 2)
+        assert resumed.state["loader"] == single.state["loader"]
+        assert {**resumed.state["progress"], "step": 0} == {**single.state["progress"], "step": 0}
+        assert len(resumed.per_rank) == processes
+
+
+def test_the_main_rank_prepares_the_data_for_all(two: TwoRanks, recipe: Path, tmp_path: Path) -> None:
+    place = [f"run_dir={tmp_path}", f"data.cache_dir={tmp_path / 'cache'}", "train.steps=3"]
+    main, other = two(ranked.finetune_counting, recipe, *place)
+    assert (main, other) == ({"audits": 1, "features": 8}, {"audits": 0, "features": 0})
+
+
+def test_ranks_stop_early_together(two: TwoRanks, recipe: Path, tmp_path: Path) -> None:
+    stop = "train.early_stop={patience: 2, min_delta: 100}"
+    results = two(ranked.finetune_and_tell, recipe, f"run_dir={tmp_path}", stop)
+    assert [result["progress"]["step"] for result in results] == [6, 6]  # the first evaluation is better than none
 
 
 def test_nan_on_one_rank_of_a_whole_run_is_one_incident(two: TwoRanks, recipe: Path, tmp_path: Path) -> None:
@@ -226,6 +235,14 @@ def test_a_signal_to_one_rank_stops_all_after_that_step(two: TwoRanks, recipe: P
     assert (type(main), type(other)) == (Preempted, PeerError)
     assert (other.exit_code, other.told) == (75, True)
     assert [folder.name for folder in (tmp_path / "s" / "checkpoints").glob("step-*")] == ["step-00000003"]
+
+
+@pytest.mark.parametrize("on_rank", [0, 1])
+def test_a_wish_to_stop_that_one_rank_sees_stops_all(two: TwoRanks, recipe: Path, tmp_path: Path, on_rank: int) -> None:
+    place = [f"run_dir={tmp_path}", "name=s"]
+    results = two(ranked.finetune_stopped, on_rank, 5, tmp_path / "s", recipe, *place)
+    assert [result["progress"]["step"] for result in results] == [5, 5]
+    assert not (tmp_path / "s" / "STOP").exists()
 
 
 @pytest.mark.parametrize("on_rank", [0, 1])

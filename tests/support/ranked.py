@@ -17,8 +17,9 @@ from toys import ToyBatch, make_batch, make_run, split
 
 from ttstrain.config.compose import compose
 from ttstrain.config.recipe import GuardConfig, OptimConfig
+from ttstrain.data import cache
 from ttstrain.data.loader import Loader
-from ttstrain.engine import build, distributed, loop
+from ttstrain.engine import build, distributed, loop, prepare, signals
 from ttstrain.engine import start as starting
 from ttstrain.engine.distributed import Ranks
 from ttstrain.engine.evaluate import evaluate
@@ -252,6 +253,35 @@ def finetune_and_tell(recipe: Path, *overrides: str) -> dict[str, Any]:
         "progress": run.progress.state_dict(),
         "rng": torch.get_rng_state(),
     }
+
+
+def finetune_counting(recipe: Path, *overrides: str) -> dict[str, int]:
+    """Train and return how often this rank looked through the data and computed features."""
+    counts = {"audits": 0, "features": 0}
+    audit, build_one = prepare.audit_data, cache._build_one
+
+    def auditing(*args: Any, **kwargs: Any) -> Any:
+        counts["audits"] += 1
+        return audit(*args, **kwargs)
+
+    def building(*args: Any, **kwargs: Any) -> Any:
+        counts["features"] += 1
+        return build_one(*args, **kwargs)
+
+    with _replaced(prepare, "audit_data", auditing), _replaced(cache, "_build_one", building):
+        finetune(recipe, *overrides)
+    return counts
+
+
+def finetune_stopped(on_rank: int, at_step: int, run: Path, recipe: Path, *overrides: str) -> dict[str, Any]:
+    """Train; the run is asked to stop through a file, which one rank alone sees."""
+
+    def ask(loader: Loader) -> None:
+        if loader.rank == on_rank:
+            (run / "STOP").touch()
+
+    with _replaced(signals, "POLL_S", 0.0 if int(os.environ["RANK"]) == on_rank else 1e9), _at(at_step, ask):
+        return finetune_and_tell(recipe, *overrides)
 
 
 def finetune_signalled(number: signal.Signals, on_rank: int, at_step: int, recipe: Path, *overrides: str) -> Path:

@@ -170,8 +170,8 @@ class _Processes:
             if isinstance(error, _TOGETHER):
                 self.ranks.barrier()  # the main process may still be writing, and a launcher ends all with the first
                 return self.ranks.main
-        except PeerError:
-            return True  # nobody is left to hear it
+        except PeerError:  # nobody is left to hear it; of a signal, which reaches all, the first to leave has spoken
+            return not isinstance(error, Preempted)
         return True
 
 

@@ -1,0 +1,52 @@
+"""`--nproc N` starts the same command N times, without `--nproc`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ttstrain.cli.main import app
+from ttstrain.engine import launch as launching
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], int]]:
+    calls: list[tuple[list[str], int]] = []
+
+    def launch(arguments: Sequence[str], *, nproc: int) -> int:
+        calls.append((list(arguments), nproc))
+        return 75
+
+    monkeypatch.setattr(launching, "launch", launch)
+    return calls
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["finetune", "quickstart"],
+        ["finetune", "quickstart", "optim.lr=1e-4", "train.steps=600", "--data", "a b", "--run-dir", "c"],
+        ["finetune", "quickstart", "--base", "hf://a/b/c"],
+        ["resume", "runs/x"],
+        ["resume", "runs/x", "train.steps=9", "--reset-step", "--reset-optimizer", "--from", "best", "--recipe", "r"],
+    ],
+)
+def test_every_argument_reaches_the_processes_and_their_code_comes_back(
+    launched: list[tuple[list[str], int]], arguments: list[str]
+) -> None:
+    result = CliRunner().invoke(app, [*arguments, "--nproc", "3"])
+    assert result.exit_code == 75, result.output
+    assert launched == [(arguments, 3)]
+
+
+def test_a_bad_recipe_starts_no_process(launched: list[tuple[list[str], int]], tmp_path: Path) -> None:
+    assert CliRunner().invoke(app, ["finetune", "quickstart", "optim.lrr=1", "--nproc", "3"]).exit_code == 2
+    assert launched == []
+
+
+@pytest.mark.parametrize("command", ["finetune", "resume"])
+def test_less_than_one_process_is_wrong_usage(command: str) -> None:
+    assert CliRunner().invoke(app, [command, "x", "--nproc", "0"]).exit_code == 2
