@@ -93,7 +93,7 @@ def _wait(children: Sequence[subprocess.Popen[bytes]], signals: list[int]) -> in
     killed = [child for child in children if _kill(child)]
     if killed and not failed:
         return 128 + signal.SIGINT
-    return _verdict(failed, asked, nproc=len(children))
+    return _verdict(failed, asked)
 
 
 def _failures(children: Sequence[subprocess.Popen[bytes]], *, known: dict[int, int]) -> dict[int, int]:
@@ -101,7 +101,7 @@ def _failures(children: Sequence[subprocess.Popen[bytes]], *, known: dict[int, i
     return known | {rank: code for rank, code in ended.items() if rank not in known}
 
 
-def _verdict(failed: dict[int, int], asked: Sequence[int], *, nproc: int) -> int:
+def _verdict(failed: dict[int, int], asked: Sequence[int]) -> int:
     """Choose the exit code: a process that only lost the others ends with 1, which says less than theirs."""
     if not failed:
         return 0
@@ -110,7 +110,7 @@ def _verdict(failed: dict[int, int], asked: Sequence[int], *, nproc: int) -> int
         return code
     if -code not in asked:
         raise PeerError(
-            f"process {rank} of 0-{nproc - 1} was killed by {signal.Signals(-code).name}",
+            f"the process of rank {rank} was killed by {signal.Signals(-code).name}",
             hint="the machine's memory may be short; `ttstrain resume` goes on from the last checkpoint",
             exit_code=128 - code,
         )
