@@ -95,6 +95,7 @@ class Task(nn.Module):
 
         Code after a `yield` runs once that optimizer has stepped. With accumulation only the last micro-batch of a
         step sees the updated module. Never yield inside a `with` block: the engine enters autocast around `next()`.
+        Every process of a run yields the same losses and metrics in the same order, whatever its batch holds.
         """
         raise NotImplementedError
 

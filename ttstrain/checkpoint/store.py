@@ -21,6 +21,7 @@ import re
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -275,7 +276,8 @@ def _recover(root: Path) -> None:
     for aside in root.glob(".step-*.old"):
         folder = root / aside.name[1 : -len(".old")]
         if is_checkpoint(aside) and not folder.exists():
-            aside.rename(folder)
+            with suppress(FileNotFoundError):  # another process of the run was quicker
+                aside.rename(folder)
 
 
 def _sync_folder(folder: Path) -> None:
