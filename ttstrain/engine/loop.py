@@ -82,7 +82,8 @@ def train(run: Run, held_out: HeldOut, snapshots: Snapshots) -> Ending:
                 run.store.wait()
             if ending:
                 return ending
-            _leave_if(run, wish.leave)
+            if wish.leave:
+                _leave(run, wish.leave)
     return "done"
 
 
@@ -176,7 +177,7 @@ def _save(run: Run, *, best: bool = False, metrics: Mapping[str, float] | None =
         run.trackers.note(f"checkpoint {folder.name}{' (best so far)' if best else ''}")
 
 
-def _leave_if(run: Run, requested: Request | None) -> None:
+def _leave(run: Run, requested: Request) -> None:
     """Raise what a signal asks for, now that a checkpoint is on disk."""
     message = f"{requested} after step {run.progress.step}; saved `{run.store.folder(run.progress.step)}`"
     hint = f"continue with `ttstrain resume {run.folder}`"
