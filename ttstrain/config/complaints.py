@@ -9,6 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from ttstrain import families
 from ttstrain.errors import RecipeError
 
 OTHER_NAMES = {  # what other trainers call it
@@ -141,7 +142,7 @@ def _shown(value: Any) -> str:
 def _hint(key: str, details: Sequence[Any], *, known: Sequence[str]) -> str | None:
     kind = details[0]["type"]
     if kind == "missing" and key == "task":
-        return "say what to train, such as `task: flow`"
+        return "say what to train: " + " or ".join(f"`task: {name}`" for name in families.tasks())
     if kind == "model_type" and details[0]["input"] is None:
         return "give it keys, or remove the empty line"
     if kind == "value_error":

@@ -357,6 +357,7 @@ class _Training:
             if misfit := next((name for name in names if not _fits(moments[name], weights[name])), None):
                 notes.append(f"the moments of `{misfit}` are not AdamW's of its shape: moments left out")
                 moments = None
+        # Where the two differ in number, as noted above, the rest stays unpaired and is not counted.
         by_index = dict(zip(indices, names, strict=False))
         groups = tuple(
             OptimizerGroup(
