@@ -1,0 +1,66 @@
+"""How recordings and texts become rows of tokens: a part of a recipe's `model:` section. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from ttstrain.config.recipe import Count, Section, Share, UserPath
+
+TAGS = ("laugh", "chuckle", "sigh", "cough", "sniffle", "groan", "yawn", "gasp")  # of the published English models
+
+
+class RatioPoint(Section):
+    """One point of a schedule."""
+
+    at: Annotated[float, Field(ge=0, le=1)]
+    """Share of the run."""
+    ratio: Annotated[float, Field(ge=0)]
+    """Text tokens to every speech token from here on; between two points the ratio goes in a straight line."""
+
+
+class TextMix(Section):
+    """Questions and answers among the speech, so that pre-training keeps the language model alive."""
+
+    path: UserPath
+    """JSON lines, each with `question` and `answer`."""
+    schedule: list[RatioPoint] = Field(
+        default=[RatioPoint(at=0, ratio=2), RatioPoint(at=0.5, ratio=1), RatioPoint(at=1, ratio=0)], min_length=1
+    )
+    """Text per speech over the run; the default is 2:1 to 1:1 to 0:1."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> TextMix:
+        places = [point.at for point in self.schedule]
+        if places != sorted(set(places)):
+            raise ValueError("the points of `schedule` must follow each other")
+        return self
+
+
+class RowsConfig(Section):
+    """Tokenizer, codec and what a row looks like."""
+
+    tokenizer: UserPath = "hf://canopylabs/orpheus-3b-0.1-ft"
+    """Folder with a tokenizer.json, or `hf://owner/repo[/folder]`."""
+    codec: UserPath = "hf://hubertsiuzdak/snac_24khz"
+    """Folder with SNAC's config.json and weights, or `hf://owner/repo`."""
+    dedup: Literal["slot0", "exact7", "none"] = "slot0"
+    """Leave out frames that repeat the one before: `slot0` as upstream (only the coarse code is compared; pauses and
+    held vowels shrink), `exact7` where all seven codes are equal, `none` never."""
+    labels: Literal["speech", "all"] = "speech"
+    """What is learned: `speech` masks the prompt, `all` learns every token as upstream does."""
+    max_tokens: Count = 2048
+    """Longest row; 2048 tokens are about 24 s of speech."""
+    too_long: Literal["skip", "split"] = "skip"
+    """What becomes of longer rows: left out, or divided at a pause where a sentence ends; both are reported."""
+    voice: str | None = "auto"
+    """Name in front of the text (`tara: ...`): `auto` takes the row's speaker where it has one, null writes none."""
+    tags: list[str] = list(TAGS)
+    """Emotion tags that the texts may hold, without brackets; what only resembles one is reported."""
+    upstream_decoder_safe: bool = False
+    """Take the next-best code where the codec chose code 0, which upstream's player drops together with 0.4 s."""
+    text_mix: TextMix | None = None
+    """Mix questions and answers into the speech, for pre-training."""
+    loudest_pause: Share = 0.1
+    """A row is divided only where the sound is below this share of its usual loudness."""
