@@ -6,7 +6,7 @@ A family knows its upstream's files: it offers `UpstreamFormat`s, and this modul
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -60,6 +60,7 @@ class OpenedCheckpoint:
     step: int | None = None
     buffers: frozenset[str] = frozenset()  # keys of `weights` that are not parameters
     vocab: Path | None = None  # text table that lies beside the file
+    section: Mapping[str, Any] = field(default_factory=dict)  # our own: the complete `model:` section it was trained by
     globals: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default_factory=tuple)
 
@@ -184,6 +185,7 @@ def open_own(folder: Path) -> OpenedCheckpoint:
         schedule=meta.schedule,
         step=meta.step,
         buffers=frozenset() if label is None else label.buffers,
+        section=meta.model,
         notes=meta.notes,
     )
 
@@ -275,6 +277,14 @@ def _download(spec: str) -> Path:
     return snapshot / inside
 
 
+def fetch_repository(spec: str, patterns: Sequence[str]) -> Path:
+    """Download the files of `hf://owner/repo[@revision]` that match a pattern; return their folder."""
+    match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?/?", spec)
+    if match is None:
+        raise CheckpointError(f"`{spec}` is not hf://owner/repo", hint="such as hf://charactr/vocos-mel-24khz")
+    return _snapshot(spec, match[1], match[2], list(patterns))
+
+
 def _snapshot(spec: str, repo: str, revision: str | None, patterns: list[str]) -> Path:
     try:
         import huggingface_hub
@@ -287,6 +297,6 @@ def _snapshot(spec: str, repo: str, revision: str | None, patterns: list[str]) -
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
             f"`{spec}` could not be downloaded: {reason}",
-            hint="check the name and the connection; or download it elsewhere and give its path as `base:`",
+            hint="check the name and the connection; or download it elsewhere and give its path instead",
         ) from error
     return folder
