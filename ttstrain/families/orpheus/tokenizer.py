@@ -1,0 +1,144 @@
+"""The text tokenizer of a model, and where its audio tokens lie. Imports no torch."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from ttstrain.errors import CheckpointError, DataError, RecipeError
+from ttstrain.families.orpheus.ids import NUM_CUSTOM, TokenIds
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+FILE: Final = "tokenizer.json"
+TOY: Final = "package:toy"
+HUB: Final = "hf://"
+_BESIDE: Final = ("tokenizer_config.json", "special_tokens_map.json", "config.json", "generation_config.json")
+
+
+@dataclass(frozen=True, slots=True)
+class RowTokenizer:
+    """Text to ids, and the ids of everything else in a row."""
+
+    source: str
+    folder: Path | None  # where its files lie; None for the toy
+    ids: TokenIds
+    size: int  # one past its last id
+    digest: str  # of all that decides on ids
+    _tokenizer: Tokenizer
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text, without BOS.
+
+        Raises DataError for a text that spells a control or audio token: it would be read as one.
+        """
+        tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        control = control_tokens(tokens, self.ids)
+        if control:
+            raise DataError(f"the text spells the control token {self._tokenizer.id_to_token(control[0])}: {text[:60]}")
+        return tokens
+
+    def count(self, text: str) -> int:
+        """Count the ids of a text."""
+        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def spells_control(self, text: str) -> str | None:
+        """Return the first control or audio token that a text would be read as."""
+        control = control_tokens(self._tokenizer.encode(text, add_special_tokens=False).ids, self.ids)
+        return self._tokenizer.id_to_token(control[0]) if control else None
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of ids, control tokens included."""
+        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=False)
+        return text
+
+    def to_json(self) -> str:
+        """Return what a tokenizer.json holds."""
+        written: str = self._tokenizer.to_str()
+        return written
+
+
+def control_tokens(tokens: Sequence[int], ids: TokenIds) -> list[int]:
+    """Return those of a text's ids that are no text."""
+    return [token for token in tokens if token >= ids.first_custom or token in (ids.bos, ids.eot)]
+
+
+@functools.lru_cache(maxsize=4)
+def load_tokenizer(spec: str) -> RowTokenizer:
+    """Load the tokenizer that `spec` names: a folder, its tokenizer.json, or `hf://owner/repo[/folder]`.
+
+    Raises CheckpointError when there is none, or when it has no audio tokens.
+    """
+    try:
+        import tokenizers
+    except ModuleNotFoundError as error:
+        raise RecipeError(
+            f"the tokenizer needs `{error.name}`, which is not installed", hint='pip install "ttstrain[orpheus]"'
+        ) from error
+    if spec == TOY:
+        from ttstrain.families.orpheus.toy import toy_tokenizer
+
+        tokenizer = toy_tokenizer()
+        written = tokenizer.to_str().encode()
+        folder = None
+    else:
+        path = _file(spec)
+        folder, written = path.parent, path.read_bytes()
+        try:
+            tokenizer = tokenizers.Tokenizer.from_buffer(written)
+        except Exception as error:  # the library raises nothing narrower
+            raise CheckpointError(f"`{path}` is not a tokenizer: {error}") from error
+    ids = find_ids(tokenizer, source=spec)
+    vocab = tokenizer.get_vocab(with_added_tokens=True)
+    return RowTokenizer(
+        source=spec,
+        folder=folder,
+        ids=ids,
+        size=max(vocab.values()) + 1,
+        digest=hashlib.sha256(written).hexdigest()[:16],
+        _tokenizer=tokenizer,
+    )
+
+
+def find_ids(tokenizer: Tokenizer, *, source: str) -> TokenIds:
+    """Find where the control and audio tokens lie. Raises CheckpointError unless all are there and in order."""
+    first = tokenizer.token_to_id("<custom_token_0>")
+    if first is None:
+        raise CheckpointError(
+            f"the tokenizer `{source}` has no audio tokens (`<custom_token_0>` to `<custom_token_{NUM_CUSTOM - 1}>`)",
+            hint="take the tokenizer of an Orpheus model; a plain Llama's cannot write codes",
+        )
+    for n in range(NUM_CUSTOM):
+        found = tokenizer.token_to_id(f"<custom_token_{n}>")
+        if found != first + n:
+            where = "is missing" if found is None else f"has id {found}, {first + n} expected"
+            raise CheckpointError(f"`<custom_token_{n}>` of the tokenizer `{source}` {where}")
+    special = {name: tokenizer.token_to_id(name) for name in ("<|begin_of_text|>", "<|eot_id|>")}
+    if missing := [name for name, token in special.items() if token is None]:
+        raise CheckpointError(f"the tokenizer `{source}` has no {' and no '.join(missing)}: it is not Llama 3's")
+    return TokenIds(first_custom=first, bos=special["<|begin_of_text|>"], eot=special["<|eot_id|>"])
+
+
+def _file(spec: str) -> Path:
+    path = _from_hub(spec) if spec.startswith(HUB) else Path(spec).expanduser()
+    if path.is_dir():
+        path = path / FILE
+    if not path.is_file():
+        raise CheckpointError(
+            f"there is no tokenizer at `{spec}`", hint=f"a folder with a {FILE}, or hf://owner/repo"
+        )
+    return path
+
+
+def _from_hub(spec: str) -> Path:
+    from ttstrain.checkpoint.upstream import fetch_repository
+
+    owner_repo = "/".join(spec.removeprefix(HUB).split("/")[:2])
+    inside = spec.removeprefix(HUB)[len(owner_repo) :].strip("/")
+    prefix = f"{inside}/" if inside else ""
+    return fetch_repository(f"{HUB}{owner_repo}", [prefix + name for name in (FILE, *_BESIDE)]) / inside
