@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 if TYPE_CHECKING:
+    from ttstrain.checkpoint.tensorfile import StoredTensor
+    from ttstrain.checkpoint.upstream import OpenedCheckpoint
     from ttstrain.data.manifest import Clip
 
 DEFAULT_OPTIMIZER = "model"
@@ -79,6 +81,15 @@ class Sample:
     mel: Tensor | None = None  # (n, n_mels), natural log, when the family makes one
 
 
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A base's tensors under a task's names and in its shapes."""
+
+    weights: Mapping[str, Tensor | StoredTensor]
+    notes: tuple[str, ...] = ()
+    new_rows: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # parameter -> rows the base knew nothing of
+
+
 class Task(nn.Module):
     """What one run trains. Subclasses implement `losses` and `evaluate`; the rest has defaults."""
 
@@ -110,6 +121,17 @@ class Task(nn.Module):
         so that two evaluations differ only by the weights. The key `total` decides which checkpoint is best.
         """
         raise NotImplementedError
+
+    def fitted(self, base: OpenedCheckpoint) -> Fitted:
+        """Return a base's tensors as this task's: a table of other symbols, for instance, row by row.
+
+        Raises CheckpointError where that cannot be done. `load_weights` then checks names and shapes.
+        """
+        return Fitted(base.weights)
+
+    def rows_first(self) -> Mapping[str, int]:
+        """Map tables whose new rows train alone at the start of a run to the number of those steps."""
+        return {}
 
     def exported(self) -> nn.Module:
         """Return the module that EMA averages and `export` writes."""

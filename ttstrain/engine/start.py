@@ -40,6 +40,7 @@ from ttstrain.errors import (
     RecipeError,
     UserError,
 )
+from ttstrain.modules import lora
 from ttstrain.tracking.build import build_trackers
 from ttstrain.tracking.tracker import RunInfo, Trackers
 
@@ -52,6 +53,7 @@ def start(composed: Composed, *, show: ShowProgress = no_progress) -> Path:
     with _Processes() as here:
         recipe = parse(composed)
         here.choose_device(recipe)
+        lora.check_installed(recipe.lora)
         if here.ranks.main:
             folder.check_name(recipe)
         base = None if recipe.base is None else _open_base(recipe)
@@ -95,6 +97,7 @@ def resume(
         composed, source_name = _compose(origin, overrides, recipe=recipe)
         checked = parse(composed)
         here.choose_device(checked)
+        lora.check_installed(checked.lora)
         prepared = prepare(checked, device=here.device, ranks=here.ranks, show=show)
         plan = resolve(
             checked,
@@ -235,10 +238,12 @@ def _open_base(recipe: Recipe) -> OpenedCheckpoint:
 
 def _load_base(run: Run, base: OpenedCheckpoint) -> list[str]:
     """Load weights only: a base that holds an optimizer is still a base. The average starts as their copy."""
-    report = load_weights(run.task, base.weights, source=str(base.path))
+    fitted = run.task.fitted(base)
+    report = load_weights(run.task, lora.with_adapters(run.task, fitted.weights), source=str(base.path))
+    lora.settle(run.task)
     if run.ema is not None:
         run.ema.reset(run.task.exported())
-    lines = [f"base {base.path.name}: {base.model}, {len(report.matched)} tensors", *base.notes]
+    lines = [f"base {base.path.name}: {base.model}, {len(report.matched)} tensors", *base.notes, *fitted.notes]
     if base.unknown:
         settings = ", ".join(f"{key}={run.plan.recipe.model[key]}" for key in base.unknown)
         lines.append(f"the file does not tell {settings}: taken from the recipe")
@@ -333,6 +338,11 @@ def _restore(run: Run, origin: _Origin, *, reset_step: bool, reset_optimizer: bo
 
 def _restore_upstream(run: Run, origin: _Origin, *, keep: set[str]) -> list[str]:
     """Take weights, average, moments and step from another trainer's file; the LR is this plan's at that step."""
+    if run.plan.recipe.lora is not None:
+        raise RecipeError(
+            "another trainer's run goes on with all its weights, and `lora` trains adapters",
+            hint=f"start a new run from it: `ttstrain finetune RECIPE --base {origin.checkpoint}`",
+        )
     opened = open_checkpoint(origin.checkpoint, task=run.plan.recipe.task)
     opened.check_model(run.plan.recipe.model)
     report = load_weights(run.task, opened.weights, source=str(opened.path))

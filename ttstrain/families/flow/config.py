@@ -5,12 +5,15 @@ The defaults are F5TTS_v1_Base; `configs/models/` states the other published net
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from ttstrain.config.recipe import Count, Section
 from ttstrain.families import ModelConfig
+from ttstrain.families.flow.shapes import CONV_GROUPS, LORA_TARGETS, parameter_shapes
+from ttstrain.families.flow.text import FlowFrontEnd
 from ttstrain.families.flow.vocab import load_vocab
 
 if TYPE_CHECKING:
@@ -20,9 +23,6 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 SAMPLE_RATE = 24_000  # Hz; one for all published nets, as are hop, window and FFT
 HOP_LENGTH = 256
-CONV_KERNEL = 31  # of the convolutional position embedding
-CONV_GROUPS = 16
-TIME_FREQUENCIES = 256
 
 
 class CfmConfig(Section):
@@ -104,6 +104,12 @@ class FlowConfig(ModelConfig):
     """`pinyin` as upstream's inference reads every text; `custom` the same with any vocab; `char` splits characters."""
     vocab: str = "package:emilia"
     """File with one token per line, or `package:emilia` for the vocab of the published nets."""
+    base_vocab: str | None = None
+    """Vocab of the base where it lies neither beside the base nor in it; null looks there, and at the size."""
+    first_new_rows: Annotated[int, Field(ge=0)] = 0
+    """Steps at the start in which only the rows of tokens that the base's vocab lacks are trained."""
+    max_unknown: Probability = 0.005
+    """Refuse to train when a larger share of the data's tokens is not in `vocab`, and so would be read as spaces."""
 
     cfm: CfmConfig = CfmConfig()
     sampling: SamplingConfig = SamplingConfig()
@@ -144,28 +150,13 @@ class FlowConfig(ModelConfig):
         """Return the size of the vocab; reads its file."""
         return len(load_vocab(self.vocab, space_first=self.tokenizer != "custom").tokens)
 
-    def num_parameters(self) -> int:
-        """Return the number of trainable parameters of the whole net."""
-        d, t, m = self.dim, self.text_dim, self.n_mels
-        inner, hidden = self.heads * self.dim_head, self.ff_mult * d
-        time = TIME_FREQUENCIES * d + d + d * d + d
-        text_block = 8 * t + 2 * t + (2 * t * t + 2 * t) + 4 * t + (2 * t * t + t)
-        text = (self.num_tokens() + 1) * t + self.conv_layers * text_block
-        position = d * (d // CONV_GROUPS) * CONV_KERNEL + d
-        inputs = (2 * m + t) * d + d + 2 * position
-        attention = 3 * (d * inner + inner) + inner * d + d
-        if self.qk_norm is not None:
-            attention += 2 * self.dim_head
-        feed_forward = d * hidden + hidden + hidden * d + d
-        output = d * m + m
-        if self.backbone == "dit":
-            blocks = self.depth * (6 * d * d + 6 * d + attention + feed_forward)
-            output += 2 * d * d + 2 * d
-            if self.long_skip_connection:
-                output += 2 * d * d
-        else:
-            blocks = self.depth * (2 * d + attention + feed_forward)
-            if self.skip_connect_type == "concat":
-                blocks += self.depth // 2 * 2 * d * d
-            output += d
-        return time + text + inputs + blocks + output
+    def front_end(self) -> FlowFrontEnd:
+        """Return what reads the texts. Raises RecipeError without the vocab's file or the tokenizer's libraries."""
+        vocab = load_vocab(self.vocab, space_first=self.tokenizer != "custom")
+        return FlowFrontEnd(vocab, kind=self.tokenizer, max_unknown=self.max_unknown)
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        return parameter_shapes(self, num_tokens=self.num_tokens())
+
+    def lora_targets(self) -> Sequence[str]:
+        return LORA_TARGETS

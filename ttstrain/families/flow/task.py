@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 import torchaudio
@@ -18,11 +19,15 @@ from ttstrain.families.flow.data import FlowBatch
 from ttstrain.families.flow.model import build_net
 from ttstrain.families.flow.model.cfm import draw, frames_between, predict, squared_error
 from ttstrain.families.flow.model.sampler import durations, generate, noise, time_grid
+from ttstrain.families.flow.surgery import TABLE, fit_vocab
 from ttstrain.families.flow.text import encode
 from ttstrain.families.flow.vocab import load_vocab
 from ttstrain.modules.griffin_lim import griffin_lim
 from ttstrain.modules.mel import FLOOR, MelSpectrogram
-from ttstrain.task import Audio, Loss, Prompt, Sample, Task
+from ttstrain.task import Audio, Fitted, Loss, Prompt, Sample, Task
+
+if TYPE_CHECKING:
+    from ttstrain.checkpoint.upstream import OpenedCheckpoint
 
 EVALUATED_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # the middles of five bins, `t0` to `t4`
 EVALUATED_PROMPT = 0.3  # share of a held-out clip that is shown; the rest is judged
@@ -39,6 +44,16 @@ class FlowTask(Task):
         self.vocab = load_vocab(config.vocab, space_first=config.tokenizer != "custom")
         # The name is the first part of every key of upstream's state dict.
         self.transformer = build_net(config, num_tokens=len(self.vocab.tokens))
+
+    # ---------------------------------------------------------------- starting from a base
+
+    def fitted(self, base: OpenedCheckpoint) -> Fitted:
+        """Carry the base's text rows over by token, whatever vocab it had."""
+        return fit_vocab(base, self.vocab, named=self.config.base_vocab)
+
+    def rows_first(self) -> Mapping[str, int]:
+        """Let the rows of new tokens train alone for as long as the recipe says."""
+        return {TABLE: self.config.first_new_rows} if self.config.first_new_rows else {}
 
     # ---------------------------------------------------------------- training
 

@@ -7,6 +7,7 @@ settings beside the file are read too, and where nothing tells, that is said.
 
 from __future__ import annotations
 
+import glob
 import json
 import math
 import re
@@ -420,11 +421,24 @@ def _ended(schedule: ScheduleMeta, groups: Sequence[OptimizerGroup]) -> str:
 
 
 def _vocab_beside(path: Path, tensors: Mapping[str, StoredTensor]) -> tuple[Path | None, list[str]]:
-    vocab = path.parent / "vocab.txt"
-    if not vocab.is_file():
-        return None, []
-    entries = vocab.read_bytes().count(b"\n")
-    rows = tensors[f"{_PREFIX}text_embed.text_embed.weight"].shape[0]
-    if entries + 1 != rows:
-        return None, [f"`vocab.txt` beside it has {entries:,} tokens, the net {rows - 1:,}: not its own"]
-    return vocab, []
+    """Find the vocab that a file was trained with, by its number of lines, and say what is odd about it."""
+    wanted = tensors[f"{_PREFIX}text_embed.text_embed.weight"].shape[0] - 1
+    notes = []
+    for vocab in _vocab_places(path):
+        content = vocab.read_bytes()
+        whole = content.endswith(b"\n")
+        count = content.count(b"\n") + (0 if whole else 1)
+        if count == wanted:
+            if not whole:
+                notes.append(f"`{vocab.name}` lacks its last newline: upstream would cut its last token short")
+            return vocab, notes
+        notes.append(f"`{vocab.name}` beside it has {count:,} tokens, the net {wanted:,}: not its own")
+    return None, notes
+
+
+def _vocab_places(path: Path) -> list[Path]:
+    """List vocabs beside a file, then those of the data that an upstream project of this name was trained on."""
+    project = path.absolute().parent
+    beside = [project / "vocab.txt", *sorted(set(project.glob("*vocab*.txt")) - {project / "vocab.txt"})]
+    prepared = sorted((project.parent.parent / "data").glob(f"{glob.escape(project.name)}_*/vocab.txt"))
+    return [place for place in (*beside, *prepared) if place.is_file()]

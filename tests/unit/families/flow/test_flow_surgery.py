@@ -1,0 +1,206 @@
+"""Vocabulary surgery: rows go by token, new ones start from what is alike, and nothing crashes on a size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ttstrain.checkpoint.loading import load_weights
+from ttstrain.checkpoint.upstream import open_checkpoint
+from ttstrain.errors import CheckpointError
+from ttstrain.families.flow.alike import Origins
+from ttstrain.families.flow.config import FlowConfig
+from ttstrain.families.flow.surgery import TABLE, transplant
+from ttstrain.families.flow.task import FlowTask
+from ttstrain.families.flow.vocab import load_vocab
+from ttstrain.task import Fitted
+
+OLD = (" ", "a", "e", "S", "s", "ni2", "ni4", "lue4", "か", "б", "д")
+
+
+def table(rows: int = len(OLD) + 1, *, width: int = 64) -> Tensor:
+    return torch.randn(rows, width, generator=torch.Generator().manual_seed(1))
+
+
+# ---------------------------------------------------------------- rows
+
+
+def test_shared_tokens_and_the_filler_keep_their_rows_bit_for_bit() -> None:
+    old = table().bfloat16()
+    made = transplant(old, old=OLD, new=["s", " ", "z", "ni4"])
+    assert made.table.dtype == torch.bfloat16
+    for row, origin in ((0, 0), (1, 1 + OLD.index("s")), (2, 1), (4, 1 + OLD.index("ni4"))):
+        assert torch.equal(made.table[row], old[origin])
+    assert (made.kept, made.dropped, list(made.new)) == (3, len(OLD) - 3, ["z"])
+
+
+@pytest.mark.parametrize(("token", "source"), [("é", "e"), ("Ş", "S"), ("Ａ", "a"), ("が", "か"), ("カ", "か")])
+def test_a_new_row_is_close_to_its_source_and_not_the_same(token: str, source: str) -> None:
+    old = table()
+    made = transplant(old, old=OLD, new=[*OLD, token])
+    new, origin = made.table[-1], old[1 + OLD.index(source)]
+    assert made.sources[token] == (source,)
+    assert torch.cosine_similarity(new, origin, dim=0) > 0.99
+    assert not torch.equal(new, origin)
+    assert new.norm() == pytest.approx(float(origin.norm()), rel=0.05)
+
+
+def test_a_syllable_comes_from_its_other_tones_or_its_final() -> None:
+    made = transplant(table(), old=OLD, new=[*OLD, "ni3", "que4"])
+    assert made.sources == {"ni3": ("ni2", "ni4"), "que4": ("lue4",)}
+    tones = table()[[1 + OLD.index("ni2"), 1 + OLD.index("ni4")]]
+    assert torch.cosine_similarity(made.table[-2], tones.mean(dim=0), dim=0) > 0.99
+    assert made.table[-2].norm() == pytest.approx(float(tones.norm(dim=1).mean()), rel=0.05)
+
+
+def test_rows_without_a_relative_have_the_length_of_the_others_and_differ() -> None:
+    old = table()
+    made = transplant(old, old=OLD, new=[*OLD, "ж", "अ", "ㅎ"])
+    assert made.new == {"ж": "script", "अ": "mean", "ㅎ": "mean"}
+    rows = made.table[-2:]
+    lengths = old[1:].norm(dim=1)
+    assert all(lengths.min() < row.norm() < 1.1 * lengths.max() for row in rows)
+    assert torch.cosine_similarity(rows[0], rows[1], dim=0) < 0.99
+    cyrillic = old[-2:].mean(dim=0)
+    assert torch.cosine_similarity(made.table[-3], cyrillic, dim=0) > 0.9
+
+
+def test_a_row_depends_on_its_token_and_not_on_the_order_or_the_random_state() -> None:
+    first = transplant(table(), old=OLD, new=[*OLD, "é", "अ"]).table
+    torch.manual_seed(99)
+    second = transplant(table(), old=OLD, new=["अ", *OLD, "é"]).table
+    assert torch.equal(first[-1], second[1])
+    assert torch.equal(first[-2], second[-1])
+
+
+@pytest.mark.parametrize("new", [[" "], list(OLD[:3]), [*OLD, *map(chr, range(0x900, 0x980))], [chr(0x10FFFD), "\u0301"]])
+def test_any_size_and_any_symbol_has_finite_rows(new: list[str]) -> None:
+    made = transplant(table(), old=OLD, new=new)
+    assert made.table.shape == (len(new) + 1, 64)
+    assert bool(made.table.isfinite().all())
+    assert made.kept + len(made.new) == len(new)
+
+
+@pytest.mark.parametrize(
+    ("token", "tokens"),
+    [
+        *(("Ğ", ("ğ",)), ("ẞ", ("ß",)), ("ẩ", ("â",)), ("Ø", ("ø",)), ("ґ", ("г",)), ("い", ("イ",)), ("ך", ("כ",))),
+        *(("०", ("0",)), ("„", ('"',)), ("Ⅷ", ("V", "I")), ("뷁", ("ㅂ",)), ("lue4", ("jue4", "que4", "xue4", "yue4"))),
+    ],
+)
+def test_relatives_in_the_published_vocab(token: str, tokens: tuple[str, ...]) -> None:
+    published = set(load_vocab("package:emilia").tokens) - {token}
+    found = Origins(sorted(published)).of(token)
+    assert (found.kind, set(found.tokens)) == ("similar", set(tokens))
+
+
+# ---------------------------------------------------------------- whose vocab
+
+
+def write(path: Path, tokens: Sequence[str]) -> Path:
+    path.write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8")
+    return path
+
+
+def task(vocab: Path | str, **settings: Any) -> FlowTask:
+    return FlowTask(
+        FlowConfig(dim=16, depth=1, heads=1, dim_head=8, text_dim=16, conv_layers=1, vocab=str(vocab), **settings)
+    )
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """Write a net of the vocab `OLD`, without it, as upstream's pruned files are."""
+    trained = task(write(tmp_path / "old.txt", OLD))
+    (tmp_path / "base").mkdir()
+    save_file(trained.state_dict(), tmp_path / "base" / "model.safetensors")
+    return tmp_path / "base" / "model.safetensors"
+
+
+def fitted(base: Path, new: Sequence[str], **settings: Any) -> tuple[FlowTask, Fitted]:
+    mine = task(write(base.parent.parent / "new.txt", new), **settings)
+    result = mine.fitted(open_checkpoint(base))
+    load_weights(mine, result.weights, source="base")
+    return mine, result
+
+
+def test_the_vocab_beside_the_base_is_its_own(base: Path) -> None:
+    write(base.parent / "vocab.txt", OLD)
+    mine, result = fitted(base, ["é", *OLD], tokenizer="custom")
+    rows, old = mine.state_dict()[TABLE], open_checkpoint(base).weights[TABLE].read()
+    assert torch.equal(rows[0], old[0])
+    assert torch.equal(rows[2:], old[1:])
+    assert result.new_rows == {TABLE: (1,)}
+    assert any("1 are new (1 from similar tokens): 'é' < 'e'" in note for note in result.notes)
+
+
+def test_another_order_of_the_same_tokens_is_seen(base: Path) -> None:
+    write(base.parent / "vocab.txt", OLD)
+    mine, result = fitted(base, OLD[::-1], tokenizer="custom")
+    assert torch.equal(mine.state_dict()[TABLE][1:], open_checkpoint(base).weights[TABLE].read()[1:].flip(0))
+    assert result.new_rows == {}
+    assert any("none is new" in note for note in result.notes)
+
+
+def test_the_same_vocab_changes_nothing_and_says_nothing(base: Path) -> None:
+    write(base.parent / "vocab.txt", OLD)
+    mine, result = fitted(base, OLD)
+    assert torch.equal(mine.state_dict()[TABLE], open_checkpoint(base).weights[TABLE].read())
+    assert (result.notes, result.new_rows) == ((), {})
+
+
+def test_a_named_vocab_goes_before_all_and_must_have_the_bases_size(base: Path, tmp_path: Path) -> None:
+    write(base.parent / "vocab.txt", OLD[::-1])
+    named = write(tmp_path / "named.txt", OLD)
+    mine, _ = fitted(base, OLD[:4], base_vocab=str(named))
+    assert torch.equal(mine.state_dict()[TABLE], open_checkpoint(base).weights[TABLE].read()[:5])
+    with pytest.raises(CheckpointError, match=r"3 tokens, `.*` rows for 11"):
+        fitted(base, OLD, base_vocab=str(write(tmp_path / "named.txt", OLD[:3])))
+
+
+def test_a_base_of_unknown_vocab_is_refused_by_the_key_that_helps(base: Path) -> None:
+    with pytest.raises(CheckpointError, match="rows for 11 tokens") as caught:
+        fitted(base, OLD[:4])
+    assert "model.base_vocab" in str(caught.value.hint)
+    assert caught.value.exit_code == 4
+
+
+def test_a_vocab_of_the_bases_size_is_taken_for_its_own_and_that_is_said(base: Path) -> None:
+    mine, result = fitted(base, OLD)
+    assert torch.equal(mine.state_dict()[TABLE], open_checkpoint(base).weights[TABLE].read())
+    assert any("nothing says which vocabulary" in note for note in result.notes)
+
+
+def test_a_base_of_the_published_size_has_the_published_vocab(tmp_path: Path) -> None:
+    published = task("package:emilia")
+    (tmp_path / "base").mkdir()
+    save_file(published.state_dict(), tmp_path / "base" / "model.safetensors")
+    mine, result = fitted(tmp_path / "base" / "model.safetensors", [" ", "a", "Ğ"])
+    index = load_vocab("package:emilia").index
+    rows, old = mine.state_dict()[TABLE], published.state_dict()[TABLE]
+    assert torch.equal(rows[:3], old[[0, 1, 1 + index["a"]]])
+    assert any("'Ğ' < 'ğ'" in note for note in result.notes)
+
+
+def test_the_vocab_of_an_upstream_project_is_found_in_its_data(base: Path, tmp_path: Path) -> None:
+    project = tmp_path / "ckpts" / "mine"
+    project.mkdir(parents=True)
+    base.rename(project / "model_last.safetensors")
+    (tmp_path / "data" / "mine_char").mkdir(parents=True)
+    own = write(tmp_path / "data" / "mine_char" / "vocab.txt", OLD)
+    assert open_checkpoint(project / "model_last.safetensors").vocab == own
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", ""])
+def test_line_ends_do_not_hide_a_vocab_beside_the_file(base: Path, end: str) -> None:
+    joined = ("\r\n" if end == "\r\n" else "\n").join(OLD) + end
+    (base.parent / "vocab.txt").write_bytes(joined.encode())
+    opened = open_checkpoint(base)
+    assert opened.vocab == base.parent / "vocab.txt"
+    assert any("newline" in note for note in opened.notes) == (end == "")
