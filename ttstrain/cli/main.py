@@ -37,6 +37,7 @@ COMMANDS = {
     "plan": Command("ttstrain.cli.plan:plan", "Show everything a recipe would do, before it does it."),
     "prepare": Command("ttstrain.cli.prepare:prepare", "Check the data and cache its features."),
     "inspect-ckpt": Command("ttstrain.cli.inspect_ckpt:inspect_ckpt", "Tell what a checkpoint is, executing nothing."),
+    "export": Command("ttstrain.cli.export:export", "Write a run's weights for upstream's tools, and prove them."),
     "recipes": Command("ttstrain.cli.recipes:recipes", "List, show or copy the recipes that ship with ttstrain."),
     "schema": Command("ttstrain.cli.schema:schema", "Print the JSON Schema of a recipe, for editors."),
     "env": Command("ttstrain.cli.env:env", "Print versions, devices and threads, for a bug report."),

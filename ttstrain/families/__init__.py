@@ -7,6 +7,7 @@ A family is a sub-package that defines `FAMILY`. Importing it must not import to
 from __future__ import annotations
 
 import importlib
+import math
 import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +17,10 @@ from ttstrain.config.recipe import Section
 from ttstrain.errors import RecipeError
 
 if TYPE_CHECKING:
+    from ttstrain.checkpoint.export import Exporter
     from ttstrain.checkpoint.upstream import UpstreamFormat
     from ttstrain.data.manifest import Clip
+    from ttstrain.data.texts import FrontEnd
     from ttstrain.task import Task, TaskData
 
 
@@ -31,11 +34,23 @@ class ModelConfig(Section):
 
     def num_parameters(self) -> int:
         """Return the number of trainable parameters."""
+        return sum(math.prod(shape) for shape in self.parameter_shapes().values())
+
+    def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Map the name of every trainable parameter of the task to its shape."""
         raise NotImplementedError
+
+    def lora_targets(self) -> Sequence[str]:
+        """Return patterns of the linear layers that LoRA adapts when the recipe names none."""
+        return ()
 
     def length(self, clip: Clip) -> int:
         """Return the clip's length in frames, known from its duration without decoding; as `TaskData.length`."""
         raise NotImplementedError
+
+    def front_end(self) -> FrontEnd | None:
+        """Return what turns texts into tokens; None where the family has nothing to tell of it."""
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +61,7 @@ class TaskSpec:
     config: type[ModelConfig]  # validates the recipe's `model:` section
     task_class: str  # "module:Class", built as Class(config)
     data_class: str  # "module:Class", built as Class(config)
+    export_class: str = ""  # "module:Class" of its Exporter, built as Class(); none: cannot be exported
 
     def load_task(self) -> type[Task]:
         task: type[Task] = _load_reference(self.task_class)
@@ -54,6 +70,10 @@ class TaskSpec:
     def load_data(self) -> type[TaskData]:
         data: type[TaskData] = _load_reference(self.data_class)
         return data
+
+    def load_exporter(self) -> Exporter | None:
+        exporter: Exporter | None = _load_reference(self.export_class)() if self.export_class else None
+        return exporter
 
 
 @dataclass(frozen=True, slots=True)

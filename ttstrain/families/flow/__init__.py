@@ -11,6 +11,7 @@ FAMILY = Family(
             config=FlowConfig,
             task_class="ttstrain.families.flow.task:FlowTask",
             data_class="ttstrain.families.flow.data:FlowData",
+            export_class="ttstrain.families.flow.export:FlowExporter",
         )
     ],
     formats=["ttstrain.families.flow.upstream:F5Format"],

@@ -1,0 +1,94 @@
+"""`ttstrain export`: files that upstream's tools load."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+if TYPE_CHECKING:
+    from ttstrain.checkpoint.export import Exported, Source
+
+
+class Weights(str, Enum):
+    """Which weights `--weights` asks for."""
+
+    auto = "auto"
+    online = "online"
+    ema = "ema"
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN|CKPT", help="A run's folder, a checkpoint, or an upstream file.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make; it must not hold anything.")],
+    *,
+    weights: Annotated[
+        Weights, typer.Option(help="`auto` takes the lower held-out loss of weights and average.")
+    ] = Weights.auto,
+    formats: Annotated[
+        Optional[list[str]],  # noqa: UP045  typer of Python 3.10
+        typer.Option("--format", metavar="FORMAT", help="What to write; may be given several times."),
+    ] = None,
+    compare: Annotated[
+        bool,
+        typer.Option("--compare", help="Measure weights, average and blends on the held-out clips, take the best."),
+    ] = False,
+    recipe: Annotated[Optional[str], typer.Option(help="Recipe that describes an upstream file.")] = None,  # noqa: UP045
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Write RUN's weights as files that upstream's tools load, with vocab, settings and a README.
+
+    A run stands for its best checkpoint. The files are read back and compared, tensor by tensor and by a forward pass,
+    before the folder gets its name.
+    """
+    from ttstrain.checkpoint.export import check_request
+    from ttstrain.checkpoint.export import export as write
+    from ttstrain.engine.export import gather, task_of
+
+    wanted = check_request(task_of(run, recipe=recipe), out, formats or [])
+    source = gather(run, weights=weights.value, recipe=recipe, compare=compare)
+    exported = write(source, out, formats=wanted)
+    if json:
+        print_json(source, exported)
+    else:
+        print_result(source, exported)
+
+
+def print_result(source: Source, exported: Exported) -> None:
+    """Tell a person what was written, of which weights, and how to use it."""
+    print(f"exported  {exported.folder} ({exported.num_bytes / 1e6:,.1f} MB)")
+    for name in exported.files:
+        print(f"            {name}")
+    print(f"from      {source.name}, step {source.step:,} ({source.checkpoint.name})")
+    print(f"weights   {source.chosen}: {source.reasons[0]}")
+    for reason in source.reasons[1:]:
+        print(f"            {reason}")
+    same = "the same" if exported.difference == 0 else f"within {exported.difference:.1g}"
+    print(f"checked   {exported.num_tensors:,} tensors read back equal; a fresh model computes {same}")
+    for note in exported.notes:
+        print(f"note      {note}")
+    for line in exported.use:
+        print(f"use       {line}")
+
+
+def print_json(source: Source, exported: Exported) -> None:
+    """Print for scripts."""
+    from json import dumps
+
+    document = {
+        "folder": str(exported.folder),
+        "files": list(exported.files),
+        "bytes": exported.num_bytes,
+        "checkpoint": str(source.checkpoint),
+        "run": source.name,
+        "step": source.step,
+        "weights": source.chosen,
+        "reasons": list(source.reasons),
+        "losses": dict(source.losses),
+        "checked": {"tensors": exported.num_tensors, "difference": exported.difference},
+        "notes": list(exported.notes),
+        "use": list(exported.use),
+    }
+    print(dumps(document, indent=1, ensure_ascii=False))

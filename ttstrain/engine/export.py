@@ -1,0 +1,323 @@
+"""From a run or a checkpoint to the weights worth exporting, and why these."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+from torch import Tensor
+
+from ttstrain import families
+from ttstrain.checkpoint import store
+from ttstrain.checkpoint.export import Source, Training
+from ttstrain.checkpoint.loading import load_weights
+from ttstrain.checkpoint.meta import Meta, read_meta
+from ttstrain.checkpoint.tensorfile import read_tree
+from ttstrain.checkpoint.upstream import OpenedCheckpoint, follow, open_checkpoint
+from ttstrain.config.compose import compose, compose_run
+from ttstrain.config.recipe import Recipe
+from ttstrain.config.resolve import parse
+from ttstrain.engine import folder
+from ttstrain.engine.compare import blend_name, compare_blends
+from ttstrain.errors import CheckpointError, RecipeError
+from ttstrain.families import ModelConfig
+from ttstrain.modules import lora
+from ttstrain.optim.groups import build_groups
+from ttstrain.optim.kinds import ADAMW_STATE
+from ttstrain.optim.optimizers import Optimizers
+from ttstrain.task import Task
+from ttstrain.tracking import jsonl
+
+Weights = Literal["auto", "online", "ema"]
+TOTAL = "total"  # the loss that decides
+FITTING_SHARE = 0.2  # of the run that an average may reach back and still be taken unmeasured
+ONLINE, AVERAGE = "online", "ema"
+
+
+def task_of(path: Path, *, recipe: str | None = None) -> str:
+    """Tell what was trained, without reading tensors."""
+    found = follow(path, prefer="best")
+    if store.is_checkpoint(found):
+        return read_meta(found).task
+    return parse(compose(_asked_recipe(found, recipe), [])).task
+
+
+def gather(path: Path, *, weights: Weights = "auto", recipe: str | None = None, compare: bool = False) -> Source:
+    """Choose the weights to export from a run, one of its checkpoints, or an upstream file under a recipe.
+
+    A run stands for its best checkpoint. `compare` measures weights, average and blends of both on the run's held-out
+    clips. Raises CheckpointError where the asked weights are not there.
+    """
+    found = follow(path, prefer="best")
+    if not store.is_checkpoint(found):
+        return _of_upstream(found, weights=weights, recipe=recipe, compare=compare)
+    if recipe is not None:
+        raise RecipeError("a checkpoint of ours has its own settings", hint="leave `--recipe` out")
+    return _of_run(found, weights=weights, compare=compare)
+
+
+# ---------------------------------------------------------------- our own checkpoints
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidates:
+    """The two kinds of weights under the keys of `Task.exported()`, adapters merged."""
+
+    online: Mapping[str, Tensor]
+    average: Mapping[str, Tensor] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    weights: Mapping[str, Tensor]
+    name: str
+    reasons: tuple[str, ...]
+    losses: Mapping[str, float]
+
+
+def _of_run(checkpoint: Path, *, weights: Weights, compare: bool) -> Source:
+    loaded = store.load(checkpoint)
+    meta = loaded.meta
+    run = checkpoint.parent.parent if (checkpoint.parent.parent / folder.RECIPE).is_file() else None
+    settings = None if run is None else _recipe_of(run)
+    config = _config(meta, checkpoint)
+    task = _build(meta.task, config, settings)
+    candidates = _candidates(task, loaded, checkpoint, run=run, recipe=settings)
+    if compare:
+        if run is None or settings is None:
+            raise CheckpointError(
+                f"`{checkpoint}` does not lie in a run's folder, which lists the held-out clips",
+                hint="leave `--compare` out",
+            )
+        choice = _by_comparison(candidates, meta, settings, run, asked=weights)
+    else:
+        choice = _choose(candidates, meta, _losses(meta, run), asked=weights)
+    plain = _build(meta.task, config, None)
+    return Source(
+        checkpoint=checkpoint,
+        name=run.name if run is not None else meta.recipe,
+        task=meta.task,
+        config=config,
+        step=meta.step,
+        weights=choice.weights,
+        chosen=choice.name,
+        reasons=choice.reasons,
+        losses=choice.losses,
+        base=None if settings is None else settings.base,
+        versions=meta.versions,
+        training=_training(plain, loaded, candidates, settings),
+    )
+
+
+def _recipe_of(run: Path) -> Recipe:
+    written = json.loads((run / folder.PLAN).read_text(encoding="utf-8"))
+    return parse(compose_run(run, [], origins=written["origins"]))
+
+
+def _config(meta: Meta, checkpoint: Path) -> ModelConfig:
+    try:
+        return families.find_task(meta.task).config.model_validate(meta.model)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise CheckpointError(
+            f"`{checkpoint}` has model settings that this ttstrain does not know: "
+            f"`{'.'.join(map(str, first['loc']))}`: {first['msg']}",
+            hint=f"it was written by ttstrain {meta.ttstrain}",
+        ) from error
+
+
+def _build(name: str, config: ModelConfig, recipe: Recipe | None) -> Task:
+    """Build the task as the run had it, adapters included."""
+    task_class: Any = families.find_task(name).load_task()
+    task: Task = task_class(config)
+    if recipe is not None and recipe.lora is not None:
+        lora.add_lora(task.exported(), recipe.lora, default_targets=config.lora_targets())
+    return task
+
+
+def _candidates(
+    task: Task, loaded: store.Loaded, checkpoint: Path, *, run: Path | None, recipe: Recipe | None
+) -> _Candidates:
+    if run is None and any(map(lora.is_adapter, loaded.state["task"])):
+        raise CheckpointError(
+            f"`{checkpoint}` holds adapters, and their settings are in the run's recipe",
+            hint="export it from its run's folder",
+        )
+    load_weights(task, loaded.state["task"], source=str(checkpoint))
+    with _evaluated(task, loaded, run=run, recipe=recipe):
+        online = {key: tensor.clone() for key, tensor in lora.merged_state_dict(task.exported()).items()}
+    average = None
+    if "ema" in loaded.state:
+        load_weights(task.exported(), loaded.state["ema"]["weights"], source=f"{checkpoint}, average")
+        average = {key: tensor.clone() for key, tensor in lora.merged_state_dict(task.exported()).items()}
+    return _Candidates(online=online, average=average)
+
+
+@contextmanager
+def _evaluated(task: Task, loaded: store.Loaded, *, run: Path | None, recipe: Recipe | None) -> Iterator[None]:
+    """Show the weights that a schedule-free optimizer stands for, which are not those it trains."""
+    moments = loaded.state.get("optimizers", {})
+    if not any("z" in state for own in moments.values() for state in own.values()):
+        yield
+        return
+    if run is None or recipe is None:
+        raise CheckpointError(
+            "these weights were trained schedule-free, and what they stand for takes the run's recipe to compute",
+            hint="export the checkpoint from its run's folder",
+        )
+    plan = json.loads((run / folder.PLAN).read_text(encoding="utf-8"))
+    named = [(lora.plain_name(name), parameter) for name, parameter in task.named_parameters()]
+    optimizers = Optimizers.build(
+        build_groups(task.optimized(), named, recipe.optim),
+        total_steps=plan["steps"],
+        steps_per_epoch=plan["steps_per_epoch"],
+    )
+    optimizers.load_state_dict(moments)
+    with optimizers.evaluating():
+        yield
+
+
+def _training(task: Task, loaded: store.Loaded, candidates: _Candidates, recipe: Recipe | None) -> Training | None:
+    meta = loaded.meta
+    if "optimizers" not in loaded.state or meta.schedule is None:
+        return None
+    found = {name: state for own in loaded.state["optimizers"].values() for name, state in own.items()}
+    moments: dict[str, Mapping[str, Any]] = {name: found.get(name, {}) for name, _ in task.named_parameters()}
+    notes: tuple[str, ...] = ()
+    if recipe is not None and recipe.lora is not None:
+        moments = {name: {} for name in moments}
+        notes = ("the adapters are merged into the weights, so the optimizer's moments start afresh",)
+    elif any(set(state) - ADAMW_STATE for state in moments.values()):
+        moments = {name: {} for name in moments}
+        notes = ("the run's optimizer keeps other moments than AdamW, so they start afresh",)
+    optim = None if recipe is None else recipe.optim
+    lr = meta.schedule.lr_next or max((group.lr for group in meta.groups), default=0.0)
+    return Training(
+        online=candidates.online,
+        average=candidates.average,
+        moments=moments,
+        lr=lr,
+        peak_lr=lr if optim is None else optim.lr,
+        weight_decay=max((group.weight_decay for group in meta.groups), default=0.0),
+        betas=(0.9, 0.999) if optim is None else optim.betas,
+        eps=1e-8 if optim is None else optim.eps,
+        notes=notes,
+    )
+
+
+# ---------------------------------------------------------------- the choice
+
+
+def _losses(meta: Meta, run: Path | None) -> dict[str, float]:
+    """Find what the evaluation at this step measured: in the checkpoint, else in the run's metrics."""
+    values: Mapping[str, float] = meta.metrics
+    if not _held_out(values) and run is not None and (run / jsonl.FILE_NAME).is_file():
+        rows = [row for row in jsonl.read(run / jsonl.FILE_NAME) if row["step"] == meta.step]
+        values = {key: value for row in rows for key, value in row.items()}
+    return _held_out(values)
+
+
+def _held_out(values: Mapping[str, float]) -> dict[str, float]:
+    keys = {ONLINE: f"eval/loss/{TOTAL}", AVERAGE: f"eval/ema_loss/{TOTAL}"}
+    return {name: values[key] for name, key in keys.items() if values.get(key) is not None}
+
+
+def _choose(candidates: _Candidates, meta: Meta, losses: Mapping[str, float], *, asked: Weights) -> _Choice:
+    if candidates.average is None:
+        if asked == AVERAGE:
+            raise CheckpointError("this run kept no average", hint="export `--weights online`")
+        return _Choice(candidates.online, ONLINE, ("the run kept no average",), losses)
+    name, reason = _winner(meta, losses) if asked == "auto" else (asked, "as asked for")
+    if asked != "auto" and len(losses) == 2:
+        reason += f" (held-out loss: {_figures(losses)})"
+    return _Choice(candidates.average if name == AVERAGE else candidates.online, name, (reason,), losses)
+
+
+def _winner(meta: Meta, losses: Mapping[str, float]) -> tuple[str, str]:
+    if len(losses) == 2:
+        name = AVERAGE if losses[AVERAGE] <= losses[ONLINE] else ONLINE
+        return name, f"the lower held-out loss: {_figures(losses)}"
+    horizon = None if meta.ema.decay is None or meta.ema.decay >= 1 else 1 / (1 - meta.ema.decay)
+    told = f"no held-out loss was measured at step {meta.step:,}"
+    if horizon is not None and horizon <= FITTING_SHARE * meta.step:
+        return AVERAGE, f"{told}; the average reaches back {horizon:,.0f} steps, a small part of the run, so it fits"
+    return ONLINE, f"{told}; the average reaches back over most of the run, so it may not have followed"
+
+
+def _figures(losses: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
+
+
+def _by_comparison(candidates: _Candidates, meta: Meta, recipe: Recipe, run: Path, *, asked: Weights) -> _Choice:
+    if asked != "auto":
+        raise RecipeError("`--compare` chooses the weights", hint=f"leave out `--weights {asked}` or `--compare`")
+    if candidates.average is None:
+        raise CheckpointError("this run kept no average to compare with", hint="leave `--compare` out")
+    task = _build(meta.task, families.find_task(meta.task).config.model_validate(meta.model), None)
+    compared = compare_blends(task, candidates.online, candidates.average, recipe=recipe, run=run)
+    best = min(compared.losses, key=lambda share: compared.losses[share])
+    losses = {blend_name(share): loss for share, loss in compared.losses.items()}
+    reason = f"the lowest loss on {compared.num_clips} held-out clips: {_figures(losses)}"
+    return _Choice(compared.weights(best), blend_name(best), (reason,), losses)
+
+
+# ---------------------------------------------------------------- upstream's files
+
+
+def _of_upstream(path: Path, *, weights: Weights, recipe: str | None, compare: bool) -> Source:
+    if compare:
+        raise RecipeError("`--compare` needs the held-out clips of a run of ours", hint="leave it out")
+    settings = parse(compose(_asked_recipe(path, recipe), []))
+    opened = open_checkpoint(path, task=settings.task)
+    opened.check_model(settings.model)
+    config = families.find_task(settings.task).config.model_validate(settings.model)
+    own = read_tree(opened.weights)
+    has_online = opened.kind != "base"
+    candidates = _Candidates(
+        online=own, average=None if opened.ema is None else read_tree(opened.ema) if has_online else own
+    )
+    choice = _choose_upstream(candidates, opened, has_online=has_online, asked=weights)
+    return Source(
+        checkpoint=path,
+        name=path.parent.name or path.stem,
+        task=settings.task,
+        config=config,
+        step=opened.step or 0,
+        base=str(path),
+        weights=choice.weights,
+        chosen=choice.name,
+        reasons=choice.reasons,
+    )
+
+
+def _asked_recipe(path: Path, recipe: str | None) -> str:
+    if recipe is None:
+        raise RecipeError(
+            f"`{path}` is no checkpoint of ours: which settings does it have?",
+            hint="add `--recipe RECIPE`, whose `model:` describes it",
+        )
+    return recipe
+
+
+def _choose_upstream(candidates: _Candidates, opened: OpenedCheckpoint, *, has_online: bool, asked: Weights) -> _Choice:
+    if not has_online:
+        if asked == ONLINE:
+            raise CheckpointError(f"`{opened.path}` holds the average alone", hint="export `--weights ema`")
+        return _Choice(candidates.online, AVERAGE, ("the file holds the average alone",), {})
+    if candidates.average is None:
+        if asked == AVERAGE:
+            raise CheckpointError(f"`{opened.path}` holds no average", hint="export `--weights online`")
+        return _Choice(candidates.online, ONLINE, ("the file holds no average",), {})
+    if asked != "auto":
+        return _Choice(candidates.average if asked == AVERAGE else candidates.online, asked, ("as asked for",), {})
+    counted = "" if opened.ema_step is None else f" (it counts {opened.ema_step:,} updates)"
+    reason = (
+        f"no held-out loss is known, and upstream's average{counted} hardly follows once it has counted many: after a "
+        "short fine-tune it is still the base"
+    )
+    return _Choice(candidates.online, ONLINE, (reason,), {})

@@ -1,0 +1,257 @@
+"""Files that F5-TTS's own tools load: published layout, plain twin, training file, and what is needed beside them.
+
+Facts about upstream hold for releases 1.1.20 to 1.1.22: inference always reads the average (`ema_model.*`), loads
+strictly, allows only `initted` and `step` besides, and drops the last character of every line of a vocab.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import json
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from ttstrain import __version__
+from ttstrain.checkpoint import tensorfile
+from ttstrain.checkpoint.export import Source, Training, Written, WrittenFile
+from ttstrain.errors import CheckpointError, RecipeError
+from ttstrain.families import ModelConfig
+from ttstrain.families.flow.config import FlowConfig
+from ttstrain.families.flow.export_texts import BACKBONES, infer_command, limits, readme, settings_yaml
+from ttstrain.families.flow.task import FlowTask
+from ttstrain.families.flow.upstream import METADATA_KEY, F5Format
+from ttstrain.families.flow.vocab import PACKAGED, load_vocab
+from ttstrain.task import Task
+
+VOCAB, SETTINGS, README = "vocab.txt", "model.yaml", "README.md"
+TRAINING_FILE = "model_last.pt"  # the name upstream's trainer looks for first
+PLACES = {"inference": "", "plain": "plain", "training": "training"}  # format -> its folder
+LR_FLOOR = 0.1  # of the peak, for training that goes on elsewhere
+FOREVER = 10**9  # updates; an LR that does not change needs no end
+PROBE_FRAMES, PROBE_TOKENS = 48, 12
+
+
+class FlowExporter:
+    """Writes what upstream's inference, web tool and trainer read."""
+
+    formats: Mapping[str, str] = {
+        "inference": "the layout of the published files, for every inference tool and as a base",
+        "plain": "the same weights under plain keys",
+        "training": "a training file that upstream's trainer goes on with",
+    }
+
+    def write(self, source: Source, folder: Path, formats: Sequence[str]) -> Written:
+        """Write one file of weights per format, each with its vocab and settings beside it."""
+        config = _flow(source.config)
+        name = f"model_{source.step}.safetensors"
+        metadata = {METADATA_KEY: json.dumps(fingerprint(source, config), ensure_ascii=False)}
+        vocab, notes = vocab_bytes(config)
+        files: list[WrittenFile] = []
+        for wanted, place in PLACES.items():
+            if wanted not in formats:
+                continue
+            inside = folder / place
+            inside.mkdir(exist_ok=True)
+            (inside / VOCAB).write_bytes(vocab)
+            (inside / SETTINGS).write_text(settings_yaml(config, source), encoding="utf-8")
+            file = inside / (TRAINING_FILE if wanted == "training" else name)
+            if wanted == "training":
+                torch.save(training_file(source), file)
+            else:
+                tensors = published(source.weights) if wanted == "inference" else full_precision(source.weights)
+                tensorfile.write(file, tensors, metadata=metadata)
+            files.append(
+                WrittenFile(
+                    file.relative_to(folder).as_posix(), holds="training" if wanted == "training" else "weights"
+                )
+            )
+        notes += limits(config)
+        if "training" in formats and source.training is not None:
+            notes += source.training.notes
+        (folder / README).write_text(readme(source, config, [file.name for file in files], notes), encoding="utf-8")
+        use = [infer_command(config, source, file=name)] if "inference" in formats else []
+        return Written(files=files, use=use, notes=notes)
+
+    def config(self, folder: Path) -> FlowConfig:
+        """Read `model.yaml` and `vocab.txt` as upstream does."""
+        inside = next(folder / place for place in PLACES.values() if (folder / place / SETTINGS).is_file())
+        model = yaml.safe_load((inside / SETTINGS).read_text(encoding="utf-8"))["model"]
+        arch = {key: value for key, value in model["arch"].items() if key != "attn_backend"}
+        return FlowConfig(
+            backbone={name: key for key, name in BACKBONES.items()}[model["backbone"]],
+            mel=model["mel_spec"]["mel_spec_type"],
+            n_mels=model["mel_spec"]["n_mel_channels"],
+            tokenizer="custom",
+            vocab=str(inside / VOCAB),
+            **arch,
+        )
+
+    @torch.no_grad()
+    def probe(self, task: Task) -> Tensor:
+        """Return velocities (4, n, m): two clips of different length and text, then the same with the text hidden."""
+        assert isinstance(task, FlowTask)
+        net, n_mels = task.transformer.eval(), task.config.n_mels
+        generator = torch.Generator().manual_seed(0)
+        lengths = torch.tensor([PROBE_FRAMES, 2 * PROBE_FRAMES // 3])
+        x, cond = torch.randn((2, 2, PROBE_FRAMES, n_mels), generator=generator)
+        text = torch.randint(len(task.vocab.tokens), (2, PROBE_TOKENS), generator=generator)
+        text[1, PROBE_TOKENS // 2 :] = -1
+        mask = torch.arange(PROBE_FRAMES) < lengths[:, None]
+        time = torch.tensor([0.3, 0.7])
+        outputs = []
+        for dropped in (False, True):
+            embedded = net.text_embed(text, num_frames=PROBE_FRAMES, lengths=lengths, drop=torch.full((2,), dropped))
+            outputs.append(net(x, cond, embedded, time, mask=mask))
+        return torch.cat(outputs)
+
+
+def _flow(config: ModelConfig) -> FlowConfig:
+    assert isinstance(config, FlowConfig)
+    return config
+
+
+def fingerprint(source: Source, config: FlowConfig) -> dict[str, Any]:
+    """Say what a file's weights are; shapes alone do not tell v0 from v1."""
+    vocab = load_vocab(config.vocab, space_first=config.tokenizer != "custom")
+    label = F5Format().label(config.model_dump(mode="json"))
+    return {
+        "task": source.task,
+        "model": {**label.config, "tokenizer": config.tokenizer},
+        "vocab": {"tokens": len(vocab.tokens), "sha256": vocab.sha256},
+        "run": source.name,
+        "step": source.step,
+        "weights": source.chosen,
+        "base": source.base,
+        "front_end": dict(source.versions),
+        "ttstrain": __version__,
+    }
+
+
+# ---------------------------------------------------------------- tensors
+
+
+def full_precision(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights as float32 on the CPU, as every published file has them."""
+    return {
+        key: tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else tensor.dtype).contiguous()
+        for key, tensor in weights.items()
+    }
+
+
+def published(weights: Mapping[str, Tensor], *, updates: int = 0) -> dict[str, Tensor]:
+    """Return the state of upstream's average.
+
+    Its counter starts again: with a large one, as the published files have, the average of whoever fine-tunes from
+    this file in upstream's trainer would hardly move.
+    """
+    scalars = {"initted": torch.tensor(True), "step": torch.tensor(updates)}
+    return scalars | {f"ema_model.{key}": tensor for key, tensor in full_precision(weights).items()}
+
+
+def training_file(source: Source) -> dict[str, Any]:
+    """Return upstream's five entries. Raises RecipeError when the source holds nothing to go on with."""
+    training = source.training
+    if training is None or source.step < 1:
+        raise RecipeError(
+            f"`{source.checkpoint}` holds no training that could go on: weights alone, or step 0",
+            hint="export a checkpoint of a run, or use it as a base",
+        )
+    average = training.online if training.average is None else training.average
+    lr = max(training.lr, LR_FLOOR * training.peak_lr)
+    return {
+        "model_state_dict": OrderedDict(full_precision(training.online)),
+        "optimizer_state_dict": optimizer_state(training, lr=lr),
+        "ema_model_state_dict": OrderedDict(published(average, updates=0 if training.average is None else source.step)),
+        "scheduler_state_dict": scheduler_state(source.step, lr=lr),
+        "update": source.step,
+    }
+
+
+def optimizer_state(training: Training, *, lr: float) -> dict[str, Any]:
+    """Return the state of one AdamW over all parameters, numbered in the order in which the net registers them."""
+    state = {
+        index: {key: value.detach().to("cpu", torch.float32) for key, value in moments.items()}
+        for index, moments in enumerate(training.moments.values())
+        if moments
+    }
+    group = {
+        "lr": lr,
+        "betas": tuple(training.betas),
+        "eps": training.eps,
+        "weight_decay": training.weight_decay,
+        "amsgrad": False,
+        "maximize": False,
+        "foreach": None,
+        "capturable": False,
+        "differentiable": False,
+        "fused": True,
+        "decoupled_weight_decay": True,
+        "initial_lr": lr,
+        "params": list(range(len(training.moments))),
+    }
+    return {"state": state, "param_groups": [group]}
+
+
+def scheduler_state(step: int, *, lr: float) -> dict[str, Any]:
+    """Return the state of upstream's scheduler, two linear parts in sequence, that keeps the LR as it is.
+
+    Upstream takes peak, warmup and length from this state and ignores new ones. Its own end would be 1e-8 of the LR.
+    """
+
+    def linear(position: int, total: int) -> dict[str, Any]:
+        return {
+            "start_factor": 1.0,
+            "end_factor": 1.0,
+            "total_iters": total,
+            "base_lrs": [lr],
+            "last_epoch": position,
+            "_step_count": position + 1,
+            "_is_initial": False,
+            "_get_lr_called_within_step": False,
+            "_last_lr": [lr],
+        }
+
+    return {
+        "_milestones": [1],
+        "last_epoch": step,
+        "_last_lr": [lr],
+        "_schedulers": [linear(1, 1), linear(step - 1, FOREVER)],
+    }
+
+
+# ---------------------------------------------------------------- vocab
+
+
+def vocab_bytes(config: FlowConfig) -> tuple[bytes, tuple[str, ...]]:
+    """Return the vocab file as it is, or mended where upstream would read it differently, with notes on what was."""
+    vocab = load_vocab(config.vocab, space_first=config.tokenizer != "custom")
+    content = _content(config.vocab)
+    notes: list[str] = []
+    if content.startswith(codecs.BOM_UTF8):
+        content = content[len(codecs.BOM_UTF8) :]
+        notes.append("the vocab's byte order mark was left out: upstream would read it as part of the first token")
+    if not content.endswith((b"\n", b"\r")):
+        content += b"\n"
+        notes.append("the vocab's last line was given its newline: upstream would cut the last token short")
+    if as_upstream_reads(content) != vocab.tokens:
+        raise CheckpointError(f"upstream would read other tokens from `{config.vocab}`", hint="please report this file")
+    return content, tuple(notes)
+
+
+def as_upstream_reads(content: bytes) -> tuple[str, ...]:
+    """Cut a vocab into tokens as upstream does: text mode, one line after the other, without its last character."""
+    return tuple(line[:-1] for line in io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
+
+
+def _content(source: str) -> bytes:
+    if source in PACKAGED:
+        return resources.files(__package__).joinpath(PACKAGED[source]).read_bytes()
+    return Path(source).expanduser().read_bytes()
