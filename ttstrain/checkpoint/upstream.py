@@ -5,14 +5,13 @@ A family knows its upstream's files: it offers `UpstreamFormat`s, and this modul
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ttstrain import families
-from ttstrain.checkpoint import store
+from ttstrain.checkpoint import adapted, hub, store
 from ttstrain.checkpoint.contents import Contents, read_contents
 from ttstrain.checkpoint.meta import META_FILE, ScheduleMeta
 from ttstrain.checkpoint.tensorfile import StoredTensor
@@ -21,7 +20,6 @@ from ttstrain.state import Tree
 
 Kind = Literal["base", "training", "export", "adapter", "unknown"]
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
-HUB = "hf://"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +50,7 @@ class OpenedCheckpoint:
     weights: Mapping[str, StoredTensor]  # state-dict key -> tensor; the trained ones, else the averaged ones
     ema: Mapping[str, StoredTensor] | None = None  # the average, under the same keys
     ema_step: int | None = None
+    adapters: Mapping[str, StoredTensor] = field(default_factory=dict)  # what `weights` and `ema` already include
     moments: Mapping[str, Mapping[str, Any]] | None = (
         None  # parameter -> its optimizer state, as torch's AdamW keeps it
     )
@@ -62,6 +61,7 @@ class OpenedCheckpoint:
     vocab: Path | None = None  # text table that lies beside the file
     section: Mapping[str, Any] = field(default_factory=dict)  # our own: the complete `model:` section it was trained by
     globals: tuple[str, ...] = ()
+    front_end: Mapping[str, str] = field(default_factory=dict)  # our own: `FrontEnd.versions` it was trained with
     notes: tuple[str, ...] = field(default_factory=tuple)
 
     def check_model(self, model: Mapping[str, Any]) -> None:
@@ -161,11 +161,17 @@ def refuse_unsafe(contents: Contents) -> None:
 
 
 def open_own(folder: Path) -> OpenedCheckpoint:
-    """Open one of our checkpoint folders, without reading its tensors."""
+    """Open one of our checkpoint folders, without reading its tensors; adapters are merged when they are read."""
     loaded = store.load_lazily(folder)
     meta, state = loaded.meta, loaded.state
     label = label_of(meta.family, meta.model)
-    ema = state.get("ema", {}).get("weights")
+    weights, ema, adapters = state.get("task", {}), state.get("ema", {}).get("weights"), {}
+    notes = meta.notes
+    if meta.lora is not None:
+        adapters = adapted.adapters(weights)
+        weights = adapted.merged(weights, scaling=meta.lora.scaling)
+        ema = None if ema is None else adapted.merged(ema, scaling=meta.lora.scaling)
+        notes = (*notes, f"{meta.lora.describe()}: shown and used as merged into the base's weights")
     return OpenedCheckpoint(
         path=folder,
         family=meta.family,
@@ -175,8 +181,9 @@ def open_own(folder: Path) -> OpenedCheckpoint:
         version=f"ttstrain {meta.ttstrain}" if label is None else label.version,
         config={} if label is None else label.config,
         unknown=(),
-        weights=state.get("task", {}),
+        weights=weights,
         ema=ema,
+        adapters=adapters,
         ema_step=meta.ema.step,
         groups=tuple(
             OptimizerGroup(f"{group.optimizer}/{group.name}", group.lr, group.weight_decay, group.parameters)
@@ -186,7 +193,8 @@ def open_own(folder: Path) -> OpenedCheckpoint:
         step=meta.step,
         buffers=frozenset() if label is None else label.buffers,
         section=meta.model,
-        notes=meta.notes,
+        front_end=meta.versions,
+        notes=notes,
     )
 
 
@@ -248,55 +256,11 @@ def resolve_base(spec: str) -> Path:
     A run's folder stands for its best checkpoint, or its last one where no best is kept. What the Hub holds is
     downloaded once; `$HF_HOME` and `$HF_HUB_OFFLINE` are obeyed.
     """
-    if spec.startswith(HUB):
-        return follow(_download(spec), prefer="best")
+    if spec.startswith(hub.HUB):
+        return follow(hub.download(spec, preferred=SUFFIXES[:1], others=SUFFIXES[1:]), prefer="best")
     path = Path(spec).expanduser()
     if not path.exists():
         raise CheckpointError(
             f"the base `{spec}` does not exist", hint="a file, a folder, a run or hf://owner/repo/path"
         )
     return follow(path, prefer="best")
-
-
-def _download(spec: str) -> Path:
-    """Fetch a file or a folder of the Hub, and the texts beside it."""
-    match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+?))?/([^@]+)", spec)
-    if match is None:
-        raise CheckpointError(
-            f"`{spec}` is not hf://owner/repo/path", hint="such as hf://owner/repo/folder/model.safetensors"
-        )
-    repo, revision, inside = match[1], match[2], match[3].strip("/")
-    named = inside.endswith(SUFFIXES)
-    folder = inside.rpartition("/")[0] if named else inside
-    beside = [f"{folder}/{pattern}".lstrip("/") for pattern in ("*.txt", "*.json", "*.yaml")]
-    if named:
-        return _snapshot(spec, repo, revision, [inside, *beside]) / inside
-    snapshot = _snapshot(spec, repo, revision, [f"{inside}/*.safetensors", *beside])
-    if not any((snapshot / inside).glob("*.safetensors")):
-        snapshot = _snapshot(spec, repo, revision, [f"{inside}/*{suffix}" for suffix in SUFFIXES[1:]])
-    return snapshot / inside
-
-
-def fetch_repository(spec: str, patterns: Sequence[str]) -> Path:
-    """Download the files of `hf://owner/repo[@revision]` that match a pattern; return their folder."""
-    match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?/?", spec)
-    if match is None:
-        raise CheckpointError(f"`{spec}` is not hf://owner/repo", hint="such as hf://charactr/vocos-mel-24khz")
-    return _snapshot(spec, match[1], match[2], list(patterns))
-
-
-def _snapshot(spec: str, repo: str, revision: str | None, patterns: list[str]) -> Path:
-    try:
-        import huggingface_hub
-        from huggingface_hub.errors import HfHubHTTPError
-    except ImportError as error:
-        raise CheckpointError(f"`{spec}` needs huggingface_hub", hint="pip install 'ttstrain[hub]'") from error
-    try:
-        folder = Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=patterns))
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"`{spec}` could not be downloaded: {reason}",
-            hint="check the name and the connection; or download it elsewhere and give its path instead",
-        ) from error
-    return folder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -119,61 +118,3 @@ def test_an_unsafe_file_is_refused_whatever_else_it_holds(
         open_checkpoint(tmp_path / "x.pt")
     assert caught.value.exit_code == 4
     assert not (tmp_path / "exploded").exists()
-
-
-# ---------------------------------------------------------------- the Hub
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Stand in for the Hub: a local snapshot, and a record of what was asked for."""
-    asked: list[dict[str, Any]] = []
-    snapshot = tmp_path / "snapshot"
-    for name in ("Both/a.safetensors", "Both/a.pt", "Both/vocab.txt", "Old/b.pt", "c.safetensors"):
-        (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
-        (snapshot / name).write_bytes(b"x")
-
-    def snapshot_download(repo: str, *, revision: str | None, allow_patterns: list[str]) -> str:
-        asked.append({"repo": repo, "revision": revision, "patterns": allow_patterns})
-        return str(snapshot)
-
-    huggingface_hub = pytest.importorskip("huggingface_hub")
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    return asked
-
-
-def test_a_file_of_the_hub_brings_the_texts_beside_it(hub: list[dict[str, Any]], tmp_path: Path) -> None:
-    assert resolve_base("hf://SWivid/F5-TTS/Both/a.pt") == tmp_path / "snapshot" / "Both" / "a.pt"
-    assert resolve_base("hf://SWivid/F5-TTS@main/c.safetensors") == tmp_path / "snapshot" / "c.safetensors"
-    first, second = hub
-    assert (first["repo"], first["revision"]) == ("SWivid/F5-TTS", None)
-    assert first["patterns"] == ["Both/a.pt", "Both/*.txt", "Both/*.json", "Both/*.yaml"]
-    assert (second["revision"], second["patterns"][:2]) == ("main", ["c.safetensors", "*.txt"])
-
-
-def test_a_folder_of_the_hub_prefers_safetensors(hub: list[dict[str, Any]], tmp_path: Path) -> None:
-    assert resolve_base("hf://SWivid/F5-TTS/Both") == tmp_path / "snapshot" / "Both" / "a.safetensors"
-    assert len(hub) == 1
-    assert resolve_base("hf://SWivid/F5-TTS/Old/") == tmp_path / "snapshot" / "Old" / "b.pt"
-    assert not any(".pt" in pattern for pattern in hub[0]["patterns"])
-
-
-def test_offline_and_not_cached_is_said_in_one_line() -> None:
-    pytest.importorskip("huggingface_hub")
-    with pytest.raises(CheckpointError, match="could not be downloaded") as caught:
-        resolve_base("hf://SWivid/F5-TTS/F5TTS_v1_Base/model_1250000.safetensors")
-    assert "\n" not in caught.value.message
-    assert "base" in str(caught.value.hint)
-
-
-def test_a_malformed_address_is_refused(tmp_path: Path) -> None:
-    for spec in ("hf://SWivid", "hf://SWivid/F5-TTS", "hf://a/b/../../c@d@e"):
-        with pytest.raises(CheckpointError, match="hf://owner/repo/path"):
-            resolve_base(spec)
-
-
-def test_without_the_extra_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(CheckpointError) as caught:
-        resolve_base("hf://a/b/c.pt")
-    assert caught.value.hint == "pip install 'ttstrain[hub]'"

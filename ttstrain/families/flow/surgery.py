@@ -96,7 +96,11 @@ def transplant(table: Tensor, *, old: Sequence[str], new: Sequence[str]) -> Tran
 def describe(made: Transplant) -> list[str]:
     """Say in a line or two what became of the rows."""
     counts = made.rows
-    words = {"similar": "from similar tokens", "script": "from the mean of their script", "mean": "from the mean of all"}
+    words = {
+        "similar": "from similar tokens",
+        "script": "from the mean of their script",
+        "mean": "from the mean of all",
+    }
     parts = [f"{counts[kind]:,} {word}" for kind, word in words.items() if kind in counts]
     line = f"another vocabulary than the base's: {made.kept:,} tokens keep their rows, {made.dropped:,} are left out"
     if not made.new:

@@ -13,9 +13,10 @@ import yaml
 from torch import Tensor, nn
 
 from ttstrain.checkpoint.contents import read_contents
+from ttstrain.checkpoint.hub import HUB, fetch_repository
 from ttstrain.checkpoint.loading import compare
 from ttstrain.checkpoint.tensorfile import StoredTensor, read_tree
-from ttstrain.checkpoint.upstream import HUB, fetch_repository, refuse_unsafe
+from ttstrain.checkpoint.upstream import refuse_unsafe
 from ttstrain.errors import CheckpointError
 from ttstrain.modules.mel import MelKind
 from ttstrain.modules.vocoder.bigvgan import BigVgan, BigVganConfig, fold_weight_norm

@@ -79,7 +79,9 @@ def test_a_row_depends_on_its_token_and_not_on_the_order_or_the_random_state() -
     assert torch.equal(first[-2], second[-1])
 
 
-@pytest.mark.parametrize("new", [[" "], list(OLD[:3]), [*OLD, *map(chr, range(0x900, 0x980))], [chr(0x10FFFD), "\u0301"]])
+@pytest.mark.parametrize(
+    "new", [[" "], list(OLD[:3]), [*OLD, *map(chr, range(0x900, 0x980))], [chr(0x10FFFD), "\u0301"]]
+)
 def test_any_size_and_any_symbol_has_finite_rows(new: list[str]) -> None:
     made = transplant(table(), old=OLD, new=new)
     assert made.table.shape == (len(new) + 1, 64)
