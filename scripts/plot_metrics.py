@@ -51,6 +51,13 @@ def ticks(low: float, high: float) -> list[float]:
     return [index * step for index in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
+def round_values(low: float, high: float) -> list[float]:
+    """Return the exponents of the numbers 1, 2 and 5 times a power of ten within [low, high], which are exponents too."""
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    exponents = [power + math.log10(digit) for power in powers for digit in (1, 2, 5)]
+    return [exponent for exponent in exponents if low <= exponent <= high]
+
+
 def draw(curves: Sequence[Curve], *, title: str, logarithmic: bool) -> str:
     """Return an SVG document with one line for each curve."""
     steps = [step for curve in curves for step, _ in curve.points]
@@ -70,7 +77,7 @@ def draw(curves: Sequence[Curve], *, title: str, logarithmic: bool) -> str:
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
         f'<text x="{LEFT}" y="18" font-size="13">{escape(title)}</text>',
     ]
-    for tick in ticks(low_y, high_y):
+    for tick in round_values(low_y, high_y) if logarithmic else ticks(low_y, high_y):
         value = 10.0**tick if logarithmic else tick
         _, y = at(low_x, value)
         parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#dddddd"/>')
