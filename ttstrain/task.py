@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from ttstrain.errors import RecipeError
+
 if TYPE_CHECKING:
     from ttstrain.checkpoint.tensorfile import StoredTensor
     from ttstrain.checkpoint.upstream import OpenedCheckpoint
@@ -151,6 +153,16 @@ class TaskData(Protocol):
 
     def features(self, wav: Tensor, clip: Clip) -> dict[str, Tensor]:
         """Compute what is worth caching on disk from a mono waveform (t,)."""
+    def score(self, batch: Any, generator: torch.Generator) -> Tensor:
+        """Return how well each clip's text explains its recording (b,); the lower, the more suspicious the text.
+
+        Near zero where text and recording have nothing to do with each other. `generator` is a CPU generator: the same
+        seed gives the same scores.
+        """
+        raise RecipeError(
+            f"{type(self).__name__} cannot judge transcripts", hint="`--score` needs a checkpoint of a task that can"
+        )
+
         ...
 
     def length(self, clip: Clip) -> int:

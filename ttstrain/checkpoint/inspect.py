@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from ttstrain import families
 from ttstrain.checkpoint import pickle_names, store, tensorfile, unpickle
 from ttstrain.checkpoint.contents import Contents, read_contents
-from ttstrain.checkpoint.meta import ScheduleMeta
+from ttstrain.checkpoint.meta import Meta, ScheduleMeta, check_vocab, compare_front_ends
 from ttstrain.checkpoint.tensorfile import StoredTensor
 from ttstrain.checkpoint.upstream import OpenedCheckpoint, describe_keys, follow, identify, open_own
-from ttstrain.errors import UserError
+from ttstrain.errors import CheckpointError, RecipeError, UserError
 
 _SHOWN = 3  # names of unknown classes in a note
 _TRAINING_ONLY = ("optimizer", "lr_scheduler", "callbacks", "loops")  # entries of unknown files that are no weights
@@ -236,7 +237,8 @@ def _own_view(path: Path, folder: Path) -> _View:
             others |= _named(part, tree["weights"] if part == "ema" and "weights" in tree else tree)
     for rank, tree in enumerate(loaded.per_rank):
         others |= _named(f"rank-{rank}", tree)
-    notes = [*checkpoint.notes, f"recipe `{loaded.meta.recipe}`, written {loaded.meta.time[:19].replace('T', ' ')} UTC"]
+    notes = [*checkpoint.notes, *_front_end_notes(loaded.meta)]
+    notes += [f"recipe `{loaded.meta.recipe}`, written {loaded.meta.time[:19].replace('T', ' ')} UTC"]
     if folder != path:
         present = store.list_checkpoints(folder.parent)
         best = store.read_pointer(folder.parent, store.BEST)
@@ -245,6 +247,22 @@ def _own_view(path: Path, folder: Path) -> _View:
             + ("" if best is None else f"; the best is `{best.name}`")
         )
     return _View(checkpoint, checkpoint.weights, others, checkpoint.buffers, (), tuple(notes))
+
+
+def _front_end_notes(meta: Meta) -> Iterator[str]:
+    """Say how the texts were read that the weights were trained on, and whether this machine would read them alike."""
+    if not meta.versions:
+        return
+    yield "texts read by " + ", ".join(f"{name} {version[:19]}" for name, version in meta.versions.items())
+    try:
+        front_end = families.find_task(meta.task).config.model_validate(meta.model).front_end()
+        now = {} if front_end is None else front_end.versions
+        yield from compare_front_ends(meta.versions, now)
+        check_vocab(meta.versions, now, source="the checkpoint")
+    except RecipeError as error:
+        yield f"WARNING: texts cannot be read here as in training: {error.message}"
+    except CheckpointError as error:
+        yield f"WARNING: {error.message}"
 
 
 def _unknown_view(contents: Contents, notes: tuple[str, ...]) -> _View:

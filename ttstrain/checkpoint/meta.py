@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ttstrain import __version__
+from ttstrain.data.texts import VOCAB
 from ttstrain.errors import CheckpointError
 
 SCHEMA = 1
@@ -79,7 +80,7 @@ class Meta(_Record):
     ema: EmaMeta = EmaMeta(present=False)
     metrics: Mapping[str, float] = {}  # the latest evaluation's
     notes: tuple[str, ...] = ()
-    versions: Mapping[str, str] = {}  # further packages whose version changes what the weights mean
+    versions: Mapping[str, str] = {}  # what decides on tokens, as `FrontEnd.versions`; empty where nobody told
     time: str = Field(default_factory=_now)  # UTC, ISO 8601
     ttstrain: str = __version__
     torch: str = Field(default_factory=_torch_version)
@@ -103,6 +104,33 @@ def read_meta(folder: Path) -> Meta:
     if not path.is_file():
         raise CheckpointError(f"`{folder}` is not a checkpoint: it has no {META_FILE}")
     try:
+def compare_front_ends(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Say what differs between the front end that weights were trained with and this one, the vocabulary aside.
+
+    Empty where either is unknown.
+    """
+    if not then or not now:
+        return []
+    changed = [
+        f"{name} {now.get(name, 'none')}, trained with {then.get(name, 'none')}"
+        for name in sorted({*then, *now} - {VOCAB})
+        if then.get(name) != now.get(name)
+    ]
+    if not changed:
+        return []
+    return [f"WARNING: another front end: {'; '.join(changed)}. The same text may give other tokens"]
+
+
+def check_vocab(then: Mapping[str, str], now: Mapping[str, str], *, source: str) -> None:
+    """Raise CheckpointError when weights were trained with another vocabulary than this one."""
+    if VOCAB in then and VOCAB in now and then[VOCAB] != now[VOCAB]:
+        raise CheckpointError(
+            f"`{source}` was trained with another vocabulary ({then[VOCAB][:15]}…, here {now[VOCAB][:15]}…): "
+            "its rows would stand for other symbols",
+            hint="set `model.vocab` to the file it was trained with; `finetune` with it as `--base` takes a new one",
+        )
+
+
         values = json.loads(path.read_text(encoding="utf-8"))
         schema = values["schema"]
     except (ValueError, KeyError, TypeError) as error:

@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 if TYPE_CHECKING:
+    from ttstrain.checkpoint.upstream import OpenedCheckpoint
     from ttstrain.config.recipe import Recipe
     from ttstrain.data.audit import AuditResult
-    from ttstrain.data.cache import BuildReport
+    from ttstrain.data.cache import BuildReport, FeatureCache
+    from ttstrain.data.texts import FrontEnd, TextReport
+    from ttstrain.engine.score import Scoring
+
+SCORES = "scores.jsonl"
+SHOWN_SCORES = 10
 
 
 def prepare(
@@ -18,14 +24,26 @@ def prepare(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Other values for keys of the recipe.")
     ] = None,
+    *,
     recipe: Annotated[str, typer.Option(help="The recipe to prepare for: a shipped name or a YAML file.")] = "",
     out: Annotated[Optional[Path], typer.Option("-o", "--out", help="Folder for the lists of clips.")] = None,  # noqa: UP045
+    score: Annotated[
+        str, typer.Option(metavar="CKPT", help="Rank the transcripts by how this checkpoint, or run, hears them.")
+    ] = "",
+    vocab_out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE", help="Write the recipe's vocabulary with the missing symbols added."),
+    ] = None,
+    num_shown: Annotated[
+        int, typer.Option("--show-tokens", metavar="N", min=0, help="Show N sentences as the model reads them.")
+    ] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Check every recording in DATA, say what was repaired and left out, and cache the features RECIPE trains on.
 
     `finetune` does the same when it has to. Writes manifest.jsonl (the clips) and quarantine.jsonl (what was left out
-    or repaired, and why); the recordings are never changed. Without a recipe the data are only checked.
+    or repaired, and why), with `--score` scores.jsonl; the recordings are never changed. Without a recipe the data are
+    only checked.
     """
     from ttstrain.cli.progress import show_progress
     from ttstrain.data.audit import audit
@@ -33,18 +51,33 @@ def prepare(
     from ttstrain.data.summary import summary
 
     wanted = _recipe(recipe, data, overrides or [])
+    if wanted is None:
+        _need_recipe({"--score": score, "--vocab-out": vocab_out, "--show-tokens": num_shown})
+    scorer = _open_scorer(wanted, score) if wanted is not None and score else None
+    front_end = None if wanted is None else _front_end(wanted)
     config = wanted.data if wanted is not None else _data_config(data, overrides or [])
     with show_progress("checking recordings") as progress:
         result = audit(read_rows(str(data), config.format, cache_dir=config.cache_dir), config, progress)
     lists = _write_lists(result, out, config.cache_dir)
+    texts = _read_texts(front_end, result)
     if not json:
         print(summary(result))
+        _print_texts(texts, front_end, result, num_shown=num_shown)
         print(f"lists     {lists}")
-    report = None if wanted is None else _build(wanted, result)
+    if vocab_out is not None:
+        added = _write_vocab(vocab_out, front_end, texts)
+        if not json:
+            print(added)
+    built = None if wanted is None else _build(wanted, result)
+    if built is not None and not json:
+        print(_features_line(built[1]))
+    scoring = None
+    if wanted is not None and built is not None and scorer is not None:
+        scoring = _score(wanted, scorer, built, result, lists)
     if json:
-        _print_json(result, report, lists)
-    elif report is not None:
-        print(_features_line(report))
+        _print_json(result, None if built is None else built[1], lists, texts=texts, scoring=scoring)
+    elif scoring is not None:
+        print("\n".join([*scoring_lines(scoring), f"scores    {lists / SCORES}"]))
 
 
 def _recipe(name: str, data: Path, overrides: list[str]) -> Recipe | None:
@@ -78,18 +111,13 @@ def _write_lists(result: AuditResult, out: Path | None, cache_dir: str | None) -
     return out
 
 
-def _build(recipe: Recipe, result: AuditResult) -> BuildReport:
-    from ttstrain import families
+def _build(recipe: Recipe, result: AuditResult) -> tuple[FeatureCache, BuildReport]:
     from ttstrain.cli.progress import show_progress
-    from ttstrain.data.cache import FeatureCache
-    from ttstrain.data.location import cache_root
+    from ttstrain.engine.prepare import open_cache
 
-    spec = families.find_task(recipe.task)
-    data_class: Any = spec.load_data()
-    task_data = data_class(spec.config.model_validate(recipe.model))
-    cache = FeatureCache(cache_root(recipe.data.cache_dir) / "features", task_data, place="disk")
+    cache = open_cache(recipe, place="disk")
     with show_progress("computing features") as progress:
-        return cache.build(result.clips, progress=progress)
+        return cache, cache.build(result.clips, progress=progress)
 
 
 def _features_line(report: BuildReport) -> str:
@@ -102,7 +130,122 @@ def _features_line(report: BuildReport) -> str:
     return "\n".join(lines)
 
 
-def _print_json(result: AuditResult, report: BuildReport | None, lists: Path) -> None:
+# ---------------------------------------------------------------- texts
+
+
+def _need_recipe(flags: dict[str, Any]) -> None:
+    from ttstrain.errors import RecipeError
+
+    if given := [flag for flag, value in flags.items() if value]:
+        raise RecipeError(f"`{given[0]}` needs to know how texts are read", hint="add `--recipe RECIPE`")
+
+
+def _front_end(recipe: Recipe) -> FrontEnd | None:
+    from ttstrain.config.facts import front_end_of
+
+    return front_end_of(recipe)
+
+
+def _read_texts(front_end: FrontEnd | None, result: AuditResult) -> TextReport | None:
+    from ttstrain.data.texts import read_texts
+
+    return None if front_end is None else read_texts((clip.text for clip in result.clips), front_end)
+
+
+def _print_texts(texts: TextReport | None, front_end: FrontEnd | None, result: AuditResult, *, num_shown: int) -> None:
+    """Print what the model makes of the texts, and some of them as it reads them."""
+    if texts is None or front_end is None:
+        return
+    from rich.console import Console
+
+    from ttstrain.data.text_summary import LABEL, LEGEND, WIDTH, show_tokens, text_lines
+
+    console = Console(highlight=False, markup=False)
+    for line in text_lines(texts):
+        console.print(line, soft_wrap=True, style="yellow" if "UNKNOWN" in line else None)
+    if texts.refused:
+        console.print(f"{'':{LABEL}}more than `model.max_unknown`: `finetune` refuses these texts", style="bold red")
+    if num_shown:
+        console.print(f"{'tokens':{LABEL}}{LEGEND}", soft_wrap=True)
+        for sentence in show_tokens([clip.text for clip in result.clips], front_end, most=num_shown):
+            for number, line in enumerate(sentence.wrap(console, WIDTH - LABEL - 2)):
+                line.rstrip()
+                console.print(" " * (LABEL if number == 0 else LABEL + 2), line, sep="", soft_wrap=True)
+
+
+def _write_vocab(path: Path, front_end: FrontEnd | None, texts: TextReport | None) -> str:
+    """Write a vocabulary that holds the missing symbols too, and say how to use it."""
+    from ttstrain.data import atomic
+    from ttstrain.data.text_summary import some_symbols
+    from ttstrain.data.texts import extended_vocab
+    from ttstrain.errors import RecipeError
+
+    if front_end is None or texts is None:
+        raise RecipeError("this task's vocabulary cannot be extended")
+    if path.exists():
+        raise RecipeError(f"`{path}` exists already", hint="a trained vocabulary must not change; choose another name")
+    tokens = extended_vocab(front_end.vocab, texts.unknown)
+    atomic.write_text(path, "".join(f"{token}\n" for token in tokens))
+    new = len(tokens) - len(front_end.vocab)
+    named = f": {some_symbols(texts)}" if new else ""
+    return f"vocab     {path}: {len(tokens):,} tokens, {new} new{named}\n          use it with `model.vocab={path}`"
+
+
+# ---------------------------------------------------------------- scores
+
+
+def _open_scorer(recipe: Recipe, path: str) -> OpenedCheckpoint:
+    from ttstrain.engine.score import open_scorer
+
+    return open_scorer(recipe, path)
+
+
+def _score(
+    recipe: Recipe,
+    scorer: OpenedCheckpoint,
+    built: tuple[FeatureCache, BuildReport],
+    result: AuditResult,
+    lists: Path,
+) -> Scoring:
+    from ttstrain.cli.progress import show_progress
+    from ttstrain.engine.score import score, write_scores
+
+    cache, report = built
+    clips = [clip for clip in result.clips if clip.id not in report.failed]
+    with show_progress("listening to transcripts") as progress:
+        scoring = score(recipe, scorer, cache, clips, progress=progress)
+    write_scores(scoring, lists / SCORES)
+    return scoring
+
+
+def scoring_lines(scoring: Scoring) -> list[str]:
+    """Show the most suspicious transcripts in 80 columns, or say that the model hears no text yet."""
+    from ttstrain.data.readers import printable
+
+    told = f"{len(scoring.scores):,} clips by {scoring.checkpoint}: {len(scoring.suspicious)} suspicious"
+    lines = [f"score     {told}"]
+    if not scoring.told_apart:
+        return [
+            *lines,
+            "          WARNING: to this model a text explains its recording no better than another:",
+            "          the order below is chance. Score with one that was trained for longer.",
+        ]
+    lines.append(f"          {'z':>6} {'score':>8}  clip and text, the least explained first")
+    for entry in scoring.scores[:SHOWN_SCORES]:
+        mark = "?" if entry.suspicious else " "
+        named = f"{printable(entry.clip.id, limit=20)}: {printable(entry.clip.text, limit=60)}"
+        lines.append(printable(f"        {mark} {entry.z:6.1f} {entry.score:8.4f}  {named}", limit=80))
+    return lines
+
+
+def _print_json(
+    result: AuditResult,
+    report: BuildReport | None,
+    lists: Path,
+    *,
+    texts: TextReport | None,
+    scoring: Scoring | None,
+) -> None:
     import json
 
     from ttstrain.data.audit import as_json
@@ -125,6 +268,8 @@ def _print_json(result: AuditResult, report: BuildReport | None, lists: Path) ->
             "failed": dict(report.failed),
             "bytes": report.num_bytes,
         },
+        "texts": None if texts is None else texts.to_json(),
+        "scores": None if scoring is None else scoring.to_json(),
         "manifest": str(lists / "manifest.jsonl"),
         "quarantine": str(lists / "quarantine.jsonl"),
     }

@@ -13,12 +13,14 @@ from ttstrain.errors import RecipeError
 if TYPE_CHECKING:
     from ttstrain.data.audit import AuditResult
     from ttstrain.data.manifest import Clip
+    from ttstrain.data.texts import FrontEnd, TextReport
 
 
 def gather_facts(recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> DataFacts:
     """Audit the recipe's data and measure what a plan depends on; `progress` is told (done, of) recordings."""
     from ttstrain.data.split import split_holdout
 
+    front_end_of(recipe)  # what is missing for it is said before any recording is read
     result = audit_data(recipe, progress)
     split = split_holdout(result.clips, recipe.data.holdout, recipe.train.seed)
     return count_frames(recipe, train=split.train, held_out=split.held_out, skipped=result.skipped, fixed=result.fixed)
@@ -74,3 +76,17 @@ def count_frames(
         padding_share=padding_share(lengths, batches),
         overlong=tuple(train[i].id for i in sorted(too_long)),
     )
+        texts=report_texts(recipe, [*train, *held_out]),
+
+
+def report_texts(recipe: Recipe, clips: Sequence[Clip]) -> TextReport | None:
+    """Read the clips' texts as the task does; None where its family has no front end to tell of."""
+    from ttstrain.data.texts import read_texts
+
+    front_end = front_end_of(recipe)
+    return None if front_end is None else read_texts((clip.text for clip in clips), front_end)
+
+
+def front_end_of(recipe: Recipe) -> FrontEnd | None:
+    """Return what turns texts into tokens. Raises RecipeError when something it needs is missing."""
+    return families.find_task(recipe.task).config.model_validate(recipe.model).front_end()

@@ -8,6 +8,7 @@ from typing import Any
 
 from ttstrain.config.recipe import Recipe, Schedule
 
+from ttstrain.data.texts import TextReport
 
 @dataclass(frozen=True, slots=True)
 class DataFacts:
@@ -23,6 +24,7 @@ class DataFacts:
     padding_share: float
     overlong: tuple[str, ...] = ()  # ids of the clips that no micro-batch can hold
 
+    texts: TextReport | None = None  # of all clips; None where the family has no front end to tell of
 
 @dataclass(frozen=True, slots=True)
 class GroupPlan:
@@ -118,6 +120,7 @@ class Plan:
                 "padding_share": facts.padding_share,
                 "overlong": list(facts.overlong),
             },
+                "texts": None if facts.texts is None else facts.texts.to_json(),
             "world_size": self.world_size,
             "num_parameters": self.num_parameters,
             "memory": dict(self.memory),

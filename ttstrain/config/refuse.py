@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from ttstrain.config.plan import DataFacts, GroupPlan, Plan
 from ttstrain.config.recipe import CosineRestarts, Exponential, F5Linear, OptimConfig, Recipe, Schedule
+from ttstrain.data.text_summary import check_texts
 from ttstrain.errors import DataError, RecipeError
 from ttstrain.optim.schedule import lr_at, warmup_length
 from ttstrain.optim.settings import READS_BETAS, READS_EPS, READS_MOMENTUM
@@ -39,7 +40,7 @@ def check_read(recipe: Recipe, origins: Mapping[str, str]) -> None:
 
 
 def check_data(recipe: Recipe, facts: DataFacts) -> None:
-    """Refuse data that make no micro-batch, and evaluations without held-out clips."""
+    """Refuse data that make no micro-batch, texts that cannot be read, and evaluations without held-out clips."""
     if not facts.frames:
         why = ", ".join(f"{count} {reason}" for reason, count in facts.skipped.items())
         raise DataError(
@@ -48,6 +49,8 @@ def check_data(recipe: Recipe, facts: DataFacts) -> None:
         )
     budget = recipe.data.batch_frames
     if facts.batches_per_epoch == 0:
+    if facts.texts is not None:
+        check_texts(facts.texts)
         raise RecipeError(
             f"zero steps: `data.batch_frames` is {budget:,}, and the shortest clip has {min(facts.frames):,} frames",
             hint=f"`data.batch_frames={max(facts.frames)}` holds every clip",

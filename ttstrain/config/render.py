@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ttstrain.config.emit import emit, scalar
 from ttstrain.config.plan import GroupPlan, Plan
 from ttstrain.config.recipe import Schedule
+from ttstrain.data.text_summary import text_lines
 from ttstrain.optim.schedule import curve, lr_at, warmup_length
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def plan_lines(plan: Plan, *, goes_on_from: str | None = None) -> list[str]:
     return [
         *_wrap("plan", title),
         *_data_lines(plan),
+        *([] if plan.facts.texts is None else text_lines(plan.facts.texts)),
         *_run_lines(plan),
         *_lr_lines(plan),
         *_wrap("ema", _ema(plan)),
@@ -78,6 +80,11 @@ def notes(plan: Plan, *, goes_on_from: str | None = None) -> Iterator[str]:
             f"{_some(plan.facts.overlong)}. `data.batch_frames={max(plan.facts.frames)}` holds them."
         )
     if plan.steps_per_epoch < 1:
+    if plan.facts.texts is not None and plan.facts.texts.split:
+        yield (
+            "words that are read in two are read so in inference too: keep the texts as they are. "
+            "`ttstrain prepare --show-tokens 5` shows some."
+        )
         yield "a step takes more than the whole data: lower `train.accumulate`, or expect the same clips in every step."
     if plan.epochs > MANY_EPOCHS and not isinstance(plan.recipe.train.steps, int):
         yield (

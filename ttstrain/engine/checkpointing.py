@@ -84,6 +84,7 @@ def describe(run: Run, *, metrics: Mapping[str, float], step: int | None = None)
     """Say what the checkpoint is, for people and for `inspect-ckpt`."""
     recipe = run.plan.recipe
     done = run.progress.step if step is None else step
+    texts = run.plan.facts.texts
     ended = done >= run.plan.steps
     groups = tuple(
         GroupMeta(
@@ -113,3 +114,17 @@ def describe(run: Run, *, metrics: Mapping[str, float], step: int | None = None)
         else EmaMeta(present=True, step=done, decay=run.ema.decay_at(done)),
         metrics=dict(metrics),
     )
+        versions={} if texts is None else dict(texts.front_end),
+    )
+
+
+def _lora(run: Run) -> LoraMeta | None:
+    config = run.plan.recipe.lora
+    if config is None:
+        return None
+    return LoraMeta(
+        rank=config.rank,
+        alpha=config.alpha,
+        scaling=lora.scaling_of(config),
+        dora=config.dora,
+        layers=len(lora.adapted_layers(run.task)),

@@ -87,7 +87,14 @@ def write_description(folder: Path, plan: Plan) -> None:
     atomic.write_text(folder / PLAN, json.dumps(plan.to_json(), indent=1, ensure_ascii=False) + "\n")
     started = datetime.now().astimezone().isoformat(timespec="seconds")
     run_id = identity(folder) or secrets.token_hex(4)
-    environment = {"run_id": run_id, **describe_environment(), "command": sys.argv[1:], "started": started}
+    texts = plan.facts.texts
+    environment = {
+        "run_id": run_id,
+        **describe_environment(),
+        "front_end": None if texts is None else dict(texts.front_end),
+        "command": sys.argv[1:],
+        "started": started,
+    }
     atomic.write_text(folder / ENVIRONMENT, json.dumps(environment, indent=1) + "\n")
 
 

@@ -10,15 +10,16 @@ from typing import Any
 import torch
 
 from ttstrain import families
-from ttstrain.config.facts import audit_data, count_frames
+from ttstrain.config.facts import audit_data, count_frames, report_texts
 from ttstrain.config.plan import DataFacts
 from ttstrain.config.recipe import Recipe
 from ttstrain.data.audit import AuditResult
-from ttstrain.data.cache import FeatureCache
+from ttstrain.data.cache import FeatureCache, Place
 from ttstrain.data.loader import worker_count
 from ttstrain.data.location import cache_root, usable_cores
 from ttstrain.data.manifest import Clip
 from ttstrain.data.split import split_holdout
+from ttstrain.data.text_summary import check_texts
 from ttstrain.engine.distributed import Ranks
 from ttstrain.errors import DataError
 from ttstrain.task import TaskData
@@ -45,6 +46,14 @@ def no_progress(_title: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 
+def open_cache(recipe: Recipe, *, place: Place, device: torch.device | None = None) -> FeatureCache:
+    """Open the cache of the features that a recipe's task trains on."""
+    spec = families.find_task(recipe.task)
+    data_class: Any = spec.load_data()
+    task_data: TaskData = data_class(spec.config.model_validate(recipe.model))
+    return FeatureCache(cache_root(recipe.data.cache_dir) / "features", task_data, place=place, device=device)
+
+
 def prepare(
     recipe: Recipe,
     *,
@@ -58,16 +67,14 @@ def prepare(
     data, DataError when nothing of it can be used.
     """
     ranks = ranks or Ranks()
-    spec = families.find_task(recipe.task)
-    data_class: Any = spec.load_data()
-    task_data: TaskData = data_class(spec.config.model_validate(recipe.model))
-    cache = FeatureCache(
-        cache_root(recipe.data.cache_dir) / "features", task_data, place=recipe.data.features, device=device
-    )
+    cache = open_cache(recipe, place=recipe.data.features, device=device)
     audited, clips, failed = None, [], {}
     if ranks.main:
         with show("checking recordings") as progress:
             audited = audit_data(recipe, progress)
+        texts = report_texts(recipe, audited.clips)
+        if texts is not None:
+            check_texts(texts)  # before the features, which take longer
         with show("computing features") as progress:
             report = cache.build(audited.clips, progress=progress)
         failed = dict(report.failed)
@@ -90,7 +97,7 @@ def prepare(
     return Prepared(
         train=split.train,
         held_out=split.held_out,
-        task_data=task_data,
+        task_data=cache.task_data,
         cache=cache,
         workers=worker_count(recipe.data.workers, place=report.place, cores=usable_cores() // ranks.local_size),
         facts=count_frames(recipe, train=split.train, held_out=split.held_out, skipped=skipped, fixed=fixed),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 
 from ttstrain.checkpoint import store
 from ttstrain.checkpoint.loading import load_weights
-from ttstrain.checkpoint.meta import read_meta
+from ttstrain.checkpoint.meta import check_vocab, compare_front_ends, read_meta
 from ttstrain.checkpoint.tensorfile import read_tree
 from ttstrain.checkpoint.upstream import OpenedCheckpoint, follow, open_checkpoint, resolve_base
 from ttstrain.config.compose import Composed, compose, compose_run
@@ -244,6 +244,7 @@ def _load_base(run: Run, base: OpenedCheckpoint) -> list[str]:
     if run.ema is not None:
         run.ema.reset(run.task.exported())
     lines = [f"base {base.path.name}: {base.model}, {len(report.matched)} tensors", *base.notes, *fitted.notes]
+    lines += compare_front_ends(base.front_end, _front_end(run))
     if base.unknown:
         settings = ", ".join(f"{key}={run.plan.recipe.model[key]}" for key in base.unknown)
         lines.append(f"the file does not tell {settings}: taken from the recipe")
@@ -321,6 +322,7 @@ def _restore(run: Run, origin: _Origin, *, reset_step: bool, reset_optimizer: bo
     if reset_step:
         keep |= {"best", "early_stop"} & set(run.state.parts)
     loaded = store.load(origin.checkpoint)
+    check_vocab(loaded.meta.versions, _front_end(run), source=str(origin.checkpoint))
     late = (ADDED_LATER & set(run.state.parts)) - set(loaded.state)
     notes = checkpointing.restore(run, loaded, source=origin.checkpoint, keep=keep | late)
     if "ema" in late and run.ema is not None:
@@ -333,7 +335,12 @@ def _restore(run: Run, origin: _Origin, *, reset_step: bool, reset_optimizer: bo
         lines.append(f"left behind, for this run has none: {', '.join(unused)}")
     if run.folder == origin.run and run.ranks.main:
         checkpointing.leave_branch(run, origin.step)
-    return lines + notes
+    return lines + notes + compare_front_ends(loaded.meta.versions, _front_end(run))
+
+
+def _front_end(run: Run) -> Mapping[str, str]:
+    texts = run.plan.facts.texts
+    return {} if texts is None else texts.front_end
 
 
 def _restore_upstream(run: Run, origin: _Origin, *, keep: set[str]) -> list[str]:

@@ -14,7 +14,7 @@ from ttstrain.config.recipe import Count, Section
 from ttstrain.families import ModelConfig
 from ttstrain.families.flow.shapes import CONV_GROUPS, LORA_TARGETS, parameter_shapes
 from ttstrain.families.flow.text import FlowFrontEnd
-from ttstrain.families.flow.vocab import load_vocab
+from ttstrain.families.flow.vocab import PACKAGED, load_vocab
 
 if TYPE_CHECKING:
     from ttstrain.data.manifest import Clip

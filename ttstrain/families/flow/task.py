@@ -20,6 +20,18 @@ from ttstrain.families.flow.model import build_net
 from ttstrain.families.flow.model.cfm import draw, frames_between, predict, squared_error
 from ttstrain.families.flow.model.sampler import durations, generate, noise, time_grid
 from ttstrain.families.flow.surgery import TABLE, fit_vocab
+from ttstrain.families.flow.score import text_gain
+from ttstrain.families.flow.speech import (
+    NO_VOICE,
+    Voice,
+    chunks,
+    cross_fade,
+    join_mels,
+    max_bytes,
+    num_frames,
+    prepare,
+    share_duration,
+)
 from ttstrain.families.flow.text import encode
 from ttstrain.families.flow.vocab import load_vocab
 from ttstrain.modules.griffin_lim import griffin_lim
@@ -117,6 +129,10 @@ class FlowTask(Task):
         return {"total": torch.stack(list(values.values())).mean(), **values}
 
     # ---------------------------------------------------------------- listening
+    def score(self, batch: FlowBatch, generator: torch.Generator) -> Tensor:
+        """Return the share (b,) of each clip's loss without text that its text takes away."""
+        return text_gain(self.transformer, batch, generator=generator)
+
 
     @torch.no_grad()
     def sample(self, prompt: Prompt) -> Sample:

@@ -7,12 +7,11 @@ instance, because every letter outside ASCII ends a word. Both libraries' versio
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Any, Literal
 
+from ttstrain.data.texts import VOCAB, Token
 from ttstrain.errors import RecipeError
 from ttstrain.families.flow.vocab import Vocab
 
@@ -34,55 +33,51 @@ def encode(text: str, vocab: Vocab, *, kind: TokenizerKind) -> list[int]:
     return vocab.encode(tokenize(text, kind=kind))
 
 
-@dataclass(frozen=True, slots=True)
-class Coverage:
-    """How much of some texts a vocab can read."""
+class FlowFrontEnd:
+    """One tokenizer and one vocab, as `ttstrain.data.texts.FrontEnd`."""
 
-    num_tokens: int
-    unknown: dict[str, int] = field(default_factory=dict)  # token -> count, most frequent first
-    examples: dict[str, str] = field(default_factory=dict)  # token -> the first text that holds it
+    def __init__(self, vocab: Vocab, *, kind: TokenizerKind, max_unknown: float) -> None:
+        self.name: str = kind
+        self.kind = kind
+        self.vocab = vocab.tokens
+        self.vocab_source = vocab.source
+        self.max_unknown = max_unknown
+        self.versions = {
+            "tokenizer": "characters" if kind == "char" else "pinyin",
+            **({} if kind == "char" else front_end_versions()),
+            VOCAB: f"sha256:{vocab.sha256}",
+        }
+        self._index = vocab.index
 
-    @property
-    def num_unknown(self) -> int:
-        return sum(self.unknown.values())
-
-    @property
-    def unknown_share(self) -> float:
-        return self.num_unknown / self.num_tokens if self.num_tokens else 0.0
-
-
-def coverage(texts: Iterable[str], vocab: Vocab, *, kind: TokenizerKind) -> Coverage:
-    """Count the tokens of some texts that the vocab does not hold and would read as spaces."""
-    unknown: Counter[str] = Counter()
-    examples: dict[str, str] = {}
-    num_tokens = 0
-    for text in texts:
-        tokens = tokenize(text, kind=kind)
-        num_tokens += len(tokens)
-        for token in tokens:
-            if token not in vocab.index:
-                unknown[token] += 1
-                examples.setdefault(token, text)
-    ordered = dict(unknown.most_common())
-    return Coverage(num_tokens=num_tokens, unknown=ordered, examples={token: examples[token] for token in ordered})
+    def tokens(self, text: str) -> list[Token]:
+        """Read one text; a token that the vocab lacks would be read as index 0, the space."""
+        read = [Token(character) for character in text] if self.kind == "char" else marked_tokens(text)
+        return [token if token.text in self._index else Token(token.text, "unknown") for token in read]
 
 
 def pinyin_tokens(text: str) -> list[str]:
     """Split into characters, Chinese ones into a space and a syllable with its tone number."""
+    return [token.text for token in marked_tokens(text)]
+
+
+def marked_tokens(text: str) -> list[Token]:
+    """Split as `pinyin_tokens` and mark the spaces that the text does not hold."""
     cut, syllables = _front_end()
-    tokens: list[str] = []
+    tokens: list[Token] = []
+    before = ""  # the last character read
     for word in cut(text.translate(_REPLACED)):
         num_bytes = len(word.encode())
         if num_bytes == len(word):  # ASCII
-            if tokens and num_bytes > 1 and tokens[-1] not in (" ", ":", "'", '"'):
-                tokens.append(" ")
-            tokens.extend(word)
+            if tokens and num_bytes > 1 and tokens[-1].text not in (" ", ":", "'", '"'):
+                tokens.append(Token(" ", "split" if _has_case(before) and word[0].isalnum() else "inserted"))
+            tokens.extend(map(Token, word))
         elif num_bytes == 3 * len(word):  # East Asian throughout: the word decides between readings
             for character, syllable in zip(word, syllables(word), strict=True):
-                tokens.extend([" ", syllable] if _is_chinese(character) else [syllable])
+                tokens.extend(_spoken(syllable) if _is_chinese(character) else [Token(syllable)])
         else:
             for character in word:
-                tokens.extend([" ", *syllables(character)] if _is_chinese(character) else [character])
+                tokens.extend(_spoken(*syllables(character)) if _is_chinese(character) else [Token(character)])
+        before = word[-1:]
     return tokens
 
 
@@ -90,6 +85,15 @@ def front_end_versions() -> dict[str, str]:
     """Return the versions of the libraries that decide on tokens, for a checkpoint to keep."""
     _front_end()
     return {name: metadata.version(name) for name in ("pypinyin", "rjieba")}
+
+
+def _spoken(*syllables: str) -> list[Token]:
+    return [Token(" ", "inserted"), *map(Token, syllables)]
+
+
+def _has_case(character: str) -> bool:
+    """Tell letters of alphabets with two cases from East Asian characters, which the rules treat alike."""
+    return character.lower() != character.upper()
 
 
 def _is_chinese(character: str) -> bool:

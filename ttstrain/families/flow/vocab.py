@@ -1,7 +1,7 @@
 """The table from tokens to indices, and what of a text it does not hold. Imports no torch.
 
 A vocab file has one token per line; the line's number is the token's index. Index 0 is the space, and whatever the
-table does not hold is read as index 0 too, as upstream does: `text.coverage` says what that would swallow.
+table does not hold is read as index 0 too, as upstream does: a plan says what that would swallow.
 """
 
 from __future__ import annotations

@@ -6,8 +6,16 @@ import sys
 
 import pytest
 
+from ttstrain.data.texts import Token
 from ttstrain.errors import RecipeError
-from ttstrain.families.flow.text import coverage, encode, front_end_versions, pinyin_tokens, tokenize
+from ttstrain.families.flow.text import (
+    FlowFrontEnd,
+    TokenizerKind,
+    encode,
+    front_end_versions,
+    pinyin_tokens,
+    tokenize,
+)
 from ttstrain.families.flow.vocab import load_vocab
 
 
@@ -23,16 +31,44 @@ def test_missing_libraries_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> No
     assert "ttstrain[flow]" in str(caught.value.hint)
 
 
-def test_coverage_counts_what_would_be_read_as_spaces() -> None:
-    found = coverage(["ẞ is ẞ", "plain", "Ẽ"], load_vocab("package:emilia"), kind="char")
-    assert found.unknown == {"ẞ": 2, "Ẽ": 1}
-    assert found.examples == {"ẞ": "ẞ is ẞ", "Ẽ": "Ẽ"}
-    assert found.num_unknown == 3
-    assert found.unknown_share == pytest.approx(3 / 12)
+def test_what_the_vocab_lacks_is_marked() -> None:
+    read = front_end(kind="char").tokens("ẞ is")
+    assert read == [Token("ẞ", "unknown"), Token(" "), Token("i"), Token("s")]
 
 
-def test_coverage_of_nothing_is_full() -> None:
-    assert coverage([], load_vocab("package:emilia"), kind="char").unknown_share == 0
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("größer (als) Österreich", "größ|er (␣als) Ö|sterreich"),
+        ("naïve où êtes-vous", "naï|ve où ê|tes-vous"),
+        ("tiếng Việt", "tiế|ng Việt"),
+        ("Привет мир", "Привет мир"),
+        ("我喜欢Python编程", "␣wo3␣xi3␣huan1␣Python␣bian1␣cheng2"),
+        ("カタカナabc", "カタカナ␣abc"),  # no letter before: the space is not within a word
+    ],
+)
+def test_spaces_that_no_text_holds_are_marked(text: str, shown: str) -> None:
+    pytest.importorskip("rjieba")
+    marks = {"inserted": "␣", "split": "|"}
+    tokens = front_end(kind="pinyin").tokens(text)
+    assert "".join(marks.get(token.kind, token.text) for token in tokens) == shown
+    assert [token.text for token in tokens] == pinyin_tokens(text)
+
+
+def test_a_front_end_names_all_that_decides_on_tokens() -> None:
+    characters = front_end(kind="char")
+    assert set(characters.versions) == {"tokenizer", "vocab"}
+    assert characters.versions["vocab"] == f"sha256:{load_vocab('package:emilia').sha256}"
+
+
+def test_pinyin_and_custom_are_one_front_end() -> None:
+    pytest.importorskip("rjieba")
+    assert front_end(kind="pinyin").versions == front_end(kind="custom").versions
+    assert set(front_end(kind="pinyin").versions) == {"tokenizer", "pypinyin", "rjieba", "vocab"}
+
+
+def front_end(*, kind: TokenizerKind) -> FlowFrontEnd:
+    return FlowFrontEnd(load_vocab("package:emilia"), kind=kind, max_unknown=0.005)
 
 
 def test_custom_reads_text_as_pinyin_does() -> None:

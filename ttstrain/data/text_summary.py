@@ -1,0 +1,127 @@
+"""What a model makes of the texts, in lines of 80 columns; and sentences as it reads them."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ttstrain.data.readers.rows import printable
+from ttstrain.data.texts import VOCAB, FrontEnd, TextReport, Token
+from ttstrain.errors import DataError
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+WIDTH = 80
+LABEL = 10  # columns of the labels at the left
+AROUND = 16  # characters of an example on either side of its symbol
+MOST_SYMBOLS, MOST_EXAMPLES, MOST_WORDS = 12, 2, 4
+INSERTED = "␣"
+LEGEND = f"{INSERTED} a space that the text does not hold, [x] a symbol that is read as a space"
+STYLES = {"inserted": "green", "split": "bold yellow", "unknown": "bold red"}
+
+
+def text_lines(report: TextReport) -> list[str]:
+    """Say how many tokens there are, which are unknown, and which words are split."""
+    libraries = ", ".join(
+        f"{name} {version}" for name, version in report.front_end.items() if name not in (VOCAB, "tokenizer")
+    )
+    read_by = report.front_end.get("tokenizer", "") + (f" ({libraries})" if libraries else "")
+    table = f"`{report.vocab_source}`"
+    if not report.unknown:
+        lines = _wrap("text", f"{report.num_tokens:,} tokens by {read_by}, all in {table}")
+    else:
+        counts = f"{report.num_unknown:,} of {report.num_tokens:,} tokens by {read_by} UNKNOWN to {table} "
+        lines = _wrap("text", f"{counts}({share(report)}): read as spaces")
+        lines += _wrap("", some_symbols(report))
+        lines += [f"{'':{LABEL}}{example(report, token)}" for token in list(report.unknown)[:MOST_EXAMPLES]]
+    if report.split:
+        some = ", ".join(printable(read) for _, read in list(report.split)[:MOST_WORDS])
+        more = ", …" if len(report.split) > MOST_WORDS else ""
+        lines += _wrap("", f"{report.num_split:,} of {report.num_words:,} words are read in two: {some}{more}")
+    return lines
+
+
+def share(report: TextReport) -> str:
+    """Return the share of unknown tokens in percent, never rounded down to the limit or to nothing."""
+    percent = 100 * report.unknown_share
+    return f"{percent:.2g} %" if percent < 1 else f"{percent:.1f} %"
+
+
+def some_symbols(report: TextReport, most: int = MOST_SYMBOLS) -> str:
+    """Return the most frequent unknown symbols with their counts."""
+    shown = ", ".join(f"{printable(token)} {count:,}" for token, count in list(report.unknown.items())[:most])
+    return shown + (f" and {len(report.unknown) - most:,} more symbols" if len(report.unknown) > most else "")
+
+
+def example(report: TextReport, token: str) -> str:
+    """Show an unknown symbol in brackets within its first sentence."""
+    text = report.examples[token]
+    at = text.find(token)
+    if at < 0:  # a syllable, or a symbol that the front end had replaced
+        return f"[{printable(token)}] in: {printable(text, limit=2 * AROUND)}"
+    before, after = text[max(at - AROUND, 0) : at], text[at + len(token) : at + len(token) + AROUND]
+    start = "…" if at > AROUND else ""
+    end = "…" if at + len(token) + AROUND < len(text) else ""
+    return printable(f"{start}{before}[{token}]{after}{end}", limit=WIDTH - LABEL)
+
+
+def check_texts(report: TextReport) -> None:
+    """Raise DataError when more of the texts is unknown than a run accepts, with the ways out."""
+    if not report.refused:
+        return
+    first = next(iter(report.unknown))
+    raise DataError(
+        f"{share(report)} of the texts' tokens are not in the vocabulary `{report.vocab_source}` and would be read as "
+        f"spaces, more than `model.max_unknown` ({100 * report.max_unknown:g} %):\n{some_symbols(report)}\n"
+        f"{example(report, first)}",
+        hint="three ways out: a vocabulary that holds them (`ttstrain prepare DATA --recipe RECIPE --vocab-out "
+        "vocab.txt`, then `model.vocab=vocab.txt`); other texts; or "
+        f"`model.max_unknown={_above(report.unknown_share):g}`, and the model never learns these symbols",
+    )
+
+
+def _above(value: float) -> float:
+    """Round up to two digits after the point, which is a limit that holds."""
+    return int(value * 100 + 1) / 100
+
+
+# ---------------------------------------------------------------- sentences
+
+
+def show_tokens(texts: Sequence[str], front_end: FrontEnd, *, most: int) -> list[Text]:
+    """Show sentences as they are read, those with unknown symbols first, then those with split words."""
+    read = [front_end.tokens(text) for text in texts]
+    order = sorted(range(len(read)), key=lambda i: (_rank(read[i]), i))
+    return [_shown(read[i]) for i in order[:most]]
+
+
+def _rank(tokens: Sequence[Token]) -> int:
+    kinds = {token.kind for token in tokens}
+    return next((rank for rank, kind in enumerate(("unknown", "split")) if kind in kinds), 2)
+
+
+def _shown(tokens: Sequence[Token]) -> Text:
+    from rich.text import Text
+
+    shown = Text()
+    for token in tokens:
+        symbol = printable(token.text)
+        if token.kind == "unknown":
+            symbol = f"[{symbol}]"
+        elif token.kind != "known":
+            symbol = INSERTED
+        shown.append(symbol, style=STYLES.get(token.kind, ""))
+    return shown
+
+
+def _wrap(label: str, text: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        width=WIDTH,
+        initial_indent=f"{label:{LABEL}}",
+        subsequent_indent=" " * LABEL,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

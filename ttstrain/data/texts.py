@@ -1,0 +1,149 @@
+"""How a model reads the texts of its data: what its vocabulary lacks, and where its front end adds spaces. No torch."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+
+TokenKind = Literal["known", "unknown", "inserted", "split"]
+
+VOCAB = "vocab"  # the entry of `FrontEnd.versions` that is a hash of the table from tokens to rows
+NO_TOKENS = {"Cc", "Cs"}  # Unicode categories that cannot stand in a file of one token per line
+
+_Counted = TypeVar("_Counted", str, tuple[str, str])
+
+
+class Token(NamedTuple):
+    """One symbol as the model reads it.
+
+    `inserted` is a space that the text does not hold, `split` such a space between two letters of one word.
+    """
+
+    text: str
+    kind: TokenKind = "known"
+
+
+class FrontEnd(Protocol):
+    """Turns texts into tokens. Two front ends with equal `versions` read every text alike."""
+
+    name: str
+    versions: Mapping[str, str]  # all that decides on tokens; under `vocab` a hash of the table
+    vocab: Sequence[str]  # tokens in the order of their indices
+    vocab_source: str
+    max_unknown: float  # share of unknown tokens above which a run is refused
+
+    def tokens(self, text: str) -> Sequence[Token]:
+        """Read one text."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TextReport:
+    """What a front end makes of some texts."""
+
+    front_end: Mapping[str, str]  # its versions
+    vocab_source: str
+    vocab_size: int
+    max_unknown: float
+    num_tokens: int
+    num_words: int
+    unknown: Mapping[str, int] = field(default_factory=dict)  # token -> count, most frequent first
+    examples: Mapping[str, str] = field(default_factory=dict)  # token -> the first text that holds it
+    split: Mapping[tuple[str, str], int] = field(default_factory=dict)  # (word, as it is read) -> count
+
+    @property
+    def num_unknown(self) -> int:
+        return sum(self.unknown.values())
+
+    @property
+    def unknown_share(self) -> float:
+        return self.num_unknown / self.num_tokens if self.num_tokens else 0.0
+
+    @property
+    def refused(self) -> bool:
+        """More is unknown than a run accepts."""
+        return self.unknown_share > self.max_unknown
+
+    @property
+    def num_split(self) -> int:
+        return sum(self.split.values())
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "front_end": dict(self.front_end),
+            "vocab": self.vocab_source,
+            "vocab_size": self.vocab_size,
+            "tokens": self.num_tokens,
+            "unknown": [
+                {"symbol": symbol, "count": count, "example": self.examples[symbol]}
+                for symbol, count in self.unknown.items()
+            ],
+            "unknown_share": self.unknown_share,
+            "max_unknown": self.max_unknown,
+            "words": self.num_words,
+            "split_words": [{"word": word, "read": read, "count": count} for (word, read), count in self.split.items()],
+        }
+
+
+def read_texts(texts: Iterable[str], front_end: FrontEnd) -> TextReport:
+    """Count tokens that the vocabulary lacks, and words that the front end splits."""
+    unknown: Counter[str] = Counter()
+    split: Counter[tuple[str, str]] = Counter()
+    examples: dict[str, str] = {}
+    num_tokens = num_words = 0
+    for text in texts:
+        tokens = front_end.tokens(text)
+        num_tokens += len(tokens)
+        for token in tokens:
+            if token.kind == "unknown":
+                unknown[token.text] += 1
+                examples.setdefault(token.text, text)
+        for word in words(tokens):
+            num_words += 1
+            if any(token.kind == "split" for token in word):
+                whole = "".join(token.text for token in word if token.kind != "split")
+                split[whole, "".join(token.text for token in word)] += 1
+    ordered = _by_frequency(unknown)
+    return TextReport(
+        front_end=front_end.versions,
+        vocab_source=front_end.vocab_source,
+        vocab_size=len(front_end.vocab),
+        max_unknown=front_end.max_unknown,
+        num_tokens=num_tokens,
+        num_words=num_words,
+        unknown=ordered,
+        examples={token: examples[token] for token in ordered},
+        split=_by_frequency(split),
+    )
+
+
+def words(tokens: Iterable[Token]) -> Iterable[list[Token]]:
+    """Divide tokens into words at the spaces that do not split one."""
+    word: list[Token] = []
+    for token in tokens:
+        if token.text == " " and token.kind != "split":
+            if word:
+                yield word
+            word = []
+        else:
+            word.append(token)
+    if word:
+        yield word
+
+
+def extended_vocab(vocab: Sequence[str], unknown: Iterable[str]) -> list[str]:
+    """Return a vocabulary that holds the unknown tokens too, after the old ones and in the order of their code points.
+
+    Old tokens keep their rows. Control characters, which would break the file's lines, stay out.
+    """
+    held = set(vocab)
+    usable = {token for token in unknown if not any(unicodedata.category(c) in NO_TOKENS for c in token)}
+    return [*vocab, *sorted(usable - held)]
+
+
+def _by_frequency(counts: Counter[_Counted]) -> dict[_Counted, int]:
+    """Order counts from the highest, equal ones by what is counted."""
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
