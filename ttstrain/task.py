@@ -150,19 +150,10 @@ class TaskData(Protocol):
     sample_rate: int  # Hz; clips reach `features` resampled to it
     fingerprint: str  # changes whenever `features` would return something else; part of the cache key
     frames_per_s: float  # units of length per second of audio
+    packed: bool  # a batch's clips are laid end to end: it costs the sum of their lengths, and nothing is padded
 
     def features(self, wav: Tensor, clip: Clip) -> dict[str, Tensor]:
         """Compute what is worth caching on disk from a mono waveform (t,)."""
-    def score(self, batch: Any, generator: torch.Generator) -> Tensor:
-        """Return how well each clip's text explains its recording (b,); the lower, the more suspicious the text.
-
-        Near zero where text and recording have nothing to do with each other. `generator` is a CPU generator: the same
-        seed gives the same scores.
-        """
-        raise RecipeError(
-            f"{type(self).__name__} cannot judge transcripts", hint="`--score` needs a checkpoint of a task that can"
-        )
-
         ...
 
     def length(self, clip: Clip) -> int:

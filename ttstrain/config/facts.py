@@ -64,6 +64,7 @@ def count_frames(
         max_clips=recipe.data.max_clips,
         seed=recipe.train.seed,
         epoch=0,
+        packed=config.packed,
     )
     return DataFacts(
         num_clips=len(fitting),
@@ -73,10 +74,10 @@ def count_frames(
         fixed=dict(fixed),
         frames=frames,
         batches_per_epoch=len(batches),
-        padding_share=padding_share(lengths, batches),
+        padding_share=padding_share(lengths, batches, packed=config.packed),
         overlong=tuple(train[i].id for i in sorted(too_long)),
-    )
         texts=report_texts(recipe, [*train, *held_out]),
+    )
 
 
 def report_texts(recipe: Recipe, clips: Sequence[Clip]) -> TextReport | None:

@@ -110,12 +110,14 @@ class Loader:
     @property
     def padding_share(self) -> float:
         """Return the share of the first epoch's frames that is padding."""
-        return sampler.padding_share(self.lengths, self._plan(0))
+        return sampler.padding_share(self.lengths, self._plan(0), packed=self._task_data.packed)
 
     def eval_batches(self, clips: Sequence[Clip]) -> Iterator[Batch]:
         """Yield batches over clips once, in a fixed order, the same on every rank."""
         lengths = [self._task_data.length(clip) for clip in clips]
-        for batch in sampler.in_order(lengths, budget=self.batch_frames, max_clips=self.max_clips):
+        for batch in sampler.in_order(
+            lengths, budget=self.batch_frames, max_clips=self.max_clips, packed=self._task_data.packed
+        ):
             yield _collate(self._cache, self._task_data, [clips[i] for i in batch])
 
     def close(self) -> None:
@@ -190,7 +192,12 @@ class Loader:
 
     def _plan_epoch(self, epoch: int) -> list[list[int]]:
         return sampler.plan_epoch(
-            self.lengths, budget=self.batch_frames, max_clips=self.max_clips, seed=self.seed, epoch=epoch
+            self.lengths,
+            budget=self.batch_frames,
+            max_clips=self.max_clips,
+            seed=self.seed,
+            epoch=epoch,
+            packed=self._task_data.packed,
         )
 
     def _from_here(self) -> Iterator[Batch]:

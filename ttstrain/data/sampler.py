@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+import bisect
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
 # How far a clip may move from its place in the order of lengths, so that it meets other clips each epoch. On LJSpeech
 # this costs 1 % of padding more than none, and hardly a micro-batch has the same clips twice.
 BLUR_BATCHES = 1.5
 BLUR_SHARE = 0.02  # of all clips, for large sets
+POOL_BATCHES = 32  # packed: clips of so many micro-batches choose among each other what fits
+
+_Thing = TypeVar("_Thing")
 
 
-def plan_epoch(lengths: Sequence[int], *, budget: int, max_clips: int, seed: int, epoch: int) -> list[list[int]]:
+def plan_epoch(
+    lengths: Sequence[int], *, budget: int, max_clips: int, seed: int, epoch: int, packed: bool = False
+) -> list[list[int]]:
     """Divide all clips into micro-batches, each index exactly once, in a new way and order every epoch.
 
-    A micro-batch costs what it takes in memory: its number of clips times its longest clip, in frames. Clips of like
-    length share a micro-batch. Raises ValueError for a clip that is longer than the budget: see `overlong`.
+    A micro-batch costs what it takes in memory: its number of clips times its longest clip, in frames; packed, where
+    nothing is padded, the sum of its clips. Clips of like length share a micro-batch; packed, any that fill it.
+    Raises ValueError for a clip that is longer than the budget: see `overlong`.
     """
     if too_long := overlong(lengths, budget=budget):
         raise ValueError(f"clips longer than {budget} frames: {too_long}")
     rng = random.Random(f"{seed}/{epoch}")  # seeded by text: the same numbers on every machine and Python
+    if packed:
+        return _mixed(_best_fit(_mixed(range(len(lengths)), rng), lengths, budget=budget, max_clips=max_clips), rng)
     by_length = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     num_batches = max(1, len(_fill(by_length, lengths, budget=budget, max_clips=max_clips)))
     blur = len(lengths) * max(BLUR_BATCHES / num_batches, BLUR_SHARE)
     place = {i: rank + blur * rng.random() for rank, i in enumerate(by_length)}
     blurred = sorted(by_length, key=lambda i: place[i])
     batches = _fill(blurred, lengths, budget=budget, max_clips=max_clips)
-    order = [rng.random() for _ in batches]  # `Random.random` is stable between versions, `shuffle` is not promised
-    return [batches[i] for i in sorted(range(len(batches)), key=lambda i: order[i])]
+    return _mixed(batches, rng)
 
 
 def overlong(lengths: Sequence[int], *, budget: int) -> list[int]:
@@ -35,14 +44,18 @@ def overlong(lengths: Sequence[int], *, budget: int) -> list[int]:
     return [i for i, length in enumerate(lengths) if length > budget]
 
 
-def in_order(lengths: Sequence[int], *, budget: int, max_clips: int) -> list[list[int]]:
+def in_order(lengths: Sequence[int], *, budget: int, max_clips: int, packed: bool = False) -> list[list[int]]:
     """Divide clips into micro-batches from longest to shortest; a clip over the budget has one of its own."""
     by_length = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    if packed:
+        return _best_fit(by_length, lengths, budget=budget, max_clips=max_clips)
     return _fill(by_length, lengths, budget=budget, max_clips=max_clips)
 
 
-def padding_share(lengths: Sequence[int], batches: Sequence[Sequence[int]]) -> float:
-    """Return the share of the frames in these micro-batches that is padding."""
+def padding_share(lengths: Sequence[int], batches: Sequence[Sequence[int]], *, packed: bool = False) -> float:
+    """Return the share of the frames in these micro-batches that is padding; packed, there is none."""
+    if packed:
+        return 0.0
     padded = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
     real = sum(lengths[i] for batch in batches for i in batch)
     return 1 - real / padded if padded else 0.0
@@ -60,3 +73,44 @@ def _fill(order: Sequence[int], lengths: Sequence[int], *, budget: int, max_clip
         current.append(i)
         longest = longest_with_it
     return [*batches, current] if current else batches
+
+
+def _mixed(things: Iterable[_Thing], rng: random.Random) -> list[_Thing]:
+    """Return things in random order. `Random.random` is stable between versions of Python, `shuffle` is not promised."""
+    return [thing for _, _, thing in sorted((rng.random(), i, thing) for i, thing in enumerate(things))]
+
+
+def _best_fit(order: Sequence[int], lengths: Sequence[int], *, budget: int, max_clips: int) -> list[list[int]]:
+    """Fill micro-batches by the sum of their clips: each clip, longest first, goes where least room is left over.
+
+    Clips are taken in pools along the order, so that a clip has other company each epoch. A micro-batch that a pool
+    leaves unfilled takes from the next one.
+    """
+    batches: list[list[int]] = []
+    rooms: list[tuple[int, int]] = []  # (room left, index of the micro-batch), sorted: those that may take more
+    for pool in _pools(order, lengths, budget=budget):
+        for i in sorted(pool, key=lambda i: (-lengths[i], i)):
+            place = bisect.bisect_left(rooms, (lengths[i], -1))
+            if place == len(rooms):
+                batches.append([i])
+                room, index = budget - lengths[i], len(batches) - 1
+            else:
+                room, index = rooms.pop(place)
+                batches[index].append(i)
+                room -= lengths[i]
+            if len(batches[index]) < max_clips and room > 0:
+                bisect.insort(rooms, (room, index))
+    return batches
+
+
+def _pools(order: Sequence[int], lengths: Sequence[int], *, budget: int) -> Iterator[list[int]]:
+    pool: list[int] = []
+    total = 0
+    for i in order:
+        pool.append(i)
+        total += lengths[i]
+        if total >= POOL_BATCHES * budget:
+            yield pool
+            pool, total = [], 0
+    if pool:
+        yield pool

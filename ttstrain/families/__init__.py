@@ -11,7 +11,7 @@ import math
 import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ttstrain.config.recipe import Section
 from ttstrain.errors import RecipeError
@@ -32,6 +32,9 @@ def _load_reference(reference: str) -> Any:
 class ModelConfig(Section):
     """Settings of a model, and what a plan must know about it. Its module imports no torch."""
 
+    packed: ClassVar[bool] = False
+    """As `TaskData.packed`."""
+
     def num_parameters(self) -> int:
         """Return the number of trainable parameters."""
         return sum(math.prod(shape) for shape in self.parameter_shapes().values())
@@ -43,6 +46,13 @@ class ModelConfig(Section):
     def lora_targets(self) -> Sequence[str]:
         """Return patterns of the linear layers that LoRA adapts when the recipe names none."""
         return ()
+
+    def kept_files(self) -> Mapping[str, str]:
+        """Map keys that name a file of the user's to its text; every checkpoint keeps a copy, `<key>.txt`.
+
+        Raises RecipeError when a file cannot be used.
+        """
+        return {}
 
     def length(self, clip: Clip) -> int:
         """Return the clip's length in frames, known from its duration without decoding; as `TaskData.length`."""

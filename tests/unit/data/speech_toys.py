@@ -68,6 +68,7 @@ class ToyData:
 
     sample_rate = RATE
     frames_per_s = RATE / HOP
+    packed = False
 
     def __init__(self, fingerprint: str = "toy") -> None:
         self.fingerprint = fingerprint

@@ -58,6 +58,7 @@ class FlowData:
 
     sample_rate = SAMPLE_RATE
     frames_per_s = SAMPLE_RATE / HOP_LENGTH
+    packed = False
 
     def __init__(self, config: FlowConfig) -> None:
         self.config = config

@@ -121,7 +121,7 @@ def deduplicate(frames: Tensor, how: Dedup) -> Deduplicated:
     if how == "none" or n < 2:
         kept = torch.arange(n)
     else:
-        # Comparing with the frame before is comparing with the last kept one: a removed frame equals that in what counts.
+        # The frame before is either the last kept one or equal to it in what is compared.
         compared = frames[:, :1] if how == "slot0" else frames
         changed = (compared[1:] != compared[:-1]).any(dim=1)
         kept = torch.cat([torch.zeros(1, dtype=torch.long), changed.nonzero()[:, 0] + 1])

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ttstrain.checkpoint.hub import HUB, fetch_repository
 from ttstrain.errors import CheckpointError, DataError, RecipeError
 from ttstrain.families.orpheus.ids import NUM_CUSTOM, TokenIds
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 FILE: Final = "tokenizer.json"
 TOY: Final = "package:toy"
-HUB: Final = "hf://"
 _BESIDE: Final = ("tokenizer_config.json", "special_tokens_map.json", "config.json", "generation_config.json")
 
 
@@ -129,15 +129,11 @@ def _file(spec: str) -> Path:
     if path.is_dir():
         path = path / FILE
     if not path.is_file():
-        raise CheckpointError(
-            f"there is no tokenizer at `{spec}`", hint=f"a folder with a {FILE}, or hf://owner/repo"
-        )
+        raise CheckpointError(f"there is no tokenizer at `{spec}`", hint=f"a folder with a {FILE}, or hf://owner/repo")
     return path
 
 
 def _from_hub(spec: str) -> Path:
-    from ttstrain.checkpoint.upstream import fetch_repository
-
     owner_repo = "/".join(spec.removeprefix(HUB).split("/")[:2])
     inside = spec.removeprefix(HUB)[len(owner_repo) :].strip("/")
     prefix = f"{inside}/" if inside else ""

@@ -1,0 +1,109 @@
+"""From clips to packed rows of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ttstrain.errors import DataError, RecipeError
+from ttstrain.families.orpheus.batch import OrpheusBatch
+from ttstrain.families.orpheus.codec import Codec, digest_of, load_codec
+from ttstrain.families.orpheus.codes import deduplicate
+from ttstrain.families.orpheus.config import OrpheusConfig
+from ttstrain.families.orpheus.ids import SAMPLE_RATE, SAMPLES_PER_FRAME, TOKENS_PER_S
+from ttstrain.families.orpheus.layout import row_length, said
+from ttstrain.families.orpheus.rows import Row, pack, speech_row
+from ttstrain.families.orpheus.tokenizer import RowTokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    from ttstrain.data.manifest import Clip
+
+
+@dataclass(frozen=True, slots=True)
+class OrpheusExample:
+    """One clip as a row, or as several where it was divided."""
+
+    id: str
+    rows: Sequence[Row]
+
+
+class OrpheusData:
+    """Codes and token rows of one tokenizer and codec."""
+
+    sample_rate = SAMPLE_RATE
+    frames_per_s = TOKENS_PER_S
+    packed = True
+
+    def __init__(self, config: OrpheusConfig) -> None:
+        self.config = config
+        self.rows = config.rows
+        self.ids = check_tokenizer(config)
+        safe = " no zero" if self.rows.upstream_decoder_safe else ""
+        self.fingerprint = f"snac/1 {digest_of(self.rows.codec)} fp32{safe}"
+        self._codec: Codec | None = None
+
+    @property
+    def tokenizer(self) -> RowTokenizer:
+        return load_tokenizer(self.rows.tokenizer)
+
+    @property
+    def codec(self) -> Codec:
+        """The codec, loaded by each process when it first encodes."""
+        if self._codec is None:
+            self._codec = load_codec(self.rows.codec)
+        return self._codec
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_codec": None}
+
+    def features(self, wav: Tensor, clip: Clip) -> dict[str, Tensor]:
+        """Encode a waveform (t,): `codes` (n, 7) int16 of every frame, `loudness` (n,) its root mean square."""
+        codes = self.codec.encode([wav], avoid_zero=self.rows.upstream_decoder_safe)[0]
+        return {"codes": codes, "loudness": loudness(wav)}
+
+    def length(self, clip: Clip) -> int:
+        """Count the tokens of a clip's row, before repeated frames are left out."""
+        return row_length(clip, self.rows)
+
+    def example(self, clip: Clip, features: Mapping[str, Tensor]) -> OrpheusExample:
+        """Write the clip's row. Raises DataError where its text cannot be read as text."""
+        frames = deduplicate(features["codes"], self.rows.dedup).frames
+        text = self.tokenizer.encode(said(clip.text, clip.speaker, self.rows.voice))
+        row = speech_row(clip.id, text, frames, self.ids, labels=self.rows.labels)
+        return OrpheusExample(id=clip.id, rows=[row])
+
+    def collate(self, examples: Sequence[OrpheusExample]) -> OrpheusBatch:
+        """Lay all rows end to end."""
+        return pack([row for example in examples for row in example.rows])
+
+    def reference(self, features: Mapping[str, Tensor]) -> Tensor | None:
+        """Return nothing: the model makes no spectrogram."""
+        return None
+
+
+def check_tokenizer(config: OrpheusConfig) -> Any:
+    """Return the ids of the recipe's tokenizer. Raises RecipeError where they are not those of the net."""
+    tokenizer = load_tokenizer(config.rows.tokenizer)
+    if tokenizer.ids != config.ids:
+        found, wanted = tokenizer.ids, config.ids
+        raise RecipeError(
+            f"the tokenizer `{config.rows.tokenizer}` and the `model:` section disagree:\n"
+            f"text_vocab_size {found.first_custom} and {wanted.first_custom}, bos_token_id {found.bos} and "
+            f"{wanted.bos}, eot_token_id {found.eot} and {wanted.eot}",
+            hint=f"set `model.text_vocab_size={found.first_custom}`, `model.bos_token_id={found.bos}` and "
+            f"`model.eot_token_id={found.eot}`, or take the net's own tokenizer",
+        )
+    if config.vocab_size < tokenizer.ids.end_audio:
+        raise DataError(f"the net's {config.vocab_size} rows do not reach the last audio token")
+    return tokenizer.ids
+
+
+def loudness(wav: Tensor) -> Tensor:
+    """Return the root mean square (n,) of each frame of a waveform (t,), the last one filled up with silence."""
+    n = -(-len(wav) // SAMPLES_PER_FRAME)
+    padded = torch.nn.functional.pad(wav, (0, n * SAMPLES_PER_FRAME - len(wav)))
+    return padded.reshape(n, SAMPLES_PER_FRAME).square().mean(dim=1).sqrt()

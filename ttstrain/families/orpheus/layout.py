@@ -1,0 +1,40 @@
+"""What a row says and how long it is, without computing it. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+from ttstrain.families.orpheus.ids import NUM_SLOTS, SAMPLE_RATE, SAMPLES_PER_FRAME
+from ttstrain.families.orpheus.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    from ttstrain.data.manifest import Clip
+    from ttstrain.families.orpheus.data_config import RowsConfig
+
+OVERHEAD: Final = 8  # SOH BOS ... EOT EOH SOA SOS ... EOS EOA
+
+
+def said(text: str, speaker: str, voice: str | None) -> str:
+    """Return what the model reads: the text after the name of its voice, or bare."""
+    name = speaker if voice == "auto" else voice
+    return f"{name}: {text}" if name else text
+
+
+def num_frames(clip: Clip) -> int:
+    """Count a clip's frames before any is left out as a repeat; the codec fills the last one up with silence."""
+    return -(-clip.samples_at(SAMPLE_RATE) // SAMPLES_PER_FRAME)
+
+
+def row_length(clip: Clip, rows: RowsConfig) -> int:
+    """Count the tokens of a clip's row, or of its pieces together; with `dedup` the row may turn out shorter."""
+    text = load_tokenizer(rows.tokenizer).count(said(clip.text, clip.speaker, rows.voice))
+    whole = OVERHEAD + text + NUM_SLOTS * num_frames(clip)
+    return whole + (OVERHEAD + text) * (num_pieces(whole, rows) - 1)
+
+
+def num_pieces(length: int, rows: RowsConfig) -> int:
+    """Return into how many rows one of so many tokens is divided at most; more pieces than needed leave room."""
+    if length <= rows.max_tokens or rows.too_long == "skip":
+        return 1
+    return math.ceil(2 * length / rows.max_tokens)
