@@ -231,10 +231,10 @@ def _open(path: Path) -> _View:
 def _own_view(path: Path, folder: Path) -> _View:
     checkpoint = open_own(folder)
     loaded = store.load_lazily(folder)
-    others: dict[str, StoredTensor] = {}
+    others = _named("adapter", checkpoint.adapters)
     for part, tree in loaded.state.items():
         if part != "task":
-            others |= _named(part, tree["weights"] if part == "ema" and "weights" in tree else tree)
+            others |= _named(part, tree if part != "ema" or checkpoint.ema is None else checkpoint.ema)
     for rank, tree in enumerate(loaded.per_rank):
         others |= _named(f"rank-{rank}", tree)
     notes = [*checkpoint.notes, *_front_end_notes(loaded.meta)]

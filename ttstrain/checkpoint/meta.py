@@ -57,6 +57,19 @@ class EmaMeta(_Record):
     decay: float | None = None  # of its latest update
 
 
+class LoraMeta(_Record):
+    """The adapters that were trained over a base's weights."""
+
+    rank: int
+    alpha: float
+    scaling: float  # factor of the adapters' product
+    dora: bool
+    layers: int
+
+    def describe(self) -> str:
+        return f"{'DoRA' if self.dora else 'LoRA'} of rank {self.rank}, alpha {self.alpha:g}, on {self.layers} layers"
+
+
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="microseconds")
 
@@ -78,6 +91,7 @@ class Meta(_Record):
     groups: tuple[GroupMeta, ...] = ()
     schedule: ScheduleMeta | None = None
     ema: EmaMeta = EmaMeta(present=False)
+    lora: LoraMeta | None = None
     metrics: Mapping[str, float] = {}  # the latest evaluation's
     notes: tuple[str, ...] = ()
     versions: Mapping[str, str] = {}  # what decides on tokens, as `FrontEnd.versions`; empty where nobody told
@@ -90,20 +104,6 @@ class Meta(_Record):
     files: Mapping[str, FileMeta] = {}
 
 
-def write_meta(folder: Path, meta: Meta) -> None:
-    """Write `meta.json` and flush it to the disk."""
-    with (folder / META_FILE).open("w", encoding="utf-8") as file:
-        file.write(meta.model_dump_json(indent=1, by_alias=True) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def read_meta(folder: Path) -> Meta:
-    """Read `meta.json`. Raises CheckpointError when the folder is no checkpoint or comes from a newer ttstrain."""
-    path = folder / META_FILE
-    if not path.is_file():
-        raise CheckpointError(f"`{folder}` is not a checkpoint: it has no {META_FILE}")
-    try:
 def compare_front_ends(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """Say what differs between the front end that weights were trained with and this one, the vocabulary aside.
 
@@ -131,6 +131,23 @@ def check_vocab(then: Mapping[str, str], now: Mapping[str, str], *, source: str)
         )
 
 
+def write_meta(folder: Path, meta: Meta) -> None:
+    """Write `meta.json` and flush it to the disk."""
+    with (folder / META_FILE).open("w", encoding="utf-8") as file:
+        file.write(meta.model_dump_json(indent=1, by_alias=True) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_meta(folder: Path) -> Meta:
+    """Read `meta.json`; keys of `model` that name a file which the checkpoint keeps are the paths of its copies.
+
+    Raises CheckpointError when the folder is no checkpoint or comes from a newer ttstrain.
+    """
+    path = folder / META_FILE
+    if not path.is_file():
+        raise CheckpointError(f"`{folder}` is not a checkpoint: it has no {META_FILE}")
+    try:
         values = json.loads(path.read_text(encoding="utf-8"))
         schema = values["schema"]
     except (ValueError, KeyError, TypeError) as error:
@@ -141,8 +158,20 @@ def check_vocab(then: Mapping[str, str], now: Mapping[str, str], *, source: str)
             hint=f"it was written by ttstrain {values.get('ttstrain', '?')}",
         )
     try:
-        return Meta.model_validate(values)
+        meta = Meta.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise CheckpointError(f"`{path}` cannot be read: `{where}`: {first['msg']}") from error
+    kept = {key: str(copy) for key, copy in kept_files(folder, meta).items()}
+    return meta.model_copy(update={"model": {**meta.model, **kept}}) if kept else meta
+
+
+def kept_files(folder: Path, meta: Meta) -> dict[str, Path]:
+    """Map the keys of `model` whose files the checkpoint keeps to its copies."""
+    return {key: folder / kept_name(key) for key in meta.model if kept_name(key) in meta.files}
+
+
+def kept_name(key: str) -> str:
+    """Name the copy of the file that a key of the `model:` section names."""
+    return f"{key}.txt"

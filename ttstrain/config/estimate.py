@@ -1,12 +1,13 @@
 """What a run needs in memory and on disk, counted from the model's parameters.
 
-Everything is counted as trained, in fp32. Activations depend on the architecture and are not included.
+Everything is counted in fp32. Activations depend on the architecture and are not included.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ttstrain.config.parameters import ParameterCounts
 from ttstrain.config.recipe import CheckpointConfig, OptimizerKind, Recipe
 
 FP32 = 4  # bytes
@@ -21,19 +22,22 @@ MOMENTS: Mapping[OptimizerKind, int] = {  # bytes of optimizer state per paramet
 }
 
 
-def memory_bytes(recipe: Recipe, num_parameters: int) -> dict[str, int]:
-    """Return bytes per part; `snapshot` is held by the host for a rollback."""
-    weights = FP32 * num_parameters
-    moments = MOMENTS[recipe.optim.kind] * num_parameters
-    ema = weights if recipe.ema.enabled else 0
-    snapshot = weights + moments + ema if recipe.guard.snapshot == "memory" else 0
-    return {"weights": weights, "gradients": weights, "moments": moments, "ema": ema, "snapshot": snapshot}
+def memory_bytes(recipe: Recipe, parameters: ParameterCounts) -> dict[str, int]:
+    """Return bytes per part; `snapshot` is held by the host for a rollback.
+
+    What is frozen has neither gradients nor moments, and its average is the weight itself.
+    """
+    weights, trained = FP32 * parameters.total, FP32 * parameters.trained
+    moments = MOMENTS[recipe.optim.kind] * parameters.trained
+    ema = trained if recipe.ema.enabled else 0
+    snapshot = checkpoint_bytes(recipe, parameters) if recipe.guard.snapshot == "memory" else 0
+    return {"weights": weights, "gradients": trained, "moments": moments, "ema": ema, "snapshot": snapshot}
 
 
-def checkpoint_bytes(recipe: Recipe, num_parameters: int) -> int:
-    """Return the size of one checkpoint: weights, their average and the optimizer's moments."""
-    averages = FP32 if recipe.ema.enabled else 0
-    return (FP32 + averages + MOMENTS[recipe.optim.kind]) * num_parameters
+def checkpoint_bytes(recipe: Recipe, parameters: ParameterCounts) -> int:
+    """Return the size of one checkpoint: weights, their average, both complete, and the optimizer's moments."""
+    complete = FP32 * parameters.total * (2 if recipe.ema.enabled else 1)
+    return complete + MOMENTS[recipe.optim.kind] * parameters.trained
 
 
 def num_checkpoints(checkpoint: CheckpointConfig, *, steps: int, save_every: int) -> int:

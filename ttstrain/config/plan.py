@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ttstrain.config.parameters import ParameterCounts
 from ttstrain.config.recipe import Recipe, Schedule
-
 from ttstrain.data.texts import TextReport
+
 
 @dataclass(frozen=True, slots=True)
 class DataFacts:
@@ -23,8 +24,8 @@ class DataFacts:
     batches_per_epoch: int  # micro-batches, over all processes
     padding_share: float
     overlong: tuple[str, ...] = ()  # ids of the clips that no micro-batch can hold
-
     texts: TextReport | None = None  # of all clips; None where the family has no front end to tell of
+
 
 @dataclass(frozen=True, slots=True)
 class GroupPlan:
@@ -63,7 +64,7 @@ class Plan:
     groups: tuple[GroupPlan, ...]
     facts: DataFacts
     world_size: int
-    num_parameters: int
+    parameters: ParameterCounts
     memory: Mapping[str, int]  # bytes per part; all but `snapshot` on the device, activations not included
     disk_bytes: int  # of the checkpoints that are kept
     num_checkpoints: int  # of those
@@ -119,10 +120,12 @@ class Plan:
                 "batches_per_epoch": facts.batches_per_epoch,
                 "padding_share": facts.padding_share,
                 "overlong": list(facts.overlong),
-            },
                 "texts": None if facts.texts is None else facts.texts.to_json(),
+            },
             "world_size": self.world_size,
-            "num_parameters": self.num_parameters,
+            "num_parameters": self.parameters.total,
+            "num_trained": self.parameters.trained,
+            "num_adapters": self.parameters.adapters,
             "memory": dict(self.memory),
             "memory_bytes": self.memory_bytes,
             "disk_bytes": self.disk_bytes,

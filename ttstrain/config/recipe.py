@@ -51,12 +51,26 @@ class Section(BaseModel):
 # ---------------------------------------------------------------- data
 
 
+DataFormat = Literal["auto", "ljspeech", "f5_csv", "gpt_sovits_list", "jsonl", "audiofolder", "parquet", "wav_txt"]
+
+
+class ReplayConfig(Section):
+    path: UserPath
+    """Recordings of what must not be forgotten, mixed into every epoch: a folder or a table, as `data.path`."""
+    format: DataFormat = "auto"
+    """Layout of `path`; `auto` looks at the content."""
+    language: str | None = None
+    """Language of rows that name none."""
+    share: Share = 0.3
+    """Share of an epoch's frames that are replayed; other clips are drawn for each epoch."""
+    holdout: Annotated[int, Field(ge=0)] | Share = 0.05
+    """Clips kept to measure retention, counted as `data.holdout`; 0 measures none."""
+
+
 class DataConfig(Section):
     path: UserPath | None = None
     """Folder of recordings, metadata file, or `package:demo` for the speech that ships with ttstrain."""
-    format: Literal["auto", "ljspeech", "f5_csv", "gpt_sovits_list", "jsonl", "audiofolder", "parquet", "wav_txt"] = (
-        "auto"
-    )
+    format: DataFormat = "auto"
     """Layout of `path`; `auto` looks at the content."""
     language: str | None = None
     """Language of rows that name none."""
@@ -76,6 +90,28 @@ class DataConfig(Section):
     """Where features are cached; default `$TTSTRAIN_CACHE`, else `~/.cache/ttstrain`."""
     workers: Annotated[int, Field(ge=0)] | Auto = "auto"
     """Processes that load data; `auto` needs none while features are in memory."""
+    replay: ReplayConfig | None = None
+    """Other clips mixed in against forgetting."""
+
+
+# ---------------------------------------------------------------- adapters
+
+
+class LoraConfig(Section):
+    rank: Count = 16
+    """Width of the two matrices that each adapted layer gets."""
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    """Their product is scaled by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """On the adapters' input."""
+    targets: Annotated[list[str], Field(min_length=1)] | Auto = "auto"
+    """Patterns of the linear layers that are adapted, such as `*.attn.to_q`; `auto` takes those of the task."""
+    unfrozen: list[str] = []
+    """Patterns of parameters that are trained whole besides the adapters, such as `*text_embed*` for new symbols."""
+    dora: bool = False
+    """Learn each row's length apart from its direction."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank), which lets a larger rank learn more."""
 
 
 # ---------------------------------------------------------------- schedules
@@ -331,6 +367,8 @@ class Recipe(Section):
     run_dir: UserPath = "runs"
     """Folder in which the run's folder is made."""
     data: DataConfig = DataConfig()
+    lora: LoraConfig | None = None
+    """Train low-rank adapters and nothing else; null trains the weights themselves."""
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     ema: EmaConfig = EmaConfig()

@@ -27,6 +27,8 @@ def check_read(recipe: Recipe, origins: Mapping[str, str]) -> None:
                 f"`optim.{key}` is not read by `{', '.join(sorted(kinds))}`",
                 hint=f"drop it (`~optim.{key}`); it is read by {', '.join(sorted(readers))}",
             )
+    if recipe.lora is not None and recipe.base is None:
+        raise RecipeError("`lora` adapts a base, and the recipe names none", hint="give its weights with `--base PATH`")
     if recipe.eval.every is not None:
         return
     if recipe.checkpoint.best is not None and _is_set("checkpoint.best", origins):
@@ -47,10 +49,10 @@ def check_data(recipe: Recipe, facts: DataFacts) -> None:
             "no clip is left to train on" + (f": skipped {why}" if why else ""),
             hint="`ttstrain prepare` says what is wrong with each row; at least 2 clips are needed for a held-out one",
         )
-    budget = recipe.data.batch_frames
-    if facts.batches_per_epoch == 0:
     if facts.texts is not None:
         check_texts(facts.texts)
+    budget = recipe.data.batch_frames
+    if facts.batches_per_epoch == 0:
         raise RecipeError(
             f"zero steps: `data.batch_frames` is {budget:,}, and the shortest clip has {min(facts.frames):,} frames",
             hint=f"`data.batch_frames={max(facts.frames)}` holds every clip",

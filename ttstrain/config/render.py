@@ -41,12 +41,13 @@ def plan_lines(plan: Plan, *, goes_on_from: str | None = None) -> list[str]:
     """Return the plan as plain lines of at most 80 columns; `goes_on_from` is what a resume takes its weights from."""
     base = plan.recipe.base or "FROM SCRATCH"
     base = base if goes_on_from is None else f"goes on from {goes_on_from}"
-    title = f"{plan.name} · {plan.recipe.task} · {_count(plan.num_parameters)} parameters · {base}"
+    title = f"{plan.name} · {plan.recipe.task} · {_count(plan.parameters.total)} parameters · {base}"
     return [
         *_wrap("plan", title),
         *_data_lines(plan),
         *([] if plan.facts.texts is None else text_lines(plan.facts.texts)),
         *_run_lines(plan),
+        *_trained_lines(plan),
         *_lr_lines(plan),
         *_wrap("ema", _ema(plan)),
         *_cost_lines(plan),
@@ -79,12 +80,12 @@ def notes(plan: Plan, *, goes_on_from: str | None = None) -> Iterator[str]:
             f"{count} clips are longer than `data.batch_frames` {budget:,} and are left out: "
             f"{_some(plan.facts.overlong)}. `data.batch_frames={max(plan.facts.frames)}` holds them."
         )
-    if plan.steps_per_epoch < 1:
     if plan.facts.texts is not None and plan.facts.texts.split:
         yield (
             "words that are read in two are read so in inference too: keep the texts as they are. "
             "`ttstrain prepare --show-tokens 5` shows some."
         )
+    if plan.steps_per_epoch < 1:
         yield "a step takes more than the whole data: lower `train.accumulate`, or expect the same clips in every step."
     if plan.epochs > MANY_EPOCHS and not isinstance(plan.recipe.train.steps, int):
         yield (
@@ -143,6 +144,20 @@ def _run_lines(plan: Plan) -> list[str]:
         *_wrap("", f"a step is at most {frames:,} frames{made} · device {train.device} · precision {train.precision}"),
         *_wrap("", " · ".join(f"every {every:,} {', '.join(names)}" for every, names in sorted(times.items()))),
     ]
+
+
+def _trained_lines(plan: Plan) -> list[str]:
+    """Say what is trained where that is not everything."""
+    parameters, lora = plan.parameters, plan.recipe.lora
+    if not parameters.frozen:
+        return []
+    share = 100 * parameters.trained / parameters.total
+    text = f"{_count(parameters.trained)} parameters, {share:.2g} % · {_count(parameters.frozen)} frozen"
+    lines = _wrap("trained", text)
+    if lora is not None:
+        kind = f"{'DoRA' if lora.dora else 'LoRA'} of rank {lora.rank}, alpha {lora.alpha:g}"
+        lines += _wrap("", f"{kind} on {parameters.adapted_layers} layers: {_count(parameters.adapters)} parameters")
+    return lines
 
 
 def _lr_lines(plan: Plan) -> list[str]:

@@ -22,6 +22,7 @@ from ttstrain import families
 from ttstrain.config.complaints import complaint, known_keys
 from ttstrain.config.compose import Composed
 from ttstrain.config.estimate import checkpoint_bytes, memory_bytes, num_checkpoints
+from ttstrain.config.parameters import count_parameters
 from ttstrain.config.plan import DataFacts, GroupPlan, Plan
 from ttstrain.config.recipe import OptimConfig, Recipe
 from ttstrain.config.refuse import check_data, check_plan, check_read
@@ -83,7 +84,7 @@ def resolve(
     steps = _steps(recipe, facts, steps_per_epoch)
     groups = tuple(_groups(recipe.optim))
     decay, horizon = _ema(recipe, steps)
-    num_parameters = _num_parameters(recipe)
+    parameters = count_parameters(recipe)
     save_every = _every(recipe.checkpoint.every, steps, times=10, at_least_every=1000)
     kept = num_checkpoints(recipe.checkpoint, steps=steps, save_every=save_every)
     plan = Plan(
@@ -102,9 +103,9 @@ def resolve(
         groups=groups,
         facts=facts,
         world_size=world_size,
-        num_parameters=num_parameters,
-        memory=memory_bytes(recipe, num_parameters),
-        disk_bytes=kept * checkpoint_bytes(recipe, num_parameters),
+        parameters=parameters,
+        memory=memory_bytes(recipe, parameters),
+        disk_bytes=kept * checkpoint_bytes(recipe, parameters),
         num_checkpoints=kept,
     )
     check_plan(plan)
@@ -181,11 +182,6 @@ def _groups(optim: OptimConfig) -> Iterator[GroupPlan]:
             )
         if not any("*" in rule.match for rule in optim.groups):
             yield GroupPlan(optimizer, DEFAULT_GROUP, settings.lr, settings.weight_decay, optim.schedule)
-
-
-def _num_parameters(recipe: Recipe) -> int:
-    config: Any = families.find_task(recipe.task).config.model_validate(recipe.model)
-    return int(config.num_parameters())
 
 
 def _complete_origins(recipe: Recipe, origins: Mapping[str, str]) -> dict[str, str]:

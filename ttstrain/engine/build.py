@@ -27,6 +27,7 @@ from ttstrain.engine.rng import Rng
 from ttstrain.engine.run import Run
 from ttstrain.engine.snapshot import Snapshots
 from ttstrain.errors import RecipeError
+from ttstrain.modules import lora
 from ttstrain.optim.ema import Ema
 from ttstrain.optim.groups import build_groups
 from ttstrain.optim.optimizers import Optimizers
@@ -72,8 +73,13 @@ def build(
     rng = Rng(device)
     rng.seed(recipe.train.seed)  # alike on every rank while weights are drawn
     task_class: Any = spec.load_task()
-    task: Task = task_class(spec.config.model_validate(recipe.model)).to(device)
-    table = build_groups(task.optimized(), task.named_parameters(), recipe.optim)
+    config = spec.config.model_validate(recipe.model)
+    task: Task = task_class(config)
+    if recipe.lora is not None:
+        lora.add_lora(task.exported(), recipe.lora, default_targets=config.lora_targets())
+    task.to(device)
+    named = [(lora.plain_name(name), parameter) for name, parameter in task.named_parameters()]
+    table = build_groups(task.optimized(), named, recipe.optim)
     optimizers = Optimizers.build(table, total_steps=plan.steps, steps_per_epoch=plan.steps_per_epoch)
     ema = None
     if plan.ema_decay is not None:
@@ -131,6 +137,7 @@ def build(
             keep_last=recipe.checkpoint.keep_last,
             keep_every=recipe.checkpoint.keep_every,
             background=recipe.checkpoint.background,
+            texts=config.kept_files(),
         ),
         trackers=trackers,
     )

@@ -9,9 +9,10 @@ from typing import Any
 from ttstrain import families
 from ttstrain.checkpoint import store
 from ttstrain.checkpoint.loading import load_weights
-from ttstrain.checkpoint.meta import EmaMeta, GroupMeta, Meta, ScheduleMeta
+from ttstrain.checkpoint.meta import EmaMeta, GroupMeta, LoraMeta, Meta, ScheduleMeta
 from ttstrain.engine.run import Run
 from ttstrain.errors import DivergedError
+from ttstrain.modules import lora
 
 PER_RANK = "rng"  # the one part that differs between processes
 
@@ -83,8 +84,8 @@ def leave_branch(run: Run, step: int) -> None:
 def describe(run: Run, *, metrics: Mapping[str, float], step: int | None = None) -> Meta:
     """Say what the checkpoint is, for people and for `inspect-ckpt`."""
     recipe = run.plan.recipe
-    done = run.progress.step if step is None else step
     texts = run.plan.facts.texts
+    done = run.progress.step if step is None else step
     ended = done >= run.plan.steps
     groups = tuple(
         GroupMeta(
@@ -112,8 +113,8 @@ def describe(run: Run, *, metrics: Mapping[str, float], step: int | None = None)
         ema=EmaMeta(present=False)
         if run.ema is None
         else EmaMeta(present=True, step=done, decay=run.ema.decay_at(done)),
+        lora=_lora(run),
         metrics=dict(metrics),
-    )
         versions={} if texts is None else dict(texts.front_end),
     )
 
@@ -128,3 +129,4 @@ def _lora(run: Run) -> LoraMeta | None:
         scaling=lora.scaling_of(config),
         dora=config.dora,
         layers=len(lora.adapted_layers(run.task)),
+    )

@@ -38,7 +38,8 @@ class Ema:
     """Average everything in a module's state dict; integers are copied. A `Stateful`: its state is the average.
 
     The decay depends on the step alone, so a run whose step starts again also forgets faster again. Half-precision
-    weights are averaged in fp32, where a small step towards them is not lost.
+    weights are averaged in fp32, where a small step towards them is not lost. A parameter that is frozen when the
+    average is made costs nothing: it is its own average.
     """
 
     def __init__(
@@ -57,8 +58,10 @@ class Ema:
         self._every = every
         self._own_decay_at = decay_at
         self._names = _names(module)
+        self._shapes = {name: tensor.shape for name, tensor in module.state_dict().items() if name in self._names}
+        self._frozen = _frozen(module, self._names)
         self._own_slots = self._find_slots(module)
-        self._average: dict[str, Tensor] = {}  # one per tensor, under the first of its names
+        self._average: dict[str, Tensor] = {}  # one per tensor that may move, under the first of its names
         self.reset(module)
 
     def decay_at(self, step: int) -> float:
@@ -96,12 +99,15 @@ class Ema:
     @torch.no_grad()
     def distance(self, module: nn.Module) -> Tensor:
         """Return ||average - weights|| / ||weights|| over all floating-point tensors, on their device."""
-        gaps, sizes = [], []
+        gaps = [next(iter(module.parameters())).new_zeros((), dtype=torch.float32)]
+        sizes = []
         for name, slot in self._slots(module).items():
             average, weights = self._average[name], slot.tensor()
             if average.is_floating_point():  # one at a time: no second copy of the model
                 gaps.append(torch.linalg.vector_norm(average - weights))
                 sizes.append(torch.linalg.vector_norm(weights, dtype=average.dtype))
+        for slot in self._frozen_slots(module).values():
+            sizes.append(torch.linalg.vector_norm(slot.tensor(), dtype=torch.float32))
         gap: Tensor = torch.linalg.vector_norm(torch.stack(gaps))
         size: Tensor = torch.linalg.vector_norm(torch.stack(sizes))
         return gap / size.clamp_min(_SMALLEST_NORM)
@@ -121,7 +127,8 @@ class Ema:
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Return the live average under the module's state-dict keys; tied weights are one tensor under two names."""
-        return {"weights": {name: self._average[first] for name, first in self._names.items()}}
+        live = self._average | {name: slot.tensor() for name, slot in self._frozen_slots(self._module).items()}
+        return {"weights": {name: live[first] for name, first in self._names.items()}}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
         """Restore the average. Raises CheckpointError, before it changes anything, unless every tensor fits."""
@@ -133,18 +140,27 @@ class Ema:
                 hint="was it saved by another model?",
             )
         with torch.no_grad():
+            for name, slot in self._frozen_slots(self._module).items():
+                if not torch.equal(slot.tensor(), weights[name].to(slot.tensor())):  # frozen later than averaged
+                    self._frozen.remove(name)
+                    self._average[name] = torch.empty_like(slot.tensor(), dtype=_dtype(slot.tensor()))
+            self._own_slots = self._find_slots(self._module)
             for name, average in self._average.items():
                 average.copy_(weights[name])
 
     def _fits(self, name: str, weights: Mapping[str, Tensor]) -> bool:
-        return name in self._names and name in weights and weights[name].shape == self._average[self._names[name]].shape
+        return name in self._shapes and name in weights and weights[name].shape == self._shapes[name]
 
     def _slots(self, module: nn.Module) -> dict[str, _Slot]:
         """Map each tensor's first name to its place in `module`, which must be of the same making."""
         return self._own_slots if module is self._module else self._find_slots(module)
 
     def _find_slots(self, module: nn.Module) -> dict[str, _Slot]:
-        return {name: _slot(module, name) for name in dict.fromkeys(self._names.values())}
+        names = dict.fromkeys(self._names.values())
+        return {name: _slot(module, name) for name in names if name not in self._frozen}
+
+    def _frozen_slots(self, module: nn.Module) -> dict[str, _Slot]:
+        return {name: _slot(module, name) for name in self._names if name in self._frozen}
 
     def _move(self, weight: float) -> None:
         averages: list[Tensor] = []
@@ -167,6 +183,13 @@ def _names(module: nn.Module) -> dict[str, str]:
         for name, tensor in module.state_dict(keep_vars=True).items()
         if isinstance(tensor, Tensor)  # modules may add extra state of their own
     }
+
+
+def _frozen(module: nn.Module, names: Mapping[str, str]) -> set[str]:
+    """Return the first names of the parameters that are not trained."""
+    frozen = {id(parameter) for parameter in module.parameters() if not parameter.requires_grad}
+    tensors = module.state_dict(keep_vars=True)
+    return {name for name in names.values() if id(tensors[name]) in frozen}
 
 
 def _slot(module: nn.Module, name: str) -> _Slot:

@@ -145,7 +145,7 @@ def test_every_value_has_an_origin(make_plan: MakePlan) -> None:
 )
 def test_memory_and_disk_are_counted_from_the_parameters(make_plan: MakePlan, override: str, moments: int) -> None:
     plan = make_plan("train.steps=1000", f"optim.kind={override}")
-    count = plan.num_parameters
+    count = plan.parameters.total
     assert plan.memory["weights"] == plan.memory["gradients"] == plan.memory["ema"] == 4 * count
     assert plan.memory["moments"] == moments * count
     assert plan.memory["snapshot"] == (8 + moments) * count  # on the host

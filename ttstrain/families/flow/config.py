@@ -48,7 +48,7 @@ class CfmConfig(Section):
 
 
 class SamplingConfig(Section):
-    """How samples are spoken while training."""
+    """How speech is made, in previews and by `ttstrain sample`."""
 
     steps: Count = 16
     """Steps of the ODE solver; `midpoint` evaluates the net twice in each."""
@@ -63,6 +63,10 @@ class SamplingConfig(Section):
     """Speaking rate relative to the reference."""
     seconds_per_byte: Annotated[float, Field(gt=0)] = 0.07
     """Length of speech per UTF-8 byte of text where no reference tells it; 0.07 suits English read aloud."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the noise that speech starts from; another seed is another reading."""
+    vocoder: str | None = None
+    """Vocos or BigVGAN, whichever fits `mel`: folder, file or hf://owner/repo; null is Griffin-Lim, which is rougher."""
 
 
 class FlowConfig(ModelConfig):
@@ -145,6 +149,13 @@ class FlowConfig(ModelConfig):
     def length(self, clip: Clip) -> int:
         """Count the mel's frames from the samples that are kept of the clip, without decoding."""
         return clip.samples_at(SAMPLE_RATE) // HOP_LENGTH + (1 if self.mel == "vocos" else 0)
+
+    def kept_files(self) -> dict[str, str]:
+        """Return the vocab, unless it ships with the package."""
+        if self.vocab in PACKAGED:
+            return {}
+        vocab = load_vocab(self.vocab, space_first=False)
+        return {"vocab": "".join(f"{token}\n" for token in vocab.tokens)}
 
     def num_tokens(self) -> int:
         """Return the size of the vocab; reads its file."""

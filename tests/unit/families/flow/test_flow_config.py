@@ -30,6 +30,8 @@ def test_promised_number_of_parameters_is_the_nets(options: dict[str, Any]) -> N
     config = FlowConfig(**{**SMALL, **options})
     with torch.device("meta"):
         net = build_net(config, num_tokens=config.num_tokens())
+    shapes = {f"transformer.{name}": tuple(parameter.shape) for name, parameter in net.named_parameters()}
+    assert config.parameter_shapes() == shapes
     assert config.num_parameters() == sum(parameter.numel() for parameter in net.parameters())
 
 

@@ -13,11 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ttstrain.families.flow.config import CONV_GROUPS, CONV_KERNEL, TIME_FREQUENCIES
 from ttstrain.families.flow.model.attention import zero_padding
 from ttstrain.families.flow.model.convolution import convolve_frames
-
-TEXT_KERNEL = 7
+from ttstrain.families.flow.shapes import CONV_GROUPS, CONV_KERNEL, TEXT_KERNEL, TIME_FREQUENCIES
 
 
 class TimeEmbedding(nn.Module):

@@ -1,0 +1,199 @@
+"""Low-rank adapters over a module's linear layers: put in, given a base's weights, merged, taken out.
+
+The layers are peft's, whose parameters are called `<layer>.base_layer.weight` and `<layer>.lora_A.default.weight`.
+Wherever people or other programs read names they are plain: `<layer>.weight`, `<layer>.lora_A.weight`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import re
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ttstrain.config.recipe import LoraConfig
+from ttstrain.errors import CheckpointError, RecipeError
+
+ADAPTER = "default"  # peft's name of the one adapter
+DOWN, UP, MAGNITUDE = "lora_A", "lora_B", "lora_magnitude_vector"
+_PLAIN = re.compile(
+    rf"\.base_layer(?=\.)|(?<=\.{DOWN})\.{ADAPTER}|(?<=\.{UP})\.{ADAPTER}|(?<=\.{MAGNITUDE})\.{ADAPTER}"
+)
+
+T = TypeVar("T")
+
+
+def check_installed(config: LoraConfig | None) -> None:
+    """Raise RecipeError when adapters are wanted and peft is not there."""
+    if config is not None and importlib.util.find_spec("peft") is None:
+        raise RecipeError("`lora` needs peft", hint="pip install 'ttstrain[lora]'")
+
+
+def add_lora(module: nn.Module, config: LoraConfig, *, default_targets: Sequence[str] = ()) -> list[str]:
+    """Adapt linear layers in place, freeze all other parameters, and return the names of the layers.
+
+    The adapters change nothing yet: their second matrix is zero. The first is drawn from torch's global generator.
+    Raises RecipeError when peft is missing or a pattern matches no linear layer.
+    """
+    check_installed(config)
+    from peft import LoraConfig as PeftConfig
+    from peft import inject_adapter_in_model
+
+    names = _linear_layers(module, _targets(config, default_targets))
+    adapter = PeftConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,  # type: ignore[arg-type]  # a whole number by its annotation, used as any
+        lora_dropout=config.dropout,
+        target_modules="|".join(re.escape(name) for name in names),
+        use_dora=config.dora,
+        use_rslora=config.rslora,
+    )
+    inject_adapter_in_model(adapter, module, adapter_name=ADAPTER)
+    _unfreeze(module, config.unfrozen)
+    return names
+
+
+def plain_name(name: str) -> str:
+    """Return a parameter's name without peft's additions; a name without them as it is."""
+    return _PLAIN.sub("", name)
+
+
+def adapted_layers(module: nn.Module) -> dict[str, Any]:
+    """Map the names of a module's adapted layers to the layers."""
+    return {name: layer for name, layer in module.named_modules() if DOWN in dict(layer.named_children())}
+
+
+def scaling_of(config: LoraConfig) -> float:
+    """Return the factor of the adapters' product."""
+    return float(config.alpha / (config.rank**0.5 if config.rslora else config.rank))
+
+
+# ---------------------------------------------------------------- weights in
+
+
+def with_adapters(module: nn.Module, tensors: Mapping[str, T]) -> Mapping[str, T | Tensor]:
+    """Return a base's tensors under an adapted module's own names, with its adapters as they are now.
+
+    A module without adapters gets the tensors back untouched.
+    """
+    if not adapted_layers(module):
+        return tensors
+    own = {plain_name(name): name for name in module.state_dict()}
+    adapters = {name: tensor for name, tensor in module.state_dict().items() if is_adapter(name)}
+    current: dict[str, T | Tensor] = {name: tensor for name, tensor in adapters.items() if name not in tensors}
+    return {own.get(name, name): tensor for name, tensor in tensors.items()} | current
+
+
+@torch.no_grad()
+def settle(module: nn.Module) -> None:
+    """Take DoRA's lengths from the weights again, now that these are a base's.
+
+    Raises CheckpointError for a layer with a row of zeros, whose direction does not exist: it would train to NaN.
+    """
+    for name, layer in adapted_layers(module).items():
+        if MAGNITUDE not in dict(layer.named_children()) or not len(layer.lora_magnitude_vector):
+            continue
+        lengths = _lengths(_moved(layer))
+        if bool((lengths == 0).any()):
+            raise CheckpointError(
+                f"`lora.dora`: the base's layer `{name}` has rows of zeros, which have no direction",
+                hint="leave it out of `lora.targets`, or set `lora.dora=false`",
+            )
+        layer.lora_magnitude_vector[ADAPTER].weight.copy_(lengths)
+
+
+# ---------------------------------------------------------------- weights out
+
+
+@torch.no_grad()
+def merged_state_dict(module: nn.Module) -> dict[str, Tensor]:
+    """Return the state dict that the module would have without adapters and with their effect.
+
+    Adapted weights are computed in float32 and keep the base's dtype; the module is not changed. A module without
+    adapters gives its own state dict.
+    """
+    merged = {plain_name(key): tensor for key, tensor in module.state_dict().items() if not is_adapter(key)}
+    for name, layer in adapted_layers(module).items():
+        magnitudes = dict(layer.named_children()).get(MAGNITUDE)
+        merged[f"{name}.weight"] = merge(
+            layer.base_layer.weight,
+            layer.lora_A[ADAPTER].weight,
+            layer.lora_B[ADAPTER].weight,
+            scaling=layer.scaling[ADAPTER],
+            magnitude=magnitudes[ADAPTER].weight if magnitudes is not None and len(magnitudes) else None,
+        )
+    return merged
+
+
+def adapter_state_dict(module: nn.Module) -> dict[str, Tensor]:
+    """Return the adapters alone, under the names of peft's own adapter files."""
+    return {plain_name(key): tensor for key, tensor in module.state_dict().items() if is_adapter(key)}
+
+
+def merge(weight: Tensor, down: Tensor, up: Tensor, *, scaling: float, magnitude: Tensor | None = None) -> Tensor:
+    """Return a layer's weight (o, i) with its adapter's effect: `down` is (r, i), `up` (o, r), `magnitude` (o,)."""
+    moved = weight.float() + scaling * (up.float() @ down.float())
+    if magnitude is not None:
+        moved = (magnitude.float() / _lengths(moved))[:, None] * moved
+    return moved.to(weight.dtype)
+
+
+def is_adapter(name: str) -> bool:
+    """Tell whether a parameter, by either of its names, belongs to an adapter."""
+    return any(part in (DOWN, UP, MAGNITUDE) for part in name.split("."))
+
+
+def _moved(layer: Any) -> Tensor:
+    product = layer.lora_B[ADAPTER].weight.float() @ layer.lora_A[ADAPTER].weight.float()
+    weight: Tensor = layer.base_layer.weight.float()
+    return weight + layer.scaling[ADAPTER] * product
+
+
+def _lengths(weight: Tensor) -> Tensor:
+    """Return the length of each output's row, as DoRA means it."""
+    return torch.linalg.vector_norm(weight, dim=1)
+
+
+# ---------------------------------------------------------------- which
+
+
+def _targets(config: LoraConfig, default_targets: Sequence[str]) -> Sequence[str]:
+    if config.targets != "auto":
+        return config.targets
+    if not default_targets:
+        raise RecipeError("this task does not say which layers LoRA adapts", hint="list them: `lora.targets=[...]`")
+    return default_targets
+
+
+def _linear_layers(module: nn.Module, patterns: Sequence[str]) -> list[str]:
+    linear = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        fitting = [name for name in linear if fnmatchcase(name, pattern)]
+        if not fitting:
+            raise _nothing("targets", pattern, "linear layer", linear)
+        found |= dict.fromkeys(fitting)
+    return [name for name in linear if name in found]
+
+
+def _unfreeze(module: nn.Module, patterns: Sequence[str]) -> None:
+    base = {plain_name(name): parameter for name, parameter in module.named_parameters() if not is_adapter(name)}
+    for pattern in patterns:
+        fitting = [parameter for name, parameter in base.items() if fnmatchcase(name, pattern)]
+        if not fitting:
+            raise _nothing("unfrozen", pattern, "parameter", list(base))
+        for parameter in fitting:
+            parameter.requires_grad_(True)
+
+
+def _nothing(key: str, pattern: str, what: str, names: Sequence[str]) -> RecipeError:
+    near = difflib.get_close_matches(pattern.strip("*."), names, n=2, cutoff=0.0)
+    return RecipeError(
+        f"`lora.{key}`: pattern `{pattern}` matches no {what}",
+        hint=f"`*` also crosses dots; names look like {', '.join(f'`{name}`' for name in near)}",
+    )
