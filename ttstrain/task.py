@@ -25,6 +25,17 @@ DEFAULT_OPTIMIZER = "model"
 
 
 @dataclass(frozen=True, slots=True)
+class Mean:
+    """A mean over units of its own kind, of which a batch may hold any number: the tokens of one slot, say.
+
+    Micro-batches and ranks combine by adding `total` and `count`; a kind that was not met is not reported.
+    """
+
+    total: Tensor  # ()
+    count: Tensor  # ()
+
+
+@dataclass(frozen=True, slots=True)
 class Loss:
     """One scalar to descend.
 
@@ -36,7 +47,7 @@ class Loss:
     updates: str = DEFAULT_OPTIMIZER  # name of the optimizer this loss trains
     name: str = ""  # how the loss is logged; default: the optimizer's name
     steps: bool = True  # False while another loss of this micro-batch still adds to the same optimizer's gradient
-    metrics: Mapping[str, Tensor] = field(default_factory=dict)  # name -> (); logged, never descended
+    metrics: Mapping[str, Tensor | Mean] = field(default_factory=dict)  # name -> (); logged, never descended
 
     @property
     def label(self) -> str:
@@ -116,8 +127,8 @@ class Task(nn.Module):
         """Map each optimizer's name to the module it owns; the modules are disjoint and cover every parameter."""
         return {DEFAULT_OPTIMIZER: self}
 
-    def evaluate(self, batch: Any, generator: torch.Generator) -> Mapping[str, Tensor]:
-        """Return scalar losses of one held-out batch, each a mean over the batch's weight.
+    def evaluate(self, batch: Any, generator: torch.Generator) -> Mapping[str, Tensor | Mean]:
+        """Return scalar losses of one held-out batch, each a mean over the batch's weight or over units of its own.
 
         `generator` is a CPU generator re-seeded before every evaluation: the same noise and the same times each time,
         so that two evaluations differ only by the weights. The key `total` decides which checkpoint is best.
@@ -135,12 +146,19 @@ class Task(nn.Module):
         """Map tables whose new rows train alone at the start of a run to the number of those steps."""
         return {}
 
+    def remarks(self, values: Mapping[str, float], *, step: int) -> Sequence[str]:
+        """Say what a person should know of an evaluation's values, by the names `evaluate` gives them."""
+        return ()
+
     def exported(self) -> nn.Module:
         """Return the module that EMA averages and `export` writes."""
         return self
 
     def sample(self, prompt: Prompt) -> Sample:
-        """Speak one utterance with the current weights. The caller sets eval mode and restores it."""
+        """Speak one utterance with the current weights. The caller sets eval mode and restores it.
+
+        Raises DataError when the prompt cannot be used.
+        """
         raise NotImplementedError(f"{type(self).__name__} cannot speak yet")
 
 
@@ -159,6 +177,13 @@ class TaskData(Protocol):
     def length(self, clip: Clip) -> int:
         """Return the clip's length in frames, known from its duration without decoding."""
         ...
+
+    def ready_to_speak(self) -> str:
+        """Load what speaking needs beside the weights, such as a vocoder, and say what will make the sound.
+
+        Raises CheckpointError where that is missing or is another model's.
+        """
+        return ""
 
     def example(self, clip: Clip, features: Mapping[str, Tensor]) -> Any:
         """Add what is cheap to compute each time: token ids, speaker ids."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ttstrain.engine.run import Run
 from ttstrain.modules.mel_distance import mel_distance
-from ttstrain.task import Batch, Prompt, Sample
+from ttstrain.task import Batch, Mean, Prompt, Sample
 
 EVALUATION_SEED = 20_240_229  # any constant: the same noise at every evaluation of every run
 
@@ -56,7 +56,7 @@ def evaluate(run: Run, batches: Sequence[Batch]) -> dict[str, float]:
 def _losses(run: Run, batches: Sequence[Batch]) -> dict[str, float]:
     generator = torch.Generator()
     sums: dict[str, Tensor] = {}
-    weight = 0.0
+    counts: dict[str, Tensor] = {}
     with run.rng.preserved(), run.optimizers.evaluating(), evaluating(run.task):
         for i, batch in enumerate(batches):
             if i % run.ranks.world_size != run.ranks.rank:
@@ -64,19 +64,22 @@ def _losses(run: Run, batches: Sequence[Batch]) -> dict[str, float]:
             generator.manual_seed(EVALUATION_SEED + i)
             with run.precision.autocast():
                 losses = run.task.evaluate(batch.to(run.device), generator)
-            weight += batch.weight
+            weight = torch.tensor(batch.weight, dtype=torch.float64, device=run.device)
             for name, value in losses.items():
-                part = value.detach().double() * batch.weight
-                sums[name] = sums[name] + part if name in sums else part
-    return _mean(run, sums, weight)
+                mean = value if isinstance(value, Mean) else Mean(value.detach().double() * weight, weight)
+                sums[name] = sums.get(name, 0.0) + mean.total.double()
+                counts[name] = counts.get(name, 0.0) + mean.count.double()
+    return _mean(run, sums, counts)
 
 
-def _mean(run: Run, sums: Mapping[str, Tensor], weight: float) -> dict[str, float]:
+def _mean(run: Run, sums: Mapping[str, Tensor], counts: Mapping[str, Tensor]) -> dict[str, float]:
+    """Divide over all ranks; what no batch held is left out."""
     names = sorted({name for own in run.ranks.gather(sorted(sums)) for name in own})
     zero = torch.zeros((), dtype=torch.float64, device=run.device)
-    stacked = torch.stack([*(sums.get(name, zero) for name in names), zero + weight])
-    *totals, weight_of_all = run.ranks.sum(stacked).tolist()
-    return {name: total / weight_of_all for name, total in zip(names, totals, strict=True)}
+    stacked = torch.stack([table.get(name, zero) for table in (sums, counts) for name in names])
+    values = run.ranks.sum(stacked).tolist()
+    pairs = zip(names, values[: len(names)], values[len(names) :], strict=True)
+    return {name: total / count for name, total, count in pairs if count}
 
 
 def speak(run: Run, previews: Sequence[Preview], *, weights: str = "online") -> dict[str, float]:

@@ -21,6 +21,7 @@ from ttstrain.errors import DivergedError, Interrupted, OutOfMemoryError, Preemp
 from ttstrain.task import Batch
 
 Ending = Literal["done", "early stop", "stopped"]
+EVALUATED = "eval/loss/"
 MEASURE_EVERY = 10  # steps between per-group norms and update ratios: they copy the weights once
 
 
@@ -163,6 +164,10 @@ def _evaluate(run: Run, held_out: HeldOut) -> dict[str, float]:
     if run.progress.step == 0:
         run.best.improves(0, values)
     _report(run, values)
+    if run.ranks.main:
+        losses = {key.removeprefix(EVALUATED): loss for key, loss in values.items() if key.startswith(EVALUATED)}
+        for remark in run.task.remarks(losses, step=run.progress.step):
+            run.trackers.note(remark)
     return values
 
 

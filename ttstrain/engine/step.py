@@ -15,7 +15,7 @@ from ttstrain.engine.precision import Precision
 from ttstrain.optim.ema import Ema
 from ttstrain.optim.optimizers import Optimizers
 from ttstrain.state import Progress
-from ttstrain.task import Batch, Loss, Task
+from ttstrain.task import Batch, Loss, Mean, Task
 
 
 class Stepping(Protocol):
@@ -56,6 +56,7 @@ class _Tally:
 
     losses: dict[str, Tensor] = field(default_factory=dict)
     metrics: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, Tensor] = field(default_factory=dict)  # of the metrics that are means over units of their own
     by_optimizer: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, loss: Loss, share: Tensor | float) -> None:
@@ -63,8 +64,10 @@ class _Tally:
         for table, key in ((self.losses, loss.label), (self.by_optimizer, loss.updates)):
             table[key] = table[key] + value if key in table else value
         for key, metric in loss.metrics.items():
-            part = metric.detach().float() * share
+            part = metric.total.detach().float() if isinstance(metric, Mean) else metric.detach().float() * share
             self.metrics[key] = self.metrics[key] + part if key in self.metrics else part
+            if isinstance(metric, Mean):
+                self.counts[key] = self.counts.get(key, 0.0) + metric.count.float()
 
 
 def train_step(run: Stepping, micro_batches: Sequence[Batch], *, measure: bool = False) -> StepReport:
@@ -186,10 +189,14 @@ def _update(run: Stepping, name: str, tally: _Tally, *, measured: _Measured | No
 
 def _read(run: Stepping, tally: _Tally) -> tuple[dict[str, float], dict[str, float]]:
     """Return the global losses and metrics, in one transfer."""
-    scalars = [*tally.losses.values(), *(value.to(run.device) for value in tally.metrics.values())]
-    values: list[float] = run.ranks.sum(torch.stack(scalars)).tolist()
-    split = len(tally.losses)
-    return dict(zip(tally.losses, values[:split], strict=True)), dict(zip(tally.metrics, values[split:], strict=True))
+    others = [*tally.metrics.values(), *tally.counts.values()]
+    scalars = [*tally.losses.values(), *(value.to(run.device) for value in others)]
+    values = iter(run.ranks.sum(torch.stack(scalars)).tolist())
+    losses = {name: next(values) for name in tally.losses}
+    sums = {name: next(values) for name in tally.metrics}
+    counts = {name: next(values) for name in tally.counts}
+    met = {name: total for name, total in sums.items() if counts.get(name) != 0}
+    return losses, {name: total / counts.get(name, 1.0) for name, total in met.items()}
 
 
 def _to_host(scalars: Mapping[str, Tensor]) -> dict[str, float]:

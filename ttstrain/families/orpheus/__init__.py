@@ -1,0 +1,16 @@
+"""A language model over codec tokens: Orpheus, a Llama that writes the codes of SNAC."""
+
+from ttstrain.families import Family, TaskSpec
+from ttstrain.families.orpheus.config import OrpheusConfig
+
+FAMILY = Family(
+    name="orpheus",
+    tasks=[
+        TaskSpec(
+            name="orpheus",
+            config=OrpheusConfig,
+            task_class="ttstrain.families.orpheus.task:OrpheusTask",
+            data_class="ttstrain.families.orpheus.data:OrpheusData",
+        )
+    ],
+)

@@ -1,0 +1,131 @@
+"""Settings of the language model over SNAC codes: what a recipe's `model:` section may hold. Imports no torch.
+
+The defaults are Orpheus 3B: Llama 3.2 3B with 28,684 more tokens. Names are those of its `config.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from ttstrain.config.recipe import Count, Section
+from ttstrain.families import ModelConfig
+from ttstrain.families.orpheus.data_config import RowsConfig
+from ttstrain.families.orpheus.ids import PUBLISHED, TokenIds
+from ttstrain.families.orpheus.layout import row_length
+
+if TYPE_CHECKING:
+    from ttstrain.data.manifest import Clip
+
+PREFIX = "net."  # of the task's keys before those of a Hugging Face folder
+LORA_TARGETS = ("*.self_attn.[qkvo]_proj", "*.mlp.gate_proj", "*.mlp.up_proj", "*.mlp.down_proj")
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+class RopeScaling(Section):
+    """Llama 3's stretch of the slow rotary frequencies."""
+
+    factor: Positive = 32.0
+    low_freq_factor: Positive = 1.0
+    high_freq_factor: Positive = 4.0
+    original_max_position_embeddings: Count = 8192
+
+
+class LossConfig(Section):
+    """What is learned besides the plain cross entropy."""
+
+    z_loss: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the squared log-normaliser, against logits that drift; 1e-4 is usual."""
+    slot_loss: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of an audio token's loss that is taken over its slot's 4096 codes alone; the reported losses stay those
+    over the whole vocabulary."""
+    chunk_tokens: Count | Literal["auto"] = "auto"
+    """Tokens whose logits are held at a time; `auto` goes by the free memory."""
+
+
+class OrpheusConfig(ModelConfig):
+    """One Llama, its tokens, and how it is trained and sampled."""
+
+    packed: ClassVar[bool] = True
+
+    hidden_size: Count = 3072
+    intermediate_size: Count = 8192
+    num_hidden_layers: Count = 28
+    num_attention_heads: Count = 24
+    num_key_value_heads: Count = 8
+    head_dim: Count = 128
+    rms_norm_eps: Positive = 1e-5
+    rope_theta: Positive = 500_000.0
+    rope_scaling: RopeScaling | None = RopeScaling()
+    max_position_embeddings: Count = 131_072
+    vocab_size: Count = 156_940
+    """Rows of the embedding."""
+    tie_word_embeddings: bool = True
+    """One matrix for the embedding and the head."""
+    text_vocab_size: Count = PUBLISHED.first_custom
+    """Ids below are text, as the tokenizer has them; `<custom_token_0>` is the first above."""
+    bos_token_id: Annotated[int, Field(ge=0)] = PUBLISHED.bos
+    eot_token_id: Annotated[int, Field(ge=0)] = PUBLISHED.eot
+    """Ends the text, `<|eot_id|>`."""
+
+    rows: RowsConfig = RowsConfig()
+
+    param_dtype: Literal["fp32", "bf16"] = "fp32"
+    """Type of the weights that are trained; `bf16` halves them and rounds every update stochastically."""
+    checkpoint_activations: bool = False
+    """Compute each layer again in the backward pass, to save memory."""
+    loss: LossConfig = LossConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> OrpheusConfig:
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError("`num_attention_heads` must be a multiple of `num_key_value_heads`")
+        if self.head_dim % 2:
+            raise ValueError("`head_dim` must be even, rotary positions turn pairs")
+        if max(self.bos_token_id, self.eot_token_id) >= self.text_vocab_size:
+            raise ValueError("`bos_token_id` and `eot_token_id` are text ids, below `text_vocab_size`")
+        if self.vocab_size < self.ids.end_audio:
+            raise ValueError(
+                f"`vocab_size` {self.vocab_size:,} has no room for the audio tokens, which need {self.ids.end_audio:,}"
+            )
+        return self
+
+    @property
+    def ids(self) -> TokenIds:
+        """What the ids of the vocabulary mean."""
+        return TokenIds(first_custom=self.text_vocab_size, bos=self.bos_token_id, eot=self.eot_token_id)
+
+    def length(self, clip: Clip) -> int:
+        """Count the tokens of a clip's row, before repeated frames are left out."""
+        return row_length(clip, self.rows)
+
+    def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Map every parameter's name in the task to its shape; a tied matrix is one, under the embedding's name."""
+        return dict(_shapes(self))
+
+    def lora_targets(self) -> Sequence[str]:
+        """Return all seven matrices of every layer, as upstream's LoRA adapts them."""
+        return LORA_TARGETS
+
+
+def _shapes(config: OrpheusConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    h, inner = config.hidden_size, config.intermediate_size
+    queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+    yield f"{PREFIX}model.embed_tokens.weight", (config.vocab_size, h)
+    for number in range(config.num_hidden_layers):
+        layer = f"{PREFIX}model.layers.{number}"
+        yield f"{layer}.self_attn.q_proj.weight", (queries, h)
+        yield f"{layer}.self_attn.k_proj.weight", (keys, h)
+        yield f"{layer}.self_attn.v_proj.weight", (keys, h)
+        yield f"{layer}.self_attn.o_proj.weight", (h, queries)
+        yield f"{layer}.mlp.gate_proj.weight", (inner, h)
+        yield f"{layer}.mlp.up_proj.weight", (inner, h)
+        yield f"{layer}.mlp.down_proj.weight", (h, inner)
+        yield f"{layer}.input_layernorm.weight", (h,)
+        yield f"{layer}.post_attention_layernorm.weight", (h,)
+    yield f"{PREFIX}model.norm.weight", (h,)
+    if not config.tie_word_embeddings:
+        yield f"{PREFIX}lm_head.weight", (config.vocab_size, h)
