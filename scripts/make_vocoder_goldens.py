@@ -67,8 +67,8 @@ def noise(shape: Iterable[int], *, seed: int) -> Tensor:
 def recipe_weights(shapes: Mapping[str, Iterable[int]]) -> dict[str, Tensor]:
     """Fill a state dict of these shapes, except for fixed filters and windows: they stay as the code makes them."""
     filled = {}
-    for seed, (key, shape) in enumerate(sorted(shapes.items())):
-        shape = tuple(shape)
+    for seed, key in enumerate(sorted(shapes)):
+        shape = tuple(shapes[key])
         if key.endswith(("filter", "window", "fb")):
             continue
         values = noise(shape, seed=seed)

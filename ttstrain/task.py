@@ -83,7 +83,7 @@ class Prompt:
     reference: Audio | None = None
     reference_text: str = ""
     duration_s: float | None = None  # length of the speech to make; None: the model or its rule decides
-    seed: int = 0
+    seed: int | None = None  # None: the model's own setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,9 @@ class Sample:
 
     audio: Audio
     mel: Tensor | None = None  # (n, n_mels), natural log, when the family makes one
+    vocoder: str = ""  # what turned it into sound, for people
+    num_chunks: int = 1  # pieces that a long text was spoken in
+    notes: tuple[str, ...] = ()  # what a listener should know: symbols that were not read, a prompt that was cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,14 @@ class Fitted:
     weights: Mapping[str, Tensor | StoredTensor]
     notes: tuple[str, ...] = ()
     new_rows: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # parameter -> rows the base knew nothing of
+
+
+@dataclass(frozen=True, slots=True)
+class RowsFirst:
+    """Tables whose new rows train alone for the first steps of a run."""
+
+    tables: tuple[str, ...]  # names of parameters
+    steps: int
 
 
 class Task(nn.Module):
@@ -135,6 +146,10 @@ class Task(nn.Module):
         """
         raise NotImplementedError
 
+    def remarks(self, values: Mapping[str, float], *, step: int) -> Sequence[str]:
+        """Say what a person should know of an evaluation's values, by the names `evaluate` gives them."""
+        return ()
+
     def fitted(self, base: OpenedCheckpoint) -> Fitted:
         """Return a base's tensors as this task's: a table of other symbols, for instance, row by row.
 
@@ -142,17 +157,30 @@ class Task(nn.Module):
         """
         return Fitted(base.weights)
 
-    def rows_first(self) -> Mapping[str, int]:
-        """Map tables whose new rows train alone at the start of a run to the number of those steps."""
-        return {}
+    def rows_first(self) -> RowsFirst | None:
+        """Return the tables whose `Fitted.new_rows` train before anything else does."""
+        return None
 
-    def remarks(self, values: Mapping[str, float], *, step: int) -> Sequence[str]:
-        """Say what a person should know of an evaluation's values, by the names `evaluate` gives them."""
-        return ()
+    def score(self, batch: Any, generator: torch.Generator) -> Tensor:
+        """Return how well each clip's text explains its recording (b,); the lower, the more suspicious the text.
+
+        Near zero where text and recording have nothing to do with each other. `generator` is a CPU generator: the same
+        seed gives the same scores.
+        """
+        raise RecipeError(
+            f"{type(self).__name__} cannot judge transcripts", hint="`--score` needs a checkpoint of a task that can"
+        )
 
     def exported(self) -> nn.Module:
         """Return the module that EMA averages and `export` writes."""
         return self
+
+    def ready_to_speak(self) -> str:
+        """Load what speaking needs beside the weights, such as a vocoder, and say what will make the sound.
+
+        Raises CheckpointError where that is missing or is another model's.
+        """
+        return ""
 
     def sample(self, prompt: Prompt) -> Sample:
         """Speak one utterance with the current weights. The caller sets eval mode and restores it.
@@ -177,13 +205,6 @@ class TaskData(Protocol):
     def length(self, clip: Clip) -> int:
         """Return the clip's length in frames, known from its duration without decoding."""
         ...
-
-    def ready_to_speak(self) -> str:
-        """Load what speaking needs beside the weights, such as a vocoder, and say what will make the sound.
-
-        Raises CheckpointError where that is missing or is another model's.
-        """
-        return ""
 
     def example(self, clip: Clip, features: Mapping[str, Tensor]) -> Any:
         """Add what is cheap to compute each time: token ids, speaker ids."""

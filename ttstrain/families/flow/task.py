@@ -6,20 +6,20 @@ Legend: b clips, n frames, m mel bins, s text positions.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
-import torchaudio
 from torch import Tensor
 
+from ttstrain.errors import DataError
 from ttstrain.families.flow.config import SAMPLE_RATE, FlowConfig
 from ttstrain.families.flow.data import FlowBatch
 from ttstrain.families.flow.model import build_net
 from ttstrain.families.flow.model.cfm import draw, frames_between, predict, squared_error
 from ttstrain.families.flow.model.sampler import durations, generate, noise, time_grid
-from ttstrain.families.flow.surgery import TABLE, fit_vocab
 from ttstrain.families.flow.score import text_gain
 from ttstrain.families.flow.speech import (
     NO_VOICE,
@@ -32,19 +32,19 @@ from ttstrain.families.flow.speech import (
     prepare,
     share_duration,
 )
-from ttstrain.families.flow.text import encode
+from ttstrain.families.flow.surgery import TABLE, fit_vocab
+from ttstrain.families.flow.text import encode, tokenize
 from ttstrain.families.flow.vocab import load_vocab
 from ttstrain.modules.griffin_lim import griffin_lim
 from ttstrain.modules.mel import FLOOR, MelSpectrogram
-from ttstrain.task import Audio, Fitted, Loss, Prompt, Sample, Task
+from ttstrain.modules.vocoder.load import Vocoder, load_vocoder, published
+from ttstrain.task import Audio, Fitted, Loss, Prompt, RowsFirst, Sample, Task
 
 if TYPE_CHECKING:
     from ttstrain.checkpoint.upstream import OpenedCheckpoint
 
 EVALUATED_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # the middles of five bins, `t0` to `t4`
 EVALUATED_PROMPT = 0.3  # share of a held-out clip that is shown; the rest is judged
-PROMPT_RMS = 0.1  # upstream's inference raises quieter prompts to this level
-PROMPT_SILENCE_S = 0.05  # and puts this much after them
 
 
 class FlowTask(Task):
@@ -56,6 +56,7 @@ class FlowTask(Task):
         self.vocab = load_vocab(config.vocab, space_first=config.tokenizer != "custom")
         # The name is the first part of every key of upstream's state dict.
         self.transformer = build_net(config, num_tokens=len(self.vocab.tokens))
+        self._vocoder: Vocoder | None = None  # no part of the task's state
 
     # ---------------------------------------------------------------- starting from a base
 
@@ -63,9 +64,10 @@ class FlowTask(Task):
         """Carry the base's text rows over by token, whatever vocab it had."""
         return fit_vocab(base, self.vocab, named=self.config.base_vocab)
 
-    def rows_first(self) -> Mapping[str, int]:
+    def rows_first(self) -> RowsFirst | None:
         """Let the rows of new tokens train alone for as long as the recipe says."""
-        return {TABLE: self.config.first_new_rows} if self.config.first_new_rows else {}
+        steps = self.config.first_new_rows
+        return RowsFirst(tables=(TABLE,), steps=steps) if steps else None
 
     # ---------------------------------------------------------------- training
 
@@ -128,67 +130,88 @@ class FlowTask(Task):
             values[f"t{number}"] = (squared_error(prediction, within=judged) * share).sum()
         return {"total": torch.stack(list(values.values())).mean(), **values}
 
-    # ---------------------------------------------------------------- listening
     def score(self, batch: FlowBatch, generator: torch.Generator) -> Tensor:
         """Return the share (b,) of each clip's loss without text that its text takes away."""
         return text_gain(self.transformer, batch, generator=generator)
 
+    # ---------------------------------------------------------------- listening
+
+    def ready_to_speak(self) -> str:
+        """Load the vocoder that the recipe names; say which one speaks."""
+        settings = self.config.sampling
+        if settings.vocoder is None:
+            return f"Griffin-Lim: rougher than {published(self.config.mel)[0]}"
+        if self._vocoder is None:
+            self._vocoder = load_vocoder(settings.vocoder, mel=self.config.mel, n_mels=self.config.n_mels)
+        return f"{self._vocoder.name} ({self._vocoder.source})"
 
     @torch.no_grad()
     def sample(self, prompt: Prompt) -> Sample:
-        """Speak with the reference's voice, or with none in particular, through Griffin-Lim."""
+        """Speak a text of any length with the reference's voice, or with none in particular."""
+        sound = self.ready_to_speak()
+        if not prompt.text.strip():
+            raise DataError("there is nothing to say: the text is empty")
         settings = self.config.sampling
+        pace = {"speed": settings.speed, "seconds_per_byte": settings.seconds_per_byte}
+        seed = settings.seed if prompt.seed is None else prompt.seed
+        voice = NO_VOICE if prompt.reference is None else prepare(prompt.reference, prompt.reference_text)
+        pieces = chunks(prompt.text, max_bytes=max_bytes(voice, **pace))
+        if prompt.duration_s is None:
+            frames = [num_frames(piece, voice, **pace) for piece in pieces]
+        else:
+            frames = share_duration(prompt.duration_s, pieces)
+        shown = self._shown(voice)
+        mels = [
+            self._fill_in(piece, voice, shown, num_new=num_new, seed=seed + number)
+            for number, (piece, num_new) in enumerate(zip(pieces, frames, strict=True))
+        ]
+        wav = cross_fade([self._vocode(mel) * voice.level for mel in mels])
+        levelled = (join_mels(mels).cpu() + math.log(voice.level)).clamp(min=math.log(FLOOR))
+        return Sample(
+            audio=Audio(wav=wav.clamp(-1, 1), sample_rate=SAMPLE_RATE),
+            mel=levelled,
+            vocoder=sound,
+            num_chunks=len(pieces),
+            notes=(*voice.notes, *self._unread(voice.text + prompt.text)),
+        )
+
+    def _shown(self, voice: Voice) -> Tensor:
+        """Return the mel (1, p, m) that the net is given to go on from."""
         device = self.transformer.proj_out.weight.device
-        shown, level = self._prompt_mel(prompt.reference)
-        shown = shown.to(device)
-        num_shown = max(0, shown.shape[1] - 1) if self.config.mel == "vocos" else shown.shape[1]
-        spoken = _reference_text(prompt.reference_text) if prompt.reference is not None else ""
-        tokens = encode(spoken + prompt.text, self.vocab, kind=self.config.tokenizer)
-        text = torch.tensor([tokens])
-        num_new = self._new_frames(prompt, spoken=spoken, num_shown=num_shown)
+        if not voice.num_frames:
+            return torch.zeros(1, 0, self.config.n_mels, device=device)
+        mel = MelSpectrogram(self.config.mel, n_mels=self.config.n_mels)(voice.wav[None])
+        return mel.transpose(1, 2).to(device)
+
+    def _fill_in(self, piece: str, voice: Voice, shown: Tensor, *, num_new: int, seed: int) -> Tensor:
+        """Return the mel (n, m) of a piece of text after the voice."""
+        settings = self.config.sampling
+        text = torch.tensor([encode(voice.spoken + piece, self.vocab, kind=self.config.tokenizer)])
         prompt_lengths = torch.tensor([shown.shape[1]])
-        lengths = durations(torch.tensor([num_shown + num_new]), text=text, prompt_lengths=prompt_lengths)
+        wanted = torch.tensor([voice.num_frames + num_new])
+        lengths = durations(wanted, text=text, prompt_lengths=prompt_lengths)
         mels = generate(
             self.transformer,
             shown,
             text,
             lengths=lengths,
             prompt_lengths=prompt_lengths,
-            noise=noise(lengths.tolist(), n_mels=self.config.n_mels, seed=prompt.seed),
-            times=time_grid(settings.steps, sway=settings.sway, epss=settings.epss, device=device),
+            noise=noise(lengths.tolist(), n_mels=self.config.n_mels, seed=seed),
+            times=time_grid(settings.steps, sway=settings.sway, epss=settings.epss, device=shown.device),
             cfg_strength=settings.cfg_strength,
             method=settings.method,
         )
-        mel = (mels[0, num_shown:].float().cpu() + math.log(level)).clamp(min=math.log(FLOOR))
-        wav = griffin_lim(mel, kind=self.config.mel)
-        return Sample(audio=Audio(wav=wav.clamp(-1, 1), sample_rate=SAMPLE_RATE), mel=mel)
+        return mels[0, voice.num_frames :].float()
 
-    def _prompt_mel(self, reference: Audio | None) -> tuple[Tensor, float]:
-        """Return the reference's mel (1, p, m) and the factor that takes a result back to its level."""
-        if reference is None:
-            return torch.zeros(1, 0, self.config.n_mels), 1.0
-        wav = torchaudio.functional.resample(reference.wav.float(), reference.sample_rate, SAMPLE_RATE)
-        rms = float(wav.square().mean().sqrt())
-        level = min(1.0, rms / PROMPT_RMS) if rms > 0 else 1.0
-        wav = torch.cat([wav / level, wav.new_zeros(int(PROMPT_SILENCE_S * SAMPLE_RATE))])
-        mel = MelSpectrogram(self.config.mel, n_mels=self.config.n_mels)(wav[None])
-        return mel.transpose(1, 2), level
+    def _vocode(self, mel: Tensor) -> Tensor:
+        return griffin_lim(mel, kind=self.config.mel) if self._vocoder is None else self._vocoder.speak(mel)
 
-    def _new_frames(self, prompt: Prompt, *, spoken: str, num_shown: int) -> int:
-        """Guess how many frames the new text takes: as told, else by its UTF-8 bytes at the reference's pace."""
-        settings = self.config.sampling
-        num_bytes = len(prompt.text.encode())
-        if prompt.duration_s is not None:
-            return round(prompt.duration_s * self.config.frames_per_s)
-        if not num_shown:
-            return round(num_bytes * settings.seconds_per_byte / settings.speed * self.config.frames_per_s)
-        # Upstream's inference slows very short texts down, which would else be cut.
-        speed = 0.3 if num_bytes < 10 else settings.speed
-        return int(num_shown / len(spoken.encode()) * num_bytes / speed)
-
-
-def _reference_text(text: str) -> str:
-    """End the reference's text as upstream's inference does, so that it does not run into what follows."""
-    if text.endswith((". ", "。")):
-        return text
-    return text + (" " if text.endswith(".") else ". ")
+    def _unread(self, text: str) -> list[str]:
+        """Say which symbols the vocab lacks: the net is given spaces in their place."""
+        unknown = Counter(
+            token for token in tokenize(text, kind=self.config.tokenizer) if token not in self.vocab.index
+        )
+        if not unknown:
+            return []
+        shown = ", ".join(f"`{token}`" for token in list(unknown)[:8]) + (" ..." if len(unknown) > 8 else "")
+        return [f"not in the vocab and read as spaces: {shown}"]

@@ -203,14 +203,14 @@ def test_sample_is_as_long_as_upstream_would_make_it() -> None:
     sample = task.sample(Prompt("Twenty bytes of text", reference=speech(1.0, level=0.2), reference_text="Ten bytes."))
     shown = (24_000 + 1_200) // 256  # with the silence after it
     assert sample.mel is not None
-    assert len(sample.mel) == int(shown / len("Ten bytes. ") * 20)
+    assert len(sample.mel) == int(shown / len("Ten bytes.  ") * 20)
 
 
 def test_very_short_texts_are_slowed_down() -> None:
     task = small_task().eval()
     sample = task.sample(Prompt("Yes", reference=speech(1.0, level=0.2), reference_text="Ten bytes."))
     assert sample.mel is not None
-    assert len(sample.mel) == int((24_000 + 1_200) // 256 / len("Ten bytes. ") * 3 / 0.3)
+    assert len(sample.mel) == int((24_000 + 1_200) // 256 / len("Ten bytes.  ") * 3 / 0.3)
 
 
 def test_without_reference_the_length_comes_from_the_text() -> None:
@@ -245,6 +245,6 @@ def test_quiet_reference_gives_a_quiet_sample() -> None:
     task = FlowTask(FlowConfig(**SMALL)).eval()
     loud, quiet = (
         task.sample(Prompt("Hello there", reference=speech(0.5, level=level), reference_text="Half")).audio.wav
-        for level in (0.1, 0.001)
+        for level in (0.1, 0.02)
     )
-    assert float(quiet.std() / loud.std()) == pytest.approx(0.01, rel=0.02)
+    assert float(quiet.std() / loud.std()) == pytest.approx(0.2, rel=0.02)

@@ -1,0 +1,216 @@
+"""Around the net, as upstream's inference does it: prepare the voice, split the text, join the pieces.
+
+Two things differ. A prompt that is too long is cut together with its text, or refused: upstream keeps the whole text,
+and the net then speaks what is left of it. And nothing is printed: what happened is in the notes.
+
+Legend: t samples, n frames, m mel bins.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torchaudio
+from torch import Tensor
+
+from ttstrain.errors import DataError
+from ttstrain.families.flow import silence
+from ttstrain.families.flow.config import HOP_LENGTH, SAMPLE_RATE
+from ttstrain.task import Audio
+
+LONGEST_PROMPT_MS = 12_000
+SHORTEST_CUT_MS = 6_000  # a prompt is not cut before this
+EDGE_DB = -42.0  # dBFS; quieter edges are cut off
+TAIL_S = 0.05  # silence after the prompt
+RMS = 0.1  # quieter prompts are raised to this level, and the result is taken back
+WINDOW_S = 22.0  # prompt and chunk together
+SHORT_TEXT_BYTES, SHORT_TEXT_SPEED = 10, 0.3  # very short texts would be cut without this
+CROSS_FADE_S = 0.15
+
+# How silences are looked for, in this order: (at least ms, below dBFS).
+_PAUSES = ((1000, -50.0), (100, -40.0))
+_KEEP_MS = 1000  # of the silence around each stretch of speech
+_AGREEMENT = 0.04  # share of a recording by which a pause and a mark in its text may differ
+_MARK = re.compile(r"(?<=[;:,.!?])\s+|(?<=[；：，。！？])")
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """A prompt, ready for the net."""
+
+    wav: Tensor  # (t,) at SAMPLE_RATE and RMS, with its tail; (0,) for none
+    text: str  # with its end mark
+    level: float = 1.0  # factor that takes a result back to the prompt's loudness
+    notes: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        return len(self.wav) / SAMPLE_RATE
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that the prompt takes of the result; a centred mel has one more, which the net may rewrite."""
+        return len(self.wav) // HOP_LENGTH
+
+    @property
+    def spoken(self) -> str:
+        """The text as it goes before the new one."""
+        return self.text + " " if self.text and _is_narrow(self.text[-1]) else self.text
+
+
+NO_VOICE = Voice(torch.zeros(0), "")
+
+
+# ---------------------------------------------------------------- the prompt
+
+
+def prepare(audio: Audio, text: str) -> Voice:
+    """Cut, trim, pad, raise and resample a reference.
+
+    Raises DataError when it is silent, has no text, or is too long and its text cannot be cut with it.
+    """
+    wav, rate = audio.wav.float(), audio.sample_rate
+    if not text.strip():
+        raise DataError("the reference has no text", hint="give exactly what it says")
+    if not silence.length_ms(wav, rate) or not bool(wav.isfinite().all()):
+        raise DataError("the reference is empty or damaged")
+    shortened = _shorten(wav, rate, text)
+    trimmed = silence.trim(shortened.wav, rate, threshold_db=EDGE_DB)
+    if not len(trimmed):
+        raise DataError(
+            f"the reference is silent: nothing in it is louder than {EDGE_DB:g} dBFS", hint="record it louder"
+        )
+    wav = torch.cat([trimmed, wav.new_zeros(round(TAIL_S * rate))])
+    rms = float(wav.square().mean().sqrt())
+    level = min(1.0, rms / RMS)
+    wav = torchaudio.functional.resample(wav / level, rate, SAMPLE_RATE)
+    return Voice(wav, end_mark(shortened.text), level, shortened.notes)
+
+
+def end_mark(text: str) -> str:
+    """End a reference's text so that it does not run into what follows."""
+    if text.endswith((". ", "。")):
+        return text
+    return text + (" " if text.endswith(".") else ". ")
+
+
+@dataclass(frozen=True, slots=True)
+class _Shortened:
+    wav: Tensor
+    text: str
+    notes: tuple[str, ...] = ()
+
+
+def _shorten(wav: Tensor, rate: int, text: str) -> _Shortened:
+    """Shorten long silences; cut what is then still longer than 12 s at a pause, text and sound together."""
+    at_least, threshold = _PAUSES[0]
+    ranges = silence.split(wav, rate, at_least_ms=at_least, threshold_db=threshold, keep_ms=_KEEP_MS)
+    joined = torch.cat([wav.new_zeros(0), *(silence.cut_ms(wav, rate, *each) for each in ranges)])
+    if silence.length_ms(joined, rate) <= LONGEST_PROMPT_MS:
+        return _Shortened(joined, text)
+    seconds = len(joined) / rate
+    cut = _common_cut(joined, rate, text)
+    if cut is None:
+        raise DataError(
+            f"the reference lasts {seconds:.1f} s; the net is given 12 s at most, "
+            "and where its text would have to be cut cannot be told",
+            hint="give 3 to 12 seconds of it, with exactly the words they hold",
+        )
+    kept = text[: cut.letters].rstrip()
+    note = (
+        f"the reference of {seconds:.1f} s is cut after {cut.ms / 1000:.1f} s, "
+        f"its text after `…{kept[-24:]}`: if that is not the same place, give a shorter one"
+    )
+    return _Shortened(silence.cut_ms(joined, rate, 0, cut.ms), kept, (note,))
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    ms: int
+    letters: int
+
+
+def _common_cut(wav: Tensor, rate: int, text: str) -> _Cut | None:
+    """Find the last pause before 12 s that falls on a mark in the text: the same share of speech and of bytes."""
+    at_least, threshold = _PAUSES[1]
+    total = silence.length_ms(wav, rate)
+    silent = silence.silent_ranges(wav, rate, at_least_ms=at_least, threshold_db=threshold)
+    sounding = sum(end - start for start, end in silence.sounding_ranges(total, silent))
+    marks = [match.end() for match in _MARK.finditer(text) if text[match.end() :].strip()]
+    shares = [len(text[:mark].encode()) / len(text.encode()) for mark in marks]
+    heard, position, found = 0, 0, None
+    for start, end in silent:
+        heard += start - position
+        position = end
+        middle = (start + end) // 2
+        near = [mark for mark, share in zip(marks, shares, strict=True) if abs(share - heard / sounding) < _AGREEMENT]
+        if SHORTEST_CUT_MS <= middle <= LONGEST_PROMPT_MS and len(near) == 1:
+            found = _Cut(middle, near[0])
+    return found
+
+
+# ---------------------------------------------------------------- the text
+
+
+def chunks(text: str, *, max_bytes: int) -> list[str]:
+    """Split a text after punctuation into pieces of at most `max_bytes` of UTF-8 where its sentences allow it."""
+    pieces: list[str] = []
+    piece = ""
+    for sentence in _MARK.split(text):
+        if not sentence:
+            continue
+        if piece and len(piece.encode()) + len(sentence.encode()) > max_bytes:
+            pieces.append(piece.strip())
+            piece = ""
+        piece += sentence + " " if _is_narrow(sentence[-1]) else sentence
+    return [*pieces, piece.strip()] if piece.strip() else pieces
+
+
+def max_bytes(voice: Voice, *, speed: float, seconds_per_byte: float) -> int:
+    """Return how much text fits into one go, at the voice's pace, or at `seconds_per_byte` without a voice."""
+    if not voice.num_frames:
+        return int(WINDOW_S / seconds_per_byte * speed)
+    return int(len(voice.text.encode()) / voice.seconds * (WINDOW_S - voice.seconds) * speed)
+
+
+def num_frames(text: str, voice: Voice, *, speed: float, seconds_per_byte: float) -> int:
+    """Guess how long a text takes: by its UTF-8 bytes, at the voice's pace where there is one."""
+    num_bytes = len(text.encode())
+    if not voice.num_frames:
+        return round(num_bytes * seconds_per_byte / speed * SAMPLE_RATE / HOP_LENGTH)
+    pace = SHORT_TEXT_SPEED if num_bytes < SHORT_TEXT_BYTES else speed
+    return int(voice.num_frames / len(voice.spoken.encode()) * num_bytes / pace)
+
+
+def share_duration(duration_s: float, pieces: Sequence[str]) -> list[int]:
+    """Give each piece its part of a told duration, in frames, by bytes; what the cross-fades will take is added."""
+    sizes = [len(piece.encode()) for piece in pieces]
+    seconds = duration_s + CROSS_FADE_S * (len(pieces) - 1)
+    return [round(seconds * size / sum(sizes) * SAMPLE_RATE / HOP_LENGTH) for size in sizes]
+
+
+def _is_narrow(character: str) -> bool:
+    return len(character.encode()) == 1
+
+
+# ---------------------------------------------------------------- the result
+
+
+def cross_fade(wavs: Sequence[Tensor]) -> Tensor:
+    """Join waveforms (t_i,), each fading into the next."""
+    joined = wavs[0]
+    for wav in wavs[1:]:
+        overlap = min(int(CROSS_FADE_S * SAMPLE_RATE), len(joined), len(wav))
+        rising = torch.linspace(0, 1, overlap)
+        shared = joined[len(joined) - overlap :] * rising.flip(0) + wav[:overlap] * rising
+        joined = torch.cat([joined[: len(joined) - overlap], shared, wav[overlap:]])
+    return joined
+
+
+def join_mels(mels: Sequence[Tensor]) -> Tensor:
+    """Put mels (n_i, m) in a row; of two, the first gives way where their sounds overlap."""
+    overlap = round(CROSS_FADE_S * SAMPLE_RATE / HOP_LENGTH)
+    return torch.cat([*(mel[: max(1, len(mel) - overlap)] for mel in mels[:-1]), mels[-1]])
