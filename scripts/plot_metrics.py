@@ -52,7 +52,7 @@ def ticks(low: float, high: float) -> list[float]:
 
 
 def round_values(low: float, high: float) -> list[float]:
-    """Return the exponents of the numbers 1, 2 and 5 times a power of ten within [low, high], which are exponents too."""
+    """Return the exponents of the numbers 1, 2 and 5 times a power of ten in [low, high], given as exponents."""
     powers = range(math.floor(low), math.ceil(high) + 1)
     exponents = [power + math.log10(digit) for power in powers for digit in (1, 2, 5)]
     return [exponent for exponent in exponents if low <= exponent <= high]
