@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from ttstrain.checkpoint import pickle_names, tensorfile, unpickle
 from ttstrain.errors import CheckpointError
 from ttstrain.state import Tree
 
+INDEX = ".safetensors.index.json"  # ends the name of a file that says which shard holds what
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer: the file itself was never fetched"),
     (b"GGUF", "a GGUF file, quantised for inference"),
@@ -66,6 +68,8 @@ def read_contents(path: Path) -> Contents:
             raise CheckpointError(
                 f"`{path}` is {what}", hint=_DOWNLOAD_HINT if "web" in what or "LFS" in what else None
             )
+    if path.name.endswith(INDEX):
+        return _read_shards(path)
     if path.suffix == ".safetensors" or _is_safetensors(head):
         header = tensorfile.read_header(path)
         return Contents(path, "safetensors", dict(header.tensors), metadata=header.metadata)
@@ -78,6 +82,27 @@ def read_contents(path: Path) -> Contents:
             raise CheckpointError(f"{error.message}; it names {', '.join(unsafe)}, so it is unsafe as well") from error
         raise
     return Contents(path, read.container, read.tree, globals=read.globals)
+
+
+def _read_shards(path: Path) -> Contents:
+    """Read the files that an index names as one. Raises CheckpointError unless each has what the index says."""
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        places: dict[str, str] = index["weight_map"]
+        files = sorted(set(places.values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"`{path}` is not an index of shards ({error})", hint=_DOWNLOAD_HINT) from error
+    if missing := [name for name in files if Path(name).name != name or not (path.parent / name).is_file()]:
+        raise CheckpointError(
+            f"`{path}` names {len(files)} files, {len(missing)} of which are not beside it, such as `{missing[0]}`",
+            hint="copy or download the whole folder",
+        )
+    tensors: dict[str, tensorfile.StoredTensor] = {}
+    for name in files:
+        tensors |= tensorfile.read_header(path.parent / name).tensors
+    if absent := [key for key in places if key not in tensors]:
+        raise CheckpointError(f"`{path}` names tensors that its files do not hold, such as `{absent[0]}`")
+    return Contents(path, "safetensors", {key: tensors[key] for key in places})
 
 
 def _is_safetensors(head: bytes) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 from ttstrain import families
 from ttstrain.checkpoint import adapted, hub, store
-from ttstrain.checkpoint.contents import Contents, read_contents
+from ttstrain.checkpoint.contents import INDEX, Contents, read_contents
 from ttstrain.checkpoint.meta import META_FILE, ScheduleMeta
 from ttstrain.checkpoint.tensorfile import StoredTensor
 from ttstrain.errors import CheckpointError
@@ -238,9 +238,9 @@ def follow(path: Path, *, prefer: Literal["last", "best"] = "last") -> Path:
 
 
 def _only_file(folder: Path) -> Path:
-    """Choose the one checkpoint file of a folder; safetensors go before their pickled twins."""
-    for suffixes in (SUFFIXES[:1], SUFFIXES[1:]):
-        found = sorted(path for path in folder.iterdir() if path.suffix in suffixes and path.is_file())
+    """Choose the one checkpoint of a folder: an index before its shards, safetensors before their pickled twins."""
+    for suffixes in ((INDEX,), SUFFIXES[:1], SUFFIXES[1:]):
+        found = sorted(path for path in folder.iterdir() if path.name.endswith(suffixes) and path.is_file())
         if len(found) == 1:
             return found[0]
         if found:

@@ -13,4 +13,5 @@ FAMILY = Family(
             data_class="ttstrain.families.orpheus.data:OrpheusData",
         )
     ],
+    formats=["ttstrain.families.orpheus.upstream:OrpheusFormat"],
 )

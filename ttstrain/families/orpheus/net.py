@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ttstrain.families.orpheus.attention import NAME, Packing
@@ -52,7 +52,20 @@ def build_net(config: OrpheusConfig) -> LlamaForCausalLM:
         net.activation_checkpointing_enable({"use_reentrant": False})
     for parameter in net.parameters():  # not the buffers: rotary frequencies in bf16 are other frequencies
         parameter.data = parameter.data.to(DTYPES[config.param_dtype])
+    if config.tie_word_embeddings:
+        net.register_state_dict_post_hook(_leave_out_tied_head)
+        net.register_load_state_dict_pre_hook(_put_in_tied_head)
     return net
+
+
+def _leave_out_tied_head(_module: nn.Module, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
+    """Name a tied matrix once, as published folders do."""
+    state.pop(f"{prefix}lm_head.weight", None)
+
+
+def _put_in_tied_head(_module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    if (matrix := state.get(f"{prefix}model.embed_tokens.weight")) is not None:
+        state.setdefault(f"{prefix}lm_head.weight", matrix)
 
 
 def hidden_states(net: LlamaForCausalLM, input_ids: Tensor, position_ids: Tensor, cu_seqlens: Tensor) -> Tensor:

@@ -8,18 +8,25 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.families.orpheus.batch import EOS_SLOT, IGNORED, SPEECH, OrpheusBatch
-from ttstrain.families.orpheus.config import OrpheusConfig
-from ttstrain.families.orpheus.ids import CODEBOOK_SIZE, NUM_SLOTS
+from ttstrain.families.orpheus.config import PREFIX, OrpheusConfig
+from ttstrain.families.orpheus.ids import CODEBOOK_SIZE, NUM_SLOTS, TokenIds
 from ttstrain.families.orpheus.loss import HeadLoss, HeadOptions, head_loss
 from ttstrain.families.orpheus.net import build_net, hidden_states, prove_isolation
-from ttstrain.task import Loss, Mean, Task
+from ttstrain.families.orpheus.tokenizer import load_tokenizer
+from ttstrain.task import Fitted, Loss, Mean, Task
+
+if TYPE_CHECKING:
+    from ttstrain.checkpoint.upstream import OpenedCheckpoint
 
 SLOTS = tuple(f"slot{slot}" for slot in range(NUM_SLOTS))
+EMBEDDING, HEAD = f"{PREFIX}model.embed_tokens.weight", f"{PREFIX}lm_head.weight"
 KINDS = ("text", *SLOTS, "eos", "control")  # of tokens, all but the last in the order of slot + 1
 CONTROL = len(KINDS) - 1
 GUESS = math.log(CODEBOOK_SIZE)  # 8.32, of a guess among a slot's codes
@@ -41,11 +48,39 @@ class OrpheusTask(Task):
             slot_loss=loss.slot_loss,
             chunk_tokens=None if loss.chunk_tokens == "auto" else loss.chunk_tokens,
         )
-        self._isolated = False
+        self._checked = False
 
     def exported(self) -> nn.Module:
         """Return transformers' net, whose keys are those of a published folder."""
         return self.net
+
+    def fitted(self, base: OpenedCheckpoint) -> Fitted:
+        """Return the base's tensors, with rows added where the recipe's vocabulary is a little larger.
+
+        New rows are the mean of the audio tokens' rows: no text is to end in one. Raises CheckpointError where rows
+        would be lost, or the tokenizer has ids that no row stands for.
+        """
+        wanted, weights, notes = self.config.vocab_size, dict(base.weights), []
+        tokenizer = load_tokenizer(self.config.rows.tokenizer)
+        if tokenizer.size > wanted:
+            raise CheckpointError(
+                f"the tokenizer `{tokenizer.source}` has {tokenizer.size:,} ids, the net {wanted:,} rows",
+                hint=f"set `model.vocab_size={tokenizer.size}`: rows are added to the base",
+            )
+        tables = [name for name in (EMBEDDING, HEAD) if name in weights]
+        for name in tables:
+            rows = weights[name].shape[0]
+            if rows > wanted:
+                raise CheckpointError(
+                    f"`{base.path}` has {rows:,} rows, `model.vocab_size` is {wanted:,}: none is ever dropped",
+                    hint=f"set `model.vocab_size={rows}`",
+                )
+            if rows < wanted:
+                weights[name] = _with_rows(weights[name].read(), wanted, like=self.config.ids)
+                notes.append(f"{wanted - rows} rows added to {name.removeprefix(PREFIX)}, the mean of the audio rows")
+        rows_known = min(base.weights[name].shape[0] for name in tables) if tables else wanted
+        new = tuple(range(rows_known, wanted))
+        return Fitted(weights, notes=tuple(notes), new_rows=dict.fromkeys(tables, new) if new else {})
 
     # ---------------------------------------------------------------- training
 
@@ -58,13 +93,24 @@ class OrpheusTask(Task):
         yield Loss(loss.value, metrics=metrics)
 
     def _loss(self, batch: OrpheusBatch, learned: _Learned) -> HeadLoss:
-        if not self._isolated:
-            prove_isolation(self.net)
-            self._isolated = True
+        if not self._checked:
+            self._check()
         states = hidden_states(self.net, batch.input_ids, batch.position_ids, batch.cu_seqlens)  # (n, h)
         return head_loss(
             states[learned.places - 1], self.net.lm_head.weight, learned.targets, learned.slots, options=self._head
         )
+
+    def _check(self) -> None:
+        """Make sure of what would spoil a run without a sound, before its first loss."""
+        if type(self.net.lm_head) is not nn.Linear:
+            raise RecipeError(
+                "the head cannot be adapted: the loss reads its weights and would not see the adapter",
+                hint="leave `lm_head` out of `lora.targets`; `lora.unfrozen=[*embed_tokens*]` trains it whole",
+            )
+        if self.config.tie_word_embeddings and self.net.lm_head.weight is not self.net.model.embed_tokens.weight:
+            raise RuntimeError("head and embedding are two matrices, though `model.tie_word_embeddings` is true")
+        prove_isolation(self.net)
+        self._checked = True
 
     def _by_kind(self, loss: HeadLoss, learned: _Learned) -> dict[str, Mean]:
         control = (learned.slots < 0) & (learned.targets >= self._head.ids.first_custom)
@@ -104,6 +150,11 @@ class OrpheusTask(Task):
         if step == 0 and mean > SUSPICIOUS:
             return [f"the base finds the codes unlikely ({mean:.2f} nats a token): are they in their own slots?"]
         return []
+
+
+def _with_rows(matrix: Tensor, rows: int, *, like: TokenIds) -> Tensor:
+    mean = matrix[like.first_audio : like.end_audio].float().mean(dim=0).to(matrix.dtype)
+    return torch.cat([matrix, mean.expand(rows - len(matrix), -1)])
 
 
 @dataclass(frozen=True, slots=True)

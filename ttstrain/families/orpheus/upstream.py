@@ -1,0 +1,203 @@
+"""Hugging Face folders of Llamas: which of them write codes, and what in them does not agree.
+
+A folder holds config.json, model.safetensors (or shards and their index) and a tokenizer. Three facts should be one:
+the ids of the tokenizer, `vocab_size`, and the rows of the embedding. In released folders they differ by one or two, so
+the rows count and the rest is said.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from ttstrain.checkpoint.contents import Contents
+from ttstrain.checkpoint.tensorfile import StoredTensor
+from ttstrain.checkpoint.upstream import Label, OpenedCheckpoint
+from ttstrain.errors import CheckpointError
+from ttstrain.families.orpheus.config import PREFIX, OrpheusConfig, RopeScaling
+from ttstrain.families.orpheus.ids import PUBLISHED
+
+EMBEDDING: Final = "model.embed_tokens.weight"
+HEAD: Final = "lm_head.weight"
+FIRST_LAYER: Final = "model.layers.0.self_attn.q_proj.weight"
+ADAPTER: Final = "base_model.model."  # before every key of a peft adapter
+SIZES: Final = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+)
+IDENTITY: Final = (*SIZES, "head_dim", "rms_norm_eps", "rope_theta", "rope_scaling", "tie_word_embeddings")
+
+
+class OrpheusFormat:
+    """Reads what transformers writes of a Llama with audio tokens."""
+
+    name = "orpheus"
+
+    def sniff(self, contents: Contents) -> bool:
+        """Tell by the keys of a Llama, or of an adapter to one."""
+        tree = contents.tree
+        return isinstance(tree, Mapping) and (
+            {EMBEDDING, FIRST_LAYER} <= set(tree)
+            or any(str(key).startswith(f"{ADAPTER}model.layers.0.self_attn.") for key in tree)
+        )
+
+    def read(self, contents: Contents) -> OpenedCheckpoint:
+        """Translate to `net.*` keys. Raises CheckpointError for what is no Llama, or none with audio tokens."""
+        tree = contents.tree
+        assert isinstance(tree, Mapping)
+        if FIRST_LAYER not in tree:
+            raise CheckpointError(
+                f"`{contents.path}` is an adapter: it changes a model, and is none",
+                hint="merge it into its base first; peft's `merge_and_unload` does that",
+            )
+        tensors = {str(key): value for key, value in tree.items() if isinstance(value, StoredTensor)}
+        settings = _settings(contents.path)
+        rows = tensors[EMBEDDING].shape[0]
+        if rows < PUBLISHED.end_audio and not _counts_as_small(contents.path.parent):
+            raise CheckpointError(
+                f"`{contents.path}` is a Llama of {rows:,} tokens that has no audio tokens: they end at "
+                f"{PUBLISHED.end_audio:,}",
+                hint="start from an Orpheus model, such as hf://canopylabs/orpheus-3b-0.1-pretrained",
+            )
+        tied, tie_notes = _tied(tensors, settings, contents.path)
+        config = _architecture(settings, contents.path) | {"tie_word_embeddings": tied}
+        weights = {PREFIX + key: value for key, value in tensors.items() if not (tied and key == HEAD)}
+        label = self.label(config | {"vocab_size": rows})
+        return OpenedCheckpoint(
+            path=contents.path,
+            family="orpheus",
+            task="orpheus",
+            kind="base",
+            model=label.model,
+            version=label.version,
+            config=config,
+            unknown=(),
+            weights=weights,
+            step=None,
+            globals=contents.globals,
+            notes=(*_vocabulary_notes(rows, settings, contents.path.parent), *tie_notes),
+        )
+
+    def label(self, model: Mapping[str, Any]) -> Label:
+        """Name the published net that a `model:` section describes, or describe it."""
+        config = {key: model[key] for key in IDENTITY if key in model}
+        published = OrpheusConfig()
+        if all(model.get(key) == getattr(published, key) for key in SIZES):
+            return Label("Orpheus 3B", "0.1", config)
+        described = f"Llama, width {model.get('hidden_size')}, {model.get('num_hidden_layers')} layers"
+        return Label(described, "own size", config)
+
+
+# ---------------------------------------------------------------- config.json
+
+
+def _settings(path: Path) -> Mapping[str, Any]:
+    file = path.parent / "config.json"
+    if not file.is_file():
+        raise CheckpointError(
+            f"`{path}` holds a Llama's weights without its `config.json`",
+            hint="copy the whole folder: rotary frequencies and heads are stated nowhere else",
+        )
+    settings = _json(file)
+    kind = settings.get("model_type")
+    if kind != "llama":
+        raise CheckpointError(f"`{path.parent}` is a `{kind}`, not a `llama`: Orpheus models are Llamas")
+    for key in ("attention_bias", "mlp_bias"):
+        if settings.get(key):
+            raise CheckpointError(f"`{file}` says `{key}: true`, which no Orpheus model has")
+    return settings
+
+
+def _json(file: Path) -> Mapping[str, Any]:
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"`{file}` cannot be read: {error}") from error
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"`{file}` is not a table of settings")
+    return settings
+
+
+def _architecture(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Read sizes and rotary positions, as transformers 4 writes them or as transformers 5 does."""
+    missing = [key for key in SIZES if key not in settings and key != "num_key_value_heads"]
+    if missing:
+        raise CheckpointError(f"`{path.parent / 'config.json'}` does not tell {', '.join(missing)}")
+    heads = settings["num_attention_heads"]
+    rope = settings.get("rope_parameters") or {}
+    scaling = rope or settings.get("rope_scaling") or {}
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    if kind not in ("default", "llama3"):
+        raise CheckpointError(f"`{path.parent / 'config.json'}` scales rotary positions by `{kind}`, Llama 3 does not")
+    stretch = {key: scaling[key] for key in RopeScaling.model_fields if key in scaling} if kind == "llama3" else None
+    return {
+        **{key: settings.get(key, heads) for key in SIZES},
+        "head_dim": settings.get("head_dim") or settings["hidden_size"] // heads,
+        "rms_norm_eps": float(settings.get("rms_norm_eps", 1e-6)),
+        "rope_theta": float(rope.get("rope_theta", settings.get("rope_theta", 10_000.0))),
+        "rope_scaling": None if stretch is None else RopeScaling.model_validate(stretch).model_dump(),
+    }
+
+
+# ---------------------------------------------------------------- what should agree
+
+
+def _tied(tensors: Mapping[str, StoredTensor], settings: Mapping[str, Any], path: Path) -> tuple[bool, list[str]]:
+    """Decide by the tensors whether embedding and head are one matrix; the flag in config.json is only a claim."""
+    claimed = bool(settings.get("tie_word_embeddings", False))
+    if HEAD not in tensors:
+        if not claimed:
+            raise CheckpointError(
+                f"`{path}` has no `{HEAD}`, but its config.json says that it is a matrix of its own",
+                hint="the folder is incomplete, or `tie_word_embeddings` should be true",
+            )
+        return True, []
+    same = _equal(tensors[HEAD], tensors[EMBEDDING])
+    if same and not claimed:
+        return False, ["head and embedding are equal but not tied: they will drift apart as they are trained"]
+    if not same and claimed:
+        return False, ["config.json ties head and embedding, but the file holds two different matrices: both are kept"]
+    return same, []
+
+
+def _equal(one: StoredTensor, other: StoredTensor) -> bool:
+    return one.shape == other.shape and all(
+        bool(torch.equal(a, b)) for a, b in zip(one.pieces(), other.pieces(), strict=True)
+    )
+
+
+def _vocabulary_notes(rows: int, settings: Mapping[str, Any], folder: Path) -> list[str]:
+    notes = []
+    claimed = settings.get("vocab_size")
+    if claimed != rows:
+        notes.append(f"config.json says vocab_size {claimed:,}, the embedding has {rows:,} rows: the rows count")
+    size = _tokenizer_size(folder)
+    if size is not None and size != rows:
+        notes.append(f"the tokenizer beside it has {size:,} ids, the embedding {rows:,} rows")
+    return notes
+
+
+def _tokenizer_size(folder: Path) -> int | None:
+    """Read how many ids a tokenizer.json has, without the library that uses it."""
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        return None
+    content = _json(file)
+    vocab = content.get("model", {}).get("vocab", {})
+    ids = [*vocab.values()] if isinstance(vocab, dict) else [len(vocab) - 1]
+    return 1 + max([*ids, *(token["id"] for token in content.get("added_tokens", []))], default=-1)
+
+
+def _counts_as_small(folder: Path) -> bool:
+    """Tell whether a small vocabulary is whole: its own tokenizer has audio tokens."""
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        return False
+    return any(token.get("content") == "<custom_token_28681>" for token in _json(file).get("added_tokens", []))
