@@ -4,6 +4,7 @@
         weights.safetensors                 part `task`: the module's own state-dict keys
         ema.safetensors + ema.json          part `ema`
         <part>.safetensors + <part>.json    every other part; the JSON holds its shape and what is not a tensor
+        vocab.txt                           a copy of what `model.vocab` names, where the task reads such a file
         rank-0000.safetensors + .json       what differs between processes
         meta.json                           written last: identity, position, sha256 of each file
     checkpoints/last, checkpoints/best      text files that name a folder
@@ -29,7 +30,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from ttstrain.checkpoint import tensorfile
-from ttstrain.checkpoint.meta import META_FILE, FileMeta, Meta, read_meta, write_meta
+from ttstrain.checkpoint.meta import META_FILE, FileMeta, Meta, kept_name, read_meta, write_meta
 from ttstrain.checkpoint.tensorfile import FileSum
 from ttstrain.errors import CheckpointError
 from ttstrain.state import Tree, detach_copy
@@ -54,11 +55,19 @@ class Loaded:
 # ---------------------------------------------------------------- one folder
 
 
-def save(folder: Path, state: Mapping[str, Tree], meta: Meta, *, per_rank: Sequence[Tree] = ()) -> Meta:
+def save(
+    folder: Path,
+    state: Mapping[str, Tree],
+    meta: Meta,
+    *,
+    per_rank: Sequence[Tree] = (),
+    texts: Mapping[str, str] | None = None,
+) -> Meta:
     """Write a checkpoint folder atomically, replacing one of the same name; return the completed meta.
 
     Everything is written and flushed under a temporary name beside `folder`, which is then renamed: a folder with the
-    right name is complete. Tensors that are one and the same are stored once; tuples come back as lists.
+    right name is complete. Tensors that are one and the same are stored once; tuples come back as lists. `texts` maps
+    keys of the `model:` section to the content of the files they name.
     Raises CheckpointError when the disk refuses, leaving whatever was there before.
     """
     temporary = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
@@ -71,6 +80,8 @@ def save(folder: Path, state: Mapping[str, Tree], meta: Meta, *, per_rank: Seque
             files |= _write_part(temporary, _STEMS.get(part, part), tree, plain=_PLAIN.get(part))
         for rank, tree in enumerate(per_rank):
             files |= _write_part(temporary, f"rank-{rank:04d}", tree, plain=None)
+        for key, text in (texts or {}).items():
+            files[kept_name(key)] = _write_bytes(temporary / kept_name(key), text.encode())
         meta = meta.model_copy(update={"files": files, "parts": tuple(state), "ranks": len(per_rank)})
         write_meta(temporary, meta)
         _sync_folder(temporary)
@@ -114,6 +125,15 @@ def load_part(folder: Path, part: str, *, verify: bool = True) -> Tree:
     return _read_part(folder, _STEMS.get(part, part), meta.files, reading=reading)
 
 
+def verified_text(folder: Path, meta: Meta, name: str) -> str:
+    """Read a text file of a checkpoint. Raises CheckpointError when it is missing or altered."""
+    path = _present(folder / name, meta.files[name])
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != meta.files[name].sha256:
+        raise _altered(path)
+    return data.decode()
+
+
 def is_checkpoint(folder: Path) -> bool:
     """Tell whether a folder is one of our checkpoints."""
     return (folder / META_FILE).is_file()
@@ -126,12 +146,19 @@ class CheckpointStore:
     """The checkpoints of one run: writes them, points to the last and the best, and removes old ones."""
 
     def __init__(
-        self, run_dir: Path, *, keep_last: int, keep_every: int | None = None, background: bool = True
+        self,
+        run_dir: Path,
+        *,
+        keep_last: int,
+        keep_every: int | None = None,
+        background: bool = True,
+        texts: Mapping[str, str] | None = None,
     ) -> None:
         self.root = run_dir / CHECKPOINTS
         self.keep_last = keep_last
         self.keep_every = keep_every
         self.background = background
+        self.texts = texts
         self._writer: threading.Thread | None = None
         self._error: BaseException | None = None
         _recover(self.root)
@@ -192,7 +219,7 @@ class CheckpointStore:
         self._writer.start()
 
     def _write(self, folder: Path, state: Mapping[str, Tree], meta: Meta, best: bool, per_rank: Sequence[Tree]) -> None:
-        save(folder, state, meta, per_rank=per_rank)
+        save(folder, state, meta, per_rank=per_rank, texts=self.texts)
         _write_pointer(self.root / LAST, folder.name)
         if best:
             _write_pointer(self.root / BEST, folder.name)
@@ -356,7 +383,10 @@ def _summed(total: FileSum) -> FileMeta:
 
 
 def _write_json(path: Path, value: Any) -> FileMeta:
-    data = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return _write_bytes(path, json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())
+
+
+def _write_bytes(path: Path, data: bytes) -> FileMeta:
     with path.open("wb") as file:
         file.write(data)
         file.flush()

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ttstrain import families
 from ttstrain.checkpoint.store import CheckpointStore
 from ttstrain.config.plan import Plan
-from ttstrain.config.recipe import Recipe
-from ttstrain.data.audio import read_clip
 from ttstrain.data.loader import Loader
-from ttstrain.data.manifest import Clip
 from ttstrain.engine import checkpointing, early_stop, snapshot
 from ttstrain.engine.best import Best
 from ttstrain.engine.distributed import Ranks
-from ttstrain.engine.evaluate import Preview
 from ttstrain.engine.guard import Guard
 from ttstrain.engine.loop import HeldOut
 from ttstrain.engine.precision import Precision, choose
 from ttstrain.engine.prepare import Prepared
+from ttstrain.engine.previews import Previews, choose_previews
 from ttstrain.engine.rng import Rng
 from ttstrain.engine.run import Run
 from ttstrain.engine.snapshot import Snapshots
@@ -30,12 +28,11 @@ from ttstrain.errors import RecipeError
 from ttstrain.modules import lora
 from ttstrain.optim.ema import Ema
 from ttstrain.optim.groups import build_groups
+from ttstrain.optim.new_rows import NewRows
 from ttstrain.optim.optimizers import Optimizers
 from ttstrain.state import Progress, TrainState
-from ttstrain.task import Audio, Prompt, Task
+from ttstrain.task import RowsFirst, Task
 from ttstrain.tracking.tracker import Trackers
-
-REFERENCE_S = (2.0, 10.0)  # a voice is recognisable in 2 s, and a longer prompt only costs time
 
 
 def choose_device(name: str, *, ranks: Ranks | None = None) -> torch.device:
@@ -78,9 +75,17 @@ def build(
     if recipe.lora is not None:
         lora.add_lora(task.exported(), recipe.lora, default_targets=config.lora_targets())
     task.to(device)
+    if plan.sample_every is not None and ranks.main:
+        task.ready_to_speak()  # a vocoder that is missing or another model's is refused before anything is trained
     named = [(lora.plain_name(name), parameter) for name, parameter in task.named_parameters()]
-    table = build_groups(task.optimized(), named, recipe.optim)
-    optimizers = Optimizers.build(table, total_steps=plan.steps, steps_per_epoch=plan.steps_per_epoch)
+    rows_first = task.rows_first()
+    table = build_groups(task.optimized(), named, recipe.optim, rows_first=rows_first)
+    optimizers = Optimizers.build(
+        table,
+        total_steps=plan.steps,
+        steps_per_epoch=plan.steps_per_epoch,
+        new_rows=None if rows_first is None else _new_rows(rows_first, dict(named), total_steps=plan.steps),
+    )
     ema = None
     if plan.ema_decay is not None:
         ema = Ema(task.exported(), decay=plan.ema_decay, start_step=recipe.ema.start_step, every=recipe.ema.every)
@@ -95,6 +100,8 @@ def build(
         world_size=ranks.world_size,
         workers=prepared.workers,
         device=device,
+        replay=prepared.replay,
+        replay_share=0.0 if recipe.data.replay is None else recipe.data.replay.share,
     )
     precision = Precision(choose(recipe.train.precision, device), device)
     guard, progress, best = Guard(recipe.guard), Progress(), Best(recipe.checkpoint.best)
@@ -115,6 +122,8 @@ def build(
         parts["ema"] = ema
     if stop is not None:
         parts["early_stop"] = stop
+    if optimizers.new_rows is not None:
+        parts["new_rows"] = optimizers.new_rows
     rng.seed(recipe.train.seed, rank=ranks.rank)
     return Run(
         plan=plan,
@@ -143,55 +152,28 @@ def build(
     )
 
 
+def _new_rows(first: RowsFirst, named: Mapping[str, nn.Parameter], *, total_steps: int) -> NewRows:
+    if first.steps >= total_steps:
+        raise RecipeError(
+            f"new rows are to train alone for {first.steps} steps, and the whole run has {total_steps}",
+            hint="lower `model.first_new_rows`, or raise `train.steps`",
+        )
+    return NewRows(first.steps, {name: named[name] for name in first.tables})
+
+
 def hold_out(run: Run, prepared: Prepared) -> HeldOut:
     """Collate the held-out clips once, and choose what is spoken."""
     recipe = run.plan.recipe
     clips = list(prepared.held_out)[: recipe.eval.max_clips] if run.plan.eval_every is not None else []
-    previews: list[Preview] = []
+    previews = Previews()
     if run.plan.sample_every is not None and run.ranks.main:
-        previews = choose_previews(recipe, prepared)
-    return HeldOut(batches=list(run.loader.eval_batches(clips)), previews=previews)
-
-
-def choose_previews(recipe: Recipe, prepared: Prepared) -> list[Preview]:
-    """Speak the recipe's texts, or held-out sentences in place of their recordings, each after another clip's voice."""
-    everything = [*prepared.held_out, *prepared.train]
-    if recipe.sample.texts:
-        reference = _reference(everything, apart_from=None)
-        return [
-            Preview(f"text-{i + 1}", _prompt(text, reference, prepared)) for i, text in enumerate(recipe.sample.texts)
-        ]
-    previews = []
-    for clip in list(prepared.held_out)[: recipe.sample.count]:
-        prompt = _prompt(clip.text, _reference(everything, apart_from=clip), prepared, duration_s=clip.duration_s)
-        recorded = prepared.task_data.reference(prepared.cache.get(clip))
-        previews.append(Preview(_file_name(clip.id), prompt, recorded))
-    return previews
-
-
-def _reference(clips: Sequence[Clip], *, apart_from: Clip | None) -> Clip | None:
-    """Choose the voice to speak with: the first clip of a handy length, by the same speaker where there is one."""
-    others = [clip for clip in clips if apart_from is None or clip.id != apart_from.id]
-    same = [clip for clip in others if apart_from is not None and clip.speaker == apart_from.speaker]
-    low, high = REFERENCE_S
-    for pool in (same, others):
-        for clip in pool:
-            if low <= clip.duration_s <= high:
-                return clip
-    return next(iter(same or others), None)
-
-
-def _prompt(text: str, reference: Clip | None, prepared: Prepared, *, duration_s: float | None = None) -> Prompt:
-    if reference is None:
-        return Prompt(text=text, duration_s=duration_s)
-    rate = prepared.task_data.sample_rate
-    audio = Audio(read_clip(reference, rate), rate)
-    return Prompt(text=text, reference=audio, reference_text=reference.text, duration_s=duration_s)
-
-
-def _file_name(clip_id: str) -> str:
-    """Make an id safe as a file name."""
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in clip_id).strip(".") or "clip"
+        previews = Previews(choose_previews(recipe, prepared), has_base=recipe.base is not None)
+    retained = list(prepared.retained)[: recipe.eval.max_clips] if run.plan.eval_every is not None else []
+    return HeldOut(
+        batches=list(run.loader.eval_batches(clips)),
+        previews=previews,
+        retained=list(run.loader.eval_batches(retained)),
+    )
 
 
 def make_snapshots(run: Run) -> Snapshots:

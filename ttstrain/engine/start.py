@@ -27,8 +27,10 @@ from ttstrain.data.audit import write_quarantine
 from ttstrain.data.manifest import write_manifest
 from ttstrain.engine import build, checkpointing, distributed, folder
 from ttstrain.engine.distributed import Ranks
+from ttstrain.engine.kept import with_kept_files
 from ttstrain.engine.loop import train
 from ttstrain.engine.prepare import Prepared, ShowProgress, no_progress, prepare
+from ttstrain.engine.previews import recover_base
 from ttstrain.engine.run import Run
 from ttstrain.engine.signals import preparing
 from ttstrain.errors import (
@@ -41,6 +43,7 @@ from ttstrain.errors import (
     UserError,
 )
 from ttstrain.modules import lora
+from ttstrain.task import Fitted
 from ttstrain.tracking.build import build_trackers
 from ttstrain.tracking.tracker import RunInfo, Trackers
 
@@ -71,7 +74,7 @@ def start(composed: Composed, *, show: ShowProgress = no_progress) -> Path:
             if here.ranks.main:
                 _check_disk(plan, place)
             run = _build(plan, prepared, place, here)
-            notes = [] if base is None else _load_base(run, base)
+            notes = _without_base(run) if base is None else _load_base(run, base)
             _check_alike(run)
         notes = [*_describe(run, prepared), *notes]
         _train(run, prepared, here, notes)
@@ -95,6 +98,9 @@ def resume(
     with _Processes() as here:
         origin = _find(path, checkpoint=checkpoint, recipe=recipe)
         composed, source_name = _compose(origin, overrides, recipe=recipe)
+        kept_notes: list[str] = []
+        if origin.run is not None:
+            composed, kept_notes = with_kept_files(composed, checkpoint=origin.checkpoint, run=origin.run)
         checked = parse(composed)
         here.choose_device(checked)
         lora.check_installed(checked.lora)
@@ -116,7 +122,7 @@ def resume(
             run = _build(plan, prepared, place, here)
             notes = _restore(run, origin, reset_step=reset_step, reset_optimizer=reset_optimizer)
             _check_alike(run)
-        notes = [*_describe(run, prepared), *notes]
+        notes = [*_describe(run, prepared), *kept_notes, *notes]
         _train(run, prepared, here, notes, origin=origin)
     return place
 
@@ -217,9 +223,13 @@ def _describe(run: Run, prepared: Prepared) -> list[str]:
     run.ranks.barrier()
     if prepared.audited is None:
         return []
-    write_quarantine(prepared.audited, place / "data" / "quarantine.jsonl")
+    write_quarantine(prepared.audited.data, place / "data" / "quarantine.jsonl")
     write_manifest(place / "data" / "train.jsonl", prepared.train)
     write_manifest(place / "data" / "held_out.jsonl", prepared.held_out)
+    if prepared.audited.replay is not None:
+        write_quarantine(prepared.audited.replay, place / "data" / "replay_quarantine.jsonl")
+        write_manifest(place / "data" / "replay.jsonl", prepared.replay)
+        write_manifest(place / "data" / "replay_held_out.jsonl", prepared.retained)
     lines = [f"left out: {clip}: {why}" for clip, why in prepared.failed.items()]
     if skipped := sum(prepared.facts.skipped.values()):
         lines.append(f"{skipped} rows left out, see {place / 'data' / 'quarantine.jsonl'}")
@@ -236,6 +246,15 @@ def _open_base(recipe: Recipe) -> OpenedCheckpoint:
     return opened
 
 
+def _without_base(run: Run) -> list[str]:
+    if run.optimizers.new_rows is not None:
+        raise RecipeError(
+            "new rows are to train first, but without a base every row is new",
+            hint="give a base (`--base`), or leave `model.first_new_rows` out",
+        )
+    return []
+
+
 def _load_base(run: Run, base: OpenedCheckpoint) -> list[str]:
     """Load weights only: a base that holds an optimizer is still a base. The average starts as their copy."""
     fitted = run.task.fitted(base)
@@ -244,6 +263,7 @@ def _load_base(run: Run, base: OpenedCheckpoint) -> list[str]:
     if run.ema is not None:
         run.ema.reset(run.task.exported())
     lines = [f"base {base.path.name}: {base.model}, {len(report.matched)} tensors", *base.notes, *fitted.notes]
+    lines += _choose_new_rows(run, fitted)
     lines += compare_front_ends(base.front_end, _front_end(run))
     if base.unknown:
         settings = ", ".join(f"{key}={run.plan.recipe.model[key]}" for key in base.unknown)
@@ -251,6 +271,19 @@ def _load_base(run: Run, base: OpenedCheckpoint) -> list[str]:
     if base.kind == "training":
         lines.append(f"it is a training checkpoint of step {base.step}; to go on with it, use `ttstrain resume`")
     return lines
+
+
+def _choose_new_rows(run: Run, fitted: Fitted) -> list[str]:
+    new_rows = run.optimizers.new_rows
+    if new_rows is None:
+        return []
+    new_rows.choose(fitted.new_rows)
+    if not new_rows.count:
+        raise RecipeError(
+            "new rows are to train first, but the base has a row for every symbol",
+            hint="leave `model.first_new_rows` out",
+        )
+    return [f"steps 0 to {new_rows.steps} train the {new_rows.count} new rows alone; all else waits, bit for bit"]
 
 
 # ---------------------------------------------------------------- going on
@@ -350,6 +383,11 @@ def _restore_upstream(run: Run, origin: _Origin, *, keep: set[str]) -> list[str]
             "another trainer's run goes on with all its weights, and `lora` trains adapters",
             hint=f"start a new run from it: `ttstrain finetune RECIPE --base {origin.checkpoint}`",
         )
+    if run.optimizers.new_rows is not None:
+        raise RecipeError(
+            "new rows train first in a run that starts from a base, and this one goes on",
+            hint="leave `model.first_new_rows` out, or start from the file: `ttstrain finetune --base`",
+        )
     opened = open_checkpoint(origin.checkpoint, task=run.plan.recipe.task)
     opened.check_model(run.plan.recipe.model)
     report = load_weights(run.task, opened.weights, source=str(opened.path))
@@ -389,6 +427,9 @@ def _train(
 ) -> None:
     """Train to the end, whatever it is; trackers hear how it ended."""
     held_out = build.hold_out(run, prepared)
+    notes = [*notes, *recover_base(run, held_out.previews, lambda: _open_base(run.plan.recipe))]
+    if held_out.previews.sentences:
+        notes.append(f"previews are spoken by {run.task.ready_to_speak()}")
     snapshots = build.make_snapshots(run)
     run_id = run.ranks.broadcast(folder.identity(run.folder))
     assert run_id is not None

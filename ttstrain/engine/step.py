@@ -166,6 +166,7 @@ def _update(run: Stepping, name: str, tally: _Tally, *, measured: _Measured | No
     parameters = run.optimizers.params(name)
     run.ranks.sum_gradients(parameters)
     run.precision.unscale([parameter.grad for parameter in parameters if parameter.grad is not None])
+    run.optimizers.mask()
     norms = run.optimizers.norms(name)
     if measured is not None:
         measured.group_norms.update({f"{name}/{group}": norm for group, norm in norms.groups.items()})

@@ -10,7 +10,7 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -18,8 +18,10 @@ from torch import nn
 from ttstrain.config.recipe import GroupRule, OptimConfig, Schedule
 from ttstrain.errors import RecipeError
 from ttstrain.optim.settings import READS_BETAS, OptimizerSettings, peak_lr, settings_of
+from ttstrain.task import RowsFirst
 
 DEFAULT_GROUP = "default"
+TABLES = "tables"  # name of the group of tables whose new rows train first
 FROZEN_BY_TASK = "(frozen by the task)"
 _LAYER_NUMBER = re.compile(r"(?:^|\.)(\d+)(?=\.|$)")
 
@@ -104,12 +106,17 @@ class _Found:
 
 
 def build_groups(
-    modules: Mapping[str, nn.Module], named_parameters: Iterable[tuple[str, nn.Parameter]], optim: OptimConfig
+    modules: Mapping[str, nn.Module],
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    optim: OptimConfig,
+    *,
+    rows_first: RowsFirst | None = None,
 ) -> GroupTable:
     """Sort every parameter of a task into named groups.
 
     `modules` maps each optimizer to the module it owns, `named_parameters` are the whole task's. Parameters of rules
-    that say `frozen: true` get `requires_grad = False`. Raises RecipeError for rules that match nothing or train
+    that say `frozen: true` get `requires_grad = False`. The tables of `rows_first` get groups of their own, and all
+    others are frozen for its steps. Raises RecipeError for rules that match nothing or train
     nothing, ValueError when the task's optimizers overlap or leave a trainable parameter out.
     """
     _check_optimizer_names(optim, modules)
@@ -139,6 +146,8 @@ def build_groups(
                     hint="rename one: layers are `<name>.<layer>`",
                 )
             groups += parts
+    if rows_first is not None:
+        groups = _rows_apart(groups, rows_first)
     embeddings = {id(part.weight) for root in modules.values() for part in root.modules() if _is_table(part)}
     return GroupTable(
         groups=tuple(groups),
@@ -316,6 +325,41 @@ def _groups_of(
                 )
             )
     return groups
+
+
+def _rows_apart(groups: Sequence[Group], first: RowsFirst) -> list[Group]:
+    """Put the tables whose rows train first into groups of their own, and freeze the rest until they have."""
+    apart: list[Group] = []
+    for group in groups:
+        named = list(zip(group.names, group.parameters, strict=True))
+        for tables in (False, True):
+            part = [item for item in named if (item[0] in first.tables) is tables]
+            if not part:
+                continue
+            names, parameters = zip(*part, strict=True)
+            if tables:
+                name = TABLES if group.name == DEFAULT_GROUP else f"{group.name}.{TABLES}"
+                apart.append(replace(group, name=name, names=names, parameters=parameters))
+            else:
+                frozen = _frozen_until(first.steps, group)
+                apart.append(replace(group, names=names, parameters=parameters, frozen_range=frozen))
+    found = {name for group in apart for name in group.names}
+    if missing := [table for table in first.tables if table not in found]:
+        raise RecipeError(
+            f"the new rows of `{missing[0]}` are to train first, but it is frozen",
+            hint="drop the rule or the adapters that freeze it, or `first_new_rows`",
+        )
+    return apart
+
+
+def _frozen_until(steps: int, group: Group) -> tuple[int, int]:
+    begin, end = group.frozen_range or (0, 0)
+    if begin > steps:
+        raise RecipeError(
+            f"group `{group.name}` is frozen in steps [{begin}, {end}) and, while new rows train, in [0, {steps})",
+            hint="let one begin where the other ends",
+        )
+    return 0, max(end, steps)
 
 
 def _asks_for_decay_of_vectors(rule: GroupRule | None, members: Sequence[_Found]) -> bool:

@@ -6,7 +6,7 @@ The LR is written into the parameter groups right before the update and read bac
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -18,6 +18,7 @@ from typing_extensions import Self
 from ttstrain.errors import CheckpointError
 from ttstrain.optim.groups import Group, GroupTable
 from ttstrain.optim.kinds import SCHEDULE_FREE_SCALARS, Part, make
+from ttstrain.optim.new_rows import NewRows
 from ttstrain.optim.schedule import lr_at
 
 _NORM_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
@@ -62,16 +63,26 @@ class Optimizers:
     """All optimizers of a run. A `Stateful`: its state is the moments, by parameter name."""
 
     def __init__(
-        self, table: GroupTable, parts: Mapping[str, list[Part]], *, total_steps: int, steps_per_epoch: float
+        self,
+        table: GroupTable,
+        parts: Mapping[str, list[Part]],
+        *,
+        total_steps: int,
+        steps_per_epoch: float,
+        new_rows: NewRows | None = None,
     ) -> None:
         self.table = table
+        self.new_rows = new_rows
+        self._new_rows_alone = False
         self._total_steps = total_steps
         self._steps_per_epoch = steps_per_epoch
         self._optimizers = {name: _index(own, table.settings[name].max_grad_norm) for name, own in parts.items()}
         self.set_lr(0)
 
     @classmethod
-    def build(cls, table: GroupTable, *, total_steps: int, steps_per_epoch: float) -> Self:
+    def build(
+        cls, table: GroupTable, *, total_steps: int, steps_per_epoch: float, new_rows: NewRows | None = None
+    ) -> Self:
         """Build every optimizer of the table. The parameters must be on their device already."""
         parts = {
             name: make(
@@ -79,7 +90,7 @@ class Optimizers:
             )
             for name, settings in table.settings.items()
         }
-        return cls(table, parts, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+        return cls(table, parts, total_steps=total_steps, steps_per_epoch=steps_per_epoch, new_rows=new_rows)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -97,7 +108,18 @@ class Optimizers:
             for group, torch_group in optimizer.torch_groups():
                 torch_group["lr"] = lrs[group.key]
             optimizer.frozen = frozenset(group.name for group, _ in optimizer.torch_groups() if group.frozen_at(step))
+        if self.new_rows is not None:
+            self._enter_stage(self.new_rows, step)
         return lrs
+
+    def _enter_stage(self, new_rows: NewRows, step: int) -> None:
+        self._new_rows_alone = step < new_rows.steps
+        if not self._new_rows_alone and not new_rows.over:
+            for optimizer in self._optimizers.values():
+                for parameter, part in optimizer.names.values():
+                    if any(parameter is table for table in new_rows.tables.values()):
+                        part.optimizer.state.pop(parameter, None)
+        new_rows.over = not self._new_rows_alone
 
     def lr_of(self, group: Group, step: int, *, factor: float = 1.0) -> float:
         """Return a group's LR for the update after `step` finished ones; 0 while it is frozen."""
@@ -124,6 +146,11 @@ class Optimizers:
     def params(self, name: str) -> list[Tensor]:
         """List the parameters that this update trains."""
         return list(chain.from_iterable(self._optimizers[name].live.values()))
+
+    def mask(self) -> None:
+        """Drop gradients of rows that this update leaves alone; before they are measured, after they are summed."""
+        if self._new_rows_alone and self.new_rows is not None:
+            self.new_rows.mask_gradients()
 
     def norms(self, name: str) -> GradNorms:
         """Measure the gradients of this update's parameters, each once, without waiting for the device."""
@@ -163,13 +190,17 @@ class Optimizers:
         return total
 
     def step(self, name: str) -> None:
-        """Update the weights. Frozen groups keep weights and moments, whatever gradient they hold."""
+        """Update the weights. Frozen groups keep weights and moments, whatever gradient they hold, and so do old rows
+        while only new ones train.
+        """
         optimizer = self._optimizers[name]
         for group in optimizer.frozen:
             for parameter in optimizer.groups[group]:
                 parameter.grad = None
-        for part in optimizer.parts:
-            part.optimizer.step()
+        alone = self.new_rows if self._new_rows_alone else None
+        with nullcontext() if alone is None else alone.old_rows_kept():
+            for part in optimizer.parts:
+                part.optimizer.step()
 
     def zero_grad(self, name: str) -> None:
         """Drop the gradients of every parameter, frozen ones too."""

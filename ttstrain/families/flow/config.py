@@ -66,7 +66,7 @@ class SamplingConfig(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the noise that speech starts from; another seed is another reading."""
     vocoder: str | None = None
-    """Vocos or BigVGAN, whichever fits `mel`: folder, file or hf://owner/repo; null is Griffin-Lim, which is rougher."""
+    """Vocos or BigVGAN, whichever fits `mel`: folder, file or hf://owner/repo; null: Griffin-Lim, which is rougher."""
 
 
 class FlowConfig(ModelConfig):

@@ -1,8 +1,8 @@
 """From one vocab to another: the rows of a base's text table, found by token and not by number.
 
 A token that both vocabs hold keeps its row, bit for bit. A new one starts from the rows of what is written or said
-alike (`Ş` from `S`, `が` from `か`, `lue4` from `lue`), else from the mean of its script, else of all. Every new row has
-the length of the rows it comes from, and a little noise of its own, so that no two are alike.
+alike (`Ş` from `S`, `が` from `か`, `lue4` from `lue`), else from the mean of its script, else of all. Every new row
+has the length of the rows it comes from, and a little noise of its own, so that no two are alike.
 
 Legend: r rows (the filler and one per token), t width.
 """
@@ -156,8 +156,8 @@ def _base_vocab(base: OpenedCheckpoint, *, num_tokens: int, vocab: Vocab, named:
     if len(vocab.tokens) == num_tokens:
         return _Found(vocab.tokens, "nothing says which vocabulary the base has; its size is that of `model.vocab`")
     raise CheckpointError(
-        f"`{base.path}` has rows for {num_tokens:,} tokens, `model.vocab` has {len(vocab.tokens):,}, and the base's own "
-        "vocabulary lies neither beside it nor in it",
+        f"`{base.path}` has rows for {num_tokens:,} tokens, `model.vocab` has {len(vocab.tokens):,}, and the base's "
+        "own vocabulary lies neither beside it nor in it",
         hint="give it as `model.base_vocab=vocab.txt`: rows are carried over by token",
     )
 

@@ -1,0 +1,47 @@
+"""Files that a recipe names and that a run cannot do without: a checkpoint's copies stand in for lost originals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ttstrain import families
+from ttstrain.checkpoint.meta import kept_files, kept_name, read_meta
+from ttstrain.checkpoint.store import verified_text
+from ttstrain.config.compose import COMMAND_LINE, Composed
+from ttstrain.data import atomic
+from ttstrain.errors import RecipeError
+
+
+def with_kept_files(composed: Composed, *, checkpoint: Path, run: Path) -> tuple[Composed, list[str]]:
+    """Let a run's recipe name copies in the run's folder where the originals are gone or say something else now.
+
+    What the command line names is left alone. Returns notes for the user with the recipe.
+    """
+    meta = read_meta(checkpoint)
+    section: dict[str, Any] = dict(composed.values.get("model") or {})
+    notes = []
+    for key in kept_files(checkpoint, meta):
+        named = section.get(key)
+        if composed.places.get(f"model.{key}") == COMMAND_LINE or not isinstance(named, str):
+            continue
+        text = verified_text(checkpoint, meta, kept_name(key))
+        now = _texts(meta.task, {key: named}).get(key)
+        if now == text:
+            continue
+        copy = run / kept_name(key)
+        atomic.write_text(copy, text)
+        section[key] = str(copy)
+        state = "is gone" if now is None else "has changed since"
+        notes.append(f"`{named}` {state}: `model.{key}` is now `{copy}`, the run's own copy")
+    return (replace(composed, values={**composed.values, "model": section}) if notes else composed), notes
+
+
+def _texts(task: str, section: Mapping[str, str]) -> Mapping[str, str]:
+    """Read the files that keys name now; none where one cannot be used."""
+    try:
+        return families.find_task(task).config.model_validate(section).kept_files()
+    except RecipeError:
+        return {}

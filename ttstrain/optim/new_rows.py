@@ -1,0 +1,70 @@
+"""New rows of look-up tables, trained alone before anything else is.
+
+While they are, every other parameter is in a frozen group, and every other row is put back after the update: weight
+decay and optimizers that move what has no gradient cannot touch it. When they are done the tables' moments are dropped,
+or a row that never had a gradient would take its first steps with a bias correction that says it had many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ttstrain.errors import CheckpointError
+
+
+class NewRows:
+    """Which rows of which tables train alone until `steps`. A `Stateful`, for a resume knows no base to ask."""
+
+    def __init__(self, steps: int, tables: Mapping[str, nn.Parameter]) -> None:
+        self.steps = steps
+        self.over = False  # the moments of the stage are dropped
+        self._tables = dict(tables)
+        self._rows = {name: torch.zeros(0, dtype=torch.long, device=table.device) for name, table in tables.items()}
+
+    @property
+    def count(self) -> int:
+        return sum(len(rows) for rows in self._rows.values())
+
+    @property
+    def tables(self) -> Mapping[str, nn.Parameter]:
+        return self._tables
+
+    def choose(self, rows: Mapping[str, Sequence[int]]) -> None:
+        """Set the rows of each table that are new."""
+        for name, table in self._tables.items():
+            self._rows[name] = torch.tensor(list(rows.get(name, ())), dtype=torch.long, device=table.device)
+
+    @torch.no_grad()
+    def mask_gradients(self) -> None:
+        """Drop what old rows would learn."""
+        for name, table in self._tables.items():
+            if table.grad is not None:
+                kept = table.grad[self._rows[name]]
+                table.grad.zero_()[self._rows[name]] = kept
+
+    @contextmanager
+    def old_rows_kept(self) -> Iterator[None]:
+        """Put every old row back, bit for bit, whatever the optimizer did to it inside."""
+        before = {name: table.detach().clone() for name, table in self._tables.items()}
+        yield
+        with torch.no_grad():
+            for name, table in self._tables.items():
+                before[name][self._rows[name]] = table[self._rows[name]]
+                table.copy_(before[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": dict(self._rows), "over": self.over}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
+        rows: Mapping[str, Tensor] = state_dict["rows"]
+        if set(rows) != set(self._tables):
+            raise CheckpointError(
+                f"the new rows are of {', '.join(rows)}, this run's tables are {', '.join(self._tables)}"
+            )
+        self._rows = {name: rows[name].to(table.device, copy=True) for name, table in self._tables.items()}
+        self.over = bool(state_dict["over"])
