@@ -44,6 +44,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             import torch
 
             item.add_marker(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"))
+        if item.get_closest_marker("upstream") is not None and not os.environ.get("TTSTRAIN_UPSTREAM_PYTHON"):
+            item.add_marker(pytest.mark.skip(reason="set TTSTRAIN_UPSTREAM_PYTHON to an interpreter with f5-tts"))
 
 
 @pytest.fixture(scope="session")
