@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 from ttstrain.checkpoint import tensorfile
@@ -19,12 +20,15 @@ from ttstrain.config.recipe import GroupRule, OptimConfig
 from ttstrain.errors import CheckpointError
 from ttstrain.families.flow.config import FlowConfig
 from ttstrain.families.flow.data import FlowData, FlowExample
+from ttstrain.families.flow.model import build_net
 from ttstrain.families.flow.model.cfm import FlowDraws, spans
 from ttstrain.families.flow.task import FlowTask
+from ttstrain.families.flow.upstream import F5Format
 from ttstrain.optim.ema import Ema
 from ttstrain.optim.groups import build_groups
 from ttstrain.optim.optimizers import Optimizers
 
+MODELS = Path(__file__).resolve().parents[2] / "configs" / "models"
 FILES = {
     "full": "model_10.pt",
     "ema_only_pt": "ema_only/model_10.pt",
@@ -164,7 +168,9 @@ def write_ema_file(path: Path, tensors: dict[str, torch.Tensor]) -> Path:
         ("F5TTS_v1_Base", "F5TTS_v1_Base", "F5TTS_v1_Base", "v1"),
         ("F5TTS_v1_Base", "F5TTS_v1_Base_no_zero_init", "F5TTS_v1_Base", "v1"),
         ("F5TTS_Base", "F5TTS_Base", "F5TTS_Base", "v0"),
-        ("F5TTS_Base", "F5TTS_Base_bigvgan", "F5TTS_Base", "v0"),
+        ("F5TTS_Base", "F5TTS_Base_bigvgan", "F5TTS_Base_bigvgan", "v0"),
+        ("F5TTS_v1_Base", "hub/models--me--F5TTS_v1_Base_mine/snapshots/84e5a41", "F5TTS_v1_Base", "v1"),
+        ("E2TTS_Base", "hub/models--SWivid--E2-TTS/snapshots/84e5a41/E2TTS_Base", "E2TTS_Base", "v0"),
         ("F5TTS_Small", "ckpts/F5TTS_Small_vocos_pinyin_mine", "F5TTS_Small", "v0"),
         ("F5TTS_v1_Small", "anything", "F5TTS_v1_Small or F5TTS_Small", "v0 or v1"),
         ("F5TTS_v1_Base", "F5TTS_Small", "F5TTS_v1_Base or F5TTS_Base", "v0 or v1"),  # a name the shapes belie
@@ -178,12 +184,14 @@ def test_official_nets_are_recognised(
     path = write_ema_file(tmp_path / folder / "model_1250000.pt", official(fixtures_dir, spec))
     opened = open_checkpoint(path)
     assert (opened.model, opened.version, opened.kind) == (model, version, "base")
-    assert bool(opened.unknown) == (version == "v0 or v1")
-    if "mel" in opened.config:
-        assert opened.config["mel"] == ("bigvgan" if "bigvgan" in folder else "vocos")
+    named = "TTS" in folder and folder != "F5TTS_Small"
+    flags = () if version != "v0 or v1" else ("text_mask_padding", "pe_attn_head")
+    assert opened.unknown == (() if named else (*flags, "mel"))
+    assert opened.config.get("mel") == (None if not named else "bigvgan" if "bigvgan" in folder else "vocos")
     heads = {"F5TTS_v1_Base": 16, "F5TTS_Base": 16, "E2TTS_Base": 16}.get(spec, 12)
     assert (opened.config["heads"], opened.config["dim_head"]) == (heads, 64)
-    assert any("v0 or v1" in note for note in opened.notes) == bool(opened.unknown)
+    assert any("v0 or v1" in note for note in opened.notes) == bool(flags)
+    assert any("vocos or bigvgan" in note for note in opened.notes) == (not named)
 
 
 def test_settings_beside_the_file_tell_v0_from_v1(fixtures_dir: Path, tmp_path: Path) -> None:
@@ -196,6 +204,73 @@ def test_settings_beside_the_file_tell_v0_from_v1(fixtures_dir: Path, tmp_path: 
     assert open_checkpoint(path).model == "F5TTS_v1_Base"
     settings.write_text(f"model: {{arch: {{dim: 1024}}, mel_spec: {mel}}}\n")
     assert open_checkpoint(path).version == "v0 or v1"
+
+
+def test_early_settings_leave_the_flags_to_their_name(fixtures_dir: Path, tmp_path: Path) -> None:
+    path = write_ema_file(tmp_path / "mine" / "model_last.pt", official(fixtures_dir, "F5TTS_Base"))
+    arch = "{dim: 1024, depth: 22, heads: 16}"
+    (path.parent / "early.yaml").write_text(f"model: {{name: F5TTS_Base, arch: {arch}}}\n")
+    opened = open_checkpoint(path)
+    assert (opened.model, opened.unknown) == ("F5TTS_Base", ("mel",))
+    assert opened.sources["pe_attn_head"] == "`early.yaml`"
+    (path.parent / "early.yaml").write_text("model: {name: F5TTS_Base, arch: {dim: 768}}\n")  # another net's
+    assert open_checkpoint(path).version == "v0 or v1"
+
+
+@pytest.mark.parametrize("content", ["{}", '{"exp_name": 3}', '{"exp_name": "E2TTS_Base"}'])
+def test_what_the_finetuning_page_keeps_tells_v0_from_v1(fixtures_dir: Path, tmp_path: Path, content: str) -> None:
+    path = write_ema_file(tmp_path / "mine" / "model_last.pt", official(fixtures_dir, "F5TTS_Base"))
+    (path.parent / "setting.json").write_text(content)
+    assert open_checkpoint(path).version == "v0 or v1"
+    (path.parent / "setting.json").write_text('{"exp_name": "F5TTS_Base", "learning_rate": 1e-05}')
+    opened = open_checkpoint(path)
+    assert (opened.model, opened.version, opened.unknown) == ("F5TTS_Base", "v0", ())
+    assert any("taken from `setting.json`" in note for note in opened.notes)
+
+
+def test_witnesses_who_disagree_are_not_believed(fixtures_dir: Path, tmp_path: Path) -> None:
+    path = write_ema_file(tmp_path / "F5TTS_v1_Base" / "model_last.pt", official(fixtures_dir, "F5TTS_Base"))
+    (path.parent / "setting.json").write_text('{"exp_name": "F5TTS_Base"}')
+    opened = open_checkpoint(path)
+    assert opened.unknown == ("text_mask_padding", "pe_attn_head")
+    assert opened.config["mel"] == "vocos"  # on which they agree
+    dispute = next(note for note in opened.notes if note.startswith("pe_attn_head"))
+    assert "`setting.json`" in dispute
+    assert "the name `F5TTS_v1_Base`" in dispute
+
+
+def test_a_contradiction_names_who_says_so(fixtures_dir: Path, tmp_path: Path) -> None:
+    path = write_ema_file(tmp_path / "F5TTS_Base" / "model_1.pt", official(fixtures_dir, "F5TTS_Base"))
+    with pytest.raises(CheckpointError, match="pe_attn_head: 1 by the name `F5TTS_Base`, None in the recipe"):
+        open_checkpoint(path).check_model(FlowConfig().model_dump(mode="json"))
+
+
+@pytest.mark.parametrize(
+    ("name", "spec"),
+    [
+        *(("f5_v1_base", "F5TTS_v1_Base"), ("f5_v0_base", "F5TTS_Base"), ("f5_v0_base_bigvgan", "F5TTS_Base")),
+        *(("f5_v1_small", "F5TTS_v1_Small"), ("f5_v0_small", "F5TTS_Small")),
+        *(("e2_base", "E2TTS_Base"), ("e2_small", "E2TTS_Small")),
+    ],
+)
+def test_every_shipped_model_has_upstreams_tensors_and_flags(fixtures_dir: Path, name: str, spec: str) -> None:
+    with gzip.open(fixtures_dir / "key_specs" / f"{spec}.json.gz", "rt") as file:
+        upstream = json.load(file)
+    shipped = yaml.safe_load((MODELS / f"{name}.yaml").read_text(encoding="utf-8"))
+    config = FlowConfig(**shipped["model"])
+    stated = {key for key in FlowConfig.model_fields if key in shipped["model"]}
+    assert stated >= {"backbone", "dim", "depth", "text_mask_padding", "pe_attn_head", "mel", "vocab", "tokenizer"}
+    with torch.device("meta"):
+        net = build_net(config, num_tokens=config.num_tokens())
+    ours = {f"transformer.{key}": list(tensor.shape) for key, tensor in net.state_dict().items()}
+    assert ours == {key: value[0] for key, value in upstream["tensors"].items()}
+    arch = upstream["config"]
+    assert all(getattr(config, key) == arch[key] for key in arch.keys() & {"text_mask_padding", "pe_attn_head"})
+    label = F5Format().label(config.model_dump(mode="json"))
+    assert label.model == (f"{spec}_bigvgan" if "bigvgan" in name else spec)
+    assert ("base" in shipped) == (name.endswith(("base", "bigvgan")))
+    if "base" in shipped:
+        assert shipped["base"].split("/")[-2] == label.model
 
 
 def test_our_own_metadata_tell_v0_from_v1(layouts: Path, tmp_path: Path, config: FlowConfig) -> None:

@@ -15,6 +15,7 @@ from ttstrain.checkpoint import adapted, hub, store
 from ttstrain.checkpoint.contents import INDEX, Contents, read_contents
 from ttstrain.checkpoint.meta import META_FILE, ScheduleMeta
 from ttstrain.checkpoint.tensorfile import StoredTensor
+from ttstrain.config.project import choose_checkpoint
 from ttstrain.errors import CheckpointError
 from ttstrain.state import Tree
 
@@ -57,6 +58,7 @@ class OpenedCheckpoint:
     groups: tuple[OptimizerGroup, ...] = ()
     schedule: ScheduleMeta | None = None
     step: int | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)  # key of `config` -> who says it, if not the tensors
     buffers: frozenset[str] = frozenset()  # keys of `weights` that are not parameters
     vocab: Path | None = None  # text table that lies beside the file
     section: Mapping[str, Any] = field(default_factory=dict)  # our own: the complete `model:` section it was trained by
@@ -70,7 +72,7 @@ class OpenedCheckpoint:
         Raises CheckpointError that lists each difference: some would load without complaint and speak gibberish.
         """
         differing = [
-            f"{key}: {value!r} in the file, {model[key]!r} in the recipe"
+            f"{key}: {value!r} {self._source(key)}, {model[key]!r} in the recipe"
             for key, value in self.config.items()
             if key in model and model[key] != value
         ]
@@ -79,6 +81,10 @@ class OpenedCheckpoint:
                 f"`{self.path}` is {self.model}, another model than the recipe's:\n" + "\n".join(differing),
                 hint="extend the matching `models/` config, or choose another base",
             )
+
+
+    def _source(self, key: str) -> str:
+        return f"by {self.sources[key]}" if key in self.sources else "in the file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +226,8 @@ def describe_keys(tree: Tree) -> str:
 def follow(path: Path, *, prefer: Literal["last", "best"] = "last") -> Path:
     """Turn a run's folder, a `last` or `best` pointer, or a folder with one checkpoint file into that checkpoint.
 
+    Of an upstream project's folder the file is taken that its family chooses.
+
     A path that is a checkpoint already is returned as it is. Raises CheckpointError when there is none, or several.
     """
     if path.is_file() and path.name in (store.LAST, store.BEST) and path.parent.name == store.CHECKPOINTS:
@@ -229,6 +237,8 @@ def follow(path: Path, *, prefer: Literal["last", "best"] = "last") -> Path:
     if not path.is_dir() or store.is_checkpoint(path):
         return path
     root = path / store.CHECKPOINTS if (path / store.CHECKPOINTS).is_dir() else path
+    if root == path and (chosen := choose_checkpoint(path)) is not None:
+        return chosen.path
     pointed = store.read_pointer(root, prefer) or store.read_pointer(root, store.LAST)
     if pointed is not None:
         return pointed

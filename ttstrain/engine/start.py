@@ -17,12 +17,13 @@ from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.meta import check_vocab, compare_front_ends, read_meta
 from ttstrain.checkpoint.tensorfile import read_tree
 from ttstrain.checkpoint.upstream import OpenedCheckpoint, follow, open_checkpoint, resolve_base
-from ttstrain.config.compose import Composed, compose, compose_run
+from ttstrain.config.compose import COMMAND_LINE, RECIPE, Composed, compose, compose_run, with_flags
 from ttstrain.config.plan import Plan
+from ttstrain.config.project import with_project
 from ttstrain.config.recipe import Recipe
 from ttstrain.config.refuse import check_resume
 from ttstrain.config.render import plan_lines
-from ttstrain.config.resolve import parse, resolve
+from ttstrain.config.resolve import DEFAULT, parse, resolve
 from ttstrain.data.audit import write_quarantine
 from ttstrain.data.manifest import write_manifest
 from ttstrain.engine import build, checkpointing, distributed, folder
@@ -89,6 +90,7 @@ def resume(
     reset_optimizer: bool = False,
     checkpoint: Path | None = None,
     recipe: str | None = None,
+    data: Path | None = None,
     show: ShowProgress = no_progress,
 ) -> Path:
     """Go on with a run of ours, or with an upstream training file under a recipe; return the run's folder.
@@ -97,7 +99,7 @@ def resume(
     """
     with _Processes() as here:
         origin = _find(path, checkpoint=checkpoint, recipe=recipe)
-        composed, source_name = _compose(origin, overrides, recipe=recipe)
+        composed, source_name = _compose(origin, overrides, recipe=recipe, data=data)
         kept_notes: list[str] = []
         if origin.run is not None:
             composed, kept_notes = with_kept_files(composed, checkpoint=origin.checkpoint, run=origin.run)
@@ -266,11 +268,24 @@ def _load_base(run: Run, base: OpenedCheckpoint) -> list[str]:
     lines += _choose_new_rows(run, fitted)
     lines += compare_front_ends(base.front_end, _front_end(run))
     if base.unknown:
-        settings = ", ".join(f"{key}={run.plan.recipe.model[key]}" for key in base.unknown)
-        lines.append(f"the file does not tell {settings}: taken from the recipe")
+        lines.append(_taken_on_trust(run.plan, base))
     if base.kind == "training":
         lines.append(f"it is a training checkpoint of step {base.step}; to go on with it, use `ttstrain resume`")
     return lines
+
+
+def _taken_on_trust(plan: Plan, base: OpenedCheckpoint) -> str:
+    """Say what the base does not tell of itself: loudly, unless the user has said it."""
+    settings = ", ".join(f"model.{key}={json.dumps(plan.recipe.model[key])}" for key in base.unknown)
+    origins = {key: plan.origins.get(f"model.{key}", DEFAULT) for key in base.unknown}
+    if set(origins.values()) <= {RECIPE, COMMAND_LINE}:
+        return f"the base does not tell {', '.join(base.unknown)}: {settings}, as you say"
+    where = ", ".join(dict.fromkeys(origins.values()))
+    return (
+        f"WARNING: the base does not tell {', '.join(base.unknown)}. This run takes {settings} (from {where}), and the "
+        "wrong choice would load, train and speak gibberish. Check with `ttstrain inspect-ckpt BASE --probe DATA`, "
+        "then say it in the recipe"
+    )
 
 
 def _choose_new_rows(run: Run, fitted: Fitted) -> list[str]:
@@ -298,14 +313,17 @@ class _Origin:
     step: int
 
 
-def _compose(origin: _Origin, overrides: Sequence[str], *, recipe: str | None) -> tuple[Composed, str]:
+def _compose(
+    origin: _Origin, overrides: Sequence[str], *, recipe: str | None, data: Path | None
+) -> tuple[Composed, str]:
     """Return the recipe to go on with, and what its run is named after."""
     if origin.run is None:
         assert recipe is not None
-        composed = compose(recipe, overrides)
+        composed = with_project(with_flags(compose(recipe, overrides), data=data))
         return composed, composed.name
     written = json.loads((origin.run / folder.PLAN).read_text(encoding="utf-8"))
-    return compose_run(origin.run, overrides, origins=written["origins"]), written["name"]
+    composed = compose_run(origin.run, overrides, origins=written["origins"])
+    return with_flags(composed, data=data), written["name"]
 
 
 def _find(path: Path, *, checkpoint: Path | None, recipe: str | None) -> _Origin:

@@ -85,14 +85,14 @@ def test_a_folder_stands_for_its_one_file(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         resolve_base(str(tmp_path))
     (tmp_path / "vocab.txt").write_text("a\n")
-    (tmp_path / "model_1.pt").write_bytes(b"x")
-    assert resolve_base(str(tmp_path)) == tmp_path / "model_1.pt"
-    (tmp_path / "model_1.safetensors").write_bytes(b"x")
-    assert resolve_base(str(tmp_path)) == tmp_path / "model_1.safetensors"
-    (tmp_path / "model_2.safetensors").write_bytes(b"x")
+    (tmp_path / "net_1.pt").write_bytes(b"x")
+    assert resolve_base(str(tmp_path)) == tmp_path / "net_1.pt"
+    (tmp_path / "net_1.safetensors").write_bytes(b"x")
+    assert resolve_base(str(tmp_path)) == tmp_path / "net_1.safetensors"
+    (tmp_path / "net_2.safetensors").write_bytes(b"x")
     with pytest.raises(CheckpointError, match="holds 2 checkpoints") as caught:
         resolve_base(str(tmp_path))
-    assert "model_2.safetensors" in str(caught.value.hint)
+    assert "net_2.safetensors" in str(caught.value.hint)
 
 
 def test_a_file_nobody_knows_and_a_family_nobody_asked_for(tmp_path: Path, fixtures_dir: Path) -> None:

@@ -11,7 +11,7 @@ import glob
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ttstrain.checkpoint.meta import ScheduleMeta
 from ttstrain.checkpoint.tensorfile import StoredTensor
 from ttstrain.checkpoint.upstream import Kind, Label, OpenedCheckpoint, OptimizerGroup
 from ttstrain.errors import CheckpointError
+from ttstrain.families.flow import project
 
 METADATA_KEY = "ttstrain"  # of safetensors metadata: JSON with `task` and `model`, as our export writes it
 
@@ -71,10 +72,12 @@ class Preset:
     version: str
     shape: Mapping[str, Any]
     flags: Mapping[str, Any]
+    mel: str = "vocos"
 
 
 _V1 = {"text_mask_padding": True, "pe_attn_head": None}
 _V0 = {"text_mask_padding": False, "pe_attn_head": 1}
+_FLAGS = (*_V1, "mel")  # what shapes do not tell
 _DIT_BASE = {"backbone": "dit", "dim": 1024, "depth": 22, "heads": 16, "ff_mult": 2, "text_dim": 512, "conv_layers": 4}
 _DIT_SMALL = {**_DIT_BASE, "dim": 768, "depth": 18, "heads": 12}
 _UNETT_BASE = {
@@ -90,6 +93,7 @@ _UNETT_SMALL = {**_UNETT_BASE, "dim": 768, "depth": 20, "heads": 12}
 PRESETS = (
     Preset("F5TTS_v1_Base", "v1", _DIT_BASE, _V1),
     Preset("F5TTS_Base", "v0", _DIT_BASE, _V0),
+    Preset("F5TTS_Base_bigvgan", "v0", _DIT_BASE, _V0, mel="bigvgan"),
     Preset("F5TTS_v1_Small", "v1", _DIT_SMALL, _V1),
     Preset("F5TTS_Small", "v0", _DIT_SMALL, _V0),
     Preset("E2TTS_Base", "v0", _UNETT_BASE, _V0),
@@ -126,6 +130,7 @@ class F5Format:
                 f"holds the average alone; its step {average.step:,} would pin upstream's EMA decay, ours starts again"
             )
         vocab, vocab_notes = _vocab_beside(contents.path, used.tensors)
+        notes += project.notes_on(contents.path)
         return OpenedCheckpoint(
             path=contents.path,
             family="flow",
@@ -135,6 +140,7 @@ class F5Format:
             version=architecture.label.version,
             config=architecture.label.config,
             unknown=architecture.unknown,
+            sources=architecture.sources,
             weights=used.tensors,
             ema=None if average is None or not average.wrapped else average.tensors,
             ema_step=None if average is None else average.step,
@@ -152,7 +158,8 @@ class F5Format:
         """Name the published net that a `model:` section describes, or describe it."""
         config = {key: model[key] for key in _IDENTITY if key in model}
         for preset in PRESETS:
-            if _agrees(model, preset.shape) and _agrees(model, preset.flags):
+            same_mel = model.get("mel", preset.mel) == preset.mel
+            if same_mel and _agrees(model, preset.shape) and _agrees(model, preset.flags):
                 return Label(preset.name, preset.version, config, _BUFFERS)
         version = next((version for version, flags in (("v1", _V1), ("v0", _V0)) if _agrees(model, flags)), "own flags")
         return Label(_describe(model), version, config, _BUFFERS)
@@ -242,26 +249,30 @@ def _kind(tree: Mapping[str, Any], average: _State | None) -> Kind:
 class _Architecture:
     label: Label
     unknown: tuple[str, ...]
+    sources: Mapping[str, str]  # key of the section -> who says it, where it is not the tensors
     notes: tuple[str, ...] = ()
 
 
 def _architecture(contents: Contents, state: _State) -> _Architecture:
-    config = {**_shape_config(state.tensors)}
-    stated, source = _stated_flags(contents, config)
-    config.update(stated)
-    if config["backbone"] == "unett" and not stated:
-        config.update(_V0)  # upstream has trained no other UNetT
-    presets = [preset for preset in PRESETS if _agrees(config, preset.shape)]
-    unknown = tuple(key for key in _V1 if key not in config)
-    if unknown:
-        model = " or ".join(preset.name for preset in presets) or _describe(config)
-        note = (
-            "v0 or v1? Their keys and shapes are the same, and neither name nor settings beside the file tell. "
-            "The wrong choice loads and speaks gibberish"
-        )
-        return _Architecture(Label(model, "v0 or v1", config, _BUFFERS), unknown, (note,))
-    notes = (f"{', '.join(stated)} taken from {source}",) if stated else ()
-    return _Architecture(F5Format().label(config), (), notes)
+    config = _shape_config(state.tensors)
+    told = _stated(contents, config)
+    config.update(told.flags)
+    if config["backbone"] == "unett":
+        config = {**_V0, **config}  # upstream has trained no other UNetT
+    unknown = tuple(key for key in _FLAGS if key not in config)
+    notes = list(told.notes)
+    if sources := ", ".join(dict.fromkeys(told.sources.values())):
+        notes.append(f"{', '.join(told.flags)} taken from {sources}")
+    if "mel" in unknown:
+        notes.append("vocos or bigvgan mel? The nets are alike, and neither name nor settings beside the file tell")
+    if not any(key in unknown for key in _V1):
+        return _Architecture(F5Format().label(config), unknown, told.sources, tuple(notes))
+    presets = [
+        preset for preset in PRESETS if _agrees(config, preset.shape) and config.get("mel", "vocos") == preset.mel
+    ]
+    model = " or ".join(dict.fromkeys(preset.name for preset in presets)) or _describe(config)
+    notes.append("v0 or v1? Their keys and shapes are the same, and neither name nor settings beside the file tell")
+    return _Architecture(Label(model, "v0 or v1", config, _BUFFERS), unknown, told.sources, tuple(notes))
 
 
 def _shape_config(tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
@@ -293,39 +304,99 @@ def _count(net: Mapping[str, Any], stem: str) -> int:
     return len({key[len(stem) + 1 :].partition(".")[0] for key in net if key.startswith(f"{stem}.")})
 
 
-def _stated_flags(contents: Contents, shape: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """Find what tells v0 from v1: our metadata, settings beside the file, or a published name in its path."""
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """Flags that shapes do not tell, and who told them."""
+
+    flags: Mapping[str, Any]
+    sources: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+
+def _stated(contents: Contents, shape: Mapping[str, Any]) -> _Told:
+    """Ask our metadata, or else settings beside the file and published names in its path. They must agree."""
     if contents.metadata and METADATA_KEY in contents.metadata:
         try:
             model = json.loads(contents.metadata[METADATA_KEY])["model"]
-            return {key: model[key] for key in (*_V1, "mel") if key in model}, "the file's own metadata"
+            own = {key: model[key] for key in _FLAGS if key in model}
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"the metadata of `{contents.path}` cannot be read: {error}") from error
-    settings = {
-        path.name: flags for path in sorted(contents.path.parent.glob("*.y*ml")) if (flags := _flags_of_yaml(path))
-    }
-    if settings and all(flags == next(iter(settings.values())) for flags in settings.values()):
-        name, flags = next(iter(settings.items()))
-        return flags, f"`{name}`"
-    for part in contents.path.absolute().parts[: -_NAMES_READ - 1 : -1]:
-        for preset in PRESETS:
-            # `F5TTS_Base` is not part of `F5TTS_v1_Base`; what follows may be `_bigvgan`, `_no_zero_init`, ...
-            if re.search(rf"(?<![A-Za-z0-9]){preset.name}(?![A-Za-z0-9])", part) and _agrees(shape, preset.shape):
-                mel = "bigvgan" if "bigvgan" in part else "vocos"
-                return {**preset.flags, "mel": mel}, f"the name `{part}`"
-    return {}, ""
+        return _Told(own, dict.fromkeys(own, "the file's own metadata"))
+    flags: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    disputed: dict[str, str] = {}
+    for source, said in _witnesses(contents.path, shape):
+        for key, value in said.items():
+            if key in flags and flags[key] != value:
+                disputed[key] = f"{key} is {flags[key]} by {sources[key]} and {value} by {source}: neither is believed"
+            flags.setdefault(key, value)
+            sources.setdefault(key, source)
+    for key in disputed:
+        del flags[key], sources[key]
+    return _Told(flags, sources, tuple(disputed.values()))
 
 
-def _flags_of_yaml(path: Path) -> dict[str, Any]:
-    """Read `model.arch` of a training configuration of upstream; empty when it is none or leaves the flags out."""
+def _witnesses(path: Path, shape: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield who says something about the flags of a file, and what: settings beside it, then names."""
+    for file in sorted(path.parent.glob("*.y*ml")):
+        if said := _said_by_yaml(file, shape):
+            yield f"`{file.name}`", said
+    if said := _said_by_gui(path.parent / "setting.json", shape):
+        yield "`setting.json`", said
+    for part in _names(path):
+        if said := _said_by_name(part, shape):
+            yield f"the name `{part}`", said
+            break
+
+
+def _names(path: Path) -> list[str]:
+    """List the parts of a path that may name the net, the file's own first; a Hub snapshot's hash is none."""
+    parts = list(path.absolute().parts[::-1])
+    if "snapshots" in parts[: _NAMES_READ + 2]:
+        number = parts.index("snapshots")
+        del parts[number - 1 : number + 1]
+    return parts[:_NAMES_READ]
+
+
+def _said_by_name(name: str, shape: Mapping[str, Any]) -> dict[str, Any]:
+    for preset in PRESETS:
+        # `F5TTS_Base` is not part of `F5TTS_v1_Base`; what follows may be `_bigvgan`, `_no_zero_init`, ...
+        if re.search(rf"(?<![A-Za-z0-9]){preset.name}(?![A-Za-z0-9])", name) and _agrees(shape, preset.shape):
+            return {**preset.flags, "mel": "bigvgan" if "bigvgan" in name else "vocos"}
+    return {}
+
+
+def _said_by_yaml(path: Path, shape: Mapping[str, Any]) -> dict[str, Any]:
+    """Read a training configuration of upstream; empty when it is none, or of another net.
+
+    Early ones leave the flags out of `model.arch`: then `model.name` tells.
+    """
     import yaml
 
     try:
         model = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]
-        flags = {key: model["arch"][key] for key in _V1}
-        return {**flags, "mel": model["mel_spec"]["mel_spec_type"]}
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+        arch = dict(model["arch"])
+        mel = dict(model.get("mel_spec") or {}).get("mel_spec_type")
+        named = _said_by_name(str(model.get("name", "")), shape)
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError):
         return {}
+    if any(key in shape and shape[key] != value for key, value in arch.items()):
+        return {}
+    said = (
+        {key: arch[key] for key in _V1}
+        if all(key in arch for key in _V1)
+        else {key: named[key] for key in _V1 if named}
+    )
+    return {**said, "mel": mel} if mel in ("vocos", "bigvgan") else said
+
+
+def _said_by_gui(path: Path, shape: Mapping[str, Any]) -> dict[str, Any]:
+    """Read what upstream's finetuning page keeps of a project; it trains published nets, on vocos mels."""
+    try:
+        name = json.loads(path.read_text(encoding="utf-8"))["exp_name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return _said_by_name(name, shape) if isinstance(name, str) else {}
 
 
 # ---------------------------------------------------------------- training state
@@ -438,7 +509,7 @@ def _vocab_beside(path: Path, tensors: Mapping[str, StoredTensor]) -> tuple[Path
 
 def _vocab_places(path: Path) -> list[Path]:
     """List vocabs beside a file, then those of the data that an upstream project of this name was trained on."""
-    project = path.absolute().parent
-    beside = [project / "vocab.txt", *sorted(set(project.glob("*vocab*.txt")) - {project / "vocab.txt"})]
-    prepared = sorted((project.parent.parent / "data").glob(f"{glob.escape(project.name)}_*/vocab.txt"))
+    folder = path.absolute().parent
+    beside = [folder / "vocab.txt", *sorted(set(folder.glob("*vocab*.txt")) - {folder / "vocab.txt"})]
+    prepared = sorted((folder.parent.parent / "data").glob(f"{glob.escape(folder.name)}_*/vocab.txt"))
     return [place for place in (*beside, *prepared) if place.is_file()]
