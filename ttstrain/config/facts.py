@@ -3,80 +3,141 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ttstrain import families
-from ttstrain.config.plan import DataFacts
-from ttstrain.config.recipe import Recipe
+from ttstrain.config.plan import DataFacts, ReplayFacts
+from ttstrain.config.recipe import DataConfig, Recipe
 from ttstrain.errors import RecipeError
 
 if TYPE_CHECKING:
     from ttstrain.data.audit import AuditResult
     from ttstrain.data.manifest import Clip
+    from ttstrain.data.split import DataSplit
     from ttstrain.data.texts import FrontEnd, TextReport
+
+
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """The data of a run, checked."""
+
+    data: AuditResult
+    replay: AuditResult | None = None
+
+    @property
+    def clips(self) -> list[Clip]:
+        return [*self.data.clips, *self.replay_clips]
+
+    @property
+    def replay_clips(self) -> list[Clip]:
+        return [] if self.replay is None else self.replay.clips
+
+    @property
+    def findings(self) -> Findings:
+        return Findings(self.data.skipped, self.data.fixed)
+
+    @property
+    def replay_findings(self) -> Findings:
+        return Findings() if self.replay is None else Findings(self.replay.skipped, self.replay.fixed)
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What an audit left out and what it repaired: reason -> rows."""
+
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    fixed: Mapping[str, int] = field(default_factory=dict)
 
 
 def gather_facts(recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> DataFacts:
     """Audit the recipe's data and measure what a plan depends on; `progress` is told (done, of) recordings."""
-    from ttstrain.data.split import split_holdout
+    from ttstrain.data.split import split_data
 
     front_end_of(recipe)  # what is missing for it is said before any recording is read
-    result = audit_data(recipe, progress)
-    split = split_holdout(result.clips, recipe.data.holdout, recipe.train.seed)
-    return count_frames(recipe, train=split.train, held_out=split.held_out, skipped=result.skipped, fixed=result.fixed)
+    audited = audit_data(recipe, progress)
+    split = split_data(audited.data.clips, audited.replay_clips, recipe.data, seed=recipe.train.seed)
+    return count_frames(recipe, split, findings=audited.findings, replay_findings=audited.replay_findings)
 
 
-def audit_data(recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> AuditResult:
-    """Audit the data that a recipe names.
+def audit_data(recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> Audited:
+    """Audit the data that a recipe names, those it replays too; the latter's clips are called `replay/<id>`.
 
     Raises RecipeError when it names none, DataError when they cannot be used.
     """
-    from ttstrain.data.audit import audit
-    from ttstrain.data.readers import read_rows
-
     data = recipe.data
     if data.path is None:
         raise RecipeError(
             "the recipe names no data", hint="give a folder of recordings or its table with `--data PATH`"
         )
+    found = _audit(data, progress)
+    if data.replay is None:
+        return Audited(found)
+    named = {"path": data.replay.path, "format": data.replay.format, "language": data.replay.language}
+    replay = _audit(data.model_copy(update=named), progress)
+    clips = [replace(clip, id=f"replay/{clip.id}") for clip in replay.clips]
+    return Audited(found, replay=replace(replay, clips=clips))
+
+
+def _audit(data: DataConfig, progress: Callable[[int, int], None] | None) -> AuditResult:
+    from ttstrain.data.audit import audit
+    from ttstrain.data.readers import read_rows
+
+    assert data.path is not None
     return audit(read_rows(data.path, data.format, cache_dir=data.cache_dir), data, progress)
 
 
 def count_frames(
-    recipe: Recipe,
-    *,
-    train: Sequence[Clip],
-    held_out: Sequence[Clip],
-    skipped: Mapping[str, int],
-    fixed: Mapping[str, int],
+    recipe: Recipe, split: DataSplit, *, findings: Findings, replay_findings: Findings | None = None
 ) -> DataFacts:
     """Measure audited clips in the task's frames and divide them into the micro-batches of the first epoch."""
-    from ttstrain.data.sampler import overlong, padding_share, plan_epoch
+    from ttstrain.data.sampler import overlong, padding_share, plan_mixed_epoch
 
+    data = recipe.data
     config = families.find_task(recipe.task).config.model_validate(recipe.model)
-    frames = tuple(config.length(clip) for clip in train)
-    too_long = set(overlong(frames, budget=recipe.data.batch_frames))
-    fitting = [i for i in range(len(train)) if i not in too_long]
+    frames = tuple(config.length(clip) for clip in split.train)
+    too_long = set(overlong(frames, budget=data.batch_frames))
+    fitting = [i for i in range(len(frames)) if i not in too_long]
     lengths = [frames[i] for i in fitting]
-    batches = plan_epoch(
+    replayed = [(clip, length) for clip in split.replay if (length := config.length(clip)) <= data.batch_frames]
+    every = [*lengths, *(length for _, length in replayed)]
+    batches = plan_mixed_epoch(
         lengths,
-        budget=recipe.data.batch_frames,
-        max_clips=recipe.data.max_clips,
+        every[len(lengths) :],
+        share=0.0 if data.replay is None else data.replay.share,
+        budget=data.batch_frames,
+        max_clips=data.max_clips,
         seed=recipe.train.seed,
         epoch=0,
         packed=config.packed,
     )
+    replay = None
+    if data.replay is not None:
+        drawn = [i for batch in batches for i in batch if i >= len(lengths)]
+        found = replay_findings or Findings()
+        replay = ReplayFacts(
+            num_clips=len(replayed),
+            hours=sum(clip.duration_s for clip, _ in replayed) / 3600,
+            num_holdout=len(split.retained),
+            num_shared=split.num_shared,
+            num_overlong=len(split.replay) - len(replayed),
+            skipped=dict(found.skipped),
+            fixed=dict(found.fixed),
+            clips_per_epoch=len(drawn),
+            frames_per_epoch=sum(every[i] for i in drawn),
+        )
     return DataFacts(
         num_clips=len(fitting),
-        hours=sum(train[i].duration_s for i in fitting) / 3600,
-        num_holdout=len(held_out),
-        skipped=dict(skipped),
-        fixed=dict(fixed),
+        hours=sum(split.train[i].duration_s for i in fitting) / 3600,
+        num_holdout=len(split.held_out),
+        skipped=dict(findings.skipped),
+        fixed=dict(findings.fixed),
         frames=frames,
         batches_per_epoch=len(batches),
-        padding_share=padding_share(lengths, batches, packed=config.packed),
-        overlong=tuple(train[i].id for i in sorted(too_long)),
-        texts=report_texts(recipe, [*train, *held_out]),
+        padding_share=padding_share(every, batches, packed=config.packed),
+        overlong=tuple(split.train[i].id for i in sorted(too_long)),
+        texts=report_texts(recipe, [*split.train, *split.held_out, *split.replay, *split.retained]),
+        replay=replay,
     )
 
 

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ttstrain.config.parameters import ParameterCounts
 from ttstrain.config.recipe import Recipe, Schedule
 from ttstrain.data.texts import TextReport
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayFacts:
+    """What the audit found of the clips that are replayed."""
+
+    num_clips: int  # drawn from, that a micro-batch can hold
+    hours: float  # of those clips
+    num_holdout: int  # that measure retention
+    num_shared: int  # left out because the data hold the same recording
+    num_overlong: int  # left out because no micro-batch can hold them
+    skipped: Mapping[str, int]
+    fixed: Mapping[str, int]
+    clips_per_epoch: int  # of the first epoch; later ones differ by a few
+    frames_per_epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +39,7 @@ class DataFacts:
     batches_per_epoch: int  # micro-batches, over all processes
     padding_share: float
     overlong: tuple[str, ...] = ()  # ids of the clips that no micro-batch can hold
+    replay: ReplayFacts | None = None
     texts: TextReport | None = None  # of all clips; None where the family has no front end to tell of
 
 
@@ -120,6 +136,7 @@ class Plan:
                 "batches_per_epoch": facts.batches_per_epoch,
                 "padding_share": facts.padding_share,
                 "overlong": list(facts.overlong),
+                "replay": None if facts.replay is None else asdict(facts.replay),
                 "texts": None if facts.texts is None else facts.texts.to_json(),
             },
             "world_size": self.world_size,

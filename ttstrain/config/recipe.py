@@ -51,7 +51,9 @@ class Section(BaseModel):
 # ---------------------------------------------------------------- data
 
 
-DataFormat = Literal["auto", "ljspeech", "f5_csv", "gpt_sovits_list", "jsonl", "audiofolder", "parquet", "wav_txt"]
+DataFormat = Literal[
+    "auto", "ljspeech", "f5_csv", "gpt_sovits_list", "jsonl", "audiofolder", "parquet", "wav_txt", "f5_project"
+]
 
 
 class ReplayConfig(Section):

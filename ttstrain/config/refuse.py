@@ -57,7 +57,13 @@ def check_data(recipe: Recipe, facts: DataFacts) -> None:
             f"zero steps: `data.batch_frames` is {budget:,}, and the shortest clip has {min(facts.frames):,} frames",
             hint=f"`data.batch_frames={max(facts.frames)}` holds every clip",
         )
-    if facts.num_holdout == 0 and isinstance(recipe.eval.every, int):
+    if facts.replay is not None and facts.replay.num_clips == 0:
+        raise RecipeError(
+            "`data.replay`: no clip is left to replay",
+            hint=f"{facts.replay.num_overlong} do not fit `data.batch_frames`, {facts.replay.num_holdout} are held out",
+        )
+    measured = facts.num_holdout + (0 if facts.replay is None else facts.replay.num_holdout)
+    if measured == 0 and isinstance(recipe.eval.every, int):
         raise RecipeError("`eval.every` is set, but no clip is held out", hint="set `data.holdout`, or add clips")
     if facts.num_holdout == 0 and recipe.train.early_stop is not None:
         raise RecipeError("`train.early_stop` is set, but no clip is held out", hint="set `data.holdout`, or add clips")

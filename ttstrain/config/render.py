@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ttstrain.config.emit import emit, scalar
-from ttstrain.config.plan import GroupPlan, Plan
-from ttstrain.config.recipe import Schedule
+from ttstrain.config.plan import GroupPlan, Plan, ReplayFacts
+from ttstrain.config.recipe import ReplayConfig, Schedule
 from ttstrain.data.text_summary import text_lines
 from ttstrain.optim.schedule import curve, lr_at, warmup_length
 
@@ -117,11 +117,24 @@ def _data_lines(plan: Plan) -> list[str]:
     for name, reasons in (("skipped", facts.skipped), ("repaired", facts.fixed)):
         if reasons:
             lines += _wrap("", f"{name}: " + ", ".join(f"{count} {reason}" for reason, count in reasons.items()))
+    if facts.replay is not None:
+        lines += _wrap("", _replay(plan.recipe.data.replay, facts.replay))
     return lines + _wrap(
         "",
         f"{lengths[0]:,} to {lengths[-1]:,} frames a clip, median {lengths[len(lengths) // 2]:,} · "
         f"{100 * facts.padding_share:.1f} % padding",
     )
+
+
+def _replay(config: ReplayConfig | None, facts: ReplayFacts) -> str:
+    """Say what is mixed in: how much there is, and how much of it an epoch takes."""
+    assert config is not None
+    counts = [f"{facts.num_clips:,} clips, {facts.hours * 60:.1f} min", f"{facts.num_holdout} held out for retention"]
+    counts += [f"{sum(facts.skipped.values())} skipped"]
+    counts += [f"{facts.num_shared} in the data themselves"] * (facts.num_shared > 0)
+    counts += [f"{facts.num_overlong} too long for a micro-batch"] * (facts.num_overlong > 0)
+    taken = f"an epoch takes about {facts.clips_per_epoch:,} of them, {100 * config.share:.3g} % of its frames"
+    return f"replay {config.path} · {' · '.join(counts)} · {taken}"
 
 
 def _run_lines(plan: Plan) -> list[str]:

@@ -138,7 +138,8 @@ def _every(setting: int | str, steps: int, *, times: int, at_least_every: int) -
 
 
 def _eval_every(recipe: Recipe, facts: DataFacts, steps: int) -> int | None:
-    if recipe.eval.every is None or facts.num_holdout == 0:
+    num_retained = 0 if facts.replay is None else facts.replay.num_holdout
+    if recipe.eval.every is None or facts.num_holdout + num_retained == 0:
         return None
     return _every(recipe.eval.every, steps, times=10, at_least_every=1000)
 

@@ -51,8 +51,13 @@ class Loader:
         world_size: int = 1,
         workers: int = 0,
         device: torch.device | None = None,
+        replay: Sequence[Clip] = (),
+        replay_share: float = 0.0,
     ) -> None:
-        """Plan over the clips that fit `batch_frames`; `overlong` names the others. Raises DataError if none fits."""
+        """Plan over the clips that fit `batch_frames`; `overlong` names the others. Raises DataError if none fits.
+
+        Each epoch holds every clip once, and of `replay` as many as make up `replay_share` of its frames.
+        """
         lengths = [task_data.length(clip) for clip in clips]
         too_long = set(sampler.overlong(lengths, budget=batch_frames))
         self.overlong = [clips[i].id for i in sorted(too_long)]
@@ -64,6 +69,11 @@ class Loader:
                 + (f"the shortest of {len(clips)} clips has {min(lengths)} frames" if clips else "and there are none"),
                 hint=f"set `data.batch_frames={min(lengths)}` or more" if clips else None,
             )
+        self._num_own = len(self.clips)
+        self._replay_share = replay_share
+        lengths = [task_data.length(clip) for clip in replay]
+        self.clips += [clip for clip, length in zip(replay, lengths, strict=True) if length <= batch_frames]
+        self.lengths += [length for length in lengths if length <= batch_frames]
         self.batch_frames = batch_frames
         self.max_clips = max_clips
         self.seed = seed
@@ -129,8 +139,8 @@ class Loader:
     # ------------------------------------------------------------ leaving clips out
 
     def can_exclude(self, ids: Collection[str]) -> bool:
-        """Tell whether any clip would be left."""
-        return bool({clip.id for clip in self.clips} - self.excluded - set(ids))
+        """Tell whether any clip would be left, replayed ones apart."""
+        return bool({clip.id for clip in self.clips[: self._num_own]} - self.excluded - set(ids))
 
     def exclude(self, ids: Collection[str]) -> None:
         """Leave clips out from the next micro-batch on; those they shared a micro-batch with stay where they are."""
@@ -170,6 +180,8 @@ class Loader:
         made_from = [
             [clip.id for clip in self.clips], self.lengths, self.batch_frames, self.max_clips, self.seed
         ]  # fmt: skip
+        if self._num_own < len(self.clips):
+            made_from += [self._num_own, self._replay_share]
         return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
 
     # ------------------------------------------------------------ the stream
@@ -191,8 +203,10 @@ class Loader:
             yield planned.clips
 
     def _plan_epoch(self, epoch: int) -> list[list[int]]:
-        return sampler.plan_epoch(
-            self.lengths,
+        return sampler.plan_mixed_epoch(
+            self.lengths[: self._num_own],
+            self.lengths[self._num_own :],
+            share=self._replay_share,
             budget=self.batch_frames,
             max_clips=self.max_clips,
             seed=self.seed,

@@ -39,6 +39,46 @@ def plan_epoch(
     return _mixed(batches, rng)
 
 
+def plan_mixed_epoch(
+    lengths: Sequence[int],
+    replay: Sequence[int],
+    *,
+    share: float,
+    budget: int,
+    max_clips: int,
+    seed: int,
+    epoch: int,
+    packed: bool = False,
+) -> list[list[int]]:
+    """Divide all clips and this epoch's draw of the replayed ones into micro-batches, as `plan_epoch` does.
+
+    `replay` are the lengths of the clips to draw from; the first of them has the index `len(lengths)`.
+    """
+    drawn: list[int] = []
+    if replay:
+        frames = sum(lengths) * share / (1 - share)
+        drawn = [len(lengths) + i for i in draw_replay(replay, frames=frames, seed=seed, epoch=epoch)]
+    members = [*range(len(lengths)), *drawn]
+    every = [*lengths, *replay]
+    batches = plan_epoch(
+        [every[i] for i in members], budget=budget, max_clips=max_clips, seed=seed, epoch=epoch, packed=packed
+    )
+    return [[members[i] for i in batch] for batch in batches]
+
+
+def draw_replay(lengths: Sequence[int], *, frames: float, seed: int, epoch: int) -> list[int]:
+    """Draw clips for one epoch: `frames` in the mean over epochs, each clip once before any comes again."""
+    rng = random.Random(f"{seed}/{epoch}/replay")
+    drawn: list[int] = []
+    left = frames
+    while True:
+        for i in _mixed(range(len(lengths)), rng):
+            if lengths[i] >= left:  # the last one is too long by chance: taken as often as makes the mean right
+                return [*drawn, i] if rng.random() * lengths[i] < left else drawn
+            drawn.append(i)
+            left -= lengths[i]
+
+
 def overlong(lengths: Sequence[int], *, budget: int) -> list[int]:
     """Return the indices of the clips that no micro-batch can hold."""
     return [i for i, length in enumerate(lengths) if length > budget]

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ttstrain.config.recipe import DataConfig
 from ttstrain.data.manifest import Clip
 from ttstrain.errors import DataError
 
@@ -20,16 +21,44 @@ class Split:
     held_out: list[Clip]
 
 
-def split_holdout(clips: Sequence[Clip], holdout: float, seed: int) -> Split:
+@dataclass(frozen=True, slots=True)
+class DataSplit:
+    """Every clip's part in a run."""
+
+    train: list[Clip]
+    held_out: list[Clip]
+    replay: list[Clip]  # drawn from anew for every epoch
+    retained: list[Clip]  # held out of the replay data
+    num_shared: int = 0  # clips of the replay data left out because the data hold the same recording
+
+
+def split_data(clips: Sequence[Clip], replay: Sequence[Clip], data: DataConfig, *, seed: int) -> DataSplit:
+    """Divide the clips of a run. A recording of the data is never replayed: nothing held out is trained on."""
+    own = split_holdout(clips, data.holdout, seed)
+    if data.replay is None:
+        return DataSplit(own.train, own.held_out, [], [])
+    known = {clip.digest for clip in clips if clip.digest}
+    others = [clip for clip in replay if clip.digest not in known]
+    if not others:
+        raise DataError(
+            "no clip is left to replay: all are in the data themselves" if replay else "no clip is left to replay",
+            hint="`data.replay.path` names other recordings than `data.path`",
+        )
+    split = split_holdout(others, data.replay.holdout, seed, key="data.replay.holdout")
+    return DataSplit(own.train, own.held_out, split.train, split.held_out, len(replay) - len(others))
+
+
+def split_holdout(clips: Sequence[Clip], holdout: float, seed: int, *, key: str = "data.holdout") -> Split:
     """Hold clips out, chosen by a hash of their content or id: adding other clips moves hardly any.
 
-    `holdout` is a number of clips (int) or a share (float). Byte-equal recordings stay on one side.
+    `holdout` is a number of clips (int) or a share (float), as the recipe's `key` says. Byte-equal recordings stay on
+    one side.
     """
     wanted = holdout if isinstance(holdout, int) else min(MOST_HELD_OUT, max(1, round(holdout * len(clips))))
     if wanted >= len(clips):
         if isinstance(holdout, int) and holdout > 0:
             raise DataError(
-                f"`data.holdout={holdout}` leaves nothing of {len(clips)} clips to train on",
+                f"`{key}={holdout}` leaves nothing of {len(clips)} clips to train on",
                 hint="hold out fewer, or 0",
             )
         wanted = 0

@@ -10,15 +10,14 @@ from typing import Any
 import torch
 
 from ttstrain import families
-from ttstrain.config.facts import audit_data, count_frames, report_texts
+from ttstrain.config.facts import Audited, Findings, audit_data, count_frames, report_texts
 from ttstrain.config.plan import DataFacts
 from ttstrain.config.recipe import Recipe
-from ttstrain.data.audit import AuditResult
 from ttstrain.data.cache import FeatureCache, Place
 from ttstrain.data.loader import worker_count
 from ttstrain.data.location import cache_root, usable_cores
 from ttstrain.data.manifest import Clip
-from ttstrain.data.split import split_holdout
+from ttstrain.data.split import split_data
 from ttstrain.data.text_summary import check_texts
 from ttstrain.engine.distributed import Ranks
 from ttstrain.errors import DataError
@@ -37,7 +36,9 @@ class Prepared:
     cache: FeatureCache
     workers: int  # loader processes
     facts: DataFacts
-    audited: AuditResult | None  # on the main rank
+    audited: Audited | None  # on the main rank
+    replay: Sequence[Clip] = ()  # drawn from for every epoch
+    retained: Sequence[Clip] = ()  # held out of those
     failed: dict[str, str] = field(default_factory=dict)  # clip id -> why it has no features
 
 
@@ -68,7 +69,11 @@ def prepare(
     """
     ranks = ranks or Ranks()
     cache = open_cache(recipe, place=recipe.data.features, device=device)
-    audited, clips, failed = None, [], {}
+    audited: Audited | None = None
+    clips: list[Clip] = []
+    replay: list[Clip] = []
+    failed: dict[str, str] = {}
+    findings, replay_findings = Findings(), Findings()
     if ranks.main:
         with show("checking recordings") as progress:
             audited = audit_data(recipe, progress)
@@ -78,29 +83,33 @@ def prepare(
         with show("computing features") as progress:
             report = cache.build(audited.clips, progress=progress)
         failed = dict(report.failed)
-        clips = [clip for clip in audited.clips if clip.id not in failed]
+        clips = [clip for clip in audited.data.clips if clip.id not in failed]
+        replay = [clip for clip in audited.replay_clips if clip.id not in failed]
+        findings, replay_findings = audited.findings, audited.replay_findings
         if not clips:
             raise DataError(
                 f"no clip has features: {next(iter(failed.values()))}", hint="`ttstrain prepare` names each clip"
             )
-    clips, skipped, fixed, failed = ranks.broadcast(
-        (clips, audited.skipped if audited else {}, audited.fixed if audited else {}, failed)
+    clips, replay, findings, replay_findings, failed = ranks.broadcast(
+        (clips, replay, findings, replay_findings, failed)
     )
     if not ranks.main:
-        report = cache.build(clips)
+        report = cache.build([*clips, *replay])
         if report.failed:
             raise DataError(
                 f"this machine has no features of a clip: {next(iter(report.failed.values()))}",
                 hint="give every machine the same recordings, or one `data.cache_dir` that all can read",
             )
-    split = split_holdout(clips, recipe.data.holdout, recipe.train.seed)
+    split = split_data(clips, replay, recipe.data, seed=recipe.train.seed)
     return Prepared(
         train=split.train,
         held_out=split.held_out,
         task_data=cache.task_data,
         cache=cache,
         workers=worker_count(recipe.data.workers, place=report.place, cores=usable_cores() // ranks.local_size),
-        facts=count_frames(recipe, train=split.train, held_out=split.held_out, skipped=skipped, fixed=fixed),
+        facts=count_frames(recipe, split, findings=findings, replay_findings=replay_findings),
         audited=audited,
+        replay=split.replay,
+        retained=split.retained,
         failed=failed,
     )

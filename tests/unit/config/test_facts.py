@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from ttstrain.config.compose import compose
-from ttstrain.config.facts import count_frames, gather_facts
+from ttstrain.config.facts import Findings, count_frames, gather_facts
 from ttstrain.config.recipe import Recipe
 from ttstrain.config.resolve import parse
 from ttstrain.data.manifest import Clip
+from ttstrain.data.split import DataSplit
 from ttstrain.errors import DataError, RecipeError
 
 
@@ -22,9 +23,8 @@ def clip(name: str, seconds: float) -> Clip:
 
 def test_clips_are_counted_in_the_tasks_frames() -> None:
     clips = [clip("a", 1.0), clip("b", 2.0), clip("c", 2.0), clip("d", 30.0)]
-    facts = count_frames(
-        recipe("data.batch_frames=400"), train=clips, held_out=[clip("e", 1.0)], skipped={"x": 2}, fixed={}
-    )
+    split = DataSplit(train=clips, held_out=[clip("e", 1.0)], replay=[], retained=[])
+    facts = count_frames(recipe("data.batch_frames=400"), split, findings=Findings(skipped={"x": 2}))
     assert facts.frames == (94, 188, 188, 2813)  # 24,000 Hz in hops of 256, and one
     assert facts.overlong == ("d",)
     assert facts.num_clips == 3
@@ -35,7 +35,8 @@ def test_clips_are_counted_in_the_tasks_frames() -> None:
 
 
 def test_no_clip_fits_is_for_the_plan_to_refuse() -> None:
-    facts = count_frames(recipe("data.batch_frames=50"), train=[clip("a", 1.0)], held_out=[], skipped={}, fixed={})
+    split = DataSplit(train=[clip("a", 1.0)], held_out=[], replay=[], retained=[])
+    facts = count_frames(recipe("data.batch_frames=50"), split, findings=Findings())
     assert (facts.num_clips, facts.batches_per_epoch, facts.hours) == (0, 0, 0.0)
 
 
