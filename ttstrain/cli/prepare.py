@@ -46,6 +46,7 @@ def prepare(
     only checked.
     """
     from ttstrain.cli.progress import show_progress
+    from ttstrain.config.facts import review_data
     from ttstrain.data.audit import audit
     from ttstrain.data.readers import read_rows
     from ttstrain.data.summary import summary
@@ -58,6 +59,8 @@ def prepare(
     config = wanted.data if wanted is not None else _data_config(data, overrides or [])
     with show_progress("checking recordings") as progress:
         result = audit(read_rows(str(data), config.format, cache_dir=config.cache_dir), config, progress)
+    if wanted is not None:
+        result = review_data(wanted, result)
     lists = _write_lists(result, out, config.cache_dir)
     texts = _read_texts(front_end, result)
     if not json:
@@ -82,9 +85,10 @@ def prepare(
 
 def _recipe(name: str, data: Path, overrides: list[str]) -> Recipe | None:
     from ttstrain.config.compose import compose, with_flags
+    from ttstrain.config.project import with_project
     from ttstrain.config.resolve import parse
 
-    return parse(with_flags(compose(name, overrides), data=data)) if name else None
+    return parse(with_project(with_flags(compose(name, overrides), data=data))) if name else None
 
 
 def _data_config(data: Path, overrides: list[str]) -> Any:
@@ -219,16 +223,17 @@ def _score(
 
 
 def scoring_lines(scoring: Scoring) -> list[str]:
-    """Show the most suspicious transcripts in 80 columns, or say that the model hears no text yet."""
+    """Show the most suspicious transcripts in 80 columns, and how far to trust their order."""
     from ttstrain.data.readers import printable
 
-    told = f"{len(scoring.scores):,} clips by {scoring.checkpoint}: {len(scoring.suspicious)} suspicious"
-    lines = [f"score     {told}"]
-    if not scoring.told_apart:
-        return [
-            *lines,
-            "          WARNING: to this model a text explains its recording no better than another:",
-            "          the order below is chance. Score with one that was trained for longer.",
+    lines = [
+        f"score     {len(scoring.scores):,} clips by {scoring.checkpoint}: {len(scoring.suspicious)} suspicious",
+        f"          a clip's text scores above another's in its place in {100 * scoring.separation:.0f} % of pairs",
+    ]
+    if not scoring.reliable:
+        lines += [
+            "          WARNING: 50 % is chance. This model hardly hears what is said; score with",
+            "          one that was trained longer or on more, and check the first ones by ear",
         ]
     lines.append(f"          {'z':>6} {'score':>8}  clip and text, the least explained first")
     for entry in scoring.scores[:SHOWN_SCORES]:

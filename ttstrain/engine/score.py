@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from ttstrain.task import Task
 SUSPICIOUS = -3.0  # robust standard deviations from the median
 NORMAL_MAD = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
 FEWEST_CLIPS = 8  # below that a median says nothing
+CHANCE, HEARS = 0.5, 0.8  # of `Scoring.separation`: what a model that hears nothing reaches, and one to rely on
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,12 @@ class Scoring:
     scores: Sequence[ClipScore]
     checkpoint: str  # what scored, for people
     median: float
-    told_apart: bool  # whether the model hears the texts at all
+    separation: float  # share of pairs in which a clip's text scores above another's in its place; see `CHANCE`
+
+    @property
+    def reliable(self) -> bool:
+        """The model hears the texts well enough for its order to mean something."""
+        return self.separation >= HEARS
 
     @property
     def suspicious(self) -> list[ClipScore]:
@@ -74,7 +81,7 @@ class Scoring:
         return {
             "checkpoint": self.checkpoint,
             "median": self.median,
-            "told_apart": self.told_apart,
+            "separation": self.separation,
             "clips": [entry.to_json() for entry in self.scores],
         }
 
@@ -102,33 +109,57 @@ def score(
 ) -> Scoring:
     """Score clips whose features are cached by a checkpoint's average, or its weights where it holds no average.
 
-    Every clip meets the same times and fixed noise, so that scores differ by clip and text alone.
+    Noise and times are fixed, so that scores differ by clip and text alone. Each clip is scored a second time with the
+    text of another clip of like length: how far the two kinds of scores lie apart says what the model is worth here.
+    Raises DataError when there are too few clips to tell what is unusual.
     """
     if len(clips) < FEWEST_CLIPS:
         raise DataError(f"{len(clips)} clips are too few to tell what is unusual", hint=f"give {FEWEST_CLIPS} or more")
     device = choose_device(recipe.train.device)
     precision = Precision(choose(recipe.train.precision, device), device)
     task = _load(recipe, opened).to(device)
-    values: dict[str, float] = {}
+    batches = in_order(
+        [cache.task_data.length(clip) for clip in clips],
+        budget=recipe.data.batch_frames,
+        max_clips=recipe.data.max_clips,
+    )
+    partners = exchanged(clips, order=[i for batch in batches for i in batch])
+    own: dict[str, float] = {}
+    foreign: dict[str, float] = {}
     generator = torch.Generator()
-    lengths = [cache.task_data.length(clip) for clip in clips]
     with evaluating(task):
-        for number, indices in enumerate(
-            in_order(lengths, budget=recipe.data.batch_frames, max_clips=recipe.data.max_clips)
-        ):
-            examples = [cache.task_data.example(clips[i], cache.get(clips[i])) for i in indices]
-            batch: Any = cache.task_data.collate(examples)
-            generator.manual_seed(EVALUATION_SEED + number)
-            with precision.autocast():
-                scored: Tensor = task.score(batch.to(device), generator)
-            values |= zip(batch.ids, scored.double().tolist(), strict=True)
+        for number, indices in enumerate(batches):
+            for values, texts in ((own, clips), (foreign, partners)):
+                said = [replace(clips[i], text=texts[i].text) for i in indices]
+                examples = [
+                    cache.task_data.example(clip, cache.get(clips[i])) for clip, i in zip(said, indices, strict=True)
+                ]
+                batch: Any = cache.task_data.collate(examples)
+                generator.manual_seed(EVALUATION_SEED + number)
+                with precision.autocast():
+                    scored: Tensor = task.score(batch.to(device), generator)
+                values.update(zip(batch.ids, scored.double().tolist(), strict=True))
             if progress is not None:
-                progress(len(values), len(clips))
-    return rank(clips, values, checkpoint=_describe(opened))
+                progress(len(own), len(clips))
+    return rank(clips, own, foreign, checkpoint=_describe(opened))
 
 
-def rank(clips: Sequence[Clip], values: dict[str, float], *, checkpoint: str) -> Scoring:
-    """Order clips by their scores and measure each in robust standard deviations from the median."""
+def exchanged(clips: Sequence[Clip], *, order: Sequence[int]) -> list[Clip]:
+    """Give every clip the next one in `order` that says something else; itself where none does."""
+    partners = list(clips)
+    for place, i in enumerate(order):
+        others = (clips[j] for j in (*order[place + 1 :], *order[:place]))
+        partners[i] = next((other for other in others if other.text != clips[i].text), clips[i])
+    return partners
+
+
+def rank(
+    clips: Sequence[Clip], values: Mapping[str, float], foreign: Mapping[str, float], *, checkpoint: str
+) -> Scoring:
+    """Order clips by their scores and measure each in robust standard deviations from the median.
+
+    `foreign` are the scores with other clips' texts.
+    """
     median = statistics.median(values.values())
     spread = NORMAL_MAD * statistics.median(abs(value - median) for value in values.values())
     scores = [
@@ -138,8 +169,15 @@ def rank(clips: Sequence[Clip], values: dict[str, float], *, checkpoint: str) ->
         scores=sorted(scores, key=lambda entry: (entry.score, entry.clip.id)),
         checkpoint=checkpoint,
         median=median,
-        told_apart=spread > 0 and median > 0,
+        separation=_separation(list(values.values()), list(foreign.values())),
     )
+
+
+def _separation(own: Sequence[float], foreign: Sequence[float]) -> float:
+    """Return the area under the ROC curve; equal scores count half."""
+    ordered = sorted(foreign)
+    below = sum((bisect_left(ordered, value) + bisect_right(ordered, value)) / 2 for value in own)
+    return below / (len(own) * len(ordered))
 
 
 def write_scores(scoring: Scoring, path: Path) -> None:
