@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from ttstrain import families
 from ttstrain.config.plan import DataFacts, ReplayFacts
 from ttstrain.config.recipe import DataConfig, Recipe
-from ttstrain.errors import RecipeError
+from ttstrain.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from ttstrain.data.audit import AuditResult
     from ttstrain.data.manifest import Clip
+    from ttstrain.data.review import Remark
     from ttstrain.data.split import DataSplit
     from ttstrain.data.texts import FrontEnd, TextReport
 
@@ -35,7 +36,7 @@ class Audited:
 
     @property
     def findings(self) -> Findings:
-        return Findings(self.data.skipped, self.data.fixed)
+        return Findings(self.data.skipped, self.data.fixed, self.data.remarks)
 
     @property
     def replay_findings(self) -> Findings:
@@ -48,6 +49,7 @@ class Findings:
 
     skipped: Mapping[str, int] = field(default_factory=dict)
     fixed: Mapping[str, int] = field(default_factory=dict)
+    remarks: tuple[Remark, ...] = ()  # of the family
 
 
 def gather_facts(recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> DataFacts:
@@ -70,13 +72,28 @@ def audit_data(recipe: Recipe, progress: Callable[[int, int], None] | None = Non
         raise RecipeError(
             "the recipe names no data", hint="give a folder of recordings or its table with `--data PATH`"
         )
-    found = _audit(data, progress)
+    found = review_data(recipe, _audit(data, progress))
     if data.replay is None:
         return Audited(found)
     named = {"path": data.replay.path, "format": data.replay.format, "language": data.replay.language}
-    replay = _audit(data.model_copy(update=named), progress)
+    replay = review_data(recipe, _audit(data.model_copy(update=named), progress))
     clips = [replace(clip, id=f"replay/{clip.id}") for clip in replay.clips]
     return Audited(found, replay=replace(replay, clips=clips))
+
+
+def review_data(recipe: Recipe, result: AuditResult) -> AuditResult:
+    """Add what the recipe's family finds in audited clips. Raises DataError when it leaves none."""
+    from ttstrain.data.review import reviewed
+
+    config = families.find_task(recipe.task).config.model_validate(recipe.model)
+    found = reviewed(result, config.review(result.clips))
+    if not found.clips:
+        last = found.quarantine[-1]
+        raise DataError(
+            f"none of the {len(result.clips)} clips that passed the audit suits the model: {last.reason}",
+            hint=f"`{last.row.id}`: {last.why}",
+        )
+    return found
 
 
 def _audit(data: DataConfig, progress: Callable[[int, int], None] | None) -> AuditResult:
@@ -132,6 +149,7 @@ def count_frames(
         num_holdout=len(split.held_out),
         skipped=dict(findings.skipped),
         fixed=dict(findings.fixed),
+        remarks=findings.remarks,
         frames=frames,
         batches_per_epoch=len(batches),
         padding_share=padding_share(every, batches, packed=config.packed),

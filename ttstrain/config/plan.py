@@ -8,6 +8,7 @@ from typing import Any
 
 from ttstrain.config.parameters import ParameterCounts
 from ttstrain.config.recipe import Recipe, Schedule
+from ttstrain.data.review import Remark
 from ttstrain.data.texts import TextReport
 
 
@@ -39,6 +40,7 @@ class DataFacts:
     batches_per_epoch: int  # micro-batches, over all processes
     padding_share: float
     overlong: tuple[str, ...] = ()  # ids of the clips that no micro-batch can hold
+    remarks: tuple[Remark, ...] = ()  # of the family
     replay: ReplayFacts | None = None
     texts: TextReport | None = None  # of all clips; None where the family has no front end to tell of
 

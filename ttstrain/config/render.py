@@ -119,6 +119,8 @@ def _data_lines(plan: Plan) -> list[str]:
             lines += _wrap("", f"{name}: " + ", ".join(f"{count} {reason}" for reason, count in reasons.items()))
     if facts.replay is not None:
         lines += _wrap("", _replay(plan.recipe.data.replay, facts.replay))
+    for remark in facts.remarks:
+        lines += _wrap("", f"{remark.label}: {remark.text}")
     return lines + _wrap(
         "",
         f"{lengths[0]:,} to {lengths[-1]:,} frames a clip, median {lengths[len(lengths) // 2]:,} · "

@@ -23,6 +23,7 @@ from ttstrain.data.location import cache_root, usable_cores
 from ttstrain.data.manifest import Clip, json_line, total_hours
 from ttstrain.data.measure import RULES, Measured, leads_outside, measure
 from ttstrain.data.readers.locate import is_audio_name
+from ttstrain.data.review import Remark
 from ttstrain.data.readers.rows import Format, Row, RowTable, TableError, Verdict, printable
 from ttstrain.data.transcript import CleanText, clean, main_script, skeleton, spoken_seconds
 
@@ -45,6 +46,7 @@ class AuditResult:
     clips: list[Clip]
     verdicts: list[Verdict]
     orphans: list[Path]  # recordings beside the used ones that no row names
+    remarks: tuple[Remark, ...] = ()  # of the family whose recipe the data are for
 
     @property
     def quarantine(self) -> list[Verdict]:

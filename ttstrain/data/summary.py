@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ttstrain.data.audit import AuditResult
 
 WIDTH = 80
+LABEL = 10  # columns of the labels at the left
 MOST_REASONS = 8  # of each kind, so that it all fits one screen
 SECTIONS: tuple[tuple[Action, str, int], ...] = (
     ("skip", "left out", 2),
@@ -36,6 +37,8 @@ def summary(result: AuditResult) -> str:
             *_wrapped(f"speakers  {_tally(Counter(clip.speaker or 'unnamed' for clip in result.clips))}"),
             *_wrapped(f"language  {_tally(Counter(clip.language or 'unnamed' for clip in result.clips))}"),
         ]
+    for remark in result.remarks:
+        lines += _wrapped(f"{remark.label:<{LABEL}}{remark.text}")
     for action, title, examples in SECTIONS:
         lines += _section(result, action, title, examples)
     return "\n".join(lines)

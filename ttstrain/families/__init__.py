@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ttstrain.config.recipe import Section
+from ttstrain.data.review import Review
 from ttstrain.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -57,6 +58,10 @@ class ModelConfig(Section):
     def length(self, clip: Clip) -> int:
         """Return the clip's length in frames, known from its duration without decoding; as `TaskData.length`."""
         raise NotImplementedError
+
+    def review(self, clips: Sequence[Clip]) -> Review:
+        """Return what the family has to say about audited clips; those it leaves out are not computed."""
+        return Review()
 
     def front_end(self) -> FrontEnd | None:
         """Return what turns texts into tokens; None where the family has nothing to tell of it."""

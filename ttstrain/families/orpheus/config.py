@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from ttstrain.config.recipe import Count, Section
+from ttstrain.data.review import Review
 from ttstrain.families import ModelConfig
 from ttstrain.families.orpheus.data_config import RowsConfig
 from ttstrain.families.orpheus.ids import PUBLISHED, TokenIds
 from ttstrain.families.orpheus.layout import row_length
+from ttstrain.families.orpheus.lint import review
 
 if TYPE_CHECKING:
     from ttstrain.data.manifest import Clip
@@ -101,6 +103,10 @@ class OrpheusConfig(ModelConfig):
     def length(self, clip: Clip) -> int:
         """Count the tokens of a clip's row, before repeated frames are left out."""
         return row_length(clip, self.rows)
+
+    def review(self, clips: Sequence[Clip]) -> Review:
+        """Look at lengths, tags, voices and control tokens of the rows to be."""
+        return review(clips, self.rows)
 
     def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Map every parameter's name in the task to its shape; a tied matrix is one, under the embedding's name."""
