@@ -29,11 +29,13 @@ def finetune(
     A run starts from `base` weights with a fresh optimizer and counter. To go on with a run, use `ttstrain resume`.
     """
     from ttstrain.config.compose import compose, with_flags
+    from ttstrain.config.project import with_project
     from ttstrain.config.resolve import parse
     from ttstrain.engine.launch import first_speaks, launch
 
     with first_speaks():
         composed = with_flags(compose(recipe, overrides or []), data=data, base=base, run_dir=run_dir)
+        composed = with_project(composed)
         parse(composed)  # refuse a bad recipe before any process is started
     if dry_run:
         from ttstrain.cli.plan import show_plan

@@ -34,10 +34,12 @@ def plan(
     `KEY=VALUE` overrides a key, such as `optim.lr=2e-5`. Nothing is trained; the data are checked.
     """
     from ttstrain.config.compose import compose, with_flags
+    from ttstrain.config.project import with_project
 
     if json and yaml:
         raise typer.BadParameter("give `--json` or `--yaml`, not both")
     composed = with_flags(compose(recipe, overrides or []), data=data, base=base, run_dir=run_dir)
+    composed = with_project(composed)
     made = make_plan(composed, world_size=nproc)
     if json:
         print_json(made)

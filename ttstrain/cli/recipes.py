@@ -41,6 +41,26 @@ def show(name: Annotated[str, typer.Argument(help="A recipe's name.")]) -> None:
     print(find_recipe(name).read_text(encoding="utf-8"), end="")
 
 
+@recipes.command("migrate")
+def migrate(
+    project: Annotated[Path, typer.Argument(metavar="PROJECT", help="An upstream project's folder of checkpoints.")],
+    to: Annotated[Path | None, typer.Option("-o", "--out", help="File to write; printed if not given.")] = None,
+) -> None:
+    """Make a recipe of an upstream project's settings, and say what was changed and why."""
+    from ttstrain.config.project import write_recipe
+
+    if not project.is_dir():
+        raise RecipeError(f"`{project}` is no folder", hint="such as `ckpts/my_voice`, which holds setting.json")
+    text = write_recipe(project.absolute())
+    if text is None:
+        raise RecipeError(f"`{project}` holds no settings that ttstrain knows", hint="F5-TTS's web tool: setting.json")
+    if to is None:
+        print(text, end="")
+        return
+    _write_new(to, text)
+    print(to)
+
+
 @recipes.command("copy")
 def copy(
     name: Annotated[str, typer.Argument(help="A recipe's name.")],
@@ -56,11 +76,15 @@ def copy(
     schema = Path(os.path.relpath(schema_path(), target.parent)).as_posix()
     lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
     lines = [f"{SCHEMA_LINE}{schema}\n" if line.startswith(SCHEMA_LINE) else line for line in lines]
+    _write_new(target, "".join(lines))
+    print(target)
+
+
+def _write_new(target: Path, text: str) -> None:
     try:
         with target.open("x", encoding="utf-8") as file:
-            file.writelines(lines)
+            file.write(text)
     except FileExistsError as error:
         raise RecipeError(f"`{target}` exists already", hint="name another file") from error
     except OSError as error:
         raise RecipeError(f"cannot write `{target}`: {error.strerror}") from error
-    print(target)

@@ -13,7 +13,7 @@ from ttstrain.cli.progress import show_progress
 def resume(
     run: Annotated[
         Path,
-        typer.Argument(metavar="RUN", help="A run's folder, one of its checkpoints, or an upstream training file."),
+        typer.Argument(metavar="RUN", help="A run's folder, a checkpoint, an upstream training file or project."),
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Other values for keys of the recipe.")
@@ -23,6 +23,7 @@ def resume(
     reset_optimizer: Annotated[bool, typer.Option("--reset-optimizer", help="Drop the optimizer's moments.")] = False,
     checkpoint: Annotated[Path | None, typer.Option("--from", help="Checkpoint to go on from.")] = None,
     recipe: Annotated[str | None, typer.Option(help="Recipe for an upstream training file.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Recordings to go on with, for an upstream training file.")] = None,
     nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine, one per GPU.")] = 1,
 ) -> None:
     """Go on with RUN exactly where its last checkpoint left it.
@@ -37,6 +38,7 @@ def resume(
         arguments = ["resume", str(run), *(overrides or []), *(name for name, given in flags if given)]
         arguments += ["--from", str(checkpoint)] if checkpoint is not None else []
         arguments += ["--recipe", recipe] if recipe is not None else []
+        arguments += ["--data", str(data)] if data is not None else []
         raise typer.Exit(launch(arguments, nproc=nproc))
 
     from ttstrain.engine.start import resume as resume_run
@@ -48,5 +50,6 @@ def resume(
         reset_optimizer=reset_optimizer,
         checkpoint=checkpoint,
         recipe=recipe,
+        data=data,
         show=show_progress,
     )

@@ -95,6 +95,18 @@ def with_flags(
     return Composed(layers.values, layers.origins, layers.places, composed.source)
 
 
+def with_defaults(composed: Composed, values: Mapping[str, Any], *, origin: str) -> Composed:
+    """Set dotted keys that neither the recipe nor the command line sets, in the place of configs and defaults."""
+    wanted = {key: value for key, value in values.items() if composed.origins.get(key) not in (RECIPE, COMMAND_LINE)}
+    layers = _Layers(copy.deepcopy(composed.values), dict(composed.origins), dict(composed.places))
+    for key, value in wanted.items():
+        layer: Any = value
+        for part in reversed(key.split(".")):
+            layer = {part: layer}
+        layers.merge(layer, origin, {key: origin})
+    return Composed(layers.values, layers.origins, layers.places, composed.source)
+
+
 def compose_run(run_dir: Path, overrides: Sequence[str] = (), *, origins: Mapping[str, str]) -> Composed:
     """Read a run's resolved recipe again, for `resume`.
 

@@ -175,6 +175,7 @@ def _clip(row: Row, text: str, sound: Measured, config: DataConfig) -> Clip:
         source=row.source,
         treatment=sound.treatment,
         digest=sound.digest,
+        tokens=row.tokens,
     )
 
 

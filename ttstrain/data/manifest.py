@@ -38,6 +38,7 @@ class Clip:
     treatment: Treatment = field(default_factory=Treatment)
     notes: tuple[str, ...] = ()  # what was repaired or looked odd
     digest: str = ""  # SHA-256 of the file, hex
+    tokens: tuple[str, ...] = ()  # what an upstream front end made of the text, where only that is known
 
     @property
     def num_samples(self) -> int:
@@ -80,7 +81,8 @@ def json_line(values: dict[str, Any]) -> str:
 
 def _clip(values: dict[str, Any]) -> Clip:
     treatment = Treatment(**values.pop("treatment"))
-    return Clip(**{**values, "path": Path(values["path"]), "notes": tuple(values["notes"]), "treatment": treatment})
+    lists = {name: tuple(values.get(name, ())) for name in ("notes", "tokens")}
+    return Clip(**{**values, **lists, "path": Path(values["path"]), "treatment": treatment})
 
 
 def total_hours(clips: Sequence[Clip]) -> float:

@@ -19,7 +19,8 @@ from ttstrain.errors import RecipeError
 
 if TYPE_CHECKING:
     from ttstrain.checkpoint.export import Exporter
-    from ttstrain.checkpoint.upstream import UpstreamFormat
+    from ttstrain.checkpoint.upstream import OpenedCheckpoint, UpstreamFormat
+    from ttstrain.config.project import ProjectFormat
     from ttstrain.data.manifest import Clip
     from ttstrain.data.texts import FrontEnd
     from ttstrain.task import Task, TaskData
@@ -69,6 +70,16 @@ class ModelConfig(Section):
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """One way to understand a checkpoint's tensors: settings that fit their shapes, and change what they mean."""
+
+    name: str
+    model: Mapping[str, Any]  # a `model:` section, for the task's config
+    settings: Mapping[str, Any]  # its keys in which readings differ
+    stated: bool  # whether the checkpoint, or what lies beside it, says so itself
+
+
+@dataclass(frozen=True, slots=True)
 class TaskSpec:
     """One thing that can be trained, and where its parts live."""
 
@@ -76,6 +87,7 @@ class TaskSpec:
     config: type[ModelConfig]  # validates the recipe's `model:` section
     task_class: str  # "module:Class", built as Class(config)
     data_class: str  # "module:Class", built as Class(config)
+    readings: str = ""  # "module:function" (opened, vocab=...) -> Readings; none: shapes tell all
     export_class: str = ""  # "module:Class" of its Exporter, built as Class(); none: cannot be exported
 
     def load_task(self) -> type[Task]:
@@ -85,6 +97,13 @@ class TaskSpec:
     def load_data(self) -> type[TaskData]:
         data: type[TaskData] = _load_reference(self.data_class)
         return data
+
+    def list_readings(self, opened: OpenedCheckpoint, *, vocab: str | None) -> Sequence[Reading]:
+        """List the ways to understand a checkpoint; none where the task offers no choice."""
+        if not self.readings:
+            return []
+        found: Sequence[Reading] = _load_reference(self.readings)(opened, vocab=vocab)
+        return found
 
     def load_exporter(self) -> Exporter | None:
         exporter: Exporter | None = _load_reference(self.export_class)() if self.export_class else None
@@ -98,9 +117,14 @@ class Family:
     name: str
     tasks: Sequence[TaskSpec]
     formats: Sequence[str] = field(default_factory=tuple)  # "module:Class" of its UpstreamFormats
+    project: str = ""  # "module:Class" of its ProjectFormat, whose module imports no torch
 
     def load_formats(self) -> Sequence[UpstreamFormat]:
         return [_load_reference(reference)() for reference in self.formats]
+
+    def load_project(self) -> ProjectFormat | None:
+        project: ProjectFormat | None = _load_reference(self.project)() if self.project else None
+        return project
 
 
 def names() -> list[str]:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from ttstrain.errors import DataError
 
-Format = Literal["ljspeech", "f5_csv", "gpt_sovits_list", "jsonl", "audiofolder", "parquet", "wav_txt"]
+Format = Literal["ljspeech", "f5_csv", "gpt_sovits_list", "jsonl", "audiofolder", "parquet", "wav_txt", "f5_project"]
 Action = Literal["accept", "fix", "skip", "refuse"]
 
 LABELS: dict[Format, str] = {
@@ -19,6 +19,7 @@ LABELS: dict[Format, str] = {
     "audiofolder": "Hugging Face audio folder (file_name, ...)",
     "parquet": "Parquet with the audio inside",
     "wav_txt": "recordings with a text file beside each",
+    "f5_project": "project of F5-TTS, raw.arrow",
 }
 
 
@@ -32,6 +33,7 @@ class Row:
     speaker: str = ""
     language: str = ""
     source: str  # "metadata.csv:12"
+    tokens: tuple[str, ...] = ()  # what a front end made of the text, where only that is known
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,10 @@ FAMILY = Family(
             config=FlowConfig,
             task_class="ttstrain.families.flow.task:FlowTask",
             data_class="ttstrain.families.flow.data:FlowData",
+            readings="ttstrain.families.flow.readings:readings",
             export_class="ttstrain.families.flow.export:FlowExporter",
         )
     ],
     formats=["ttstrain.families.flow.upstream:F5Format"],
+    project="ttstrain.families.flow.project:F5Project",
 )

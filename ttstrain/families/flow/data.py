@@ -78,8 +78,11 @@ class FlowData:
         return self.config.length(clip)
 
     def example(self, clip: Clip, features: Mapping[str, Tensor]) -> FlowExample:
-        """Tokenize the clip's text."""
-        text = encode(clip.text, self.vocab, kind=self.config.tokenizer)
+        """Tokenize the clip's text, or take the tokens that upstream made of it where only those are left."""
+        if clip.tokens:
+            text = self.vocab.encode(clip.tokens)
+        else:
+            text = encode(clip.text, self.vocab, kind=self.config.tokenizer)
         return FlowExample(id=clip.id, mel=features["mel"], text=torch.tensor(text, dtype=torch.long))
 
     def collate(self, examples: Sequence[FlowExample]) -> FlowBatch:
