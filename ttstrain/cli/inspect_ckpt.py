@@ -27,13 +27,32 @@ def inspect_ckpt(
     tensors: Annotated[
         str | None, typer.Option(metavar="GLOB", help="List tensors by name, with their numbers, such as `*.bias`.")
     ] = None,
+    probe: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Judge it on a few recordings under every reading that its shapes allow."),
+    ] = None,
+    vocab: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="For `--probe`: the checkpoint's vocabulary, if not beside it.")
+    ] = None,
 ) -> None:
-    """Tell what PATH is: model, step, LR of each group, average, damage. Nothing in it is executed."""
+    """Tell what PATH is: model, step, LR of each group, average, damage. Nothing in it is executed.
+
+    Some nets look alike and differ in how their tensors are meant; `--probe DATA` tells them apart by their losses.
+    """
     import torch
     from rich.console import Console
 
     from ttstrain.checkpoint.inspect import diff, inspect, list_tensors
 
+    if vocab is not None and probe is None:
+        raise typer.BadParameter("`--vocab` is for `--probe`")
+    if probe is not None and (other is not None or tensors is not None):
+        raise typer.BadParameter("`--probe` takes one checkpoint and no `--tensors`")
+    if probe is not None:
+        from ttstrain.cli.probe import run_probe
+
+        run_probe(path, probe, vocab=vocab, json=json)
+        return
     torch.set_num_threads(1)  # the disk is the limit, and threads that wait for it burn what others could use
     if other is not None and tensors is not None:
         raise typer.BadParameter("give a second checkpoint or `--tensors`, not both")

@@ -4,7 +4,7 @@ A token that both vocabs hold keeps its row, bit for bit. A new one starts from 
 alike (`Ş` from `S`, `が` from `か`, `lue4` from `lue`), else from the mean of its script, else of all. Every new row
 has the length of the rows it comes from, and a little noise of its own, so that no two are alike.
 
-Legend: r rows (the filler and one per token), t width.
+Legend: r rows, of which row 0 is the filler and row k + 1 token k; t width.
 """
 
 from __future__ import annotations
@@ -22,16 +22,13 @@ from ttstrain.checkpoint.tensorfile import StoredTensor
 from ttstrain.checkpoint.upstream import OpenedCheckpoint
 from ttstrain.errors import CheckpointError
 from ttstrain.families.flow.alike import Kind, Origins
+from ttstrain.families.flow.readings import EMILIA, TABLE
 from ttstrain.families.flow.vocab import PACKAGED, Vocab, load_vocab
 from ttstrain.task import Fitted
 
-TABLE = "transformer.text_embed.text_embed.weight"  # (r, t); row 0 is the filler, row k + 1 token k
-EMILIA = "package:emilia"
 # Length of a new row's own noise, as a share of the row's. A mean says little, and what tells rows apart is the noise.
 _NOISE: Mapping[Kind, float] = {"similar": 0.05, "script": 0.3, "mean": 0.3}
 _SHOWN = 6  # new tokens named in a note
-
-assert EMILIA in PACKAGED
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from ttstrain.checkpoint.tensorfile import StoredTensor
 from ttstrain.checkpoint.upstream import Kind, Label, OpenedCheckpoint, OptimizerGroup
 from ttstrain.errors import CheckpointError
 from ttstrain.families.flow import project
+from ttstrain.families.flow.readings import VERSIONS
 
 METADATA_KEY = "ttstrain"  # of safetensors metadata: JSON with `task` and `model`, as our export writes it
 
@@ -75,8 +76,7 @@ class Preset:
     mel: str = "vocos"
 
 
-_V1 = {"text_mask_padding": True, "pe_attn_head": None}
-_V0 = {"text_mask_padding": False, "pe_attn_head": 1}
+_V1, _V0 = VERSIONS["v1"], VERSIONS["v0"]
 _FLAGS = (*_V1, "mel")  # what shapes do not tell
 _DIT_BASE = {"backbone": "dit", "dim": 1024, "depth": 22, "heads": 16, "ff_mult": 2, "text_dim": 512, "conv_layers": 4}
 _DIT_SMALL = {**_DIT_BASE, "dim": 768, "depth": 18, "heads": 12}

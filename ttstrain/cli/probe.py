@@ -1,0 +1,68 @@
+"""`ttstrain inspect-ckpt --probe`: how a checkpoint's tensors are meant, told by what they do to speech."""
+
+from __future__ import annotations
+
+import sys
+from json import dumps
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ttstrain.cli.progress import show_progress
+
+if TYPE_CHECKING:
+    from ttstrain.engine.probe import Probe
+
+
+def run_probe(path: Path, data: str, *, vocab: Path | None, json: bool) -> None:
+    """Probe a checkpoint and print the result, for people or for scripts."""
+    from ttstrain.engine.probe import probe
+
+    found = probe(str(path), data, vocab=None if vocab is None else str(vocab), show=show_progress)
+    if json:
+        print(dumps(found.to_json(), indent=1, ensure_ascii=False, allow_nan=False))
+    else:
+        print("\n".join(lines(found)))
+    sys.stdout.flush()
+
+
+def lines(found: Probe) -> list[str]:
+    """Lay out the table and the verdict."""
+    width = max(len(reading.name) for reading in found.readings)
+    clips = len(found.best.clips)
+    rows = [
+        f"{reading.name:<{width}}  {reading.loss:7.4f}  {_factor(reading.loss / found.best.loss)}"
+        f"{'  what it says of itself' if reading.stated else ''}".rstrip()
+        for reading in found.readings
+    ]
+    return [
+        f"{found.path}: {found.model}",
+        f"loss on {clips} clips, the same noise and times for every reading",
+        *rows,
+        f"{'untrained':<{width}}  {found.untrained:7.4f}",
+        "",
+        *_verdict(found),
+    ]
+
+
+def _factor(ratio: float) -> str:
+    return "     best" if ratio == 1 else f"{ratio - 1:+9.1%}"
+
+
+def _verdict(found: Probe) -> list[str]:
+    clips = len(found.best.clips)
+    margin = f"{found.margin:.1%} ahead of `{found.readings[1].name}` per clip, on {found.ahead} of {clips} clips"
+    if not found.learned:
+        return [
+            "verdict: none. The net does hardly better than an untrained one on these recordings:",
+            "it has learned too little, or another language; try recordings like those it knows.",
+        ]
+    if not found.decided:
+        return [f"verdict: none. The best is {margin},", f"{found.errors:.1f} standard errors: that may be chance."]
+    settings = ", ".join(f"{key}: {dumps(value)}" for key, value in found.best.settings.items())
+    said = ["WARNING: it says another thing of itself. Believe its behaviour."] if found.contradicted else []
+    return [
+        f"verdict: {found.best.name}",
+        f"{margin}, {found.errors:.1f} standard errors",
+        f"in a recipe: model: {{{settings}}}",
+        *said,
+    ]

@@ -1,0 +1,67 @@
+"""The settings under which a checkpoint's tensors could be meant. Imports no torch.
+
+v0 and v1 nets have the same names and shapes, and so have nets of the two mels: only what they do to speech tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ttstrain.errors import CheckpointError
+from ttstrain.families import Reading
+from ttstrain.families.flow.vocab import load_vocab
+
+if TYPE_CHECKING:
+    from ttstrain.checkpoint.upstream import OpenedCheckpoint
+
+TABLE = "transformer.text_embed.text_embed.weight"
+EMILIA = "package:emilia"
+VERSIONS: Mapping[str, Mapping[str, Any]] = {
+    "v1": {"text_mask_padding": True, "pe_attn_head": None},
+    "v0": {"text_mask_padding": False, "pe_attn_head": 1},
+}
+_MELS = ("vocos", "bigvgan")
+
+
+def readings(opened: OpenedCheckpoint, *, vocab: str | None) -> list[Reading]:
+    """List v0 and v1 flags with either mel, and what the checkpoint says of itself where that is none of them.
+
+    Raises CheckpointError when nothing tells the checkpoint's vocab.
+    """
+    known = {**opened.config, **opened.section}
+    if vocab is not None or "vocab" not in known:
+        known |= _front_end(opened, vocab)
+    flags = ("text_mask_padding", "pe_attn_head", "mel")
+    stated = {key: known[key] for key in flags if key in known}
+    found = [
+        _reading(f"{version}, {mel}", {**settings, "mel": mel}, known=known, stated=stated)
+        for version, settings in VERSIONS.items()
+        if settings["text_mask_padding"] or not known.get("text_embedding_average_upsampling")
+        for mel in _MELS
+    ]
+    if len(stated) == len(flags) and not any(reading.stated for reading in found):
+        found.append(_reading("its own flags", stated, known=known, stated=stated))
+    return found
+
+
+def _reading(name: str, settings: Mapping[str, Any], *, known: Mapping[str, Any], stated: Mapping[str, Any]) -> Reading:
+    return Reading(name, model={**known, **settings}, settings=settings, stated=settings == stated)
+
+
+def _front_end(opened: OpenedCheckpoint, named: str | None) -> dict[str, str]:
+    """Find the vocab by what is said, by what lies beside, or by its size."""
+    num_tokens = opened.weights[TABLE].shape[0] - 1
+    beside = None if opened.vocab is None else str(opened.vocab)
+    for source in (named, beside, EMILIA):
+        if source is None:
+            continue
+        tokens = load_vocab(source, space_first=False).tokens
+        if len(tokens) == num_tokens:
+            return {"vocab": source, "tokenizer": "pinyin" if tokens[0] == " " else "custom"}
+        if source == named:
+            raise CheckpointError(f"`{named}` has {len(tokens):,} tokens, `{opened.path}` rows for {num_tokens:,}")
+    raise CheckpointError(
+        f"`{opened.path}` has rows for {num_tokens:,} tokens, and its vocabulary does not lie beside it",
+        hint="name it: `--vocab vocab.txt`",
+    )
