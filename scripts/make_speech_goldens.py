@@ -95,7 +95,6 @@ def main(target: Path) -> None:
                 "samples": len(out),
                 "text": text,
                 "sum": float((out**2).sum()),
-                "start": list(out[:400:40]),
             }
         spoken = []
         made, _ = utils_infer.preprocess_ref_audio_text(str(Path(folder, "quiet.wav")), "x", show_info=lambda _: None)

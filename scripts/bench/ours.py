@@ -27,6 +27,7 @@ from ttstrain.engine.build import choose_device
 from ttstrain.engine.distributed import Ranks
 from ttstrain.engine.guard import Guard
 from ttstrain.engine.precision import Precision, choose
+from ttstrain.engine.previews import Previews
 from ttstrain.engine.rng import Rng
 from ttstrain.engine.run import Run
 from ttstrain.engine.snapshot import MemorySnapshots
@@ -249,7 +250,7 @@ def main() -> None:
         stopwatch.watch_block(run.optimizers, "measure_update", part="logging: measure")
         stopwatch.watch(loop, "_log", part="logging: write")
         try:
-            loop.train(run, loop.HeldOut(batches=[], previews=[]), snapshots)
+            loop.train(run, loop.HeldOut(batches=[], previews=Previews()), snapshots)
         except Finished:
             run.trackers.finish("done")
 

@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import contextmanager
 
-import soundfile
 import torch
 from torch import Tensor, nn
 
 from ttstrain.engine.run import Run
-from ttstrain.modules.mel_distance import mel_distance
-from ttstrain.task import Batch, Mean, Prompt, Sample
+from ttstrain.task import Batch, Mean
 
 EVALUATION_SEED = 20_240_229  # any constant: the same noise at every evaluation of every run
-
-
-@dataclass(frozen=True, slots=True)
-class Preview:
-    """One utterance to speak at every sampling step, and the recording it is compared with."""
-
-    name: str
-    prompt: Prompt
-    recorded: Tensor | None = None  # (n, n_mels) log-mel of a held-out recording of the same text
 
 
 @contextmanager
@@ -40,20 +27,25 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-def evaluate(run: Run, batches: Sequence[Batch]) -> dict[str, float]:
+def evaluate(run: Run, batches: Sequence[Batch], retained: Sequence[Batch] = ()) -> dict[str, float]:
     """Return `eval/loss/<name>` of the weights and `eval/ema_loss/<name>` of their average.
 
-    Ranks share the batches. Training's random numbers are left as they were.
+    Of `retained`, batches of what must not be forgotten, `eval/retention/<name>` and `eval/ema_retention/<name>`. Ranks
+    share the batches. Training's random numbers are left as they were.
     """
     values = {f"eval/loss/{name}": loss for name, loss in _losses(run, batches).items()}
+    values |= {f"eval/retention/{name}": loss for name, loss in _losses(run, retained).items()}
     if run.ema is not None:
         with run.ema.swapped_in(run.task.exported()):
             values |= {f"eval/ema_loss/{name}": loss for name, loss in _losses(run, batches).items()}
+            values |= {f"eval/ema_retention/{name}": loss for name, loss in _losses(run, retained).items()}
         values["ema/distance"] = float(run.ema.distance(run.task.exported()))
     return values
 
 
 def _losses(run: Run, batches: Sequence[Batch]) -> dict[str, float]:
+    if not batches:
+        return {}
     generator = torch.Generator()
     sums: dict[str, Tensor] = {}
     counts: dict[str, Tensor] = {}
@@ -80,35 +72,3 @@ def _mean(run: Run, sums: Mapping[str, Tensor], counts: Mapping[str, Tensor]) ->
     values = run.ranks.sum(stacked).tolist()
     pairs = zip(names, values[: len(names)], values[len(names) :], strict=True)
     return {name: total / count for name, total, count in pairs if count}
-
-
-def speak(run: Run, previews: Sequence[Preview], *, weights: str = "online") -> dict[str, float]:
-    """Write `samples/step-*/<name>.wav`, show each to the trackers, and return their mel distances.
-
-    `weights` is `online` or `ema`. Only the main rank speaks. The distance of a preview is logged as
-    `sample/mel_distance/<name>`, their mean as `sample/mel_distance/mean`.
-    """
-    if not run.ranks.main or not previews:
-        return {}
-    folder = run.folder / "samples" / f"step-{run.progress.step:08d}"
-    folder.mkdir(parents=True, exist_ok=True)
-    averaged = run.ema is not None and weights == "ema"
-    swap = run.ema.swapped_in(run.task.exported()) if run.ema is not None and averaged else nullcontext()
-    distances: dict[str, float] = {}
-    with run.rng.preserved(), run.optimizers.evaluating(), swap, evaluating(run.task):
-        for preview in previews:
-            spoken = run.task.sample(preview.prompt)
-            path = _write(spoken, folder / f"{preview.name}.wav")
-            run.trackers.sample(run.progress.step, preview.name, spoken, preview.prompt.text, path)
-            if preview.recorded is not None and spoken.mel is not None:
-                distances[preview.name] = mel_distance(spoken.mel.float().cpu(), preview.recorded.float().cpu())
-    if not distances:
-        return {}
-    values = {f"sample/mel_distance/{name}": value for name, value in distances.items()}
-    values["sample/mel_distance/mean"] = sum(distances.values()) / len(distances)
-    return values
-
-
-def _write(sample: Sample, path: Path) -> Path:
-    soundfile.write(path, sample.audio.wav.clamp(-1, 1).cpu().numpy(), sample.audio.sample_rate, subtype="PCM_16")
-    return path

@@ -11,8 +11,9 @@ from typing import Literal, get_args
 import torch
 
 from ttstrain.engine import checkpointing
-from ttstrain.engine.evaluate import Preview, evaluate, speak
+from ttstrain.engine.evaluate import evaluate
 from ttstrain.engine.guard import Incident
+from ttstrain.engine.previews import Previews, speak
 from ttstrain.engine.run import Run
 from ttstrain.engine.signals import Request, Signals
 from ttstrain.engine.snapshot import Snapshots
@@ -30,7 +31,8 @@ class HeldOut:
     """What the run is measured on."""
 
     batches: Sequence[Batch]
-    previews: Sequence[Preview]
+    previews: Previews
+    retained: Sequence[Batch] = ()  # of the replay data
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +160,9 @@ def _report(run: Run, values: Mapping[str, float]) -> None:
 
 
 def _evaluate(run: Run, held_out: HeldOut) -> dict[str, float]:
-    if not held_out.batches:
+    if not held_out.batches and not held_out.retained:
         return {}
-    values = evaluate(run, held_out.batches)
+    values = evaluate(run, held_out.batches, held_out.retained)
     if run.progress.step == 0:
         run.best.improves(0, values)
     _report(run, values)
@@ -172,8 +174,7 @@ def _evaluate(run: Run, held_out: HeldOut) -> dict[str, float]:
 
 
 def _speak(run: Run, held_out: HeldOut) -> None:
-    if held_out.previews:
-        _report(run, speak(run, held_out.previews))
+    _report(run, speak(run, held_out.previews))
 
 
 def _save(run: Run, *, best: bool = False, metrics: Mapping[str, float] | None = None) -> None:

@@ -13,7 +13,6 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -23,10 +22,7 @@ from rich.text import Text
 
 from ttstrain.errors import DataError
 from ttstrain.tracking import jsonl
-from ttstrain.tracking.tracker import RunInfo
-
-if TYPE_CHECKING:
-    from ttstrain.task import Sample
+from ttstrain.tracking.tracker import RunInfo, Spoken, Weights
 
 MEDIAN_STEPS = 25  # short enough to follow the run, long enough to hide the luck of one batch
 REDRAW_S = 0.5
@@ -34,10 +30,13 @@ PLAIN_LINES = 50  # lines of steps in a run without a terminal ...
 PLAIN_EVERY_S = 60.0  # ... and more of them when they would come less often than this
 RATE_STEPS = 200  # steps the remaining time is estimated from
 LOG_WIDTH = 80
+READABLE = 12  # columns below which a text is not worth showing
 
 LOSS, EVAL, LR, GRAD_NORM = "train/loss/", "eval/loss/", "optim/lr/", "optim/grad_norm/"
 EVAL_OF_AVERAGE = "eval/ema_loss/"
+RETENTION = "eval/retention/"
 DISTANCE = "sample/mel_distance/mean"
+OTHER_DISTANCES = {"ema": "sample/ema_mel_distance/mean", "base": "sample/base_mel_distance/mean"}
 FRAMES = "perf/frames_per_s"
 
 
@@ -57,9 +56,11 @@ class ConsoleTracker:
         self._first_losses: dict[str, float] = {}  # medians of this session's first steps
         self._times: deque[tuple[int, float]] = deque(maxlen=RATE_STEPS)
         self._evals: list[tuple[int, float]] = []
+        self._retained: list[tuple[int, float]] = []  # losses of what must not be forgotten
         self._distances: list[tuple[int, float]] = []  # of spoken samples to their recordings
         self._incidents: Counter[str] = Counter()
         self._num_samples = 0
+        self._sampled_step: int | None = None
         self._started = self._drawn = self._clock()
         self._steps_taken = 0
 
@@ -75,7 +76,8 @@ class ConsoleTracker:
         self._started = self._clock()
         self._times.append((info.start_step, self._started))
         if info.resumed:
-            self._evals = self._earlier_evals(info)
+            self._evals = self._earlier_evals(info, EVAL)
+            self._retained = self._earlier_evals(info, RETENTION)
         verb = f"resumes at step {info.start_step}" if info.resumed else "starts"
         self._print(f"run {info.name} {verb}: {info.total_steps} steps, {_short(info.run_dir)}", style="bold")
         for line in info.plan_summary:
@@ -114,9 +116,15 @@ class ConsoleTracker:
         }
         if evals:
             self._show_eval(step, evals, averaged=averaged)
+        retained = {key.removeprefix(RETENTION): v for key, v in values.items() if key.startswith(RETENTION)}
+        if retained:
+            self._retained.append((step, retained[main_eval(retained)]))
+            self._print(f"step {step}  {self._retention_line()}")
         if DISTANCE in values:
             self._distances.append((step, values[DISTANCE]))
-            self._print(f"step {step}  mel distance of the samples to the recordings {number(values[DISTANCE])}")
+            others = [f"{name} {values[key]:.3f}" for name, key in OTHER_DISTANCES.items() if key in values]
+            mean = ", ".join([f"{values[DISTANCE]:.3f}", *others])
+            self._print(f"step {step}  mel distance of the samples to the recordings {mean}")
         if self._live is not None:
             if evals or now - self._drawn >= REDRAW_S or step == self._total:
                 self._drawn = now
@@ -126,11 +134,14 @@ class ConsoleTracker:
             for line in self._plain_lines():
                 self._print(line)
 
-    def sample(self, step: int, name: str, sample: Sample, text: str, path: Path) -> None:
+    def sample(self, step: int, name: str, text: str, spoken: Mapping[Weights, Spoken]) -> None:
+        if self._sampled_step != step:
+            self._sampled_step = step
+            self._print(f"step {step}  samples in {_short(next(iter(spoken.values())).path.parent)}")
         self._num_samples += 1
-        seconds = sample.audio.wav.shape[-1] / sample.audio.sample_rate
-        self._print(_cut(f"step {step}  sample {name} ({seconds:.1f} s): {text}", width=self._console.width))
-        self._print(f"  {_short(path)}", style="dim")
+        line = "  ".join([f"  {name}", *_spoken_pieces(spoken)])
+        room = self._console.width - len(line) - 2
+        self._print(line if room < READABLE else f"{line}  {_cut(text, width=room)}", style="dim")
 
     def incident(self, step: int, kind: str, message: str) -> None:
         self._incidents[kind] += 1
@@ -258,7 +269,13 @@ class ConsoleTracker:
             remarks.append("best so far" if best_step == step else f"best {number(best_value)} at step {best_step}")
         return f"step {step}  eval loss {number(value)}" + (f" ({', '.join(remarks)})" if remarks else "")
 
-    def _earlier_evals(self, info: RunInfo) -> list[tuple[int, float]]:
+    def _retention_line(self) -> str:
+        """Say how the loss of the replayed data moved; more is forgotten."""
+        (_, first), (_, last) = self._retained[0], self._retained[-1]
+        moved = f", {100 * (last / first - 1):+.1f} %" if len(self._retained) > 1 and first > 0 else ""
+        return f"retention {number(first)}" + (f" to {number(last)}{moved}" if len(self._retained) > 1 else "")
+
+    def _earlier_evals(self, info: RunInfo, prefix: str) -> list[tuple[int, float]]:
         """Recall the evaluations up to where the run resumes, so that base and best stay what they were."""
         path = info.run_dir / jsonl.FILE_NAME
         if not path.exists():
@@ -270,7 +287,7 @@ class ConsoleTracker:
             return []
         found: dict[int, float] = {}
         for row in rows:
-            evals = {key.removeprefix(EVAL): value for key, value in row.items() if key.startswith(EVAL)}
+            evals = {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix)}
             if evals and row["step"] <= info.start_step:
                 found[int(row["step"])] = evals[main_eval(evals)]
         return sorted(found.items())
@@ -289,6 +306,8 @@ class ConsoleTracker:
                 f"  eval loss: {number(first_value)} at step {first_step}, "
                 f"{number(self._evals[-1][1])} at step {self._evals[-1][0]}, best {number(best[1])} at step {best[0]}"
             )
+        if self._retained:
+            lines.append(f"  {self._retention_line()} (loss of the replayed data; more is forgotten)")
         if len(self._distances) > 1:
             (first_step, first_value), (last_step, last_value) = self._distances[0], self._distances[-1]
             lines.append(
@@ -344,6 +363,20 @@ def duration(seconds: float) -> str:
 def _best(evals: Sequence[tuple[int, float]]) -> tuple[int, float] | None:
     finite = [(step, value) for step, value in evals if math.isfinite(value)]
     return min(finite, key=lambda pair: pair[1]) if finite else None
+
+
+def _spoken_pieces(spoken: Mapping[Weights, Spoken]) -> list[str]:
+    """Say how long the weights spoke, and how far each set of weights is from the recording."""
+    pieces = []
+    if online := spoken.get("online"):
+        ratio = "" if online.duration_ratio is None else f" ({online.duration_ratio:.2f}x)"
+        pieces.append(f"{online.seconds:.1f} s{ratio}")
+    distances = [
+        f"{'' if weights == 'online' else weights + ' '}{one.mel_distance:.3f}"
+        for weights, one in spoken.items()
+        if one.mel_distance is not None
+    ]
+    return [*pieces, f"mel {', '.join(distances)}"] if distances else pieces
 
 
 def _median(values: Iterable[float]) -> float:

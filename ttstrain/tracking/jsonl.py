@@ -17,13 +17,10 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from ttstrain.errors import DataError
-from ttstrain.tracking.tracker import RunInfo
-
-if TYPE_CHECKING:
-    from ttstrain.task import Sample
+from ttstrain.tracking.tracker import RunInfo, Spoken, Weights
 
 FILE_NAME = "metrics.jsonl"
 
@@ -65,7 +62,7 @@ class JsonlTracker:
             self._step, self._values = step, numbers
         self._write_line(json.dumps({"step": step} | self._values, ensure_ascii=False).encode() + b"\n")
 
-    def sample(self, step: int, name: str, sample: Sample, text: str, path: Path) -> None:
+    def sample(self, step: int, name: str, text: str, spoken: Mapping[Weights, Spoken]) -> None:
         """Do nothing: the file holds numbers."""
 
     def incident(self, step: int, kind: str, message: str) -> None:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ttstrain.errors import RecipeError
 from ttstrain.tracking import spectrogram
-from ttstrain.tracking.tracker import RunInfo
-
-if TYPE_CHECKING:
-    from ttstrain.task import Sample
+from ttstrain.tracking.tracker import RunInfo, Spoken, Weights
 
 
 class TensorboardTracker:
@@ -41,12 +37,16 @@ class TensorboardTracker:
         summary = Summary(value=[Summary.Value(tag=key, simple_value=value) for key, value in values.items()])
         self._writer.file_writer.add_summary(summary, step)
 
-    def sample(self, step: int, name: str, sample: Sample, text: str, path: Path) -> None:
-        self._writer.add_audio(f"sample/audio/{name}", sample.audio.wav, step, sample.audio.sample_rate)
+    def sample(self, step: int, name: str, text: str, spoken: Mapping[Weights, Spoken]) -> None:
         self._writer.add_text(f"sample/text/{name}", text, step)
-        if sample.mel is not None:
-            picture = spectrogram.picture(sample.mel)
-            self._writer.add_image(f"sample/mel/{name}", picture, step, dataformats="HWC")
+        for weights, one in spoken.items():
+            if one.sample is None:
+                continue
+            key = name if weights == "online" else f"{name}.{weights}"
+            self._writer.add_audio(f"sample/audio/{key}", one.sample.audio.wav, step, one.sample.audio.sample_rate)
+            if one.sample.mel is not None:
+                picture = spectrogram.picture(one.sample.mel)
+                self._writer.add_image(f"sample/mel/{key}", picture, step, dataformats="HWC")
 
     def incident(self, step: int, kind: str, message: str) -> None:
         self._writer.add_text(f"incident/{kind}", message, step)

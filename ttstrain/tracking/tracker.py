@@ -9,10 +9,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from ttstrain.task import Sample
+
+
+Weights = Literal["online", "ema", "base"]
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """What one set of weights made of a preview's sentence."""
+
+    path: Path  # of its sound; a picture of its mel lies beside it
+    seconds: float
+    sample: Sample | None = None  # None where it was spoken at an earlier step
+    mel_distance: float | None = None  # to the recording, where there is one
+    duration_ratio: float | None = None  # to the recording's length
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +59,8 @@ class Tracker(Protocol):
         """
         ...
 
-    def sample(self, step: int, name: str, sample: Sample, text: str, path: Path) -> None:
-        """Record one spoken sample; its audio is already in the file at `path`."""
+    def sample(self, step: int, name: str, text: str, spoken: Mapping[Weights, Spoken]) -> None:
+        """Record one preview's sentence as the weights, their average and the base speak it; its files are written."""
         ...
 
     def incident(self, step: int, kind: str, message: str) -> None:
@@ -73,9 +87,9 @@ class Trackers(list[Tracker]):
         for tracker in self:
             tracker.log(step, values)
 
-    def sample(self, step: int, name: str, sample: Sample, text: str, path: Path) -> None:
+    def sample(self, step: int, name: str, text: str, spoken: Mapping[Weights, Spoken]) -> None:
         for tracker in self:
-            tracker.sample(step, name, sample, text, path)
+            tracker.sample(step, name, text, spoken)
 
     def incident(self, step: int, kind: str, message: str) -> None:
         for tracker in self:

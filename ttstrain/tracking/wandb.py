@@ -13,15 +13,12 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from ttstrain.tracking import spectrogram
-from ttstrain.tracking.tracker import RunInfo
+from ttstrain.tracking.tracker import RunInfo, Spoken, Weights
 from ttstrain.tracking.wandb_file import next_row
-
-if TYPE_CHECKING:
-    from ttstrain.task import Sample
 
 INIT_TIMEOUT_S = 20.0  # W&B's own default would hold a run without network back for 90 s
 FINISH_TIMEOUT_S = 60.0  # what is not uploaded by then stays on disk for `wandb sync`
@@ -64,8 +61,8 @@ class WandbTracker:
             self._degrade(error)
             self.log(step, values)
 
-    def sample(self, step: int, name: str, sample: Sample, text: str, path: Path) -> None:
-        if self._run is not None and (error := _attempt(lambda: self._log_sample(step, name, sample, text, path))):
+    def sample(self, step: int, name: str, text: str, spoken: Mapping[Weights, Spoken]) -> None:
+        if self._run is not None and (error := _attempt(lambda: self._log_sample(step, name, text, spoken))):
             self._degrade(error)
 
     def incident(self, step: int, kind: str, message: str) -> None:
@@ -139,16 +136,21 @@ class WandbTracker:
             self._run.log(row, step=self._row, commit=True)
             self._row += 1
 
-    def _log_sample(self, step: int, name: str, sample: Sample, text: str, path: Path) -> None:
+    def _log_sample(self, step: int, name: str, text: str, spoken: Mapping[Weights, Spoken]) -> None:
         import wandb
 
-        row: dict[str, Any] = {"step": step, f"sample/audio/{name}": wandb.Audio(str(path), caption=text)}
+        row: dict[str, Any] = {"step": step}
         with tempfile.TemporaryDirectory() as folder:
-            if sample.mel is not None and self._can_draw():
-                file = Path(folder, "mel.png")
-                file.write_bytes(spectrogram.png(spectrogram.picture(sample.mel)))
-                row[f"sample/mel/{name}"] = wandb.Image(str(file), caption=text)
-            self._log_row(row)  # copies both files into the run
+            for weights, one in spoken.items():
+                if one.sample is None:
+                    continue
+                key = name if weights == "online" else f"{name}.{weights}"
+                row[f"sample/audio/{key}"] = wandb.Audio(str(one.path), caption=text)
+                if one.sample.mel is not None and self._can_draw():
+                    file = Path(folder, f"{weights}.png")
+                    file.write_bytes(spectrogram.png(spectrogram.picture(one.sample.mel)))
+                    row[f"sample/mel/{key}"] = wandb.Image(str(file), caption=text)
+            self._log_row(row)  # copies the files into the run
 
     def _can_draw(self) -> bool:
         """Tell whether pillow is there, which W&B wants for any picture."""

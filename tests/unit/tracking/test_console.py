@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from rich.console import Console
 
-from ttstrain.task import Audio, Sample
 from ttstrain.tracking.console import MEDIAN_STEPS, PLAIN_LINES, ConsoleTracker, duration, fill, number
-from ttstrain.tracking.tracker import RunInfo
+from ttstrain.tracking.tracker import RunInfo, Spoken
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
@@ -176,16 +174,31 @@ def test_a_resumed_run_remembers_base_and_best(screen: Screen, tmp_path: Path) -
 
 def test_samples_incidents_and_notes_are_shown_as_written(screen: Screen, tmp_path: Path) -> None:
     screen.tracker.start(info(tmp_path))
-    wav = Path("runs/test/samples/step-00000050/a rather long name of a clip, to see that paths are not broken.wav")
-    screen.tracker.sample(50, "a", Sample(Audio(torch.zeros(36000), 24000)), "Hello [bold]there[/bold]. " * 9, wav)
+    folder = Path("runs/test/samples/a rather long name of a folder, to see that paths are not broken/step-00000050")
+    screen.tracker.sample(50, "a", "Hello [bold]there[/bold]. " * 9, {"online": Spoken(folder / "a.wav", 1.5)})
     screen.tracker.incident(51, "skipped", "loss is nan, clips [a], [/b]")
     screen.tracker.note("checkpoint :smile: [x]")
-    said, path, incident, note = screen.lines[-4:]
-    assert said.startswith("step 50  sample a (1.5 s): Hello [bold]there[/bold]. Hello")
+    path, said, incident, note = screen.lines[-4:]
+    assert path == f"step 50  samples in {folder}"
+    assert said.startswith("  a  1.5 s  Hello [bold]there[/bold]. Hello")
     assert len(said) == 80
-    assert path == f"  {wav}"
     assert incident == "step 51  skipped: loss is nan, clips [a], [/b]"
     assert note == "checkpoint :smile: [x]"
+
+
+def test_a_preview_is_one_line_with_all_three_distances(screen: Screen, tmp_path: Path) -> None:
+    screen.tracker.start(info(tmp_path))
+    online = Spoken(tmp_path / "a.wav", 4.2, mel_distance=0.8123, duration_ratio=1.04)
+    ema = Spoken(tmp_path / "a.ema.wav", 4.2, mel_distance=0.7981, duration_ratio=1.04)
+    base = Spoken(tmp_path / "a.base.wav", 4.4, mel_distance=1.412, duration_ratio=1.1)
+    for name in ("LJ042-0110", "LJ042-0111-with-a-name-that-leaves-no-room"):
+        screen.tracker.sample(50, name, "Printing, in the only sense", {"online": online, "ema": ema, "base": base})
+    numbers = "4.2 s (1.04x)  mel 0.812, ema 0.798, base 1.412"
+    assert screen.lines[-2] == f"  LJ042-0110  {numbers}  Printing, in the…"
+    assert len(screen.lines[-2]) <= 80
+    assert screen.lines[-1] == f"  LJ042-0111-with-a-name-that-leaves-no-room  {numbers}"
+    screen.log(50, **{"sample/mel_distance/mean": 0.8, "sample/base_mel_distance/mean": 1.4})
+    assert screen.lines[-1] == "step 50  mel distance of the samples to the recordings 0.800, base 1.400"
 
 
 def test_the_end_says_how_it_went_and_where_things_are(screen: Screen, tmp_path: Path) -> None:

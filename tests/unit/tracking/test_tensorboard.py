@@ -12,7 +12,7 @@ import torch
 from ttstrain.errors import RecipeError
 from ttstrain.task import Audio, Sample
 from ttstrain.tracking.tensorboard import TensorboardTracker
-from ttstrain.tracking.tracker import RunInfo
+from ttstrain.tracking.tracker import RunInfo, Spoken, Weights
 
 with_tensorboard = pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="needs tensorboard")
 
@@ -68,13 +68,19 @@ def test_a_resume_hides_what_came_after_the_checkpoint(tmp_path: Path) -> None:
 def test_samples_incidents_and_notes_are_kept(tmp_path: Path) -> None:
     tracker = TensorboardTracker()
     tracker.start(info(tmp_path))
-    tracker.sample(5, "a", Sample(Audio(torch.zeros(240), 24000), torch.zeros(50, 100)), "Hello.", tmp_path / "a.wav")
+    sample = Sample(Audio(torch.zeros(240), 24000), torch.zeros(50, 100))
+    spoken: dict[Weights, Spoken] = {
+        "online": Spoken(tmp_path / "a.wav", 0.01, sample),
+        "ema": Spoken(tmp_path / "a.ema.wav", 0.01, sample),
+        "base": Spoken(tmp_path / "a.base.wav", 0.01),  # spoken at an earlier step
+    }
+    tracker.sample(5, "a", "Hello.", spoken)
     tracker.incident(6, "skipped", "loss is nan")
     tracker.note("a checkpoint")
     tracker.finish("done")
     tags = events(tmp_path).Tags()
-    assert tags["audio"] == ["sample/audio/a"]
-    assert tags["images"] == ["sample/mel/a"]
+    assert tags["audio"] == ["sample/audio/a", "sample/audio/a.ema"]
+    assert tags["images"] == ["sample/mel/a", "sample/mel/a.ema"]
     assert {name.removesuffix("/text_summary") for name in tags["tensors"]} == {
         "sample/text/a",
         "incident/skipped",

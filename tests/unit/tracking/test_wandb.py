@@ -20,7 +20,7 @@ import torch
 
 from ttstrain.task import Audio, Sample
 from ttstrain.tracking import spectrogram, wandb
-from ttstrain.tracking.tracker import RunInfo
+from ttstrain.tracking.tracker import RunInfo, Spoken
 from ttstrain.tracking.wandb import WandbTracker
 from ttstrain.tracking.wandb_file import next_row, read_offline_run, run_files
 
@@ -207,7 +207,7 @@ def test_a_sample_is_kept_as_audio_and_as_a_picture(tmp_path: Path, heard: Heard
         file.setparams((1, 2, 24000, 0, "NONE", ""))
         file.writeframes(bytes(range(200)))
     mel = torch.linspace(-11, 2, 50 * 100).reshape(50, 100)
-    run.sample(5, "a", Sample(Audio(torch.zeros(100), 24000), mel), "Hello [there].", wav)
+    run.sample(5, "a", "Hello [there].", {"online": Spoken(wav, 0.1, Sample(Audio(torch.zeros(100), 24000), mel))})
     run.finish("done")
     (file,) = run_files(tmp_path / "run", "run-7f3a")
     (row,) = logged(file)
@@ -229,7 +229,8 @@ def test_without_pillow_the_audio_is_kept_and_the_picture_missed_once(
     wav = tmp_path / "a.wav"
     wav.write_bytes(b"RIFF")
     for step in (5, 10):
-        run.sample(step, "a", Sample(Audio(torch.zeros(100), 24000), torch.zeros(50, 100)), "Hello.", wav)
+        sample = Sample(Audio(torch.zeros(100), 24000), torch.zeros(50, 100))
+        run.sample(step, "a", "Hello.", {"online": Spoken(wav, 0.1, sample)})
     run.finish("done")
     rows = logged(run_files(tmp_path / "run", "run-7f3a")[0])
     assert [sorted(row) for row in rows] == [["sample/audio/a", "step"]] * 2
