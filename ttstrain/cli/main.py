@@ -38,6 +38,7 @@ COMMANDS = {
     "prepare": Command("ttstrain.cli.prepare:prepare", "Check the data and cache its features."),
     "inspect-ckpt": Command("ttstrain.cli.inspect_ckpt:inspect_ckpt", "Tell what a checkpoint is, executing nothing."),
     "export": Command("ttstrain.cli.export:export", "Write a run's weights for upstream's tools, and prove them."),
+    "sample": Command("ttstrain.cli.sample:sample", "Speak with a checkpoint and write sound files."),
     "recipes": Command("ttstrain.cli.recipes:recipes", "List, show or copy the recipes that ship with ttstrain."),
     "schema": Command("ttstrain.cli.schema:schema", "Print the JSON Schema of a recipe, for editors."),
     "env": Command("ttstrain.cli.env:env", "Print versions, devices and threads, for a bug report."),

@@ -1,0 +1,151 @@
+"""`ttstrain sample`: speak with a checkpoint."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+if TYPE_CHECKING:
+    from ttstrain.engine.speaker import Line, Speaker, Voice
+
+SOUND_FILES = (".wav", ".flac", ".ogg")
+
+
+class Weights(str, Enum):
+    """Which weights `--weights` asks for."""
+
+    auto = "auto"
+    online = "online"
+    ema = "ema"
+
+
+def sample(
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CKPT", help="A run, a checkpoint, an exported folder, an upstream file or hf://…")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as model.sampling.steps=32.")
+    ] = None,
+    *,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Sound file to write; a folder with `--texts`.")],
+    text: Annotated[Optional[str], typer.Option(help="What to say.")] = None,  # noqa: UP045  typer of Python 3.10
+    texts: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="File with one text per line; or .jsonl or .tsv with text, name, ref_audio, ref_text."),
+    ] = None,
+    ref_audio: Annotated[
+        Optional[Path], typer.Option(help="Recording of the voice to speak with, 3 to 12 s.")  # noqa: UP045
+    ] = None,
+    ref_text: Annotated[Optional[str], typer.Option(help="Exactly what it says.")] = None,  # noqa: UP045
+    weights: Annotated[
+        Weights, typer.Option(help="`auto` takes the lower held-out loss of weights and average.")
+    ] = Weights.auto,
+    recipe: Annotated[Optional[str], typer.Option(help="Recipe that describes an upstream file.")] = None,  # noqa: UP045
+) -> None:
+    """Speak TEXT with CKPT and write it to a sound file.
+
+    Without `--ref-audio` a run of ours speaks after one of its own held-out clips. `KEY=VALUE` sets how:
+    `model.sampling.steps`, `cfg_strength`, `sway`, `speed`, `seed`, `vocoder`; and `train.device`.
+    """
+    from ttstrain.engine.speaker import Line, open_speaker, read_lines
+    from ttstrain.errors import DataError
+
+    if (text is None) == (texts is None):
+        raise typer.BadParameter("give either `--text` or `--texts`")
+    if ref_text is not None and ref_audio is None:
+        raise typer.BadParameter("`--ref-text` is what `--ref-audio` says: give both")
+    if text is not None and not text.strip():
+        raise DataError("there is nothing to say: the text is empty")
+    lines = [Line(out.stem, text)] if text is not None else read_lines(_given(texts))
+    files = _files(out, lines, single=text is not None)
+    given = None if ref_audio is None else _voice(ref_audio, ref_text or "")
+    speaker = open_speaker(checkpoint, overrides or [], weights=weights.value, recipe=recipe)
+    for told in speaker.lines:
+        _say(told)
+    _say(f"vocoder: {speaker.vocoder}")
+    voices = [_voice(line.ref_audio, line.ref_text) if line.ref_audio is not None else given for line in lines]
+    if None in voices:
+        own = _own_voice(speaker)
+        voices = [own if voice is None else voice for voice in voices]
+    _speak(speaker, list(zip(lines, voices, files, strict=True)))
+
+
+def _given(path: Path | None) -> Path:
+    assert path is not None
+    return path
+
+
+def _files(out: Path, lines: list[Line], *, single: bool) -> list[Path]:
+    """Decide what is written where, before anything is computed."""
+    from ttstrain.errors import RecipeError
+
+    if not out.absolute().parent.is_dir():
+        raise RecipeError(f"`{out}` cannot be written: there is no folder `{out.parent}`", hint="make it first")
+    if single:
+        if out.is_dir():
+            raise RecipeError(f"`{out}` is a folder", hint=f"name a file in it: `-o {out / 'speech.wav'}`")
+        if out.suffix.lower() not in SOUND_FILES:
+            raise RecipeError(f"`{out}` is no name of a sound file", hint=f"end it in {', '.join(SOUND_FILES)}")
+        return [out]
+    if out.exists() and not out.is_dir():
+        raise RecipeError(f"`{out}` is not a folder", hint="`--texts` writes one file per text into a folder")
+    out.mkdir(exist_ok=True)
+    return [out / f"{line.name}.wav" for line in lines]
+
+
+def _voice(path: Path, text: str) -> Voice:
+    from ttstrain.engine.speaker import read_voice
+
+    return read_voice(path, text)
+
+
+def _own_voice(speaker: Speaker) -> Voice | None:
+    """Let a run speak after one of its own clips; anything else without a voice."""
+    from ttstrain.engine.speaker import voice_of_run
+
+    voice = None if speaker.run is None else voice_of_run(speaker.run)
+    if voice is None:
+        _say("voice: none was given (`--ref-audio`, `--ref-text`), so it is the net's own choice")
+    else:
+        _say(f"voice: {voice.name}, for none was given (`--ref-audio`, `--ref-text`)")
+    return voice
+
+
+def _speak(speaker: Speaker, work: list[tuple[Line, Voice | None, Path]]) -> None:
+    from time import perf_counter
+
+    import soundfile
+
+    from ttstrain.errors import DataError
+    from ttstrain.task import Prompt
+
+    failed = 0
+    for line, voice, path in work:
+        started = perf_counter()
+        prompt = Prompt(line.text) if voice is None else Prompt(line.text, voice.audio, voice.text)
+        try:
+            spoken = speaker.task.sample(prompt)
+        except DataError as error:
+            if len(work) == 1:
+                raise
+            failed += 1
+            _say(f"error: {line.name}: {error.message}" + (f" ({error.hint})" if error.hint else ""))
+            continue
+        took = perf_counter() - started
+        seconds = spoken.audio.wav.shape[-1] / spoken.audio.sample_rate
+        soundfile.write(path, spoken.audio.wav.numpy(), spoken.audio.sample_rate)
+        for note in spoken.notes:
+            _say(f"warning: {'' if len(work) == 1 else f'{line.name}: '}{note}")
+        pieces = "1 chunk" if spoken.num_chunks == 1 else f"{spoken.num_chunks} chunks"
+        sound = spoken.vocoder.partition(":")[0]
+        print(f"{path}  {seconds:.1f} s, {pieces}, RTF {took / seconds:.2f}, {sound}", flush=True)
+    if failed:
+        raise DataError(f"{failed} of {len(work)} texts were not spoken", hint="the lines above say why")
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
