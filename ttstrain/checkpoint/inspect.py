@@ -15,7 +15,7 @@ from ttstrain.checkpoint import pickle_names, store, tensorfile, unpickle
 from ttstrain.checkpoint.contents import Contents, read_contents
 from ttstrain.checkpoint.meta import Meta, ScheduleMeta, check_vocab, compare_front_ends
 from ttstrain.checkpoint.tensorfile import StoredTensor
-from ttstrain.checkpoint.upstream import OpenedCheckpoint, describe_keys, follow, identify, open_own
+from ttstrain.checkpoint.upstream import OpenedCheckpoint, all_keys, describe_keys, follow, identify, open_own
 from ttstrain.errors import CheckpointError, RecipeError, UserError
 
 _SHOWN = 3  # names of unknown classes in a note
@@ -217,7 +217,7 @@ def _open(path: Path) -> _View:
     if found.is_dir():
         return _own_view(path, found)
     contents = read_contents(found)
-    inside = () if found == path else (f"this is `{found.name}`, the only checkpoint in the folder",)
+    inside = () if found == path else (f"of the folder this is `{found.name}`",)
     checkpoint = identify(contents)
     if checkpoint is None:
         return _unknown_view(contents, inside)
@@ -272,7 +272,10 @@ def _unknown_view(contents: Contents, notes: tuple[str, ...]) -> _View:
         if isinstance(leaf, StoredTensor):
             target = others if path and path[0].startswith(_TRAINING_ONLY) else weights
             target["/".join(path) or "tensor"] = leaf
+    stranger = families.recognise(all_keys(contents.tree))
     unknown = f"no family of ttstrain knows this file; it holds {describe_keys(contents.tree)}"
+    if stranger is not None:
+        unknown = f"this {stranger.what}; {stranger.hint}"
     return _View(None, weights, others, frozenset(), contents.globals, (unknown, *notes))
 
 

@@ -132,13 +132,19 @@ def open_checkpoint(path: Path, *, task: str | None = None) -> OpenedCheckpoint:
         refuse_unsafe(contents)
         known = identify(contents)
         if known is None:
+            stranger = families.recognise(all_keys(contents.tree))
+            if stranger is not None:
+                raise CheckpointError(f"`{path}` {stranger.what}", hint=stranger.hint)
             raise CheckpointError(
                 f"no family of ttstrain knows `{path}`: it holds {describe_keys(contents.tree)}",
                 hint="`ttstrain inspect-ckpt` shows what is in it",
             )
         opened = known
     if task is not None and opened.family != task.split("/", maxsplit=1)[0]:
-        raise CheckpointError(f"`{path}` is of family `{opened.family}`, the recipe trains `{task}`")
+        raise CheckpointError(
+            f"`{path}` is of family `{opened.family}`, the recipe trains `{task}`",
+            hint=f"choose a base of `{task}`, or a recipe of `{opened.family}`: `ttstrain recipes`",
+        )
     return opened
 
 
@@ -210,6 +216,14 @@ def label_of(family: str, model: Mapping[str, Any]) -> Label | None:
         if name == family:
             return upstream.label(model)
     return None
+
+
+def all_keys(tree: Tree) -> list[str]:
+    """List the keys of a file and of the state dicts in it."""
+    if not isinstance(tree, Mapping):
+        return []
+    inner = [str(key) for value in tree.values() if isinstance(value, Mapping) for key in value]
+    return [*(str(key) for key in tree), *inner]
 
 
 def describe_keys(tree: Tree) -> str:

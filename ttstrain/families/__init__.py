@@ -20,7 +20,9 @@ from ttstrain.errors import RecipeError
 if TYPE_CHECKING:
     from ttstrain.checkpoint.export import Exporter
     from ttstrain.checkpoint.upstream import OpenedCheckpoint, UpstreamFormat
+    from ttstrain.config.parameters import ParameterCounts
     from ttstrain.config.project import ProjectFormat
+    from ttstrain.config.recipe import Recipe
     from ttstrain.data.manifest import Clip
     from ttstrain.data.texts import FrontEnd
     from ttstrain.task import Task, TaskData
@@ -29,6 +31,17 @@ if TYPE_CHECKING:
 def _load_reference(reference: str) -> Any:
     module, _, name = reference.partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryScheme:
+    """One way to train a model and what it needs on the device."""
+
+    name: str
+    keys: str  # of the recipe, that choose it
+    state: int  # bytes of weights, their copies, gradients and moments
+    activations: int  # bytes of one micro-batch, about
+    chosen: bool  # the recipe's own
 
 
 class ModelConfig(Section):
@@ -44,6 +57,14 @@ class ModelConfig(Section):
     def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Map the name of every trainable parameter of the task to its shape."""
         raise NotImplementedError
+
+    def weight_bytes(self) -> int:
+        """Return the bytes of one trained weight, and of its gradient."""
+        return 4
+
+    def memory_schemes(self, recipe: Recipe, parameters: ParameterCounts) -> Sequence[MemoryScheme]:
+        """Return the ways to train this model from the largest down, for a plan's table; none: no table."""
+        return ()
 
     def lora_targets(self) -> Sequence[str]:
         """Return patterns of the linear layers that LoRA adapts when the recipe names none."""
@@ -111,12 +132,21 @@ class TaskSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Stranger:
+    """A file that is no checkpoint to train from, recognised by its keys."""
+
+    what: str  # goes on a sentence that begins with the file's name
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
 class Family:
     """Everything the core knows about a family."""
 
     name: str
     tasks: Sequence[TaskSpec]
     formats: Sequence[str] = field(default_factory=tuple)  # "module:Class" of its UpstreamFormats
+    strangers: str = ""  # "module:function" (keys) -> Stranger | None, for files that none of its formats takes
     project: str = ""  # "module:Class" of its ProjectFormat, whose module imports no torch
 
     def load_formats(self) -> Sequence[UpstreamFormat]:
@@ -125,6 +155,16 @@ class Family:
     def load_project(self) -> ProjectFormat | None:
         project: ProjectFormat | None = _load_reference(self.project)() if self.project else None
         return project
+
+
+def recognise(keys: Sequence[str]) -> Stranger | None:
+    """Ask every family what a file with these keys is, when none of their formats takes it."""
+    for name in names():
+        family = load(name)
+        stranger: Stranger | None = _load_reference(family.strangers)(keys) if family.strangers else None
+        if stranger is not None:
+            return stranger
+    return None
 
 
 def names() -> list[str]:

@@ -16,5 +16,6 @@ FAMILY = Family(
         )
     ],
     formats=["ttstrain.families.flow.upstream:F5Format"],
+    strangers="ttstrain.families.flow.strangers:recognise",
     project="ttstrain.families.flow.project:F5Project",
 )
