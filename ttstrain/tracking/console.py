@@ -20,6 +20,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ttstrain import families
 from ttstrain.errors import DataError
 from ttstrain.tracking import jsonl
 from ttstrain.tracking.tracker import RunInfo, Spoken, Weights
@@ -56,6 +57,7 @@ class ConsoleTracker:
         self._first_losses: dict[str, float] = {}  # medians of this session's first steps
         self._times: deque[tuple[int, float]] = deque(maxlen=RATE_STEPS)
         self._evals: list[tuple[int, float]] = []
+        self._averaged: dict[int, float] = {}  # step -> the eval loss of the average
         self._retained: list[tuple[int, float]] = []  # losses of what must not be forgotten
         self._distances: list[tuple[int, float]] = []  # of spoken samples to their recordings
         self._incidents: Counter[str] = Counter()
@@ -77,6 +79,7 @@ class ConsoleTracker:
         self._times.append((info.start_step, self._started))
         if info.resumed:
             self._evals = self._earlier_evals(info, EVAL)
+            self._averaged = dict(self._earlier_evals(info, EVAL_OF_AVERAGE))
             self._retained = self._earlier_evals(info, RETENTION)
         verb = f"resumes at step {info.start_step}" if info.resumed else "starts"
         self._print(f"run {info.name} {verb}: {info.total_steps} steps, {_short(info.run_dir)}", style="bold")
@@ -252,6 +255,8 @@ class ConsoleTracker:
     def _show_eval(self, step: int, evals: Mapping[str, float], *, averaged: Mapping[str, float]) -> None:
         main = main_eval(evals)
         self._evals.append((step, evals[main]))
+        if main in averaged:
+            self._averaged[step] = averaged[main]
         self._print(self._eval_line(), style="bold")
         rest = [f"{name} {number(value)}" for name, value in evals.items() if name != main]
         rest += [f"ema {number(averaged[main])}"] if main in averaged else []
@@ -322,10 +327,28 @@ class ConsoleTracker:
             file = info.run_dir / "checkpoints" / pointer
             if file.is_file():
                 lines.append(f"  {pointer} checkpoint: {_short(file.with_name(file.read_text().strip()))}")
+        lines += self._export_lines(info)
         if self._num_samples:
             lines.append(f"  samples: {_short(info.run_dir / 'samples')}")
         if status == "stopped":  # the other ways to end early are errors, whose hint says the same
             lines.append(f"  go on with: ttstrain resume {_short(info.run_dir)}")
+        return lines
+
+    def _export_lines(self, info: RunInfo) -> list[str]:
+        """Name the weights that an export would take, and the command."""
+        known, task = families.tasks(), info.recipe.get("task")
+        pointers = (info.run_dir / "checkpoints" / name for name in ("best", "last"))
+        pointer = next((path for path in pointers if path.is_file()), None)
+        if task not in known or not known[task].export_class or pointer is None:
+            return []
+        lines = [f"  export: ttstrain export {_short(info.run_dir)} -o {_short(info.run_dir / 'export')}"]
+        step = int(pointer.read_text().strip().rpartition("-")[2])
+        online, averaged = dict(self._evals).get(step), self._averaged.get(step)
+        if online is not None and averaged is not None:
+            winner = "the average" if averaged <= online else "the weights, not their average"
+            lines.append(
+                f"    would take {winner}: eval loss ema {number(averaged)}, online {number(online)} at step {step}"
+            )
         return lines
 
 

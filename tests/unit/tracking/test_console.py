@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +221,20 @@ def test_the_end_says_how_it_went_and_where_things_are(screen: Screen, tmp_path:
         f"  incidents: skipped 1 ({tmp_path}/incidents)",
         f"  run: {tmp_path}",
         f"  best checkpoint: {checkpoints}/step-00000050",
+    ]
+
+
+@pytest.mark.parametrize(("averaged", "winner"), [(0.4, "the average"), (0.6, "the weights, not their average")])
+def test_the_end_names_what_an_export_would_take(screen: Screen, tmp_path: Path, averaged: float, winner: str) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "best").write_text("step-00000003\n")
+    screen.tracker.start(replace(info(tmp_path), recipe={"task": "flow"}))
+    screen.tracker.log(3, {"eval/loss/total": 0.5, "eval/ema_loss/total": averaged})
+    screen.tracker.log(6, {"eval/loss/total": 0.7, "eval/ema_loss/total": 0.1})
+    screen.tracker.finish("done")
+    assert screen.lines[-2:] == [
+        f"  export: ttstrain export {tmp_path} -o {tmp_path / 'export'}",
+        f"    would take {winner}: eval loss ema {averaged:.4f}, online 0.5000 at step 3",
     ]
 
 
