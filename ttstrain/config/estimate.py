@@ -1,6 +1,6 @@
 """What a run needs in memory and on disk, counted from the model's parameters.
 
-Everything is counted in fp32. Activations depend on the architecture and are not included.
+Averages and moments are counted in fp32. Activations depend on the architecture and are not included.
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ MOMENTS: Mapping[OptimizerKind, int] = {  # bytes of optimizer state per paramet
 }
 
 
-def memory_bytes(recipe: Recipe, parameters: ParameterCounts) -> dict[str, int]:
+def memory_bytes(recipe: Recipe, parameters: ParameterCounts, *, weight_bytes: int = FP32) -> dict[str, int]:
     """Return bytes per part; `snapshot` is held by the host for a rollback.
 
     What is frozen has neither gradients nor moments, and its average is the weight itself.
     """
-    weights, trained = FP32 * parameters.total, FP32 * parameters.trained
+    weights, trained = weight_bytes * parameters.total, weight_bytes * parameters.trained
     moments = MOMENTS[recipe.optim.kind] * parameters.trained
-    ema = trained if recipe.ema.enabled else 0
-    snapshot = checkpoint_bytes(recipe, parameters) if recipe.guard.snapshot == "memory" else 0
+    ema = FP32 * parameters.trained if recipe.ema.enabled else 0
+    held = recipe.guard.snapshot == "memory"
+    snapshot = checkpoint_bytes(recipe, parameters, weight_bytes=weight_bytes) if held else 0
     return {"weights": weights, "gradients": trained, "moments": moments, "ema": ema, "snapshot": snapshot}
 
 
-def checkpoint_bytes(recipe: Recipe, parameters: ParameterCounts) -> int:
+def checkpoint_bytes(recipe: Recipe, parameters: ParameterCounts, *, weight_bytes: int = FP32) -> int:
     """Return the size of one checkpoint: weights, their average, both complete, and the optimizer's moments."""
-    complete = FP32 * parameters.total * (2 if recipe.ema.enabled else 1)
+    complete = (weight_bytes + (FP32 if recipe.ema.enabled else 0)) * parameters.total
     return complete + MOMENTS[recipe.optim.kind] * parameters.trained
 
 

@@ -10,6 +10,7 @@ from ttstrain.config.parameters import ParameterCounts
 from ttstrain.config.recipe import Recipe, Schedule
 from ttstrain.data.review import Remark
 from ttstrain.data.texts import TextReport
+from ttstrain.families import MemoryScheme
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ class Plan:
     memory: Mapping[str, int]  # bytes per part; all but `snapshot` on the device, activations not included
     disk_bytes: int  # of the checkpoints that are kept
     num_checkpoints: int  # of those
+    schemes: tuple[MemoryScheme, ...] = ()  # ways to train the model, where its family compares them
 
     @property
     def memory_bytes(self) -> int:
@@ -148,5 +150,6 @@ class Plan:
             "memory": dict(self.memory),
             "memory_bytes": self.memory_bytes,
             "disk_bytes": self.disk_bytes,
+            "schemes": [asdict(scheme) for scheme in self.schemes],
             "num_checkpoints": self.num_checkpoints,
         }

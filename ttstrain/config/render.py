@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ttstrain.config.emit import emit, scalar
+from ttstrain.config.gpu import gpu_memory
 from ttstrain.config.plan import GroupPlan, Plan, ReplayFacts
 from ttstrain.config.recipe import ReplayConfig, Schedule
 from ttstrain.data.text_summary import text_lines
@@ -22,6 +23,7 @@ CURVE_WIDTH, CURVE_HEIGHT = 58, 4
 MANY_EPOCHS = 200
 MUCH_PADDING = 0.2
 SHOWN_ABOVE = (("recipe", "task"), ("recipe", "base"), ("recipe", "data.path"))
+GPU_SHARE = 0.92  # of a GPU's memory that can be filled: the rest goes to the driver and to gaps
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
@@ -241,8 +243,26 @@ def _cost_lines(plan: Plan) -> list[str]:
     lines = _wrap("memory", memory)
     if plan.memory["snapshot"]:
         lines += _wrap("", f"and {_bytes(plan.memory['snapshot'])} of the host's for the rollback snapshot")
+    lines += _scheme_lines(plan)
     each = plan.disk_bytes // plan.num_checkpoints
     return lines + _wrap("disk", f"{_bytes(plan.disk_bytes)} for {plan.num_checkpoints} checkpoints of {_bytes(each)}")
+
+
+def _scheme_lines(plan: Plan) -> list[str]:
+    """Compare ways to train the model with what this machine's GPU holds; the recipe's own is marked."""
+    if not plan.schemes:
+        return []
+    gpu = gpu_memory()
+    own = "no GPU here" if gpu is None else f"GPU {_bytes(gpu)}"
+    lines = [f"{'schemes':{LABEL}}{'':31}{'state':>9} {'one batch':>11}  {own}"]
+    for scheme in plan.schemes:
+        fits = gpu is not None and scheme.state + scheme.activations <= GPU_SHARE * gpu
+        verdict = "" if gpu is None else "fits" if fits else "too large"
+        numbers = f"{_bytes(scheme.state):>9} {_bytes(scheme.activations):>11}"
+        mark = ">" if scheme.chosen else " "
+        lines.append(f"{'':{LABEL - 2}}{mark} {scheme.name:31}{numbers}  {verdict}".rstrip())
+    others = [f"{scheme.name}: {scheme.keys}" for scheme in plan.schemes if not scheme.chosen]
+    return lines + [line for other in others for line in _wrap("", other)]
 
 
 def _origin_lines(plan: Plan) -> list[str]:

@@ -85,6 +85,8 @@ def resolve(
     groups = tuple(_groups(recipe.optim))
     decay, horizon = _ema(recipe, steps)
     parameters = count_parameters(recipe)
+    config = families.find_task(recipe.task).config.model_validate(recipe.model)
+    weight_bytes = config.weight_bytes()
     save_every = _every(recipe.checkpoint.every, steps, times=10, at_least_every=1000)
     kept = num_checkpoints(recipe.checkpoint, steps=steps, save_every=save_every)
     plan = Plan(
@@ -104,9 +106,10 @@ def resolve(
         facts=facts,
         world_size=world_size,
         parameters=parameters,
-        memory=memory_bytes(recipe, parameters),
-        disk_bytes=kept * checkpoint_bytes(recipe, parameters),
+        memory=memory_bytes(recipe, parameters, weight_bytes=weight_bytes),
+        disk_bytes=kept * checkpoint_bytes(recipe, parameters, weight_bytes=weight_bytes),
         num_checkpoints=kept,
+        schemes=tuple(config.memory_schemes(recipe, parameters)),
     )
     check_plan(plan)
     return plan

@@ -12,13 +12,16 @@ from pydantic import Field, model_validator
 
 from ttstrain.config.recipe import Count, Section
 from ttstrain.data.review import Review
-from ttstrain.families import ModelConfig
+from ttstrain.families import MemoryScheme, ModelConfig
 from ttstrain.families.orpheus.data_config import RowsConfig
 from ttstrain.families.orpheus.ids import PUBLISHED, TokenIds
 from ttstrain.families.orpheus.layout import row_length
 from ttstrain.families.orpheus.lint import review
+from ttstrain.families.orpheus.memory import memory_schemes
 
 if TYPE_CHECKING:
+    from ttstrain.config.parameters import ParameterCounts
+    from ttstrain.config.recipe import Recipe
     from ttstrain.data.manifest import Clip
 
 PREFIX = "net."  # of the task's keys before those of a Hugging Face folder
@@ -111,6 +114,14 @@ class OrpheusConfig(ModelConfig):
     def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Map every parameter's name in the task to its shape; a tied matrix is one, under the embedding's name."""
         return dict(_shapes(self))
+
+    def weight_bytes(self) -> int:
+        """Return the bytes of one trained weight."""
+        return 2 if self.param_dtype == "bf16" else 4
+
+    def memory_schemes(self, recipe: Recipe, parameters: ParameterCounts) -> Sequence[MemoryScheme]:
+        """Compare training all weights in two precisions, and adapters over them."""
+        return memory_schemes(self, recipe, parameters)
 
     def lora_targets(self) -> Sequence[str]:
         """Return all seven matrices of every layer, as upstream's LoRA adapts them."""
