@@ -13,6 +13,7 @@ from ttstrain.errors import RecipeError
 from ttstrain.optim.adan import Adan
 from ttstrain.optim.groups import Group
 from ttstrain.optim.lion import Lion
+from ttstrain.optim.rounded import RoundedAdamW
 from ttstrain.optim.settings import OptimizerSettings
 
 ADAMW_STATE = frozenset({"step", "exp_avg", "exp_avg_sq"})
@@ -37,7 +38,7 @@ def make(groups: Sequence[Group], settings: OptimizerSettings, *, embeddings: fr
     `embeddings` are the names of look-up tables, which `muon` leaves to AdamW. Raises RecipeError when the kind needs a
     package that is not installed.
     """
-    if settings.kind == "muon":
+    if settings.kind == "muon" and not _in_half_precision(groups):
         return _muon(groups, settings, embeddings)
     builders: dict[str, Callable[[Sequence[Group], OptimizerSettings], Part]] = {
         "adamw": _adamw,
@@ -47,7 +48,16 @@ def make(groups: Sequence[Group], settings: OptimizerSettings, *, embeddings: fr
         "schedule_free_adamw": _schedule_free,
         "sgd": _sgd,
     }
+    if settings.kind != "adamw" and _in_half_precision(groups):
+        raise RecipeError(
+            f"`{settings.kind}` would lose most updates of bf16 weights: they are smaller than bf16's steps",
+            hint="use `optim.kind=adamw`, which rounds them stochastically, or fp32 weights",
+        )
     return [builders[settings.kind](groups, settings)]
+
+
+def _in_half_precision(groups: Iterable[Group]) -> bool:
+    return any(parameter.dtype == torch.bfloat16 for group in groups for parameter in group.parameters)
 
 
 def _param_groups(groups: Iterable[Group], *, betas: bool = False) -> list[dict[str, Any]]:
@@ -59,6 +69,9 @@ def _param_groups(groups: Iterable[Group], *, betas: bool = False) -> list[dict[
 
 
 def _adamw(groups: Sequence[Group], settings: OptimizerSettings) -> Part:
+    if _in_half_precision(groups):
+        rounded = RoundedAdamW(_param_groups(groups, betas=True), eps=settings.eps)
+        return Part(rounded, tuple(groups), ADAMW_STATE)
     # Fused everywhere. On 2 CPU cores 18M parameters take 7 ms, against 25 to 50 ms with foreach and 45 in a loop.
     optimizer = torch.optim.AdamW(_param_groups(groups, betas=True), lr=settings.lr, eps=settings.eps, fused=True)
     return Part(optimizer, tuple(groups), ADAMW_STATE)

@@ -1,0 +1,85 @@
+"""Stochastic rounding keeps on average what nearest rounding loses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from ttstrain.config.recipe import OptimConfig
+from ttstrain.errors import RecipeError
+from ttstrain.optim.groups import build_groups
+from ttstrain.optim.optimizers import Optimizers
+from ttstrain.optim.rounded import RoundedAdamW, round_stochastically
+
+
+def test_rounding_is_right_on_average_and_to_a_neighbour() -> None:
+    values = torch.tensor([1.0 + 1 / 512, 1.0, -3.01, 1e-20, 0.0]).repeat(20_000, 1)
+    rounded = round_stochastically(values)
+    assert rounded.dtype == torch.bfloat16
+    up = float((rounded[:, 0] > 1).float().mean())
+    assert up == pytest.approx(0.25, abs=0.02)  # a quarter of the way from 1 to the next bf16, 1 + 1/128
+    assert bool((rounded[:, 1] == 1).all())  # what bf16 has stays as it is
+    torch.testing.assert_close(rounded.double().mean(0), values[0].double(), rtol=1e-4, atol=0)
+    for column, value in enumerate(values[0]):
+        assert len(rounded[:, column].unique()) <= 2
+        assert float((rounded[:, column].float() - value).abs().max()) <= abs(float(value)) / 128
+
+
+def group(parameter: torch.nn.Parameter, **options: Any) -> dict[str, Any]:
+    return {"params": [parameter], "lr": 1e-3, "betas": (0.9, 0.99), "weight_decay": 0.1, **options}
+
+
+def test_fp32_weights_are_moved_as_by_torch_s_adamw() -> None:
+    ours, theirs = (torch.nn.Parameter(torch.linspace(-1, 1, 50)) for _ in range(2))
+    optimizers = RoundedAdamW([group(ours)], eps=1e-8), torch.optim.AdamW([group(theirs)], eps=1e-8)
+    for _ in range(10):
+        gradient = torch.randn(50)
+        for parameter, optimizer in zip((ours, theirs), optimizers, strict=True):
+            parameter.grad = gradient.clone()
+            optimizer.step()
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
+
+
+def test_small_updates_of_bf16_weights_add_up() -> None:
+    """An LR far below bf16's steps moves the weights as far as fp32 would; nearest rounding moves none."""
+    start, lr, steps = 1.0, 1e-4, 200
+    ours = torch.nn.Parameter(torch.full((4000,), start, dtype=torch.bfloat16))
+    nearest = torch.nn.Parameter(ours.detach().clone())
+    pair = (
+        RoundedAdamW([group(ours, lr=lr, weight_decay=0.0)], eps=1e-8),
+        torch.optim.AdamW([nearest], lr=lr, weight_decay=0),
+    )
+    for _ in range(steps):
+        for parameter, optimizer in zip((ours, nearest), pair, strict=True):
+            parameter.grad = torch.ones_like(parameter)
+            optimizer.step()
+    assert float(nearest.detach().float().mean()) == start
+    assert float(ours.detach().float().mean()) == pytest.approx(start - lr * steps, abs=2e-3)
+
+
+def optimizers_of(module: torch.nn.Module, kind: str) -> Optimizers:
+    optim = OptimConfig.model_validate({"kind": kind, "lr": 1e-2, "schedule": {"kind": "constant", "warmup_steps": 0}})
+    table = build_groups({"model": module}, list(module.named_parameters()), optim)
+    return Optimizers.build(table, total_steps=10, steps_per_epoch=10)
+
+
+def test_bf16_weights_get_it_and_its_state_comes_back() -> None:
+    module = torch.nn.Linear(8, 8).to(torch.bfloat16)
+    first = optimizers_of(module, "adamw")
+    module(torch.ones(2, 8, dtype=torch.bfloat16)).sum().backward()
+    first.step("model")
+    saved = first.state_dict()
+    assert saved["model"]["weight"]["exp_avg"].dtype == torch.float32
+    other = optimizers_of(module, "adamw")
+    other.load_state_dict(saved)
+    again = other.state_dict()["model"]["weight"]
+    assert torch.equal(again["exp_avg_sq"], saved["model"]["weight"]["exp_avg_sq"])
+    assert float(again["step"]) == 1
+
+
+@pytest.mark.parametrize("kind", ["lion", "sgd", "muon"])
+def test_kinds_that_would_lose_updates_are_refused(kind: str) -> None:
+    with pytest.raises(RecipeError, match="lose most updates"):
+        optimizers_of(torch.nn.Linear(8, 8).to(torch.bfloat16), kind)

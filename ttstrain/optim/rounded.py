@@ -1,0 +1,57 @@
+"""AdamW for bf16 weights that keeps what nearest rounding would lose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_KEPT_BITS = -(1 << 16)  # of a float32, those that bf16 has
+
+
+class RoundedAdamW(torch.optim.Optimizer):
+    """AdamW computed in fp32, with fp32 moments, whose bf16 weights are rounded up or down by chance.
+
+    A bf16 number has 8 significant bits, so that most updates at a small LR are less than half a step and nearest
+    rounding drops them. Rounding up with the probability of the remainder keeps them on average (Gupta et al.,
+    arXiv 1502.02551). Weights in fp32 are updated exactly. Chance comes from the device's global generator.
+    """
+
+    def __init__(self, groups: Iterable[dict[str, Any]], *, eps: float) -> None:
+        """Take groups with `params`, `lr`, `betas` and `weight_decay`."""
+        super().__init__(groups, {"eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            beta1, beta2 = group["betas"]
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self._state(parameter)
+                state["step"] += 1
+                step = state["step"].item()  # on the host: no wait
+                gradient = parameter.grad.float()
+                mean = state["exp_avg"].lerp_(gradient, 1 - beta1)
+                square = state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+                scale = square.sqrt().div_((1 - beta2**step) ** 0.5).add_(group["eps"])
+                updated = parameter.float().mul_(1 - group["lr"] * group["weight_decay"])
+                updated = updated.addcdiv_(mean, scale, value=-group["lr"] / (1 - beta1**step))
+                parameter.copy_(round_stochastically(updated) if parameter.dtype == torch.bfloat16 else updated)
+
+    def _state(self, parameter: Tensor) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = self.state[parameter]
+        if not state:
+            state["step"] = torch.zeros(())  # own count: a group that was frozen for a while starts late
+            for name in ("exp_avg", "exp_avg_sq"):
+                state[name] = torch.zeros_like(parameter, dtype=torch.float32)
+        return state
+
+
+def round_stochastically(values: Tensor) -> Tensor:
+    """Return fp32 values as bf16: the neighbour below or above, each the likelier the nearer."""
+    bits = values.view(torch.int32)
+    noise = torch.randint(1 << 16, values.shape, dtype=torch.int32, device=values.device)
+    return ((bits + noise) & _KEPT_BITS).view(torch.float32).to(torch.bfloat16)
