@@ -1,4 +1,4 @@
-"""Write a small Orpheus: a Llama in a Hugging Face folder, with a tokenizer and a codec beside it. Nothing is downloaded.
+"""Write a small Orpheus: a Llama as a Hugging Face folder, its tokenizer and a codec. Nothing is downloaded.
 
 usage: make_small_orpheus.py OUT [--hidden 64] [--layers 2]
 """
