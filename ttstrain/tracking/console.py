@@ -311,6 +311,8 @@ class ConsoleTracker:
                 f"  eval loss: {number(first_value)} at step {first_step}, "
                 f"{number(self._evals[-1][1])} at step {self._evals[-1][0]}, best {number(best[1])} at step {best[0]}"
             )
+            if best[0] == 0 and len(self._evals) > 1:
+                lines.append("  nothing here is better than the base: lower `optim.lr`, or look at the data")
         if self._retained:
             lines.append(f"  {self._retention_line()} (loss of the replayed data; more is forgotten)")
         if len(self._distances) > 1:
