@@ -112,7 +112,7 @@ def test_flags_that_nobody_stated_are_warned_of(
 ) -> None:
     finetune(recipe, tmp_path, *SHORT, f"base={whole}")
     told = " ".join(capfd.readouterr().err.split())
-    assert "WARNING: the base does not tell text_mask_padding, pe_attn_head, mel" in told
+    assert "WARNING: `model.safetensors` does not tell text_mask_padding, pe_attn_head, mel" in told
     assert "model.text_mask_padding=true, model.pe_attn_head=null" in told
     assert "(from default)" in told
     assert "--probe DATA" in told

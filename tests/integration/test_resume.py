@@ -376,7 +376,7 @@ def upstream_recipe(recipe: Path, fixtures_dir: Path, tmp_path: Path) -> Path:
     trace = json.loads((fixtures_dir / "f5_train_trace" / "config.json").read_text())
     (tmp_path / "vocab.txt").write_text("".join(f"{token}\n" for token in trace["vocab"]))
     model = {key: value for key, value in trace["arch"].items() if key != "mel_dim"}
-    model |= {"tokenizer": "custom", "vocab": str(tmp_path / "vocab.txt")}
+    model |= {"tokenizer": "custom", "vocab": str(tmp_path / "vocab.txt"), "max_unknown": 1.0}
     text = recipe.read_text()
     head, _, tail = text.partition("model:")
     return write_recipe(
@@ -482,6 +482,20 @@ def test_an_upstream_file_needs_a_recipe_and_its_own_net(fixtures_dir: Path, rec
         resume(file, [])
     with pytest.raises(CheckpointError, match="dim: 16 in the file, 32 in the recipe"):
         resume(file, ["train.steps=40", f"run_dir={tmp_path / 'runs'}"], recipe=str(recipe))
+    assert not list(tmp_path.glob("runs/*/*"))
+
+
+def test_an_upstream_file_goes_on_with_its_own_symbols_only(
+    fixtures_dir: Path, upstream_recipe: Path, tmp_path: Path
+) -> None:
+    """Another order of the same symbols has the same shapes, and would read every text as another."""
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    file = Path(shutil.copy(fixtures_dir / "f5_ckpt_layouts" / TRAINING["full"], folder))
+    tokens = (tmp_path / "vocab.txt").read_text().split("\n")[:-1]
+    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in [tokens[0], *tokens[:0:-1]]))
+    with pytest.raises(CheckpointError, match="trained with other symbols"):
+        resume(file, ["train.steps=40", f"run_dir={tmp_path / 'runs'}"], recipe=str(upstream_recipe))
     assert not list(tmp_path.glob("runs/*/*"))
 
 

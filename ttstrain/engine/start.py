@@ -275,15 +275,15 @@ def _load_base(run: Run, base: OpenedCheckpoint) -> list[str]:
 
 
 def _taken_on_trust(plan: Plan, base: OpenedCheckpoint) -> str:
-    """Say what the base does not tell of itself: loudly, unless the user has said it."""
+    """Say what a file does not tell of itself: loudly, unless the user has said it."""
     settings = ", ".join(f"model.{key}={json.dumps(plan.recipe.model[key])}" for key in base.unknown)
     origins = {key: plan.origins.get(f"model.{key}", DEFAULT) for key in base.unknown}
     if set(origins.values()) <= {RECIPE, COMMAND_LINE}:
-        return f"the base does not tell {', '.join(base.unknown)}: {settings}, as you say"
+        return f"`{base.path.name}` does not tell {', '.join(base.unknown)}: {settings}, as you say"
     where = ", ".join(dict.fromkeys(origins.values()))
     return (
-        f"WARNING: the base does not tell {', '.join(base.unknown)}. This run takes {settings} (from {where}), and the "
-        "wrong choice would load, train and speak gibberish. Check with `ttstrain inspect-ckpt BASE --probe DATA`, "
+        f"WARNING: `{base.path.name}` does not tell {', '.join(base.unknown)}. This run takes {settings} (from {where}), and the "
+        "wrong choice would load, train and speak gibberish. Check with `ttstrain inspect-ckpt FILE --probe DATA`, "
         "then say it in the recipe"
     )
 
@@ -408,6 +408,12 @@ def _restore_upstream(run: Run, origin: _Origin, *, keep: set[str]) -> list[str]
         )
     opened = open_checkpoint(origin.checkpoint, task=run.plan.recipe.task)
     opened.check_model(run.plan.recipe.model)
+    fitted = run.task.fitted(opened)
+    if fitted.weights is not opened.weights:
+        raise CheckpointError(
+            f"`{opened.path}` was trained with other symbols than the recipe's, and a run goes on with its own",
+            hint="give it the vocabulary that it was trained with, or start a new run from it: `finetune --base`",
+        )
     report = load_weights(run.task, opened.weights, source=str(opened.path))
     restored, fresh = [f"{len(report.matched)} weights"], ["loader", "random generators"]
     if run.ema is not None:
@@ -434,6 +440,8 @@ def _restore_upstream(run: Run, origin: _Origin, *, keep: set[str]) -> list[str]
         f"from {opened.path.name} ({opened.model}): restored {', '.join(restored)}",
         f"started afresh: {', '.join(fresh)}",
         *opened.notes,
+        *fitted.notes,
+        *([_taken_on_trust(run.plan, opened)] if opened.unknown else []),
     ]
 
 
