@@ -266,6 +266,11 @@ def _load_base(run: Run, base: OpenedCheckpoint) -> list[str]:
         run.ema.reset(run.task.exported())
     lines = [f"base {base.path.name}: {base.model}, {len(report.matched)} tensors", *base.notes, *fitted.notes]
     lines += _choose_new_rows(run, fitted)
+    lines += [
+        f"WARNING: the {len(rows)} new rows of `{name}` are frozen, and stay as they were made"
+        for name, rows in fitted.new_rows.items()
+        if name in run.optimizers.table.frozen
+    ]
     lines += compare_front_ends(base.front_end, _front_end(run))
     if base.unknown:
         lines.append(_taken_on_trust(run.plan, base))
@@ -282,9 +287,9 @@ def _taken_on_trust(plan: Plan, base: OpenedCheckpoint) -> str:
         return f"`{base.path.name}` does not tell {', '.join(base.unknown)}: {settings}, as you say"
     where = ", ".join(dict.fromkeys(origins.values()))
     return (
-        f"WARNING: `{base.path.name}` does not tell {', '.join(base.unknown)}. This run takes {settings} (from {where}), and the "
-        "wrong choice would load, train and speak gibberish. Check with `ttstrain inspect-ckpt FILE --probe DATA`, "
-        "then say it in the recipe"
+        f"WARNING: `{base.path.name}` does not tell {', '.join(base.unknown)}. This run takes {settings} "
+        f"(from {where}), and the wrong choice would load, train and speak gibberish. Check with "
+        "`ttstrain inspect-ckpt FILE --probe DATA`, then say it in the recipe"
     )
 
 
