@@ -6,7 +6,7 @@ and never touches an optimizer. Everything the engine may ask of a family is in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ttstrain.checkpoint.tensorfile import StoredTensor
     from ttstrain.checkpoint.upstream import OpenedCheckpoint
     from ttstrain.data.manifest import Clip
+    from ttstrain.data.review import Review
 
 DEFAULT_OPTIMIZER = "model"
 
@@ -212,6 +213,10 @@ class TaskData(Protocol):
 
     def collate(self, examples: Sequence[Any]) -> Batch:
         """Pad examples into one batch."""
+        ...
+
+    def review_features(self, clips: Sequence[Clip], read: Callable[[Clip], Mapping[str, Tensor]]) -> Review:
+        """Return what the family has to say about clips now that `read` gives their features."""
         ...
 
     def reference(self, features: Mapping[str, Tensor]) -> Tensor | None:

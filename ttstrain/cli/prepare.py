@@ -49,7 +49,7 @@ def prepare(
     from ttstrain.config.facts import review_data
     from ttstrain.data.audit import audit
     from ttstrain.data.readers import read_rows
-    from ttstrain.data.summary import summary
+    from ttstrain.data.summary import findings_lines, summary
 
     wanted = _recipe(recipe, data, overrides or [])
     if wanted is None:
@@ -72,8 +72,13 @@ def prepare(
         if not json:
             print(added)
     built = None if wanted is None else _build(wanted, result)
-    if built is not None and not json:
-        print(_features_line(built[1]))
+    if built is not None:
+        from ttstrain.engine.prepare import look_again
+
+        checked, result = result, look_again(result, built[0], built[1].failed)
+        _write_lists(result, out, config.cache_dir)
+        if not json:
+            print("\n".join([_features_line(built[1]), *findings_lines(result, after=checked)]))
     scoring = None
     if wanted is not None and built is not None and scorer is not None:
         scoring = _score(wanted, scorer, built, result, lists)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import textwrap
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ttstrain.data.readers.rows import LABELS, Action, printable
@@ -37,6 +38,15 @@ def summary(result: AuditResult) -> str:
             *_wrapped(f"speakers  {_tally(Counter(clip.speaker or 'unnamed' for clip in result.clips))}"),
             *_wrapped(f"language  {_tally(Counter(clip.language or 'unnamed' for clip in result.clips))}"),
         ]
+    return "\n".join([*lines, *findings_lines(result)])
+
+
+def findings_lines(result: AuditResult, *, after: AuditResult | None = None) -> list[str]:
+    """Say what was found; with `after`, only what is new since that audit of the same data."""
+    if after is not None:
+        new = {"remarks": result.remarks[len(after.remarks) :], "verdicts": result.verdicts[len(after.verdicts) :]}
+        result = replace(result, **new)
+    lines: list[str] = []
     for remark in result.remarks:
         lines += _wrapped(f"{remark.label:<{LABEL}}{remark.text}")
     for action, title, examples in SECTIONS:

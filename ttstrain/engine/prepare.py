@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,10 +13,12 @@ from ttstrain import families
 from ttstrain.config.facts import Audited, Findings, audit_data, count_frames, report_texts
 from ttstrain.config.plan import DataFacts
 from ttstrain.config.recipe import Recipe
+from ttstrain.data.audit import AuditResult
 from ttstrain.data.cache import FeatureCache, Place
 from ttstrain.data.loader import worker_count
 from ttstrain.data.location import cache_root, usable_cores
 from ttstrain.data.manifest import Clip
+from ttstrain.data.review import reviewed
 from ttstrain.data.split import split_data
 from ttstrain.data.text_summary import check_texts
 from ttstrain.engine.distributed import Ranks
@@ -55,6 +57,18 @@ def open_cache(recipe: Recipe, *, place: Place, device: torch.device | None = No
     return FeatureCache(cache_root(recipe.data.cache_dir) / "features", task_data, place=place, device=device)
 
 
+def review_features(audited: Audited, cache: FeatureCache, failed: Mapping[str, str]) -> Audited:
+    """Add what the family finds in the features of audited clips; those that `failed` have none."""
+    data = look_again(audited.data, cache, failed)
+    return Audited(data, None if audited.replay is None else look_again(audited.replay, cache, failed))
+
+
+def look_again(result: AuditResult, cache: FeatureCache, failed: Mapping[str, str]) -> AuditResult:
+    """Add what the family finds in the features of one set of audited clips."""
+    there = [clip for clip in result.clips if clip.id not in failed]
+    return reviewed(result, cache.task_data.review_features(there, cache.get))
+
+
 def prepare(
     recipe: Recipe,
     *,
@@ -83,6 +97,7 @@ def prepare(
         with show("computing features") as progress:
             report = cache.build(audited.clips, progress=progress)
         failed = dict(report.failed)
+        audited = review_features(audited, cache, failed)
         clips = [clip for clip in audited.data.clips if clip.id not in failed]
         replay = [clip for clip in audited.replay_clips if clip.id not in failed]
         findings, replay_findings = audited.findings, audited.replay_findings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ttstrain.data.manifest import Clip
+from ttstrain.data.review import Review
 
 RATE = 16_000
 HOP = 160
@@ -91,6 +92,9 @@ class ToyData:
         energy = pad_sequence([energy for _, energy in examples], batch_first=True)
         frames = sum(len(energy) for _, energy in examples)
         return ToyBatch([name for name, _ in examples], energy, float(frames), frames, energy.numel())
+
+    def review_features(self, clips: Sequence[Clip], read: Callable[[Clip], Mapping[str, Tensor]]) -> Review:
+        return Review()
 
     def reference(self, features: Mapping[str, Tensor]) -> Tensor | None:
         return None

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ttstrain.data.review import Review
 from ttstrain.errors import DataError, RecipeError
 from ttstrain.families.orpheus.batch import OrpheusBatch
 from ttstrain.families.orpheus.codec import Codec, digest_of, load_codec
 from ttstrain.families.orpheus.codes import deduplicate
 from ttstrain.families.orpheus.config import OrpheusConfig
-from ttstrain.families.orpheus.ids import SAMPLE_RATE, SAMPLES_PER_FRAME, TOKENS_PER_S
-from ttstrain.families.orpheus.layout import row_length, said
+from ttstrain.families.orpheus.divide import Piece, divide
+from ttstrain.families.orpheus.ids import NUM_SLOTS, SAMPLE_RATE, SAMPLES_PER_FRAME, TOKENS_PER_S
+from ttstrain.families.orpheus.layout import OVERHEAD, row_length, said
+from ttstrain.families.orpheus.lint_codes import review_codes
 from ttstrain.families.orpheus.rows import Row, pack, speech_row
 from ttstrain.families.orpheus.tokenizer import RowTokenizer, load_tokenizer
 
@@ -70,11 +73,32 @@ class OrpheusData:
         return row_length(clip, self.rows)
 
     def example(self, clip: Clip, features: Mapping[str, Tensor]) -> OrpheusExample:
-        """Write the clip's row. Raises DataError where its text cannot be read as text."""
-        frames = deduplicate(features["codes"], self.rows.dedup).frames
-        text = self.tokenizer.encode(said(clip.text, clip.speaker, self.rows.voice))
-        row = speech_row(clip.id, text, frames, self.ids, labels=self.rows.labels)
-        return OrpheusExample(id=clip.id, rows=[row])
+        """Write the clip's row, or rows. Raises DataError where its text cannot be read as text."""
+        pieces = self._pieces(clip, features)
+        if pieces is None:
+            raise DataError(f"clip `{clip.id}` is too long for a row and has no pause where a sentence ends")
+        rows = []
+        for piece in pieces:
+            frames = deduplicate(features["codes"][piece.start : piece.end], self.rows.dedup).frames
+            text = self.tokenizer.encode(said(piece.text, clip.speaker, self.rows.voice))
+            rows.append(speech_row(clip.id, text, frames, self.ids, labels=self.rows.labels))
+        return OrpheusExample(id=clip.id, rows=rows)
+
+    def _pieces(self, clip: Clip, features: Mapping[str, Tensor]) -> list[Piece] | None:
+        """Return what becomes a row each; None where a clip that is too long cannot be divided."""
+
+        def fits(text: str, num_frames: int) -> bool:
+            words = self.tokenizer.count(said(text, clip.speaker, self.rows.voice))
+            return OVERHEAD + words + NUM_SLOTS * num_frames <= self.rows.max_tokens
+
+        whole = Piece(clip.text, 0, len(features["codes"]))
+        if self.rows.too_long == "skip" or fits(whole.text, whole.end):
+            return [whole]
+        return divide(clip.text, features["loudness"], fits=fits, loudest_pause=self.rows.loudest_pause)
+
+    def review_features(self, clips: Sequence[Clip], read: Callable[[Clip], Mapping[str, Tensor]]) -> Review:
+        """Leave out what cannot be divided; say how much sound goes with repeats, and how often code 0 is used."""
+        return review_codes(clips, read, rows=self.rows, pieces=self._pieces)
 
     def collate(self, examples: Sequence[OrpheusExample]) -> OrpheusBatch:
         """Lay all rows end to end."""

@@ -56,7 +56,7 @@ class RowsConfig(Section):
     """What becomes of longer rows: left out, or divided at a pause where a sentence ends; both are reported."""
     voice: str | None = "auto"
     """Name in front of the text (`tara: ...`): `auto` takes the row's speaker where it has one, null writes none."""
-    tags: list[str] = list(TAGS)
+    tags: tuple[str, ...] = TAGS
     """Emotion tags that the texts may hold, without brackets; what only resembles one is reported."""
     upstream_decoder_safe: bool = False
     """Take the next-best code where the codec chose code 0, which upstream's player drops together with 0.4 s."""
