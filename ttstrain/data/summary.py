@@ -51,7 +51,7 @@ def findings_lines(result: AuditResult, *, after: AuditResult | None = None) -> 
         lines += _wrapped(f"{remark.label:<{LABEL}}{remark.text}")
     for action, title, examples in SECTIONS:
         lines += _section(result, action, title, examples)
-    return "\n".join(lines)
+    return lines
 
 
 def _section(result: AuditResult, action: Action, title: str, num_examples: int) -> list[str]:
