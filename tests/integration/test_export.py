@@ -123,8 +123,7 @@ def test_blends_are_measured_as_the_run_measured_them(run: Path) -> None:
     best = min(source.losses, key=lambda name: source.losses[name])
     assert source.chosen == best
     own, average = checkpoint(run, STEPS).state["task"], average_of(run, STEPS)
-    share = {"online": 0.0, "ema": 1.0}.get(best) if " " not in best else float(best.split()[2])
-    assert share is not None
+    share = {"online": 0.0, "blend 0.5": 0.5, "ema": 1.0, "blend 1.5": 1.5}[best]
     for key, tensor in source.weights.items():
         torch.testing.assert_close(tensor, own[key] + share * (average[key] - own[key]), rtol=0, atol=1e-6)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
@@ -29,7 +30,11 @@ def export(
     ] = Weights.auto,
     formats: Annotated[
         Optional[list[str]],  # noqa: UP045  typer of Python 3.10
-        typer.Option("--format", metavar="FORMAT", help="What to write; may be given several times."),
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="What to write, such as `inference` or `training`; may be given several times.",
+        ),
     ] = None,
     compare: Annotated[
         bool,
@@ -58,19 +63,31 @@ def export(
 
 def print_result(source: Source, exported: Exported) -> None:
     """Tell a person what was written, of which weights, and how to use it."""
-    print(f"exported  {exported.folder} ({exported.num_bytes / 1e6:,.1f} MB)")
-    for name in exported.files:
-        print(f"            {name}")
-    print(f"from      {source.name}, step {source.step:,} ({source.checkpoint.name})")
-    print(f"weights   {source.chosen}: {source.reasons[0]}")
-    for reason in source.reasons[1:]:
-        print(f"            {reason}")
+    _print_entry("exported", f"{exported.folder} ({exported.num_bytes / 1e6:,.1f} MB)")
+    _print_entry("files", ", ".join(exported.files))
+    _print_entry("from", f"{source.name}, step {source.step:,} ({source.checkpoint.name})")
+    _print_entry("weights", f"{source.chosen}: {'; '.join(source.reasons)}")
     same = "the same" if exported.difference == 0 else f"within {exported.difference:.1g}"
-    print(f"checked   {exported.num_tensors:,} tensors read back equal; a fresh model computes {same}")
+    _print_entry("checked", f"{exported.num_tensors:,} tensors read back equal; a fresh model computes {same}")
     for note in exported.notes:
-        print(f"note      {note}")
-    for line in exported.use:
+        _print_entry("note", note)
+    for line in exported.use:  # whole, to be copied
         print(f"use       {line}")
+
+
+def _print_entry(name: str, text: str) -> None:
+    """Print one entry within 80 columns; paths are not broken."""
+    indent = " " * 10
+    print(
+        fill(
+            text,
+            80,
+            initial_indent=f"{name:10}",
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    )
 
 
 def print_json(source: Source, exported: Exported) -> None:

@@ -19,16 +19,17 @@ from ttstrain.data.location import cache_root
 from ttstrain.data.manifest import Clip, read_manifest
 from ttstrain.engine.evaluate import EVALUATION_SEED, evaluating
 from ttstrain.errors import DataError
-from ttstrain.task import Batch, Task, TaskData
+from ttstrain.families import ModelConfig
+from ttstrain.task import Batch, Mean, Task, TaskData
 
 BLENDS = (0.0, 0.5, 1.0, 1.5)  # shares k of online + k (average - online): 0 is online, 1 the average
 HELD_OUT = Path("data") / "held_out.jsonl"  # in a run's folder
 
 
 def blend_name(share: float) -> str:
-    """Say what a blend is."""
+    """Name a blend: `blend 0.5` is half way from the weights to their average."""
     named = {0.0: "online", 1.0: "ema"}
-    return named.get(share, f"online + {share:g} (ema - online)")
+    return named.get(share, f"blend {share:g}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ def compare_blends(
     online: Mapping[str, Tensor],
     average: Mapping[str, Tensor],
     *,
+    config: ModelConfig,
     recipe: Recipe,
     run: Path,
     shares: Sequence[float] = BLENDS,
@@ -62,7 +64,7 @@ def compare_blends(
     clips = read_manifest(path)[: recipe.eval.max_clips] if path.is_file() else []
     if not clips:
         raise DataError(f"`{run}` lists no held-out clips", hint="export without `--compare`")
-    batches = _batches(clips, recipe)
+    batches = _batches(clips, config, recipe)
     losses = {}
     for share in shares:
         load_weights(task.exported(), _blended(online, average, share), source=blend_name(share))
@@ -77,10 +79,9 @@ def _blended(online: Mapping[str, Tensor], average: Mapping[str, Tensor], share:
     }
 
 
-def _batches(clips: Sequence[Clip], recipe: Recipe) -> list[Batch]:
-    spec = families.find_task(recipe.task)
-    data_class: Any = spec.load_data()
-    task_data: TaskData = data_class(spec.config.model_validate(recipe.model))
+def _batches(clips: Sequence[Clip], config: ModelConfig, recipe: Recipe) -> list[Batch]:
+    data_class: Any = families.find_task(recipe.task).load_data()
+    task_data: TaskData = data_class(config)
     cache = FeatureCache(cache_root(recipe.data.cache_dir) / "features", task_data, place="disk")
     report = cache.build(clips)
     if report.failed:
@@ -93,10 +94,12 @@ def _batches(clips: Sequence[Clip], recipe: Recipe) -> list[Batch]:
 
 def _loss(task: Task, batches: Sequence[Batch]) -> float:
     generator = torch.Generator()
-    total = weight = 0.0
+    total = count = 0.0
     with evaluating(task):
         for i, batch in enumerate(batches):
             generator.manual_seed(EVALUATION_SEED + i)
-            total += float(task.evaluate(batch, generator)["total"].double()) * batch.weight
-            weight += batch.weight
-    return total / weight
+            value = task.evaluate(batch, generator)["total"]
+            mean = value if isinstance(value, Mean) else Mean(value.double() * batch.weight, torch.tensor(batch.weight))
+            total += float(mean.total)
+            count += float(mean.count)
+    return total / count

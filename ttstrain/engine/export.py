@@ -94,7 +94,7 @@ def _of_run(checkpoint: Path, *, weights: Weights, compare: bool) -> Source:
                 f"`{checkpoint}` does not lie in a run's folder, which lists the held-out clips",
                 hint="leave `--compare` out",
             )
-        choice = _by_comparison(candidates, meta, settings, run, asked=weights)
+        choice = _by_comparison(candidates, meta, settings, run, config=config, asked=weights)
     else:
         choice = _choose(candidates, meta, _losses(meta, run), asked=weights)
     plain = _build(meta.task, config, None)
@@ -253,17 +253,22 @@ def _figures(losses: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
 
 
-def _by_comparison(candidates: _Candidates, meta: Meta, recipe: Recipe, run: Path, *, asked: Weights) -> _Choice:
+def _by_comparison(
+    candidates: _Candidates, meta: Meta, recipe: Recipe, run: Path, *, config: ModelConfig, asked: Weights
+) -> _Choice:
     if asked != "auto":
         raise RecipeError("`--compare` chooses the weights", hint=f"leave out `--weights {asked}` or `--compare`")
     if candidates.average is None:
         raise CheckpointError("this run kept no average to compare with", hint="leave `--compare` out")
-    task = _build(meta.task, families.find_task(meta.task).config.model_validate(meta.model), None)
-    compared = compare_blends(task, candidates.online, candidates.average, recipe=recipe, run=run)
+    task = _build(meta.task, config, None)
+    compared = compare_blends(task, candidates.online, candidates.average, config=config, recipe=recipe, run=run)
     best = min(compared.losses, key=lambda share: compared.losses[share])
     losses = {blend_name(share): loss for share, loss in compared.losses.items()}
-    reason = f"the lowest loss on {compared.num_clips} held-out clips: {_figures(losses)}"
-    return _Choice(compared.weights(best), blend_name(best), (reason,), losses)
+    reasons = (
+        f"the lowest loss on {compared.num_clips} held-out clips: {_figures(losses)}",
+        "blend k is online + k (ema - online)",
+    )
+    return _Choice(compared.weights(best), blend_name(best), reasons, losses)
 
 
 # ---------------------------------------------------------------- upstream's files

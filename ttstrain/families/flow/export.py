@@ -22,6 +22,8 @@ from torch import Tensor
 from ttstrain import __version__
 from ttstrain.checkpoint import tensorfile
 from ttstrain.checkpoint.export import Source, Training, Written, WrittenFile
+from ttstrain.checkpoint.meta import check_vocab
+from ttstrain.data.texts import VOCAB as VOCAB_HASH
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.families import ModelConfig
 from ttstrain.families.flow.config import FlowConfig
@@ -53,6 +55,7 @@ class FlowExporter:
         config = _flow(source.config)
         name = f"model_{source.step}.safetensors"
         metadata = {METADATA_KEY: json.dumps(fingerprint(source, config), ensure_ascii=False)}
+        check_vocab(source.versions, {VOCAB_HASH: vocab_hash(config)}, source=str(source.checkpoint))
         vocab, notes = vocab_bytes(config)
         files: list[WrittenFile] = []
         for wanted, place in PLACES.items():
@@ -228,6 +231,11 @@ def scheduler_state(step: int, *, lr: float) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------- vocab
+
+
+def vocab_hash(config: FlowConfig) -> str:
+    """Return what a checkpoint's meta says of its vocab."""
+    return f"sha256:{load_vocab(config.vocab, space_first=config.tokenizer != 'custom').sha256}"
 
 
 def vocab_bytes(config: FlowConfig) -> tuple[bytes, tuple[str, ...]]:
