@@ -151,7 +151,7 @@ class ConsoleTracker:
         self._print(f"step {step}  {kind}: {message}", style="bold red")
 
     def note(self, message: str) -> None:
-        self._print(message, style="dim")
+        self._print(message, style="yellow" if message.startswith("WARNING") else "dim")
 
     def warn(self, message: str) -> None:
         """Show a line that should not be overlooked, yet stops nothing."""
