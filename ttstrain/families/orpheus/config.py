@@ -51,6 +51,22 @@ class LossConfig(Section):
     """Tokens whose logits are held at a time; `auto` goes by the free memory."""
 
 
+class SamplingConfig(Section):
+    """How samples are spoken: the published settings."""
+
+    temperature: Positive = 0.6
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    repetition_penalty: Annotated[float, Field(ge=1)] = 1.1
+    """On every token that was seen; with less than 1.1 the model loops."""
+    max_tokens: Count = 1200
+    """Longest speech; 1200 tokens are 14 s."""
+    grammar: Literal["free", "masked"] = "free"
+    """`free` lets the model break the order of slots, and says how often; `masked` allows a slot's own codes alone."""
+    voice: str | None = None
+    """Name in front of the text where `rows.voice` is `auto`; null writes none."""
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
 class OrpheusConfig(ModelConfig):
     """One Llama, its tokens, and how it is trained and sampled."""
 
@@ -83,6 +99,7 @@ class OrpheusConfig(ModelConfig):
     checkpoint_activations: bool = False
     """Compute each layer again in the backward pass, to save memory."""
     loss: LossConfig = LossConfig()
+    sampling: SamplingConfig = SamplingConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> OrpheusConfig:

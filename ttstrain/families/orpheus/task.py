@@ -13,14 +13,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ttstrain.errors import CheckpointError, RecipeError
+from ttstrain.errors import CheckpointError, DataError, RecipeError
 from ttstrain.families.orpheus.batch import EOS_SLOT, IGNORED, SPEECH, OrpheusBatch
+from ttstrain.families.orpheus.codec import Codec, load_codec
 from ttstrain.families.orpheus.config import PREFIX, OrpheusConfig
-from ttstrain.families.orpheus.ids import CODEBOOK_SIZE, NUM_SLOTS, TokenIds
+from ttstrain.families.orpheus.ids import CODEBOOK_SIZE, NUM_SLOTS, SAMPLE_RATE, TokenIds
+from ttstrain.families.orpheus.layout import said
 from ttstrain.families.orpheus.loss import HeadLoss, HeadOptions, head_loss
 from ttstrain.families.orpheus.net import build_net, hidden_states, prove_isolation
+from ttstrain.families.orpheus.rows import prompt_ids
+from ttstrain.families.orpheus.sampler import read, write
 from ttstrain.families.orpheus.tokenizer import load_tokenizer
-from ttstrain.task import Fitted, Loss, Mean, Task
+from ttstrain.task import Audio, Fitted, Loss, Mean, Prompt, Sample, Task
 
 if TYPE_CHECKING:
     from ttstrain.checkpoint.upstream import OpenedCheckpoint
@@ -49,10 +53,7 @@ class OrpheusTask(Task):
             chunk_tokens=None if loss.chunk_tokens == "auto" else loss.chunk_tokens,
         )
         self._checked = False
-
-    def exported(self) -> nn.Module:
-        """Return transformers' net, whose keys are those of a published folder."""
-        return self.net
+        self._codec: Codec | None = None  # loaded when it first speaks; no part of what is trained
 
     def fitted(self, base: OpenedCheckpoint) -> Fitted:
         """Return the base's tensors, with rows added where the recipe's vocabulary is a little larger.
@@ -150,6 +151,48 @@ class OrpheusTask(Task):
         if step == 0 and mean > SUSPICIOUS:
             return [f"the base finds the codes unlikely ({mean:.2f} nats a token): are they in their own slots?"]
         return []
+
+    # ---------------------------------------------------------------- listening
+
+    def ready_to_speak(self) -> str:
+        """Load the codec."""
+        if self._codec is None:
+            self._codec = load_codec(self.config.rows.codec)
+        return f"SNAC, {self.config.rows.codec}"
+
+    @torch.no_grad()
+    def sample(self, prompt: Prompt) -> Sample:
+        """Speak with the voice that the text or the settings name; a reference recording is not heard.
+
+        Raises DataError when nothing that was written makes a frame.
+        """
+        sound = self.ready_to_speak()
+        assert self._codec is not None
+        rows, settings, ids = self.config.rows, self.config.sampling, self.config.ids
+        text = load_tokenizer(rows.tokenizer).encode(said(prompt.text, settings.voice or "", rows.voice))
+        seed = settings.seed if prompt.seed is None else prompt.seed
+        written = read(
+            write(
+                self.net,
+                prompt_ids(text, ids),
+                settings=settings,
+                ids=ids,
+                generator=torch.Generator().manual_seed(seed),
+            ),
+            ids,
+        )
+        if not len(written.frames):
+            raise DataError(
+                f"none of {written.num_tokens:,} tokens made a frame: the model does not keep to the slots yet",
+                hint="train longer; `model.sampling.grammar=masked` makes it speak whatever it knows",
+            )
+        notes = [] if written.stopped else [f"did not stop by itself within {settings.max_tokens:,} tokens"]
+        if written.num_misplaced:
+            share = 100 * written.num_misplaced / written.num_tokens
+            notes.append(f"{share:.2g} % of {written.num_tokens:,} tokens were out of their slot and left out")
+        wav = self._codec.to(self.net.lm_head.weight.device).decode(written.frames, seed=seed)
+        audio = Audio(wav.clamp(-1, 1), SAMPLE_RATE)
+        return Sample(audio=audio, vocoder=sound, notes=tuple(notes))
 
 
 def _with_rows(matrix: Tensor, rows: int, *, like: TokenIds) -> Tensor:
