@@ -88,6 +88,13 @@ def test_without_held_out_clips_retention_alone_is_measured(recipe: Path, tmp_pa
     assert not any(key.startswith("eval/loss") for row in rows for key in row)
 
 
+def test_a_share_of_nothing_only_measures(recipe: Path, tmp_path: Path) -> None:
+    measured = finetune(recipe, tmp_path, "data.replay.share=0", "name=measured")
+    alone = finetune(recipe, tmp_path, "data.replay=null", "name=alone")
+    assert differences(checkpoint(measured, STEPS).state["task"], checkpoint(alone, STEPS).state["task"]) == []
+    assert "eval/retention/total" in metrics(measured)[-1]
+
+
 def test_the_end_says_what_was_forgotten(recipe: Path, tmp_path: Path) -> None:
     done = ttstrain("finetune", recipe, f"run_dir={tmp_path}", "train.steps=4", "name=said")
     assert done.returncode == 0, done.stderr

@@ -28,7 +28,9 @@ class MergedTensor(StoredTensor):
 
     def pieces(self, elements: int = PIECE) -> Iterator[Tensor]:
         """Yield the merged elements as flat tensors, at most `elements` at a time."""
-        yield from self.read().reshape(-1).split(elements)
+        flat = self.read().reshape(-1)
+        for start in range(0, len(flat), elements):
+            yield flat[start : start + elements]
 
 
 def adapters(weights: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:

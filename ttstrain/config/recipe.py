@@ -63,8 +63,8 @@ class ReplayConfig(Section):
     """Layout of `path`; `auto` looks at the content."""
     language: str | None = None
     """Language of rows that name none."""
-    share: Share = 0.3
-    """Share of an epoch's frames that are replayed; other clips are drawn for each epoch."""
+    share: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    """Share of an epoch's frames that are replayed, drawn anew for each; 0 only measures what is forgotten."""
     holdout: Annotated[int, Field(ge=0)] | Share = 0.05
     """Clips kept to measure retention, counted as `data.holdout`; 0 measures none."""
 

@@ -137,6 +137,8 @@ def _replay(config: ReplayConfig | None, facts: ReplayFacts) -> str:
     counts += [f"{sum(facts.skipped.values())} skipped"]
     counts += [f"{facts.num_shared} in the data themselves"] * (facts.num_shared > 0)
     counts += [f"{facts.num_overlong} too long for a micro-batch"] * (facts.num_overlong > 0)
+    if config.share == 0:
+        return f"replay {config.path} · {' · '.join(counts)} · only measured, none is trained on"
     taken = f"an epoch takes about {facts.clips_per_epoch:,} of them, {100 * config.share:.3g} % of its frames"
     return f"replay {config.path} · {' · '.join(counts)} · {taken}"
 

@@ -116,7 +116,7 @@ def _fill(order: Sequence[int], lengths: Sequence[int], *, budget: int, max_clip
 
 
 def _mixed(things: Iterable[_Thing], rng: random.Random) -> list[_Thing]:
-    """Return things in random order. `Random.random` is stable between versions of Python, `shuffle` is not promised."""
+    """Return things in random order. `Random.random` is stable between Pythons, `shuffle` is not promised to be."""
     return [thing for _, _, thing in sorted((rng.random(), i, thing) for i, thing in enumerate(things))]
 
 

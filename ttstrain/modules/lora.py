@@ -11,7 +11,7 @@ import importlib.util
 import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,6 @@ DOWN, UP, MAGNITUDE = "lora_A", "lora_B", "lora_magnitude_vector"
 _PLAIN = re.compile(
     rf"\.base_layer(?=\.)|(?<=\.{DOWN})\.{ADAPTER}|(?<=\.{UP})\.{ADAPTER}|(?<=\.{MAGNITUDE})\.{ADAPTER}"
 )
-
-T = TypeVar("T")
 
 
 def check_installed(config: LoraConfig | None) -> None:
@@ -47,7 +45,7 @@ def add_lora(module: nn.Module, config: LoraConfig, *, default_targets: Sequence
     names = _linear_layers(module, _targets(config, default_targets))
     adapter = PeftConfig(
         r=config.rank,
-        lora_alpha=config.alpha,  # type: ignore[arg-type]  # a whole number by its annotation, used as any
+        lora_alpha=config.alpha,
         lora_dropout=config.dropout,
         target_modules="|".join(re.escape(name) for name in names),
         use_dora=config.dora,
@@ -76,7 +74,7 @@ def scaling_of(config: LoraConfig) -> float:
 # ---------------------------------------------------------------- weights in
 
 
-def with_adapters(module: nn.Module, tensors: Mapping[str, T]) -> Mapping[str, T | Tensor]:
+def with_adapters(module: nn.Module, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a base's tensors under an adapted module's own names, with its adapters as they are now.
 
     A module without adapters gets the tensors back untouched.
@@ -85,7 +83,7 @@ def with_adapters(module: nn.Module, tensors: Mapping[str, T]) -> Mapping[str, T
         return tensors
     own = {plain_name(name): name for name in module.state_dict()}
     adapters = {name: tensor for name, tensor in module.state_dict().items() if is_adapter(name)}
-    current: dict[str, T | Tensor] = {name: tensor for name, tensor in adapters.items() if name not in tensors}
+    current = {name: tensor for name, tensor in adapters.items() if name not in tensors}
     return {own.get(name, name): tensor for name, tensor in tensors.items()} | current
 
 
@@ -149,14 +147,16 @@ def is_adapter(name: str) -> bool:
 
 
 def _moved(layer: Any) -> Tensor:
+    """Return the weight with its adapter's product, of which DoRA keeps the direction."""
     product = layer.lora_B[ADAPTER].weight.float() @ layer.lora_A[ADAPTER].weight.float()
-    weight: Tensor = layer.base_layer.weight.float()
-    return weight + layer.scaling[ADAPTER] * product
+    moved: Tensor = layer.base_layer.weight.float() + layer.scaling[ADAPTER] * product
+    return moved
 
 
 def _lengths(weight: Tensor) -> Tensor:
     """Return the length of each output's row, as DoRA means it."""
-    return torch.linalg.vector_norm(weight, dim=1)
+    lengths: Tensor = torch.linalg.vector_norm(weight, dim=1)
+    return lengths
 
 
 # ---------------------------------------------------------------- which
