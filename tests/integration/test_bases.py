@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from ttstrain.errors import CheckpointError
 from ttstrain.families.flow.config import FlowConfig
 from ttstrain.families.flow.task import FlowTask
 
-NET = {"dim": 32, "depth": 1, "heads": 1, "dim_head": 32, "text_dim": 16, "conv_layers": 1}
+NET: dict[str, Any] = {"dim": 32, "depth": 1, "heads": 1, "dim_head": 32, "text_dim": 16, "conv_layers": 1}
 SHORT = ("train.steps=2", "train.accumulate=1", "optim.schedule.warmup_steps=1", "eval.every=null", "name=r")
 FLAGS = {"text_mask_padding": "true", "pe_attn_head": "null", "mel": "vocos"}
 
@@ -28,7 +29,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("base") / "model.safetensors"
-    save_file(FlowTask(FlowConfig(**NET)).state_dict(), path)  # type: ignore[arg-type]
+    save_file(FlowTask(FlowConfig(**NET)).state_dict(), path)
     return path
 
 
@@ -53,7 +54,7 @@ def text_encoder(whole: Path, path: Path) -> Path:
 
 
 def another_size(path: Path) -> Path:
-    save_file(FlowTask(FlowConfig(**{**NET, "dim": 64})).state_dict(), path)  # type: ignore[arg-type]
+    save_file(FlowTask(FlowConfig(**{**NET, "dim": 64})).state_dict(), path)
     return path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -15,7 +16,7 @@ from ttstrain.cli.probe import lines
 from ttstrain.engine.probe import Judged, compare, probe
 from ttstrain.errors import CheckpointError, UserError
 
-FLAGS = {
+FLAGS: dict[str, dict[str, Any]] = {
     "v1": {"text_mask_padding": True, "pe_attn_head": None},
     "v0": {"text_mask_padding": False, "pe_attn_head": 1},
 }

@@ -13,7 +13,8 @@ from small_runs import checkpoint, differences, finetune, write_clips, write_rec
 from ttstrain.checkpoint.upstream import open_checkpoint
 from ttstrain.engine.start import resume
 from ttstrain.errors import CheckpointError, RecipeError
-from ttstrain.families.flow.surgery import TABLE, transplant
+from ttstrain.families.flow.readings import TABLE
+from ttstrain.families.flow.surgery import transplant
 
 ALONE, STEPS = 3, 6
 OLD = (" ", *"oinshrdlcumwfgypbvkETAOINSHRDLCUMWFGYPBVK.,'jqxz")

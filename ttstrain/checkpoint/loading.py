@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ttstrain.checkpoint.tensorfile import StoredTensor, read_tree
 from ttstrain.errors import CheckpointError
 
-Tensors = Mapping[str, Tensor] | Mapping[str, StoredTensor]
+Tensors = Mapping[str, Tensor] | Mapping[str, StoredTensor] | Mapping[str, Tensor | StoredTensor]
 
 _SHOWN = 3  # names of each kind in an error
 

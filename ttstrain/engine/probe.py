@@ -27,7 +27,7 @@ from ttstrain.engine.evaluate import EVALUATION_SEED, evaluating
 from ttstrain.engine.prepare import ShowProgress, no_progress
 from ttstrain.errors import CheckpointError, UserError
 from ttstrain.families import Reading, TaskSpec
-from ttstrain.task import Batch, Task
+from ttstrain.task import Batch, Mean, Task
 
 NUM_CLIPS = 6
 HANDY_S = (1.5, 8.0)  # long enough for a sentence, short enough for a CPU
@@ -191,5 +191,6 @@ def _losses(task: Task, batches: Mapping[str, Batch], device: torch.device) -> d
     with evaluating(task):
         for number, (clip, batch) in enumerate(batches.items()):
             generator.manual_seed(EVALUATION_SEED + number)
-            losses[clip] = float(task.evaluate(batch.to(device), generator)["total"])
+            total = task.evaluate(batch.to(device), generator)["total"]
+            losses[clip] = float(total.total / total.count if isinstance(total, Mean) else total)
     return losses

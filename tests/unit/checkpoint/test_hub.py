@@ -8,6 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from small_runs import ttstrain
 
 from ttstrain.checkpoint.hub import fetch_repository
@@ -31,6 +33,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (repo / "refs").mkdir(parents=True)
     (repo / "blobs").mkdir()
     (repo / "refs" / "main").write_text(COMMIT)
+    tensors = {"ema_model.transformer.proj_out.bias": torch.ones(1)}
     names = (
         "F5TTS_v1_Base/model_1250000.safetensors",
         "F5TTS_v1_Base/vocab.txt",
@@ -38,7 +41,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     for number, name in enumerate(names):
         blob = repo / "blobs" / f"{number:064d}"
-        blob.write_text(name)
+        if name.endswith(".safetensors"):
+            save_file(tensors, blob)
+        elif name.endswith(".pt"):
+            torch.save({"ema_model_state_dict": tensors}, blob)
+        else:
+            blob.write_text(" \n")
         (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
         (snapshot / name).symlink_to(blob)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -72,7 +80,7 @@ def test_hf_home_is_obeyed_by_the_command_line(cache: Path) -> None:
         HF_HUB_OFFLINE="1",
     )
     assert told.returncode == 4
-    assert f"`{wanted}`" in told.stderr  # found: it is no checkpoint, as it holds its own name only
+    assert f"`{wanted}`" in told.stderr  # found: it is no whole net, as it holds one tensor
     assert "Fetching" not in told.stderr
 
 
@@ -112,6 +120,18 @@ def test_a_folder_prefers_safetensors(asked: list[dict[str, Any]], tmp_path: Pat
     assert not any(".pt" in pattern for pattern in asked[0]["patterns"])
 
 
+def test_a_repository_that_is_one_model_needs_no_path(asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    snapshot = tmp_path / "snapshot"
+    with pytest.raises(CheckpointError, match="which of its files"):
+        resolve_base("hf://SWivid/F5-TTS")
+    assert not any("safetensors" in pattern for pattern in asked[0]["patterns"])  # nothing large was fetched
+    (snapshot / "c.safetensors").unlink()
+    for name in ("config.json", "model-00001-of-00001.safetensors", "model.safetensors.index.json"):
+        (snapshot / name).write_text("{}")
+    assert resolve_base("hf://owner/model@main") == snapshot / "model.safetensors.index.json"
+    assert "model*.safetensors" in asked[-1]["patterns"]
+
+
 def test_a_name_that_the_repository_lacks(asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     for inside in ("F5TTS_v2_Base", "Both/b.pt"):
@@ -121,7 +141,7 @@ def test_a_name_that_the_repository_lacks(asked: list[dict[str, Any]], monkeypat
 
 
 def test_a_malformed_address_is_refused() -> None:
-    for spec in ("hf://SWivid", "hf://SWivid/F5-TTS", "hf://a/b/../../c@d@e"):
+    for spec in ("hf://SWivid", "hf://a/b/../../c@d@e"):
         with pytest.raises(CheckpointError, match="hf://owner/repo/path"):
             resolve_base(spec)
     with pytest.raises(CheckpointError, match="is not hf://owner/repo"):

@@ -106,9 +106,10 @@ def test_the_rows_are_part_of_the_state() -> None:
     optimizers = make(net)
     saved = optimizers.new_rows
     assert saved is not None
-    fresh = NewRows(FIRST.steps, {"table.weight": net.table.weight})
+    table = dict(net.named_parameters())["table.weight"]
+    fresh = NewRows(FIRST.steps, {"table.weight": table})
     assert fresh.count == 0
     fresh.load_state_dict(saved.state_dict())
     assert fresh.count == 2
     with pytest.raises(CheckpointError, match=r"table\.weight"):
-        NewRows(2, {"other": net.table.weight}).load_state_dict(saved.state_dict())
+        NewRows(2, {"other": table}).load_state_dict(saved.state_dict())

@@ -121,7 +121,8 @@ def _row(rows: Tensor, token: str, *, length: Tensor, noise: float) -> Tensor:
         mean = mean * (length / size) if size > 0 else mean
     seed = int.from_bytes(hashlib.sha256(token.encode()).digest()[:8], "little") >> 1
     drawn = torch.randn(rows.shape[1], generator=torch.Generator().manual_seed(seed))
-    return mean + drawn * (noise * length / drawn.norm())
+    row: Tensor = mean + drawn * (noise * length / drawn.norm())
+    return row
 
 
 # ---------------------------------------------------------------- the base's vocab

@@ -20,6 +20,7 @@ from ttstrain.families.flow.data import FlowBatch
 from ttstrain.families.flow.model import build_net
 from ttstrain.families.flow.model.cfm import draw, frames_between, predict, squared_error
 from ttstrain.families.flow.model.sampler import durations, generate, noise, time_grid
+from ttstrain.families.flow.readings import TABLE
 from ttstrain.families.flow.score import text_gain
 from ttstrain.families.flow.speech import (
     NO_VOICE,
@@ -32,7 +33,7 @@ from ttstrain.families.flow.speech import (
     prepare,
     share_duration,
 )
-from ttstrain.families.flow.surgery import TABLE, fit_vocab
+from ttstrain.families.flow.surgery import fit_vocab
 from ttstrain.families.flow.text import encode, tokenize
 from ttstrain.families.flow.vocab import load_vocab
 from ttstrain.modules.griffin_lim import griffin_lim

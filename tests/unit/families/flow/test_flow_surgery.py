@@ -16,7 +16,8 @@ from ttstrain.checkpoint.upstream import open_checkpoint
 from ttstrain.errors import CheckpointError
 from ttstrain.families.flow.alike import Origins
 from ttstrain.families.flow.config import FlowConfig
-from ttstrain.families.flow.surgery import TABLE, transplant
+from ttstrain.families.flow.readings import TABLE
+from ttstrain.families.flow.surgery import transplant
 from ttstrain.families.flow.task import FlowTask
 from ttstrain.families.flow.vocab import load_vocab
 from ttstrain.task import Fitted
