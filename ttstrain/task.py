@@ -191,6 +191,23 @@ class Task(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} cannot speak yet")
 
 
+class Companions(Protocol):
+    """Examples without recordings that a family mixes among its clips."""
+
+    name: str  # in messages
+    packed: bool  # as `TaskData.packed`
+    ids: Sequence[str]  # none of them a clip's
+    lengths: Sequence[int]  # in the clips' units
+
+    def ratio(self, progress: float) -> float:
+        """Return how many micro-batches of companions go with one of clips, at a share of the run."""
+        ...
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """Collate some of them."""
+        ...
+
+
 class TaskData(Protocol):
     """How clips become features, examples and batches. Built as `DataClass(model_config)`; must pickle to workers."""
 
@@ -217,6 +234,10 @@ class TaskData(Protocol):
 
     def review_features(self, clips: Sequence[Clip], read: Callable[[Clip], Mapping[str, Tensor]]) -> Review:
         """Return what the family has to say about clips now that `read` gives their features."""
+        ...
+
+    def companions(self) -> Companions | None:
+        """Return what is mixed among the clips in training, if anything."""
         ...
 
     def reference(self, features: Mapping[str, Tensor]) -> Tensor | None:

@@ -23,8 +23,8 @@ from ttstrain.data.location import cache_root, usable_cores
 from ttstrain.data.manifest import Clip, json_line, total_hours
 from ttstrain.data.measure import RULES, Measured, leads_outside, measure
 from ttstrain.data.readers.locate import is_audio_name
-from ttstrain.data.review import Remark
 from ttstrain.data.readers.rows import Format, Row, RowTable, TableError, Verdict, printable
+from ttstrain.data.review import Remark
 from ttstrain.data.transcript import CleanText, clean, main_script, skeleton, spoken_seconds
 
 DECODE_AT_LEAST_S = 600.0

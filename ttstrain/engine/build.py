@@ -13,6 +13,7 @@ from ttstrain import families
 from ttstrain.checkpoint.store import CheckpointStore
 from ttstrain.config.plan import Plan
 from ttstrain.data.loader import Loader
+from ttstrain.data.mixture import Mixture
 from ttstrain.engine import checkpointing, early_stop, snapshot
 from ttstrain.engine.best import Best
 from ttstrain.engine.distributed import Ranks
@@ -89,7 +90,7 @@ def build(
     ema = None
     if plan.ema_decay is not None:
         ema = Ema(task.exported(), decay=plan.ema_decay, start_step=recipe.ema.start_step, every=recipe.ema.every)
-    loader = Loader(
+    clip_loader = Loader(
         prepared.cache,
         prepared.train,
         prepared.task_data,
@@ -103,6 +104,10 @@ def build(
         replay=prepared.replay,
         replay_share=0.0 if recipe.data.replay is None else recipe.data.replay.share,
     )
+    companions = prepared.task_data.companions()
+    loader: Loader | Mixture = clip_loader
+    if companions is not None:
+        loader = Mixture(clip_loader, companions, total_rounds=plan.steps * recipe.train.accumulate)
     precision = Precision(choose(recipe.train.precision, device), device)
     guard, progress, best = Guard(recipe.guard), Progress(), Best(recipe.checkpoint.best)
     stop = None

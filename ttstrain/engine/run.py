@@ -10,6 +10,7 @@ import torch
 from ttstrain.checkpoint.store import CheckpointStore
 from ttstrain.config.plan import Plan
 from ttstrain.data.loader import Loader
+from ttstrain.data.mixture import Mixture
 from ttstrain.engine.best import Best
 from ttstrain.engine.distributed import Ranks
 from ttstrain.engine.early_stop import EarlyStop
@@ -32,7 +33,7 @@ class Run:
     device: torch.device
     ranks: Ranks
     task: Task
-    loader: Loader
+    loader: Loader | Mixture
     optimizers: Optimizers
     ema: Ema | None
     precision: Precision

@@ -96,5 +96,8 @@ class ToyData:
     def review_features(self, clips: Sequence[Clip], read: Callable[[Clip], Mapping[str, Tensor]]) -> Review:
         return Review()
 
+    def companions(self) -> None:
+        return None
+
     def reference(self, features: Mapping[str, Tensor]) -> Tensor | None:
         return None

@@ -107,6 +107,9 @@ class FlowData:
         """Find nothing: a mel is what the recording is."""
         return Review()
 
+    def companions(self) -> None:
+        """Mix nothing in."""
+
     def reference(self, features: Mapping[str, Tensor]) -> Tensor | None:
         """Return the mel (n, m)."""
         return features["mel"]

@@ -19,6 +19,7 @@ from ttstrain.families.orpheus.divide import Piece, divide
 from ttstrain.families.orpheus.ids import NUM_SLOTS, SAMPLE_RATE, SAMPLES_PER_FRAME, TOKENS_PER_S
 from ttstrain.families.orpheus.layout import OVERHEAD, row_length, said
 from ttstrain.families.orpheus.lint_codes import review_codes
+from ttstrain.families.orpheus.questions import Questions
 from ttstrain.families.orpheus.rows import Row, pack, speech_row
 from ttstrain.families.orpheus.tokenizer import RowTokenizer, load_tokenizer
 
@@ -103,6 +104,10 @@ class OrpheusData:
     def collate(self, examples: Sequence[OrpheusExample]) -> OrpheusBatch:
         """Lay all rows end to end."""
         return pack([row for example in examples for row in example.rows])
+
+    def companions(self) -> Questions | None:
+        """Read the questions that are mixed in."""
+        return None if self.rows.text_mix is None else Questions(self.rows)
 
     def reference(self, features: Mapping[str, Tensor]) -> Tensor | None:
         """Return nothing: the model makes no spectrogram."""

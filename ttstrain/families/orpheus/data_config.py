@@ -17,7 +17,7 @@ class RatioPoint(Section):
     at: Annotated[float, Field(ge=0, le=1)]
     """Share of the run."""
     ratio: Annotated[float, Field(ge=0)]
-    """Text tokens to every speech token from here on; between two points the ratio goes in a straight line."""
+    """Micro-batches of text for each of speech; between two points the ratio goes in a straight line."""
 
 
 class TextMix(Section):

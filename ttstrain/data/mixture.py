@@ -1,0 +1,148 @@
+"""Examples without recordings among the clips, in a ratio that follows the run: a loader around a loader.
+
+The run goes on in rounds, one micro-batch for each rank. A round is all clips or all companions, so that ranks do like
+work. Whether it is the one or the other follows from the ratio alone, so the mixture can be left and taken up again at
+any round.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from ttstrain.data import sampler
+from ttstrain.data.loader import Loader
+from ttstrain.data.manifest import Clip
+from ttstrain.errors import DataError
+from ttstrain.task import Batch, Companions
+
+log = logging.getLogger(__name__)
+
+
+class Mixture:
+    """An endless supply of micro-batches of clips and of companions for one rank."""
+
+    def __init__(self, clips: Loader, companions: Companions, *, total_rounds: int) -> None:
+        """Mix over `total_rounds` rounds; after them the ratio stays. Raises DataError if no companion fits."""
+        self._clips = clips
+        self._companions = companions
+        self._total_rounds = total_rounds
+        self._round = 0
+        self._owed = 0.0  # companion rounds that the clip rounds so far ask for and did not get
+        self._epoch, self._index = 0, 0  # the next micro-batch of companions, of rank 0
+        self._excluded: set[str] = set()
+        too_long = set(sampler.overlong(companions.lengths, budget=clips.batch_frames))
+        self._fitting = [i for i in range(len(companions.lengths)) if i not in too_long]
+        if not self._fitting:
+            raise DataError(f"none of {len(companions.lengths)} {companions.name} fits `data.batch_frames`")
+        self._plan = functools.lru_cache(maxsize=4)(self._plan_epoch)
+
+    # ------------------------------------------------------------ reading
+
+    def next(self, micro_batches: int = 1) -> list[Batch]:
+        """Return this rank's micro-batches of the next rounds."""
+        return [self._next_round() for _ in range(micro_batches)]
+
+    def _next_round(self) -> Batch:
+        progress = min(self._round / self._total_rounds, 1.0)
+        self._round += 1
+        if self._owed >= 1:
+            self._owed -= 1
+            return self._companion_round()
+        self._owed += self._companions.ratio(progress)
+        return self._clips.next(1)[0]
+
+    def _companion_round(self) -> Batch:
+        ranks = [self._take() for _ in range(self._clips.world_size)]
+        return self._companions.batch(ranks[self._clips.rank])
+
+    def _take(self) -> list[int]:
+        """Return the next micro-batch of companions that are not left out."""
+        while True:
+            plan = self._plan(self._epoch)
+            wanted = [i for i in plan[self._index] if self._companions.ids[i] not in self._excluded]
+            self._index += 1
+            if self._index == len(plan):
+                self._epoch, self._index = self._epoch + 1, 0
+            if wanted:
+                return wanted
+
+    def _plan_epoch(self, epoch: int) -> list[list[int]]:
+        plan = sampler.plan_epoch(
+            [self._companions.lengths[i] for i in self._fitting],
+            budget=self._clips.batch_frames,
+            max_clips=self._clips.max_clips,
+            seed=self._clips.seed,
+            epoch=epoch,
+            packed=self._companions.packed,
+        )
+        return [[self._fitting[i] for i in batch] for batch in plan]
+
+    @property
+    def epoch(self) -> int:
+        """Count the passes over the clips that are complete."""
+        return self._clips.epoch
+
+    def eval_batches(self, clips: Sequence[Clip]) -> Iterator[Batch]:
+        """Yield batches over clips once, in a fixed order, the same on every rank."""
+        return self._clips.eval_batches(clips)
+
+    def close(self) -> None:
+        """Let the worker processes go."""
+        self._clips.close()
+
+    # ------------------------------------------------------------ leaving out
+
+    def can_exclude(self, ids: Collection[str]) -> bool:
+        """Tell whether any clip, and any companion, would be left."""
+        mine = self._mine(ids)
+        fitting = {self._companions.ids[i] for i in self._fitting}
+        return bool(fitting - self._excluded - mine) and self._clips.can_exclude(set(ids) - mine)
+
+    def exclude(self, ids: Collection[str]) -> None:
+        """Leave clips and companions out from the next round on."""
+        if not self.can_exclude(ids):
+            raise DataError("everything is left out: nothing is left to train on")
+        mine = self._mine(ids)
+        self._excluded |= mine
+        if others := set(ids) - mine:
+            self._clips.exclude(others)
+
+    def _mine(self, ids: Collection[str]) -> set[str]:
+        return set(ids) & set(self._companions.ids)
+
+    # ------------------------------------------------------------ state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where both streams stand, and how much is owed."""
+        return {
+            "clips": self._clips.state_dict(),
+            "round": self._round,
+            "owed": self._owed,
+            "epoch": self._epoch,
+            "index": self._index,
+            "excluded": sorted(self._excluded),
+            "plan": self._fingerprint,
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
+        """Go on where a state was taken; a pass over companions that changed begins again, with a warning."""
+        self._clips.load_state_dict(state_dict["clips"])
+        self._round, self._owed = int(state_dict["round"]), float(state_dict["owed"])
+        self._epoch, self._index = int(state_dict["epoch"]), int(state_dict["index"])
+        self._excluded = set(state_dict["excluded"]) & set(self._companions.ids)
+        if state_dict["plan"] != self._fingerprint:
+            self._index = 0
+            log.warning("the %s or their budget changed: their pass begins again", self._companions.name)
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
+        clips = self._clips
+        made_from = [
+            list(self._companions.ids), list(self._companions.lengths), clips.batch_frames, clips.max_clips, clips.seed
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
