@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import RECIPE, checkpoint, differences, finetune, metrics, write_clips, write_recipe
+from small_runs import RECIPE, checkpoint, differences, finetune, metrics, ttstrain, write_clips, write_recipe
 
 from ttstrain import families
 from ttstrain.checkpoint.inspect import diff, inspect, list_tensors
@@ -167,3 +167,10 @@ def test_lengths_of_rows_of_zeros_are_refused(recipe: Path, tmp_path: Path) -> N
     options = (*LORA, "lora.dora=true", "lora.targets=['*.attn_norm.linear']")
     with pytest.raises((CheckpointError, RecipeError), match="rows of zeros"):
         finetune(recipe, tmp_path, *options, f"base={fresh}")
+
+
+def test_two_processes_train_the_same_adapters(recipe: Path, base: Path, tmp_path: Path) -> None:
+    done = ttstrain("finetune", recipe, *LORA, f"base={base}", "name=two", f"run_dir={tmp_path}", "--nproc", "2")
+    assert done.returncode == 0, done.stderr  # every checkpoint compares the processes' weights
+    state = checkpoint(tmp_path / "two", STEPS).state["task"]
+    assert all(tensor.abs().sum() > 0 for name, tensor in state.items() if ".lora_B." in name)
