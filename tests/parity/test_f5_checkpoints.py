@@ -217,7 +217,7 @@ def test_early_settings_leave_the_flags_to_their_name(fixtures_dir: Path, tmp_pa
     assert open_checkpoint(path).version == "v0 or v1"
 
 
-@pytest.mark.parametrize("content", ["{}", '{"exp_name": 3}', '{"exp_name": "E2TTS_Base"}'])
+@pytest.mark.parametrize("content", ["{}", "[1]", "{not json", '{"exp_name": 3}', '{"exp_name": "E2TTS_Base"}'])
 def test_what_the_finetuning_page_keeps_tells_v0_from_v1(fixtures_dir: Path, tmp_path: Path, content: str) -> None:
     path = write_ema_file(tmp_path / "mine" / "model_last.pt", official(fixtures_dir, "F5TTS_Base"))
     (path.parent / "setting.json").write_text(content)

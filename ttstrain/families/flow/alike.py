@@ -82,7 +82,7 @@ class Origins:
         if len(token) > 1 and (syllable := _SYLLABLE.fullmatch(token)) and (found := self._same_sound(syllable)):
             return found
         # `æ` from `a` and `e`; a token of several characters from these.
-        return [part for part in _parts(token) if part in self._tokens]
+        return [part for part in _parts(token) if part in self._tokens and (token.isdigit() or not part.isdigit())]
 
     def _same_jamo(self, token: str) -> list[str]:
         own = unicodedata.normalize("NFD", token)

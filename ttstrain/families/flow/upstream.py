@@ -20,7 +20,7 @@ from ttstrain.checkpoint.contents import Contents
 from ttstrain.checkpoint.meta import ScheduleMeta
 from ttstrain.checkpoint.tensorfile import StoredTensor
 from ttstrain.checkpoint.upstream import Kind, Label, OpenedCheckpoint, OptimizerGroup
-from ttstrain.errors import CheckpointError
+from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.families.flow import project
 from ttstrain.families.flow.readings import VERSIONS
 
@@ -130,7 +130,7 @@ class F5Format:
                 f"holds the average alone; its step {average.step:,} would pin upstream's EMA decay, ours starts again"
             )
         vocab, vocab_notes = _vocab_beside(contents.path, used.tensors)
-        notes += project.notes_on(contents.path)
+        notes += _project_notes(contents.path)
         return OpenedCheckpoint(
             path=contents.path,
             family="flow",
@@ -163,6 +163,13 @@ class F5Format:
                 return Label(preset.name, preset.version, config, _BUFFERS)
         version = next((version for version, flags in (("v1", _V1), ("v0", _V0)) if _agrees(model, flags)), "own flags")
         return Label(_describe(model), version, config, _BUFFERS)
+
+
+def _project_notes(path: Path) -> list[str]:
+    try:
+        return project.notes_on(path)
+    except (RecipeError, CheckpointError) as error:  # what lies beside a file does not spoil it
+        return [error.message]
 
 
 def _agrees(model: Mapping[str, Any], flags: Mapping[str, Any]) -> bool:

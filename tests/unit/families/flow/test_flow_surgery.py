@@ -60,6 +60,10 @@ def test_a_syllable_comes_from_its_other_tones_or_its_final() -> None:
     assert made.table[-2].norm() == pytest.approx(float(tones.norm(dim=1).mean()), rel=0.05)
 
 
+def test_a_syllable_without_relatives_comes_from_its_letters() -> None:
+    assert transplant(table(), old=OLD, new=[*OLD, "se1"]).sources == {"se1": ("s", "e")}
+
+
 def test_rows_without_a_relative_have_the_length_of_the_others_and_differ() -> None:
     old = table()
     made = transplant(old, old=OLD, new=[*OLD, "ж", "अ", "ㅎ"])
