@@ -338,7 +338,7 @@ class ConsoleTracker:
 
     def _export_lines(self, info: RunInfo) -> list[str]:
         """Name the weights that an export would take, and the command."""
-        known, task = families.tasks(), info.recipe.get("task")
+        known, task = families.tasks(), str(info.recipe.get("task"))
         pointers = (info.run_dir / "checkpoints" / name for name in ("best", "last"))
         pointer = next((path for path in pointers if path.is_file()), None)
         if task not in known or not known[task].export_class or pointer is None:
