@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ttstrain.errors import DataError
 from ttstrain.families.orpheus.batch import OrpheusBatch
 from ttstrain.families.orpheus.data_config import RowsConfig
 from ttstrain.families.orpheus.rows import Row, answer_row, pack
 from ttstrain.families.orpheus.tokenizer import RowTokenizer, load_tokenizer
+from ttstrain.families.orpheus.upstream_data import is_tokenized, read_table, read_tokenized
 
 
 class Questions:
@@ -24,12 +25,13 @@ class Questions:
         """Read and tokenize the file. Raises DataError that names the line that is none, or when no row is left."""
         assert rows.text_mix is not None
         self._schedule = rows.text_mix.schedule
-        tokenizer = load_tokenizer(rows.tokenizer)
-        every = [
-            _row(number, line, tokenizer, rows, path=Path(rows.text_mix.path))
-            for number, line in enumerate(_lines(Path(rows.text_mix.path)), 1)
-            if line.strip()
-        ]
+        path, tokenizer = Path(rows.text_mix.path), load_tokenizer(rows.tokenizer)
+        if is_tokenized(path):
+            every = read_tokenized(path, tokenizer, labels=rows.labels)
+        else:
+            every = [
+                _row(number, values, tokenizer, rows, path=path) for number, values in enumerate(read_table(path), 1)
+            ]
         self._rows = [row for row in every if len(row.tokens) <= rows.max_tokens]
         self.num_too_long = len(every) - len(self._rows)
         if not self._rows:
@@ -56,24 +58,15 @@ class Questions:
         return pack([self._rows[i] for i in indices])
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the questions `{path}` cannot be read: {error}") from error
-
-
-def _row(number: int, line: str, tokenizer: RowTokenizer, rows: RowsConfig, *, path: Path) -> Row:
-    hint = 'one JSON object a line: {"question": ..., "answer": ...}'
-    try:
-        values = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"`{path}` line {number} is no JSON: {error}", hint=hint) from error
-    texts = [values.get(key) for key in ("question", "answer")] if isinstance(values, dict) else [None]
+def _row(number: int, values: Mapping[str, Any], tokenizer: RowTokenizer, rows: RowsConfig, *, path: Path) -> Row:
+    texts = [values.get(key) for key in ("question", "answer")]
     if not all(isinstance(text, str) and text.strip() for text in texts):
-        raise DataError(f"`{path}` line {number} has no question with an answer", hint=hint)
+        raise DataError(
+            f"`{path}` row {number} has no question with an answer",
+            hint="columns `question` and `answer`, or `input_ids`",
+        )
     try:
         question, answer = (tokenizer.encode(str(text)) for text in texts)
     except DataError as error:
-        raise DataError(f"`{path}` line {number}: {error.message}") from error
+        raise DataError(f"`{path}` row {number}: {error.message}") from error
     return answer_row(f"{path.name}:{number}", question, answer, tokenizer.ids, labels=rows.labels)

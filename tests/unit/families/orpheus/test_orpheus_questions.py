@@ -132,9 +132,9 @@ def test_a_question_can_be_left_out(speech: Any, questions: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ('{"question": "a"}', "line 2 has no question with an answer"),
+        ('{"question": "a"}', "row 2 has no question with an answer"),
         ("nonsense", "line 2 is no JSON"),
-        ('{"question": "a <custom_token_4>", "answer": "b"}', "line 2: the text spells"),
+        ('{"question": "a <custom_token_4>", "answer": "b"}', "row 2: the text spells"),
     ],
 )
 def test_a_line_that_is_no_question_is_named(line: str, why: str, tmp_path: Path) -> None:
