@@ -326,6 +326,8 @@ def test_the_command_line_says_what_was_taken_and_how_to_use_it(run: Path, tmp_p
     assert told["checked"]["tensors"] == 2 * len(checkpoint(run, STEPS).state["task"])
     assert told["use"][0].startswith("f5-tts_infer-cli ")
     assert str(tmp_path / "out" / "model.yaml") in told["use"][0]
+    nowhere = ttstrain("export", tmp_path / "nowhere", "-o", tmp_path / "new")
+    assert (nowhere.returncode, "does not exist" in nowhere.stderr) == (4, True)
     again = ttstrain("export", run, "-o", tmp_path / "out")
     assert again.returncode == 2
     assert "hint: nothing is overwritten" in again.stderr
