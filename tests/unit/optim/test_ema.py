@@ -253,3 +253,36 @@ def test_an_average_of_another_model_is_refused_whole(spoil: Any) -> None:
     with pytest.raises(CheckpointError, match=r"1 tensors differ, such as `linear\."):
         ema.load_state_dict({"weights": weights})
     assert weight(ema) == 0.0
+
+
+def test_a_frozen_parameter_is_its_own_average() -> None:
+    net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    net[0].requires_grad_(False)
+    ema = Ema(net, decay=0.9, start_step=0, every=1)
+    kept = ema.state_dict()["weights"]
+    assert kept["0.weight"].data_ptr() == net[0].weight.data_ptr()  # no second copy
+    with torch.no_grad():
+        net[0].weight.add_(1)  # as a base that is loaded later does
+        net[1].weight.add_(1)
+    ema.update(1)
+    average = ema.state_dict()["weights"]
+    assert torch.equal(average["0.weight"], net[0].weight)
+    assert not torch.equal(average["1.weight"], net[1].weight)
+    gap = torch.linalg.vector_norm(average["1.weight"] - net[1].weight.detach())
+    size = torch.linalg.vector_norm(torch.cat([parameter.detach().flatten() for parameter in net.parameters()]))
+    assert float(ema.distance(net)) == pytest.approx(float(gap / size), rel=1e-6)
+
+
+def test_an_average_from_before_a_parameter_was_frozen_is_kept() -> None:
+    net = nn.Linear(3, 2)
+    before = Ema(net, decay=0.9, start_step=0, every=1)
+    with torch.no_grad():
+        net.weight.add_(1)
+    saved = {"weights": {name: tensor.clone() for name, tensor in before.state_dict()["weights"].items()}}
+    net.weight.requires_grad_(False)
+    after = Ema(net, decay=0.9, start_step=0, every=1)
+    after.load_state_dict(saved)
+    assert torch.equal(after.state_dict()["weights"]["weight"], saved["weights"]["weight"])
+    with after.swapped_in(net):
+        assert torch.equal(net.weight, saved["weights"]["weight"])
+    assert not torch.equal(net.weight, saved["weights"]["weight"])
