@@ -158,7 +158,7 @@ def _front_end(recipe: Recipe) -> FrontEnd | None:
 def _read_texts(front_end: FrontEnd | None, result: AuditResult) -> TextReport | None:
     from ttstrain.data.texts import read_texts
 
-    return None if front_end is None else read_texts((clip.text for clip in result.clips), front_end)
+    return None if front_end is None else read_texts(result.clips, front_end)
 
 
 def _print_texts(texts: TextReport | None, front_end: FrontEnd | None, result: AuditResult, *, num_shown: int) -> None:
@@ -176,10 +176,10 @@ def _print_texts(texts: TextReport | None, front_end: FrontEnd | None, result: A
         console.print(f"{'':{LABEL}}more than `model.max_unknown`: `finetune` refuses these texts", style="bold red")
     if num_shown:
         console.print(f"{'tokens':{LABEL}}{LEGEND}", soft_wrap=True)
-        for sentence in show_tokens([clip.text for clip in result.clips], front_end, most=num_shown):
-            for number, line in enumerate(sentence.wrap(console, WIDTH - LABEL - 2)):
-                line.rstrip()
-                console.print(" " * (LABEL if number == 0 else LABEL + 2), line, sep="", soft_wrap=True)
+        for sentence in show_tokens(result.clips, front_end, most=num_shown):
+            for number, part in enumerate(sentence.wrap(console, WIDTH - LABEL - 2)):
+                part.rstrip()
+                console.print(" " * (LABEL if number == 0 else LABEL + 2), part, sep="", soft_wrap=True)
 
 
 def _write_vocab(path: Path, front_end: FrontEnd | None, texts: TextReport | None) -> str:

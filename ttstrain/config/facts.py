@@ -164,7 +164,7 @@ def report_texts(recipe: Recipe, clips: Sequence[Clip]) -> TextReport | None:
     from ttstrain.data.texts import read_texts
 
     front_end = front_end_of(recipe)
-    return None if front_end is None else read_texts((clip.text for clip in clips), front_end)
+    return None if front_end is None else read_texts(clips, front_end)
 
 
 def front_end_of(recipe: Recipe) -> FrontEnd | None:

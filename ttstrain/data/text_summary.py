@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ttstrain.data.readers.rows import printable
-from ttstrain.data.texts import VOCAB, FrontEnd, TextReport, Token
+from ttstrain.data.texts import VOCAB, FrontEnd, TextReport, Token, read_clip_text
 from ttstrain.errors import DataError
 
 if TYPE_CHECKING:
     from rich.text import Text
+
+    from ttstrain.data.manifest import Clip
 
 WIDTH = 80
 LABEL = 10  # columns of the labels at the left
@@ -90,9 +92,9 @@ def _above(value: float) -> float:
 # ---------------------------------------------------------------- sentences
 
 
-def show_tokens(texts: Sequence[str], front_end: FrontEnd, *, most: int) -> list[Text]:
+def show_tokens(clips: Sequence[Clip], front_end: FrontEnd, *, most: int) -> list[Text]:
     """Show sentences as they are read, those with unknown symbols first, then those with split words."""
-    read = [front_end.tokens(text) for text in texts]
+    read = [read_clip_text(clip, front_end) for clip in clips]
     order = sorted(range(len(read)), key=lambda i: (_rank(read[i]), i))
     return [_shown(read[i]) for i in order[:most]]
 

@@ -6,7 +6,10 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from ttstrain.data.manifest import Clip
 
 TokenKind = Literal["known", "unknown", "inserted", "split"]
 
@@ -88,19 +91,27 @@ class TextReport:
         }
 
 
-def read_texts(texts: Iterable[str], front_end: FrontEnd) -> TextReport:
+def read_clip_text(clip: Clip, front_end: FrontEnd) -> Sequence[Token]:
+    """Read a clip's text, or take the tokens that another trainer made of it where only those are left."""
+    if not clip.tokens:
+        return front_end.tokens(clip.text)
+    known = set(front_end.vocab).intersection(clip.tokens)
+    return [Token(token, "known" if token in known else "unknown") for token in clip.tokens]
+
+
+def read_texts(clips: Iterable[Clip], front_end: FrontEnd) -> TextReport:
     """Count tokens that the vocabulary lacks, and words that the front end splits."""
     unknown: Counter[str] = Counter()
     split: Counter[tuple[str, str]] = Counter()
     examples: dict[str, str] = {}
     num_tokens = num_words = 0
-    for text in texts:
-        tokens = front_end.tokens(text)
+    for clip in clips:
+        tokens = read_clip_text(clip, front_end)
         num_tokens += len(tokens)
         for token in tokens:
             if token.kind == "unknown":
                 unknown[token.text] += 1
-                examples.setdefault(token.text, text)
+                examples.setdefault(token.text, clip.text)
         for word in words(tokens):
             num_words += 1
             if any(token.kind == "split" for token in word):

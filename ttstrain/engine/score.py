@@ -130,7 +130,7 @@ def score(
     with evaluating(task):
         for number, indices in enumerate(batches):
             for values, texts in ((own, clips), (foreign, partners)):
-                said = [replace(clips[i], text=texts[i].text) for i in indices]
+                said = [replace(clips[i], text=texts[i].text, tokens=texts[i].tokens) for i in indices]
                 examples = [
                     cache.task_data.example(clip, cache.get(clips[i])) for clip, i in zip(said, indices, strict=True)
                 ]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytest
 
+from ttstrain.data.manifest import Clip
 from ttstrain.data.text_summary import WIDTH, check_texts, example, show_tokens, text_lines
 from ttstrain.data.texts import TextReport, Token, extended_vocab, read_texts
 from ttstrain.errors import DataError
@@ -33,8 +35,12 @@ class Letters:
         return Token(character) if character in self.vocab else Token(character, "unknown")
 
 
+def clip(text: str, *tokens: str) -> Clip:
+    return Clip(id=text, path=Path("a.wav"), text=text, tokens=tokens, duration_s=1.0, sample_rate=24_000)
+
+
 def report(*texts: str, max_unknown: float = 0.01) -> TextReport:
-    return read_texts(texts, Letters(max_unknown))
+    return read_texts(map(clip, texts), Letters(max_unknown))
 
 
 def test_unknown_symbols_are_counted_with_their_first_sentence() -> None:
@@ -49,6 +55,11 @@ def test_split_words_are_counted_as_they_are_read() -> None:
     found = report("gr+er als gr+er", "x_yz o+n")
     assert found.split == {("grer", "gr er"): 2, ("on", "o n"): 1}
     assert (found.num_split, found.num_words) == (3, 6)
+
+
+def test_tokens_of_another_trainer_are_taken_as_they_are() -> None:
+    found = read_texts([clip("a+Ğ", "a", "+", "b")], Letters())
+    assert (found.unknown, found.num_split, found.num_tokens) == ({"+": 1}, 0, 3)
 
 
 def test_nothing_to_read_is_nothing_unknown() -> None:
@@ -95,7 +106,7 @@ def test_an_example_shows_where_the_symbol_stands() -> None:
 
 
 def test_sentences_that_show_a_problem_come_first() -> None:
-    shown = show_tokens(["fine", "gr+er", "an_d Ğ"], Letters(), most=3)
+    shown = show_tokens([clip("fine"), clip("gr+er"), clip("an_d Ğ")], Letters(), most=3)
     assert [text.plain for text in shown] == ["an␣d [Ğ]", "gr␣er", "fine"]
 
 
