@@ -24,7 +24,7 @@ class TextMix(Section):
     """Questions and answers among the speech, so that pre-training keeps the language model alive."""
 
     path: UserPath
-    """JSON lines or parquet with `question` and `answer`, or with upstream's `input_ids`, which are used as they are."""
+    """JSON lines or parquet with `question` and `answer`, or with upstream's `input_ids`, used as they are."""
     schedule: list[RatioPoint] = Field(
         default=[RatioPoint(at=0, ratio=2), RatioPoint(at=0.5, ratio=1), RatioPoint(at=1, ratio=0)], min_length=1
     )
