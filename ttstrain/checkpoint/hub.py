@@ -18,16 +18,21 @@ from ttstrain.errors import CheckpointError
 
 HUB = "hf://"
 _REPO = r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+?))?"
+_WHOLE = r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?/?"  # what follows a slash is a path, not a branch
 _TEXTS = ("*.txt", "*.json", "*.yaml")  # vocab and settings, which lie beside a file of weights
+_MODEL = "model*.safetensors"  # one file or its shards
 _ELSEWHERE = "or download it elsewhere and give its path as `base:`"
 
 
 def download(spec: str, *, preferred: Sequence[str], others: Sequence[str]) -> Path:
     """Fetch a file or a folder `hf://owner/repo[@revision]/path` and the texts beside it; return where it is.
 
-    Of a folder come the files that end in `preferred`; only where there are none, those that end in `others`.
+    Without a path the repository is one model, as transformers writes it. Of a folder come the files that end in
+    `preferred`; only where there are none, those that end in `others`.
     Raises CheckpointError that says what is in the way: name, permission, connection or disk.
     """
+    if (whole := re.fullmatch(_WHOLE, spec)) is not None:
+        return _model_folder(spec, whole["repo"], whole["revision"])
     match = re.fullmatch(rf"{_REPO}/(?P<inside>[^@]+)", spec)
     if match is None:
         raise CheckpointError(f"`{spec}` is not hf://owner/repo/path", hint="such as hf://SWivid/F5-TTS/F5TTS_v1_Base")
@@ -46,6 +51,20 @@ def download(spec: str, *, preferred: Sequence[str], others: Sequence[str]) -> P
     if not _holds(found, others) and not _holds(found, preferred):
         raise _absent(spec, repo, revision, f"{inside}/*{preferred[0]}")
     return found
+
+
+def _model_folder(spec: str, repo: str, revision: str | None) -> Path:
+    """Fetch a repository that is one model, as transformers writes it: config.json and model*.safetensors."""
+    folder = _snapshot(spec, repo, revision, list(_TEXTS), wanted="config.json")
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"`{spec}` is a repository without a `config.json`: which of its files?",
+            hint=f"such as {spec.rstrip('/')}/folder; look at https://huggingface.co/{repo}/tree/{revision or 'main'}",
+        )
+    folder = _snapshot(spec, repo, revision, [*_TEXTS, _MODEL])
+    if not any(folder.glob(_MODEL)):
+        raise _absent(spec, repo, revision, _MODEL)
+    return folder
 
 
 def fetch_repository(spec: str, patterns: Sequence[str]) -> Path:

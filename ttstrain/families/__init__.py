@@ -30,7 +30,15 @@ if TYPE_CHECKING:
 
 def _load_reference(reference: str) -> Any:
     module, _, name = reference.partition(":")
-    return getattr(importlib.import_module(module), name)
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        family = module.removeprefix(f"{__name__}.").split(".")[0]
+        if error.name is None or error.name.startswith("ttstrain"):
+            raise
+        raise RecipeError(
+            f"`{family}` needs the package `{error.name}`", hint=f"pip install 'ttstrain[{family}]'"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

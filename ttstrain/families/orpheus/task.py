@@ -158,7 +158,7 @@ class OrpheusTask(Task):
         """Load the codec."""
         if self._codec is None:
             self._codec = load_codec(self.config.rows.codec)
-        return f"SNAC, {self.config.rows.codec}"
+        return f"SNAC {self._codec.digest}"
 
     @torch.no_grad()
     def sample(self, prompt: Prompt) -> Sample:
