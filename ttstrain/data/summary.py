@@ -44,8 +44,11 @@ def summary(result: AuditResult) -> str:
 def findings_lines(result: AuditResult, *, after: AuditResult | None = None) -> list[str]:
     """Say what was found; with `after`, only what is new since that audit of the same data."""
     if after is not None:
-        new = {"remarks": result.remarks[len(after.remarks) :], "verdicts": result.verdicts[len(after.verdicts) :]}
-        result = replace(result, **new)
+        result = replace(
+            result,
+            remarks=result.remarks[len(after.remarks) :],
+            verdicts=result.verdicts[len(after.verdicts) :],
+        )
     lines: list[str] = []
     for remark in result.remarks:
         lines += _wrapped(f"{remark.label:<{LABEL}}{remark.text}")

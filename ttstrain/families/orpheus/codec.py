@@ -85,7 +85,7 @@ class Codec:
         length = max(num_frames(wav) for wav in wavs) * SAMPLES_PER_FRAME
         padded = torch.stack([F.pad(wav.float(), (0, length - len(wav))) for wav in wavs])
         with torch.inference_mode(), _full_precision():
-            latents: Tensor = self.net.encoder(padded[:, None].to(self.device))  # type: ignore[operator, union-attr]
+            latents: Tensor = self.net.encoder(padded[:, None].to(self.device))  # type: ignore[operator]
         return latents
 
     def _encode_batch(self, wavs: Sequence[Tensor], *, avoid_zero: bool) -> _Encoded:

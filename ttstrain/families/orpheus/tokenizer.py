@@ -91,7 +91,7 @@ def load_tokenizer(spec: str) -> RowTokenizer:
         folder, written = path.parent, path.read_bytes()
         try:
             tokenizer = tokenizers.Tokenizer.from_buffer(written)
-        except Exception as error:  # the library raises nothing narrower
+        except ValueError as error:
             raise CheckpointError(f"`{path}` is not a tokenizer: {error}") from error
     ids = find_ids(tokenizer, source=spec)
     vocab = tokenizer.get_vocab(with_added_tokens=True)
@@ -118,10 +118,11 @@ def find_ids(tokenizer: Tokenizer, *, source: str) -> TokenIds:
         if found != first + n:
             where = "is missing" if found is None else f"has id {found}, {first + n} expected"
             raise CheckpointError(f"`<custom_token_{n}>` of the tokenizer `{source}` {where}")
-    special = {name: tokenizer.token_to_id(name) for name in ("<|begin_of_text|>", "<|eot_id|>")}
-    if missing := [name for name, token in special.items() if token is None]:
-        raise CheckpointError(f"the tokenizer `{source}` has no {' and no '.join(missing)}: it is not Llama 3's")
-    return TokenIds(first_custom=first, bos=special["<|begin_of_text|>"], eot=special["<|eot_id|>"])
+    bos, eot = (tokenizer.token_to_id(name) for name in ("<|begin_of_text|>", "<|eot_id|>"))
+    if bos is None or eot is None:
+        missing = "<|begin_of_text|>" if bos is None else "<|eot_id|>"
+        raise CheckpointError(f"the tokenizer `{source}` has no `{missing}`: it is not Llama 3's")
+    return TokenIds(first_custom=first, bos=bos, eot=eot)
 
 
 def _file(spec: str) -> Path:
