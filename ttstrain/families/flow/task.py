@@ -181,7 +181,7 @@ class FlowTask(Task):
         device = self.transformer.proj_out.weight.device
         if not voice.num_frames:
             return torch.zeros(1, 0, self.config.n_mels, device=device)
-        mel = MelSpectrogram(self.config.mel, n_mels=self.config.n_mels)(voice.wav[None])
+        mel: Tensor = MelSpectrogram(self.config.mel, n_mels=self.config.n_mels)(voice.wav[None])
         return mel.transpose(1, 2).to(device)
 
     def _fill_in(self, piece: str, voice: Voice, shown: Tensor, *, num_new: int, seed: int) -> Tensor:

@@ -98,7 +98,8 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         inner = self.norm(self.dwconv(x).transpose(1, 2))  # (b, n, d)
         inner = self.gamma * self.pwconv2(F.gelu(self.pwconv1(inner)))
-        return x + inner.transpose(1, 2)
+        out: Tensor = x + inner.transpose(1, 2)
+        return out
 
 
 class _Head(nn.Module):
