@@ -6,6 +6,7 @@ import statistics
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def score(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Scoring:
-    """Score clips whose features are cached by a checkpoint's average, or its weights where it holds no average.
+    """Score clips whose features are cached.
 
     Noise and times are fixed, so that scores differ by clip and text alone. Each clip is scored a second time with the
     text of another clip of like length: how far the two kinds of scores lie apart says what the model is worth here.
@@ -115,33 +116,66 @@ def score(
     """
     if len(clips) < FEWEST_CLIPS:
         raise DataError(f"{len(clips)} clips are too few to tell what is unusual", hint=f"give {FEWEST_CLIPS} or more")
-    device = choose_device(recipe.train.device)
-    precision = Precision(choose(recipe.train.precision, device), device)
-    task = _load(recipe, opened).to(device)
-    batches = in_order(
-        [cache.task_data.length(clip) for clip in clips],
-        budget=recipe.data.batch_frames,
-        max_clips=recipe.data.max_clips,
-    )
-    partners = exchanged(clips, order=[i for batch in batches for i in batch])
-    own: dict[str, float] = {}
-    foreign: dict[str, float] = {}
-    generator = torch.Generator()
-    with evaluating(task):
-        for number, indices in enumerate(batches):
-            for values, texts in ((own, clips), (foreign, partners)):
-                said = [replace(clips[i], text=texts[i].text, tokens=texts[i].tokens) for i in indices]
-                examples = [
-                    cache.task_data.example(clip, cache.get(clips[i])) for clip, i in zip(said, indices, strict=True)
-                ]
-                batch: Any = cache.task_data.collate(examples)
-                generator.manual_seed(EVALUATION_SEED + number)
-                with precision.autocast():
-                    scored: Tensor = task.score(batch.to(device), generator)
-                values.update(zip(batch.ids, scored.double().tolist(), strict=True))
-            if progress is not None:
-                progress(len(own), len(clips))
+    scorer = load_scorer(recipe, opened, cache)
+    partners = exchanged(clips, order=sorted(range(len(clips)), key=lambda i: cache.task_data.length(clips[i])))
+    passes = []
+    for number, texts in enumerate((clips, partners)):
+        before = number * len(clips)
+        tell = None if progress is None else partial(_tell, progress, before=before, of=2 * len(clips))
+        passes.append(score_texts(scorer, clips, texts, tell=tell))
+    own, foreign = passes
     return rank(clips, own, foreign, checkpoint=_describe(opened))
+
+
+def _tell(progress: Callable[[int, int], None], done: int, *, before: int, of: int) -> None:
+    progress(before + done, of)
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """A model that is ready to judge clips."""
+
+    task: Task
+    cache: FeatureCache
+    recipe: Recipe
+    device: torch.device
+    precision: Precision
+
+
+def load_scorer(recipe: Recipe, opened: OpenedCheckpoint, cache: FeatureCache) -> Scorer:
+    """Load a checkpoint's average, or its weights where it holds no average."""
+    device = choose_device(recipe.train.device)
+    spec = families.find_task(recipe.task)
+    task_class: Any = spec.load_task()
+    task: Task = task_class(spec.config.model_validate(recipe.model))
+    load_weights(task, opened.weights, source=str(opened.path))
+    if opened.ema is not None and opened.ema is not opened.weights:
+        load_weights(task.exported(), opened.ema, source=f"{opened.path}, average")
+    return Scorer(task.to(device), cache, recipe, device, Precision(choose(recipe.train.precision, device), device))
+
+
+def score_texts(
+    scorer: Scorer, clips: Sequence[Clip], texts: Sequence[Clip], *, tell: Callable[[int], None] | None = None
+) -> dict[str, float]:
+    """Score every clip with the text of its counterpart in `texts`; noise does not depend on the texts."""
+    data = scorer.recipe.data
+    task_data = scorer.cache.task_data
+    lengths = [task_data.length(clip) for clip in clips]
+    values: dict[str, float] = {}
+    generator = torch.Generator()
+    with evaluating(scorer.task):
+        for number, indices in enumerate(in_order(lengths, budget=data.batch_frames, max_clips=data.max_clips)):
+            said = [replace(clips[i], text=texts[i].text, tokens=texts[i].tokens) for i in indices]
+            batch: Any = task_data.collate(
+                [task_data.example(clip, scorer.cache.get(clips[i])) for clip, i in zip(said, indices, strict=True)]
+            )
+            generator.manual_seed(EVALUATION_SEED + number)
+            with scorer.precision.autocast():
+                scored: Tensor = scorer.task.score(batch.to(scorer.device), generator)
+            values.update(zip(batch.ids, scored.double().tolist(), strict=True))
+            if tell is not None:
+                tell(len(values))
+    return values
 
 
 def exchanged(clips: Sequence[Clip], *, order: Sequence[int]) -> list[Clip]:
@@ -184,16 +218,6 @@ def write_scores(scoring: Scoring, path: Path) -> None:
     """Write one JSON line per clip, the most suspicious first."""
     lines = [json_line(entry.to_json()) for entry in scoring.scores]
     atomic.write_text(path, "".join(line + "\n" for line in lines))
-
-
-def _load(recipe: Recipe, opened: OpenedCheckpoint) -> Task:
-    spec = families.find_task(recipe.task)
-    task_class: Any = spec.load_task()
-    task: Task = task_class(spec.config.model_validate(recipe.model))
-    load_weights(task, opened.weights, source=str(opened.path))
-    if opened.ema is not None and opened.ema is not opened.weights:
-        load_weights(task.exported(), opened.ema, source=f"{opened.path}, average")
-    return task
 
 
 def _describe(opened: OpenedCheckpoint) -> str:
