@@ -33,6 +33,7 @@ CROSS_FADE_S = 0.15
 # How silences are looked for, in this order: (at least ms, below dBFS).
 _PAUSES = ((1000, -50.0), (100, -40.0))
 _KEEP_MS = 1000  # of the silence around each stretch of speech
+_SHORTEST_PAUSE_MS = 200
 _AGREEMENT = 0.04  # share of a recording by which a pause and a mark in its text may differ
 _MARK = re.compile(r"(?<=[;:,.!?])\s+|(?<=[；：，。！？])")
 
@@ -133,22 +134,41 @@ class _Cut:
     letters: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Pause:
+    middle: int  # ms
+    length: int  # ms
+    share: float  # of all speech that lies before it
+
+
 def _common_cut(wav: Tensor, rate: int, text: str) -> _Cut | None:
-    """Find the last pause before 12 s that falls on a mark in the text: the same share of speech and of bytes."""
+    """Find the last pause before 12 s that falls on a mark in the text: the same share of speech and of bytes.
+
+    Pauses come without marks and marks without pauses, so a pair counts only where both stand alone: no other mark
+    and no other pause of half the length is near.
+    """
     at_least, threshold = _PAUSES[1]
     total = silence.length_ms(wav, rate)
     silent = silence.silent_ranges(wav, rate, at_least_ms=at_least, threshold_db=threshold)
     sounding = sum(end - start for start, end in silence.sounding_ranges(total, silent))
-    marks = [match.end() for match in _MARK.finditer(text) if text[match.end() :].strip()]
-    shares = [len(text[:mark].encode()) / len(text.encode()) for mark in marks]
-    heard, position, found = 0, 0, None
+    pauses: list[_Pause] = []
+    heard, position = 0, 0
     for start, end in silent:
         heard += start - position
         position = end
-        middle = (start + end) // 2
-        near = [mark for mark, share in zip(marks, shares, strict=True) if abs(share - heard / sounding) < _AGREEMENT]
-        if SHORTEST_CUT_MS <= middle <= LONGEST_PROMPT_MS and len(near) == 1:
-            found = _Cut(middle, near[0])
+        pauses.append(_Pause((start + end) // 2, end - start, heard / sounding))
+    marks = [match.end() for match in _MARK.finditer(text) if text[match.end() :].strip()]
+    shares = {mark: len(text[:mark].encode()) / len(text.encode()) for mark in marks}
+    found = None
+    for pause in pauses:
+        if not SHORTEST_CUT_MS <= pause.middle <= LONGEST_PROMPT_MS or pause.length < _SHORTEST_PAUSE_MS:
+            continue
+        near = [mark for mark, share in shares.items() if abs(share - pause.share) < 2 * _AGREEMENT]
+        if len(near) != 1 or abs(shares[near[0]] - pause.share) >= _AGREEMENT:
+            continue
+        rivals = [each for each in pauses if each != pause and abs(each.share - shares[near[0]]) < 2 * _AGREEMENT]
+        if all(2 * each.length <= pause.length for each in rivals):
+            found = _Cut(pause.middle, near[0])
     return found
 
 
