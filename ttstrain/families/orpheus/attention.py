@@ -58,7 +58,7 @@ def attend(
 
 def _each(query: Tensor, key: Tensor, value: Tensor, packing: Packing, *, scale: float) -> Tensor:
     """Call the ordinary kernel for every document: exact on any device and in any precision."""
-    parts = [tensor.split(list(packing.lengths), dim=2) for tensor in (query, key, value)]
+    parts = [torch.split(tensor, list(packing.lengths), dim=2) for tensor in (query, key, value)]
     return torch.cat([_causal(q, k, v, scale=scale) for q, k, v in zip(*parts, strict=True)], dim=2)
 
 

@@ -49,8 +49,8 @@ def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor, slots: Tensor, *,
     if not len(targets):
         zero = hidden.new_zeros(0, dtype=torch.float32)
         return HeadLoss(hidden.float().sum() * 0.0, zero, zero, zero)
-    value, nll, illegal, log_normaliser = _HeadLoss.apply(hidden, weight, targets, slots, options)  # type: ignore[no-untyped-call]
-    return HeadLoss(value, nll, illegal, log_normaliser)
+    apply: Any = _HeadLoss.apply
+    return HeadLoss(*apply(hidden, weight, targets, slots, options))
 
 
 def chunk_tokens(vocab_size: int, device: torch.device) -> int:
@@ -67,7 +67,7 @@ class _HeadLoss(torch.autograd.Function):
     """Computes gradients together with the loss, while a chunk's logits are at hand: three products per chunk."""
 
     @staticmethod
-    def forward(  # type: ignore[override]  # noqa: PLR0917
+    def forward(  # noqa: PLR0917
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, slots: Tensor, options: HeadOptions
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         device = hidden.device
@@ -88,7 +88,7 @@ class _HeadLoss(torch.autograd.Function):
         return sums.value, sums.nll, sums.illegal, sums.log_normaliser
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
             raise RuntimeError("the head's loss can be differentiated once: its gradients are handed on, not copied")
         into_hidden, into_weight = ctx.gradients

@@ -27,6 +27,7 @@ from ttstrain.families.orpheus.tokenizer import load_tokenizer
 from ttstrain.task import Audio, Fitted, Loss, Mean, Prompt, Sample, Task
 
 if TYPE_CHECKING:
+    from ttstrain.checkpoint.tensorfile import StoredTensor
     from ttstrain.checkpoint.upstream import OpenedCheckpoint
 
 SLOTS = tuple(f"slot{slot}" for slot in range(NUM_SLOTS))
@@ -61,23 +62,24 @@ class OrpheusTask(Task):
         New rows are the mean of the audio tokens' rows: no text is to end in one. Raises CheckpointError where rows
         would be lost, or the tokenizer has ids that no row stands for.
         """
-        wanted, weights, notes = self.config.vocab_size, dict(base.weights), []
+        wanted, notes = self.config.vocab_size, list[str]()
+        weights: dict[str, Tensor | StoredTensor] = dict(base.weights)
         tokenizer = load_tokenizer(self.config.rows.tokenizer)
         if tokenizer.size > wanted:
             raise CheckpointError(
                 f"the tokenizer `{tokenizer.source}` has {tokenizer.size:,} ids, the net {wanted:,} rows",
                 hint=f"set `model.vocab_size={tokenizer.size}`: rows are added to the base",
             )
-        tables = [name for name in (EMBEDDING, HEAD) if name in weights]
+        tables = [name for name in (EMBEDDING, HEAD) if name in base.weights]
         for name in tables:
-            rows = weights[name].shape[0]
+            rows = base.weights[name].shape[0]
             if rows > wanted:
                 raise CheckpointError(
                     f"`{base.path}` has {rows:,} rows, `model.vocab_size` is {wanted:,}: none is ever dropped",
                     hint=f"set `model.vocab_size={rows}`",
                 )
             if rows < wanted:
-                weights[name] = _with_rows(weights[name].read(), wanted, like=self.config.ids)
+                weights[name] = _with_rows(base.weights[name].read(), wanted, like=self.config.ids)
                 notes.append(f"{wanted - rows} rows added to {name.removeprefix(PREFIX)}, the mean of the audio rows")
         rows_known = min(base.weights[name].shape[0] for name in tables) if tables else wanted
         new = tuple(range(rows_known, wanted))
