@@ -17,7 +17,7 @@ from pathlib import Path
 DESTINATION = Path(__file__).resolve().parents[1] / "tests" / "fixtures_compact"
 PATTERNS = ("f5_*", "schedulers", "key_specs", "orpheus_tokens", "orpheus_llama", "orpheus_lora")
 BESIDE = {"orpheus_llama": ["golden_recipe.py"]}  # files of the folder above that a fixture needs
-BUDGET_BYTES = 6_000_000
+BUDGET_BYTES = 6_500_000
 
 # Most of the bytes are float32: telling LZMA about the four-byte alignment saves 8 % over the default.
 FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 2, "lp": 2, "pb": 2}]
