@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import soundfile
@@ -26,6 +26,7 @@ from ttstrain.config.recipe import Recipe
 from ttstrain.data import atomic
 from ttstrain.data.audio import read_clip
 from ttstrain.data.manifest import Clip
+from ttstrain.data.readers.locate import AUDIO_SUFFIXES
 from ttstrain.engine.evaluate import evaluating
 from ttstrain.engine.prepare import Prepared
 from ttstrain.engine.run import Run
@@ -121,7 +122,10 @@ def _preview(
 
 
 def _file_name(clip_id: str) -> str:
-    """Make an id safe as a file name."""
+    """Make an id safe as a file name, without the ending of the recording it may be named after."""
+    ending = PurePosixPath(clip_id).suffix
+    if ending.lower() in AUDIO_SUFFIXES:
+        clip_id = clip_id.removesuffix(ending)
     return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in clip_id).strip(".") or "clip"
 
 
