@@ -15,9 +15,8 @@ import tarfile
 from pathlib import Path
 
 DESTINATION = Path(__file__).resolve().parents[1] / "tests" / "fixtures_compact"
-PATTERNS = ("f5_*", "schedulers", "key_specs", "orpheus_tokens", "orpheus_llama", "orpheus_lora")
-BESIDE = {"orpheus_llama": ["golden_recipe.py"]}  # files of the folder above that a fixture needs
-BUDGET_BYTES = 6_500_000
+PATTERNS = ("f5_*", "schedulers", "key_specs", "orpheus_tokens", "orpheus_lora")
+BUDGET_BYTES = 6_000_000
 
 # Most of the bytes are float32: telling LZMA about the four-byte alignment saves 8 % over the default.
 FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 2, "lp": 2, "pb": 2}]
@@ -26,7 +25,7 @@ FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 2,
 def pack(folder: Path) -> bytes:
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for path in [*sorted(folder.rglob("*")), *(folder.parent / name for name in BESIDE.get(folder.name, []))]:
+        for path in sorted(folder.rglob("*")):
             if path.is_file():
                 data = path.read_bytes()
                 entry = tarfile.TarInfo(path.relative_to(folder.parent).as_posix())  # no time, owner or mode of ours

@@ -28,7 +28,10 @@ CONFIG = OrpheusConfig(
 
 @pytest.fixture(scope="module")
 def folder(fixtures_dir: Path) -> Path:
-    return fixtures_dir / "orpheus_llama"
+    found = fixtures_dir / "orpheus_llama"
+    if not found.is_dir():
+        pytest.skip("the packed fixtures have no room for `orpheus_llama`: needs the full set")
+    return found
 
 
 @pytest.fixture(scope="module")
