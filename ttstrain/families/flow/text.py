@@ -7,7 +7,7 @@ instance, because every letter outside ASCII ends a word. Both libraries' versio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Any, Literal
 
@@ -39,10 +39,10 @@ class FlowFrontEnd:
     def __init__(self, vocab: Vocab, *, kind: TokenizerKind, max_unknown: float) -> None:
         self.name: str = kind
         self.kind = kind
-        self.vocab = vocab.tokens
+        self.vocab: Sequence[str] = vocab.tokens
         self.vocab_source = vocab.source
         self.max_unknown = max_unknown
-        self.versions = {
+        self.versions: Mapping[str, str] = {
             "tokenizer": "characters" if kind == "char" else "pinyin",
             **({} if kind == "char" else front_end_versions()),
             VOCAB: f"sha256:{vocab.sha256}",
