@@ -82,7 +82,6 @@ class OpenedCheckpoint:
                 hint="extend the matching `models/` config, or choose another base",
             )
 
-
     def _source(self, key: str) -> str:
         return f"by {self.sources[key]}" if key in self.sources else "in the file"
 
