@@ -42,10 +42,7 @@ class ClipScore:
     clip: Clip
     score: float  # as `Task.score`
     z: float  # robust standard deviations from the median of all clips
-
-    @property
-    def suspicious(self) -> bool:
-        return self.z < SUSPICIOUS
+    suspicious: bool  # far below the others, or no better explained than by another clip's text
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -192,13 +189,17 @@ def rank(
 ) -> Scoring:
     """Order clips by their scores and measure each in robust standard deviations from the median.
 
-    `foreign` are the scores with other clips' texts.
+    `foreign` are the scores with other clips' texts. Suspicious is what lies far below the median, or below the median
+    of those: the one finds a few wrong texts where scores are sharp, the other many where they are not.
     """
+    elsewhere = statistics.median(foreign.values())
     median = statistics.median(values.values())
     spread = NORMAL_MAD * statistics.median(abs(value - median) for value in values.values())
-    scores = [
-        ClipScore(clip, values[clip.id], (values[clip.id] - median) / spread if spread else 0.0) for clip in clips
-    ]
+    scores = []
+    for clip in clips:
+        value = values[clip.id]
+        z = (value - median) / spread if spread else 0.0
+        scores.append(ClipScore(clip, value, z, suspicious=z < SUSPICIOUS or value < elsewhere))
     return Scoring(
         scores=sorted(scores, key=lambda entry: (entry.score, entry.clip.id)),
         checkpoint=checkpoint,

@@ -16,9 +16,15 @@ def clip(name: str, text: str = "") -> Clip:
 
 def test_an_outlier_is_suspicious_however_many_there_are() -> None:
     values = {f"c{i}": 0.10 + 0.001 * (i % 5) for i in range(20)} | {f"x{i}": 0.01 * i for i in range(5)}
-    found = rank([clip(name) for name in values], values, values, checkpoint="a run")
+    found = rank([clip(name) for name in values], values, dict.fromkeys(values, 0.0), checkpoint="a run")
     assert [entry.clip.id for entry in found.scores[:5]] == ["x0", "x1", "x2", "x3", "x4"]
     assert [entry.clip.id for entry in found.suspicious] == ["x0", "x1", "x2", "x3", "x4"]
+
+
+def test_what_another_text_explains_as_well_is_suspicious() -> None:
+    values = {"a": 0.1, "b": 0.3, "c": 0.5, "d": 0.7}  # too far apart for any to be an outlier
+    found = rank([clip(name) for name in values], values, {"a": 0.0, "b": 0.2, "c": 0.2, "d": 0.3}, checkpoint="a run")
+    assert [entry.clip.id for entry in found.suspicious] == ["a"]
 
 
 def test_z_counts_robust_deviations_from_the_median() -> None:

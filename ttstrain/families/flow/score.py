@@ -8,6 +8,8 @@ Legend: b clips, n frames, m mel bins.
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 from torch import Tensor
 
@@ -15,21 +17,21 @@ from ttstrain.families.flow.data import FlowBatch
 from ttstrain.families.flow.model import FlowNet
 from ttstrain.families.flow.model.cfm import frames_between, predict, squared_error
 
-TIME = 0.0  # pure noise: later the noised recording itself tells more and more of what is said
-NOISE_DRAWS = 4
+TIMES = (0.0, 0.05, 0.15)  # near pure noise: later the noised recording itself tells more and more of what is said
+NOISE_DRAWS = 2
 
 
 @torch.no_grad()
 def text_gain(net: FlowNet, batch: FlowBatch, *, generator: torch.Generator) -> Tensor:
     """Return the share (b,) of each clip's loss without text that its text takes away.
 
-    The whole recording is hidden, or its own sound would tell what is said. With the text and without, the net starts
-    from the same noise.
+    The whole recording is hidden, or its own sound would tell what is said. With the text and without, the net meets
+    the same noise at the same times.
     """
     num_clips, num_frames, n_mels = batch.mel.shape
     device = batch.mel.device
     spoken = frames_between(0, batch.lengths, num_frames=num_frames)
-    time = torch.full((num_clips,), TIME, device=device)
+    times = [torch.full((num_clips,), time, device=device) for time in TIMES]
     with_text, without = (
         net.text_embed(
             batch.text,
@@ -43,7 +45,7 @@ def text_gain(net: FlowNet, batch: FlowBatch, *, generator: torch.Generator) -> 
     for _ in range(NOISE_DRAWS):
         clips = [torch.randn(int(length), n_mels, generator=generator) for length in batch.mel_lengths]
         noise = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True).to(device)
-        for i, text in enumerate((with_text, without)):
+        for time, (i, text) in product(times, enumerate((with_text, without))):
             prediction = predict(net, batch.mel, text, noise=noise, time=time, hidden=spoken, mask=spoken)
             losses[i] += squared_error(prediction, within=spoken)
     gain: Tensor = 1 - losses[0] / losses[1]
