@@ -1,0 +1,30 @@
+"""GPT-SoVITS: a language model over semantic tokens, and a VAE with a GAN decoder that turns them into sound."""
+
+from ttstrain.families import Family, TaskSpec
+from ttstrain.families.gpt_sovits.config import GptConfig, JointConfig, VaeConfig
+
+DATA = "ttstrain.families.gpt_sovits.data:SovitsData"
+
+FAMILY = Family(
+    name="gpt_sovits",
+    tasks=[
+        TaskSpec(
+            name="gpt_sovits/gpt",
+            config=GptConfig,
+            task_class="ttstrain.families.gpt_sovits.gpt.task:GptTask",
+            data_class=DATA,
+        ),
+        TaskSpec(
+            name="gpt_sovits/vae",
+            config=VaeConfig,
+            task_class="ttstrain.families.gpt_sovits.vae.task:VaeTask",
+            data_class=DATA,
+        ),
+        TaskSpec(
+            name="gpt_sovits/joint",
+            config=JointConfig,
+            task_class="ttstrain.families.gpt_sovits.joint:JointTask",
+            data_class=DATA,
+        ),
+    ],
+)

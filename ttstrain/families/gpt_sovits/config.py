@@ -1,0 +1,229 @@
+"""Settings of the GPT and the VAE, alone and together. Imports no torch.
+
+The three tasks share one form: `version`, `features` and `text` say what both nets read, `gpt` and `vae` describe the
+nets. A task has the sections that it reads and no others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from ttstrain.config.recipe import Count, Section, UserPath
+from ttstrain.data.manifest import Clip
+from ttstrain.families import ModelConfig
+from ttstrain.families.gpt_sovits.shapes import discriminator_shapes, generator_shapes, gpt_shapes
+
+Version = Literal["v1", "v2", "v2Pro", "v2ProPlus"]
+Language = Literal["zh", "en", "ja", "ko", "yue"]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+
+SAMPLE_RATE = 32_000  # Hz
+HOP_LENGTH = 640  # samples of a spectrogram's frame: 50 a second
+FRAMES_PER_S = SAMPLE_RATE / HOP_LENGTH
+TOKENS_PER_S = 25.0  # semantic tokens
+
+
+# ---------------------------------------------------------------- what both nets read
+
+
+class FeaturesConfig(Section):
+    """Models that turn recordings and texts into what the nets read: a Hugging Face folder, or `hf://owner/repo`."""
+
+    hubert: UserPath = "hf://lj1995/GPT-SoVITS/chinese-hubert-base"
+    """HuBERT whose last hidden layer becomes semantic tokens."""
+    bert: UserPath = "hf://lj1995/GPT-SoVITS/chinese-roberta-wwm-ext-large"
+    """BERT for Chinese texts; loaded when there are any. Other languages read zeros, as upstream's do."""
+    speaker: UserPath = "hf://lj1995/GPT-SoVITS/sv/pretrained_eres2netv2w24s4ep4.ckpt"
+    """ERes2NetV2 that describes a speaker; read by v2Pro and v2ProPlus alone."""
+    quantizer: UserPath
+    """The published `s2G` of the same version: its `ssl_proj` and `quantizer` make the semantic tokens."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where features are computed."""
+
+
+class TextConfig(Section):
+    """How texts become phonemes."""
+
+    language: Language | Literal["auto"] = "auto"
+    """Language of texts whose rows name none; `auto` goes by the script."""
+
+
+class SamplingConfig(Section):
+    """How previews and `ttstrain sample` speak: upstream's settings."""
+
+    top_k: Count = 15
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    temperature: Positive = 1.0
+    repetition_penalty: Annotated[float, Field(ge=1)] = 1.35
+    """On every semantic token that was spoken or stands in the prompt."""
+    max_s: Positive = 54.0
+    """Longest speech of one sentence."""
+    noise_scale: NotNegative = 0.5
+    """Of the VAE's prior."""
+    speed: Positive = 1.0
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+# ---------------------------------------------------------------- the nets
+
+
+class GptNetConfig(Section):
+    """Text2SemanticDecoder, upstream's "s1": names and values of its `s1longer-v2.yaml`."""
+
+    embedding_dim: Count = 512
+    hidden_dim: Count = 512
+    head: Count = 16
+    n_layer: Count = 24
+    vocab_size: Count = 1025
+    """Semantic tokens and the end of speech."""
+    phoneme_vocab_size: Count = 732
+    """Rows of the phoneme table; 512 in v1, of which 322 are used."""
+    dropout: Probability = 0.1
+    """In attention, feed-forward and positions; upstream hard-codes it whatever its YAML says."""
+    loss: Literal["sum", "mean"] = "mean"
+    """`sum` lets long clips weigh more, as upstream; `mean` is per token."""
+    compat: Literal["none", "upstream-2025-07", "upstream-pre-2537"] = "none"
+    """How padded texts are masked: `none` hides the padding; the others are what upstream did at these times."""
+    dpo: Probability = 0.0
+    """Weight of the preference for the recorded tokens over spoiled ones; upstream's `if_dpo` is 1 beside a sum."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> GptNetConfig:
+        if self.hidden_dim % self.head:
+            raise ValueError("`hidden_dim` must be a multiple of `head`")
+        if self.embedding_dim != self.hidden_dim:
+            raise ValueError("`embedding_dim` and `hidden_dim` must be equal: nothing projects one to the other")
+        return self
+
+
+class VaeNetConfig(Section):
+    """SynthesizerTrn and its discriminator, upstream's "s2": names and values of its `s2.json`.
+
+    What upstream hard-codes (768 HuBERT channels, 1024 codes, 512 MRTE channels, 704 reference bins) is no setting.
+    """
+
+    inter_channels: Count = 192
+    hidden_channels: Count = 192
+    filter_channels: Count = 768
+    n_heads: Count = 2
+    n_layers: Count = 6
+    kernel_size: Count = 3
+    p_dropout: Probability = 0.1
+    """In the text encoders; the reference encoder always has 0.1."""
+    resblock_kernel_sizes: list[int] = [3, 7, 11]
+    resblock_dilation_sizes: list[list[int]] = [[1, 3, 5], [1, 3, 5], [1, 3, 5]]
+    upsample_rates: list[int] = [10, 8, 2, 2, 2]
+    upsample_initial_channel: Count = 512
+    upsample_kernel_sizes: list[int] = [16, 16, 8, 2, 2]
+    gin_channels: Count = 512
+    """Width of the speaker's style; 1024 in v2Pro and v2ProPlus."""
+    segment_size: Count = 20_480
+    """Samples of a clip that the decoder makes in a step; a multiple of 640."""
+    c_mel: NotNegative = 45.0
+    c_kl: NotNegative = 1.0
+    freeze_quantizer: bool = True
+    """Semantic tokens stay what they are, so that GPT and VAE agree; upstream's setting."""
+    discriminator: bool = True
+    """Train against the multi-period discriminator; false leaves mel distance and KL alone."""
+    discriminator_channels: Count = 1024
+    """Most channels of a layer of the discriminator; fewer than the published 1024 make a small one."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> VaeNetConfig:
+        stages = len(self.upsample_rates)
+        if len(self.upsample_kernel_sizes) != stages:
+            raise ValueError("`upsample_rates` and `upsample_kernel_sizes` must be equally long")
+        if len(self.resblock_kernel_sizes) != len(self.resblock_dilation_sizes):
+            raise ValueError("`resblock_kernel_sizes` and `resblock_dilation_sizes` must be equally long")
+        rate = 1
+        for factor in self.upsample_rates:
+            rate *= factor
+        if rate != HOP_LENGTH:
+            raise ValueError(f"`upsample_rates` multiply to {rate}; a frame is {HOP_LENGTH} samples")
+        if self.segment_size % HOP_LENGTH:
+            raise ValueError(f"`segment_size` must be a multiple of {HOP_LENGTH}")
+        return self
+
+    @property
+    def segment_frames(self) -> int:
+        """Frames of the segment that the decoder makes."""
+        return self.segment_size // HOP_LENGTH
+
+
+# ---------------------------------------------------------------- the tasks
+
+
+class SovitsConfig(ModelConfig):
+    """What all three tasks have."""
+
+    reads_gpt: ClassVar[bool] = False
+    reads_vae: ClassVar[bool] = False
+
+    version: Version = "v2"
+    features: FeaturesConfig
+    text: TextConfig = TextConfig()
+    sampling: SamplingConfig = SamplingConfig()
+
+    @property
+    def is_pro(self) -> bool:
+        """Whether a speaker's description is read besides the reference's spectrogram."""
+        return self.version in ("v2Pro", "v2ProPlus")
+
+    def length(self, clip: Clip) -> int:
+        """Return a clip's spectrogram frames, 50 a second."""
+        return clip.samples_at(SAMPLE_RATE) // HOP_LENGTH
+
+
+class GptConfig(SovitsConfig):
+    """The GPT alone: `gpt.*`."""
+
+    reads_gpt: ClassVar[bool] = True
+
+    gpt: GptNetConfig = GptNetConfig()
+    vae: UserPath | None = None
+    """A file with the VAE that turns previews into sound; null speaks none."""
+
+    def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Map the name of every parameter to its shape."""
+        return gpt_shapes(self.gpt)
+
+
+class VaeConfig(SovitsConfig):
+    """The VAE and its discriminator: `vae.*`, `discriminator.*`."""
+
+    reads_vae: ClassVar[bool] = True
+
+    vae: VaeNetConfig = VaeNetConfig()
+    gpt: UserPath | None = None
+    """A file with the GPT that writes the tokens of previews; null speaks none."""
+
+    def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Map the name of every parameter to its shape."""
+        return {**generator_shapes(self.vae, self.version), **_critic_shapes(self.vae, self.version)}
+
+
+class JointConfig(SovitsConfig):
+    """Both at once: `gpt.*`, `vae.*`, `discriminator.*`."""
+
+    reads_gpt: ClassVar[bool] = True
+    reads_vae: ClassVar[bool] = True
+
+    gpt: GptNetConfig = GptNetConfig()
+    vae: VaeNetConfig = VaeNetConfig()
+
+    def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Map the name of every parameter to its shape."""
+        return {
+            **gpt_shapes(self.gpt),
+            **generator_shapes(self.vae, self.version),
+            **_critic_shapes(self.vae, self.version),
+        }
+
+
+def _critic_shapes(vae: VaeNetConfig, version: Version) -> Mapping[str, tuple[int, ...]]:
+    return discriminator_shapes(vae, version) if vae.discriminator else {}
