@@ -40,7 +40,7 @@ class FeaturesConfig(Section):
     """BERT for Chinese texts; loaded when there are any. Other languages read zeros, as upstream's do."""
     speaker: UserPath = "hf://lj1995/GPT-SoVITS/sv/pretrained_eres2netv2w24s4ep4.ckpt"
     """ERes2NetV2 that describes a speaker; read by v2Pro and v2ProPlus alone."""
-    quantizer: UserPath
+    quantizer: UserPath = "hf://lj1995/GPT-SoVITS/gsv-v2final-pretrained/s2G2333k.pth"
     """The published `s2G` of the same version: its `ssl_proj` and `quantizer` make the semantic tokens."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where features are computed."""
@@ -165,7 +165,7 @@ class SovitsConfig(ModelConfig):
     reads_vae: ClassVar[bool] = False
 
     version: Version = "v2"
-    features: FeaturesConfig
+    features: FeaturesConfig = FeaturesConfig()
     text: TextConfig = TextConfig()
     sampling: SamplingConfig = SamplingConfig()
 
