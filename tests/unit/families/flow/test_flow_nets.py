@@ -12,8 +12,8 @@ from ttstrain.families.flow.config import FlowConfig
 from ttstrain.families.flow.model import FlowNet, build_net
 from ttstrain.families.flow.model.attention import RotaryEmbedding, rotate
 from ttstrain.families.flow.model.convolution import convolve_frames
-from ttstrain.families.flow.model.dropout import Dropout
 from ttstrain.families.flow.model.embedding import TextEmbedding
+from ttstrain.modules.dropout import Dropout
 
 SMALL: dict[str, Any] = {"dim": 32, "depth": 2, "heads": 2, "dim_head": 16, "text_dim": 16, "conv_layers": 2}
 UNETT: dict[str, Any] = {"backbone": "unett", "text_dim": 100, "conv_layers": 0}

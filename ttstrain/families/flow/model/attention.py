@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ttstrain.families.flow.model.dropout import Dropout
+from ttstrain.modules.dropout import Dropout
 
 
 class RotaryEmbedding(nn.Module):
