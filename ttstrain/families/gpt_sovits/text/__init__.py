@@ -1,0 +1,1 @@
+"""From a sentence to phonemes: the symbol table and the front ends of five languages."""
