@@ -7,9 +7,18 @@ has ceil(n / 2) tokens: the last of an odd number of frames stands for one frame
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Edit(NamedTuple):
+    """How a clip's tokens are spoiled, for the GPT to prefer them unspoiled: a span said twice, or left out."""
+
+    kind: Literal["repeat", "delete"]
+    begin: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +39,7 @@ class SovitsBatch:
     ssl: Tensor | None  # (b, 768, 2 s) HuBERT's features; only where the quantizer is trained
     speaker: Tensor | None  # (b, 20480) float32; only v2Pro and v2ProPlus
     segment_starts: tuple[int, ...] = ()  # frames; drawn for each step by the VAE's task
+    edits: tuple[Edit, ...] = ()  # of each clip's tokens; drawn for each step by the GPT's task
 
     def to(self, device: torch.device) -> SovitsBatch:
         return replace(

@@ -1,0 +1,104 @@
+"""Train, judge and hear the GPT alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ttstrain.families.gpt_sovits.batch import SovitsBatch
+from ttstrain.families.gpt_sovits.config import GptConfig, GptNetConfig
+from ttstrain.families.gpt_sovits.gpt.loss import ClipLosses, clip_losses, num_targets, per_clip, per_target, with_edits
+from ttstrain.families.gpt_sovits.gpt.net import Text2SemanticDecoder, build_gpt
+from ttstrain.task import Loss, Mean, Task
+
+FRESH = 0.98  # share of a uniform guess above which a net has learned nothing yet
+STRANGE = 5.0  # nats a token at step 0: a base that knows the tokens is near 3
+
+
+class GptTask(Task):
+    """Learn to continue phonemes with semantic tokens."""
+
+    def __init__(self, config: GptConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.gpt = build_gpt(config.gpt)
+
+    def optimized(self) -> Mapping[str, torch.nn.Module]:
+        """One optimizer for all of it."""
+        return {"model": self.gpt}
+
+    # ---------------------------------------------------------------- training
+
+    def draw(self, batch: SovitsBatch) -> SovitsBatch:
+        """Choose how clips are spoiled, if they are; the weight becomes targets for a mean, clips for a sum."""
+        return draw(batch, self.config.gpt)
+
+    def losses(self, batch: SovitsBatch) -> Iterator[Loss]:
+        """Yield the cross entropy: a mean over targets, or over clips of the sum of theirs."""
+        losses = clip_losses(self.gpt, batch, compat=self.config.gpt.compat)
+        yield Loss(value(losses, self.config.gpt), name="gpt", metrics=metrics(losses))
+
+    # ---------------------------------------------------------------- evaluation
+
+    @torch.no_grad()
+    def evaluate(self, batch: SovitsBatch, generator: torch.Generator) -> Mapping[str, Tensor | Mean]:
+        """Return the negative log-likelihood per target, without padding whatever the training does with it."""
+        return evaluation(self.gpt, batch)
+
+    def remarks(self, values: Mapping[str, float], *, step: int) -> Sequence[str]:
+        """Say at step 0 when the base seems not to know the tokens, and later when it still does not."""
+        return remarks(values, self.config.gpt, step=step)
+
+
+def draw(batch: SovitsBatch, config: GptNetConfig) -> SovitsBatch:
+    """Make a step's choices for the GPT alone."""
+    if config.dpo:
+        batch = with_edits(batch, config.compat)
+    weight = sum(num_targets(batch, config.compat)) if config.loss == "mean" else len(batch.ids)
+    return replace(batch, weight=float(weight))
+
+
+def value(losses: ClipLosses, config: GptNetConfig) -> Tensor:
+    """Return the mean over the units that `draw` makes a batch's weight."""
+    if config.loss == "mean":
+        return per_target(losses, dpo=config.dpo)
+    # Upstream adds the preference's mean over the batch to the sum over the batch.
+    dpo = config.dpo if config.compat == "none" else config.dpo / len(losses.num_targets)
+    return per_clip(losses, loss="sum", dpo=dpo)
+
+
+def metrics(losses: ClipLosses) -> dict[str, Tensor | Mean]:
+    """Return what is logged beside the loss."""
+    found: dict[str, Tensor | Mean] = {"acc_top3": losses.acc_top3}
+    if losses.preference is not None:
+        clips = torch.full((), float(len(losses.num_targets)), device=losses.nll.device)
+        found["dpo"] = Mean(losses.preference.detach().sum(), clips)
+    return found
+
+
+def evaluation(net: Text2SemanticDecoder, batch: SovitsBatch) -> dict[str, Tensor | Mean]:
+    """Judge held-out clips: all targets, the ends of speech among them, and the accuracy."""
+    losses = clip_losses(net, replace(batch, edits=()), compat="none")
+    count = torch.full((), float(sum(losses.num_targets)), device=losses.nll.device)
+    return {"total": Mean(losses.nll.double().sum(), count), "eos": losses.eos, "acc_top3": losses.acc_top3}
+
+
+def remarks(values: Mapping[str, float], config: GptNetConfig, *, step: int) -> list[str]:
+    """Judge the negative log-likelihood per target."""
+    total, guess = values.get("total"), math.log(config.vocab_size)
+    if total is None:
+        return []
+    if step == 0:
+        if STRANGE < total < FRESH * guess or total > 1.2 * guess:
+            return [
+                f"the base finds the semantic tokens unlikely ({total:.2f} nats each, a guess has {guess:.2f}): "
+                "were they made by the quantizer it was trained with?"
+            ]
+        return []
+    if total >= FRESH * guess:
+        return [f"the GPT is no better than a guess yet: {total:.2f} of {guess:.2f} nats a token"]
+    return []
