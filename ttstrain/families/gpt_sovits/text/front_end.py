@@ -1,0 +1,126 @@
+"""From a text to the ids that GPT and VAE read. Imports no torch.
+
+A phoneme that the table lacks becomes `UNK`, as upstream does; here it is reported. Japanese marks the borders of
+accent phrases with `#`, which no table has: the published weights have learned that `UNK` is that border, so it is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module, metadata
+from typing import cast
+
+from ttstrain.data.texts import VOCAB, Token
+from ttstrain.errors import DataError
+from ttstrain.families.gpt_sovits.text.reading import Reading
+from ttstrain.families.gpt_sovits.text.symbols import PAUSES, UNKNOWN, symbol_ids, symbols
+
+LANGUAGES = ("zh", "en", "ja", "ko", "yue")
+
+# The module of each language and the packages that decide on its phonemes.
+_PACKAGE = "ttstrain.families.gpt_sovits.text"
+_MODULES = {"zh": "chinese", "en": "english", "ja": "japanese", "ko": "korean", "yue": "cantonese"}
+_LIBRARIES = ("inflect", "wordsegment", "wetext", "pypinyin", "rjieba", "pyopenjtalk-plus", "ToJyutping")
+_RULES = "1"
+"""Counts changes of our own rules: two models with other numbers read some texts otherwise."""
+ACCENT_BORDER = "#"
+
+
+@dataclass(frozen=True, slots=True)
+class Phonemes:
+    """A sentence as GPT and VAE read it.
+
+    `word2ph` counts the phonemes of each character of `normalized`, for BERT's features; Chinese and Cantonese alone
+    have it. `unknown` holds phonemes that became `UNK`, and letters and signs of the text that nobody will speak.
+    """
+
+    phones: tuple[str, ...]
+    ids: tuple[int, ...]
+    word2ph: tuple[int, ...] | None
+    normalized: str
+    unknown: tuple[str, ...]
+
+
+def phonemize(text: str, language: str, *, version: str) -> Phonemes:
+    """Read a text.
+
+    Raises DataError where there is nothing to speak, or for a language that the version has no symbols for; RecipeError
+    where a library is missing, with the command that installs it.
+    """
+    if language not in _MODULES:
+        raise DataError(f"GPT-SoVITS does not speak `{language}`", hint=f"languages: {', '.join(LANGUAGES)}")
+    if version == "v1" and language in ("ko", "yue"):
+        raise DataError(f"v1 has no symbols for `{language}`", hint="`model.version=v2` or later")
+    reading = _reader(language)(text, version)
+    table = symbol_ids(version)
+    phones = tuple(phone if phone in table else UNKNOWN for phone in reading.phones)
+    if all(phone in PAUSES or phone == UNKNOWN for phone in phones):
+        raise DataError(f"nothing to speak in `{text}`", hint=f"it was read as `{language}`")
+    missing = [phone for phone in reading.phones if phone not in table and phone != ACCENT_BORDER]
+    return Phonemes(
+        phones=phones,
+        ids=tuple(table[phone] for phone in phones),
+        word2ph=reading.word2ph,
+        normalized=reading.normalized,
+        unknown=tuple(dict.fromkeys((*missing, *reading.dropped))),
+    )
+
+
+def detect_language(text: str) -> str:
+    """Tell a text's language by its script: kana is Japanese, Hangul Korean, other Chinese characters Chinese.
+
+    Cantonese is told by characters that only Cantonese writes. A text with none of these is English.
+    """
+    if any("\u3041" <= c <= "\u30ff" or "\uff66" <= c <= "\uff9f" for c in text if c not in "・ー"):
+        return "ja"
+    if any("HANGUL" in unicodedata.name(c, "") for c in text):
+        return "ko"
+    if any(c in _CANTONESE_ONLY for c in text):
+        return "yue"
+    return "zh" if any("\u4e00" <= c <= "\u9fff" for c in text) else "en"
+
+
+_CANTONESE_ONLY = frozenset("嘅咗喺冇唔佢啲嚟咁嗰哋瞓搵攞睇嘢乜嘥啱")
+
+
+def versions() -> Mapping[str, str]:
+    """Return what decides on phonemes: our rules and the installed libraries, for a checkpoint to keep."""
+    return {"rules": _RULES, **{name: metadata.version(name) for name in _LIBRARIES if _is_installed(name)}}
+
+
+class SovitsFrontEnd:
+    """The front ends of all languages and one table, as `ttstrain.data.texts.FrontEnd`."""
+
+    def __init__(self, *, version: str, language: str, max_unknown: float = 1.0) -> None:
+        self.name: str = "phonemes"
+        self.version = version
+        self.language = language
+        self.vocab: Sequence[str] = symbols(version)
+        self.vocab_source = f"GPT-SoVITS {version}"
+        self.max_unknown = max_unknown
+        table = hashlib.sha256("\n".join(self.vocab).encode()).hexdigest()
+        self.versions: Mapping[str, str] = {"tokenizer": "phonemes", **versions(), VOCAB: f"sha256:{table}"}
+
+    def tokens(self, text: str) -> list[Token]:
+        """Read one text into phonemes; what is not spoken stands at the end, as unknown."""
+        language = detect_language(text) if self.language == "auto" else self.language
+        read = phonemize(text, language, version=self.version)
+        return [*map(Token, read.phones), *(Token(symbol, "unknown") for symbol in read.unknown)]
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+@cache
+def _reader(language: str) -> Callable[[str, str], Reading]:
+    read = import_module(f"{_PACKAGE}.{_MODULES[language]}").read
+    return cast("Callable[[str, str], Reading]", read)
