@@ -40,6 +40,7 @@ class Contents:
     container: Literal["safetensors", "zip", "legacy", "pickle"]
     tree: Tree
     globals: tuple[str, ...] = ()  # names in its pickles
+    head: bytes = b""  # its first two bytes; where they do not tell the container, some project keeps a mark there
     metadata: Mapping[str, str] | None = None  # of a safetensors file
 
     @property
@@ -81,7 +82,7 @@ def read_contents(path: Path) -> Contents:
         if unsafe := pickle_names.unsafe_globals(unpickle.scan_globals(path)):
             raise CheckpointError(f"{error.message}; it names {', '.join(unsafe)}, so it is unsafe as well") from error
         raise
-    return Contents(path, read.container, read.tree, globals=read.globals)
+    return Contents(path, read.container, read.tree, globals=read.globals, head=head[:2])
 
 
 def _read_shards(path: Path) -> Contents:

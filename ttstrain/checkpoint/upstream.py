@@ -34,6 +34,15 @@ class OptimizerGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class Absent:
+    """Weights that a file of this kind lacks by design."""
+
+    pattern: str  # of their names
+    why: str
+    hint: str  # what to do when they are needed
+
+
+@dataclass(frozen=True, slots=True)
 class OpenedCheckpoint:
     """A checkpoint under the task's own names.
 
@@ -64,7 +73,16 @@ class OpenedCheckpoint:
     section: Mapping[str, Any] = field(default_factory=dict)  # our own: the complete `model:` section it was trained by
     globals: tuple[str, ...] = ()
     front_end: Mapping[str, str] = field(default_factory=dict)  # our own: `FrontEnd.versions` it was trained with
+    absent: tuple[Absent, ...] = ()  # patterns that may match nothing of `weights`
+    partners: tuple[Path, ...] = ()  # files that hold the rest of the same training
+    refusal: str = ""  # why it cannot be trained from, after its name; it can still be looked at
+    beside: tuple[Path, ...] = ()  # further files that these weights were merged from
     notes: tuple[str, ...] = field(default_factory=tuple)
+
+    @property
+    def title(self) -> str:
+        """Name the file, or the files, that the weights come from."""
+        return " + ".join(path.name for path in (self.path, *self.beside))
 
     def check_model(self, model: Mapping[str, Any]) -> None:
         """Compare what the file says of its architecture with a `model:` section, all defaults filled in.
@@ -72,9 +90,8 @@ class OpenedCheckpoint:
         Raises CheckpointError that lists each difference: some would load without complaint and speak gibberish.
         """
         differing = [
-            f"{key}: {value!r} {self._source(key)}, {model[key]!r} in the recipe"
-            for key, value in self.config.items()
-            if key in model and model[key] != value
+            f"{key}: {told!r} {self._source(key)}, {wanted!r} in the recipe"
+            for key, told, wanted in differences(self.config, model)
         ]
         if differing:
             raise CheckpointError(
@@ -84,6 +101,24 @@ class OpenedCheckpoint:
 
     def _source(self, key: str) -> str:
         return f"by {self.sources[key]}" if key in self.sources else "in the file"
+
+
+def differences(
+    told: Mapping[str, Any], wanted: Mapping[str, Any], *, below: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield (dotted key, value told, value wanted) of settings that both have and that differ.
+
+    Sections are compared key by key; where only one of the two is a section, it stands for something else there.
+    """
+    for key, value in told.items():
+        if key not in wanted:
+            continue
+        other = wanted[key]
+        if isinstance(value, Mapping):
+            if isinstance(other, Mapping):
+                yield from differences(value, other, below=f"{below}{key}.")
+        elif value != other:
+            yield f"{below}{key}", value, other
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +174,10 @@ def open_checkpoint(path: Path, *, task: str | None = None) -> OpenedCheckpoint:
                 hint="`ttstrain inspect-ckpt` shows what is in it",
             )
         opened = known
+    if task is not None and opened.refusal:
+        raise CheckpointError(
+            f"`{path}` {opened.refusal}", hint="`ttstrain inspect-ckpt` shows what is in it; choose another base"
+        )
     if task is not None and opened.family != task.split("/", maxsplit=1)[0]:
         raise CheckpointError(
             f"`{path}` is of family `{opened.family}`, the recipe trains `{task}`",

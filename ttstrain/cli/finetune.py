@@ -19,7 +19,10 @@ def finetune(
     ] = None,
     *,
     data: Annotated[Path | None, typer.Option(help="Recordings to train on: a folder or a metadata file.")] = None,
-    base: Annotated[str | None, typer.Option(help="Weights to start from: file, folder, run or hf://…")] = None,
+    base: Annotated[
+        list[str] | None,
+        typer.Option(help="Weights to start from: file, folder, run or hf://…; several: later over earlier."),
+    ] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Folder in which the run's folder is made.")] = None,
     nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine, one per GPU.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
@@ -53,9 +56,10 @@ def finetune(
 
 
 def _arguments(
-    recipe: str, overrides: list[str], *, data: Path | None, base: str | None, run_dir: Path | None
+    recipe: str, overrides: list[str], *, data: Path | None, base: list[str] | None, run_dir: Path | None
 ) -> list[str]:
     """Rebuild the command line for each process of a launch."""
-    flags = {"--data": data, "--base": base, "--run-dir": run_dir}
+    flags = {"--data": data, "--run-dir": run_dir}
     given = [part for flag, value in flags.items() if value is not None for part in (flag, str(value))]
+    given += [part for path in base or [] for part in ("--base", path)]
     return ["finetune", recipe, *overrides, *given]

@@ -23,7 +23,10 @@ def plan(
     ] = None,
     *,
     data: Annotated[Path | None, typer.Option(help="Recordings to train on: a folder or a metadata file.")] = None,
-    base: Annotated[str | None, typer.Option(help="Weights to start from: file, folder, run or hf://...")] = None,
+    base: Annotated[
+        list[str] | None,
+        typer.Option(help="Weights to start from: file, folder, run or hf://...; several: later over earlier."),
+    ] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Folder in which the run's folder is made.")] = None,
     nproc: Annotated[int, typer.Option(min=1, help="Processes to plan for.")] = 1,
     json: Annotated[bool, typer.Option("--json", help="Print the plan as one JSON document.")] = False,

@@ -82,11 +82,13 @@ def compose(recipe: str | Path, overrides: Sequence[str] = ()) -> Composed:
 
 
 def with_flags(
-    composed: Composed, *, data: Path | None = None, base: str | None = None, run_dir: Path | None = None
+    composed: Composed, *, data: Path | None = None, base: Sequence[str] | None = None, run_dir: Path | None = None
 ) -> Composed:
     """Set what `--data`, `--base` and `--run-dir` stand for, literally; None is an option not given."""
-    flags = {"data.path": data, "base": base, "run_dir": run_dir}
-    given = {key: str(value) for key, value in flags.items() if value is not None}
+    flags = {"data.path": data, "run_dir": run_dir}
+    given: dict[str, str | list[str]] = {key: str(value) for key, value in flags.items() if value is not None}
+    if base:
+        given["base"] = base[0] if len(base) == 1 else list(base)
     for key in given:
         if composed.origins.get(key) == COMMAND_LINE:
             raise RecipeError(f"`{key}` is set by an option and by `{key}=...`", hint="give it once")

@@ -362,8 +362,11 @@ class Recipe(Section):
     """Name of the run and of its folder; default: the recipe's name and the time."""
     task: str
     """What is trained, as `family` or `family/task`."""
-    base: UserPath | None = None
-    """Weights to start from: `hf://owner/repo/path`, a file, a folder, or a run; null trains from scratch."""
+    base: UserPath | Annotated[list[UserPath], Field(min_length=1)] | None = None
+    """Weights to start from: `hf://owner/repo/path`, a file, a folder, or a run; null trains from scratch.
+
+    Of a list each adds its tensors, later ones over earlier ones: a model in parts, or an export over its base.
+    """
     model: dict[str, Any] = {}
     """The task's own settings; `ttstrain schema` lists them."""
     run_dir: UserPath = "runs"
@@ -379,3 +382,16 @@ class Recipe(Section):
     sample: SampleConfig = SampleConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+
+Base = str | list[str] | None
+
+
+def base_files(base: Base) -> tuple[str, ...]:
+    """List the files that a recipe's `base:` names."""
+    return (base,) if isinstance(base, str) else tuple(base or ())
+
+
+def base_title(base: Base) -> str | None:
+    """Name a recipe's base in one line; None where there is none."""
+    return " + ".join(base_files(base)) or None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ttstrain.config.emit import emit, scalar
 from ttstrain.config.gpu import gpu_memory
 from ttstrain.config.plan import GroupPlan, Plan, ReplayFacts
-from ttstrain.config.recipe import ReplayConfig, Schedule
+from ttstrain.config.recipe import ReplayConfig, Schedule, base_title
 from ttstrain.data.text_summary import text_lines
 from ttstrain.optim.schedule import curve, lr_at, warmup_length
 
@@ -41,7 +41,7 @@ def render_plan(plan: Plan, console: Console) -> None:
 
 def plan_lines(plan: Plan, *, goes_on_from: str | None = None) -> list[str]:
     """Return the plan as plain lines of at most 80 columns; `goes_on_from` is what a resume takes its weights from."""
-    base = plan.recipe.base or "FROM SCRATCH"
+    base = base_title(plan.recipe.base) or "FROM SCRATCH"
     base = base if goes_on_from is None else f"goes on from {goes_on_from}"
     title = f"{plan.name} · {plan.recipe.task} · {_count(plan.parameters.total)} parameters · {base}"
     return [

@@ -20,7 +20,7 @@ from ttstrain.checkpoint.meta import Meta, read_meta
 from ttstrain.checkpoint.tensorfile import read_tree
 from ttstrain.checkpoint.upstream import OpenedCheckpoint, follow, open_checkpoint
 from ttstrain.config.compose import compose, compose_run
-from ttstrain.config.recipe import Recipe
+from ttstrain.config.recipe import Recipe, base_title
 from ttstrain.config.resolve import parse
 from ttstrain.engine import folder
 from ttstrain.engine.compare import blend_name, compare_blends
@@ -110,7 +110,7 @@ def _of_run(checkpoint: Path, *, weights: Weights, compare: bool) -> Source:
         chosen=choice.name,
         reasons=choice.reasons,
         losses=choice.losses,
-        base=None if settings is None else settings.base,
+        base=None if settings is None else base_title(settings.base),
         versions=meta.versions,
         training=_training(plain, loaded, candidates, settings),
     )

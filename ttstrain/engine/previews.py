@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.upstream import OpenedCheckpoint
-from ttstrain.config.recipe import Recipe
+from ttstrain.config.recipe import Recipe, base_files
 from ttstrain.data import atomic
 from ttstrain.data.audio import read_clip
 from ttstrain.data.manifest import Clip
@@ -295,8 +295,8 @@ def recover_base(run: Run, previews: Previews, open_base: Callable[[], OpenedChe
     lost = [preview for preview in previews.sentences if _recall(run, preview) is None]
     if not lost:
         return []
-    size = _bytes(Path(base).expanduser())
-    if run.plan.recipe.lora is not None or not 0 < size <= CHEAP_BYTES:
+    sizes = [_bytes(Path(file).expanduser()) for file in base_files(base)]
+    if run.plan.recipe.lora is not None or not (all(sizes) and sum(sizes) <= CHEAP_BYTES):
         why = "adapters are trained" if run.plan.recipe.lora is not None else "the base is large, far or gone"
         return [f"previews have no base beside them: what it said at step 0 is lost, and {why}"]
     own = {name: tensor.detach().clone() for name, tensor in run.task.state_dict().items()}
@@ -304,7 +304,7 @@ def recover_base(run: Run, previews: Previews, open_base: Callable[[], OpenedChe
     folder.mkdir(parents=True, exist_ok=True)
     try:
         opened = open_base()
-        load_weights(run.task, run.task.fitted(opened).weights, source=str(opened.path))
+        load_weights(run.task, run.task.fitted(opened).weights, source=opened.title)
         again = Previews(lost, told=previews.told)
         spoken = _speak_all(run, again, folder, weights="base")
     except UserError as error:

@@ -13,14 +13,15 @@ from types import TracebackType
 import torch
 
 from ttstrain.checkpoint import store
-from ttstrain.checkpoint.loading import load_weights
+from ttstrain.checkpoint.loading import LoadReport, Tensors, compare, load_weights
+from ttstrain.checkpoint.merging import explain, open_base, open_training
 from ttstrain.checkpoint.meta import check_vocab, compare_front_ends, read_meta
 from ttstrain.checkpoint.tensorfile import read_tree
-from ttstrain.checkpoint.upstream import OpenedCheckpoint, follow, open_checkpoint, resolve_base
+from ttstrain.checkpoint.upstream import OpenedCheckpoint, follow, open_checkpoint
 from ttstrain.config.compose import COMMAND_LINE, RECIPE, Composed, compose, compose_run, with_flags
 from ttstrain.config.plan import Plan
 from ttstrain.config.project import with_project
-from ttstrain.config.recipe import Recipe
+from ttstrain.config.recipe import Recipe, base_files
 from ttstrain.config.refuse import check_resume
 from ttstrain.config.render import plan_lines
 from ttstrain.config.resolve import DEFAULT, parse, resolve
@@ -243,7 +244,7 @@ def _describe(run: Run, prepared: Prepared) -> list[str]:
 
 def _open_base(recipe: Recipe) -> OpenedCheckpoint:
     assert recipe.base is not None
-    opened = open_checkpoint(resolve_base(recipe.base), task=recipe.task)
+    opened = open_base(base_files(recipe.base), task=recipe.task)
     opened.check_model(recipe.model)
     return opened
 
@@ -260,11 +261,11 @@ def _without_base(run: Run) -> list[str]:
 def _load_base(run: Run, base: OpenedCheckpoint) -> list[str]:
     """Load weights only: a base that holds an optimizer is still a base. The average starts as their copy."""
     fitted = run.task.fitted(base)
-    report = load_weights(run.task, lora.with_adapters(run.task, fitted.weights), source=str(base.path))
+    report = _load(run, base, lora.with_adapters(run.task, fitted.weights))
     lora.settle(run.task)
     if run.ema is not None:
         run.ema.reset(run.task.exported())
-    lines = [f"base {base.path.name}: {base.model}, {len(report.matched)} tensors", *base.notes, *fitted.notes]
+    lines = [f"base {base.title}: {base.model}, {len(report.matched)} tensors", *base.notes, *fitted.notes]
     lines += _choose_new_rows(run, fitted)
     lines += [
         f"WARNING: the {len(rows)} new rows of `{name}` are frozen, and stay as they were made"
@@ -277,6 +278,14 @@ def _load_base(run: Run, base: OpenedCheckpoint) -> list[str]:
     if base.kind == "training":
         lines.append(f"it is a training checkpoint of step {base.step}; to go on with it, use `ttstrain resume`")
     return lines
+
+
+def _load(run: Run, opened: OpenedCheckpoint, weights: Tensors) -> LoadReport:
+    """Load weights strictly; where whole parts are missing, say which files hold them."""
+    source = opened.title if opened.beside else str(opened.path)
+    if (incomplete := explain(compare(run.task, weights, source=source), opened)) is not None:
+        raise incomplete
+    return load_weights(run.task, weights, source=source)
 
 
 def _taken_on_trust(plan: Plan, base: OpenedCheckpoint) -> str:
@@ -411,7 +420,7 @@ def _restore_upstream(run: Run, origin: _Origin, *, keep: set[str]) -> list[str]
             "new rows train first in a run that starts from a base, and this one goes on",
             hint="leave `model.first_new_rows` out, or start from the file: `ttstrain finetune --base`",
         )
-    opened = open_checkpoint(origin.checkpoint, task=run.plan.recipe.task)
+    opened = open_training(open_checkpoint(origin.checkpoint, task=run.plan.recipe.task), task=run.plan.recipe.task)
     opened.check_model(run.plan.recipe.model)
     fitted = run.task.fitted(opened)
     if fitted.weights is not opened.weights:
@@ -419,7 +428,7 @@ def _restore_upstream(run: Run, origin: _Origin, *, keep: set[str]) -> list[str]
             f"`{opened.path}` was trained with other symbols than the recipe's, and a run goes on with its own",
             hint="give it the vocabulary that it was trained with, or start a new run from it: `finetune --base`",
         )
-    report = load_weights(run.task, opened.weights, source=str(opened.path))
+    report = _load(run, opened, opened.weights)
     restored, fresh = [f"{len(report.matched)} weights"], ["loader", "random generators"]
     if run.ema is not None:
         if opened.ema is not None:
@@ -442,7 +451,7 @@ def _restore_upstream(run: Run, origin: _Origin, *, keep: set[str]) -> list[str]
         run.progress.step = origin.step
         restored.append(f"step {origin.step}")
     return [
-        f"from {opened.path.name} ({opened.model}): restored {', '.join(restored)}",
+        f"from {opened.title} ({opened.model}): restored {', '.join(restored)}",
         f"started afresh: {', '.join(fresh)}",
         *opened.notes,
         *fitted.notes,

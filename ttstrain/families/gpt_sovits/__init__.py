@@ -27,4 +27,5 @@ FAMILY = Family(
             data_class=DATA,
         ),
     ],
+    formats=["ttstrain.families.gpt_sovits.upstream:SovitsFormat"],
 )

@@ -1,0 +1,121 @@
+"""Several files that make one base: parts of a model, or one file over another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+from ttstrain.checkpoint.loading import LoadReport
+from ttstrain.checkpoint.tensorfile import StoredTensor
+from ttstrain.checkpoint.upstream import Absent, OpenedCheckpoint, differences, open_checkpoint, resolve_base
+from ttstrain.errors import CheckpointError
+
+
+def open_base(files: Sequence[str], *, task: str) -> OpenedCheckpoint:
+    """Open the files that a recipe's `base:` names; the later win, tensor by tensor."""
+    return merge([open_checkpoint(resolve_base(spec), task=task) for spec in files])
+
+
+def open_training(opened: OpenedCheckpoint, *, task: str) -> OpenedCheckpoint:
+    """Add to a training file the files beside it that hold the rest of the same training.
+
+    Raises CheckpointError when they stood at another step: they are not of one moment.
+    """
+    rest = [open_checkpoint(path, task=task) for path in opened.partners]
+    for other in rest:
+        if other.step != opened.step:
+            raise CheckpointError(
+                f"`{other.path.name}` is of step {other.step} and `{opened.path.name}` of step {opened.step}",
+                hint="they are not of one moment: go on from a pair that is, or start a new run from them (`--base`)",
+            )
+    merged = merge([opened, *rest])
+    return replace(merged, kind=opened.kind, step=opened.step, schedule=opened.schedule)
+
+
+def merge(parts: Sequence[OpenedCheckpoint]) -> OpenedCheckpoint:
+    """Merge checkpoints of one family into one; a later one's tensors replace an earlier one's.
+
+    Raises CheckpointError when they are of different models.
+    """
+    first, *others = parts
+    if not others:
+        return first
+    config: Mapping[str, Any] = first.config
+    weights: dict[str, StoredTensor] = dict(first.weights)
+    notes = [f"{first.path.name}: {note}" for note in first.notes]
+    for number, part in enumerate(others, start=1):
+        _check_same_model(parts[:number], config, part)
+        replaced = sum(key in weights for key in part.weights)
+        kept = len(weights) - replaced
+        if replaced:
+            notes.append(f"{part.path.name} replaces {replaced} tensors of what was given before it; {kept} stay")
+        notes += [f"{part.path.name}: {note}" for note in part.notes]
+        weights |= part.weights
+        config = _merged(config, part.config)
+    moments = [part.moments for part in parts]
+    return replace(
+        first,
+        kind="base",
+        model=" + ".join(dict.fromkeys(part.model for part in parts)),
+        version=", ".join(dict.fromkeys(part.version for part in parts)),
+        config=config,
+        unknown=tuple(dict.fromkeys(key for part in parts for key in part.unknown)),
+        weights=weights,
+        ema=None,
+        ema_step=None,
+        adapters={},
+        moments=None if None in moments else {key: own for some in moments if some for key, own in some.items()},
+        groups=tuple(group for part in parts for group in part.groups),
+        step=None,
+        schedule=None,
+        sources={key: source for part in parts for key, source in part.sources.items()},
+        buffers=frozenset().union(*(part.buffers for part in parts)),
+        globals=tuple(dict.fromkeys(name for part in parts for name in part.globals)),
+        front_end={key: value for part in parts for key, value in part.front_end.items()},
+        absent=tuple(entry for part in parts for entry in part.absent if not _has(weights, entry)),
+        beside=tuple(part.path for part in others),
+        notes=tuple(notes),
+    )
+
+
+def _check_same_model(before: Sequence[OpenedCheckpoint], config: Mapping[str, Any], part: OpenedCheckpoint) -> None:
+    names = " + ".join(path.path.name for path in before)
+    if part.family != before[0].family:
+        raise CheckpointError(f"`{part.path}` is of family `{part.family}`, `{names}` of `{before[0].family}`")
+    if differing := [f"{key}: {new!r}, and {old!r} before it" for key, old, new in differences(config, part.config)]:
+        raise CheckpointError(
+            f"`{part.path}` is of another model than `{names}`:\n" + "\n".join(differing),
+            hint="the files of one `base:` must be parts of one model",
+        )
+
+
+def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Join two sections that do not contradict each other."""
+    joined = dict(one)
+    for key, value in other.items():
+        both = isinstance(value, Mapping) and isinstance(joined.get(key), Mapping)
+        joined[key] = _merged(joined[key], value) if both else value
+    return joined
+
+
+def _has(weights: Mapping[str, Any], absent: Absent) -> bool:
+    return any(fnmatchcase(key, absent.pattern) for key in weights)
+
+
+def explain(report: LoadReport, opened: OpenedCheckpoint) -> CheckpointError | None:
+    """Say which files are missing where a load report shows nothing else wrong; None where it is something else."""
+    if report.unexpected or report.mismatched or not report.missing:
+        return None
+    reasons: dict[Absent, int] = {}
+    for name in report.missing:
+        found = next((entry for entry in opened.absent if fnmatchcase(name, entry.pattern)), None)
+        if found is None:
+            return None
+        reasons[found] = reasons.get(found, 0) + 1
+    lines = [f"{count} tensors `{entry.pattern}`: {entry.why}" for entry, count in reasons.items()]
+    return CheckpointError(
+        f"`{opened.title}` is not the whole model:\n" + "\n".join(lines),
+        hint="; ".join(dict.fromkeys(entry.hint for entry in reasons)) + " (`base:` takes a list, `--base` several)",
+    )

@@ -1,0 +1,212 @@
+"""Where an upstream run stood: its optimizer's numbers under our parameters' names, its LRs, its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ttstrain.checkpoint.meta import ScheduleMeta
+from ttstrain.checkpoint.tensorfile import StoredTensor
+from ttstrain.checkpoint.upstream import OptimizerGroup
+
+ADAMW = frozenset({"step", "exp_avg", "exp_avg_sq"})
+SCALED_ADAM = frozenset({"step", "delta", "exp_avg_sq", "param_rms", "scale_exp_avg_sq", "scale_grads"})
+_MODEL_NORMS = "model_norms"  # of ScaledAdam's clipping: kept with the first parameter, about all of them
+_SIZES = frozenset({"param_rms", "scale_exp_avg_sq", "scale_grads"})  # one number per tensor; scalars have none
+# Upstream gives the text side of the VAE groups of their own, in this order after the rest: its s2_train.
+_TEXT_GROUPS = {
+    "text_embedding": "vae.enc_p.text_embedding.",
+    "encoder_text": "vae.enc_p.encoder_text.",
+    "mrte": "vae.enc_p.mrte.",
+}
+LR_DECAY = 0.999875  # of upstream's ExponentialLR, per epoch
+
+Tensors = Mapping[str, StoredTensor]
+Moments = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingState:
+    """What a training file holds beside weights."""
+
+    moments: Moments | None = None
+    groups: tuple[OptimizerGroup, ...] = ()
+    schedule: ScheduleMeta | None = None
+    step: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+# ---------------------------------------------------------------- the VAE's AdamW
+
+
+def pair_state(tree: Mapping[str, Any], weights: Tensors, *, parameters: Sequence[str]) -> TrainingState:
+    """Read `{model, iteration, optimizer, learning_rate}`; `parameters` are in the order of upstream's modules.
+
+    The optimizer numbers its parameters group by group. What the counts or shapes contradict is left out and noted.
+    """
+    optimizer = tree["optimizer"]
+    if not isinstance(optimizer, Mapping) or not {"state", "param_groups"} <= set(optimizer):
+        return TrainingState(notes=("`optimizer` is no state of a torch optimizer: left out",))
+    param_groups, states = optimizer["param_groups"], optimizer["state"]
+    named = _grouped(parameters, len(param_groups))
+    indices = [list(group["params"]) for group in param_groups]
+    notes: list[str] = []
+    moments: dict[str, Mapping[str, Any]] | None = None
+    if [len(own) for own in named.values()] != [len(own) for own in indices]:
+        notes.append("the optimizer's groups are not those of upstream's trainer: moments left out")
+    else:
+        order = [index for own in indices for index in own]
+        names = [name for own in named.values() for name in own]
+        moments = {name: states.get(index, {}) for name, index in zip(names, order, strict=True)}
+        if misfit := next((name for name, state in moments.items() if not _fits(state, weights[name])), None):
+            notes.append(f"the moments of `{misfit}` are not AdamW's of its shape: moments left out")
+            moments = None
+    groups = tuple(
+        OptimizerGroup(
+            name=name,
+            lr=float(group["lr"]),
+            weight_decay=float(group.get("weight_decay", 0.0)),
+            parameters=sum(weights[key].numel for key in named[name]) if moments is not None else 0,
+        )
+        for name, group in zip(named, param_groups, strict=True)
+    )
+    step = _updates(states)
+    epoch = tree.get("iteration")
+    if isinstance(epoch, int):
+        notes.append(f"epoch {epoch}, {'no update' if step is None else f'{step:,} updates'}")
+    notes += _decay_note(param_groups, epoch)
+    return TrainingState(
+        moments=moments,
+        groups=groups,
+        schedule=_endless(step, groups),
+        step=step,
+        notes=tuple(notes),
+    )
+
+
+def _grouped(parameters: Sequence[str], count: int) -> dict[str, list[str]]:
+    """Share the parameters among upstream's groups, in its order."""
+    if count == 1:
+        return {"base": list(parameters)}
+    if count != len(_TEXT_GROUPS) + 1:
+        return {f"group-{number}": [] for number in range(count)}
+    text = {group: [name for name in parameters if name.startswith(start)] for group, start in _TEXT_GROUPS.items()}
+    in_text = {name for names in text.values() for name in names}
+    return {"base": [name for name in parameters if name not in in_text], **text}
+
+
+def _fits(state: Mapping[str, Any], weight: StoredTensor) -> bool:
+    return set(state) <= ADAMW and all(
+        isinstance(value, StoredTensor) and value.shape == weight.shape for key, value in state.items() if key != "step"
+    )
+
+
+def _updates(states: Mapping[Any, Mapping[str, Any]]) -> int | None:
+    """Return how often the optimizer has stepped. Upstream's files count epochs alone."""
+    return max((_scalar(state["step"]) for state in states.values() if "step" in state), default=None)
+
+
+def _scalar(value: Any) -> int:
+    return int(value.read().reshape(-1)[0]) if isinstance(value, StoredTensor) else int(value)
+
+
+def _decay_note(param_groups: Sequence[Mapping[str, Any]], epoch: Any) -> Iterator[str]:
+    first = param_groups[0]
+    initial, lr = first.get("initial_lr"), float(first["lr"])
+    if not isinstance(epoch, int) or not isinstance(initial, float) or lr >= initial:
+        return
+    yield (
+        f"its LR has been decayed to {lr / initial:.5f} of {initial:g}; upstream's resume would decay it as often "
+        f"again, to {lr * LR_DECAY ** (epoch + 1):.4g}. `ttstrain resume` takes the LR from the recipe's schedule"
+    )
+
+
+def _endless(step: int | None, groups: Sequence[OptimizerGroup]) -> ScheduleMeta | None:
+    if step is None:
+        return None
+    lr = max((group.lr for group in groups), default=None)
+    return ScheduleMeta(position=step, total=None, ended=False, lr_next=lr)
+
+
+# ---------------------------------------------------------------- the GPT's ScaledAdam, in Lightning's file
+
+
+def lightning_state(tree: Mapping[str, Any], weights: Tensors) -> TrainingState:
+    """Read a Lightning checkpoint of the GPT's training: one ScaledAdam over all parameters, stacked by shape."""
+    notes: list[str] = []
+    step = tree.get("global_step")
+    epoch = tree.get("epoch")
+    if isinstance(epoch, int):
+        notes.append(f"epoch {epoch + 1}, {step} updates")
+    optimizers = tree.get("optimizer_states")
+    if not isinstance(optimizers, list) or len(optimizers) != 1 or "param_groups" not in optimizers[0]:
+        return TrainingState(step=step, notes=(*notes, "`optimizer_states` is not one optimizer's: left out"))
+    (optimizer,) = optimizers
+    (group,) = optimizer["param_groups"][:1]
+    moments = unstacked(optimizer["state"], weights)
+    if moments is None:
+        notes.append("the optimizer's state is not ScaledAdam's of these parameters: moments left out")
+    groups = (
+        OptimizerGroup(
+            name="default",
+            lr=float(group["lr"]),
+            weight_decay=float(group.get("weight_decay", 0.0)),
+            parameters=sum(stored.numel for stored in weights.values()),
+        ),
+    )
+    notes.append("trained with ScaledAdam, whose LR is relative to each tensor's size")
+    return TrainingState(
+        moments=moments,
+        groups=groups,
+        schedule=_endless(step, groups),
+        step=step,
+        notes=tuple(notes),
+    )
+
+
+def unstacked(states: Mapping[int, Mapping[str, Any]], weights: Tensors) -> Moments | None:
+    """Give every parameter its own share of ScaledAdam's state; None where it is not of these parameters.
+
+    Upstream stacks parameters of one type and shape, in their order, and keeps a stack's state with its first.
+    Tensors stay in their file.
+    """
+    stacks: dict[Any, list[tuple[int, str]]] = {}
+    for index, (name, stored) in enumerate(weights.items()):
+        stacks.setdefault((stored.dtype, stored.shape), []).append((index, name))
+    found: dict[str, Mapping[str, Any]] = {}
+    for members in stacks.values():
+        state = states.get(members[0][0], {})
+        if state and not _is_stack(state, len(members), weights[members[0][1]].shape):
+            return None
+        for place, (_, name) in enumerate(members):
+            found[name] = _share(state, place)
+    norms = next((state[_MODEL_NORMS] for state in states.values() if _MODEL_NORMS in state), None)
+    if norms is not None and found:
+        first = next(iter(found))
+        found[first] = {**found[first], _MODEL_NORMS: norms}
+    return {name: found[name] for name in weights}
+
+
+def _is_stack(state: Mapping[str, Any], members: int, shape: tuple[int, ...]) -> bool:
+    needed = SCALED_ADAM - _SIZES
+    return needed <= set(state) <= SCALED_ADAM | {_MODEL_NORMS} and all(
+        state[key].shape == (members, *shape) for key in ("delta", "exp_avg_sq")
+    )
+
+
+def _share(state: Mapping[str, Any], place: int) -> dict[str, Any]:
+    share: dict[str, Any] = {}
+    for key, value in state.items():
+        if key == _MODEL_NORMS:
+            continue
+        share[key] = _taken(value, place, dim=1 if key == "scale_grads" else 0) if key != "step" else value
+    return share
+
+
+def _taken(stored: StoredTensor, place: int, *, dim: int) -> StoredTensor:
+    """Return one slice of a stored tensor along a dimension, without reading it."""
+    offset = stored.offset + place * stored.strides[dim] * stored.dtype.itemsize
+    shape = stored.shape[:dim] + stored.shape[dim + 1 :]
+    strides = stored.strides[:dim] + stored.strides[dim + 1 :]
+    return StoredTensor(stored.path, offset, stored.dtype, shape, strides)

@@ -1,0 +1,314 @@
+"""Files of the GPT-SoVITS project: what they hold, which net they are, and where their training stands.
+
+Names in them: "s1" is the GPT, "s2G" the VAE, "s2D" its discriminator. Published and exported files are
+`{weight, config, info}`; the VAE's training writes `G_*.pth` and `D_*.pth`, the GPT's writes Lightning's `.ckpt`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ttstrain.checkpoint.contents import Contents
+from ttstrain.checkpoint.pickle_machine import Record
+from ttstrain.checkpoint.tensorfile import StoredTensor
+from ttstrain.checkpoint.upstream import Absent, Kind, Label, OpenedCheckpoint
+from ttstrain.families.gpt_sovits.architecture import discriminator_section, gpt_section, identity, vae_section
+from ttstrain.families.gpt_sovits.training_state import TrainingState, lightning_state, pair_state
+from ttstrain.families.gpt_sovits.versions import PRO, TRAINED, tell
+
+GPT, VAE, DISCRIMINATOR = "gpt.", "vae.", "discriminator."
+BUFFERS = frozenset(
+    f"vae.quantizer.vq.layers.0._codebook.{name}" for name in ("inited", "cluster_size", "embed", "embed_avg")
+)
+POSTERIOR = "vae.enc_q."  # upstream's exports leave it out: it is needed to train and not to speak
+LORA = ".lora_"
+PAIR = re.compile(r"^(.*?)([GD])_(\d+)\.pth$")
+
+Net = Literal["s1", "s2G", "s2D"]
+
+_SIGNS: Mapping[Net, tuple[tuple[str, ...], ...]] = {  # each net has a key of every tuple
+    "s1": (("model.ar_text_embedding.word_embeddings.weight",), ("model.bert_proj.weight",)),
+    "s2G": (("enc_p.ssl_proj.weight",), ("dec.conv_pre.weight", "cfm.", "bridge.", "wns1.", "quantizer.")),
+    "s2D": (("discriminators.0.convs.0.",), ("discriminators.0.",)),
+}
+_PREFIXES: Mapping[Net, tuple[str, str]] = {"s1": ("model.", GPT), "s2G": ("", VAE), "s2D": ("", DISCRIMINATOR)}
+_WRAPPERS = ("module.", "_orig_mod.")  # DDP and torch.compile put these before a key
+_WEIGHT, _MODEL, _STATE_DICT = "weight", "model", "state_dict"
+
+
+class SovitsFormat:
+    """Reads what GPT-SoVITS publishes, trains and exports."""
+
+    name = "gpt-sovits"
+
+    def sniff(self, contents: Contents) -> bool:
+        """Tell by the keys of a GPT, a VAE or a discriminator."""
+        return _find(contents.tree) is not None
+
+    def read(self, contents: Contents) -> OpenedCheckpoint:
+        """Translate to `gpt.*`, `vae.*` and `discriminator.*`."""
+        found = _find(contents.tree)
+        assert found is not None  # or `sniff` would have refused
+        if found.net == "s1":
+            return _read_gpt(contents, found)
+        return _read_vae(contents, found) if found.net == "s2G" else _read_discriminator(contents, found)
+
+    def label(self, model: Mapping[str, Any]) -> Label:
+        """Name the nets that a complete `model:` section describes."""
+        told = identity(model)
+        version = str(model.get("version", ""))
+        names = [name for key, name in (("gpt", "GPT"), ("vae", "VAE")) if key in told]
+        buffers = BUFFERS if "vae" in told else frozenset[str]()
+        return Label(f"GPT-SoVITS {' and '.join(names)}", version, told, buffers)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A file's state dict, under upstream's own keys, and what lies beside it."""
+
+    net: Net
+    place: str  # the entry that holds the state dict
+    tensors: Mapping[str, StoredTensor]
+    tree: Mapping[str, Any]
+    config: Mapping[str, Any]
+    info: str
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {key: stored.shape for key, stored in self.tensors.items()}
+
+    def weights(self) -> dict[str, StoredTensor]:
+        """Return the tensors under the task's keys."""
+        old, new = _PREFIXES[self.net]
+        return {new + key.removeprefix(old): stored for key, stored in self.tensors.items()}
+
+
+def _find(tree: Any) -> _Found | None:
+    """Find the state dict of one of the nets in a file."""
+    if not isinstance(tree, Mapping):
+        return None
+    for place in (_WEIGHT, _MODEL, _STATE_DICT, ""):
+        state = tree.get(place) if place else tree
+        if not isinstance(state, Mapping):
+            continue
+        tensors = {_bare(str(key)): value for key, value in state.items() if isinstance(value, StoredTensor)}
+        net = next((net for net, signs in _SIGNS.items() if all(_any(tensors, sign) for sign in signs)), None)
+        if net is None:
+            continue
+        config = plain(tree.get("config")) if place == _WEIGHT else plain(tree.get("hyper_parameters"))
+        if place == _STATE_DICT and isinstance(config, Mapping):
+            config = config.get("config")
+        return _Found(
+            net=net,
+            place=place,
+            tensors=tensors,
+            tree=tree,
+            config=config if isinstance(config, Mapping) else {},
+            info=str(tree.get("info") or ""),
+        )
+    return None
+
+
+def _bare(key: str) -> str:
+    while wrapper := next((prefix for prefix in _WRAPPERS if key.startswith(prefix)), None):
+        key = key[len(wrapper) :]
+    return key
+
+
+def _any(tensors: Mapping[str, Any], starts: tuple[str, ...]) -> bool:
+    return any(key.startswith(starts) for key in tensors)
+
+
+def plain(node: Any) -> Any:
+    """Turn upstream's `HParams`, which a pickle holds as objects, into mappings."""
+    if isinstance(node, Record):
+        state = node.state if isinstance(node.state, Mapping) else node.entries
+        return {str(key): plain(value) for key, value in state.items()} if state else _text(node)
+    if isinstance(node, Mapping):
+        return {str(key): plain(value) for key, value in node.items()}
+    return [plain(value) for value in node] if isinstance(node, list | tuple) else node
+
+
+def _text(node: Record) -> str:
+    return "/".join(map(str, node.args)).replace("//", "/") if node.args else node.type
+
+
+# ---------------------------------------------------------------- the GPT
+
+
+def _read_gpt(contents: Contents, found: _Found) -> OpenedCheckpoint:
+    section = gpt_section(found.shapes, found.config)
+    rows = section["phoneme_vocab_size"]
+    version = "v1" if rows == 512 else "v2 and later" if rows == 732 else f"{rows} symbols"
+    layers = f"{section['n_layer']} layer{'s' if section['n_layer'] != 1 else ''} of {section['hidden_dim']}"
+    weights = found.weights()
+    state = TrainingState()
+    kind: Kind = "export" if found.info.startswith("GPT-e") else "base"
+    notes = [f"info `{found.info}`"] if found.info else []
+    if found.place == _STATE_DICT and "optimizer_states" in found.tree:
+        kind = "training"
+        state = lightning_state(found.tree, weights)
+        notes += state.notes
+    return OpenedCheckpoint(
+        path=contents.path,
+        family="gpt_sovits",
+        task="gpt_sovits/gpt",
+        kind=kind,
+        model=f"GPT-SoVITS GPT (s1), {layers}",
+        version=version,
+        config={"gpt": section},
+        unknown=(),
+        weights=weights,
+        moments=state.moments,
+        groups=state.groups,
+        schedule=state.schedule,
+        step=state.step,
+        absent=_NO_VAE + _NO_DISCRIMINATOR,
+        globals=contents.globals,
+        notes=tuple(notes),
+    )
+
+
+# ---------------------------------------------------------------- the VAE
+
+_NO_GPT = (Absent("gpt.*", "the GPT lies in a file of its own", "add the GPT's file (`s1*.ckpt`)"),)
+_NO_VAE = (Absent("vae.*", "the VAE lies in a file of its own", "add the VAE's file (`s2G*.pth`)"),)
+_NO_DISCRIMINATOR = (
+    Absent(
+        "discriminator.*",
+        "the discriminator lies in a file of its own",
+        "add the published discriminator (`s2D*.pth`), or set `model.vae.discriminator=false`",
+    ),
+)
+_NO_POSTERIOR = Absent(
+    f"{POSTERIOR}*",
+    "left out of files for inference, as expected",
+    "put the published `s2G*.pth` before it in `base:`: what the export lacks is taken from there",
+)
+
+
+def _read_vae(contents: Contents, found: _Found) -> OpenedCheckpoint:
+    training = found.place == _MODEL and "optimizer" in found.tree
+    version = tell(found.shapes, found.config, path=contents.path, head=contents.head, marked=not training)
+    weights = found.weights()
+    whole = any(key.startswith(POSTERIOR) for key in weights)
+    absent = [*_NO_GPT, *_NO_DISCRIMINATOR]
+    notes = [*_told_by_info(found.info), *version.notes]
+    kind: Kind = "base" if whole else "export"
+    step = _step_of(found.info)
+    state = TrainingState()
+    if training:
+        kind = "training"
+        state = pair_state(found.tree, weights, parameters=[key for key in weights if key not in BUFFERS])
+        notes += [*state.notes, *_partner_notes(contents.path)]
+        step = state.step
+    elif not whole and version.name in TRAINED:
+        absent.append(_NO_POSTERIOR)
+        notes.append(
+            f"it lacks {POSTERIOR}*, as expected of files for inference: to train it, put the published `s2G` before "
+            "it in `base:`"
+        )
+    rank = found.tree.get("lora_rank")
+    if rank is not None or any(LORA in key for key in weights):
+        kind = "adapter"
+        notes.append(f"adapters of rank {rank}: they need the published {version.name} VAE to speak")
+    if contents.head not in (b"PK", b"") and contents.container == "zip":
+        notes.append(f"its first bytes are `{contents.head.decode('latin1')}`: other zip readers will not open it")
+    refusal = ""
+    if version.name not in TRAINED:
+        refusal = f"is GPT-SoVITS {version.name}, whose flow-matching VAE ttstrain does not train yet"
+        notes.append(f"ttstrain reads {version.name} and does not train it yet")
+    section = {} if refusal else vae_section(found.shapes, found.config)
+    return OpenedCheckpoint(
+        path=contents.path,
+        family="gpt_sovits",
+        task="gpt_sovits/vae",
+        kind=kind,
+        model="GPT-SoVITS VAE (s2G)",
+        version=version.name,
+        config={"version": version.name, "vae": section},
+        unknown=(),
+        weights=weights,
+        moments=state.moments,
+        groups=state.groups,
+        schedule=state.schedule,
+        step=step,
+        buffers=BUFFERS,
+        absent=tuple(absent),
+        partners=partners(contents.path) if kind == "training" else (),
+        refusal=refusal,
+        globals=contents.globals,
+        notes=tuple(notes),
+    )
+
+
+def _read_discriminator(contents: Contents, found: _Found) -> OpenedCheckpoint:
+    weights = found.weights()
+    folds = len({key.split(".")[2] for key in weights}) - 1
+    kind: Kind = "base"
+    state, notes = TrainingState(), _told_by_info(found.info)
+    if found.place == _MODEL and "optimizer" in found.tree:
+        kind = "training"
+        state = pair_state(found.tree, weights, parameters=list(weights))
+        notes = [*state.notes, *_partner_notes(contents.path)]
+    return OpenedCheckpoint(
+        path=contents.path,
+        family="gpt_sovits",
+        task="gpt_sovits/vae",
+        kind=kind,
+        model=f"GPT-SoVITS discriminator (s2D), {folds} periods",
+        version=" or ".join(PRO) if folds > 5 else "v1 or v2",
+        config={"vae": discriminator_section(found.shapes)},
+        unknown=(),
+        weights=weights,
+        moments=state.moments,
+        groups=state.groups,
+        schedule=state.schedule,
+        step=state.step,
+        absent=_NO_GPT + _NO_VAE,
+        partners=partners(contents.path) if kind == "training" else (),
+        globals=contents.globals,
+        notes=tuple(notes),
+    )
+
+
+_INFO = re.compile(r"(\d+)epoch_(\d+)iteration")
+
+
+def _step_of(info: str) -> int | None:
+    found = _INFO.fullmatch(info)
+    return int(found[2]) if found else None
+
+
+def _told_by_info(info: str) -> list[str]:
+    found = _INFO.fullmatch(info)
+    if found:
+        return [f"exported after epoch {found[1]}"]
+    return [f"info `{info}`"] if info else []
+
+
+# ---------------------------------------------------------------- pairs of training files
+
+
+def partners(path: Path) -> tuple[Path, ...]:
+    """Find the file that holds the other half of a VAE's training: `D_7.pth` beside `G_7.pth`, and the reverse."""
+    named = PAIR.match(path.name)
+    if named is None:
+        return ()
+    other = path.with_name(f"{named[1]}{'D' if named[2] == 'G' else 'G'}_{named[3]}.pth")
+    return (other,) if other.is_file() else ()
+
+
+def _partner_notes(path: Path) -> Iterator[str]:
+    named = PAIR.match(path.name)
+    if named is None:
+        return
+    what = "the discriminator" if named[2] == "G" else "the VAE"
+    if found := partners(path):
+        yield f"{what} of this run lies beside it in `{found[0].name}`"
+    else:
+        yield f"{what} of this run is not beside it: a run cannot be gone on with from half its weights"

@@ -1,0 +1,122 @@
+"""Which version a file of the VAE is: by its tensors, and by the marks that upstream's loaders go by. No torch here.
+
+Upstream looks a hash up, then reads two bytes at the start of the file, then goes by its size. What the tensors say
+cannot be lost or mistaken, but leaves some versions open: v3 and v4 have the same keys and shapes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+TRAINED = ("v1", "v2", "v2Pro", "v2ProPlus")  # what ttstrain trains
+PRO = ("v2Pro", "v2ProPlus")
+EVERY = (*TRAINED, "v3", "v4")
+PLAIN_HEAD = b"PK"  # of an ordinary zip
+
+# What upstream writes over the first two bytes of a file, and reserves: its process_ckpt.
+HEADS: Mapping[bytes, tuple[str, bool]] = {  # head -> version, adapters only
+    b"00": ("v1", False),
+    b"01": ("v2", False),
+    b"02": ("v3", False),
+    b"03": ("v3", True),
+    b"04": ("v4", True),
+    b"05": ("v2Pro", False),
+    b"06": ("v2ProPlus", False),
+}
+WRITTEN_HEADS = {"v2Pro": b"05", "v2ProPlus": b"06"}
+# md5 of the first 8192 bytes of the published files.
+HASHES: Mapping[str, str] = {
+    "dc3c97e17592963677a4a1681f30c653": "v1",  # s2G488k; upstream's table calls it v2
+    "6642b37f3dbb1f76882b69937c95a5f3": "v2",
+    "43797be674a37c1c83ee81081941ed0f": "v3",
+    "4f26b9476d0c5033e04162c486074374": "v4",
+    "c7e9fce2223f3db685cdfa1e6368728a": "v2Pro",
+    "66b313e39455b57ab1b0bc0b239c9d0a": "v2ProPlus",
+}
+_HASHED_BYTES = 8192
+V1_BELOW = 82_978 * 1024  # bytes
+V2_BELOW = 700 * 1024 * 1024
+V1_SYMBOLS = 322
+V1_REFERENCE_CHANNELS = 1025
+_PLUS_CHANNELS = {512: "v2Pro", 768: "v2ProPlus"}
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What upstream's loaders make of a file before they read it."""
+
+    version: str
+    by: str
+    adapters: bool = False
+
+
+def as_upstream_tells(path: Path, *, head: bytes) -> Told:
+    """Tell a file's version by hash, head or size, as upstream's inference does."""
+    with path.open("rb") as file:
+        digest = hashlib.md5(file.read(_HASHED_BYTES), usedforsecurity=False).hexdigest()
+    if digest in HASHES:
+        return Told(HASHES[digest], "its hash")
+    if head != PLAIN_HEAD and head in HEADS:
+        version, adapters = HEADS[head]
+        return Told(version, f"its first bytes, `{head.decode()}`", adapters)
+    size = path.stat().st_size
+    version = "v1" if size < V1_BELOW else "v2" if size < V2_BELOW else "v3"
+    return Told(version, f"its size, {size / 1024:,.0f} KiB")
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """The version believed, and what speaks against it."""
+
+    name: str
+    notes: tuple[str, ...] = ()
+
+
+def tell(
+    shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any], *, path: Path, head: bytes, marked: bool
+) -> Version:
+    """Tell the version of a VAE's file: by its tensors; by its marks where they leave several open.
+
+    `marked` says that it is a file of the kind whose marks upstream reads.
+    """
+    possible = by_tensors(shapes)
+    stated = stated_version(config)
+    told = as_upstream_tells(path, head=head)
+    by_size = told.by.startswith("its size")
+    ranked = [stated, told.version] if by_size else [told.version, stated]
+    name = next(version for version in (*ranked, *possible) if version in possible)
+    notes = [f"its config says {stated}: not believed"] if stated not in (None, name) else []
+    if marked and told.version != name:
+        notes.append(f"by {told.by}, upstream's tools take it for {told.version}; it is {name}")
+    return Version(name, tuple(notes))
+
+
+def by_tensors(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+    """Return the versions that tensors allow, the most likely first; keys as in upstream's files."""
+    if any(key.startswith("cfm.") for key in shapes):
+        return ("v3", "v4")
+    if any(key.startswith("discriminators.") for key in shapes):
+        folds = {key.split(".")[1] for key in shapes if key.startswith("discriminators.")}
+        return ("v2", "v1") if len(folds) <= 6 else PRO
+    if any(key.startswith(("sv_emb.", "ge_to512.")) for key in shapes):
+        width = shapes.get("dec.conv_pre.weight", (0,))[0]
+        return (_PLUS_CHANNELS[width],) if width in _PLUS_CHANNELS else PRO
+    table = shapes.get("enc_p.text_embedding.weight")
+    reference = shapes.get("ref_enc.spectral.0.fc.weight")
+    if table is None and reference is None:
+        return ("v2", *(version for version in EVERY if version != "v2"))
+    first = table is not None and table[0] == V1_SYMBOLS
+    first = first or (reference is not None and reference[1] == V1_REFERENCE_CHANNELS)
+    return ("v1",) if first else ("v2",)
+
+
+def stated_version(config: Mapping[str, Any]) -> str | None:
+    """Return the version that a file's own config names."""
+    model = config.get("model")
+    said = model.get("version") if isinstance(model, Mapping) else None
+    said = said or config.get("version")
+    return str(said) if said in EVERY else None
