@@ -18,6 +18,7 @@ MOMENTS: Mapping[OptimizerKind, int] = {  # bytes of optimizer state per paramet
     "adan": 4 * FP32,  # three moments and the gradient before
     "muon": FP32,  # the few parameters that are no matrices take twice that
     "schedule_free_adamw": 2 * FP32,
+    "scaled_adam": 2 * FP32,
     "sgd": FP32,
 }
 

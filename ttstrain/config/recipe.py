@@ -190,7 +190,7 @@ SCHEDULES: Mapping[str, type[_Schedule]] = {
 
 # ---------------------------------------------------------------- optimizers
 
-OptimizerKind = Literal["adamw", "adamw8bit", "lion", "adan", "muon", "schedule_free_adamw", "sgd"]
+OptimizerKind = Literal["adamw", "adamw8bit", "lion", "adan", "muon", "schedule_free_adamw", "scaled_adam", "sgd"]
 
 
 class GroupRule(Section):

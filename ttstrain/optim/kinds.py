@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ttstrain.errors import RecipeError
+from ttstrain.optim import scaled_adam
 from ttstrain.optim.adan import Adan
 from ttstrain.optim.groups import Group
 from ttstrain.optim.lion import Lion
@@ -46,6 +47,7 @@ def make(groups: Sequence[Group], settings: OptimizerSettings, *, embeddings: fr
         "lion": _lion,
         "adan": _adan,
         "schedule_free_adamw": _schedule_free,
+        "scaled_adam": _scaled_adam,
         "sgd": _sgd,
     }
     if settings.kind != "adamw" and _in_half_precision(groups):
@@ -89,6 +91,11 @@ def _lion(groups: Sequence[Group], settings: OptimizerSettings) -> Part:
 def _adan(groups: Sequence[Group], settings: OptimizerSettings) -> Part:
     optimizer = Adan(_param_groups(groups, betas=True), eps=settings.eps)
     return Part(optimizer, tuple(groups), ADAMW_STATE | {"exp_avg_diff", "previous_grad"})
+
+
+def _scaled_adam(groups: Sequence[Group], settings: OptimizerSettings) -> Part:
+    optimizer = scaled_adam.ScaledAdam(_param_groups(groups, betas=True), eps=settings.eps)
+    return Part(optimizer, tuple(groups), scaled_adam.STATE, scaled_adam.EXTRA)
 
 
 def _muon(groups: Sequence[Group], settings: OptimizerSettings, embeddings: frozenset[str]) -> list[Part]:

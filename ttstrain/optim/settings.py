@@ -8,7 +8,9 @@ from ttstrain.config.recipe import GroupRule, OptimConfig, OptimizerKind, Optimi
 from ttstrain.errors import RecipeError
 
 READS_MOMENTUM: frozenset[OptimizerKind] = frozenset({"muon", "sgd"})
-READS_BETAS: frozenset[OptimizerKind] = frozenset({"adamw", "adamw8bit", "lion", "adan", "muon", "schedule_free_adamw"})
+READS_BETAS: frozenset[OptimizerKind] = frozenset(
+    {"adamw", "adamw8bit", "lion", "adan", "muon", "schedule_free_adamw", "scaled_adam"}
+)
 READS_EPS: frozenset[OptimizerKind] = READS_BETAS - {"lion"}
 
 
