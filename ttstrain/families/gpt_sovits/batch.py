@@ -35,7 +35,6 @@ class SovitsBatch:
     codes: Tensor  # (b, s) int64, 0 after each clip's
     code_lengths: tuple[int, ...]
     wav: Tensor | None  # (b, t) float32 in [-1, 1], 0 after each clip's; None where the VAE is not trained
-    wav_lengths: tuple[int, ...]  # samples; the last frame's window also hears what follows it
     frame_lengths: tuple[int, ...]  # spectrogram frames: samples // 640
     ssl: Tensor | None  # (b, 768, 2 s) HuBERT's features; only where the quantizer is trained
     speaker: Tensor | None  # (b, 20480) float32; only v2Pro and v2ProPlus

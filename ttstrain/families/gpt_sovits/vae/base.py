@@ -1,0 +1,74 @@
+"""Starting a VAE from other weights: what a base must hold, and the tokens both must agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from ttstrain.errors import CheckpointError
+from ttstrain.families.gpt_sovits.config import VaeNetConfig
+from ttstrain.families.gpt_sovits.features.tokens import from_weights, load_quantizer
+from ttstrain.families.gpt_sovits.features.toy import TOY, toy_quantizer
+from ttstrain.families.gpt_sovits.vae.synthesizer import Synthesizer
+from ttstrain.task import Fitted
+
+if TYPE_CHECKING:
+    from ttstrain.checkpoint.tensorfile import StoredTensor
+    from ttstrain.checkpoint.upstream import OpenedCheckpoint
+
+GPT, VAE, POSTERIOR, DISCRIMINATOR = "gpt.", "vae.", "vae.enc_q.", "discriminator."
+WHAT = {
+    GPT: ("the GPT", "add its s1 file"),
+    VAE: ("the VAE", "add its s2G file"),
+    POSTERIOR: ("the posterior encoder, which exports leave out", "put the s2G it was trained from before it"),
+    DISCRIMINATOR: ("the discriminator", "add the s2D of the same version, or set `model.vae.discriminator=false`"),
+}
+
+
+def fitted(base: OpenedCheckpoint, config: VaeNetConfig, *, quantizer: str, wanted: Collection[str]) -> Fitted:
+    """Return those of a base's tensors that a task of these parts (`gpt.`, `vae.`, `discriminator.`) trains.
+
+    Raises CheckpointError when a part is missing, or when the base's quantizer is another than the one that made the
+    semantic tokens: both nets would then speak of different sounds by the same number.
+    """
+    parts = [part for part in (GPT, VAE, POSTERIOR, DISCRIMINATOR) if part.startswith(tuple(wanted))]
+    for part in parts:
+        if not any(name.startswith(part) for name in base.weights):
+            what, hint = WHAT[part]
+            raise CheckpointError(
+                f"`{base.title}` has no weights of {what}", hint=f"{hint}: `base: [FILE, FILE]` takes several"
+            )
+    kept: dict[str, Tensor | StoredTensor] = {
+        name: tensor for name, tensor in base.weights.items() if name.startswith(tuple(wanted))
+    }
+    dropped = sorted({name.split(".")[0] for name in base.weights} - {name.split(".")[0] for name in kept})
+    notes = [f"{', '.join(dropped)}: in the base, not in this task; left out"] if dropped else []
+    if config.freeze_quantizer:
+        check_tokens(base, quantizer=quantizer)
+    return Fitted(kept, notes=tuple(notes))
+
+
+def check_tokens(base: OpenedCheckpoint, *, quantizer: str) -> None:
+    """Raise CheckpointError unless the base's quantizer is the one that `features.quantizer` names."""
+    own = from_weights(base.weights, source=base.title).digest
+    used = load_quantizer(quantizer).digest
+    if own != used:
+        raise CheckpointError(
+            f"`{base.title}` has another quantizer ({own}) than `{quantizer}` ({used}): the same token would mean two "
+            "different sounds",
+            hint="set `model.features.quantizer` to the base's own s2G file, and prepare the data again",
+        )
+
+
+def start_quantizer(vae: Synthesizer, quantizer: str) -> None:
+    """Give a fresh VAE the quantizer of the small encoders, so that it means the same by a token as its data.
+
+    With a published one the base brings it.
+    """
+    if quantizer != TOY:
+        return
+    own = vae.state_dict(keep_vars=True)
+    for name, tensor in toy_quantizer().items():
+        own[name].data.copy_(tensor)

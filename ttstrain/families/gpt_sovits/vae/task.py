@@ -1,0 +1,83 @@
+"""Train, judge and hear the VAE alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ttstrain.families.gpt_sovits.batch import SovitsBatch
+from ttstrain.families.gpt_sovits.config import VaeConfig
+from ttstrain.families.gpt_sovits.vae.base import DISCRIMINATOR, VAE, fitted, start_quantizer
+from ttstrain.families.gpt_sovits.vae.mel import Spectrograms
+from ttstrain.families.gpt_sovits.vae.synthesizer import build_discriminator, build_vae
+from ttstrain.families.gpt_sovits.vae.training import VaeParts, draw_segments, evaluate_vae, vae_losses, vae_remarks
+from ttstrain.task import Fitted, Loss, Task
+
+if TYPE_CHECKING:
+    from ttstrain.checkpoint.upstream import OpenedCheckpoint
+
+
+class Exported(nn.Module):
+    """The nets that are averaged and written, under the task's own names."""
+
+    def __init__(self, **nets: nn.Module) -> None:
+        super().__init__()
+        for name, net in nets.items():
+            self.add_module(name, net)
+
+
+class VaeTask(Task):
+    """Learn to make the sound of semantic tokens in a speaker's voice, against a discriminator."""
+
+    def __init__(self, config: VaeConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vae = build_vae(config.vae, config.version)
+        self.discriminator = build_discriminator(config.vae, config.version) if config.vae.discriminator else None
+        self.spectrograms = Spectrograms()
+        start_quantizer(self.vae, config.features.quantizer)
+        # Not a child of the task, whose state would then hold the nets twice.
+        self._exported = (Exported(vae=self.vae),)
+
+    @property
+    def parts(self) -> VaeParts:
+        """The nets, as the losses take them."""
+        return VaeParts(self.config.vae, self.vae, self.discriminator, self.spectrograms)
+
+    def optimized(self) -> Mapping[str, nn.Module]:
+        """Map `generator` and `discriminator`, as GAN papers call them, to VAE and discriminator."""
+        nets = {"generator": self.vae, "discriminator": self.discriminator}
+        return {name: net for name, net in nets.items() if net is not None}
+
+    def exported(self) -> nn.Module:
+        """Return the VAE without the discriminator, under `vae.*`."""
+        return self._exported[0]
+
+    def fitted(self, base: OpenedCheckpoint) -> Fitted:
+        """Take VAE and discriminator from a base whose quantizer made the tokens."""
+        wanted = [VAE, *([DISCRIMINATOR] if self.discriminator is not None else [])]
+        return fitted(base, self.config.vae, quantizer=self.config.features.quantizer, wanted=wanted)
+
+    # ---------------------------------------------------------------- training
+
+    def draw(self, batch: SovitsBatch) -> SovitsBatch:
+        """Choose the piece of each clip that the decoder makes."""
+        return draw_segments(batch, self.config.vae)
+
+    def losses(self, batch: SovitsBatch) -> Iterator[Loss]:
+        """Yield the discriminator's loss and then the generator's, scored by the discriminator that has stepped."""
+        yield from vae_losses(self.parts, batch, updates="generator")
+
+    # ---------------------------------------------------------------- evaluation
+
+    @torch.no_grad()
+    def evaluate(self, batch: SovitsBatch, generator: torch.Generator) -> Mapping[str, Tensor]:
+        """Return mel distance, KL, their weighted sum `total`, and the discriminator's mean scores."""
+        return evaluate_vae(self.parts, batch, generator)
+
+    def remarks(self, values: Mapping[str, float], *, step: int) -> Sequence[str]:
+        """Say when KL has collapsed or the discriminator has won or lost."""
+        return vae_remarks(values, step=step)

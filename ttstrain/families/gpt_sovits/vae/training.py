@@ -1,0 +1,254 @@
+"""One VAE-GAN step and its evaluation, for the VAE alone and for both nets together.
+
+Legend: b clips, c channels, n frames (50 a second), t samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ttstrain.errors import DataError
+from ttstrain.families.gpt_sovits.batch import SovitsBatch
+from ttstrain.families.gpt_sovits.config import HOP_LENGTH
+from ttstrain.families.gpt_sovits.vae.discriminator import Discriminator, Judgement
+from ttstrain.families.gpt_sovits.vae.losses import (
+    adversarial_loss,
+    discriminator_loss,
+    feature_loss,
+    kl_per_frame,
+    mean_score,
+    mel_distance,
+)
+from ttstrain.families.gpt_sovits.vae.mel import Spectrograms
+from ttstrain.families.gpt_sovits.vae.synthesizer import Conditions, Latents, Synthesizer, cut, cut_wav
+from ttstrain.task import Loss
+
+if TYPE_CHECKING:
+    from ttstrain.families.gpt_sovits.config import VaeNetConfig
+
+COLLAPSED_KL = 0.05  # nats a frame; a published net has about 1 to 3 on its voice
+TOO_STRONG = 0.9  # distance of the discriminator's mean scores; 1 tells every sound, 0 none
+TOO_WEAK = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class VaeParts:
+    """The nets of a VAE-GAN and what measures them. Which task holds them does not matter."""
+
+    config: VaeNetConfig
+    vae: Synthesizer
+    discriminator: Discriminator | None
+    spectrograms: Spectrograms
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the VAE is to make of a batch."""
+
+    spec: Tensor  # (b, 1025, n) linear magnitudes of whole clips, n = 2 s
+    wav: Tensor  # (b, 1, segment) the piece of each clip that is made
+    mel: Tensor  # (b, 128, segment frames) of that piece
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What it made."""
+
+    wav: Tensor  # (b, 1, segment)
+    latents: Latents
+    commit: Tensor | None  # (), only where the quantizer is trained
+
+
+# ---------------------------------------------------------------- one step
+
+
+def draw_segments(batch: SovitsBatch, config: VaeNetConfig, generator: torch.Generator | None = None) -> SovitsBatch:
+    """Choose the piece of each clip that is made, on the host; from torch's CPU generator if none is given."""
+    return replace(batch, segment_starts=starts_at(torch.rand(len(batch.ids), generator=generator), batch, config))
+
+
+def starts_at(positions: Tensor, batch: SovitsBatch, config: VaeNetConfig) -> tuple[int, ...]:
+    """Turn positions (b,) in [0, 1) into the frames at which pieces start.
+
+    Raises DataError when a clip is shorter than a piece.
+    """
+    length = config.segment_frames
+    for clip, frames in zip(batch.ids, batch.frame_lengths, strict=True):
+        if frames < length:
+            raise DataError(
+                f"clip `{clip}` has {frames} frames, and a piece that the decoder makes has {length}",
+                hint=f"leave such clips out: `data.min_s={length * HOP_LENGTH / 32_000:g}`",
+            )
+    starts = positions * torch.tensor([frames - length + 1 for frames in batch.frame_lengths])
+    return tuple(int(start) for start in starts.tolist())
+
+
+def vae_losses(parts: VaeParts, batch: SovitsBatch, *, updates: str, noise: Tensor | None = None) -> Iterator[Loss]:
+    """Yield the discriminator's loss and then the generator's, which updates `updates`.
+
+    The generator is scored by the discriminator that has just stepped, as GPT-SoVITS s2. Its metrics are the terms
+    that it sums, weights included. KL is a mean over the frames of the micro-batch, as upstream. `noise` is drawn
+    when not given.
+    """
+    config, discriminator = parts.config, parts.discriminator
+    target = make_target(parts, batch)
+    made = make(parts, batch, target, noise=noise)
+    terms: dict[str, Tensor] = {}
+    if discriminator is not None:
+        # One call over both: each weight is worked out once.
+        both = discriminator(torch.cat([target.wav.to(made.wav.dtype), made.wav.detach()]))
+        real, fake = split(both)
+        scores = {"d_real": mean_score(real), "d_fake": mean_score(fake)}
+        yield Loss(discriminator_loss(real, fake), updates="discriminator", metrics=scores)
+        del both, real, fake  # their graph is not needed any more
+        with torch.no_grad():
+            critic = discriminator.critic()  # weights are constants here: nothing is computed for their sake
+            real = critic(target.wav.to(made.wav.dtype))
+        fake = critic(made.wav)
+        terms["fm"] = feature_loss(real, fake)
+        terms["adv"] = adversarial_loss(fake)
+    terms["mel"] = config.c_mel * mel_distance(target.mel, parts.spectrograms.mel(made.wav[:, 0]))
+    terms["kl"] = config.c_kl * _mean_kl(made.latents)
+    if made.commit is not None:
+        terms["commit"] = made.commit
+    total = torch.stack(list(terms.values())).sum()
+    yield Loss(total, updates=updates, name="generator", metrics={k: v.detach() for k, v in terms.items()})
+
+
+def make_target(parts: VaeParts, batch: SovitsBatch) -> Target:
+    """Compute spectrograms of the batch's recordings and cut out the pieces."""
+    if batch.wav is None or not batch.segment_starts:
+        raise ValueError("the VAE needs recordings, and a batch that went through `draw`")
+    lengths = batch.wav_lengths
+    spec = parts.spectrograms.linear(batch.wav, lengths, width=2 * batch.codes.shape[1])
+    frames = parts.config.segment_frames
+    mel = parts.spectrograms.mel_of_linear(cut(spec, batch.segment_starts, frames))
+    return Target(spec=spec, wav=cut_wav(batch.wav, batch.segment_starts, frames), mel=mel)
+
+
+def make(parts: VaeParts, batch: SovitsBatch, target: Target, *, noise: Tensor | None = None) -> Made:
+    """Take a batch through the latent and make its pieces."""
+    given, commit = conditions(parts, batch)
+    latents: Latents = parts.vae(target.spec, given, noise=noise)
+    piece = cut(latents.z, batch.segment_starts, parts.config.segment_frames)
+    return Made(wav=parts.vae.dec(piece, latents.style), latents=latents, commit=commit)
+
+
+def conditions(parts: VaeParts, batch: SovitsBatch) -> tuple[Conditions, Tensor | None]:
+    """Return what the VAE is told, and the quantizer's own loss where it is trained."""
+    commit = None
+    if parts.config.freeze_quantizer:
+        tokens = parts.vae.quantizer.decode(batch.codes)
+    else:
+        if batch.ssl is None:
+            raise ValueError("a quantizer that is trained needs HuBERT's features in the batch")
+        quantized = parts.vae.quantize(batch.ssl)
+        tokens, commit = quantized.vectors, quantized.commit
+    given = Conditions(
+        tokens=tokens,
+        phones=batch.phones,
+        phone_lengths=batch.phone_lengths,
+        frame_lengths=batch.frame_lengths,
+        speaker=batch.speaker,
+    )
+    return given, commit
+
+
+def split(both: Sequence[Judgement]) -> tuple[list[Judgement], list[Judgement]]:
+    """Divide judgements of two batches in one into those of either."""
+    halves = [(first, second) for judgement in both for first, second in [_halves(judgement)]]
+    return [first for first, _ in halves], [second for _, second in halves]
+
+
+def _halves(judgement: Judgement) -> tuple[Judgement, Judgement]:
+    scores = judgement.score.chunk(2)
+    maps = [each.chunk(2) for each in judgement.maps]
+    return (
+        Judgement(scores[0], tuple(each[0] for each in maps)),
+        Judgement(scores[1], tuple(each[1] for each in maps)),
+    )
+
+
+def _mean_kl(latents: Latents) -> Tensor:
+    kl = kl_per_frame(latents.z_p, latents.logs_q, latents.m_p, latents.logs_p, latents.mask)
+    return kl.sum() / latents.mask.float().sum()
+
+
+# ---------------------------------------------------------------- evaluation
+
+
+@torch.no_grad()
+def evaluate_vae(parts: VaeParts, batch: SovitsBatch, generator: torch.Generator) -> dict[str, Tensor]:
+    """Judge held-out clips on fixed noise and fixed pieces; each value is a mean over clips.
+
+    `total` is what is descended without the discriminator's part, which changes its mind: mel distance and KL,
+    weighted.
+    `tokens_mel` is the mel distance when the posterior is not looked at, as in speaking; `d_real` and `d_fake` are the
+    discriminator's mean scores.
+    """
+    clips = [_randn(parts, frames, generator) for frames in batch.frame_lengths]
+    batch = draw_segments(batch, parts.config, generator)
+    target = make_target(parts, batch)
+    noise = torch.stack([nn.functional.pad(clip, (0, target.spec.shape[2] - clip.shape[1])) for clip in clips])
+    noise = noise.to(target.spec.device)
+    made = make(parts, batch, target, noise=noise)
+    mel = mel_distance(target.mel, parts.spectrograms.mel(made.wav[:, 0]))
+    latents = made.latents
+    kl = kl_per_frame(latents.z_p, latents.logs_q, latents.m_p, latents.logs_p, latents.mask).sum(1)
+    kl = (kl / latents.mask.float().sum(dim=(1, 2))).mean()
+    spoken = parts.vae.dec(
+        cut(_from_prior(parts, latents, noise), batch.segment_starts, parts.config.segment_frames), latents.style
+    )
+    values = {
+        "total": parts.config.c_mel * mel + parts.config.c_kl * kl,
+        "mel": mel,
+        "kl": kl,
+        "tokens_mel": mel_distance(target.mel, parts.spectrograms.mel(spoken[:, 0])),
+    }
+    if parts.discriminator is not None:
+        critic = parts.discriminator.critic()
+        values["d_real"] = mean_score(critic(target.wav.to(made.wav.dtype)))
+        values["d_fake"] = mean_score(critic(made.wav))
+    return values
+
+
+EVALUATED_NOISE = 0.5  # of the prior, as upstream speaks
+
+
+def _from_prior(parts: VaeParts, latents: Latents, noise: Tensor) -> Tensor:
+    z_p = latents.m_p + EVALUATED_NOISE * noise * latents.logs_p.exp()
+    return parts.vae.flow.inverse(z_p, latents.mask, latents.style) * latents.mask
+
+
+def _randn(parts: VaeParts, frames: int, generator: torch.Generator) -> Tensor:
+    return torch.randn(parts.config.inter_channels, frames, generator=generator)
+
+
+def vae_remarks(values: Mapping[str, float], *, step: int) -> list[str]:
+    """Say when the latent tells nothing any more, or when the discriminator has lost or won."""
+    remarks = []
+    kl = values.get("kl")
+    if kl is not None and kl < COLLAPSED_KL:
+        remarks.append(
+            f"KL has collapsed ({kl:.3f} nats a frame): the latent says no more than the tokens do, and what is made "
+            "will sound blurred; lower `model.vae.c_kl` or the LR"
+        )
+    real, fake = values.get("d_real"), values.get("d_fake")
+    if step == 0 or real is None or fake is None:
+        return remarks
+    if real - fake > TOO_STRONG:
+        remarks.append(
+            f"the discriminator tells made from real almost always (scores {fake:.2f} and {real:.2f}): the decoder "
+            "learns little from it; lower `optim.optimizers.discriminator.lr`"
+        )
+    elif real - fake < TOO_WEAK:
+        remarks.append(
+            f"the discriminator cannot tell made from real (scores {fake:.2f} and {real:.2f}): it teaches nothing; is "
+            "its base loaded, and its LR not too low?"
+        )
+    return remarks
