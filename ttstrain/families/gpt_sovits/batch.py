@@ -38,6 +38,7 @@ class SovitsBatch:
     frame_lengths: tuple[int, ...]  # spectrogram frames: samples // 640
     ssl: Tensor | None  # (b, 768, 2 s) HuBERT's features; only where the quantizer is trained
     speaker: Tensor | None  # (b, 20480) float32; only v2Pro and v2ProPlus
+    wav_lengths: tuple[int, ...] = ()  # samples of each clip, whose spectrogram is mirrored there; none without `wav`
     segment_starts: tuple[int, ...] = ()  # frames; drawn for each step by the VAE's task
     edits: tuple[Edit, ...] = ()  # of each clip's tokens; drawn for each step by the GPT's task
 
