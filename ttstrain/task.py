@@ -215,6 +215,7 @@ class TaskData(Protocol):
     fingerprint: str  # changes whenever `features` would return something else; part of the cache key
     frames_per_s: float  # units of length per second of audio
     packed: bool  # a batch's clips are laid end to end: it costs the sum of their lengths, and nothing is padded
+    in_one_process: bool  # `features` runs nets that fill the machine by themselves: several processes would not help
 
     def features(self, wav: Tensor, clip: Clip) -> dict[str, Tensor]:
         """Compute what is worth caching on disk from a mono waveform (t,)."""

@@ -52,7 +52,16 @@ class Section(BaseModel):
 
 
 DataFormat = Literal[
-    "auto", "ljspeech", "f5_csv", "gpt_sovits_list", "jsonl", "audiofolder", "parquet", "wav_txt", "f5_project"
+    "auto",
+    "ljspeech",
+    "f5_csv",
+    "gpt_sovits_list",
+    "jsonl",
+    "audiofolder",
+    "parquet",
+    "wav_txt",
+    "f5_project",
+    "gpt_sovits_project",
 ]
 
 

@@ -176,6 +176,7 @@ def _clip(row: Row, text: str, sound: Measured, config: DataConfig) -> Clip:
         treatment=sound.treatment,
         digest=sound.digest,
         tokens=row.tokens,
+        ready=row.ready,
     )
 
 

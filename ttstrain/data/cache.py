@@ -123,7 +123,9 @@ class FeatureCache:
         return {name: tensor.to(device, copy=True) for name, tensor in self.get(clip).items()}
 
     def _compute(self, clips: Sequence[Clip], workers: int | Literal["auto"]) -> Iterator[tuple[Clip, str | None]]:
-        count = min(usable_cores(), len(clips) // CLIPS_WORTH_A_WORKER) if workers == "auto" else workers
+        count = 0 if self.task_data.in_one_process else min(usable_cores(), len(clips) // CLIPS_WORTH_A_WORKER)
+        if workers != "auto":
+            count = workers
         if count == 0:
             for clip in clips:
                 yield clip, _build_one(clip, self.path(clip), self.task_data)
@@ -150,13 +152,15 @@ class _DamagedError(Exception):
 
 
 def _key(clip: Clip, task_data: TaskData) -> str:
-    decided_by = {
+    decided_by: dict[str, Any] = {
         "layout": LAYOUT,
         "audio": clip.digest or file_digest(clip.path),
         "treatment": asdict(clip.treatment),
         "said": [clip.text, clip.speaker, clip.language],
         "fingerprint": task_data.fingerprint,
     }
+    if clip.tokens or clip.ready:  # absent where there are none, so that older files are still found
+        decided_by["prepared"] = [clip.tokens, [(one.name, one.digest, one.values) for one in clip.ready]]
     return hashlib.sha256(json.dumps(decided_by, sort_keys=True).encode()).hexdigest()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ttstrain.data import atomic
+from ttstrain.data.readers.rows import Ready
 from ttstrain.errors import DataError
 
 
@@ -39,6 +40,7 @@ class Clip:
     notes: tuple[str, ...] = ()  # what was repaired or looked odd
     digest: str = ""  # SHA-256 of the file, hex
     tokens: tuple[str, ...] = ()  # what an upstream front end made of the text, where only that is known
+    ready: tuple[Ready, ...] = ()  # features that another trainer has computed
 
     @property
     def num_samples(self) -> int:
@@ -81,8 +83,13 @@ def json_line(values: dict[str, Any]) -> str:
 
 def _clip(values: dict[str, Any]) -> Clip:
     treatment = Treatment(**values.pop("treatment"))
-    lists = {name: tuple(values.get(name, ())) for name in ("notes", "tokens")}
+    lists: dict[str, Any] = {name: tuple(values.get(name, ())) for name in ("notes", "tokens")}
+    lists["ready"] = tuple(_ready(*feature) for feature in values.get("ready", ()))
     return Clip(**{**values, **lists, "path": Path(values["path"]), "treatment": treatment})
+
+
+def _ready(name: str, path: str, digest: str, values: Sequence[int]) -> Ready:
+    return Ready(name, path, digest, tuple(values))
 
 
 def total_hours(clips: Sequence[Clip]) -> float:

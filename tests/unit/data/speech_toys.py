@@ -70,6 +70,7 @@ class ToyData:
     sample_rate = RATE
     frames_per_s = RATE / HOP
     packed = False
+    in_one_process = False
 
     def __init__(self, fingerprint: str = "toy") -> None:
         self.fingerprint = fingerprint

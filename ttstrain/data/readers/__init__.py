@@ -10,6 +10,7 @@ from ttstrain.data.location import cache_root
 from ttstrain.data.readers.delimited import DelimitedFormat, read_delimited
 from ttstrain.data.readers.f5_project import is_f5_project, read_f5_project
 from ttstrain.data.readers.folders import read_wav_txt, sound_files
+from ttstrain.data.readers.gpt_sovits_project import is_gpt_sovits_project, read_gpt_sovits_project
 from ttstrain.data.readers.jsonl import read_jsonl
 from ttstrain.data.readers.lines import read_text
 from ttstrain.data.readers.parquet import read_parquet
@@ -53,6 +54,8 @@ def _read_folder(folder: Path, wanted: Format | str, cache_dir: str | None) -> R
         return _read_pairs(folder)
     if wanted == "f5_project" or (wanted == "auto" and is_f5_project(folder)):
         return read_f5_project(folder)
+    if wanted == "gpt_sovits_project" or (wanted == "auto" and is_gpt_sovits_project(folder)):
+        return read_gpt_sovits_project(folder)
     if wanted in ("auto", "parquet") and (files := sorted([*folder.glob("*.parquet"), *folder.glob("data/*.parquet")])):
         return read_parquet(files, folder, cache_root(cache_dir) / "unpacked")
     table = _find_table(folder)

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ttstrain.errors import DataError
 
-Format = Literal["ljspeech", "f5_csv", "gpt_sovits_list", "jsonl", "audiofolder", "parquet", "wav_txt", "f5_project"]
+Format = Literal[
+    "ljspeech",
+    "f5_csv",
+    "gpt_sovits_list",
+    "jsonl",
+    "audiofolder",
+    "parquet",
+    "wav_txt",
+    "f5_project",
+    "gpt_sovits_project",
+]
 Action = Literal["accept", "fix", "skip", "refuse"]
 
 LABELS: dict[Format, str] = {
@@ -20,7 +30,17 @@ LABELS: dict[Format, str] = {
     "parquet": "Parquet with the audio inside",
     "wav_txt": "recordings with a text file beside each",
     "f5_project": "project of F5-TTS, raw.arrow",
+    "gpt_sovits_project": "prepared folder of GPT-SoVITS, 2-name2text.txt",
 }
+
+
+class Ready(NamedTuple):
+    """A feature of a recording that another trainer has computed: in a file of its own, or written in the table."""
+
+    name: str  # what the family calls it
+    path: str = ""  # of its file
+    digest: str = ""  # SHA-256 of the file, hex
+    values: tuple[int, ...] = ()  # where there is no file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +54,7 @@ class Row:
     language: str = ""
     source: str  # "metadata.csv:12"
     tokens: tuple[str, ...] = ()  # what a front end made of the text, where only that is known
+    ready: tuple[Ready, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,7 @@ class FlowData:
     sample_rate = SAMPLE_RATE
     frames_per_s = SAMPLE_RATE / HOP_LENGTH
     packed = False
+    in_one_process = False
 
     def __init__(self, config: FlowConfig) -> None:
         self.config = config

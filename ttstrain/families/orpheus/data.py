@@ -41,6 +41,7 @@ class OrpheusData:
     sample_rate = SAMPLE_RATE
     frames_per_s = TOKENS_PER_S
     packed = True
+    in_one_process = False
 
     def __init__(self, config: OrpheusConfig) -> None:
         self.config = config

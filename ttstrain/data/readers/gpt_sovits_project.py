@@ -1,0 +1,160 @@
+"""Folders that GPT-SoVITS' own steps have prepared: `2-name2text.txt` beside `5-wav32k/` and features of each clip.
+
+    2-name2text.txt        name, phonemes, word2ph, normalised text; no header
+    3-bert/<name>.pt       (1024, p), Chinese only
+    4-cnhubert/<name>.pt   (1, 768, n)
+    5-wav32k/<name>        16 bits at 32 kHz
+    6-name2semantic.tsv    item_name, semantic_audio
+    7-sv_cn/<name>.pt      (1, 20480), v2Pro only
+
+Upstream drops what does not fit without a word; here each has a finding. Names are base names: two recordings of one
+name in different folders have overwritten each other there, and their rows contradict each other here.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ttstrain.data.readers.collect import Collector
+from ttstrain.data.readers.lines import Line, read_text, split_lines
+from ttstrain.data.readers.rows import Ready, Row, RowTable, TableError, printable
+
+TEXTS, SEMANTICS, RECORDINGS = "2-name2text", "6-name2semantic", "5-wav32k"
+FILES: Mapping[str, str] = {"bert": "3-bert", "ssl": "4-cnhubert", "speaker": "7-sv_cn"}  # feature -> its folder
+HEADER = "item_name"
+
+
+def is_gpt_sovits_project(folder: Path) -> bool:
+    """Tell by its files whether upstream's tools prepared a folder."""
+    return bool(_parts(folder, TEXTS, ".txt")) and (folder / RECORDINGS).is_dir()
+
+
+def read_gpt_sovits_project(folder: Path) -> RowTable:
+    """Read prepared rows: phonemes as tokens, the normalised text, and whatever features lie ready.
+
+    Raises TableError when there is no table or no recording.
+    """
+    tables = _parts(folder, TEXTS, ".txt")
+    if not tables or not (folder / RECORDINGS).is_dir():
+        missing = f"{TEXTS}.txt" if not tables else f"{RECORDINGS}/"
+        raise TableError(
+            "no_table", f"`{folder}` has no `{missing}`", hint="name the folder that holds both, `logs/<experiment>`"
+        )
+    collector = Collector(folder / RECORDINGS, "gpt_sovits_project")
+    semantics = _read_semantics(folder, collector)
+    for path, line in _lines(tables):
+        source = f"{path.name}:{line.number}"
+        fields = line.text.split("\t")
+        if len(fields) != 4:
+            collector.judge(
+                _nameless(source, line.text), "skip", "bad_line", f"{len(fields)} fields between tabs, 4 expected"
+            )
+            continue
+        _take(collector, folder, source, fields, semantics)
+    for name in semantics.codes:
+        if name not in semantics.used:
+            why = "it has semantic tokens and no line of phonemes: its front end failed"
+            collector.judge(_nameless(f"{SEMANTICS}.tsv", name), "skip", "no_text", why)
+    return collector.table()
+
+
+def _parts(folder: Path, name: str, ending: str) -> list[Path]:
+    """Find a table, or the parts `<name>-0`, `<name>-1` that upstream's processes leave when they are stopped."""
+    whole = folder / f"{name}{ending}"
+    return [whole] if whole.is_file() else sorted(folder.glob(f"{name}-[0-9]*{ending}"))
+
+
+def _lines(tables: list[Path]) -> Iterator[tuple[Path, Line]]:
+    for path in tables:
+        for line in split_lines(read_text(path)):
+            yield path, line
+
+
+def _nameless(source: str, shown: str) -> Row:
+    """Stand for a line that is no row."""
+    return Row(id=printable(shown, limit=40), audio=None, text="", source=source)
+
+
+# ---------------------------------------------------------------- semantic tokens
+
+
+@dataclass(slots=True)
+class _Semantics:
+    is_there: bool
+    codes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # name -> tokens
+    used: set[str] = field(default_factory=set)
+
+
+def _read_semantics(folder: Path, collector: Collector) -> _Semantics:
+    tables = _parts(folder, SEMANTICS, ".tsv")
+    semantics = _Semantics(bool(tables))
+    for path, line in _lines(tables):
+        source = f"{path.name}:{line.number}"
+        name, _, written = line.text.partition("\t")
+        if name == HEADER:
+            continue
+        try:
+            codes = tuple(int(code) for code in written.split())
+        except ValueError:
+            collector.judge(_nameless(source, name), "skip", "bad_line", "its semantic tokens are no numbers")
+            continue
+        if not codes:
+            collector.judge(_nameless(source, name), "skip", "bad_line", "it has no semantic tokens")
+        elif name in semantics.codes and semantics.codes[name] != codes:
+            collector.judge(
+                _nameless(source, name), "accept", "duplicate_id", "other tokens for one name: the first are used"
+            )
+        else:
+            semantics.codes[name] = codes
+    return semantics
+
+
+# ---------------------------------------------------------------- rows
+
+
+def _take(collector: Collector, folder: Path, source: str, fields: list[str], semantics: _Semantics) -> None:
+    name, written, word2ph, text = fields
+    phones = tuple(written.split(" ")) if written.strip() else ()
+    ready = [
+        Ready(feature, str(path), digest=_digest(path))
+        for feature, below in FILES.items()
+        if (path := folder / below / f"{name}.pt").is_file()
+    ]
+    spread = _read_word2ph(word2ph)
+    if spread:
+        ready.append(Ready("word2ph", values=spread))
+    row = Row(id=name, audio=None, text=text.strip() or " ".join(phones), source=source, tokens=phones)
+    if not phones:
+        collector.judge(row, "skip", "no_phonemes", "its line has no phonemes")
+        return
+    if name in semantics.codes:
+        semantics.used.add(name)
+        ready.append(Ready("codes", values=semantics.codes[name]))
+    elif semantics.is_there:
+        why = f"`{SEMANTICS}.tsv` has no row for it: they are computed"
+        collector.judge(row, "accept", "no_semantic_tokens", why)
+    row = Row(id=name, audio=None, text=row.text, source=source, tokens=phones, ready=tuple(ready))
+    collector.locate(row, name)
+
+
+def _read_word2ph(written: str) -> tuple[int, ...]:
+    """Read how many phonemes each character has; nothing for languages that do not say."""
+    try:
+        counts = ast.literal_eval(written.strip())
+    except (ValueError, SyntaxError):
+        return ()
+    if not isinstance(counts, list) or not all(isinstance(count, int) for count in counts):
+        return ()
+    return tuple(counts)
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
