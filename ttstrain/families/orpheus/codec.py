@@ -12,7 +12,6 @@ import json
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +29,7 @@ from ttstrain.families.orpheus.codes import LEVEL_RATES, deinterleave, interleav
 from ttstrain.families.orpheus.ids import CODEBOOK_SIZE, SAMPLE_RATE, SAMPLES_PER_FRAME
 from ttstrain.families.orpheus.tokenizer import TOY
 from ttstrain.families.orpheus.toy import CODEC, CODEC_SEED
+from ttstrain.modules.full_precision import full_precision
 
 WEIGHTS: Final = ("model.safetensors", "pytorch_model.bin")
 # A batch's products are summed in another order than one clip's. Measured on a CPU with 1 and 2 threads, the likeness
@@ -84,13 +84,13 @@ class Codec:
         """Return what is quantised (b, c, 4n) of waveforms with equally many frames."""
         length = max(num_frames(wav) for wav in wavs) * SAMPLES_PER_FRAME
         padded = torch.stack([F.pad(wav.float(), (0, length - len(wav))) for wav in wavs])
-        with torch.inference_mode(), _full_precision():
+        with torch.inference_mode(), full_precision():
             latents: Tensor = self.net.encoder(padded[:, None].to(self.device))  # type: ignore[operator]
         return latents
 
     def _encode_batch(self, wavs: Sequence[Tensor], *, avoid_zero: bool) -> _Encoded:
         latents = self.latents(wavs)
-        with torch.inference_mode(), _full_precision():
+        with torch.inference_mode(), full_precision():
             if avoid_zero:
                 return _quantise(self.net.quantizer, latents, avoid_zero=True)
             levels: list[Tensor] = self.net.quantizer(latents)[1]  # type: ignore[operator]
@@ -142,7 +142,7 @@ class Codec:
                 raise ValueError(f"codes {int(level.min())} to {int(level.max())} of {self.net.codebook_size}")
         for module, one in zip(self._noises, noise, strict=True):
             module.noise = one.to(self.device)
-        with torch.inference_mode(), _full_precision():
+        with torch.inference_mode(), full_precision():
             wav: Tensor = self.net.decode(levels)  # type: ignore[operator]
         for module in self._noises:
             module.noise = None
@@ -210,17 +210,6 @@ def _quantise(
         taken = level.out_proj(level.decode_code(codes))
         residual = residual - taken.repeat_interleave(level.stride, dim=-1)
     return _Encoded(levels, gaps=torch.stack(gaps).amin(dim=0))
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    matmul = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        with torch.backends.cudnn.flags(allow_tf32=False, deterministic=True), torch.autocast("cpu", enabled=False):
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = matmul
 
 
 # ---------------------------------------------------------------- noise that can be stated
