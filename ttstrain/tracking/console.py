@@ -78,9 +78,11 @@ class ConsoleTracker:
         self._started = self._clock()
         self._times.append((info.start_step, self._started))
         if info.resumed:
-            self._evals = self._earlier_evals(info, EVAL)
-            self._averaged = dict(self._earlier_evals(info, EVAL_OF_AVERAGE))
-            self._retained = self._earlier_evals(info, RETENTION)
+            rows = self._earlier_rows(info)
+            self._evals = _earlier_evals(rows, EVAL)
+            self._averaged = dict(_earlier_evals(rows, EVAL_OF_AVERAGE))
+            self._retained = _earlier_evals(rows, RETENTION)
+            self._distances = [(int(row["step"]), row[DISTANCE]) for row in rows if DISTANCE in row]
         verb = f"resumes at step {info.start_step}" if info.resumed else "starts"
         self._print(f"run {info.name} {verb}: {info.total_steps} steps, {_short(info.run_dir)}", style="bold")
         for line in info.plan_summary:
@@ -280,22 +282,16 @@ class ConsoleTracker:
         moved = f", {100 * (last / first - 1):+.1f} %" if len(self._retained) > 1 and first > 0 else ""
         return f"retention {number(first)}" + (f" to {number(last)}{moved}" if len(self._retained) > 1 else "")
 
-    def _earlier_evals(self, info: RunInfo, prefix: str) -> list[tuple[int, float]]:
-        """Recall the evaluations up to where the run resumes, so that base and best stay what they were."""
+    def _earlier_rows(self, info: RunInfo) -> list[dict[str, float]]:
+        """Recall what was written up to where the run resumes, so that base and best stay what they were."""
         path = info.run_dir / jsonl.FILE_NAME
         if not path.exists():
             return []
         try:
-            rows = jsonl.read(path)
+            return [row for row in jsonl.read(path) if row["step"] <= info.start_step]
         except DataError as error:
             self.warn(f"earlier evaluations are not shown: {error.message}")
             return []
-        found: dict[int, float] = {}
-        for row in rows:
-            evals = {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix)}
-            if evals and row["step"] <= info.start_step:
-                found[int(row["step"])] = evals[main_eval(evals)]
-        return sorted(found.items())
 
     def _summary(self, info: RunInfo, status: str) -> list[str]:
         took = self._clock() - self._started
@@ -352,6 +348,16 @@ class ConsoleTracker:
                 f"    would take {winner}: eval loss ema {number(averaged)}, online {number(online)} at step {step}"
             )
         return lines
+
+
+def _earlier_evals(rows: Iterable[Mapping[str, float]], prefix: str) -> list[tuple[int, float]]:
+    """Return the main evaluation of every step that has one; of a step that came twice, the later."""
+    found: dict[int, float] = {}
+    for row in rows:
+        evals = {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix)}
+        if evals:
+            found[int(row["step"])] = evals[main_eval(evals)]
+    return sorted(found.items())
 
 
 def main_eval(names: Iterable[str]) -> str:

@@ -173,6 +173,16 @@ def test_a_resumed_run_remembers_base_and_best(screen: Screen, tmp_path: Path) -
     assert screen.lines[-1] == "step 300  eval loss 0.4500 (base 0.9000, best 0.4000 at step 100)"
 
 
+def test_the_end_of_a_resumed_run_compares_samples_with_those_of_its_first_step(screen: Screen, tmp_path: Path) -> None:
+    key = "sample/mel_distance/mean"
+    rows = [(0, 1.4), (100, 1.2), (300, 9.0)]  # the last was after the checkpoint
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"step": step, key: far}) + "\n" for step, far in rows))
+    screen.tracker.start(info(tmp_path, total=1000, start_step=200, resumed=True))
+    screen.log(300, **{key: 1.1})
+    screen.tracker.finish("done")
+    assert "  mel distance of samples: 1.4000 at step 0, 1.1000 at step 300" in screen.lines
+
+
 def test_samples_incidents_and_notes_are_shown_as_written(screen: Screen, tmp_path: Path) -> None:
     screen.tracker.start(info(tmp_path))
     folder = Path("runs/test/samples/a rather long name of a folder, to see that paths are not broken/step-00000050")
