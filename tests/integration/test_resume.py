@@ -23,6 +23,7 @@ from small_runs import (
     write_recipe,
 )
 
+from ttstrain.config.compose import compose
 from ttstrain.engine.run import Run
 from ttstrain.engine.start import resume
 from ttstrain.errors import CheckpointError, Interrupted, Preempted, RecipeError, UserError
@@ -209,6 +210,21 @@ def test_an_early_stop_comes_when_it_would_have_come(recipe: Path, tmp_path: Pat
 
 
 # ---------------------------------------------------------------- otherwise, and it says so
+
+
+def test_a_run_with_relative_paths_is_resumed_from_any_directory(
+    finished: Callable[[str], Path], recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = Path(compose(recipe).values["data"]["path"])
+    home, elsewhere = data.parent, tmp_path / "elsewhere"
+    (elsewhere / data.name).mkdir(parents=True)  # what must not be mistaken for the run's recordings
+    monkeypatch.chdir(home)
+    run = cut_off(
+        finetune(recipe, tmp_path / "runs", f"data.path={data.name}", "name=whole", *OVERRIDES["fp32"]), after=3
+    )
+    monkeypatch.chdir(elsewhere)
+    resume(run, [])
+    assert_equal_ends(run, finished("fp32"))
 
 
 def test_reset_step_starts_the_schedule_again_and_keeps_what_was_learnt(

@@ -55,8 +55,8 @@ class Clip:
 
 
 def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
-    """Write clips as JSON lines."""
-    lines = [json_line({**asdict(clip), "path": str(clip.path)}) for clip in clips]
+    """Write clips as JSON lines, their paths so that they hold from any directory."""
+    lines = [json_line({**asdict(clip), "path": str(clip.path.absolute())}) for clip in clips]
     atomic.write_text(path, "".join(line + "\n" for line in lines))
 
 

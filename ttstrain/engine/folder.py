@@ -93,6 +93,7 @@ def write_description(folder: Path, plan: Plan) -> None:
         **describe_environment(),
         "front_end": None if texts is None else dict(texts.front_end),
         "command": sys.argv[1:],
+        "directory": str(Path.cwd()),
         "started": started,
     }
     atomic.write_text(folder / ENVIRONMENT, json.dumps(environment, indent=1) + "\n")
@@ -105,3 +106,10 @@ def identity(folder: Path) -> str | None:
         return None
     run_id: str = json.loads(path.read_text(encoding="utf-8"))["run_id"]
     return run_id
+
+
+def directory(folder: Path) -> Path | None:
+    """Return the directory that the run was started in, where its relative paths lead from; None where it is gone."""
+    written = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8")) if (folder / ENVIRONMENT).is_file() else {}
+    place = Path(written.get("directory", ""))
+    return place if place.is_absolute() and place.is_dir() else None

@@ -1,7 +1,8 @@
-"""Files that a recipe names and that a run cannot do without: a checkpoint's copies stand in for lost originals."""
+"""Files that a run's recipe names, found again when the run goes on: elsewhere, later, or without the originals."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,44 @@ from ttstrain.checkpoint.store import verified_text
 from ttstrain.config.compose import COMMAND_LINE, Composed
 from ttstrain.data import atomic
 from ttstrain.errors import RecipeError
+
+PATHS = ("data.path", "data.replay.path", "data.cache_dir", "base")  # keys that may name something relative
+
+
+def from_where_started(composed: Composed, directory: Path | None) -> tuple[Composed, list[str]]:
+    """Let relative paths of a run's recipe lead from the directory it was started in, where something is there.
+
+    What the command line names leads from here. Returns notes for the user with the recipe.
+    """
+    if directory is None or directory == Path.cwd():
+        return composed, []
+    found = {}
+    for key in PATHS:
+        value = _get(composed.values, key)
+        if composed.places.get(key) == COMMAND_LINE or not isinstance(value, str) or Path(value).is_absolute():
+            continue
+        if (directory / value).exists():
+            found[key] = str(directory / value)
+    if not found:
+        return composed, []
+    values = copy.deepcopy(composed.values)
+    for key, value in found.items():
+        *sections, name = key.split(".")
+        section = values
+        for part in sections:
+            section = section[part]
+        section[name] = value
+    return replace(composed, values=values), [f"the run was started in `{directory}`: {_listed(found)}"]
+
+
+def _get(values: Any, key: str) -> Any:
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, Mapping) else None
+    return values
+
+
+def _listed(paths: Mapping[str, str]) -> str:
+    return ", ".join(f"`{key}` is `{path}`" for key, path in paths.items())
 
 
 def with_kept_files(composed: Composed, *, checkpoint: Path, run: Path) -> tuple[Composed, list[str]]:

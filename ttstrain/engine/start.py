@@ -103,7 +103,9 @@ def resume(
         composed, source_name = _compose(origin, overrides, recipe=recipe, data=data)
         kept_notes: list[str] = []
         if origin.run is not None:
+            composed, path_notes = from_where_started(composed, folder.directory(origin.run))
             composed, kept_notes = with_kept_files(composed, checkpoint=origin.checkpoint, run=origin.run)
+            kept_notes = [*path_notes, *kept_notes]
         checked = parse(composed)
         here.choose_device(checked)
         lora.check_installed(checked.lora)
