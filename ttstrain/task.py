@@ -151,6 +151,14 @@ class Task(nn.Module):
         """Say what a person should know of an evaluation's values, by the names `evaluate` gives them."""
         return ()
 
+    def flops(self, batch: Any) -> float | None:
+        """Return the floating-point operations of one forward and backward pass over a batch; None: nobody counted.
+
+        A multiplication with its addition counts as two. Padding does not count, nor does what is computed again to
+        save memory, nor the gradient of a weight that is not trained.
+        """
+        return None
+
     def fitted(self, base: OpenedCheckpoint) -> Fitted:
         """Return a base's tensors as this task's: a table of other symbols, for instance, row by row.
 
@@ -195,6 +203,12 @@ class Companions(Protocol):
     """Examples without recordings that a family mixes among its clips."""
 
     name: str  # in messages
+def trained_share(module: nn.Module) -> float:
+    """Return the share of a module's weights that are trained."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in module.parameters()]
+    return sum(size for size, trained in sizes if trained) / max(sum(size for size, _ in sizes), 1)
+
+
     packed: bool  # as `TaskData.packed`
     ids: Sequence[str]  # none of them a clip's
     lengths: Sequence[int]  # in the clips' units

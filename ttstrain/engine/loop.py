@@ -13,6 +13,7 @@ import torch
 from ttstrain.engine import checkpointing
 from ttstrain.engine.evaluate import evaluate
 from ttstrain.engine.guard import Incident
+from ttstrain.engine.peak import peak_flops
 from ttstrain.engine.previews import Previews, speak
 from ttstrain.engine.run import Run
 from ttstrain.engine.signals import Request, Signals
@@ -68,7 +69,7 @@ def train(run: Run, held_out: HeldOut, snapshots: Snapshots) -> Ending:
             ending: Ending | None = "done" if last else "stopped" if wish.leave == "stop" else None
 
             if last or due(step, plan.recipe.train.log_every):
-                _log(run, report, step_s=perf_counter() - started, data_s=waited)
+                _log(run, report, batches, step_s=perf_counter() - started, data_s=waited)
             if last or due(step, plan.sample_every):
                 _speak(run, held_out)
             improved, values = False, {}
@@ -130,7 +131,7 @@ def _leave_good_checkpoint(run: Run, snapshots: Snapshots) -> Path | None:
     return checkpointing.save_held(run, snapshots.content(), step=snapshots.step)
 
 
-def _log(run: Run, report: StepReport, *, step_s: float, data_s: float) -> None:
+def _log(run: Run, report: StepReport, batches: Sequence[Batch], *, step_s: float, data_s: float) -> None:
     if not run.ranks.main:
         return
     values: dict[str, float] = {}
@@ -151,7 +152,18 @@ def _log(run: Run, report: StepReport, *, step_s: float, data_s: float) -> None:
     values["time/data_s"] = data_s
     values["perf/frames_per_s"] = report.num_frames / step_s
     values["perf/padding_share"] = 1 - report.num_frames / report.num_padded
+    if (mfu := _mfu(run, batches, step_s=step_s)) is not None:
+        values["perf/mfu"] = mfu
     run.trackers.log(report.step, values)
+
+
+def _mfu(run: Run, batches: Sequence[Batch], *, step_s: float) -> float | None:
+    """Return the share of this process's device that useful arithmetic took; None where one of the two is unknown."""
+    peak = peak_flops(run.device, run.precision.kind)
+    if peak is None:
+        return None
+    counted = [flops for batch in batches if (flops := run.task.flops(batch)) is not None]
+    return sum(counted) / step_s / peak if len(counted) == len(batches) else None
 
 
 def _report(run: Run, values: Mapping[str, float]) -> None:

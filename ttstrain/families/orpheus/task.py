@@ -17,6 +17,8 @@ from ttstrain.errors import CheckpointError, DataError, RecipeError
 from ttstrain.families.orpheus.batch import EOS_SLOT, IGNORED, SPEECH, OrpheusBatch
 from ttstrain.families.orpheus.codec import Codec, load_codec
 from ttstrain.families.orpheus.config import PREFIX, OrpheusConfig
+from ttstrain.families.orpheus.cost import forward_flops
+from ttstrain.families.orpheus.edges import measure_edges
 from ttstrain.families.orpheus.ids import CODEBOOK_SIZE, NUM_SLOTS, SAMPLE_RATE, TokenIds
 from ttstrain.families.orpheus.layout import said
 from ttstrain.families.orpheus.loss import HeadLoss, HeadOptions, head_loss
@@ -24,7 +26,7 @@ from ttstrain.families.orpheus.net import build_net, hidden_states, prove_isolat
 from ttstrain.families.orpheus.rows import prompt_ids
 from ttstrain.families.orpheus.sampler import read, write
 from ttstrain.families.orpheus.tokenizer import load_tokenizer
-from ttstrain.task import Audio, Fitted, Loss, Mean, Prompt, Sample, Task
+from ttstrain.task import Audio, Fitted, Loss, Mean, Prompt, Sample, Task, trained_share
 
 if TYPE_CHECKING:
     from ttstrain.checkpoint.tensorfile import StoredTensor
@@ -127,6 +129,12 @@ class OrpheusTask(Task):
 
     @torch.no_grad()
     def evaluate(self, batch: OrpheusBatch, generator: torch.Generator) -> Mapping[str, Tensor | Mean]:
+    def flops(self, batch: OrpheusBatch) -> float:
+        """Count from the documents' lengths; of the head, what learned tokens ask of it."""
+        forward = forward_flops(self.config, batch.cu_seqlens.diff().tolist(), learned=round(batch.weight))
+        head = 3 if self.net.lm_head.weight.requires_grad else 2
+        return (2 + trained_share(self.net.model.layers)) * forward.layers + head * forward.head + 3 * forward.attention
+
         """Return the negative log-likelihood over the whole vocabulary: of all, by kind of token and by kind of row."""
         learned = _learned(batch)
         loss = self._loss(batch, learned)

@@ -1,0 +1,43 @@
+"""What a net costs to train, counted from its configuration. Imports no torch.
+
+Legend: n frames of a clip, d width, m mel bins, t text width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ttstrain.families.flow.shapes import CONV_GROUPS, CONV_KERNEL, TIME_FREQUENCIES
+
+if TYPE_CHECKING:
+    from ttstrain.families.flow.config import FlowConfig
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardFlops:
+    """Floating-point operations of a forward pass, a multiplication with its addition as two."""
+
+    products: float  # with weights
+    attention: float  # of frames with frames
+
+
+def forward_flops(config: FlowConfig, lengths: Sequence[int]) -> ForwardFlops:
+    """Count a pass over clips of these lengths, without padding.
+
+    The text's own blocks are left out: they run over its few tokens, and make less than 1 % of a published net.
+    """
+    d, m, inner = config.dim, config.n_mels, config.heads * config.dim_head
+    layers = config.depth * (4 * d * inner + 2 * config.ff_mult * d * d)
+    clip = TIME_FREQUENCIES * d + d * d
+    if config.backbone == "dit":
+        layers += 2 * d * d if config.long_skip_connection else 0
+        clip += config.depth * 6 * d * d + 2 * d * d
+    elif config.skip_connect_type == "concat":
+        layers += config.depth // 2 * 2 * d * d
+    ends = 2 * m * d + 2 * CONV_KERNEL * d * d // CONV_GROUPS + d * m
+    return ForwardFlops(
+        products=2.0 * (sum(lengths) * (layers + ends) + len(lengths) * clip),
+        attention=4.0 * config.depth * inner * sum(n * n for n in lengths),
+    )
