@@ -14,23 +14,17 @@ from ttstrain.errors import CheckpointError
 
 
 def open_base(files: Sequence[str], *, task: str) -> OpenedCheckpoint:
-    """Open the files that a recipe's `base:` names; the later win, tensor by tensor."""
-    return merge([open_checkpoint(resolve_base(spec), task=task) for spec in files])
+    """Open the files that a recipe's `base:` names, and what belongs to them; the later win, tensor by tensor."""
+    parts: list[OpenedCheckpoint] = []
+    for spec in files:
+        opened = open_checkpoint(resolve_base(spec), task=task)
+        parts += [opened, *(open_checkpoint(path, task=task) for path in opened.partners)]
+    return merge(parts)
 
 
 def open_training(opened: OpenedCheckpoint, *, task: str) -> OpenedCheckpoint:
-    """Add to a training file the files beside it that hold the rest of the same training.
-
-    Raises CheckpointError when they stood at another step: they are not of one moment.
-    """
-    rest = [open_checkpoint(path, task=task) for path in opened.partners]
-    for other in rest:
-        if other.step != opened.step:
-            raise CheckpointError(
-                f"`{other.path.name}` is of step {other.step} and `{opened.path.name}` of step {opened.step}",
-                hint="they are not of one moment: go on from a pair that is, or start a new run from them (`--base`)",
-            )
-    merged = merge([opened, *rest])
+    """Add to a training file the files beside it that hold the rest of the same training."""
+    merged = merge([opened, *(open_checkpoint(path, task=task) for path in opened.partners)])
     return replace(merged, kind=opened.kind, step=opened.step, schedule=opened.schedule)
 
 

@@ -425,12 +425,12 @@ def _restore_upstream(run: Run, origin: _Origin, *, keep: set[str]) -> list[str]
     opened = open_training(open_checkpoint(origin.checkpoint, task=run.plan.recipe.task), task=run.plan.recipe.task)
     opened.check_model(run.plan.recipe.model)
     fitted = run.task.fitted(opened)
-    if fitted.weights is not opened.weights:
+    if any(opened.weights.get(name) is not tensor for name, tensor in fitted.weights.items()):
         raise CheckpointError(
             f"`{opened.path}` was trained with other symbols than the recipe's, and a run goes on with its own",
             hint="give it the vocabulary that it was trained with, or start a new run from it: `finetune --base`",
         )
-    report = _load(run, opened, opened.weights)
+    report = _load(run, opened, fitted.weights)
     restored, fresh = [f"{len(report.matched)} weights"], ["loader", "random generators"]
     if run.ema is not None:
         if opened.ema is not None:
@@ -443,8 +443,11 @@ def _restore_upstream(run: Run, origin: _Origin, *, keep: set[str]) -> list[str]
         moments = read_tree(opened.moments)
         state = run.optimizers.state_dict()
         state = {name: {key: dict(moments.get(key, {})) for key in own} for name, own in state.items()}
-        run.optimizers.load_state_dict(state)
-        restored.append("moments")
+        if (kinds := run.optimizers.misfit(state)) is None:
+            run.optimizers.load_state_dict(state)
+            restored.append("moments")
+        else:
+            fresh.append(f"moments ({kinds})")
     else:
         fresh.append("moments")
     if "progress" in keep:

@@ -251,6 +251,16 @@ class Optimizers:
             for name, optimizer in self._optimizers.items()
         }
 
+    def misfit(self, state_dict: Mapping[str, Any], /) -> str | None:
+        """Say which moments are another kind of optimizer's; None where all are this run's."""
+        for name, optimizer in self._optimizers.items():
+            for key, (_, part) in optimizer.names.items():
+                saved = set(state_dict[name][key])
+                if saved and not part.state_keys <= saved <= part.state_keys | part.optional_keys:
+                    kind = type(part.optimizer).__name__
+                    return f"the file's are {', '.join(sorted(saved))}, which {kind} does not keep"
+        return None
+
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
         """Restore the moments. LR, weight decay and betas stay the plan's.
 

@@ -28,4 +28,6 @@ FAMILY = Family(
         ),
     ],
     formats=["ttstrain.families.gpt_sovits.upstream:SovitsFormat"],
+    strangers="ttstrain.families.gpt_sovits.strangers:recognise",
+    project="ttstrain.families.gpt_sovits.project:SovitsProject",
 )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from ttstrain.checkpoint.meta import ScheduleMeta
 from ttstrain.checkpoint.tensorfile import StoredTensor
@@ -12,7 +15,7 @@ from ttstrain.checkpoint.upstream import OptimizerGroup
 
 ADAMW = frozenset({"step", "exp_avg", "exp_avg_sq"})
 SCALED_ADAM = frozenset({"step", "delta", "exp_avg_sq", "param_rms", "scale_exp_avg_sq", "scale_grads"})
-_MODEL_NORMS = "model_norms"  # of ScaledAdam's clipping: kept with the first parameter, about all of them
+_SHARED = frozenset({"model_norms", "model_norm_threshold"})  # of its clipping, about all parameters: kept with one
 _SIZES = frozenset({"param_rms", "scale_exp_avg_sq", "scale_grads"})  # one number per tensor; scalars have none
 # Upstream gives the text side of the VAE groups of their own, in this order after the rest: its s2_train.
 _TEXT_GROUPS = {
@@ -71,7 +74,7 @@ def pair_state(tree: Mapping[str, Any], weights: Tensors, *, parameters: Sequenc
         )
         for name, group in zip(named, param_groups, strict=True)
     )
-    step = _updates(states)
+    step = updates(states)
     epoch = tree.get("iteration")
     if isinstance(epoch, int):
         notes.append(f"epoch {epoch}, {'no update' if step is None else f'{step:,} updates'}")
@@ -102,7 +105,7 @@ def _fits(state: Mapping[str, Any], weight: StoredTensor) -> bool:
     )
 
 
-def _updates(states: Mapping[Any, Mapping[str, Any]]) -> int | None:
+def updates(states: Mapping[Any, Mapping[str, Any]]) -> int | None:
     """Return how often the optimizer has stepped. Upstream's files count epochs alone."""
     return max((_scalar(state["step"]) for state in states.values() if "step" in state), default=None)
 
@@ -177,36 +180,45 @@ def unstacked(states: Mapping[int, Mapping[str, Any]], weights: Tensors) -> Mome
     found: dict[str, Mapping[str, Any]] = {}
     for members in stacks.values():
         state = states.get(members[0][0], {})
-        if state and not _is_stack(state, len(members), weights[members[0][1]].shape):
+        shape = weights[members[0][1]].shape
+        if state and not _is_stack(state, len(members), shape):
             return None
         for place, (_, name) in enumerate(members):
-            found[name] = _share(state, place)
-    norms = next((state[_MODEL_NORMS] for state in states.values() if _MODEL_NORMS in state), None)
-    if norms is not None and found:
-        first = next(iter(found))
-        found[first] = {**found[first], _MODEL_NORMS: norms}
+            found[name] = _share(state, place, scalar=math.prod(shape) == 1)
+    shared = {key: state[key] for state in states.values() for key in _SHARED if key in state}
+    if shared:
+        first = next(iter(weights))
+        found[first] = {**found[first], **shared}
     return {name: found[name] for name in weights}
 
 
 def _is_stack(state: Mapping[str, Any], members: int, shape: tuple[int, ...]) -> bool:
     needed = SCALED_ADAM - _SIZES
-    return needed <= set(state) <= SCALED_ADAM | {_MODEL_NORMS} and all(
+    return needed <= set(state) <= SCALED_ADAM | _SHARED and all(
         state[key].shape == (members, *shape) for key in ("delta", "exp_avg_sq")
     )
 
 
-def _share(state: Mapping[str, Any], place: int) -> dict[str, Any]:
-    share: dict[str, Any] = {}
-    for key, value in state.items():
-        if key == _MODEL_NORMS:
-            continue
-        share[key] = _taken(value, place, dim=1 if key == "scale_grads" else 0) if key != "step" else value
+def _share(state: Mapping[str, Any], place: int, *, scalar: bool) -> dict[str, Any]:
+    """Return one parameter's part of a stack's state; a size is one number, whatever dimensions it is kept with."""
+    if not state:
+        return {}
+    share: dict[str, Any] = {"step": torch.tensor(float(state["step"]))}
+    share |= {key: _taken(state[key], place) for key in ("delta", "exp_avg_sq")}
+    if not scalar:
+        share |= {key: _flat(_taken(state[key], place), 0) for key in ("param_rms", "scale_exp_avg_sq")}
+        share["scale_grads"] = _flat(_taken(state["scale_grads"], place, dim=1), 1)
     return share
 
 
-def _taken(stored: StoredTensor, place: int, *, dim: int) -> StoredTensor:
+def _taken(stored: StoredTensor, place: int, *, dim: int = 0) -> StoredTensor:
     """Return one slice of a stored tensor along a dimension, without reading it."""
     offset = stored.offset + place * stored.strides[dim] * stored.dtype.itemsize
     shape = stored.shape[:dim] + stored.shape[dim + 1 :]
     strides = stored.strides[:dim] + stored.strides[dim + 1 :]
     return StoredTensor(stored.path, offset, stored.dtype, shape, strides)
+
+
+def _flat(stored: StoredTensor, dims: int) -> StoredTensor:
+    """Leave the first dimensions of a stored tensor; the rest have one element each."""
+    return StoredTensor(stored.path, stored.offset, stored.dtype, stored.shape[:dims], stored.strides[:dims])

@@ -7,16 +7,18 @@ Names in them: "s1" is the GPT, "s2G" the VAE, "s2D" its discriminator. Publishe
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ttstrain.checkpoint.contents import Contents
+from ttstrain.checkpoint.contents import Contents, read_contents
 from ttstrain.checkpoint.pickle_machine import Record
 from ttstrain.checkpoint.tensorfile import StoredTensor
 from ttstrain.checkpoint.upstream import Absent, Kind, Label, OpenedCheckpoint
+from ttstrain.errors import CheckpointError
 from ttstrain.families.gpt_sovits.architecture import discriminator_section, gpt_section, identity, vae_section
+from ttstrain.families.gpt_sovits.project import notes_on
 from ttstrain.families.gpt_sovits.training_state import TrainingState, lightning_state, pair_state
 from ttstrain.families.gpt_sovits.versions import PRO, TRAINED, tell
 
@@ -152,7 +154,7 @@ def _read_gpt(contents: Contents, found: _Found) -> OpenedCheckpoint:
     if found.place == _STATE_DICT and "optimizer_states" in found.tree:
         kind = "training"
         state = lightning_state(found.tree, weights)
-        notes += state.notes
+        notes += [*state.notes, *notes_on(contents.path)]
     return OpenedCheckpoint(
         path=contents.path,
         family="gpt_sovits",
@@ -199,12 +201,14 @@ def _read_vae(contents: Contents, found: _Found) -> OpenedCheckpoint:
     absent = [*_NO_GPT, *_NO_DISCRIMINATOR]
     notes = [*_told_by_info(found.info), *version.notes]
     kind: Kind = "base" if whole else "export"
+    pair = _Pair()
     step = _step_of(found.info)
     state = TrainingState()
     if training:
         kind = "training"
         state = pair_state(found.tree, weights, parameters=[key for key in weights if key not in BUFFERS])
-        notes += [*state.notes, *_partner_notes(contents.path)]
+        pair = _pair(contents.path, found)
+        notes += [*state.notes, *pair.notes, *notes_on(contents.path)]
         step = state.step
     elif not whole and version.name in TRAINED:
         absent.append(_NO_POSTERIOR)
@@ -239,7 +243,7 @@ def _read_vae(contents: Contents, found: _Found) -> OpenedCheckpoint:
         step=step,
         buffers=BUFFERS,
         absent=tuple(absent),
-        partners=partners(contents.path) if kind == "training" else (),
+        partners=pair.files,
         refusal=refusal,
         globals=contents.globals,
         notes=tuple(notes),
@@ -250,11 +254,13 @@ def _read_discriminator(contents: Contents, found: _Found) -> OpenedCheckpoint:
     weights = found.weights()
     folds = len({key.split(".")[2] for key in weights}) - 1
     kind: Kind = "base"
+    pair = _Pair()
     state, notes = TrainingState(), _told_by_info(found.info)
     if found.place == _MODEL and "optimizer" in found.tree:
         kind = "training"
         state = pair_state(found.tree, weights, parameters=list(weights))
-        notes = [*state.notes, *_partner_notes(contents.path)]
+        pair = _pair(contents.path, found)
+        notes = [*state.notes, *pair.notes]
     return OpenedCheckpoint(
         path=contents.path,
         family="gpt_sovits",
@@ -270,7 +276,7 @@ def _read_discriminator(contents: Contents, found: _Found) -> OpenedCheckpoint:
         schedule=state.schedule,
         step=state.step,
         absent=_NO_GPT + _NO_VAE,
-        partners=partners(contents.path) if kind == "training" else (),
+        partners=pair.files,
         globals=contents.globals,
         notes=tuple(notes),
     )
@@ -294,21 +300,29 @@ def _told_by_info(info: str) -> list[str]:
 # ---------------------------------------------------------------- pairs of training files
 
 
-def partners(path: Path) -> tuple[Path, ...]:
-    """Find the file that holds the other half of a VAE's training: `D_7.pth` beside `G_7.pth`, and the reverse."""
-    named = PAIR.match(path.name)
-    if named is None:
-        return ()
-    other = path.with_name(f"{named[1]}{'D' if named[2] == 'G' else 'G'}_{named[3]}.pth")
-    return (other,) if other.is_file() else ()
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """What lies beside one half of a VAE's training."""
+
+    files: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-def _partner_notes(path: Path) -> Iterator[str]:
+def _pair(path: Path, found: _Found) -> _Pair:
+    """Find the file that holds the other half: `D_7.pth` beside `G_7.pth`, and the reverse, of the same epoch."""
     named = PAIR.match(path.name)
     if named is None:
-        return
+        return _Pair()
     what = "the discriminator" if named[2] == "G" else "the VAE"
-    if found := partners(path):
-        yield f"{what} of this run lies beside it in `{found[0].name}`"
-    else:
-        yield f"{what} of this run is not beside it: a run cannot be gone on with from half its weights"
+    other = path.with_name(f"{named[1]}{'D' if named[2] == 'G' else 'G'}_{named[3]}.pth")
+    if not other.is_file():
+        lacking = f"{what} of this run is not beside it: a run cannot be gone on with from half its weights"
+        return _Pair(notes=(lacking,))
+    try:
+        tree = read_contents(other).tree
+    except CheckpointError as error:
+        return _Pair(notes=(f"{what} of this run cannot be read: {error.message}",))
+    epoch, own = (tree.get("iteration") if isinstance(tree, Mapping) else None), found.tree.get("iteration")
+    if epoch != own:
+        return _Pair(notes=(f"`{other.name}` beside it is of epoch {epoch}, this of {own}: not of one moment",))
+    return _Pair((other,), (f"{what} of this run lies beside it in `{other.name}`",))
