@@ -6,14 +6,16 @@ nets. A task has the sections that it reads and no others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from ttstrain.config.recipe import Count, Section, UserPath
 from ttstrain.data.manifest import Clip
+from ttstrain.data.review import Review
 from ttstrain.families import ModelConfig
+from ttstrain.families.gpt_sovits.review import review
 from ttstrain.families.gpt_sovits.shapes import discriminator_shapes, generator_shapes, gpt_shapes
 
 Version = Literal["v1", "v2", "v2Pro", "v2ProPlus"]
@@ -177,6 +179,10 @@ class SovitsConfig(ModelConfig):
     def length(self, clip: Clip) -> int:
         """Return a clip's spectrogram frames, 50 a second."""
         return clip.samples_at(SAMPLE_RATE) // HOP_LENGTH
+
+    def review(self, clips: Sequence[Clip]) -> Review:
+        """Read every text, and judge lengths and pace for the nets that are trained."""
+        return review(clips, self)
 
 
 class GptConfig(SovitsConfig):

@@ -1,1 +1,1 @@
-"""What the nets read of recordings and texts: HuBERT's and BERT's features, semantic tokens, a speaker's description."""
+"""What the nets read of recordings and texts: HuBERT's and BERT's features, tokens, a speaker's description."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +17,8 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from transformers import BertModel, HubertModel
+
+    from ttstrain.families.gpt_sovits.features.eres2net import SpeakerNet
 
 TOY: Final = "package:toy"
 NUM_CODES: Final = 1024
@@ -65,6 +68,15 @@ def toy_bert() -> tuple[BertModel, Any]:
 
 
 @lru_cache(maxsize=1)
+def toy_speaker() -> SpeakerNet:
+    """Return an ERes2NetV2 of one narrow block a stage that describes speakers in 20480 numbers."""
+    from ttstrain.families.gpt_sovits.features.eres2net import SpeakerNet
+
+    with _seeded():
+        return SpeakerNet(num_blocks=(1, 1, 1, 1), channels=8, expansion=32, embedding_size=8).eval()
+
+
+@lru_cache(maxsize=1)
 def toy_quantizer() -> dict[str, Tensor]:
     """Return `ssl_proj` and a codebook of the demo speech's own frames, under the keys of an `s2G`."""
     from ttstrain.config.recipe import DataConfig
@@ -76,7 +88,8 @@ def toy_quantizer() -> dict[str, Tensor]:
     with _seeded():
         weight = torch.nn.init.orthogonal_(torch.empty(WIDTH, 2 * WIDTH)).view(WIDTH, WIDTH, 2).contiguous()
         bias = torch.zeros(WIDTH)
-        clips = audit(read_rows("package:demo"), DataConfig(path="package:demo")).clips[:_SPOKEN]
+        table = read_rows("package:demo")
+        clips = audit(replace(table, rows=table.rows[:_SPOKEN]), DataConfig(path="package:demo")).clips
         with torch.inference_mode():
             heard = [hubert(read_clip(clip, 16_000)[None]).last_hidden_state[0].T for clip in clips]  # (768, n)
             frames = torch.cat([torch.nn.functional.conv1d(one, weight, bias, stride=2) for one in heard], dim=1).T

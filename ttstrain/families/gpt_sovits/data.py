@@ -1,0 +1,237 @@
+"""From clips to batches: recordings, phonemes, BERT features, semantic tokens, descriptions of speakers.
+
+b clips, p phonemes, s semantic tokens, n spectrogram frames, t samples at 32 kHz.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ttstrain.data.review import Remark, Review
+from ttstrain.errors import DataError
+from ttstrain.families.gpt_sovits.batch import SovitsBatch
+from ttstrain.families.gpt_sovits.config import FRAMES_PER_S, HOP_LENGTH, SAMPLE_RATE, SovitsConfig, VaeNetConfig
+from ttstrain.families.gpt_sovits.features import bert, hubert, speaker
+from ttstrain.families.gpt_sovits.features.encoders import Encoders
+from ttstrain.families.gpt_sovits.features.ready import is_prepared, is_whole, read_ready, ready_values
+from ttstrain.families.gpt_sovits.features.sound import FULL_SCALE, mix_gain, training_wav
+from ttstrain.families.gpt_sovits.features.tokens import load_quantizer, padded
+from ttstrain.families.gpt_sovits.phonemes import WITH_BERT, Spoken, read_clip
+from ttstrain.families.gpt_sovits.text.front_end import versions
+
+if TYPE_CHECKING:
+    from ttstrain.data.manifest import Clip
+
+RULES: Final = 1  # raise when what `features` returns changes
+AGREEMENT: Final = 0.9  # share of a prepared clip's tokens that must be ours: half precision changes a few
+
+
+@dataclass(frozen=True, slots=True)
+class SovitsExample:
+    """One clip, ready to be padded; what its task does not read is None."""
+
+    id: str
+    num_frames: int
+    phones: Tensor  # (p,) int64
+    bert: Tensor | None  # (p, 1024)
+    codes: Tensor  # (s,) int64
+    wav: Tensor | None  # (t,) float32
+    ssl: Tensor | None  # (2 s, 768)
+    speaker: Tensor | None  # (20480,)
+
+
+class SovitsData:
+    """Features of one version and one set of encoders."""
+
+    sample_rate = SAMPLE_RATE
+    frames_per_s = FRAMES_PER_S
+    packed = False
+    in_one_process = True
+
+    def __init__(self, config: SovitsConfig) -> None:
+        self.config = config
+        vae = getattr(config, "vae", None)
+        self.trains_quantizer = isinstance(vae, VaeNetConfig) and not vae.freeze_quantizer
+        self.quantizer_digest = load_quantizer(config.features.quantizer).digest
+        self.encoders = Encoders(config.features)
+        self.fingerprint = self._fingerprint()
+
+    def _fingerprint(self) -> str:
+        """Name all that decides on features besides the clip."""
+        files = self.config.features
+        parts = [
+            f"gpt_sovits/{RULES} {self.config.version}",
+            f"hubert {hubert.hubert_digest(files.hubert)}",
+            f"quantizer {self.quantizer_digest}",
+            *(f"{package} {version}" for package, version in sorted(versions().items())),
+            f"language {self.config.text.language}",
+        ]
+        if self.config.reads_gpt:
+            parts.append(f"bert {bert.bert_digest(files.bert)}")
+        if self.config.is_pro:
+            parts.append(f"speaker {speaker.speaker_digest(files.speaker)}")
+        if self.trains_quantizer:
+            parts.append("ssl")
+        return ", ".join(parts)
+
+    def length(self, clip: Clip) -> int:
+        """Count the spectrogram's frames from the samples that are kept of the clip."""
+        return self.config.length(clip)
+
+    # ------------------------------------------------------------ features
+
+    def features(self, wav: Tensor, clip: Clip) -> dict[str, Tensor]:
+        """Compute what the nets read of a waveform (t,) and its text, or take what a prepared folder has of it.
+
+        `wav` (t,) int16, `phones` (p,) int32, `codes` (s,) int16; where they are read also `bert` (p, 1024) fp16 of
+        Chinese, `speaker` (20480,) of Pro versions, `ssl` (2 s, 768) fp16. Raises DataError where parts of a clip do
+        not belong together.
+        """
+        said = read_clip(clip, default_language=self.config.text.language, version=self.config.version)
+        whole = not clip.ready or is_whole(clip)
+        if is_prepared(clip):
+            gain, heard = 1.0, (wav * FULL_SCALE).round().clamp(1 - FULL_SCALE, FULL_SCALE - 1).to(torch.int16)
+        else:
+            gain = mix_gain(wav)
+            heard = training_wav(wav, gain)
+        n = len(heard) // HOP_LENGTH
+        ssl = self._ssl(wav, clip, gain=gain, num_frames=n, whole=whole)
+        codes = self.encoders.tokens(ssl, n)
+        if whole:
+            _check_codes(codes, ready_values(clip, "codes"))
+        features = {
+            "wav": heard,
+            "phones": torch.tensor(said.ids, dtype=torch.int32),
+            "codes": codes.to(torch.int16),
+        }
+        if self.trains_quantizer:
+            features["ssl"] = padded(ssl, n).half()
+        if self.config.reads_gpt and (spelled := self._bert(said, clip)) is not None:
+            features["bert"] = spelled.half()
+        if self.config.is_pro:
+            ready = read_ready(clip, "speaker") if whole else None
+            features["speaker"] = self.encoders.speaker.encode(heard / FULL_SCALE) if ready is None else ready[0]
+        return features
+
+    def _ssl(self, wav: Tensor, clip: Clip, *, gain: float, num_frames: int, whole: bool) -> Tensor:
+        ready = read_ready(clip, "ssl") if whole else None
+        ssl = self.encoders.hear(wav, gain) if ready is None else ready[0].T  # (n, 768)
+        if abs(len(ssl) - num_frames) > 1:
+            raise DataError(
+                f"{len(ssl)} frames of HuBERT and {num_frames} of the recording are not of one clip",
+                hint="delete its file in `4-cnhubert` and it is computed",
+            )
+        return ssl
+
+    def _bert(self, said: Spoken, clip: Clip) -> Tensor | None:
+        """Return the features (p, 1024) of a Chinese text; None for other languages, which read zeros."""
+        ready = read_ready(clip, "bert")
+        if ready is not None:
+            if ready.shape[1] != len(said.ids):
+                raise DataError(
+                    f"{ready.shape[1]} features of BERT for {len(said.ids)} phonemes",
+                    hint="the text was changed since: delete its file in `3-bert` and it is computed",
+                )
+            return ready.T
+        if said.language != WITH_BERT or said.word2ph is None:
+            return None
+        return self.encoders.read(said.normalized, said.word2ph)
+
+    # ------------------------------------------------------------ batches
+
+    def example(self, clip: Clip, features: Mapping[str, Tensor]) -> SovitsExample:
+        """Take what the task reads."""
+        reads_gpt, reads_vae = self.config.reads_gpt, self.config.reads_vae
+        return SovitsExample(
+            id=clip.id,
+            num_frames=len(features["wav"]) // HOP_LENGTH,
+            phones=features["phones"].long(),
+            bert=features["bert"].float() if reads_gpt and "bert" in features else None,
+            codes=features["codes"].long(),
+            wav=features["wav"].float() / FULL_SCALE if reads_vae else None,
+            ssl=features["ssl"].float() if self.trains_quantizer else None,
+            speaker=features["speaker"].float() if reads_vae and self.config.is_pro else None,
+        )
+
+    def collate(self, examples: Sequence[SovitsExample]) -> SovitsBatch:
+        """Pad examples into one batch, with zeros at the right."""
+        frames = tuple(example.num_frames for example in examples)
+        ssl = [example.ssl for example in examples if example.ssl is not None]
+        speakers = [example.speaker for example in examples if example.speaker is not None]
+        wavs = [example.wav for example in examples if example.wav is not None]
+        return SovitsBatch(
+            ids=tuple(example.id for example in examples),
+            weight=float(len(examples)),
+            num_frames=sum(frames),
+            num_padded=len(examples) * max(frames),
+            phones=pad_sequence([example.phones for example in examples], batch_first=True),
+            phone_lengths=tuple(len(example.phones) for example in examples),
+            bert=_padded_bert(examples),
+            codes=pad_sequence([example.codes for example in examples], batch_first=True),
+            code_lengths=tuple(len(example.codes) for example in examples),
+            wav=pad_sequence(wavs, batch_first=True) if wavs else None,
+            frame_lengths=frames,
+            ssl=pad_sequence(ssl, batch_first=True).mT.contiguous() if ssl else None,
+            speaker=torch.stack(speakers) if speakers else None,
+            wav_lengths=tuple(len(wav) for wav in wavs),
+        )
+
+    def review_features(self, clips: Sequence[Clip], read: Callable[[Clip], Mapping[str, Tensor]]) -> Review:
+        """Say what the tokens are made of and what was taken ready-made; the encoders are freed."""
+        self.encoders.free()
+        if not clips:
+            return Review()
+        counts = torch.zeros(1024, dtype=torch.long)
+        for clip in clips:
+            codes = read(clip)["codes"].long().cpu()
+            counts += torch.bincount(codes, minlength=len(counts))
+        kinds, total = int((counts > 0).sum()), int(counts.sum())
+        remarks = [Remark("tokens", f"{total:,} semantic tokens of {kinds} kinds, quantizer {self.quantizer_digest}")]
+        for name, what in (("ssl", "HuBERT"), ("bert", "BERT"), ("speaker", "speaker")):
+            taken = sum(any(one.name == name for one in clip.ready) for clip in clips)
+            if taken:
+                remarks.append(Remark("ready", f"{what} features of {taken} of {len(clips)} clips lay in the folder"))
+        return Review(remarks=tuple(remarks))
+
+    def companions(self) -> None:
+        """Mix nothing in."""
+
+    def reference(self, features: Mapping[str, Tensor]) -> Tensor | None:
+        """Return nothing: a sample goes from codes to sound without a mel of its own."""
+        return None
+
+
+def _check_codes(codes: Tensor, prepared: Sequence[int]) -> None:
+    """Compare tokens with those of a prepared folder, which lack the last at times and were made in half precision.
+
+    Raises DataError when they come from another quantizer, or of another recording.
+    """
+    if not prepared:
+        return
+    if abs(len(prepared) - len(codes)) > 1:
+        raise DataError(
+            f"{len(prepared)} prepared semantic tokens for a recording of {len(codes)}",
+            hint="prepare the folder again: two recordings of one name overwrite each other there",
+        )
+    common = min(len(prepared), len(codes))
+    same = float((codes[:common] == torch.tensor(prepared[:common])).float().mean())
+    if same < AGREEMENT:
+        raise DataError(
+            f"only {same:.0%} of its prepared semantic tokens are those of this quantizer",
+            hint="`model.features.quantizer` must be the s2G file the folder was prepared with",
+        )
+
+
+def _padded_bert(examples: Sequence[SovitsExample]) -> Tensor | None:
+    if all(example.bert is None for example in examples):
+        return None
+    rows = [
+        torch.zeros(len(example.phones), bert.WIDTH) if example.bert is None else example.bert for example in examples
+    ]
+    return pad_sequence(rows, batch_first=True)

@@ -1,0 +1,65 @@
+"""Where the encoders' files lie, and a hash that says whether they are still the same."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+from ttstrain.checkpoint.hub import HUB, download
+from ttstrain.errors import CheckpointError
+
+WEIGHTS: Final = ("model.safetensors", "pytorch_model.bin")
+TENSORS: Final = (".safetensors",)
+PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt")
+
+
+def find_folder(spec: str, *, what: str) -> Path:
+    """Find the folder of a Hugging Face model: a path, or `hf://owner/repo[/folder]`, which is fetched once.
+
+    Raises CheckpointError unless it holds a config.json and weights.
+    """
+    folder = download(spec, preferred=TENSORS, others=PICKLES) if spec.startswith(HUB) else Path(spec).expanduser()
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"there is no {what} at `{spec}`", hint="a folder with config.json and weights, or hf://owner/repo/folder"
+        )
+    if not any((folder / name).is_file() for name in WEIGHTS):
+        raise CheckpointError(f"the {what} `{spec}` has no weights", hint=f"looked for {' and '.join(WEIGHTS)}")
+    return folder
+
+
+def find_file(spec: str, *, what: str) -> Path:
+    """Find one file, or a run's folder, by its path or `hf://owner/repo/file`. Raises CheckpointError without one."""
+    path = download(spec, preferred=TENSORS, others=PICKLES) if spec.startswith(HUB) else Path(spec).expanduser()
+    if not path.exists():
+        raise CheckpointError(f"there is no {what} at `{spec}`", hint="a file, or hf://owner/repo/file")
+    return path
+
+
+def digest_of_folder(folder: Path) -> str:
+    """Hash the settings, the weights and the tokenizer of a model's folder."""
+    texts = sorted([*folder.glob("*.json"), *folder.glob("*.txt")])
+    weights = next(folder / name for name in WEIGHTS if (folder / name).is_file())
+    return digest_of([*texts, weights])
+
+
+def digest_of(paths: Sequence[Path]) -> str:
+    """Hash files by name and content; what was hashed in this process and has not changed is remembered."""
+    digest = hashlib.sha256()
+    for path in paths:
+        status = path.stat()
+        digest.update(path.name.encode())
+        digest.update(_digest(path.resolve(), status.st_size, status.st_mtime_ns))
+    return digest.hexdigest()[:16]
+
+
+@lru_cache(maxsize=64)
+def _digest(path: Path, _size: int, _changed: int) -> bytes:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.digest()

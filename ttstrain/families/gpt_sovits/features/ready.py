@@ -1,0 +1,64 @@
+"""Features that GPT-SoVITS' own steps have left in a prepared folder: read, checked, never executed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from torch import Tensor
+
+from ttstrain.checkpoint.contents import read_contents
+from ttstrain.checkpoint.tensorfile import StoredTensor
+from ttstrain.checkpoint.upstream import refuse_unsafe
+from ttstrain.errors import DataError
+
+if TYPE_CHECKING:
+    from ttstrain.data.manifest import Clip
+
+SHAPES: Final = {"ssl": (1, 768, None), "bert": (1024, None), "speaker": (1, 20_480)}  # upstream's own, None: any
+
+
+def is_prepared(clip: Clip) -> bool:
+    """Tell whether a clip comes from a prepared folder: then its recording has upstream's loudness already."""
+    return bool(clip.tokens)
+
+
+def ready_values(clip: Clip, name: str) -> tuple[int, ...]:
+    """Return what a prepared folder's table says of a clip; nothing where it says nothing."""
+    return next((one.values for one in clip.ready if one.name == name), ())
+
+
+def is_whole(clip: Clip) -> bool:
+    """Tell whether all of the recording is used: what was computed of it does not fit a part."""
+    import soundfile
+
+    return clip.treatment.start == 0 and clip.num_samples == soundfile.info(str(clip.path)).frames
+
+
+def read_ready(clip: Clip, name: str) -> Tensor | None:
+    """Return a feature from its file in fp32 and upstream's shape; None where there is none.
+
+    Raises DataError when it is something else, or not finite.
+    """
+    path = next((Path(one.path) for one in clip.ready if one.name == name and one.path), None)
+    if path is None:
+        return None
+    contents = read_contents(path)
+    refuse_unsafe(contents)
+    stored = contents.tree
+    if not isinstance(stored, StoredTensor):
+        raise DataError(f"`{path}` holds no tensor", hint="prepare it again, or delete it and it is computed")
+    wanted = SHAPES[name]
+    fits = len(stored.shape) == len(wanted) and all(
+        size is None or size == found for size, found in zip(wanted, stored.shape, strict=True)
+    )
+    if not fits:
+        shape = ", ".join("any" if size is None else str(size) for size in wanted)
+        raise DataError(
+            f"`{path}` has the shape {tuple(stored.shape)}, ({shape}) expected",
+            hint="delete it and it is computed",
+        )
+    tensor = stored.read().float()
+    if not bool(tensor.isfinite().all()):
+        raise DataError(f"`{path}` is not finite", hint="delete it and it is computed in fp32")
+    return tensor

@@ -1,0 +1,43 @@
+"""Encoders of the transformers library, loaded completely or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ttstrain.errors import CheckpointError, RecipeError
+
+
+def load_encoder(name: str, folder: Path, *, spare: tuple[str, ...] = ()) -> Any:
+    """Load `transformers.<name>` from a folder, in fp32 and evaluation mode.
+
+    `spare` names parts that are not used and may be absent. Pickled weights are read without executing them (torch's
+    `weights_only`). Raises CheckpointError when a used tensor is missing or of another shape.
+    """
+    transformers = import_transformers()
+    try:
+        net, found = getattr(transformers, name).from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise CheckpointError(f"`{folder}` cannot be read as a {name}: {str(error).splitlines()[0]}") from error
+    missing = sorted(key for key in found["missing_keys"] if not key.startswith(spare))
+    if missing or found["mismatched_keys"]:
+        odd = missing or [key for key, *_ in found["mismatched_keys"]]
+        raise CheckpointError(
+            f"`{folder}` is no complete {name}: {len(odd)} tensors such as `{odd[0]}` are missing or of another shape"
+        )
+    return net.eval().requires_grad_(False)
+
+
+def import_transformers() -> Any:
+    """Import the library. Raises RecipeError that says how to install it."""
+    try:
+        import transformers
+    except ModuleNotFoundError as error:
+        raise RecipeError(
+            "GPT-SoVITS' features need the package `transformers`", hint="pip install 'ttstrain[gpt_sovits]'"
+        ) from error
+    return transformers

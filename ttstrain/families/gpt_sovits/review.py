@@ -1,0 +1,91 @@
+"""What is looked at before any feature is computed: languages, phonemes, and the lengths that each net can take.
+
+Upstream drops such clips without a word, and its trainers then divide by zero; here each has a finding. No torch.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from ttstrain.data.review import Finding, Remark, Review
+from ttstrain.errors import DataError
+from ttstrain.families.gpt_sovits.phonemes import Spoken, read_clip
+from ttstrain.families.gpt_sovits.text.symbols import symbols
+
+if TYPE_CHECKING:
+    from ttstrain.data.manifest import Clip
+    from ttstrain.families.gpt_sovits.config import SovitsConfig
+
+GPT, VAE = "GPT", "VAE"
+SECONDS: Final = {GPT: (0.6, 54.0), VAE: (0.64, 38.0)}  # more than the first, at most the second
+PHONEMES_PER_S: Final = (3.0, 25.0)  # that the GPT takes; upstream's Text2SemanticDataset
+MOST_PHONEMES: Final = 540  # its max_sec 54 x 25 tokens / 2.5
+MOST_NAMED: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    stage: str
+    reason: str
+    why: str
+
+
+def review(clips: Sequence[Clip], config: SovitsConfig) -> Review:
+    """Read every text and judge every length for the nets that a task trains; say what the other one would refuse."""
+    trained = [stage for stage, reads in ((GPT, config.reads_gpt), (VAE, config.reads_vae)) if reads]
+    findings: list[Finding] = []
+    spoken: list[Spoken] = []
+    other: Counter[str] = Counter()
+    for clip in clips:
+        try:
+            said = read_clip(clip, default_language=config.text.language, version=config.version)
+        except DataError as error:
+            reason = "unknown_language" if "language of" in error.message else "no_phonemes"
+            findings.append(Finding(clip, "skip", reason, error.message))
+            continue
+        faults = list(_faults(clip, said, num_frames=config.length(clip)))
+        own = [fault for fault in faults if fault.stage in trained]
+        if own:
+            findings.append(Finding(clip, "skip", own[0].reason, own[0].why))
+            continue
+        spoken.append(said)
+        other.update(fault.reason for fault in faults)
+    return Review(tuple(findings), tuple(_remarks(spoken, other, config)))
+
+
+def _faults(clip: Clip, said: Spoken, *, num_frames: int) -> Iterator[_Fault]:
+    seconds = num_frames / 50
+    for stage, (least, most) in SECONDS.items():
+        if seconds <= least:
+            yield _Fault(stage, "too_short", f"{clip.duration_s:.2f} s: the {stage} needs more than {least:g} s")
+        elif seconds > most:
+            yield _Fault(stage, "too_long", f"{clip.duration_s:.1f} s: the {stage} takes {most:g} s, split the clip")
+    if len(said.ids) > MOST_PHONEMES:
+        yield _Fault(GPT, "too_many_phonemes", f"{len(said.ids)} phonemes: the GPT takes {MOST_PHONEMES}")
+    pace = len(said.ids) / clip.duration_s
+    if not PHONEMES_PER_S[0] <= pace <= PHONEMES_PER_S[1]:
+        least, most = PHONEMES_PER_S
+        why = f"{pace:.1f} phonemes a second, {least:g} to {most:g} are speech: is the text what is said?"
+        yield _Fault(GPT, "phonemes_per_s", why)
+
+
+def _remarks(spoken: Sequence[Spoken], other: Counter[str], config: SovitsConfig) -> Iterator[Remark]:
+    if not spoken:
+        return
+    languages = Counter(said.language or "as prepared" for said in spoken)
+    total = sum(len(said.ids) for said in spoken)
+    read_as = ", ".join(f"{language} ({count})" for language, count in languages.most_common())
+    yield Remark(
+        "phonemes", f"{total:,} of {len(symbols(config.version))} symbols ({config.version}); read as {read_as}"
+    )
+    unknown = Counter(phone for said in spoken for phone in said.unknown)
+    if unknown:
+        named = ", ".join(f"`{phone}` {count}" for phone, count in unknown.most_common(MOST_NAMED))
+        yield Remark("unknown", f"{unknown.total():,} phonemes ({unknown.total() / total:.1%}) read as UNK: {named}")
+    if other:
+        stage = VAE if config.reads_gpt else GPT
+        named = ", ".join(f"{count} {reason}" for reason, count in other.most_common())
+        yield Remark("later", f"the {stage} would leave out {other.total()} of these clips: {named}")
