@@ -32,7 +32,7 @@ class Bert:
     """BERT up to the layer that is read, with its tokenizer."""
 
     def __init__(self, net: BertModel, tokenizer: Any, device: torch.device) -> None:
-        self.net = net.to(device)  # type: ignore[arg-type]
+        self.net = net.to(device)
         self.tokenizer = tokenizer
         self.device = device
 
@@ -52,7 +52,7 @@ class Bert:
                 "the normalised text should be Chinese alone"
             )
         with torch.inference_mode(), full_precision():
-            hidden = self.net(**tokens.to(self.device)).last_hidden_state[0, 1:-1].cpu()  # (c, 1024)
+            hidden: Tensor = self.net(**tokens.to(self.device)).last_hidden_state[0, 1:-1].cpu()  # (c, 1024)
         features = hidden.repeat_interleave(torch.tensor(word2ph), dim=0)
         if not bool(torch.isfinite(features).all()):
             raise DataError("BERT's features are not finite: the model is damaged")

@@ -66,7 +66,7 @@ class Block(nn.Module):
             self.shortcut = nn.Sequential(_conv(inputs, outputs, stride=stride), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        groups = _relu(self.bn1(self.conv1(x))).split(self.width, dim=1)
+        groups = torch.split(_relu(self.bn1(self.conv1(x))), self.width, dim=1)
         heard: list[Tensor] = []
         for i, group in enumerate(groups):
             if i == 0:

@@ -29,7 +29,7 @@ class Hubert:
     """HuBERT with its weights."""
 
     def __init__(self, net: HubertModel, device: torch.device) -> None:
-        self.net = net.to(device)  # type: ignore[arg-type]
+        self.net = net.to(device)
         self.device = device
 
     def encode(self, wav: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ class Hubert:
         if len(wav) < SHORTEST:
             raise DataError(f"{len(wav)} samples are too short for HuBERT")
         with torch.inference_mode(), full_precision():
-            features = self.net(wav[None].float().to(self.device)).last_hidden_state[0].cpu()
+            features: Tensor = self.net(wav[None].float().to(self.device)).last_hidden_state[0].cpu()
         if not bool(torch.isfinite(features).all()):
             raise DataError("HuBERT's features are not finite: the recording or the model is damaged")
         return features.clone()

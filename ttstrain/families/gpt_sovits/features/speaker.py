@@ -38,7 +38,7 @@ class SpeakerEncoder:
         Raises DataError when it is too short, or what comes out is not finite.
         """
         with torch.inference_mode(), full_precision():
-            described = self.net(fbank(wav)[None, : self.most_frames].to(self.device))[0].cpu()
+            described: Tensor = self.net(fbank(wav)[None, : self.most_frames].to(self.device))[0].cpu()
         if not bool(torch.isfinite(described).all()):
             raise DataError("the speaker's description is not finite: the recording or the model is damaged")
         return described.clone()
@@ -65,7 +65,7 @@ def load_speaker(spec: str, device: torch.device) -> SpeakerEncoder:
     if not isinstance(contents.tree, Mapping):
         raise CheckpointError(f"`{path}` holds no table of tensors")
     net = SpeakerNet()
-    load_weights(net, contents.tree, source=str(path))  # type: ignore[arg-type]  a mismatch is said key by key
+    load_weights(net, dict(contents.tree), source=str(path))
     return SpeakerEncoder(net, device)
 
 
