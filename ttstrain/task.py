@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +83,7 @@ class Prompt:
     text: str
     reference: Audio | None = None
     reference_text: str = ""
+    speaker: str = ""  # the voice's name, for models that know voices by name
     duration_s: float | None = None  # length of the speech to make; None: the model or its rule decides
     seed: int | None = None  # None: the model's own setting
 
@@ -96,6 +97,7 @@ class Sample:
     vocoder: str = ""  # what turned it into sound, for people
     num_chunks: int = 1  # pieces that a long text was spoken in
     notes: tuple[str, ...] = ()  # what a listener should know: symbols that were not read, a prompt that was cut
+    numbers: Mapping[str, float] = field(default_factory=dict)  # name -> figure of the family's own, to be followed
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,8 @@ class RowsFirst:
 
 class Task(nn.Module):
     """What one run trains. Subclasses implement `losses` and `evaluate`; the rest has defaults."""
+
+    voices: ClassVar[Literal["recording", "name"]] = "recording"  # what tells `sample` whose voice to speak with
 
     def draw(self, batch: Any) -> Any:
         """Make this step's random choices that decide `batch.weight`, on the host, before any loss is computed.
@@ -147,10 +151,6 @@ class Task(nn.Module):
         """
         raise NotImplementedError
 
-    def remarks(self, values: Mapping[str, float], *, step: int) -> Sequence[str]:
-        """Say what a person should know of an evaluation's values, by the names `evaluate` gives them."""
-        return ()
-
     def flops(self, batch: Any) -> float | None:
         """Return the floating-point operations of one forward and backward pass over a batch; None: nobody counted.
 
@@ -158,6 +158,10 @@ class Task(nn.Module):
         save memory, nor the gradient of a weight that is not trained.
         """
         return None
+
+    def remarks(self, values: Mapping[str, float], *, step: int) -> Sequence[str]:
+        """Say what a person should know of an evaluation's values, by the names `evaluate` gives them."""
+        return ()
 
     def fitted(self, base: OpenedCheckpoint) -> Fitted:
         """Return a base's tensors as this task's: a table of other symbols, for instance, row by row.
@@ -199,16 +203,16 @@ class Task(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} cannot speak yet")
 
 
-class Companions(Protocol):
-    """Examples without recordings that a family mixes among its clips."""
-
-    name: str  # in messages
 def trained_share(module: nn.Module) -> float:
     """Return the share of a module's weights that are trained."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in module.parameters()]
     return sum(size for size, trained in sizes if trained) / max(sum(size for size, _ in sizes), 1)
 
 
+class Companions(Protocol):
+    """Examples without recordings that a family mixes among its clips."""
+
+    name: str  # in messages
     packed: bool  # as `TaskData.packed`
     ids: Sequence[str]  # none of them a clip's
     lengths: Sequence[int]  # in the clips' units

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ttstrain.engine.speaker import Line, Speaker, Voice
 
 SOUND_FILES = (".wav", ".flac", ".ogg")
@@ -48,11 +50,12 @@ def sample(
 ) -> None:
     """Speak TEXT with CKPT and write it to a sound file.
 
-    Without `--ref-audio` a run of ours speaks after one of its own held-out clips. `KEY=VALUE` sets how:
-    `model.sampling.steps`, `cfg_strength`, `sway`, `speed`, `seed`, `vocoder`; and `train.device`.
+    Without `--ref-audio` a run of ours speaks after one of its own held-out clips, or with its speaker's name.
+    `KEY=VALUE` sets how: `model.sampling.*`, such as `steps`, `cfg_strength`, `seed` and `vocoder` of F5,
+    `temperature`, `voice` and `max_tokens` of Orpheus; and `train.device`.
     """
     from ttstrain.engine.speaker import Line, open_speaker, read_lines
-    from ttstrain.errors import DataError
+    from ttstrain.errors import DataError, RecipeError
 
     if (text is None) == (texts is None):
         raise typer.BadParameter("give either `--text` or `--texts`")
@@ -67,6 +70,11 @@ def sample(
     for told in speaker.lines:
         _say(told)
     _say(f"vocoder: {speaker.vocoder}")
+    if speaker.task.voices == "name" and (given is not None or any(line.ref_audio is not None for line in lines)):
+        raise RecipeError(
+            "this model knows its voices by name and hears no recording",
+            hint="name one: `model.sampling.voice=NAME`, as the rows of its training do",
+        )
     voices = [_voice(line.ref_audio, line.ref_text) if line.ref_audio is not None else given for line in lines]
     if None in voices:
         own = _own_voice(speaker)
@@ -104,10 +112,14 @@ def _voice(path: Path, text: str) -> Voice:
 
 
 def _own_voice(speaker: Speaker) -> Voice | None:
-    """Let a run speak after one of its own clips; anything else without a voice."""
+    """Let a run speak after one of its own clips, or with that clip's name; anything else without a voice."""
     from ttstrain.engine.speaker import voice_of_run
 
     voice = None if speaker.run is None else voice_of_run(speaker.run)
+    if speaker.task.voices == "name":
+        whose = f"`{voice.speaker}`, as {voice.name}" if voice is not None and voice.speaker else "no name"
+        _say(f"voice: {whose}; `model.sampling.voice=NAME` asks for another")
+        return voice
     if voice is None:
         _say("voice: none was given (`--ref-audio`, `--ref-text`), so it is the net's own choice")
     else:
@@ -124,9 +136,12 @@ def _speak(speaker: Speaker, work: list[tuple[Line, Voice | None, Path]]) -> Non
     from ttstrain.task import Prompt
 
     failed = 0
+    figures: list[Mapping[str, float]] = []
     for line, voice, path in work:
         started = perf_counter()
-        prompt = Prompt(line.text) if voice is None else Prompt(line.text, voice.audio, voice.text)
+        prompt = Prompt(line.text)
+        if voice is not None:
+            prompt = Prompt(line.text, voice.audio, voice.text, speaker=voice.speaker)
         try:
             spoken = speaker.task.sample(prompt)
         except DataError as error:
@@ -140,11 +155,26 @@ def _speak(speaker: Speaker, work: list[tuple[Line, Voice | None, Path]]) -> Non
         soundfile.write(path, spoken.audio.wav.numpy(), spoken.audio.sample_rate)
         for note in spoken.notes:
             _say(f"warning: {'' if len(work) == 1 else f'{line.name}: '}{note}")
+        if spoken.numbers:
+            _say(f"{'' if len(work) == 1 else f'{line.name}: '}{_figures(spoken.numbers)}")
+            figures.append(spoken.numbers)
         pieces = "1 chunk" if spoken.num_chunks == 1 else f"{spoken.num_chunks} chunks"
         sound = spoken.vocoder.partition(":")[0]
         print(f"{path}  {seconds:.1f} s, {pieces}, RTF {took / seconds:.2f}, {sound}", flush=True)
+    if len(figures) > 1:
+        _say(f"mean of {len(figures)}: {_figures(_means(figures))}")
     if failed:
         raise DataError(f"{failed} of {len(work)} texts were not spoken", hint="the lines above say why")
+
+
+def _figures(numbers: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3g}" for name, value in numbers.items())
+
+
+def _means(figures: list[Mapping[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for numbers in figures for name in numbers)
+    found = {name: [numbers[name] for numbers in figures if name in numbers] for name in names}
+    return {name: sum(values) / len(values) for name, values in found.items()}
 
 
 def _say(message: str) -> None:

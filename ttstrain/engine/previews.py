@@ -3,7 +3,8 @@
 `samples/step-*/` holds `<name>.wav`, `<name>.ema.wav` and `<name>.base.wav`, a picture of each one's mel, and
 `numbers.json`. Keys of the metrics: `sample/mel_distance/<name>`, `sample/ema_mel_distance/<name>` and
 `sample/base_mel_distance/<name>` (with their means as `mean`) and `sample/duration_ratio/<name>`, where a recording of
-the sentence exists.
+the sentence exists; and `sample/<number>/<name>` for every figure that the task itself reports, with its mean, likewise
+with `ema_` and `base_` before the number's name.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -108,10 +109,12 @@ def _preview(
     clip: Clip | None = None,
     recorded: Tensor | None = None,
 ) -> Preview:
-    prompt = Prompt(text=text)
+    named = clip or reference
+    prompt = Prompt(text, speaker="" if named is None else named.speaker)
     if reference is not None:
         rate = prepared.task_data.sample_rate
-        prompt = Prompt(text, reference=Audio(read_clip(reference, rate), rate), reference_text=reference.text)
+        audio = Audio(read_clip(reference, rate), rate)
+        prompt = replace(prompt, reference=audio, reference_text=reference.text)
     return Preview(
         name,
         prompt,
@@ -229,6 +232,7 @@ def _measured(preview: Preview, sample: Sample, path: Path) -> Spoken:
         sample=sample,
         mel_distance=distance,
         duration_ratio=None if preview.recorded_s is None else seconds / preview.recorded_s,
+        numbers=dict(sample.numbers),
     )
 
 
@@ -269,6 +273,7 @@ def _recall(run: Run, preview: Preview) -> Spoken | None:
             seconds=numbers["seconds"],
             mel_distance=numbers["mel_distance"],
             duration_ratio=numbers["duration_ratio"],
+            numbers=numbers.get("numbers", {}),
         )
     except (OSError, ValueError, KeyError, TypeError, StopIteration):  # from before this file was written, or damaged
         return None
@@ -279,9 +284,7 @@ def _copied(spoken: Spoken, path: Path) -> Spoken:
     picture = spoken.path.with_suffix(".png")
     if picture.is_file():
         shutil.copyfile(picture, path.with_suffix(".png"))
-    return Spoken(
-        path=path, seconds=spoken.seconds, mel_distance=spoken.mel_distance, duration_ratio=spoken.duration_ratio
-    )
+    return replace(spoken, path=path, sample=None)
 
 
 def recover_base(run: Run, previews: Previews, open_base: Callable[[], OpenedCheckpoint]) -> list[str]:
@@ -342,6 +345,7 @@ def _entry(preview: Preview, variants: Mapping[Weights, Spoken]) -> dict[str, An
                 "seconds": spoken.seconds,
                 "duration_ratio": spoken.duration_ratio,
                 "mel_distance": spoken.mel_distance,
+                "numbers": dict(spoken.numbers),
             }
             for weights, spoken in variants.items()
         },
@@ -368,13 +372,14 @@ def _values(preview: Preview, variants: Mapping[Weights, Spoken]) -> dict[str, f
     online = variants.get("online")
     if online is not None and online.duration_ratio is not None:
         values[f"sample/duration_ratio/{preview.name}"] = online.duration_ratio
+    for weights, spoken in variants.items():
+        values |= {f"sample/{METRICS[weights]}{name}/{preview.name}": value for name, value in spoken.numbers.items()}
     return values
 
 
 def _means(values: Mapping[str, float]) -> dict[str, float]:
-    means = {}
-    for prefix in METRICS.values():
-        place = f"sample/{prefix}mel_distance/"
-        if distances := [value for key, value in values.items() if key.startswith(place)]:
-            means[f"{place}mean"] = sum(distances) / len(distances)
-    return means
+    """Average every figure over the sentences that have it."""
+    figures: dict[str, list[float]] = {}
+    for key, value in values.items():
+        figures.setdefault(key.rpartition("/")[0], []).append(value)
+    return {f"{place}/mean": sum(found) / len(found) for place, found in figures.items()}

@@ -50,6 +50,7 @@ class Voice:
     audio: Audio
     text: str
     name: str
+    speaker: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +92,13 @@ def open_speaker(
         task_name, section = opened.task, {**opened.config, **opened.section}
         if opened.vocab is not None:
             section["vocab"] = str(opened.vocab)
-        if weights == "ema" and opened.ema is None and opened.kind != "base":
+        if weights == "ema" and opened.ema is None:
             raise CheckpointError(f"`{path}` holds no average", hint="use `--weights online`")
-        if weights == "online" and opened.kind == "base":
+        if weights == "online" and opened.averaged:
             raise CheckpointError(f"`{path}` holds the average alone", hint="use `--weights ema`")
         averaged = weights == "ema" and opened.ema is not None
         tensors = read_tree(opened.ema if averaged else opened.weights)
-        kind = "average" if averaged or opened.kind == "base" else "weights"
+        kind = "average" if averaged or opened.averaged else "weights"
         told = f"the {kind} of {path.name}: {opened.model} {opened.version}"
     device_name = changes.pop(DEVICE, "auto")
     checked = parse(_composed(task_name, section, changes))
@@ -168,7 +169,8 @@ def voice_of_run(run: Path) -> Voice | None:
                 raise DataError(
                     f"the run's own {error.message}", hint="give a voice: `--ref-audio FILE --ref-text '...'`"
                 ) from error
-            return Voice(Audio(wav, clip.sample_rate), clip.text, f"{name.replace('_', '-')} clip {clip.id}")
+            said = f"{name.replace('_', '-')} clip {clip.id}"
+            return Voice(Audio(wav, clip.sample_rate), clip.text, said, speaker=clip.speaker)
     return None
 
 

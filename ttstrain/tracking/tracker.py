@@ -7,7 +7,7 @@ The engine calls them on rank 0 only. Keys of `log` are `place/kind/name` and me
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -27,6 +27,7 @@ class Spoken:
     sample: Sample | None = None  # None where it was spoken at an earlier step
     mel_distance: float | None = None  # to the recording, where there is one
     duration_ratio: float | None = None  # to the recording's length
+    numbers: Mapping[str, float] = field(default_factory=dict)  # as `Sample.numbers`
 
 
 @dataclass(frozen=True, slots=True)

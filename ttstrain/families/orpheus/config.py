@@ -63,7 +63,8 @@ class SamplingConfig(Section):
     grammar: Literal["free", "masked"] = "free"
     """`free` lets the model break the order of slots, and says how often; `masked` allows a slot's own codes alone."""
     voice: str | None = None
-    """Name in front of the text where `rows.voice` is `auto`; null writes none."""
+    """Name in front of the text where `rows.voice` is `auto`; null takes the name of the speaker that is asked for, if
+    there is one."""
     seed: Annotated[int, Field(ge=0)] = 0
 
 

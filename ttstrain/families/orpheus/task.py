@@ -44,6 +44,8 @@ SUSPICIOUS = 6.5  # mean over the slots at step 0 at which the codes, not the tr
 class OrpheusTask(Task):
     """Learn to continue a text with its speech."""
 
+    voices = "name"
+
     def __init__(self, config: OrpheusConfig) -> None:
         super().__init__()
         self.config = config
@@ -85,6 +87,8 @@ class OrpheusTask(Task):
                 notes.append(f"{wanted - rows} rows added to {name.removeprefix(PREFIX)}, the mean of the audio rows")
         rows_known = min(base.weights[name].shape[0] for name in tables) if tables else wanted
         new = tuple(range(rows_known, wanted))
+        if not new:
+            return Fitted(base.weights)
         return Fitted(weights, notes=tuple(notes), new_rows=dict.fromkeys(tables, new) if new else {})
 
     # ---------------------------------------------------------------- training
@@ -125,16 +129,16 @@ class OrpheusTask(Task):
         counts = zeros.index_add(0, kind, torch.ones_like(loss.nll))
         return {name: Mean(totals[i], counts[i]) for i, name in enumerate(KINDS)}
 
-    # ---------------------------------------------------------------- evaluation
-
-    @torch.no_grad()
-    def evaluate(self, batch: OrpheusBatch, generator: torch.Generator) -> Mapping[str, Tensor | Mean]:
     def flops(self, batch: OrpheusBatch) -> float:
         """Count from the documents' lengths; of the head, what learned tokens ask of it."""
         forward = forward_flops(self.config, batch.cu_seqlens.diff().tolist(), learned=round(batch.weight))
         head = 3 if self.net.lm_head.weight.requires_grad else 2
         return (2 + trained_share(self.net.model.layers)) * forward.layers + head * forward.head + 3 * forward.attention
 
+    # ---------------------------------------------------------------- evaluation
+
+    @torch.no_grad()
+    def evaluate(self, batch: OrpheusBatch, generator: torch.Generator) -> Mapping[str, Tensor | Mean]:
         """Return the negative log-likelihood over the whole vocabulary: of all, by kind of token and by kind of row."""
         learned = _learned(batch)
         loss = self._loss(batch, learned)
@@ -174,12 +178,15 @@ class OrpheusTask(Task):
     def sample(self, prompt: Prompt) -> Sample:
         """Speak with the voice that the text or the settings name; a reference recording is not heard.
 
+        Of its numbers `slot_violations` is the share of tokens out of their slot, `stopped` 1 where it ended by
+        itself, `lead_s`, `tail_s`, `lead_db` and `tail_db` are those of `Edges`.
         Raises DataError when nothing that was written makes a frame.
         """
         sound = self.ready_to_speak()
         assert self._codec is not None
         rows, settings, ids = self.config.rows, self.config.sampling, self.config.ids
-        text = load_tokenizer(rows.tokenizer).encode(said(prompt.text, settings.voice or "", rows.voice))
+        words = said(prompt.text, settings.voice or prompt.speaker, rows.voice)
+        text = load_tokenizer(rows.tokenizer).encode(words)
         seed = settings.seed if prompt.seed is None else prompt.seed
         written = read(
             write(
@@ -202,7 +209,12 @@ class OrpheusTask(Task):
             notes.append(f"{share:.2g} % of {written.num_tokens:,} tokens were out of their slot and left out")
         wav = self._codec.to(self.net.lm_head.weight.device).decode(written.frames, seed=seed)
         audio = Audio(wav.clamp(-1, 1), SAMPLE_RATE)
-        return Sample(audio=audio, vocoder=sound, notes=tuple(notes))
+        numbers = {
+            "slot_violations": written.num_misplaced / max(written.num_tokens, 1),
+            "stopped": float(written.stopped),
+            **measure_edges(audio.wav).numbers(),
+        }
+        return Sample(audio=audio, vocoder=sound, notes=tuple(notes), numbers=numbers)
 
 
 def _with_rows(matrix: Tensor, rows: int, *, like: TokenIds) -> Tensor:
