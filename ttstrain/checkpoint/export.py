@@ -25,6 +25,7 @@ from ttstrain.checkpoint.upstream import open_checkpoint
 from ttstrain.errors import CheckpointError, RecipeError
 
 if TYPE_CHECKING:
+    from ttstrain.config.recipe import LoraConfig
     from ttstrain.families import ModelConfig
     from ttstrain.task import Task
 
@@ -48,6 +49,16 @@ class Training:
 
 
 @dataclass(frozen=True, slots=True)
+class Adapters:
+    """What was trained over a base, apart from it. Tensors go by the plain keys of `Task.exported()`."""
+
+    settings: LoraConfig
+    targets: tuple[str, ...]  # names of the adapted layers
+    tensors: Mapping[str, Tensor]
+    whole: Mapping[str, Tensor]  # parameters of the base that were trained as they are
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """What is exported and where it comes from. Tensors go by the keys of `Task.exported()`."""
 
@@ -63,6 +74,7 @@ class Source:
     base: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)  # packages that decide what the weights mean
     training: Training | None = None
+    adapters: Adapters | None = None  # what `weights` already include; None where all weights were trained
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +92,7 @@ class Written:
     files: Sequence[WrittenFile]
     use: Sequence[Sequence[str]]  # commands that use the files, `FOLDER` where the folder's name goes
     notes: Sequence[str] = ()
+    proven: Sequence[str] = ()  # what tools of others, each in a process of its own, were seen to compute from them
 
 
 class Exporter(Protocol):
@@ -111,6 +124,7 @@ class Exported:
     difference: float  # largest of the forward pass, relative to its largest output
     use: tuple[str, ...]
     notes: tuple[str, ...]
+    proven: tuple[str, ...] = ()
 
 
 def load_exporter(task: str) -> Exporter:
@@ -162,6 +176,7 @@ def export(source: Source, folder: Path, *, formats: Sequence[str] = ()) -> Expo
         difference=difference,
         use=tuple(shlex.join(word.replace(FOLDER, str(folder)) for word in command) for command in written.use),
         notes=tuple(written.notes),
+        proven=tuple(written.proven),
     )
 
 
@@ -186,15 +201,21 @@ def _verify(source: Source, exporter: Exporter, folder: Path, files: Sequence[Wr
         fresh = _build(source.task, config)
         load_weights(fresh.exported(), opened.weights, source=file.name)
         outputs = exporter.probe(fresh)
-        wanted_outputs = _probe(source, exporter, expected)
+        wanted_outputs = _probe(source, exporter, _as_stored(expected, opened.weights))
         largest = max(largest, _difference(file.name, outputs, wanted_outputs))
     return num_tensors, largest
 
 
 def _build(task: str, config: ModelConfig) -> Task:
+    """Build a task that computes in float32, whatever its weights are trained in."""
     task_class: Any = families.find_task(task).load_task()
     built: Task = task_class(config)
-    return built.eval()
+    return built.eval().float()
+
+
+def _as_stored(expected: Mapping[str, Tensor], stored: Mapping[str, StoredTensor]) -> dict[str, Tensor]:
+    """Round weights to the types in which the file keeps them."""
+    return {key: tensor.to(stored[key].dtype) for key, tensor in expected.items()}
 
 
 def _probe(source: Source, exporter: Exporter, weights: Mapping[str, Tensor]) -> Tensor:

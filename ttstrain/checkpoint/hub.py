@@ -75,6 +75,19 @@ def fetch_repository(spec: str, patterns: Sequence[str]) -> Path:
     return _snapshot(spec, match["repo"], match["revision"], list(patterns))
 
 
+def find_cached(spec: str) -> Path | None:
+    """Return the folder of a repository `hf://owner/repo` that was downloaded before; makes no connection."""
+    match = re.fullmatch(rf"{_REPO}/?", spec)
+    try:
+        import huggingface_hub
+    except ImportError:
+        return None
+    if match is None:
+        return None
+    found = huggingface_hub.try_to_load_from_cache(match["repo"], "config.json", revision=match["revision"])
+    return Path(found).parent if isinstance(found, str) else None
+
+
 def _holds(folder: Path, suffixes: Sequence[str]) -> bool:
     return folder.is_dir() and any(path.name.endswith(tuple(suffixes)) for path in folder.iterdir())
 

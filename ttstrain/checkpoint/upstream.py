@@ -84,6 +84,11 @@ class OpenedCheckpoint:
         """Name the file, or the files, that the weights come from."""
         return " + ".join(path.name for path in (self.path, *self.beside))
 
+    @property
+    def averaged(self) -> bool:
+        """Whether the only weights are an average."""
+        return self.kind == "base" and self.ema is not None
+
     def check_model(self, model: Mapping[str, Any]) -> None:
         """Compare what the file says of its architecture with a `model:` section, all defaults filled in.
 

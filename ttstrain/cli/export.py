@@ -69,6 +69,8 @@ def print_result(source: Source, exported: Exported) -> None:
     _print_entry("weights", f"{source.chosen}: {'; '.join(source.reasons)}")
     same = "the same" if exported.difference == 0 else f"within {exported.difference:.1g}"
     _print_entry("checked", f"{exported.num_tensors:,} tensors read back equal; a fresh model computes {same}")
+    for line in exported.proven:
+        _print_entry("checked", line)
     for note in exported.notes:
         _print_entry("note", note)
     for line in exported.use:  # whole, to be copied
@@ -104,7 +106,7 @@ def print_json(source: Source, exported: Exported) -> None:
         "weights": source.chosen,
         "reasons": list(source.reasons),
         "losses": dict(source.losses),
-        "checked": {"tensors": exported.num_tensors, "difference": exported.difference},
+        "checked": {"tensors": exported.num_tensors, "difference": exported.difference, "tools": list(exported.proven)},
         "notes": list(exported.notes),
         "use": list(exported.use),
     }

@@ -9,18 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import ValidationError
 from torch import Tensor
 
 from ttstrain import families
 from ttstrain.checkpoint import store
-from ttstrain.checkpoint.export import Source, Training
+from ttstrain.checkpoint.export import Adapters, Source, Training
 from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.meta import Meta, read_meta
 from ttstrain.checkpoint.tensorfile import read_tree
 from ttstrain.checkpoint.upstream import OpenedCheckpoint, follow, open_checkpoint
 from ttstrain.config.compose import compose, compose_run
-from ttstrain.config.recipe import Recipe, base_title
+from ttstrain.config.recipe import LoraConfig, Recipe, base_title
 from ttstrain.config.resolve import parse
 from ttstrain.engine import folder
 from ttstrain.engine.compare import blend_name, compare_blends
@@ -72,6 +73,8 @@ class _Candidates:
 
     online: Mapping[str, Tensor]
     average: Mapping[str, Tensor] | None
+    online_adapters: Adapters | None = None
+    average_adapters: Adapters | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,7 @@ def _of_run(checkpoint: Path, *, weights: Weights, compare: bool) -> Source:
         base=None if settings is None else base_title(settings.base),
         versions=meta.versions,
         training=_training(plain, loaded, candidates, settings),
+        adapters={ONLINE: candidates.online_adapters, AVERAGE: candidates.average_adapters}.get(choice.name),
     )
 
 
@@ -151,13 +155,33 @@ def _candidates(
             hint="export it from its run's folder",
         )
     load_weights(task, loaded.state["task"], source=str(checkpoint))
+    settings = None if recipe is None else recipe.lora
     with _evaluated(task, loaded, run=run, recipe=recipe):
-        online = {key: tensor.clone() for key, tensor in lora.merged_state_dict(task.exported()).items()}
-    average = None
+        online, online_adapters = _merged(task), _adapters(task, settings)
+    average = average_adapters = None
     if "ema" in loaded.state:
         load_weights(task.exported(), loaded.state["ema"]["weights"], source=f"{checkpoint}, average")
-        average = {key: tensor.clone() for key, tensor in lora.merged_state_dict(task.exported()).items()}
-    return _Candidates(online=online, average=average)
+        average, average_adapters = _merged(task), _adapters(task, settings)
+    return _Candidates(online, average, online_adapters, average_adapters)
+
+
+def _merged(task: Task) -> dict[str, Tensor]:
+    """Copy the weights, adapters merged in float32 and not rounded to the base's type again."""
+    return {key: tensor.clone() for key, tensor in lora.merged_state_dict(task.exported(), dtype=torch.float32).items()}
+
+
+def _adapters(task: Task, settings: LoraConfig | None) -> Adapters | None:
+    """Copy what was trained over the base; None where everything was."""
+    if settings is None:
+        return None
+    exported = task.exported()
+    trained = {lora.plain_name(name): tensor for name, tensor in exported.named_parameters() if tensor.requires_grad}
+    return Adapters(
+        settings=settings,
+        targets=tuple(lora.adapted_layers(exported)),
+        tensors={key: tensor.detach().clone() for key, tensor in lora.adapter_state_dict(exported).items()},
+        whole={key: tensor.detach().clone() for key, tensor in trained.items() if not lora.is_adapter(key)},
+    )
 
 
 @contextmanager
@@ -284,7 +308,7 @@ def _of_upstream(path: Path, *, weights: Weights, recipe: str | None, compare: b
     opened.check_model(settings.model)
     config = families.find_task(settings.task).config.model_validate(settings.model)
     own = read_tree(opened.weights)
-    has_online = opened.kind != "base"
+    has_online = not opened.averaged
     candidates = _Candidates(
         online=own, average=None if opened.ema is None else read_tree(opened.ema) if has_online else own
     )

@@ -109,11 +109,11 @@ def settle(module: nn.Module) -> None:
 
 
 @torch.no_grad()
-def merged_state_dict(module: nn.Module) -> dict[str, Tensor]:
+def merged_state_dict(module: nn.Module, *, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     """Return the state dict that the module would have without adapters and with their effect.
 
-    Adapted weights are computed in float32 and keep the base's dtype; the module is not changed. A module without
-    adapters gives its own state dict.
+    Adapted weights are computed in float32 and returned in `dtype`, else in the base's; the module is not changed. A
+    module without adapters gives its own state dict.
     """
     merged = {plain_name(key): tensor for key, tensor in module.state_dict().items() if not is_adapter(key)}
     for name, layer in adapted_layers(module).items():
@@ -124,6 +124,7 @@ def merged_state_dict(module: nn.Module) -> dict[str, Tensor]:
             layer.lora_B[ADAPTER].weight,
             scaling=layer.scaling[ADAPTER],
             magnitude=magnitudes[ADAPTER].weight if magnitudes is not None and len(magnitudes) else None,
+            dtype=dtype,
         )
     return merged
 
@@ -133,12 +134,20 @@ def adapter_state_dict(module: nn.Module) -> dict[str, Tensor]:
     return {plain_name(key): tensor for key, tensor in module.state_dict().items() if is_adapter(key)}
 
 
-def merge(weight: Tensor, down: Tensor, up: Tensor, *, scaling: float, magnitude: Tensor | None = None) -> Tensor:
+def merge(
+    weight: Tensor,
+    down: Tensor,
+    up: Tensor,
+    *,
+    scaling: float,
+    magnitude: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
     """Return a layer's weight (o, i) with its adapter's effect: `down` is (r, i), `up` (o, r), `magnitude` (o,)."""
     moved = weight.float() + scaling * (up.float() @ down.float())
     if magnitude is not None:
         moved = (magnitude.float() / _lengths(moved))[:, None] * moved
-    return moved.to(weight.dtype)
+    return moved.to(weight.dtype if dtype is None else dtype)
 
 
 def is_adapter(name: str) -> bool:

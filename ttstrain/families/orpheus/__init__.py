@@ -11,6 +11,7 @@ FAMILY = Family(
             config=OrpheusConfig,
             task_class="ttstrain.families.orpheus.task:OrpheusTask",
             data_class="ttstrain.families.orpheus.data:OrpheusData",
+            export_class="ttstrain.families.orpheus.export:OrpheusExporter",
         )
     ],
     formats=["ttstrain.families.orpheus.upstream:OrpheusFormat"],

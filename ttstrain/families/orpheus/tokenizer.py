@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 FILE: Final = "tokenizer.json"
+TOKENIZER_CONFIG: Final = "tokenizer_config.json"
 TOY: Final = "package:toy"
-_BESIDE: Final = ("tokenizer_config.json", "special_tokens_map.json", "config.json", "generation_config.json")
+_BESIDE: Final = (TOKENIZER_CONFIG, "special_tokens_map.json", "config.json", "generation_config.json")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 
-from ttstrain.checkpoint.contents import Contents
+from ttstrain.checkpoint.contents import Contents, read_contents
 from ttstrain.checkpoint.tensorfile import StoredTensor
 from ttstrain.checkpoint.upstream import Label, OpenedCheckpoint
 from ttstrain.errors import CheckpointError
+from ttstrain.families.orpheus import peft_folder
 from ttstrain.families.orpheus.config import PREFIX, OrpheusConfig, RopeScaling
-from ttstrain.families.orpheus.ids import PUBLISHED
+from ttstrain.families.orpheus.export_texts import FACTS
+from ttstrain.families.orpheus.ids import NUM_CUSTOM, PUBLISHED, TokenIds
+from ttstrain.families.orpheus.trainer_folder import read_trainer_state
 
 EMBEDDING: Final = "model.embed_tokens.weight"
 HEAD: Final = "lm_head.weight"
 FIRST_LAYER: Final = "model.layers.0.self_attn.q_proj.weight"
-ADAPTER: Final = "base_model.model."  # before every key of a peft adapter
 SIZES: Final = (
     "hidden_size",
     "intermediate_size",
@@ -44,8 +47,7 @@ class OrpheusFormat:
         """Tell by the keys of a Llama, or of an adapter to one."""
         tree = contents.tree
         return isinstance(tree, Mapping) and (
-            {EMBEDDING, FIRST_LAYER} <= set(tree)
-            or any(str(key).startswith(f"{ADAPTER}model.layers.0.self_attn.") for key in tree)
+            {EMBEDDING, FIRST_LAYER} <= set(tree) or peft_folder.is_adapter_file(tree)
         )
 
     def read(self, contents: Contents) -> OpenedCheckpoint:
@@ -53,10 +55,7 @@ class OrpheusFormat:
         tree = contents.tree
         assert isinstance(tree, Mapping)
         if FIRST_LAYER not in tree:
-            raise CheckpointError(
-                f"`{contents.path}` is an adapter: it changes a model, and is none",
-                hint="merge it into its base first; peft's `merge_and_unload` does that",
-            )
+            return self._over_base(contents, tree)
         tensors = {str(key): value for key, value in tree.items() if isinstance(value, StoredTensor)}
         settings = _settings(contents.path)
         rows = tensors[EMBEDDING].shape[0]
@@ -70,19 +69,56 @@ class OrpheusFormat:
         config = _architecture(settings, contents.path) | {"tie_word_embeddings": tied}
         weights = {PREFIX + key: value for key, value in tensors.items() if not (tied and key == HEAD)}
         label = self.label(config | {"vocab_size": rows})
+        order = [name for name in _registered(config, rows) if name in weights]
+        training = read_trainer_state(contents.path.parent, weights, order)
         return OpenedCheckpoint(
             path=contents.path,
             family="orpheus",
             task="orpheus",
-            kind="base",
+            kind="base" if training is None else "training",
             model=label.model,
             version=label.version,
             config=config,
             unknown=(),
             weights=weights,
-            step=None,
+            moments=None if training is None else training.moments,
+            groups=() if training is None else training.groups,
+            schedule=None if training is None else training.schedule,
+            step=None if training is None else training.step,
+            section=_section(contents.path.parent, config, rows),
             globals=contents.globals,
-            notes=(*_vocabulary_notes(rows, settings, contents.path.parent), *tie_notes),
+            notes=(
+                *_vocabulary_notes(rows, settings, contents.path.parent),
+                *tie_notes,
+                *(() if training is None else training.notes),
+            ),
+        )
+
+    def _over_base(self, contents: Contents, tree: Mapping[str, Any]) -> OpenedCheckpoint:
+        """Read adapters as the model that they make of their base."""
+        settings = peft_folder.read_settings(contents.path)
+        base = self.read(read_contents(peft_folder.find_base(settings)))
+        weights = peft_folder.lay_over(base.weights, tree, settings)
+        tied = PREFIX + HEAD not in weights or _equal(weights[PREFIX + HEAD], weights[PREFIX + EMBEDDING])
+        if tied:
+            weights.pop(PREFIX + HEAD, None)
+        config = {**base.config, "tie_word_embeddings": tied}
+        section = {**base.section, **config}
+        if (own := _token_ids(contents.path.parent)) is not None:
+            section |= _section(contents.path.parent, config, weights[PREFIX + EMBEDDING].shape[0], ids=own)
+        return replace(
+            base,
+            path=contents.path,
+            kind="adapter",
+            weights=weights,
+            adapters={str(key): value for key, value in tree.items() if isinstance(value, StoredTensor)},
+            moments=None,
+            groups=(),
+            schedule=None,
+            step=None,
+            config=config,
+            section=section,
+            notes=(*base.notes, settings.describe()),
         )
 
     def label(self, model: Mapping[str, Any]) -> Label:
@@ -146,6 +182,29 @@ def _architecture(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
     }
 
 
+def _registered(config: Mapping[str, Any], rows: int) -> list[str]:
+    """List the parameters in the order in which the model registers them; a file keeps them in another."""
+    sizes = {key: config[key] for key in (*SIZES, "head_dim", "tie_word_embeddings")}
+    return list(OrpheusConfig.model_construct(**sizes, vocab_size=rows).parameter_shapes())
+
+
+def _section(folder: Path, config: Mapping[str, Any], rows: int, *, ids: TokenIds | None = None) -> dict[str, Any]:
+    """Return the `model:` section to speak with, as far as the folder tells; empty without audio tokens."""
+    ids = _token_ids(folder) if ids is None else ids
+    if ids is None:
+        return {}
+    stated = _json(folder / FACTS).get("ttstrain", {}) if (folder / FACTS).is_file() else {}
+    section = {
+        **config,
+        "vocab_size": rows,
+        "text_vocab_size": ids.first_custom,
+        "bos_token_id": ids.bos,
+        "eot_token_id": ids.eot,
+        "rows": {**stated.get("rows", {}), "tokenizer": str(folder)},
+    }
+    return section | ({"sampling": stated["sampling"]} if "sampling" in stated else {})
+
+
 # ---------------------------------------------------------------- what should agree
 
 
@@ -197,7 +256,17 @@ def _tokenizer_size(folder: Path) -> int | None:
 
 def _counts_as_small(folder: Path) -> bool:
     """Tell whether a small vocabulary is whole: its own tokenizer has audio tokens."""
+    return _token_ids(folder) is not None
+
+
+def _token_ids(folder: Path) -> TokenIds | None:
+    """Find what ids mean in the tokenizer.json of a folder; None where it has no audio tokens, or there is none."""
     file = folder / "tokenizer.json"
     if not file.is_file():
-        return False
-    return any(token.get("content") == "<custom_token_28681>" for token in _json(file).get("added_tokens", []))
+        return None
+    ids = {token.get("content"): token.get("id") for token in _json(file).get("added_tokens", [])}
+    first, last = ids.get("<custom_token_0>"), ids.get(f"<custom_token_{NUM_CUSTOM - 1}>")
+    bos, eot = ids.get("<|begin_of_text|>"), ids.get("<|eot_id|>")
+    if first is None or bos is None or eot is None or last != first + NUM_CUSTOM - 1:
+        return None
+    return TokenIds(first_custom=first, bos=bos, eot=eot)

@@ -1,0 +1,126 @@
+"""Folders that transformers, vLLM, SGLang, llama.cpp's converter and peft load, and what a prompt looks like.
+
+What is written must mean the same to every reader: config.json spells the rotary settings as transformers 4 and as
+transformers 5 do, its tie flag is what the tensors are, and the tokenizer has a row for each of its ids.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ttstrain.checkpoint import tensorfile
+from ttstrain.checkpoint.export import Source, Written, WrittenFile
+from ttstrain.checkpoint.upstream import open_checkpoint
+from ttstrain.errors import CheckpointError
+from ttstrain.families import ModelConfig
+from ttstrain.families.orpheus import peft_folder
+from ttstrain.families.orpheus.config import PREFIX, OrpheusConfig
+from ttstrain.families.orpheus.export_texts import (
+    FACTS,
+    config_json,
+    engine_facts,
+    generation_json,
+    readme,
+    tokenizer_config_json,
+    use,
+)
+from ttstrain.families.orpheus.net import hidden_states
+from ttstrain.families.orpheus.proof import prove
+from ttstrain.families.orpheus.task import OrpheusTask
+from ttstrain.families.orpheus.tokenizer import FILE, TOKENIZER_CONFIG, RowTokenizer, load_tokenizer
+from ttstrain.task import Task
+
+WEIGHTS, README = "model.safetensors", "README.md"
+ADAPTER = "adapter"
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+PROBE_TOKENS = (12, 5)  # of two packed documents
+
+
+class OrpheusExporter:
+    """Writes a Hugging Face folder, or the adapters alone."""
+
+    formats: Mapping[str, str] = {
+        "bf16": "the whole model in bfloat16, as engines run it",
+        "fp32": "the whole model in float32, twice as large",
+        ADAPTER: "the adapters of a LoRA run alone, for peft and the base they were trained over",
+    }
+
+    def write(self, source: Source, folder: Path, formats: Sequence[str]) -> Written:
+        """Write one folder per format, into `folder` itself when there is only one, and let others' tools read it."""
+        config = _orpheus(source.config)
+        tokenizer = load_tokenizer(config.rows.tokenizer)
+        if tokenizer.size > config.vocab_size:
+            raise CheckpointError(
+                f"the tokenizer `{tokenizer.source}` has {tokenizer.size:,} ids, the net {config.vocab_size:,} rows",
+                hint="no engine would load that: train with `model.vocab_size` at least as large",
+            )
+        files: list[WrittenFile] = []
+        proven: list[str] = []
+        places = {name: folder if len(formats) == 1 else folder / name for name in formats}
+        for name, inside in places.items():
+            inside.mkdir(exist_ok=True)
+            copy_tokenizer(tokenizer, config, inside)
+            _write_json(inside / FACTS, engine_facts(config, tokenizer))
+            if name == ADAPTER:
+                file = peft_folder.write(source, inside)
+            else:
+                file = inside / WEIGHTS
+                tensorfile.write(file, published(source.weights, DTYPES[name]), metadata={"format": "pt"})
+                _write_json(inside / "config.json", config_json(config, dtype=name))
+                _write_json(inside / "generation_config.json", generation_json(config))
+            proven.append(prove(source, inside, dtype=DTYPES.get(name)))
+            files.append(WrittenFile(file.relative_to(folder).as_posix(), holds="weights"))
+            (inside / README).write_text(readme(source, config, name, proven[-1:]), encoding="utf-8")
+        return Written(files=files, use=use(config, places, folder), proven=proven)
+
+    def config(self, folder: Path) -> OrpheusConfig:
+        """Read the architecture from config.json, the rest from the tokenizer and what lies beside them."""
+        places = [folder, *(folder / name for name in self.formats)]
+        inside = next(place for place in places if (place / FACTS).is_file())
+        file = inside / WEIGHTS if (inside / WEIGHTS).is_file() else inside / peft_folder.WEIGHTS
+        opened = open_checkpoint(file)
+        return OrpheusConfig.model_validate({**opened.config, **opened.section})
+
+    @torch.no_grad()
+    def probe(self, task: Task) -> Tensor:
+        """Return the logits (n, v) of two packed documents of any tokens."""
+        assert isinstance(task, OrpheusTask)
+        generator = torch.Generator().manual_seed(0)
+        ids = torch.randint(task.config.vocab_size, (1, sum(PROBE_TOKENS)), generator=generator)
+        positions = torch.cat([torch.arange(length) for length in PROBE_TOKENS])[None]
+        starts = torch.tensor([0, PROBE_TOKENS[0], sum(PROBE_TOKENS)], dtype=torch.int32)
+        logits: Tensor = task.net.lm_head(hidden_states(task.net, ids, positions, starts))
+        return logits
+
+
+def published(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return the weights under transformers' names, in one type, on the CPU."""
+    return {key.removeprefix(PREFIX): tensor.detach().to("cpu", dtype).contiguous() for key, tensor in weights.items()}
+
+
+def copy_tokenizer(tokenizer: RowTokenizer, config: OrpheusConfig, folder: Path) -> None:
+    """Copy the tokenizer's files byte for byte; what transformers needs beside tokenizer.json is made where missing."""
+    if tokenizer.folder is None:
+        (folder / FILE).write_text(tokenizer.to_json(), encoding="utf-8")
+    else:
+        for name in (FILE, TOKENIZER_CONFIG, "special_tokens_map.json", "chat_template.jinja"):
+            if (tokenizer.folder / name).is_file():
+                shutil.copyfile(tokenizer.folder / name, folder / name)
+    if not (folder / TOKENIZER_CONFIG).is_file():
+        _write_json(folder / TOKENIZER_CONFIG, tokenizer_config_json(config))
+
+
+def _orpheus(config: ModelConfig) -> OrpheusConfig:
+    assert isinstance(config, OrpheusConfig)
+    return config
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,222 @@
+"""Folders of peft: adapters over a Llama, read as the model that they make of their base, and written.
+
+A folder holds adapter_config.json, adapter_model.safetensors and, after upstream's scripts, whole matrices for head and
+embedding among the adapters. What it is worth depends on its base, which only its name is kept of.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ttstrain.checkpoint import adapted, tensorfile
+from ttstrain.checkpoint.export import Adapters, Source
+from ttstrain.checkpoint.hub import HUB, find_cached
+from ttstrain.checkpoint.tensorfile import StoredTensor
+from ttstrain.checkpoint.upstream import follow, resolve_base
+from ttstrain.errors import CheckpointError
+from ttstrain.families.orpheus.config import PREFIX
+from ttstrain.modules.lora import DOWN, MAGNITUDE, UP
+
+SETTINGS: Final = "adapter_config.json"
+WEIGHTS: Final = "adapter_model.safetensors"
+KEY: Final = "base_model.model."  # before every key
+EMBEDDING, HEAD = f"{PREFIX}model.embed_tokens.weight", f"{PREFIX}lm_head.weight"
+_MERGE: Final = "merge it into its base with peft's `merge_and_unload` and give the merged folder"
+_LINEAR: Final = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+# Settings that change what the tensors mean and are not read here, with the values under which they do not.
+_PLAIN: Final[Mapping[str, tuple[Any, ...]]] = {
+    "bias": ("none", None),
+    "fan_in_fan_out": (False, None),
+    "rank_pattern": ({}, None),
+    "alpha_pattern": ({}, None),
+    "lora_bias": (False, None),
+    "layer_replication": (None,),
+    "trainable_token_indices": (None,),
+    "use_qalora": (False, None),
+    "use_bdlora": (None, False),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterSettings:
+    """What an adapter_config.json says."""
+
+    path: Path
+    base: str
+    scaling: float
+    dora: bool
+    rank: int
+    tied: bool  # a whole embedding or head stands for both
+
+    def describe(self) -> str:
+        """Name the adapter for people."""
+        return f"{'DoRA' if self.dora else 'LoRA'} of rank {self.rank} over `{self.base}`, merged as it is read"
+
+
+def is_adapter_file(tree: Mapping[str, Any]) -> bool:
+    """Tell adapters of a Llama by their keys."""
+    return any(str(key).startswith(f"{KEY}model.layers.0.self_attn.") for key in tree)
+
+
+def read_settings(weights: Path) -> AdapterSettings:
+    """Read the settings beside a file of adapters. Raises CheckpointError where they are missing or not understood."""
+    path = weights.parent / SETTINGS
+    if not path.is_file():
+        raise CheckpointError(f"`{weights}` is an adapter without its `{SETTINGS}`", hint="copy the whole folder")
+    try:
+        stated = json.loads(path.read_text(encoding="utf-8"))
+        kind, rank, alpha = stated["peft_type"], int(stated["r"]), float(stated["lora_alpha"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"`{path}` cannot be read: {error}") from error
+    if kind != "LORA":
+        raise CheckpointError(f"`{path.parent}` is an adapter of kind {kind}, only LORA is read", hint=_MERGE)
+    for key, plain in _PLAIN.items():
+        if stated.get(key, plain[0]) not in plain:
+            raise CheckpointError(f"`{path}` sets `{key}`, which is not read here", hint=_MERGE)
+    base = stated.get("base_model_name_or_path")
+    if not base:
+        raise CheckpointError(
+            f"`{path}` does not name the model that the adapter changes",
+            hint=f"write its folder into `base_model_name_or_path`; or {_MERGE}",
+        )
+    return AdapterSettings(
+        path=path,
+        base=str(base),
+        scaling=alpha / (rank**0.5 if stated.get("use_rslora") else rank),
+        dora=bool(stated.get("use_dora")),
+        rank=rank,
+        tied=bool(stated.get("ensure_weight_tying")),
+    )
+
+
+def find_base(settings: AdapterSettings) -> Path:
+    """Find the base's weights: a folder of this machine, or what was downloaded before.
+
+    Raises CheckpointError with the way out when it is not here: looking at an adapter fetches nothing.
+    """
+    named = Path(settings.base).expanduser()
+    for folder in (named, settings.path.parent / named):
+        if folder.exists():
+            return follow(folder)
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", settings.base):
+        found = find_cached(f"{HUB}{settings.base}")
+        if found is not None:
+            return follow(found)
+    raise CheckpointError(
+        f"`{settings.path.parent}` is an adapter over `{settings.base}`, which is not on this machine",
+        hint=f"write the base's folder into `base_model_name_or_path` of `{settings.path}`; or {_MERGE}",
+    )
+
+
+def lay_over(
+    base: Mapping[str, StoredTensor], tree: Mapping[str, Any], settings: AdapterSettings
+) -> dict[str, StoredTensor]:
+    """Return a base's tensors with adapters merged when read, and whole matrices in place of the base's.
+
+    Raises CheckpointError for a key that fits nothing, which would otherwise be lost.
+    """
+    adapters: dict[str, StoredTensor] = {}
+    whole: dict[str, StoredTensor] = {}
+    for key, stored in tree.items():
+        name = PREFIX + _plain(str(key))
+        layer = re.sub(rf"\.({DOWN}|{UP}|{MAGNITUDE})\.weight$", "", name)
+        if layer != name and f"{layer}.weight" in base:
+            adapters[name] = stored
+        elif name in base or name == HEAD:
+            whole[name] = stored
+        else:
+            raise CheckpointError(f"`{settings.path.parent}`: `{key}` fits no layer of `{settings.base}`", hint=_MERGE)
+    tensors = {**base, **whole}
+    if HEAD not in base and not settings.tied:  # peft unties what is saved apart
+        if HEAD in whole and EMBEDDING not in whole:
+            tensors[EMBEDDING] = base[EMBEDDING]
+        elif EMBEDDING in whole and HEAD not in whole:
+            tensors[HEAD] = base[EMBEDDING]
+    return adapted.merged({**tensors, **adapters}, scaling=settings.scaling)
+
+
+def _plain(key: str) -> str:
+    """Return a key of peft's file as the base names it, adapters with `.weight` at their end."""
+    plain = key.removeprefix(KEY).replace(".modules_to_save.default", "").replace(".base_layer", "")
+    return f"{plain}.weight" if plain.endswith(MAGNITUDE) else plain
+
+
+# ---------------------------------------------------------------- writing
+
+
+def write(source: Source, folder: Path) -> Path:
+    """Write a run's adapters as peft's `save_pretrained` does; return the file of weights.
+
+    Raises CheckpointError where there are none apart from the weights, or where the base is no folder that peft loads.
+    """
+    adapters = source.adapters
+    if adapters is None:
+        raise CheckpointError(
+            f"`{source.name}`, weights `{source.chosen}`, has no adapters: all its weights were trained, or blended",
+            hint="export the whole model: `--format bf16`",
+        )
+    base = _base_folder(source)
+    from peft import LoraConfig
+
+    settings = adapters.settings
+    saved = sorted({key.removeprefix(PREFIX).removesuffix(".weight") for key in adapters.whole})
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=_targets(adapters, num_layers=_num_layers(source)),
+        modules_to_save=saved or None,
+        use_dora=settings.dora,
+        use_rslora=settings.rslora,
+        ensure_weight_tying=_is_tied(source) and bool({"model.embed_tokens", "lm_head"} & set(saved)),
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base,
+        inference_mode=True,
+    )
+    config.save_pretrained(folder)
+    tensors = {_as_peft(key): tensor.cpu().contiguous() for key, tensor in adapters.tensors.items()}
+    tensors |= {_as_peft(key): tensor.cpu().contiguous() for key, tensor in adapters.whole.items()}
+    tensorfile.write(folder / WEIGHTS, tensors, metadata={"format": "pt"})
+    return folder / WEIGHTS
+
+
+def _base_folder(source: Source) -> str:
+    """Return how peft is to find the base: a folder on this machine, or the Hub's name."""
+    if source.base is None:
+        raise CheckpointError(
+            f"`{source.name}` trained adapters over fresh weights, which nobody else has",
+            hint="export the whole model: `--format bf16`",
+        )
+    found = resolve_base(source.base)
+    if not found.is_file() or not (found.parent / "config.json").is_file():
+        raise CheckpointError(
+            f"the base of `{source.name}` is `{source.base}`, and peft loads folders of transformers alone",
+            hint="export the whole model (`--format bf16`), or export that base first and train over its folder",
+        )
+    return source.base.removeprefix(HUB) if source.base.startswith(HUB) else str(found.parent.resolve())
+
+
+def _targets(adapters: Adapters, *, num_layers: int) -> list[str]:
+    """Return the adapted layers as others expect them, by their last names, where that means the same."""
+    names = [name.removeprefix(PREFIX) for name in adapters.targets]
+    ends = {name.rpartition(".")[2] for name in names}
+    complete = ends <= set(_LINEAR) and len(names) == len(ends) * num_layers
+    return [name for name in _LINEAR if name in ends] if complete else names
+
+
+def _num_layers(source: Source) -> int:
+    return len({key.split(".")[3] for key in source.weights if key.startswith(f"{PREFIX}model.layers.")})
+
+
+def _is_tied(source: Source) -> bool:
+    return HEAD not in source.weights
+
+
+def _as_peft(key: str) -> str:
+    plain = KEY + key.removeprefix(PREFIX)
+    return plain.removesuffix(".weight") if plain.endswith(f".{MAGNITUDE}.weight") else plain

@@ -1,0 +1,124 @@
+"""Where a run of transformers' Trainer stood: its optimizer, schedule and step, beside the weights it saved.
+
+`checkpoint-N/` holds trainer_state.json, optimizer.pt and scheduler.pt. They are pickles, parsed without executing. The
+optimizer numbers its parameters: first all that decay, then norms, each in the model's own order (transformers 4 and 5,
+`Trainer.create_optimizer`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ttstrain.checkpoint.contents import read_contents
+from ttstrain.checkpoint.meta import ScheduleMeta
+from ttstrain.checkpoint.tensorfile import StoredTensor
+from ttstrain.checkpoint.upstream import OptimizerGroup, refuse_unsafe
+from ttstrain.errors import CheckpointError
+
+STATE, OPTIMIZER, SCHEDULER = "trainer_state.json", "optimizer.pt", "scheduler.pt"
+ADAMW: Final = frozenset({"step", "exp_avg", "exp_avg_sq"})
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerState:
+    """What a Trainer's folder tells besides the weights."""
+
+    step: int
+    moments: Mapping[str, Mapping[str, Any]] | None
+    groups: tuple[OptimizerGroup, ...]
+    schedule: ScheduleMeta | None
+    notes: tuple[str, ...]
+
+
+def read_trainer_state(folder: Path, weights: Mapping[str, StoredTensor], order: list[str]) -> TrainerState | None:
+    """Read what lies beside a model's weights; None where no Trainer has saved it.
+
+    `order` lists the parameters as the model registers them. Raises CheckpointError for files that are damaged or
+    would run code.
+    """
+    file = folder / STATE
+    if not file.is_file():
+        return None
+    try:
+        state = json.loads(file.read_text(encoding="utf-8"))
+        step, total = int(state["global_step"]), int(state.get("max_steps", 0))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"`{file}` cannot be read: {error}") from error
+    schedule, schedule_notes = _schedule(folder / SCHEDULER, step=step, total=total)
+    if not (folder / OPTIMIZER).is_file():
+        note = f"no `{OPTIMIZER}` beside it (FSDP and DeepSpeed keep theirs in shards): moments start afresh"
+        return TrainerState(step, None, (), schedule, (note, *schedule_notes))
+    contents = read_contents(folder / OPTIMIZER)
+    refuse_unsafe(contents)
+    tree = contents.tree
+    if not isinstance(tree, Mapping) or not {"state", "param_groups"} <= set(tree):
+        raise CheckpointError(f"`{contents.path}` is no state of a torch optimizer")
+    groups = tree["param_groups"]
+    names = _names(order, [len(group["params"]) for group in groups])
+    if names is None:
+        counts = ", ".join(str(len(group["params"])) for group in groups)
+        note = f"the optimizer's groups hold {counts} parameters, the model {len(order)}: moments left out"
+        return TrainerState(step, None, (), schedule, (note, *schedule_notes))
+    indices = [index for group in groups for index in group["params"]]
+    moments = {name: dict(tree["state"].get(index, {})) for index, name in zip(indices, names, strict=True)}
+    notes = list(schedule_notes)
+    known: Mapping[str, Mapping[str, Any]] | None = moments
+    if misfit := next((name for name in names if not _fits(moments[name], weights[name])), None):
+        keys = ", ".join(moments[misfit])
+        notes.append(f"the moments of `{misfit}` ({keys}) are not AdamW's of its shape: moments left out")
+        known = None
+    return TrainerState(step, known, tuple(_groups(groups, names, weights)), schedule, tuple(notes))
+
+
+def _names(order: list[str], sizes: list[int]) -> list[str] | None:
+    """Return the parameters in the optimizer's order; None when its groups are not a Trainer's."""
+    norms = [name for name in order if "norm" in name]
+    decaying = [name for name in order if "norm" not in name]
+    if sizes == [len(decaying), len(norms)]:
+        return [*decaying, *norms]
+    return order if sizes == [len(order)] else None
+
+
+def _fits(state: Mapping[str, Any], weight: StoredTensor) -> bool:
+    return set(state) in (set(), ADAMW) and all(
+        isinstance(value, StoredTensor) and value.shape == weight.shape for key, value in state.items() if key != "step"
+    )
+
+
+def _groups(groups: Any, names: list[str], weights: Mapping[str, StoredTensor]) -> list[OptimizerGroup]:
+    found, place = [], 0
+    for number, group in enumerate(groups):
+        own = names[place : place + len(group["params"])]
+        place += len(own)
+        found.append(
+            OptimizerGroup(
+                name="default" if len(groups) == 1 else ("decay", "no_decay")[number],
+                lr=float(group["lr"]),
+                weight_decay=float(group.get("weight_decay", 0.0)),
+                parameters=sum(weights[name].numel for name in own),
+            )
+        )
+    return found
+
+
+def _schedule(path: Path, *, step: int, total: int) -> tuple[ScheduleMeta | None, list[str]]:
+    """Read the LR of the next update from a LambdaLR; the Trainer knows how many there are."""
+    if not path.is_file():
+        return None, [f"no `{SCHEDULER}` beside it: where its schedule stood is not known"]
+    contents = read_contents(path)
+    refuse_unsafe(contents)
+    tree = contents.tree
+    if not isinstance(tree, Mapping) or not isinstance(tree.get("_last_lr"), list | tuple):
+        return None, [f"`{SCHEDULER}` is of a kind that is not read: where its schedule stood is not known"]
+    ended = 0 < total <= step
+    schedule = ScheduleMeta(
+        position=step,
+        total=total or None,
+        ended=ended,
+        lr_next=None if ended else max((float(lr) for lr in tree["_last_lr"]), default=None),
+    )
+    return schedule, [f"its schedule has ended at step {step:,}: this run's own decides from here"] if ended else []
