@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,7 +14,11 @@ from ttstrain.families.gpt_sovits.batch import SovitsBatch
 from ttstrain.families.gpt_sovits.config import GptConfig, GptNetConfig
 from ttstrain.families.gpt_sovits.gpt.loss import ClipLosses, clip_losses, num_targets, per_clip, per_target, with_edits
 from ttstrain.families.gpt_sovits.gpt.net import Text2SemanticDecoder, build_gpt
-from ttstrain.task import Loss, Mean, Task
+from ttstrain.families.gpt_sovits.parts import only
+from ttstrain.task import Fitted, Loss, Mean, Task
+
+if TYPE_CHECKING:
+    from ttstrain.checkpoint.upstream import OpenedCheckpoint
 
 FRESH = 0.98  # share of a uniform guess above which a net has learned nothing yet
 STRANGE = 5.0  # nats a token at step 0: a base that knows the tokens is near 3
@@ -30,6 +35,10 @@ class GptTask(Task):
     def optimized(self) -> Mapping[str, torch.nn.Module]:
         """One optimizer for all of it."""
         return {"model": self.gpt}
+
+    def fitted(self, base: OpenedCheckpoint) -> Fitted:
+        """Take the GPT from a base that may hold the VAE as well."""
+        return only(base, ("gpt.",))
 
     # ---------------------------------------------------------------- training
 
