@@ -78,14 +78,19 @@ class ScaledAdam(torch.optim.Optimizer):
                 self.state[parameter]["step"] += 1
 
     def _alike(self, parameters: Sequence[Tensor]) -> list[list[Tensor]]:
-        """Sort tensors into those that one call updates: of a shape and a number of updates. On a CPU each alone."""
+        """Sort tensors into those that one call updates: of a shape and a number of updates."""
         alike: dict[Hashable, list[Tensor]] = {}
         for parameter in parameters:
             self._ensure_state(parameter)
             step = int(self.state[parameter]["step"])
-            key = parameter if parameter.is_cpu else (parameter.shape, parameter.dtype, parameter.device, step)
+            key = parameter if self._alone(parameter) else (parameter.shape, parameter.dtype, parameter.device, step)
             alike.setdefault(key, []).append(parameter)
         return list(alike.values())
+
+    @staticmethod
+    def _alone(parameter: Tensor) -> bool:
+        """On a CPU a launch costs nothing, and a copy of all gradients side by side does."""
+        return parameter.is_cpu
 
     def _ensure_state(self, parameter: Tensor) -> None:
         state = self.state[parameter]
@@ -161,7 +166,8 @@ class ScaledAdam(torch.optim.Optimizer):
             state["model_norm_threshold"] = self._clipping_scale * median
         if "model_norm_threshold" not in state:
             return None
-        return (state["model_norm_threshold"] / (norm + 1e-20)).clamp(max=1.0)
+        factor: Tensor = (state["model_norm_threshold"] / (norm + 1e-20)).clamp(max=1.0)
+        return factor
 
 
 def _update(
@@ -199,8 +205,8 @@ def _size_step(stack: _Stack, *, lr: float, beta2: float, eps: float, step: int)
     stack.scale_exp_avg_sq.mul_(beta2).add_(stack.scale_grads.square().mean(dim=1), alpha=1 - beta2)
     correction = 1 - beta2 ** ((step + 1) // SIZE_PERIOD)
     change = -lr * correction**0.5 * stack.scale_grads.sum(dim=1) / (stack.scale_exp_avg_sq.sqrt() + eps)
-    change = change.masked_fill(stack.param_rms < MIN_RMS, 0.0)
-    return change.masked_fill(stack.param_rms > MAX_RMS, -lr * SIZE_PERIOD)
+    change = torch.where(stack.param_rms < MIN_RMS, 0.0, change)
+    return torch.where(stack.param_rms > MAX_RMS, -lr * SIZE_PERIOD, change)
 
 
 def _update_scalars(

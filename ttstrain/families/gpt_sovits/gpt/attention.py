@@ -52,7 +52,7 @@ class Packed:
 
     def _one_by_one(self, query: Tensor, key: Tensor, value: Tensor, *, dropout: float) -> Tensor:
         texts, audios = self._documents.text_lengths, self._documents.audio_lengths
-        parts = [_heads_first(tensor).split([*texts, *audios], dim=1) for tensor in (query, key, value)]
+        parts = [torch.split(_heads_first(tensor), [*texts, *audios], dim=1) for tensor in (query, key, value)]
         attended_texts, attended_audios = [], []
         for i, sizes in enumerate(zip(texts, audios, strict=True)):
             (text_q, text_k, text_v), (q, k, v) = (
@@ -81,7 +81,7 @@ class Masked:
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, layer: int, dropout: float) -> Tensor:
         clips, width = len(self._mask), self._mask.shape[-1]
-        padded = [tensor.unflatten(0, (clips, width)).transpose(1, 2) for tensor in (query, key, value)]
+        padded = [tensor.view(clips, width, *tensor.shape[1:]).transpose(1, 2) for tensor in (query, key, value)]
         return _attend(*padded, mask=self._mask, dropout=dropout).transpose(1, 2).flatten(0, 1)
 
 
@@ -139,7 +139,8 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None, d
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
     weights = scores.softmax(dim=-1)
-    return (weights * survival_factors(weights.shape, dropout, dtype=weights.dtype)) @ value
+    attended: Tensor = (weights * survival_factors(weights.shape, dropout, dtype=weights.dtype)) @ value
+    return attended
 
 
 def _heads_first(rows: Tensor) -> Tensor:
@@ -149,7 +150,7 @@ def _heads_first(rows: Tensor) -> Tensor:
 def _spread(rows: Tensor, slots: Tensor, *, clips: int, width: int) -> Tensor:
     """Put packed rows (n, h, c) where they are in padded clips: (b, h, l, c), 0 elsewhere."""
     padded = rows.new_zeros(clips * width, *rows.shape[1:]).index_copy(0, slots, rows)
-    return padded.unflatten(0, (clips, width)).transpose(1, 2)
+    return padded.view(clips, width, *rows.shape[1:]).transpose(1, 2)
 
 
 def _with_room(table: Tensor | None, rows: Tensor, *, seen: int) -> Tensor:

@@ -72,12 +72,9 @@ def lay_out(
         clips.repeat_interleave(lengths[0]) * width + text_position,
         clips.repeat_interleave(lengths[1]) * width + longest + audio_position,
     ]
-    moved = torch.cat(parts).to(device, non_blocking=True).split([len(part) for part in parts[:-2]] + [_rows(parts)])
+    sizes = [len(part) for part in parts[:-2]] + [len(parts[-2]) + len(parts[-1])]
+    moved = torch.split(torch.cat(parts).to(device, non_blocking=True), sizes)
     return Documents(text_lengths, audio_lengths, *moved)
-
-
-def _rows(parts: Sequence[Tensor]) -> int:
-    return len(parts[-2]) + len(parts[-1])
 
 
 def whole(lengths: Sequence[int], width: int) -> list[Tensor]:

@@ -69,10 +69,7 @@ def with_edits(batch: SovitsBatch, compat: Compat) -> SovitsBatch:
 
 def clip_losses(net: Text2SemanticDecoder, batch: SovitsBatch, *, compat: Compat) -> ClipLosses:
     """Return each clip's losses; where `batch.edits` were drawn, with the preference for its tokens unspoiled."""
-    if compat == "none":
-        predictions = predict_packed(net, batch)
-    else:
-        predictions = predict_padded(net, batch, compat=compat)
+    predictions = predict_packed(net, batch) if compat == "none" else predict_padded(net, batch, compat=compat)
     clips = len(batch.ids)
     logits = predictions.logits.float()
     nll = F.cross_entropy(logits, predictions.targets, reduction="none")  # (m,)
@@ -163,10 +160,9 @@ def _predict_rows(
     text_ends = torch.tensor(batch.phone_lengths).to(device, non_blocking=True)[:, None]
     audio_ends = torch.tensor(lengths).to(device, non_blocking=True)[:, None]
     text_places, audio_places = torch.arange(num_text, device=device), torch.arange(num_audio, device=device)
-    if compat == "upstream-2025-07":  # hides the first phonemes of what is padded at the end
-        text_visible = text_places >= num_text - text_ends
-    else:
-        text_visible = text_places < text_ends
+    text_visible = text_places < text_ends
+    if compat == "upstream-2025-07":  # hides the first phonemes of texts that are padded at the end
+        text_visible = text_visible.flip(1)
     audio_visible = audio_places < audio_ends
     inputs = torch.where(audio_visible, codes, net.eos)  # (b, s)
     targets = F.pad(inputs, (0, 1), value=net.eos)  # (b, s + 1)
@@ -176,7 +172,9 @@ def _predict_rows(
     audio = net.embed_audio(inputs, audio_places, longest=num_audio)
     visible = torch.cat([text_visible, audio_visible], dim=1)
     attend = Masked(prefix_mask(visible, num_text=num_text))
-    hidden = net.h(torch.cat([text, audio], dim=1).flatten(0, 1), attend).unflatten(0, (clips, -1))  # (b, l, d)
+    hidden = net.h(torch.cat([text, audio], dim=1).flatten(0, 1), attend).view(
+        clips, num_text + num_audio, -1
+    )  # (b, l, d)
 
     match compat:
         case "none":

@@ -75,6 +75,7 @@ class SinePositionalEmbedding(nn.Module):
         self.alpha = nn.Parameter(torch.ones(1))
         self.dropout = Dropout(dropout)
         self._width = width
+        self._table: Tensor
         self.register_buffer("_table", sines(0, width), persistent=False)  # grows with the longest clip
 
     def forward(self, rows: Tensor, positions: Tensor, longest: int) -> Tensor:
@@ -84,12 +85,9 @@ class SinePositionalEmbedding(nn.Module):
 
     def table(self, longest: int) -> Tensor:
         """Return the sines and cosines (m, d) of at least the first `longest` positions."""
-        table = self._table
-        assert isinstance(table, Tensor)
-        if len(table) < longest:
-            table = sines(2 * longest, self._width).to(self.alpha.device)
-            self._table = table
-        return table
+        if len(self._table) < longest:
+            self._table = sines(2 * longest, self._width).to(self.alpha.device)
+        return self._table
 
 
 def sines(num_positions: int, width: int) -> Tensor:
@@ -142,7 +140,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, rows: Tensor, attend: Attend) -> Tensor:
         projected = F.linear(rows, self.in_proj_weight, self.in_proj_bias)
-        query, key, value = projected.unflatten(1, (3, self._num_heads, -1)).unbind(1)  # (n, h, c) each
+        query, key, value = projected.view(len(rows), 3, self._num_heads, -1).unbind(1)  # (n, h, c) each
         dropout = self._dropout if self.training else 0.0
         attended = attend(query, key, value, layer=self._layer, dropout=dropout)
         out: Tensor = self.out_proj(attended.flatten(1))
