@@ -8,7 +8,8 @@ b clips, t frames of 10 ms, c channels, f bands.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -125,3 +126,18 @@ class SpeakerNet(nn.Module):
         third = self.layer3(self.layer2(self.layer1(x)))
         fused: Tensor = self.fuse34(self.layer4(third), self.layer3_ds(third))
         return fused.flatten(1, 2).mean(dim=-1)
+
+
+def net_like(tensors: Mapping[str, Any]) -> SpeakerNet:
+    """Build a net of the size of a checkpoint's tensors. Raises KeyError where they are not an ERes2NetV2's."""
+    channels = tensors["conv1.weight"].shape[0]
+    width = tensors["layer1.0.convs.0.weight"].shape[0]
+    stages = [{key.split(".")[1] for key in tensors if key.startswith(f"layer{number}.")} for number in (1, 2, 3, 4)]
+    return SpeakerNet(
+        num_blocks=[len(blocks) for blocks in stages],
+        channels=channels,
+        base_width=width * 64 // channels,
+        scale=sum(key.startswith("layer1.0.convs.") for key in tensors),
+        expansion=tensors["layer1.0.conv3.weight"].shape[0] // channels,
+        embedding_size=tensors["seg_1.weight"].shape[0],
+    )

@@ -13,7 +13,7 @@ from ttstrain.checkpoint.contents import read_contents
 from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.upstream import refuse_unsafe
 from ttstrain.errors import CheckpointError, DataError
-from ttstrain.families.gpt_sovits.features.eres2net import NUM_MELS, SpeakerNet
+from ttstrain.families.gpt_sovits.features.eres2net import NUM_MELS, SpeakerNet, net_like
 from ttstrain.families.gpt_sovits.features.files import digest_of, find_file
 from ttstrain.families.gpt_sovits.features.sound import RATES
 from ttstrain.families.gpt_sovits.features.toy import TOY, toy_speaker
@@ -64,8 +64,16 @@ def load_speaker(spec: str, device: torch.device) -> SpeakerEncoder:
     refuse_unsafe(contents)
     if not isinstance(contents.tree, Mapping):
         raise CheckpointError(f"`{path}` holds no table of tensors")
-    net = SpeakerNet()
+    try:
+        net = net_like(contents.tree)
+    except (KeyError, AttributeError, IndexError) as error:
+        raise CheckpointError(
+            f"`{path}` is no ERes2NetV2: it has no {error}",
+            hint="the published one is hf://lj1995/GPT-SoVITS/sv/pretrained_eres2netv2w24s4ep4.ckpt",
+        ) from error
     load_weights(net, dict(contents.tree), source=str(path))
+    if net.num_features != WIDTH:
+        raise CheckpointError(f"`{path}` describes speakers in {net.num_features:,} numbers, {WIDTH:,} needed")
     return SpeakerEncoder(net, device)
 
 

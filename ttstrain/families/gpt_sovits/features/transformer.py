@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,10 @@ def load_encoder(name: str, folder: Path, *, spare: tuple[str, ...] = ()) -> Any
     """
     transformers = import_transformers()
     try:
-        net, found = getattr(transformers, name).from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
-        )
+        with _without_bars(transformers):
+            net, found = getattr(transformers, name).from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+            )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise CheckpointError(f"`{folder}` cannot be read as a {name}: {str(error).splitlines()[0]}") from error
     missing = sorted(key for key in found["missing_keys"] if not key.startswith(spare))
@@ -30,6 +33,18 @@ def load_encoder(name: str, folder: Path, *, spare: tuple[str, ...] = ()) -> Any
             f"`{folder}` is no complete {name}: {len(odd)} tensors such as `{odd[0]}` are missing or of another shape"
         )
     return net.eval().requires_grad_(False)
+
+
+@contextmanager
+def _without_bars(transformers: Any) -> Iterator[None]:
+    logging = transformers.utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def import_transformers() -> Any:
