@@ -1,8 +1,9 @@
 """English phonemes, ARPAbet with stress, by the rules of upstream's front end: CMUdict first, then letters.
 
-Differences, all towards what a person says: names that the dictionary lacks are not cut into words, and others only into words it has; semicolons, colons
-and dashes are pauses; a word in capitals is spelled only where the dictionary does not have it. Verbs are told from
-their homographs by the words around them, where upstream asks a tagger whose data must be downloaded.
+Differences, all towards what a person says: names that the dictionary lacks are not cut into words, and others only into
+words it has; semicolons, colons and dashes are pauses; a word in capitals is spelled only where the dictionary does not
+have it. Verbs are told from their homographs by the words around them, where upstream asks a tagger whose data must be
+downloaded.
 """
 
 from __future__ import annotations

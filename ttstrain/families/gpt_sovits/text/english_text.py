@@ -149,7 +149,7 @@ def _expand_abbreviations(text: str) -> str:
 
 
 def _spell_capitals(word: str, words: Container[str]) -> str:
-    """Divide what is spelled letter by letter, and names made of several words, `iPhone`, unless the dictionary has it."""
+    """Divide what is spelled letter by letter, and names of several words, unless the dictionary has them whole."""
     stem, apostrophe, ending = word.partition("'")
     lower = stem.lower()
     if stem.isupper() and len(stem) > 1:

@@ -1,6 +1,6 @@
 """From a text to the ids that GPT and VAE read. Imports no torch.
 
-A phoneme that the table lacks becomes `UNK`, as upstream does; here it is reported. Japanese marks the borders of
+A phoneme that the table lacks becomes `UNK`, as upstream has it; here it is reported. Japanese marks the borders of
 accent phrases with `#`, which no table has: the published weights have learned that `UNK` is that border, so it is not.
 """
 
