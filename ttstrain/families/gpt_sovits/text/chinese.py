@@ -16,7 +16,7 @@ from ttstrain.families.gpt_sovits.text import english, english_text
 from ttstrain.families.gpt_sovits.text.pinyin import split_syllable
 from ttstrain.families.gpt_sovits.text.reading import Reading, is_spoken, load
 from ttstrain.families.gpt_sovits.text.symbols import PAUSES
-from ttstrain.families.gpt_sovits.text.tone_sandhi import Word, merge_words, spoken_tones
+from ttstrain.families.gpt_sovits.text.tone_sandhi import Word, merge_words, spoken_tones, word_list
 
 _MARKS = str.maketrans({
     "：": ",", ":": ",", "；": ",", ";": ",", "，": ",", "、": ",", "·": ",", "・": ",", "/": ",", "\n": ".", "。": ".",
@@ -28,13 +28,6 @@ _RUN = re.compile(rf"[{_HANZI}]+|{_LATIN}|[!?…,.]")
 
 # Characters that stand alone mostly as a particle, or have one reading alone and another in words.
 _ALONE = {"地": "de5", "得": "de5", "着": "zhe5", "了": "le5", "长": "chang2"}
-
-# 儿 is a syllable of its own after these, and a rhotic ending of the syllable before after others; upstream's lists.
-_ALWAYS_ERHUA = frozenset("小院儿 胡同儿 范儿 老汉儿 撒欢儿 寻老礼儿 妥妥儿 媳妇儿".split())
-_NEVER_ERHUA = frozenset(
-    "虐儿 为儿 护儿 瞒儿 救儿 替儿 有儿 一儿 我儿 俺儿 妻儿 拐儿 聋儿 乞儿 患儿 幼儿 孤儿 婴儿 婴幼儿 连体儿 脑瘫儿 流浪儿 体弱儿 混血儿 "
-    "蜜雪儿 舫儿 祖儿 美儿 应采儿 可儿 侄儿 孙儿 侄孙儿 女儿 男儿 红孩儿 花儿 虫儿 马儿 鸟儿 猪儿 猫儿 狗儿 少儿".split()
-)
 
 
 def read(text: str, version: str) -> Reading:
@@ -64,9 +57,9 @@ def read(text: str, version: str) -> Reading:
 
 
 def normalize(text: str) -> str:
-    """Write numbers, dates, units and signs in characters, traditional ones simplified; of marks in a row keep the first.
+    """Write numbers, dates, units and signs in characters, and traditional ones simplified.
 
-    Quotation marks and brackets go, dashes become pauses.
+    Of marks in a row the first stays, quotation marks and brackets go, dashes become pauses.
     """
     text = re.sub(r"[—–―]+", "，", text)
     text = re.sub(rf"(?<=[{_HANZI}])\s+|\s+(?=[{_HANZI}])", "", text)  # 2011 年 is a year as 2011年 is
@@ -116,13 +109,23 @@ def _each_unread(characters: str) -> list[str]:
 
 
 def _erhua(word: Word, syllables: list[str]) -> list[str]:
-    """Give a rhotic 儿 the tone of the syllable before it; one that is a syllable of its own has its second tone."""
+    """Give a rhotic 儿 the tone of the syllable before it; one that is a syllable of its own has its second tone.
+
+    Which is which goes by upstream's lists of words.
+    """
     if word.text[-1] != "儿":
         return syllables
     if syllables[-1] == "er1":
         syllables[-1] = "er2"
-    stays = word.text not in _ALWAYS_ERHUA and (word.text in _NEVER_ERHUA or word.pos in ("a", "j", "nr"))
-    if len(syllables) > 1 and not stays and word.text[-2:] not in _NEVER_ERHUA and syllables[-1] in ("er2", "er5"):
+    stays = word.text not in word_list("rhotic") and (
+        word.text in word_list("syllabic") or word.pos in ("a", "j", "nr")
+    )
+    if (
+        len(syllables) > 1
+        and not stays
+        and word.text[-2:] not in word_list("syllabic")
+        and syllables[-1] in ("er2", "er5")
+    ):
         syllables[-1] = "er" + syllables[-2][-1]
     return syllables
 

@@ -1,9 +1,9 @@
 """English phonemes, ARPAbet with stress, by the rules of upstream's front end: CMUdict first, then letters.
 
-Differences, all towards what a person says: names that the dictionary lacks are not cut into words, and others only into
-words it has; semicolons, colons and dashes are pauses; a word in capitals is spelled only where the dictionary does not
-have it. Verbs are told from their homographs by the words around them, where upstream asks a tagger whose data must be
-downloaded.
+Differences, all towards what a person says: names that the dictionary lacks are not cut into words, and others only
+into words it has; semicolons, colons and dashes are pauses; a word in capitals is spelled only where the dictionary
+does not have it. Verbs are told from their homographs by the words around them, where upstream asks a tagger whose data
+must be downloaded.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 from ttstrain.families.gpt_sovits.text import english_text
+from ttstrain.families.gpt_sovits.text.homographs import choose, homographs
 from ttstrain.families.gpt_sovits.text.reading import Reading, is_spoken, load
 from ttstrain.families.gpt_sovits.text.spelling import guess
 from ttstrain.families.gpt_sovits.text.symbols import UNKNOWN
@@ -30,167 +30,6 @@ _SIBILANTS = {"S", "Z", "SH", "ZH", "CH", "JH"}
 _VOICELESS = {"P", "T", "K", "F", "TH", "HH"}
 
 _TOKEN = re.compile(r"[A-Za-z]+(?:['-][A-Za-z]+)*|[.,?!'-]")
-
-_BEFORE_VERBS = frozenset(
-    [
-        "to",
-        "will",
-        "would",
-        "can",
-        "could",
-        "shall",
-        "should",
-        "may",
-        "might",
-        "must",
-        "do",
-        "does",
-        "did",
-        "don't",
-        "doesn't",
-        "didn't",
-        "won't",
-        "wouldn't",
-        "can't",
-        "couldn't",
-        "shouldn't",
-        "mustn't",
-        "i",
-        "you",
-        "we",
-        "they",
-        "who",
-        "let's",
-        "please",
-        "cannot",
-        "i'll",
-        "you'll",
-        "we'll",
-        "they'll",
-        "he'll",
-        "she'll",
-        "it'll",
-        "i'd",
-        "you'd",
-        "we'd",
-        "they'd",
-        "he'd",
-        "she'd",
-    ]
-)
-_BEFORE_VERBS_IN_S = frozenset(["he", "she", "it", "who", "which", "that"])
-_BEFORE_NOUNS = frozenset(
-    [
-        "the",
-        "a",
-        "an",
-        "this",
-        "that",
-        "these",
-        "those",
-        "my",
-        "your",
-        "his",
-        "her",
-        "its",
-        "our",
-        "their",
-        "no",
-        "some",
-        "any",
-        "each",
-        "every",
-        "of",
-        "in",
-        "on",
-        "at",
-        "by",
-        "for",
-        "with",
-        "from",
-        "as",
-        "into",
-        "than",
-        "is",
-        "are",
-        "was",
-        "were",
-        "be",
-        "been",
-        "being",
-        "very",
-        "more",
-        "most",
-        "so",
-        "and",
-        "or",
-    ]
-)
-_OBJECTS = frozenset(
-    [
-        "the",
-        "a",
-        "an",
-        "this",
-        "that",
-        "these",
-        "those",
-        "my",
-        "your",
-        "his",
-        "her",
-        "its",
-        "our",
-        "their",
-        "it",
-        "him",
-        "them",
-        "me",
-        "us",
-    ]
-)
-_ADVERBS = frozenset(
-    ["not", "never", "always", "also", "often", "only", "still", "just", "even", "then", "now", "ever"]
-)
-_PRESENT = frozenset(
-    [
-        "to",
-        "will",
-        "would",
-        "can",
-        "could",
-        "shall",
-        "should",
-        "may",
-        "might",
-        "must",
-        "do",
-        "does",
-        "did",
-        "don't",
-        "doesn't",
-        "didn't",
-        "won't",
-        "let's",
-        "please",
-        "i'll",
-        "you'll",
-        "we'll",
-        "they'll",
-        "he'll",
-        "she'll",
-        "it'll",
-        "i'd",
-        "cannot",
-        "can't",
-        "couldn't",
-    ]
-)
-
-
-class _Homograph(NamedTuple):
-    marked: tuple[str, ...]  # as the part of speech that the table names
-    other: tuple[str, ...]
 
 
 def read(text: str, version: str) -> Reading:
@@ -213,8 +52,8 @@ def read_words(normalized: str) -> list[str]:
             phones.append(token)
         elif len(token) == 1:
             phones.extend(_LETTER_A if token == "A" else dictionary()[token.lower()])
-        elif token.lower() in _homographs():
-            phones.extend(_choose(tokens, index))
+        elif token.lower() in homographs():
+            phones.extend(choose(tokens, index))
         else:
             phones.extend(_word(token, is_name=token.istitle() and index > 0 and tokens[index - 1] not in ".?!"))
     # The net has a vowel that the symbol table lacks; upstream drops it.
@@ -274,55 +113,6 @@ def _compound(word: str) -> Sequence[str]:
         library.load()
     parts: list[str] = library.segment(word)
     return parts if len(parts) > 1 and all(len(part) > 2 and part in dictionary() for part in parts) else ()
-
-
-# ---------------------------------------------------------------- homographs
-
-
-@cache
-def _homographs() -> Mapping[str, _Homograph]:
-    """Return g2p_en's table of words that are said otherwise as verbs, with upstream's corrections."""
-    table = {}
-    for line in (_DATA / "homographs.txt").read_text(encoding="utf-8").splitlines():
-        word, marked, other, _ = line.split("|")
-        table[word] = _Homograph(tuple(marked.split()), tuple(other.split()))
-    table["live"] = _Homograph(("L", "IH1", "V"), ("L", "AY1", "V"))
-    return table
-
-
-def _choose(tokens: Sequence[str], index: int) -> tuple[str, ...]:
-    word = tokens[index].lower()
-    marked, other = _homographs()[word]
-    before, after = _neighbour(tokens, index, -1), _neighbour(tokens, index, 1)
-    if word == "read":  # the present
-        return marked if before in _PRESENT or (before == "" and after in _OBJECTS) else other
-    if word == "used":  # the participle; `used to` is the habit
-        return other if after == "to" else marked
-    if word == "live":  # the adjective
-        return other if before in _BEFORE_NOUNS else marked
-    if word in ("content", "closer"):  # the noun
-        return marked if before in ("the", "a", "this", "its", "of", "their") and word == "content" else other
-    if word == "complex":  # the adjective, as upstream corrects it
-        return other
-    return marked if _is_verb(word, before, after) else other
-
-
-def _is_verb(word: str, before: str, after: str) -> bool:
-    """Judge by the nearest words that are no adverbs; an infinitive never ends in the `s` of the third person."""
-    third_person = word.endswith("s") and word[:-1] in _homographs()
-    if third_person:
-        return before in _BEFORE_VERBS_IN_S
-    if before in _BEFORE_VERBS:
-        return True
-    return after in _OBJECTS and before not in _BEFORE_NOUNS
-
-
-def _neighbour(tokens: Sequence[str], index: int, step: int) -> str:
-    index += step
-    while 0 <= index < len(tokens) and (tokens[index].lower() in _ADVERBS or tokens[index].lower().endswith("ly")):
-        index += step
-    found = tokens[index].lower() if 0 <= index < len(tokens) else ""
-    return found if found[:1].isalpha() else ""
 
 
 def _dropped(text: str) -> tuple[str, ...]:

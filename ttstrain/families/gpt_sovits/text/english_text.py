@@ -40,60 +40,11 @@ _SIGNS = {
     "%": " percent ", "°": " degrees ", "\u2212": " minus ",
 }  # fmt: skip
 _MARKS = {";": ",", ":": ",", "；": ",", "：": ",", "，": ",", "、": ",", "。": ".", "！": "!", "？": "?", "…": "."}
-_EMPHASIZED = frozenset(
-    [
-        "the",
-        "and",
-        "not",
-        "but",
-        "for",
-        "all",
-        "are",
-        "was",
-        "were",
-        "you",
-        "his",
-        "her",
-        "him",
-        "she",
-        "has",
-        "had",
-        "our",
-        "out",
-        "now",
-        "one",
-        "two",
-        "who",
-        "how",
-        "why",
-        "yes",
-        "no",
-        "to",
-        "of",
-        "in",
-        "is",
-        "it",
-        "on",
-        "at",
-        "by",
-        "as",
-        "be",
-        "we",
-        "he",
-        "or",
-        "so",
-        "if",
-        "my",
-        "me",
-        "do",
-        "up",
-        "go",
-        "an",
-        "am",
-        "i",
-        "a",
-    ]
-)  # short words that capitals stress, where they would spell others
+_STRESSED = (
+    "the and not but for all are was were you his her him she has had our out now one two who how why yes no to of in is "
+    "it on at by as be we he or so if my me do up go an am i a"
+)
+_EMPHASIZED = frozenset(_STRESSED.split())  # short words that capitals stress, where they spell others
 
 _NUMBER = r"\d+(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?"
 _LETTERS = r"[^\W\d_]"
@@ -105,7 +56,7 @@ def normalize(text: str, words: Container[str]) -> str:
     text = _expand_abbreviations(text)
     text = _expand_numbers(text)
     text = re.sub(r"\s*(?:--+|[–—])\s*|\s+-\s+", ", ", text)
-    text = text.translate(str.maketrans(_SIGNS)).translate(str.maketrans(_MARKS))
+    text = "".join(_SIGNS.get(c) or _MARKS.get(c) or c for c in text)
     text = "".join(c for c in unicodedata.normalize("NFD", text) if unicodedata.category(c) != "Mn")
     if text.isupper():
         text = text.capitalize()  # all of it is stressed, and nothing is told by it

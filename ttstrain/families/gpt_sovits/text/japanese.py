@@ -21,8 +21,8 @@ _PROSODY = (PITCH_RISE, PITCH_FALL, _ACCENT_BORDER)
 _SPOKEN = re.compile(r"[A-Za-z\d\u3005\u3040-\u30ff\u4e00-\u9fff\uff11-\uff19\uff21-\uff3a\uff41-\uff5a\uff66-\uff9d]+")
 _MARKS = {"：": ",", "；": ",", "，": ",", "、": ",", "·": ",", "。": ".", "\n": ".", "！": "!", "？": "?"}
 
-# Of a full-context label: the phoneme; the mora's distance to the accent, its place from both ends of the accent phrase;
-# the number of moras in that phrase.
+# Of a full-context label: the phoneme; the mora's distance to the accent, its place from both ends of the accent
+# phrase; the number of moras in that phrase.
 _LABEL = re.compile(
     r"-(?P<phone>.*?)\+.*?/A:(?P<to_accent>-?\d+|xx)\+(?P<from_start>\d+|xx)\+(?P<from_end>\d+|xx)/.*?/F:(?P<moras>\d+|xx)_"
 )

@@ -13,87 +13,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ttstrain.families.gpt_sovits.text.symbols import ARPABET
+
 _WEIGHTS = Path(__file__).parent / "data" / "spelling.npz"
 
 _GRAPHEMES = ("<pad>", "<unk>", "</s>", *"abcdefghijklmnopqrstuvwxyz")
 _START, _END = "<s>", "</s>"
-# The order of the net's outputs, a bare UW among them.
-_PHONEMES = [
-    "<pad>",
-    "<unk>",
-    "<s>",
-    "</s>",
-    "AA0",
-    "AA1",
-    "AA2",
-    "AE0",
-    "AE1",
-    "AE2",
-    "AH0",
-    "AH1",
-    "AH2",
-    "AO0",
-    "AO1",
-    "AO2",
-    "AW0",
-    "AW1",
-    "AW2",
-    "AY0",
-    "AY1",
-    "AY2",
-    "B",
-    "CH",
-    "D",
-    "DH",
-    "EH0",
-    "EH1",
-    "EH2",
-    "ER0",
-    "ER1",
-    "ER2",
-    "EY0",
-    "EY1",
-    "EY2",
-    "F",
-    "G",
-    "HH",
-    "IH0",
-    "IH1",
-    "IH2",
-    "IY0",
-    "IY1",
-    "IY2",
-    "JH",
-    "K",
-    "L",
-    "M",
-    "N",
-    "NG",
-    "OW0",
-    "OW1",
-    "OW2",
-    "OY0",
-    "OY1",
-    "OY2",
-    "P",
-    "R",
-    "S",
-    "SH",
-    "T",
-    "TH",
-    "UH0",
-    "UH1",
-    "UH2",
-    "UW",
-    "UW0",
-    "UW1",
-    "UW2",
-    "V",
-    "W",
-    "Y",
-    "Z",
-    "ZH",
-]
+# The order of the net's outputs; a bare UW is among them.
+_PHONEMES = ("<pad>", "<unk>", _START, _END, *sorted({*ARPABET, "UW"} - {"ER", "IH"}))
 _MOST_PHONEMES = 20
 
 Array = NDArray[np.float32]
@@ -123,10 +50,11 @@ def _step(x: Array, state: Array, weights: Mapping[str, Array], side: str) -> Ar
     size = len(state)
     inputs = weights[f"{side}_w_ih"] @ x + weights[f"{side}_b_ih"]  # (3 h,)
     states = weights[f"{side}_w_hh"] @ state + weights[f"{side}_b_hh"]  # (3 h,)
-    gates: Array = 1 / (1 + np.exp(-(inputs[: 2 * size] + states[: 2 * size])))
+    gates = np.reciprocal(1 + np.exp(-(inputs[: 2 * size] + states[: 2 * size])))
     reset, update = gates[:size], gates[size:]
     new: Array = np.tanh(inputs[2 * size :] + reset * states[2 * size :])
-    return (1 - update) * new + update * state
+    state = (1 - update) * new + update * state
+    return state  # noqa: RET504 (numpy's operators are typed as Any)
 
 
 @cache

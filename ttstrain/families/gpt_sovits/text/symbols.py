@@ -6,7 +6,7 @@ behind it in three groups, each sorted by itself: marks of pitch, Korean, Canton
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cache
 
 from ttstrain.errors import RecipeError
@@ -19,250 +19,37 @@ PITCH_RISE, PITCH_FALL = "[", "]"
 """Japanese accents, known to v2 and later."""
 KOREAN_SPACE, KOREAN_STOP = "空", "停"
 
+
+def _names(names: str) -> tuple[str, ...]:
+    return tuple(names.split())
+
+
 _SPECIAL = (PADDING, UNKNOWN, "SP", "SP2", "SP3")
 
 # Chinese: initials of Opencpop's phonemes, three of them for syllables that begin with a vowel, and finals with tones.
-ZERO_INITIALS = ("AA", "EE", "OO")
-_INITIALS = (
-    *ZERO_INITIALS,
-    *[
-        "b",
-        "c",
-        "ch",
-        "d",
-        "f",
-        "g",
-        "h",
-        "j",
-        "k",
-        "l",
-        "m",
-        "n",
-        "p",
-        "q",
-        "r",
-        "s",
-        "sh",
-        "t",
-        "w",
-        "x",
-        "y",
-        "z",
-        "zh",
-    ],
+_INITIALS = _names("AA EE OO b c ch d f g h j k l m n p q r s sh t w x y z zh")
+_FINALS = _names(
+    "E En a ai an ang ao e ei en eng er i i0 ia ian iang iao ie in ing iong ir iu "
+    "o ong ou u ua uai uan uang ui un uo v van ve vn"
 )
-_FINALS = [
-    "E",
-    "En",
-    "a",
-    "ai",
-    "an",
-    "ang",
-    "ao",
-    "e",
-    "ei",
-    "en",
-    "eng",
-    "er",
-    "i",
-    "i0",
-    "ia",
-    "ian",
-    "iang",
-    "iao",
-    "ie",
-    "in",
-    "ing",
-    "iong",
-    "ir",
-    "iu",
-    "o",
-    "ong",
-    "ou",
-    "u",
-    "ua",
-    "uai",
-    "uan",
-    "uang",
-    "ui",
-    "un",
-    "uo",
-    "v",
-    "van",
-    "ve",
-    "vn",
-]
 _CHINESE_TONES = "12345"
 
-_JAPANESE = [
-    "I",
-    "N",
-    "U",
-    "a",
-    "b",
-    "by",
-    "ch",
-    "cl",
-    "d",
-    "dy",
-    "e",
-    "f",
-    "g",
-    "gy",
-    "h",
-    "hy",
-    "i",
-    "j",
-    "k",
-    "ky",
-    "m",
-    "my",
-    "n",
-    "ny",
-    "o",
-    "p",
-    "py",
-    "r",
-    "ry",
-    "s",
-    "sh",
-    "t",
-    "ts",
-    "u",
-    "v",
-    "w",
-    "y",
-    "z",
-]
+_JAPANESE = _names("I N U a b by ch cl d dy e f g gy h hy i j k ky m my n ny o p py r ry s sh t ts u v w y z")
 
 # English: ARPAbet with stress. Two vowels without stress are symbols too, a bare UW is not.
-_ARPABET_VOWELS = ["AA", "AE", "AH", "AO", "AW", "AY", "EH", "ER", "EY", "IH", "IY", "OW", "OY", "UH", "UW"]
-_ARPABET_CONSONANTS = [
-    "B",
-    "CH",
-    "D",
-    "DH",
-    "F",
-    "G",
-    "HH",
-    "JH",
-    "K",
-    "L",
-    "M",
-    "N",
-    "NG",
-    "P",
-    "R",
-    "S",
-    "SH",
-    "T",
-    "TH",
-    "V",
-    "W",
-    "Y",
-    "Z",
-    "ZH",
-]
-_ARPABET_STRESSES = "012"
-_ARPABET_BARE = ("ER", "IH")
+_ARPABET_VOWELS = _names("AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW")
+_ARPABET_CONSONANTS = _names("B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH")
+ARPABET = (*(vowel + stress for vowel in _ARPABET_VOWELS for stress in "012"), *_ARPABET_CONSONANTS, "ER", "IH")
 
 _KOREAN = (*"ㄱㄴㄷㄹㅁㅂㅅㅇㅈㅊㅋㅌㅍㅎㄲㄸㅃㅆㅉㅏㅓㅗㅜㅡㅣㅐㅔ", KOREAN_SPACE, KOREAN_STOP)
 
 # Cantonese: a Y before every part of a Jyutping syllable. Upstream cuts the longest beginning that it takes for an
 # initial, vowels included, so that much stands with tones, without, or both ways.
-_CANTONESE_TONED = [
-    "a",
-    "aa",
-    "aai",
-    "aak",
-    "aam",
-    "aan",
-    "aang",
-    "aap",
-    "aat",
-    "aau",
-    "ai",
-    "ak",
-    "am",
-    "an",
-    "ang",
-    "ap",
-    "at",
-    "au",
-    "e",
-    "ei",
-    "ek",
-    "eng",
-    "eoi",
-    "eon",
-    "eot",
-    "g",
-    "i",
-    "ik",
-    "im",
-    "in",
-    "ing",
-    "ip",
-    "it",
-    "iu",
-    "k",
-    "m",
-    "n",
-    "o",
-    "oe",
-    "oek",
-    "oeng",
-    "oi",
-    "ok",
-    "on",
-    "ong",
-    "ot",
-    "ou",
-    "p",
-    "t",
-    "u",
-    "ui",
-    "uk",
-    "un",
-    "ung",
-    "ut",
-    "yu",
-    "yun",
-    "yut",
-]
-_CANTONESE_BARE = [
-    "a",
-    "aa",
-    "ai",
-    "ak",
-    "au",
-    "b",
-    "c",
-    "d",
-    "e",
-    "f",
-    "g",
-    "gw",
-    "h",
-    "j",
-    "k",
-    "kw",
-    "l",
-    "m",
-    "n",
-    "ng",
-    "o",
-    "oi",
-    "ok",
-    "on",
-    "ou",
-    "p",
-    "s",
-    "t",
-    "uk",
-    "w",
-    "z",
-]
+_CANTONESE_TONED = _names(
+    "a aa aai aak aam aan aang aap aat aau ai ak am an ang ap at au e ei ek eng eoi eon eot g i ik im in ing ip it iu "
+    "k m n o oe oek oeng oi ok on ong ot ou p t u ui uk un ung ut yu yun yut"
+)
+CANTONESE_BARE = _names("a aa ai ak au b c d e f g gw h j k kw l m n ng o oi ok on ou p s t uk w z")
 _CANTONESE_TONES = "123456"
 
 
@@ -290,17 +77,11 @@ def _first_symbols() -> Iterable[str]:
     yield from _SPECIAL
     yield from PAUSES
     yield from _INITIALS
-    yield from _with_each(_FINALS, _CHINESE_TONES)
+    yield from (final + tone for final in _FINALS for tone in _CHINESE_TONES)
     yield from _JAPANESE
-    yield from _with_each(_ARPABET_VOWELS, _ARPABET_STRESSES)
-    yield from _ARPABET_BARE
-    yield from _ARPABET_CONSONANTS
+    yield from ARPABET
 
 
 def _cantonese() -> Iterable[str]:
-    for part in (*_with_each(_CANTONESE_TONED, _CANTONESE_TONES), *_CANTONESE_BARE):
-        yield "Y" + part
-
-
-def _with_each(stems: Sequence[str], endings: str) -> Iterable[str]:
-    return (stem + ending for stem in stems for ending in endings)
+    yield from ("Y" + part + tone for part in _CANTONESE_TONED for tone in _CANTONESE_TONES)
+    yield from ("Y" + part for part in CANTONESE_BARE)

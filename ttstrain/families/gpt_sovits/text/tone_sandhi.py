@@ -1,8 +1,8 @@
 """How the tones of Mandarin words change when they are spoken.
 
 The rules and the list of words are those of PaddleSpeech's front end, which the published weights were trained with: 不
-and 一 go by what follows, the first of two third tones rises, and particles, suffixes, reduplications and some 400 words
-end in the neutral tone, 5. Words are merged first, so that a rule sees what is spoken in one go.
+and 一 go by what follows, the first of two third tones rises, and particles, suffixes, reduplications and some 400
+words end in the neutral tone, 5. Words are merged first, so that a rule sees what is spoken in one go.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-_WORDS = Path(__file__).parent / "data" / "neutral_tone.txt"
+_WORDS = Path(__file__).parent / "data" / "mandarin_words.txt"
 
 _PARTICLES = "吧呢哈啊呐噻嘛吖嗨呐哦哒额滴哩哟喽啰耶喔诶"
 _STRUCTURAL = "的地得"  # neutral where they are read `de`; upstream's rule takes 土地 for one as well
@@ -146,7 +146,7 @@ def _apply_yi(text: str, tones: list[str]) -> None:
 
 def _apply_neutral(word: Word, tones: list[str], parts: Sequence[str]) -> None:
     text, pos = word.text, word.pos
-    keeps, neutral = _full_tone_words(), _neutral_words()
+    keeps, neutral = word_list("full"), word_list("neutral")
     if text in keeps:
         return
     if pos[:1] in ("n", "v", "a"):
@@ -208,15 +208,7 @@ def _two_parts(text: str, search: Search) -> tuple[str, ...]:
 
 
 @cache
-def _neutral_words() -> frozenset[str]:
-    return _word_list("neutral")
-
-
-@cache
-def _full_tone_words() -> frozenset[str]:
-    return _word_list("full")
-
-
-def _word_list(name: str) -> frozenset[str]:
+def word_list(name: str) -> frozenset[str]:
+    """Return the words that end in the neutral tone (`neutral`), or never do (`full`); `rhotic` and `syllabic` 儿."""
     lines = _WORDS.read_text(encoding="utf-8").splitlines()
     return frozenset(word for line in lines if line.startswith(f"{name} ") for word in line.split()[1:])
