@@ -20,8 +20,9 @@ from torch import Tensor
 
 from ttstrain import families
 from ttstrain.checkpoint.loading import load_weights
+from ttstrain.checkpoint.merging import merge
 from ttstrain.checkpoint.tensorfile import StoredTensor
-from ttstrain.checkpoint.upstream import open_checkpoint
+from ttstrain.checkpoint.upstream import OpenedCheckpoint, open_checkpoint
 from ttstrain.errors import CheckpointError, RecipeError
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class Source:
     versions: Mapping[str, str] = field(default_factory=dict)  # packages that decide what the weights mean
     training: Training | None = None
     adapters: Adapters | None = None  # what `weights` already include; None where all weights were trained
+    others: Mapping[str, Tensor] = field(default_factory=dict)  # trained beside them, such as a discriminator
+    epoch: int | None = None  # number of times that the data were gone through, rounded up
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,8 @@ class WrittenFile:
 
     name: str  # below the folder
     holds: Literal["weights", "training"]
+    keys: frozenset[str] | None = None  # names of the weights that it holds; None: all that are exported
+    model: str = ""  # files of one such name make up a model; without a name each is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,24 +191,50 @@ def export(source: Source, folder: Path, *, formats: Sequence[str] = ()) -> Expo
 def _verify(source: Source, exporter: Exporter, folder: Path, files: Sequence[WrittenFile]) -> tuple[int, float]:
     """Return how many tensors were compared and the largest difference of a forward pass."""
     num_tensors, largest = 0, 0.0
-    for file in files:
-        opened = open_checkpoint(folder / file.name, task=source.task)
-        training = source.training if file.holds == "training" else None
+    for model in _models(files):
+        training = source.training if model[0].holds == "training" else None
         expected = source.weights if training is None else training.online
-        num_tensors += _compare(file.name, opened.weights, expected)
-        if training is not None:
-            if training.average is not None:
-                num_tensors += _compare(f"{file.name}, average", opened.ema or {}, training.average)
-            moments, wanted = _flat(opened.moments or {}), _flat(training.moments)
-            num_tensors += _compare(f"{file.name}, moments", moments, wanted)
+        parts = []
+        for file in model:
+            opened = open_checkpoint(folder / file.name, task=source.task)
+            num_tensors += _compare_file(file, opened, {**expected, **source.others}, default=expected)
+            if training is not None:
+                num_tensors += _compare_training(file, opened, training)
+            parts.append(opened)
+        whole = merge(parts)
         config = exporter.config(folder)
-        opened.check_model(config.model_dump(mode="json"))
+        whole.check_model(config.model_dump(mode="json"))
+        # What files of this kind leave out has no part in what they compute, and is taken as it was.
+        stored = {key: whole.weights[key] for key in expected if key in whole.weights}
+        rounded = _as_stored(expected, stored)
         fresh = _build(source.task, config)
-        load_weights(fresh.exported(), opened.weights, source=file.name)
+        load_weights(fresh.exported(), {**rounded, **stored}, source=whole.title)
         outputs = exporter.probe(fresh)
-        wanted_outputs = _probe(source, exporter, _as_stored(expected, opened.weights))
-        largest = max(largest, _difference(file.name, outputs, wanted_outputs))
+        largest = max(largest, _difference(whole.title, outputs, _probe(source, exporter, rounded)))
     return num_tensors, largest
+
+
+def _models(files: Sequence[WrittenFile]) -> list[list[WrittenFile]]:
+    """Put together the files that make up one model."""
+    models: dict[str, list[WrittenFile]] = {}
+    for file in files:
+        models.setdefault(file.model or file.name, []).append(file)
+    return list(models.values())
+
+
+def _compare_file(
+    file: WrittenFile, opened: OpenedCheckpoint, held: Mapping[str, Tensor], *, default: Mapping[str, Tensor]
+) -> int:
+    expected = default if file.keys is None else {key: held[key] for key in file.keys}
+    return _compare(file.name, opened.weights, expected)
+
+
+def _compare_training(file: WrittenFile, opened: OpenedCheckpoint, training: Training) -> int:
+    count = 0
+    if training.average is not None and file.keys is None:
+        count += _compare(f"{file.name}, average", opened.ema or {}, training.average)
+    wanted = {name: state for name, state in training.moments.items() if file.keys is None or name in file.keys}
+    return count + _compare(f"{file.name}, moments", _flat(opened.moments or {}), _flat(wanted))
 
 
 def _build(task: str, config: ModelConfig) -> Task:
@@ -214,8 +245,8 @@ def _build(task: str, config: ModelConfig) -> Task:
 
 
 def _as_stored(expected: Mapping[str, Tensor], stored: Mapping[str, StoredTensor]) -> dict[str, Tensor]:
-    """Round weights to the types in which the file keeps them."""
-    return {key: tensor.to(stored[key].dtype) for key, tensor in expected.items()}
+    """Round weights to the types in which the files keep them; those that they leave out stay as they are."""
+    return {key: tensor.to(stored[key].dtype) if key in stored else tensor for key, tensor in expected.items()}
 
 
 def _probe(source: Source, exporter: Exporter, weights: Mapping[str, Tensor]) -> Tensor:

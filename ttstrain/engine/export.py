@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -117,7 +118,23 @@ def _of_run(checkpoint: Path, *, weights: Weights, compare: bool) -> Source:
         versions=meta.versions,
         training=_training(plain, loaded, candidates, settings),
         adapters={ONLINE: candidates.online_adapters, AVERAGE: candidates.average_adapters}.get(choice.name),
+        others=_others(plain, loaded),
+        epoch=_epoch(meta, run),
     )
+
+
+def _others(task: Task, loaded: store.Loaded) -> dict[str, Tensor]:
+    """Return what was trained and is not exported, such as a discriminator."""
+    exported = set(task.exported().state_dict())
+    return {key: loaded.state["task"][key] for key in task.state_dict() if key not in exported}
+
+
+def _epoch(meta: Meta, run: Path | None) -> int | None:
+    """Count the passes over the data, the last one as a whole; None where nothing tells."""
+    if run is None:
+        return None
+    steps_per_epoch: float = json.loads((run / folder.PLAN).read_text(encoding="utf-8"))["steps_per_epoch"]
+    return max(1, math.ceil(meta.step / steps_per_epoch))
 
 
 def _recipe_of(run: Path) -> Recipe:
