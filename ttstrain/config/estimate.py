@@ -1,16 +1,18 @@
 """What a run needs in memory and on disk, counted from the model's parameters.
 
-Averages and moments are counted in fp32. Activations depend on the architecture and are not included.
+Averages and moments are counted in fp32. Activations are what the family says, where it has counted them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ttstrain import families
 from ttstrain.config.parameters import ParameterCounts
 from ttstrain.config.recipe import CheckpointConfig, OptimizerKind, Recipe
 
 FP32 = 4  # bytes
+ACTIVATIONS = "activations"
 MOMENTS: Mapping[OptimizerKind, int] = {  # bytes of optimizer state per parameter
     "adamw": 2 * FP32,
     "adamw8bit": 2,
@@ -24,16 +26,25 @@ MOMENTS: Mapping[OptimizerKind, int] = {  # bytes of optimizer state per paramet
 
 
 def memory_bytes(recipe: Recipe, parameters: ParameterCounts, *, weight_bytes: int = FP32) -> dict[str, int]:
-    """Return bytes per part; `snapshot` is held by the host for a rollback.
+    """Return bytes per part; `snapshot` is held by the host for a rollback, `activations` may be missing.
 
     What is frozen has neither gradients nor moments, and its average is the weight itself.
     """
+    config = families.find_task(recipe.task).config.model_validate(recipe.model)
     weights, trained = weight_bytes * parameters.total, weight_bytes * parameters.trained
     moments = MOMENTS[recipe.optim.kind] * parameters.trained
     ema = FP32 * parameters.trained if recipe.ema.enabled else 0
     held = recipe.guard.snapshot == "memory"
     snapshot = checkpoint_bytes(recipe, parameters, weight_bytes=weight_bytes) if held else 0
-    return {"weights": weights, "gradients": trained, "moments": moments, "ema": ema, "snapshot": snapshot}
+    activations = config.activation_bytes(recipe)
+    return {
+        "weights": weights,
+        "gradients": trained,
+        "moments": moments,
+        "ema": ema,
+        **({} if activations is None else {ACTIVATIONS: activations}),
+        "snapshot": snapshot,
+    }
 
 
 def checkpoint_bytes(recipe: Recipe, parameters: ParameterCounts, *, weight_bytes: int = FP32) -> int:

@@ -84,14 +84,14 @@ class Plan:
     facts: DataFacts
     world_size: int
     parameters: ParameterCounts
-    memory: Mapping[str, int]  # bytes per part; all but `snapshot` on the device, activations not included
+    memory: Mapping[str, int]  # bytes per part; all but `snapshot` on the device, `activations` where they are counted
     disk_bytes: int  # of the checkpoints that are kept
     num_checkpoints: int  # of those
     schemes: tuple[MemoryScheme, ...] = ()  # ways to train the model, where its family compares them
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes on the device, activations not included."""
+        """Bytes on the device."""
         return sum(size for part, size in self.memory.items() if part != "snapshot")
 
     @property

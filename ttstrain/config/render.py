@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ttstrain.config.emit import emit, scalar
+from ttstrain.config.estimate import ACTIVATIONS
 from ttstrain.config.gpu import gpu_memory
 from ttstrain.config.plan import GroupPlan, Plan, ReplayFacts
 from ttstrain.config.recipe import ReplayConfig, Schedule, base_title
@@ -241,7 +242,8 @@ def _ema(plan: Plan) -> str:
 
 def _cost_lines(plan: Plan) -> list[str]:
     parts = ", ".join(f"{part} {_bytes(size)}" for part, size in plan.memory.items() if size and part != "snapshot")
-    memory = f"{_bytes(plan.memory_bytes)} before activations ({parts})"
+    total = _bytes(plan.memory_bytes)
+    memory = f"about {total} ({parts})" if ACTIVATIONS in plan.memory else f"{total} before activations ({parts})"
     lines = _wrap("memory", memory)
     if plan.memory["snapshot"]:
         lines += _wrap("", f"and {_bytes(plan.memory['snapshot'])} of the host's for the rollback snapshot")

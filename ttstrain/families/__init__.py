@@ -70,6 +70,10 @@ class ModelConfig(Section):
         """Return the bytes of one trained weight, and of its gradient."""
         return 4
 
+    def activation_bytes(self, recipe: Recipe) -> int | None:
+        """Return the bytes, about, that a micro-batch leaves for its backward pass; None: nobody counted."""
+        return None
+
     def memory_schemes(self, recipe: Recipe, parameters: ParameterCounts) -> Sequence[MemoryScheme]:
         """Return the ways to train this model from the largest down, for a plan's table; none: no table."""
         return ()

@@ -12,11 +12,13 @@ from pydantic import Field, model_validator
 
 from ttstrain.config.recipe import Count, Section
 from ttstrain.families import ModelConfig
+from ttstrain.families.flow.cost import HALF, SINGLE, activation_bytes
 from ttstrain.families.flow.shapes import CONV_GROUPS, LORA_TARGETS, parameter_shapes
 from ttstrain.families.flow.text import FlowFrontEnd
 from ttstrain.families.flow.vocab import PACKAGED, load_vocab
 
 if TYPE_CHECKING:
+    from ttstrain.config.recipe import Recipe
     from ttstrain.data.manifest import Clip
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -168,6 +170,10 @@ class FlowConfig(ModelConfig):
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         return parameter_shapes(self, num_tokens=self.num_tokens())
+
+    def activation_bytes(self, recipe: Recipe) -> int:
+        size = SINGLE if recipe.train.precision == "fp32" else HALF
+        return recipe.data.batch_frames * activation_bytes(self, size=size)
 
     def lora_targets(self) -> Sequence[str]:
         return LORA_TARGETS

@@ -14,6 +14,8 @@ from ttstrain.families.flow.shapes import CONV_GROUPS, CONV_KERNEL, TIME_FREQUEN
 if TYPE_CHECKING:
     from ttstrain.families.flow.config import FlowConfig
 
+HALF, SINGLE = 2, 4  # bytes
+
 
 @dataclass(frozen=True, slots=True)
 class ForwardFlops:
@@ -41,3 +43,22 @@ def forward_flops(config: FlowConfig, lengths: Sequence[int]) -> ForwardFlops:
         products=2.0 * (sum(lengths) * (layers + ends) + len(lengths) * clip),
         attention=4.0 * config.depth * inner * sum(n * n for n in lengths),
     )
+
+
+def activation_bytes(config: FlowConfig, *, size: int) -> int:
+    """Return the bytes, about, that a frame's forward pass leaves for its backward pass; `size` is that of a number.
+
+    Counted on the CPU, where torch's hooks for saved tensors see them all. No frame is kept for another: attention is
+    computed in tiles.
+    """
+    d, inner = config.dim, config.heads * config.dim_head
+    dropped = 1 if config.dropout else 0  # the mask, as wide as what it hides
+    hidden = (2 + dropped) * config.ff_mult * d
+    heads = (8 if config.qk_norm is not None else 4) * inner
+    block = (6 + dropped) * d + heads + hidden
+    if config.backbone == "unett":
+        block += d
+    kept = config.depth * block
+    if config.checkpoint_activations:
+        kept = config.depth * d + block
+    return size * (kept + 6 * d + 4 * config.n_mels)

@@ -17,7 +17,7 @@ from ttstrain.families.orpheus.data_config import RowsConfig
 from ttstrain.families.orpheus.ids import PUBLISHED, TokenIds
 from ttstrain.families.orpheus.layout import row_length
 from ttstrain.families.orpheus.lint import review
-from ttstrain.families.orpheus.memory import memory_schemes
+from ttstrain.families.orpheus.memory import activations, memory_schemes
 
 if TYPE_CHECKING:
     from ttstrain.config.parameters import ParameterCounts
@@ -136,6 +136,10 @@ class OrpheusConfig(ModelConfig):
     def weight_bytes(self) -> int:
         """Return the bytes of one trained weight."""
         return 2 if self.param_dtype == "bf16" else 4
+
+    def activation_bytes(self, recipe: Recipe) -> int:
+        """Return the bytes, about, that a micro-batch's tokens leave for the backward pass."""
+        return recipe.data.batch_frames * activations(self, recipe, recomputed=self.checkpoint_activations)
 
     def memory_schemes(self, recipe: Recipe, parameters: ParameterCounts) -> Sequence[MemoryScheme]:
         """Compare training all weights in two precisions, and adapters over them."""
