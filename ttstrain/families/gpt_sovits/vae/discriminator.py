@@ -20,6 +20,7 @@ from ttstrain.families.gpt_sovits.shapes import (
     SCALE_LAYERS,
     periods,
 )
+from ttstrain.families.gpt_sovits.vae import matmul_conv
 from ttstrain.families.gpt_sovits.vae.layers import LEAK, NormedConv
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ SCALE_STRIDE = 4
 class Judgement:
     """What one part of the discriminator makes of some sound."""
 
-    score: Tensor  # (b, ...) one number for each place; 1 is real
-    maps: tuple[Tensor, ...]  # what each layer says, the score's own included
+    score: Tensor  # (b, n) one number for each place; 1 is real
+    maps: tuple[Tensor, ...]  # what each layer says, the last one's score included; clips need not come first
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,17 +132,44 @@ def _period_part(period: int, most: int) -> _Part:
 
 
 def _judge(wav: Tensor, period: int, layers: Sequence[_Layer]) -> Judgement:
-    x = wav if period == 1 else _fold(wav, period)
+    if period == 1:
+        return _judge_scale(wav, layers)
+    folded = _fold(wav, period)  # (b, 1, t / p, p)
+    if matmul_conv.worthwhile(folded):
+        return _judge_phases(folded, layers)
+    return _judge_folded(folded, layers)
+
+
+def _judge_scale(x: Tensor, layers: Sequence[_Layer]) -> Judgement:
     maps = []
     for i, layer in enumerate(layers):
-        if period == 1:
-            x = F.conv1d(x, layer.weight, layer.bias, layer.stride, layer.padding, groups=layer.groups)
-        else:
-            x = F.conv2d(x, layer.weight, layer.bias, (layer.stride, 1), (layer.padding, 0))
-        if i < len(layers) - 1:
-            x = F.leaky_relu(x, LEAK)
+        x = F.conv1d(x, layer.weight, layer.bias, layer.stride, layer.padding, groups=layer.groups)
+        x = F.leaky_relu(x, LEAK) if i < len(layers) - 1 else x
         maps.append(x)
     return Judgement(score=x.flatten(1), maps=tuple(maps))
+
+
+def _judge_folded(x: Tensor, layers: Sequence[_Layer]) -> Judgement:
+    """Judge as the files have it: pictures of one phase a column, kernels one column wide."""
+    maps = []
+    for i, layer in enumerate(layers):
+        x = F.conv2d(x, layer.weight, layer.bias, (layer.stride, 1), (layer.padding, 0))
+        x = F.leaky_relu(x, LEAK) if i < len(layers) - 1 else x
+        maps.append(x)
+    return Judgement(score=x.flatten(1), maps=tuple(maps))
+
+
+def _judge_phases(folded: Tensor, layers: Sequence[_Layer]) -> Judgement:
+    """Judge the phases as sounds of their own, as matrix products; maps are (c, b p, t / p) here."""
+    clips, _, _, period = folded.shape
+    x = folded.permute(1, 0, 3, 2).flatten(1, 2)
+    maps = []
+    for i, layer in enumerate(layers):
+        weight = layer.weight[..., 0]
+        x = matmul_conv.conv(x, weight, layer.bias, stride=layer.stride, padding=layer.padding)
+        x = F.leaky_relu(x, LEAK) if i < len(layers) - 1 else x
+        maps.append(x)
+    return Judgement(score=x.view(clips, period, -1).mT.flatten(1), maps=tuple(maps))
 
 
 def _fold(wav: Tensor, period: int) -> Tensor:

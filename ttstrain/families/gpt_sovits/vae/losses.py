@@ -5,7 +5,7 @@ Legend: b clips, c channels, n frames, m mel bins.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,15 +15,20 @@ from ttstrain.families.gpt_sovits.vae.discriminator import Judgement
 FEATURE_WEIGHT = 2.0  # of the feature distance, as in HiFi-GAN (arXiv 2010.05646)
 
 
-def discriminator_loss(real: Sequence[Judgement], fake: Sequence[Judgement]) -> Tensor:
-    """Return how far real sound is from score 1 and generated sound from 0 (LSGAN, arXiv 1611.04076)."""
+def scores_of(judgements: Sequence[Judgement]) -> list[Tensor]:
+    """Return the scores (b, n) of each part."""
+    return [judgement.score for judgement in judgements]
+
+
+def discriminator_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
+    """Return how far scores of real sound are from 1 and of generated sound from 0 (LSGAN, arXiv 1611.04076)."""
     pairs = zip(real, fake, strict=True)
-    return _sum((1 - r.score.float()).square().mean() + f.score.float().square().mean() for r, f in pairs)
+    return _sum((1 - r.float()).square().mean() + f.float().square().mean() for r, f in pairs)
 
 
-def adversarial_loss(fake: Sequence[Judgement]) -> Tensor:
-    """Return how far generated sound is from score 1."""
-    return _sum((1 - judgement.score.float()).square().mean() for judgement in fake)
+def adversarial_loss(fake: Sequence[Tensor]) -> Tensor:
+    """Return how far scores of generated sound are from 1."""
+    return _sum((1 - score.float()).square().mean() for score in fake)
 
 
 def feature_loss(real: Sequence[Judgement], fake: Sequence[Judgement]) -> Tensor:
@@ -48,10 +53,10 @@ def kl_per_frame(z_p: Tensor, logs_q: Tensor, m_p: Tensor, logs_p: Tensor, mask:
         return (divergence * mask.float()).sum(dim=1)
 
 
-def mean_score(judgements: Sequence[Judgement]) -> Tensor:
-    """Return the mean score over the parts of the discriminator, detached: 1 says real, 0 generated."""
-    return torch.stack([judgement.score.detach().float().mean() for judgement in judgements]).mean()
+def mean_score(scores: Sequence[Tensor]) -> Tensor:
+    """Return the mean over the parts of the discriminator, detached: 1 says real, 0 generated."""
+    return torch.stack([score.detach().float().mean() for score in scores]).mean()
 
 
-def _sum(values: object) -> Tensor:
-    return torch.stack(list(values)).sum()  # type: ignore[call-overload]
+def _sum(values: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(values)).sum()

@@ -5,7 +5,7 @@ Legend: b clips, c channels, n frames (50 a second), t samples.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ttstrain.errors import DataError
 from ttstrain.families.gpt_sovits.batch import SovitsBatch
 from ttstrain.families.gpt_sovits.config import HOP_LENGTH
-from ttstrain.families.gpt_sovits.vae.discriminator import Discriminator, Judgement
+from ttstrain.families.gpt_sovits.vae.discriminator import Discriminator
 from ttstrain.families.gpt_sovits.vae.losses import (
     adversarial_loss,
     discriminator_loss,
@@ -23,6 +23,7 @@ from ttstrain.families.gpt_sovits.vae.losses import (
     kl_per_frame,
     mean_score,
     mel_distance,
+    scores_of,
 )
 from ttstrain.families.gpt_sovits.vae.mel import Spectrograms
 from ttstrain.families.gpt_sovits.vae.synthesizer import Conditions, Latents, Synthesizer, cut, cut_wav
@@ -101,17 +102,21 @@ def vae_losses(parts: VaeParts, batch: SovitsBatch, *, updates: str, noise: Tens
     terms: dict[str, Tensor] = {}
     if discriminator is not None:
         # One call over both: each weight is worked out once.
-        both = discriminator(torch.cat([target.wav.to(made.wav.dtype), made.wav.detach()]))
-        real, fake = split(both)
-        scores = {"d_real": mean_score(real), "d_fake": mean_score(fake)}
-        yield Loss(discriminator_loss(real, fake), updates="discriminator", metrics=scores)
-        del both, real, fake  # their graph is not needed any more
+        both = torch.cat([target.wav.to(made.wav.dtype), made.wav.detach()])
+        scores = [judgement.score.chunk(2) for judgement in discriminator(both)]
+        real_scores, fake_scores = zip(*scores, strict=True)
+        yield Loss(
+            discriminator_loss(real_scores, fake_scores),
+            updates="discriminator",
+            metrics={"d_real": mean_score(real_scores), "d_fake": mean_score(fake_scores)},
+        )
+        del scores, real_scores, fake_scores  # nor is their graph needed any more
         with torch.no_grad():
             critic = discriminator.critic()  # weights are constants here: nothing is computed for their sake
             real = critic(target.wav.to(made.wav.dtype))
         fake = critic(made.wav)
         terms["fm"] = feature_loss(real, fake)
-        terms["adv"] = adversarial_loss(fake)
+        terms["adv"] = adversarial_loss(scores_of(fake))
     terms["mel"] = config.c_mel * mel_distance(target.mel, parts.spectrograms.mel(made.wav[:, 0]))
     terms["kl"] = config.c_kl * _mean_kl(made.latents)
     if made.commit is not None:
@@ -159,21 +164,6 @@ def conditions(parts: VaeParts, batch: SovitsBatch) -> tuple[Conditions, Tensor 
     return given, commit
 
 
-def split(both: Sequence[Judgement]) -> tuple[list[Judgement], list[Judgement]]:
-    """Divide judgements of two batches in one into those of either."""
-    halves = [(first, second) for judgement in both for first, second in [_halves(judgement)]]
-    return [first for first, _ in halves], [second for _, second in halves]
-
-
-def _halves(judgement: Judgement) -> tuple[Judgement, Judgement]:
-    scores = judgement.score.chunk(2)
-    maps = [each.chunk(2) for each in judgement.maps]
-    return (
-        Judgement(scores[0], tuple(each[0] for each in maps)),
-        Judgement(scores[1], tuple(each[1] for each in maps)),
-    )
-
-
 def _mean_kl(latents: Latents) -> Tensor:
     kl = kl_per_frame(latents.z_p, latents.logs_q, latents.m_p, latents.logs_p, latents.mask)
     return kl.sum() / latents.mask.float().sum()
@@ -212,8 +202,8 @@ def evaluate_vae(parts: VaeParts, batch: SovitsBatch, generator: torch.Generator
     }
     if parts.discriminator is not None:
         critic = parts.discriminator.critic()
-        values["d_real"] = mean_score(critic(target.wav.to(made.wav.dtype)))
-        values["d_fake"] = mean_score(critic(made.wav))
+        values["d_real"] = mean_score(scores_of(critic(target.wav.to(made.wav.dtype))))
+        values["d_fake"] = mean_score(scores_of(critic(made.wav)))
     return values
 
 
