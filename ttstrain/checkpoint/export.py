@@ -85,7 +85,7 @@ class WrittenFile:
     """A file of weights in the exported folder."""
 
     name: str  # below the folder
-    holds: Literal["weights", "training"]
+    holds: Literal["weights", "training", "adapters"]
     keys: frozenset[str] | None = None  # names of the weights that it holds; None: all that are exported
     model: str = ""  # files of one such name make up a model; without a name each is one
 
@@ -126,7 +126,7 @@ class Exported:
     files: tuple[str, ...]
     num_bytes: int
     num_tensors: int  # compared, over all files
-    difference: float  # largest of the forward pass, relative to its largest output
+    difference: float | None  # largest of the forward pass, relative to its largest output; None: none was made
     use: tuple[str, ...]
     notes: tuple[str, ...]
     proven: tuple[str, ...] = ()
@@ -188,10 +188,17 @@ def export(source: Source, folder: Path, *, formats: Sequence[str] = ()) -> Expo
 # ---------------------------------------------------------------- proof
 
 
-def _verify(source: Source, exporter: Exporter, folder: Path, files: Sequence[WrittenFile]) -> tuple[int, float]:
+def _verify(
+    source: Source, exporter: Exporter, folder: Path, files: Sequence[WrittenFile]
+) -> tuple[int, float | None]:
     """Return how many tensors were compared and the largest difference of a forward pass."""
-    num_tensors, largest = 0, 0.0
+    num_tensors = 0
+    differences: list[float] = []
     for model in _models(files):
+        if model[0].holds == "adapters":  # what they do over their base is for the exporter to prove
+            opened = open_checkpoint(folder / model[0].name, task=source.task)
+            num_tensors += _compare(model[0].name, opened.adapters, _trained_apart(source))
+            continue
         training = source.training if model[0].holds == "training" else None
         expected = source.weights if training is None else training.online
         parts = []
@@ -210,8 +217,8 @@ def _verify(source: Source, exporter: Exporter, folder: Path, files: Sequence[Wr
         fresh = _build(source.task, config)
         load_weights(fresh.exported(), {**rounded, **stored}, source=whole.title)
         outputs = exporter.probe(fresh)
-        largest = max(largest, _difference(whole.title, outputs, _probe(source, exporter, rounded)))
-    return num_tensors, largest
+        differences.append(_difference(whole.title, outputs, _probe(source, exporter, rounded)))
+    return num_tensors, max(differences, default=None)
 
 
 def _models(files: Sequence[WrittenFile]) -> list[list[WrittenFile]]:
@@ -235,6 +242,10 @@ def _compare_training(file: WrittenFile, opened: OpenedCheckpoint, training: Tra
         count += _compare(f"{file.name}, average", opened.ema or {}, training.average)
     wanted = {name: state for name, state in training.moments.items() if file.keys is None or name in file.keys}
     return count + _compare(f"{file.name}, moments", _flat(opened.moments or {}), _flat(wanted))
+
+
+def _trained_apart(source: Source) -> dict[str, Tensor]:
+    return {} if source.adapters is None else {**source.adapters.tensors, **source.adapters.whole}
 
 
 def _build(task: str, config: ModelConfig) -> Task:
