@@ -86,6 +86,7 @@ class Prompt:
     speaker: str = ""  # the voice's name, for models that know voices by name
     duration_s: float | None = None  # length of the speech to make; None: the model or its rule decides
     seed: int | None = None  # None: the model's own setting
+    language: str = ""  # of the text, where it is known and the family reads languages apart
 
 
 @dataclass(frozen=True, slots=True)
