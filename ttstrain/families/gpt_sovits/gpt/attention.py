@@ -93,12 +93,11 @@ class Cached:
         self._first = Packed(documents, padded=False)
         self._keys: dict[int, Tensor] = {}  # layer -> (room, h, c)
         self._values: dict[int, Tensor] = {}
-        self._length = 0
+        self._lengths: dict[int, int] = {}  # layer -> rows seen
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, layer: int, dropout: float) -> Tensor:
-        new, seen = len(query), 0 if layer not in self._keys else self._length
-        if layer == 0:
-            self._length += new
+        new, seen = len(query), self._lengths.get(layer, 0)
+        self._lengths[layer] = seen + new
         for table, rows in ((self._keys, key), (self._values, value)):
             table[layer] = _with_room(table.get(layer), rows, seen=seen)
         if not seen:

@@ -15,10 +15,12 @@ from ttstrain.families.gpt_sovits.config import GptConfig, GptNetConfig
 from ttstrain.families.gpt_sovits.gpt.loss import ClipLosses, clip_losses, num_targets, per_clip, per_target, with_edits
 from ttstrain.families.gpt_sovits.gpt.net import Text2SemanticDecoder, build_gpt
 from ttstrain.families.gpt_sovits.parts import only
-from ttstrain.task import Fitted, Loss, Mean, Task
+from ttstrain.families.gpt_sovits.speech import Speech, no_partner
+from ttstrain.task import Fitted, Loss, Mean, Prompt, Sample, Task
 
 if TYPE_CHECKING:
     from ttstrain.checkpoint.upstream import OpenedCheckpoint
+    from ttstrain.families.gpt_sovits.vae.synthesizer import Synthesizer
 
 FRESH = 0.98  # share of a uniform guess above which a net has learned nothing yet
 STRANGE = 5.0  # nats a token at step 0: a base that knows the tokens is near 3
@@ -31,6 +33,7 @@ class GptTask(Task):
         super().__init__()
         self.config = config
         self.gpt = build_gpt(config.gpt)
+        self._speech = Speech(config)  # no part of what is trained
 
     def optimized(self) -> Mapping[str, torch.nn.Module]:
         """One optimizer for all of it."""
@@ -61,6 +64,24 @@ class GptTask(Task):
     def remarks(self, values: Mapping[str, float], *, step: int) -> Sequence[str]:
         """Say at step 0 when the base seems not to know the tokens, and later when it still does not."""
         return remarks(values, self.config.gpt, step=step)
+
+    # ---------------------------------------------------------------- listening
+
+    def ready_to_speak(self) -> str:
+        """Load the VAE that the recipe names, if it names one."""
+        if self.config.vae is None:
+            return "nothing: `model.vae` names no VAE"
+        self._vae(self.config.vae)
+        return f"the VAE of `{self.config.vae}`"
+
+    def sample(self, prompt: Prompt) -> Sample:
+        """Speak a text after a reference, with the VAE of `model.vae`."""
+        if self.config.vae is None:
+            raise no_partner("vae")
+        return self._speech.speak(self.gpt, self._vae(self.config.vae), prompt)
+
+    def _vae(self, path: str) -> Synthesizer:
+        return self._speech.vae(path, self.gpt.ar_predict_layer.weight.device)
 
 
 def draw(batch: SovitsBatch, config: GptNetConfig) -> SovitsBatch:
