@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
@@ -24,13 +27,16 @@ def _recipes(ctx: typer.Context) -> None:
 
 @recipes.command("list")
 def list_all() -> None:
-    """List the recipes and what each is for."""
+    """List the recipes and what each is for: on a terminal within its width, else one line each."""
     from ttstrain.config.shipped import list_recipes
 
     entries = list_recipes()
-    width = max(len(entry.name) for entry in entries)
+    indent = max(len(entry.name) for entry in entries) + 2
+    room = max(shutil.get_terminal_size().columns - indent, 20) if sys.stdout.isatty() else None
     for entry in entries:
-        print(f"{entry.name:{width}}  {entry.purpose}")
+        lines = [entry.purpose] if room is None else textwrap.wrap(entry.purpose, room)
+        for number, line in enumerate(lines):
+            print(f"{'' if number else entry.name:{indent}}{line}")
 
 
 @recipes.command("show")

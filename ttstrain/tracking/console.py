@@ -54,7 +54,7 @@ class ConsoleTracker:
         self._step = 0
         self._values: dict[str, float] = {}  # the last of each key
         self._recent: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=MEDIAN_STEPS))
-        self._first_losses: dict[str, float] = {}  # medians of this session's first steps
+        self._first_losses: dict[str, list[float]] = defaultdict(list)  # of this session's first steps
         self._times: deque[tuple[int, float]] = deque(maxlen=RATE_STEPS)
         self._evals: list[tuple[int, float]] = []
         self._averaged: dict[int, float] = {}  # step -> the eval loss of the average
@@ -111,8 +111,8 @@ class ConsoleTracker:
         self._values.update(values)
         for key, value in losses.items():
             self._recent[key].append(value)
-            if self._steps_taken <= MEDIAN_STEPS:
-                self._first_losses[key] = _median(self._recent[key])
+            if len(self._first_losses[key]) < MEDIAN_STEPS:
+                self._first_losses[key].append(value)
         if FRAMES in values:
             self._recent[FRAMES].append(values[FRAMES])
         evals = {key.removeprefix(EVAL): value for key, value in values.items() if key.startswith(EVAL)}
@@ -297,9 +297,10 @@ class ConsoleTracker:
         took = self._clock() - self._started
         lines = [f"{status}: step {self._step}/{info.total_steps}, {self._steps_taken} steps in {duration(took)}"]
         for key, first in self._first_losses.items():
-            last = _median(self._recent[key])
+            taken = max(1, min(MEDIAN_STEPS, self._steps_taken // 2))  # of a short session no step is counted twice
+            began, ended = _median(first[:taken]), _median(list(self._recent[key])[-taken:])
             lines.append(
-                f"  train loss {key.removeprefix(LOSS)}: {number(first)} to {number(last)} (medians of {MEDIAN_STEPS})"
+                f"  train loss {key.removeprefix(LOSS)}: {number(began)} to {number(ended)} (medians of {taken})"
             )
         if best := _best(self._evals):
             first_step, first_value = self._evals[0]

@@ -248,6 +248,14 @@ def test_the_end_names_what_an_export_would_take(screen: Screen, tmp_path: Path,
     ]
 
 
+def test_a_short_run_compares_its_first_half_with_its_last(screen: Screen, tmp_path: Path) -> None:
+    screen.tracker.start(info(tmp_path, total=4))
+    for step, loss in enumerate((4.0, 3.0, 2.0, 1.0), start=1):
+        screen.log(step, **{"train/loss/model": loss})
+    screen.tracker.finish("done")
+    assert "  train loss model: 3.5000 to 1.5000 (medians of 2)" in screen.lines
+
+
 def test_a_run_that_was_stopped_says_how_to_go_on(screen: Screen, tmp_path: Path) -> None:
     screen.tracker.start(info(tmp_path))
     screen.tracker.finish("stopped")
