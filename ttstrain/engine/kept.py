@@ -25,13 +25,15 @@ def from_where_started(composed: Composed, directory: Path | None) -> tuple[Comp
     """
     if directory is None or directory == Path.cwd():
         return composed, []
-    found = {}
+    found: dict[str, str | list[str]] = {}
     for key in PATHS:
         value = _get(composed.values, key)
-        if composed.places.get(key) == COMMAND_LINE or not isinstance(value, str) or Path(value).is_absolute():
+        if value is None or composed.places.get(key) == COMMAND_LINE:
             continue
-        if (directory / value).exists():
-            found[key] = str(directory / value)
+        named = value if isinstance(value, list) else [value]  # a base may be several files
+        moved = [str(directory / path) if (directory / path).exists() else path for path in named]
+        if moved != named:
+            found[key] = moved if isinstance(value, list) else moved[0]
     if not found:
         return composed, []
     values = copy.deepcopy(composed.values)
@@ -50,8 +52,10 @@ def _get(values: Any, key: str) -> Any:
     return values
 
 
-def _listed(paths: Mapping[str, str]) -> str:
-    return ", ".join(f"`{key}` is `{path}`" for key, path in paths.items())
+def _listed(paths: Mapping[str, str | list[str]]) -> str:
+    return ", ".join(
+        f"`{key}` is `{path if isinstance(path, str) else ', '.join(path)}`" for key, path in paths.items()
+    )
 
 
 def with_kept_files(composed: Composed, *, checkpoint: Path, run: Path) -> tuple[Composed, list[str]]:
