@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ttstrain.families.gpt_sovits.batch import SovitsBatch
 from ttstrain.families.gpt_sovits.config import VaeConfig
+from ttstrain.families.gpt_sovits.nets import Nets
 from ttstrain.families.gpt_sovits.vae.base import DISCRIMINATOR, VAE, fitted, start_quantizer
 from ttstrain.families.gpt_sovits.vae.mel import Spectrograms
 from ttstrain.families.gpt_sovits.vae.synthesizer import build_discriminator, build_vae
@@ -18,15 +19,6 @@ from ttstrain.task import Fitted, Loss, Task
 
 if TYPE_CHECKING:
     from ttstrain.checkpoint.upstream import OpenedCheckpoint
-
-
-class Exported(nn.Module):
-    """The nets that are averaged and written, under the task's own names."""
-
-    def __init__(self, **nets: nn.Module) -> None:
-        super().__init__()
-        for name, net in nets.items():
-            self.add_module(name, net)
 
 
 class VaeTask(Task):
@@ -39,8 +31,7 @@ class VaeTask(Task):
         self.discriminator = build_discriminator(config.vae, config.version) if config.vae.discriminator else None
         self.spectrograms = Spectrograms()
         start_quantizer(self.vae, config.features.quantizer)
-        # Not a child of the task, whose state would then hold the nets twice.
-        self._exported = (Exported(vae=self.vae),)
+        self._exported = (Nets(vae=self.vae),)  # in a tuple: it is no child of the task, whose state holds each once
 
     @property
     def parts(self) -> VaeParts:

@@ -1,0 +1,104 @@
+"""Train GPT and VAE in one run: layered learning rates, one schedule, one state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ttstrain.families.gpt_sovits.batch import SovitsBatch
+from ttstrain.families.gpt_sovits.config import JointConfig
+from ttstrain.families.gpt_sovits.gpt import task as gpt_task
+from ttstrain.families.gpt_sovits.gpt.loss import clip_losses, per_clip, with_edits
+from ttstrain.families.gpt_sovits.gpt.net import build_gpt
+from ttstrain.families.gpt_sovits.nets import Nets
+from ttstrain.families.gpt_sovits.vae.base import DISCRIMINATOR, GPT, VAE, fitted, start_quantizer
+from ttstrain.families.gpt_sovits.vae.mel import Spectrograms
+from ttstrain.families.gpt_sovits.vae.synthesizer import build_discriminator, build_vae
+from ttstrain.families.gpt_sovits.vae.training import VaeParts, draw_segments, evaluate_vae, vae_losses, vae_remarks
+from ttstrain.task import DEFAULT_OPTIMIZER, Fitted, Loss, Mean, Task
+
+if TYPE_CHECKING:
+    from ttstrain.checkpoint.upstream import OpenedCheckpoint
+
+
+class JointTask(Task):
+    """Learn to write semantic tokens and to make their sound, from the same clips.
+
+    Neither net hears of the other's loss: what they share is the data, the optimizer and its schedule. Groups of the
+    recipe give each its learning rate, and `max_grad_norm` of a group keeps the other's gradient out of its clipping.
+    """
+
+    def __init__(self, config: JointConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.gpt = build_gpt(config.gpt)
+        self.vae = build_vae(config.vae, config.version)
+        self.discriminator = build_discriminator(config.vae, config.version) if config.vae.discriminator else None
+        self.spectrograms = Spectrograms()
+        start_quantizer(self.vae, config.features.quantizer)
+        self._both = (Nets(gpt=self.gpt, vae=self.vae),)  # in a tuple: it is no child of the task
+
+    @property
+    def parts(self) -> VaeParts:
+        """The VAE's nets, as its losses take them."""
+        return VaeParts(self.config.vae, self.vae, self.discriminator, self.spectrograms)
+
+    def optimized(self) -> Mapping[str, nn.Module]:
+        """Map `model` to GPT and VAE together, and `discriminator` to itself."""
+        nets = {DEFAULT_OPTIMIZER: self._both[0], "discriminator": self.discriminator}
+        return {name: net for name, net in nets.items() if net is not None}
+
+    def exported(self) -> nn.Module:
+        """Return GPT and VAE without the discriminator, under `gpt.*` and `vae.*`."""
+        return self._both[0]
+
+    def fitted(self, base: OpenedCheckpoint) -> Fitted:
+        """Take all nets from a base, usually several files, whose quantizer made the tokens."""
+        wanted = [GPT, VAE, *([DISCRIMINATOR] if self.discriminator is not None else [])]
+        return fitted(base, self.config.vae, quantizer=self.config.features.quantizer, wanted=wanted)
+
+    # ---------------------------------------------------------------- training
+
+    def draw(self, batch: SovitsBatch) -> SovitsBatch:
+        """Choose the piece of each clip that the decoder makes and, with DPO, how its tokens are spoiled."""
+        if self.config.gpt.dpo:
+            batch = with_edits(batch, self.config.gpt.compat)
+        return draw_segments(batch, self.config.vae)
+
+    def losses(self, batch: SovitsBatch) -> Iterator[Loss]:
+        """Yield the GPT's loss, the discriminator's, and the generator's, after which both nets step.
+
+        All are means over clips: the GPT's is the mean of each clip's sum, or mean, over its own targets.
+        """
+        settings = self.config.gpt
+        losses = clip_losses(self.gpt, batch, compat=settings.compat)
+        value = per_clip(losses, loss=settings.loss, dpo=settings.dpo)
+        yield Loss(value, name="gpt", steps=False, metrics=gpt_task.metrics(losses))
+        yield from vae_losses(self.parts, batch, updates=DEFAULT_OPTIMIZER)
+
+    # ---------------------------------------------------------------- evaluation
+
+    @torch.no_grad()
+    def evaluate(self, batch: SovitsBatch, generator: torch.Generator) -> Mapping[str, Tensor | Mean]:
+        """Return what either net's own task would; `total` is the sum of `gpt` and `vae`, each a mean over clips."""
+        losses = clip_losses(self.gpt, replace(batch, edits=()), compat="none")
+        gpt = per_clip(losses, loss="mean", dpo=0.0)
+        vae = evaluate_vae(self.parts, batch, generator)
+        total = vae.pop("total")
+        return {
+            "total": gpt + total,
+            "gpt": gpt,
+            "vae": total,
+            "eos": losses.eos,
+            "acc_top3": losses.acc_top3,
+            **vae,
+        }
+
+    def remarks(self, values: Mapping[str, float], *, step: int) -> Sequence[str]:
+        """Say what either net's own task would."""
+        gpt = {"total": values["gpt"]} if "gpt" in values else {}
+        return [*gpt_task.remarks(gpt, self.config.gpt, step=step), *vae_remarks(values, step=step)]
