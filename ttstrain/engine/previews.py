@@ -110,7 +110,8 @@ def _preview(
     recorded: Tensor | None = None,
 ) -> Preview:
     named = clip or reference
-    prompt = Prompt(text, speaker="" if named is None else named.speaker)
+    language = "" if clip is None else clip.language  # of the recipe's own texts nothing is known
+    prompt = Prompt(text, speaker="" if named is None else named.speaker, language=language)
     if reference is not None:
         rate = prepared.task_data.sample_rate
         audio = Audio(read_clip(reference, rate), rate)
