@@ -67,8 +67,11 @@ def print_result(source: Source, exported: Exported) -> None:
     _print_entry("files", ", ".join(exported.files))
     _print_entry("from", f"{source.name}, step {source.step:,} ({source.checkpoint.name})")
     _print_entry("weights", f"{source.chosen}: {'; '.join(source.reasons)}")
-    same = "the same" if exported.difference == 0 else f"within {exported.difference:.1g}"
-    _print_entry("checked", f"{exported.num_tensors:,} tensors read back equal; a fresh model computes {same}")
+    computes = ""
+    if exported.difference is not None:
+        same = "the same" if exported.difference == 0 else f"within {exported.difference:.1g}"
+        computes = f"; a fresh model computes {same}"
+    _print_entry("checked", f"{exported.num_tensors:,} tensors read back equal{computes}")
     for line in exported.proven:
         _print_entry("checked", line)
     for note in exported.notes:

@@ -10,7 +10,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -75,8 +75,9 @@ class OrpheusExporter:
                 tensorfile.write(file, published(source.weights, DTYPES[name]), metadata={"format": "pt"})
                 _write_json(inside / "config.json", config_json(config, dtype=name))
                 _write_json(inside / "generation_config.json", generation_json(config))
-            proven.append(prove(source, inside, dtype=DTYPES.get(name)))
-            files.append(WrittenFile(file.relative_to(folder).as_posix(), holds="weights"))
+            proven.append(f"{name}: {prove(source, inside, dtype=DTYPES.get(name))}")
+            holds: Literal["weights", "adapters"] = "adapters" if name == ADAPTER else "weights"
+            files.append(WrittenFile(file.relative_to(folder).as_posix(), holds=holds))
             (inside / README).write_text(readme(source, config, name, proven[-1:]), encoding="utf-8")
         return Written(files=files, use=use(config, places, folder), proven=proven)
 

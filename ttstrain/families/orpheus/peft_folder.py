@@ -140,6 +140,12 @@ def lay_over(
     return adapted.merged({**tensors, **adapters}, scaling=settings.scaling)
 
 
+def trained_apart(tree: Mapping[str, Any], *, tied: bool) -> dict[str, StoredTensor]:
+    """Return a file's tensors under the task's names; a matrix that head and embedding share once."""
+    named = {PREFIX + _plain(str(key)): stored for key, stored in tree.items()}
+    return {name: stored for name, stored in named.items() if not (tied and name == HEAD)}
+
+
 def _plain(key: str) -> str:
     """Return a key of peft's file as the base names it, adapters with `.weight` at their end."""
     plain = key.removeprefix(KEY).replace(".modules_to_save.default", "").replace(".base_layer", "")
@@ -164,6 +170,10 @@ def write(source: Source, folder: Path) -> Path:
     from peft import LoraConfig
 
     settings = adapters.settings
+    whole = dict(adapters.whole)
+    one_matrix = EMBEDDING in whole and HEAD not in source.weights
+    if one_matrix:
+        whole[HEAD] = whole[EMBEDDING]  # peft writes it under both names, and wants to read it so
     saved = sorted({key.removeprefix(PREFIX).removesuffix(".weight") for key in adapters.whole})
     config = LoraConfig(
         r=settings.rank,
@@ -173,14 +183,14 @@ def write(source: Source, folder: Path) -> Path:
         modules_to_save=saved or None,
         use_dora=settings.dora,
         use_rslora=settings.rslora,
-        ensure_weight_tying=_is_tied(source) and bool({"model.embed_tokens", "lm_head"} & set(saved)),
+        ensure_weight_tying=one_matrix,
         task_type="CAUSAL_LM",
         base_model_name_or_path=base,
         inference_mode=True,
     )
     config.save_pretrained(folder)
     tensors = {_as_peft(key): tensor.cpu().contiguous() for key, tensor in adapters.tensors.items()}
-    tensors |= {_as_peft(key): tensor.cpu().contiguous() for key, tensor in adapters.whole.items()}
+    tensors |= {_as_peft(key): tensor.cpu().contiguous() for key, tensor in whole.items()}
     tensorfile.write(folder / WEIGHTS, tensors, metadata={"format": "pt"})
     return folder / WEIGHTS
 
@@ -211,10 +221,6 @@ def _targets(adapters: Adapters, *, num_layers: int) -> list[str]:
 
 def _num_layers(source: Source) -> int:
     return len({key.split(".")[3] for key in source.weights if key.startswith(f"{PREFIX}model.layers.")})
-
-
-def _is_tied(source: Source) -> bool:
-    return HEAD not in source.weights
 
 
 def _as_peft(key: str) -> str:

@@ -94,6 +94,7 @@ def _read_elsewhere(folder: Path, texts: list[str], config: OrpheusConfig, *, ba
         wanted: Mapping[str, Any] = {
             "folder": str(folder),
             "base": None if base is None else str(base),
+            "base_dtype": "bfloat16" if config.param_dtype == "bf16" else "float32",  # as the adapters knew it
             "texts": texts,
             "before_text": [ids.soh],  # the tokenizer itself puts BOS before a text
             "after_text": [ids.eot, ids.eoh, ids.soa, ids.sos],

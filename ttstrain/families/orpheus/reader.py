@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def main(request: Path, answer: Path) -> None:
         for text in wanted["texts"]
     ]
     found: dict[str, Tensor] = {f"ids{i}": ids for i, ids in enumerate(prompts)}
-    model = _over_base(folder, wanted["base"]) if wanted["base"] else _whole(folder)
+    model = _over_base(folder, wanted) if wanted["base"] else _whole(folder)
     for i, ids in enumerate(prompts):
         found[f"logits{i}"] = model(ids[None]).logits[0, -1].float().contiguous()
         greedy = model.generate(
@@ -51,10 +52,11 @@ def _whole(folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
-def _over_base(folder: Path, base: str) -> Any:
+def _over_base(folder: Path, wanted: Mapping[str, Any]) -> Any:
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(_whole(Path(base)), folder).eval()
+    base = AutoModelForCausalLM.from_pretrained(wanted["base"], dtype=getattr(torch, wanted["base_dtype"]))
+    return PeftModel.from_pretrained(base.float(), folder).eval()
 
 
 def _as_transformers_4(folder: Path) -> Any:

@@ -111,7 +111,7 @@ class OrpheusFormat:
             path=contents.path,
             kind="adapter",
             weights=weights,
-            adapters={str(key): value for key, value in tree.items() if isinstance(value, StoredTensor)},
+            adapters=peft_folder.trained_apart(tree, tied=tied),
             moments=None,
             groups=(),
             schedule=None,
