@@ -1,76 +1,28 @@
 """Mandarin phonemes: numbers in words, words, pinyin, spoken tones, initials and finals.
 
 Readings of characters with several come from pypinyin's phrases. Upstream asks a neural net besides (g2pW), which the
-published weights from v2 on were trained with; the two differ in a few characters of a hundred sentences. Latin words
-are read as English; upstream's training drops them.
+published weights from v2 on were trained with; the two differ in a few characters of a hundred sentences.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from functools import cache
-from typing import Any
 
-from ttstrain.families.gpt_sovits.text import english, english_text
+from ttstrain.families.gpt_sovits.text.mixed import read_mixed
 from ttstrain.families.gpt_sovits.text.pinyin import split_syllable
-from ttstrain.families.gpt_sovits.text.reading import Reading, is_spoken, load
-from ttstrain.families.gpt_sovits.text.symbols import PAUSES
+from ttstrain.families.gpt_sovits.text.reading import Reading, load
 from ttstrain.families.gpt_sovits.text.tone_sandhi import Word, merge_words, spoken_tones, word_list
 
-_MARKS = str.maketrans({
-    "：": ",", ":": ",", "；": ",", ";": ",", "，": ",", "、": ",", "·": ",", "・": ",", "/": ",", "\n": ".", "。": ".",
-    "！": "!", "？": "?", "~": "…", "～": "…", "嗯": "恩", "呣": "母",
-})  # fmt: skip
-_HANZI = r"\u4e00-\u9fff〇"
-_LATIN = r"[A-Za-z]+(?:['-][A-Za-z]+)*"
-_RUN = re.compile(rf"[{_HANZI}]+|{_LATIN}|[!?…,.]")
-
+_INTERJECTIONS = str.maketrans({"嗯": "恩", "呣": "母"})  # as upstream: their own syllables have no symbols
 # Characters that stand alone mostly as a particle, or have one reading alone and another in words.
 _ALONE = {"地": "de5", "得": "de5", "着": "zhe5", "了": "le5", "长": "chang2"}
 
 
 def read(text: str, version: str) -> Reading:
     """Read a sentence; `normalized` has simplified characters, Latin words and five marks."""
-    normalized = normalize(text)
-    phones: list[str] = []
-    word2ph: list[int] = []
-    dropped = [character for character in text if is_spoken(character) and not _is_read(character)]
-    for run in re.findall(rf" |{_RUN.pattern}", normalized):
-        if run == " ":
-            word2ph.append(0)
-        elif run in PAUSES:
-            phones.append(run)
-            word2ph.append(1)
-        elif run[0].isascii():
-            spoken = english.read_words(english_text.normalize(run, english.dictionary()))
-            phones.extend(spoken)
-            word2ph.extend([len(spoken), *[0] * (len(run) - 1)])
-        else:
-            for character, syllable in zip(run, _syllables(run, erhua=version != "v1"), strict=True):
-                parts = _phones(syllable)
-                phones.extend(parts or ["UNK"])
-                word2ph.append(len(parts) or 1)
-                if not parts:
-                    dropped.append(character)
-    return Reading(tuple(phones), normalized, tuple(word2ph), tuple(dict.fromkeys(dropped)))
-
-
-def normalize(text: str) -> str:
-    """Write numbers, dates, units and signs in characters, and traditional ones simplified.
-
-    Of marks in a row the first stays, quotation marks and brackets go, dashes become pauses.
-    """
-    text = re.sub(r"[—–―]+", "，", text)
-    text = re.sub(rf"(?<=[{_HANZI}])\s+|\s+(?=[{_HANZI}])", "", text)  # 2011 年 is a year as 2011年 is
-    text = _verbalizer().normalize(text.replace("…", "……")) if text.strip() else ""
-    text = re.sub(r"\.{2,}", "…", text.translate(_MARKS))
-    text = " ".join(_RUN.findall(text))
-    text = re.sub(r"(?<![A-Za-z]) | (?![A-Za-z])", "", text)
-    return re.sub(r"([!?…,.])[!?…,.]+", r"\1", text).lstrip("…,.")
-
-
-# ---------------------------------------------------------------- syllables
+    erhua = version != "v1"
+    text = text.translate(_INTERJECTIONS)
+    return read_mixed(text, lambda run: [_phones(syllable) for syllable in _syllables(run, erhua=erhua)], simplify=True)
 
 
 def _syllables(run: str, *, erhua: bool) -> list[str]:
@@ -133,22 +85,3 @@ def _erhua(word: Word, syllables: list[str]) -> list[str]:
 def _phones(syllable: str) -> list[str]:
     parts = split_syllable(syllable[:-1])
     return [parts[0], parts[1] + syllable[-1]] if parts else []
-
-
-# ---------------------------------------------------------------- texts
-
-
-@cache
-def _verbalizer() -> Any:
-    return load("wetext", language="zh").Normalizer(
-        lang="zh", operator="tn", traditional_to_simple=True, full_to_half=True
-    )
-
-
-@cache
-def _is_read(character: str) -> bool:
-    """Whether a character becomes something to say, alone or beside a number."""
-    if "\u4e00" <= character <= "\u9fff" or (character.isascii() and character.isalnum()):
-        return True
-    around = (f"{character}2", f"2{character}", f"2{character}2", f"二{character}二")
-    return any(len(re.sub(r"[!?…,.]", "", normalize(text))) > text.count("2") + text.count("二") for text in around)

@@ -41,8 +41,8 @@ _SIGNS = {
 }  # fmt: skip
 _MARKS = {";": ",", ":": ",", "；": ",", "：": ",", "，": ",", "、": ",", "。": ".", "！": "!", "？": "?", "…": "."}
 _STRESSED = (
-    "the and not but for all are was were you his her him she has had our out now one two who how why yes no to of in is "
-    "it on at by as be we he or so if my me do up go an am i a"
+    "the and not but for all are was were you his her him she has had our out now one two who how why yes no to of in "
+    "is it on at by as be we he or so if my me do up go an am i a"
 )
 _EMPHASIZED = frozenset(_STRESSED.split())  # short words that capitals stress, where they spell others
 

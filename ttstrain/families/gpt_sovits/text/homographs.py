@@ -1,7 +1,7 @@
 """English words that are said in two ways, mostly one as a verb and one as a noun: `the record`, `to record`.
 
-Which it is goes by the nearest words that are no adverbs. The table is g2p_en's (Apache-2.0), with upstream's corrections
-and one more word.
+Which it is goes by the nearest words that are no adverbs. The table is g2p_en's (Apache-2.0), with upstream's
+corrections and one more word.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ def _set(words: str) -> frozenset[str]:
 
 
 _AUXILIARIES = _set(
-    "to will would can could shall should may might must do does did don't doesn't didn't won't wouldn't can't couldn't "
-    "shouldn't mustn't cannot let's please i'll you'll we'll they'll he'll she'll it'll i'd you'd we'd they'd he'd she'd"
+    "to will would can could shall should may might must do does did cannot let's please "
+    "don't doesn't didn't won't wouldn't can't couldn't shouldn't mustn't "
+    "i'll you'll we'll they'll he'll she'll it'll i'd you'd we'd they'd he'd she'd"
 )
 _BEFORE_VERBS = _AUXILIARIES | _set("i you we they who")
 _BEFORE_VERBS_IN_S = _set("he she it who which that")

@@ -1,0 +1,83 @@
+"""What Mandarin and Cantonese texts share: numbers in characters, five marks, and Latin words among them.
+
+Latin words are read as English; upstream's front ends drop them. Their phonemes count for the first letter, so that
+`word2ph` still says for every character how many phonemes it has.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+from ttstrain.families.gpt_sovits.text import english, english_text
+from ttstrain.families.gpt_sovits.text.reading import Reading, is_spoken, load
+from ttstrain.families.gpt_sovits.text.symbols import PAUSES, UNKNOWN
+
+_MARKS = str.maketrans({
+    "：": ",", ":": ",", "；": ",", ";": ",", "，": ",", "、": ",", "·": ",", "・": ",", "/": ",", "\n": ".", "。": ".",
+    "！": "!", "？": "?", "~": "…", "～": "…",
+})  # fmt: skip
+_HANZI = r"\u3400-\u4dbf\u4e00-\u9fff〇"
+_LATIN = r"[A-Za-z]+(?:['-][A-Za-z]+)*"
+_RUN = re.compile(rf"[{_HANZI}]+|{_LATIN}|[!?…,.]")
+
+Read = Callable[[str], Sequence[Sequence[str]]]
+"""Returns the phonemes of each character of a run of Chinese characters; none of one that it cannot read."""
+
+
+def read_mixed(text: str, read: Read, *, simplify: bool) -> Reading:
+    """Read a sentence of Chinese characters, marks and Latin words."""
+    normalized = normalize(text, simplify=simplify)
+    phones: list[str] = []
+    word2ph: list[int] = []
+    dropped = [c for c in text if is_spoken(c) and not _is_read(c)]
+    for run in re.findall(rf" |{_RUN.pattern}", normalized):
+        if run == " ":
+            word2ph.append(0)
+        elif run in PAUSES:
+            phones.append(run)
+            word2ph.append(1)
+        elif run[0].isascii():
+            spoken = english.read_words(english_text.normalize(run, english.dictionary()))
+            phones.extend(spoken)
+            word2ph.extend([len(spoken), *[0] * (len(run) - 1)])
+        else:
+            for character, parts in zip(run, read(run), strict=True):
+                phones.extend(parts or [UNKNOWN])
+                word2ph.append(len(parts) or 1)
+                if not parts:
+                    dropped.append(character)
+    return Reading(tuple(phones), normalized, tuple(word2ph), tuple(dict.fromkeys(dropped)))
+
+
+def normalize(text: str, *, simplify: bool) -> str:
+    """Write numbers, dates, units and signs in characters; `simplify` traditional ones.
+
+    Of marks in a row the first stays, quotation marks and brackets go, dashes become pauses.
+    """
+    text = re.sub(r"[—–―]+", "，", text)
+    text = re.sub(rf"(?<=[{_HANZI}])\s+|\s+(?=[{_HANZI}])", "", text)  # 2011 年 is a year as 2011年 is
+    if text.strip():
+        text = _verbalizer(simplify).normalize(text.replace("…", "……"))
+    text = re.sub(r"\.{2,}", "…", text.translate(_MARKS))
+    text = " ".join(_RUN.findall(text))
+    text = re.sub(r"(?<![A-Za-z]) | (?![A-Za-z])", "", text)
+    return re.sub(r"([!?…,.])[!?…,.]+", r"\1", text).lstrip("…,.")
+
+
+@cache
+def _verbalizer(simplify: bool) -> Any:
+    return load("wetext", language="zh").Normalizer(
+        lang="zh", operator="tn", traditional_to_simple=simplify, full_to_half=True
+    )
+
+
+@cache
+def _is_read(character: str) -> bool:
+    """Whether a character becomes something to say, alone or beside a number."""
+    if "\u4e00" <= character <= "\u9fff" or (character.isascii() and character.isalnum()):
+        return True
+    texts = (f"{character}2", f"2{character}", f"2{character}2", f"二{character}二")
+    return any(len(re.sub(r"[!?…,.]", "", normalize(t, simplify=False))) > t.count("2") + t.count("二") for t in texts)
