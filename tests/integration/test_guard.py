@@ -303,11 +303,11 @@ def test_a_run_that_diverges_leaves_with_5(recipe: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize("every", [2, 100])
 def test_out_of_memory_leaves_a_good_checkpoint(recipe: Path, tmp_path: Path, poison: Poison, every: int) -> None:
     def run_out(attempt: int) -> None:
-        if attempt == 4:
+        if attempt >= 4:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     poison.spoil = run_out
-    with pytest.raises(OutOfMemoryError, match="a micro-batch of") as caught:
+    with pytest.raises(OutOfMemoryError, match="step 4 did not fit in memory with the clip `.*` alone") as caught:
         finetune(recipe, tmp_path, "name=r", f"checkpoint={{every: {every}, best: null}}", "guard.snapshot_every=3")
     assert caught.value.exit_code == 6
     good = 3  # the snapshot's, newer than the checkpoint of step 2

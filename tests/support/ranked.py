@@ -207,7 +207,7 @@ def evaluate_with(ranks: Ranks, task_class: type[Task], sizes: Sequence[int]) ->
     torch.manual_seed(4)
     run: Any = make_run(task_class(), ema_decay=0.5, ranks=ranks)
     run.ema.update(1)
-    return evaluate(run, [make_batch(size, seed=seed) for seed, size in enumerate(sizes)])
+    return evaluate(run, [[make_batch(size, seed=seed)] for seed, size in enumerate(sizes)])
 
 
 def exchange() -> dict[str, Any]:

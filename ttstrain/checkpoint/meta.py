@@ -47,6 +47,7 @@ class ScheduleMeta(_Record):
     total: int | None
     ended: bool
     lr_next: float | None  # LR of the next update; the highest where groups differ
+    stages: tuple[tuple[str, int], ...] = ()  # those that are over, with the step after which each ended
 
 
 class EmaMeta(_Record):

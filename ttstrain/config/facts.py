@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ttstrain import families
-from ttstrain.config.plan import DataFacts, ReplayFacts
+from ttstrain.config.plan import DataFacts, ReplayFacts, StageFacts
 from ttstrain.config.recipe import DataConfig, Recipe
 from ttstrain.errors import DataError, RecipeError
 
@@ -156,7 +156,41 @@ def count_frames(
         overlong=tuple(split.train[i].id for i in sorted(too_long)),
         texts=report_texts(recipe, [*split.train, *split.held_out, *split.replay, *split.retained]),
         replay=replay,
+        stages=_count_stages(recipe, split),
     )
+
+
+def _count_stages(recipe: Recipe, split: DataSplit) -> tuple[StageFacts, ...]:
+    """Measure what each stage trains on. Raises RecipeError when a filter leaves nothing."""
+    from ttstrain.data.choice import check_choices, chosen
+    from ttstrain.data.sampler import plan_mixed_epoch
+
+    check_choices(recipe.stages, split.train, split.held_out)
+    data = recipe.data
+    config = families.find_task(recipe.task).config.model_validate(recipe.model)
+    replayed = [length for clip in split.replay if (length := config.length(clip)) <= data.batch_frames]
+    found = []
+    for stage in recipe.stages:
+        clips = [clip for clip in chosen(split.train, stage.data) if config.length(clip) <= data.batch_frames]
+        batches = plan_mixed_epoch(
+            [config.length(clip) for clip in clips],
+            replayed,
+            share=0.0 if data.replay is None else data.replay.share,
+            budget=data.batch_frames,
+            max_clips=data.max_clips,
+            seed=recipe.train.seed,
+            epoch=0,
+            packed=config.packed,
+        )
+        found.append(
+            StageFacts(
+                num_clips=len(clips),
+                hours=sum(clip.duration_s for clip in clips) / 3600,
+                num_holdout=len(chosen(split.held_out, stage.data)),
+                batches_per_epoch=len(batches) if clips else 0,
+            )
+        )
+    return tuple(found)
 
 
 def report_texts(recipe: Recipe, clips: Sequence[Clip]) -> TextReport | None:

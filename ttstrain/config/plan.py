@@ -11,6 +11,7 @@ from ttstrain.config.recipe import Recipe, Schedule
 from ttstrain.data.review import Remark
 from ttstrain.data.texts import TextReport
 from ttstrain.families import MemoryScheme
+from ttstrain.optim.stages import Curriculum, Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,16 @@ class ReplayFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class StageFacts:
+    """What a stage's filter leaves of the data."""
+
+    num_clips: int  # that a micro-batch can hold
+    hours: float
+    num_holdout: int
+    batches_per_epoch: int  # replayed clips included, over all processes
+
+
+@dataclass(frozen=True, slots=True)
 class DataFacts:
     """What the audit found, as far as a plan depends on it."""
 
@@ -43,6 +54,7 @@ class DataFacts:
     overlong: tuple[str, ...] = ()  # ids of the clips that no micro-batch can hold
     remarks: tuple[Remark, ...] = ()  # of the family
     replay: ReplayFacts | None = None
+    stages: tuple[StageFacts, ...] = ()  # of the recipe's stages, in order
     texts: TextReport | None = None  # of all clips; None where the family has no front end to tell of
 
 
@@ -63,6 +75,11 @@ class GroupPlan:
         """How logs call the group."""
         return f"{self.optimizer}/{self.name}"
 
+    @property
+    def rule(self) -> str:
+        """How stages call the group."""
+        return self.name
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -73,7 +90,8 @@ class Plan:
     name: str
     steps: int
     steps_per_epoch: float
-    warmup_steps: int  # of the run's schedule; a group may have its own
+    stages: tuple[Stage, ...]  # one without a name where the recipe has none
+    warmup_steps: int  # of the run's schedule, in the first stage; a group may have its own
     eval_every: int | None
     sample_every: int | None
     save_every: int
@@ -96,7 +114,32 @@ class Plan:
 
     @property
     def epochs(self) -> float:
-        return self.steps / self.steps_per_epoch
+        return sum(stage.steps / stage.steps_per_epoch for stage in self.stages)
+
+    @property
+    def staged(self) -> bool:
+        """Whether the recipe divides the run into stages."""
+        return bool(self.recipe.stages)
+
+    def _stages(self) -> list[dict[str, Any]]:
+        if not self.staged:
+            return []
+        places = Curriculum(self.stages).places()
+        return [
+            {
+                "name": place.stage.name,
+                "first_step": place.start,
+                "steps": place.stage.steps,
+                "steps_per_epoch": place.stage.steps_per_epoch,
+                "lrs": {
+                    group.key: place.stage.peak_lr(group) if place.stage.trains(group) else 0.0
+                    for group in self.groups
+                    if group.frozen is not True
+                },
+                **asdict(facts),
+            }
+            for place, facts in zip(places, self.facts.stages, strict=True)
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -109,6 +152,7 @@ class Plan:
             "steps": self.steps,
             "epochs": self.epochs,
             "steps_per_epoch": self.steps_per_epoch,
+            "stages": self._stages(),
             "warmup_steps": self.warmup_steps,
             "eval_every": self.eval_every,
             "sample_every": self.sample_every,

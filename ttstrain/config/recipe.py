@@ -275,6 +275,61 @@ class EarlyStop(Section):
     min_delta: Annotated[float, Field(ge=0)] = 0.0
 
 
+class StageStop(EarlyStop):
+    metric: str = "eval/stage/total"
+    """Of the held-out clips that the stage's `data` chooses; `eval/loss/total` is of all."""
+
+
+class StageData(Section):
+    """Which clips a stage trains on; keys that are left out choose all."""
+
+    speakers: list[str] = []
+    languages: list[str] = []
+    min_s: Annotated[float, Field(ge=0)] | None = None
+    max_s: Annotated[float, Field(gt=0)] | None = None
+    clips: list[str] = []
+    """Patterns over clip ids (`*` and `?` as in a shell)."""
+
+
+class StageConfig(Section):
+    """One part of a run with its own data, learning rates and frozen groups."""
+
+    name: Annotated[str, Field(pattern=r"^[\w-]+$")]
+    steps: Count | None = None
+    """Length in updates."""
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    """Length in passes over the stage's clips, instead of `steps`."""
+    share: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Length as a share of `train.steps`, instead of `steps`; the shares of all stages add up to 1."""
+    lr_scale: Annotated[float, Field(gt=0)] = 1.0
+    """Factor of every group's peak LR."""
+    group_lr_scale: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Further factors, by group: a name or pattern, or `<optimizer>/<name>`."""
+    frozen: list[str] = []
+    """Groups that the stage does not train, named likewise."""
+    only: list[str] = []
+    """Groups that the stage trains, instead of `frozen`; all others are frozen."""
+    schedule: Schedule | None = None
+    """Schedule of every group in this stage; else each group's own begins again, warmup included."""
+    data: StageData = StageData()
+    early_stop: StageStop | None = None
+    """When to go on to the next stage before the last step; else as `train.early_stop` says."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> StageConfig:
+        given = [key for key in ("steps", "epochs", "share") if getattr(self, key) is not None]
+        if len(given) != 1:
+            what = f"both {' and '.join(f'`{key}`' for key in given)}" if given else "no length"
+            raise ValueError(f"stage `{self.name}` has {what}: give one of `steps`, `epochs` and `share`")
+        return self
+
+    @model_validator(mode="after")
+    def _frozen_or_only(self) -> StageConfig:
+        if self.frozen and self.only:
+            raise ValueError(f"stage `{self.name}`: give `frozen` or `only`, not both")
+        return self
+
+
 class TrainConfig(Section):
     steps: Count | Auto | None = None
     """Length of the run in updates; `auto` derives it from the hours of data."""
@@ -289,6 +344,8 @@ class TrainConfig(Section):
     seed: int = 0
     log_every: Count = 1
     """Steps between lines of metrics.jsonl; incidents and evaluations are always written."""
+    measure_every: Count = 10
+    """Steps between gradient norms and update ratios of every group; they copy the weights once."""
     early_stop: EarlyStop | None = None
 
     @model_validator(mode="after")
@@ -385,12 +442,26 @@ class Recipe(Section):
     """Train low-rank adapters and nothing else; null trains the weights themselves."""
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+    stages: list[StageConfig] = []
+    """Parts that the run goes through one after another; empty is one part, as `train` says."""
     ema: EmaConfig = EmaConfig()
     guard: GuardConfig = GuardConfig()
     eval: EvalConfig = EvalConfig()
     sample: SampleConfig = SampleConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _stages_add_up(self) -> Recipe:
+        names = [stage.name for stage in self.stages]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"`stages`: two are called `{min(twice)}`")
+        shares = [stage.share for stage in self.stages if stage.share is not None]
+        if shares and len(shares) < len(self.stages):
+            raise ValueError("`stages`: give every stage a `share`, or none")
+        if shares and abs(sum(shares) - 1) > 1e-6:
+            raise ValueError(f"`stages`: the shares add up to {sum(shares):g}, not to 1")
+        return self
 
 
 Base = str | list[str] | None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ttstrain.config.plan import DataFacts, GroupPlan, Plan
 from ttstrain.config.recipe import CosineRestarts, Exponential, F5Linear, OptimConfig, Recipe, Schedule
 from ttstrain.data.text_summary import check_texts
 from ttstrain.errors import DataError, RecipeError
-from ttstrain.optim.schedule import lr_at, warmup_length
 from ttstrain.optim.settings import READS_BETAS, READS_EPS, READS_MOMENTUM
+from ttstrain.optim.stages import Curriculum, Place, Stage, check_groups, steps_of
 
 LR_FLOOR = 1e-3  # of the peak: below it nothing is learnt
 FLOOR_SHARE = 0.05  # of the run may train below the floor: a cosine to zero spends 2 % there, as it should
@@ -29,6 +30,7 @@ def check_read(recipe: Recipe, origins: Mapping[str, str]) -> None:
             )
     if recipe.lora is not None and recipe.base is None:
         raise RecipeError("`lora` adapts a base, and the recipe names none", hint="give its weights with `--base PATH`")
+    _check_lengths(recipe, origins)
     if recipe.eval.every is not None:
         return
     if recipe.checkpoint.best is not None and _is_set("checkpoint.best", origins):
@@ -39,6 +41,24 @@ def check_read(recipe: Recipe, origins: Mapping[str, str]) -> None:
         raise RecipeError(
             "`train.early_stop` needs evaluations, and `eval.every` is null", hint="set `eval.every=auto`, or drop one"
         )
+    for index, stage in enumerate(recipe.stages):
+        if stage.early_stop is not None:
+            raise RecipeError(
+                f"`stages.{index}.early_stop` needs evaluations, and `eval.every` is null",
+                hint="set `eval.every=auto`, or drop one",
+            )
+
+
+def _check_lengths(recipe: Recipe, origins: Mapping[str, str]) -> None:
+    """Refuse a length of the run beside the lengths of its stages."""
+    if not recipe.stages or recipe.stages[0].share is not None:
+        return
+    for key in ("steps", "epochs"):
+        if getattr(recipe.train, key) is not None and _is_set(f"train.{key}", origins):
+            raise RecipeError(
+                f"`train.{key}` is not read: the stages say how long they are",
+                hint=f"drop it (`~train.{key}`), or give every stage a `share` of it",
+            )
 
 
 def check_data(recipe: Recipe, facts: DataFacts) -> None:
@@ -67,76 +87,117 @@ def check_data(recipe: Recipe, facts: DataFacts) -> None:
         raise RecipeError("`eval.every` is set, but no clip is held out", hint="set `data.holdout`, or add clips")
     if facts.num_holdout == 0 and recipe.train.early_stop is not None:
         raise RecipeError("`train.early_stop` is set, but no clip is held out", hint="set `data.holdout`, or add clips")
+    _check_stages(recipe, facts)
+
+
+def _check_stages(recipe: Recipe, facts: DataFacts) -> None:
+    for index, (stage, found) in enumerate(zip(recipe.stages, facts.stages, strict=True)):
+        if found.num_clips == 0:
+            raise RecipeError(
+                f"`data.batch_frames` {recipe.data.batch_frames:,} holds no clip of stage `{stage.name}`",
+                hint=f"`data.batch_frames={max(facts.frames)}` holds every clip",
+            )
+        stop = stage.early_stop
+        if stop is not None and stop.metric.startswith("eval/stage/") and found.num_holdout == 0:
+            raise RecipeError(
+                f"`stages.{index}.early_stop`: none of the {facts.num_holdout} held-out clips is one of stage "
+                f"`{stage.name}`",
+                hint="hold out more (`data.holdout`), or set its `metric: eval/loss/total`, which is of all",
+            )
 
 
 def check_plan(plan: Plan) -> None:
     """Refuse a plan whose learning rate or average cannot do what it is for."""
     for group in plan.groups:
-        if group.frozen is True:
-            continue
         if isinstance(group.frozen, tuple) and group.frozen[0] >= plan.steps:
             raise RecipeError(
                 f"group `{group.name}` is frozen from step {group.frozen[0]:,}, but the run has {plan.steps:,} steps",
                 hint="a rule that does nothing is refused: lower `frozen`, or drop it",
             )
-        _check_warmup(group, plan)
-        _check_floor(group, plan)
+    check_groups(plan.stages, _trained(plan), complete=False)
+    for place in Curriculum(plan.stages).places():
+        if place.stage.steps < 1:
+            raise RecipeError(
+                f"stage `{place.stage.name}` has no step", hint=f"raise `stages.{place.index}.share`, or drop the stage"
+            )
+        for group in _trained(plan):
+            if place.stage.trains(group):
+                _check_warmup(group, plan, place)
+                _check_floor(group, plan, place)
     _check_ema(plan)
 
 
-def check_resume(plan: Plan, step: int) -> None:
+def check_resume(plan: Plan, step: int, *, ended: Sequence[Sequence[Any]] = ()) -> None:
     """Refuse to go on at `step` when the schedule has ended there, or when all that is left of it is its floor.
 
-    Raises RecipeError with the LR that would be used and the three ways out.
+    `ended` are the stages that are over, each with its last step. Raises RecipeError with the LR that would be used and
+    the three ways out.
     """
-    left = range(step, plan.steps)
-    if left and any(not _all_below_floor(group, plan, first=step) for group in _trained(plan)):
+    curriculum = Curriculum(plan.stages, ended=steps_of(plan.stages, ended))
+    total = curriculum.total_steps
+    left = range(step, total)
+    if left and any(not _all_below_floor(group, curriculum, first=step) for group in _trained(plan)):
         return
-    lrs = ", ".join(f"{_lr(group, plan, step):.3g} for `{group.key}`" for group in _trained(plan))
-    ended = (
-        f"its schedule has {plan.steps:,} steps and the run is at step {step:,}"
+    lrs = ", ".join(f"{curriculum.lr_of(group, step):.3g} for `{group.key}`" for group in _trained(plan))
+    ended_how = (
+        f"its schedule has {total:,} steps and the run is at step {step:,}"
         if not left
         else f"from step {step:,} on its schedule stays below {LR_FLOOR:g} of the peak"
     )
-    more = max(2 * plan.steps, step + plan.steps)
+    last = curriculum.stages[-1]
+    more = max(2 * total, step + total) if not plan.staged else 2 * last.steps
+    key = "train.steps" if not plan.staged else f"stages.{len(plan.stages) - 1}.steps"
+    constant = "optim.schedule.kind=constant"
+    if plan.staged:
+        constant = f"'stages.{len(plan.stages) - 1}.schedule={{kind: constant}}'"
     raise RecipeError(
-        f"this run has ended: {ended}; the next update would use LR {lrs}",
+        f"this run has ended: {ended_how}; the next update would use LR {lrs}",
         hint=(
             "three ways on: `--reset-step` starts the schedule again and keeps weights and moments; "
-            f"`train.steps={more}` plans a longer run; "
-            f"`train.steps={more} optim.schedule.kind=constant` goes on at the peak LR"
+            f"`{key}={more}` plans a longer {'stage' if plan.staged else 'run'}; "
+            f"`{key}={more} {constant}` goes on at the peak LR"
         ),
     )
 
 
-def _check_warmup(group: GroupPlan, plan: Plan) -> None:
-    warmup = warmup_length(group.schedule, plan.steps)
-    key = _schedule_key(group, plan)
-    if isinstance(group.schedule, F5Linear) and warmup == 0:
+def _check_warmup(group: GroupPlan, plan: Plan, place: Place) -> None:
+    stage = place.stage
+    schedule, warmup = stage.schedule_of(group), stage.warmup_of(group)
+    key = _schedule_key(group, plan, place)
+    if isinstance(schedule, F5Linear) and warmup == 0:
         raise RecipeError(
-            f"`{key}.kind: f5_linear` without warmup never leaves {group.schedule.warmup_start:g} of the peak LR",
+            f"`{key}.kind: f5_linear` without warmup never leaves {schedule.warmup_start:g} of the peak LR",
             hint=f"set `{key}.warmup_steps=auto`",
         )
-    if warmup >= plan.steps and warmup > 0:
+    if warmup >= stage.steps and warmup > 0:
+        longer = f"train longer, `train.steps={10 * warmup}`"
+        if plan.staged:
+            longer = f"give the stage more steps, `stages.{place.index}.steps={10 * warmup}`"
         raise RecipeError(
-            f"the warmup of group `{group.key}` takes {warmup:,} steps and the run has {plan.steps:,}: "
-            f"the LR never reaches its peak of {group.lr:g}",
-            hint=f"`{key}.warmup_steps=auto` warms up for 5 % of the run; or train longer, `train.steps={10 * warmup}`",
+            f"the warmup of group `{group.key}` takes {warmup:,} steps and {_what(stage)} has {stage.steps:,}: "
+            f"the LR never reaches its peak of {stage.peak_lr(group):g}",
+            hint=f"`{key}.warmup_steps=auto` warms up for 5 % of {_what(stage)}; or {longer}",
         )
 
 
-def _check_floor(group: GroupPlan, plan: Plan) -> None:
-    stride = max(plan.steps // CURVE_POINTS, 1)
-    steps = range(warmup_length(group.schedule, plan.steps), plan.steps, stride)
-    below = [step for step in steps if _lr(group, plan, step) < LR_FLOOR * group.lr]
-    if len(below) * stride <= FLOOR_SHARE * plan.steps or len(below) == 1:
+def _check_floor(group: GroupPlan, plan: Plan, place: Place) -> None:
+    stage = place.stage
+    stride = max(stage.steps // CURVE_POINTS, 1)
+    steps = range(stage.warmup_of(group), stage.steps, stride)
+    peak = stage.peak_lr(group)
+    below = [step for step in steps if stage.lr_of(group, step) < LR_FLOOR * peak]
+    if len(below) * stride <= FLOOR_SHARE * stage.steps or len(below) == 1:
         return
-    key = _schedule_key(group, plan)
+    key = _schedule_key(group, plan, place)
     raise RecipeError(
-        f"from step {below[0]:,} of {plan.steps:,} on, group `{group.key}` would train below {LR_FLOOR:g} of its "
-        f"peak LR of {group.lr:g}",
-        hint=f"{_raise_floor(group.schedule, key)}, or train for fewer steps",
+        f"from step {below[0]:,} of {stage.steps:,}{f' in {_what(stage)}' if plan.staged else ''} on, group "
+        f"`{group.key}` would train below {LR_FLOOR:g} of its peak LR of {peak:g}",
+        hint=f"{_raise_floor(stage.schedule_of(group), key)}, or train for fewer steps",
     )
+
+
+def _what(stage: Stage) -> str:
+    return f"stage `{stage.name}`" if stage.name else "the run"
 
 
 def _check_ema(plan: Plan) -> None:
@@ -166,8 +227,10 @@ def _raise_floor(schedule: Schedule, key: str) -> str:
     )
 
 
-def _schedule_key(group: GroupPlan, plan: Plan) -> str:
-    """Name the recipe's key that holds the group's schedule."""
+def _schedule_key(group: GroupPlan, plan: Plan, place: Place) -> str:
+    """Name the recipe's key that holds the schedule a group follows in a stage."""
+    if place.stage.schedule is not None:
+        return f"stages.{place.index}.schedule"
     names = [rule.name for rule in plan.recipe.optim.groups if rule.schedule is not None]
     if group.name not in names:
         return "optim.schedule"
@@ -179,15 +242,15 @@ def _trained(plan: Plan) -> list[GroupPlan]:
     return [group for group in plan.groups if group.frozen is not True]
 
 
-def _all_below_floor(group: GroupPlan, plan: Plan, *, first: int) -> bool:
-    stride = max((plan.steps - first) // CURVE_POINTS, 1)
-    return all(_lr(group, plan, step) < LR_FLOOR * group.lr for step in range(first, plan.steps, stride))
+def _all_below_floor(group: GroupPlan, curriculum: Curriculum, *, first: int) -> bool:
+    """Tell whether a group stays below its floor to the end; where it is frozen, it does."""
+    last = curriculum.total_steps
+    stride = max((last - first) // CURVE_POINTS, 1)
+    return all(_below_floor(group, curriculum, step) for step in range(first, last, stride))
 
 
-def _lr(group: GroupPlan, plan: Plan, step: int) -> float:
-    return lr_at(
-        group.schedule, step=step, base_lr=group.lr, total_steps=plan.steps, steps_per_epoch=plan.steps_per_epoch
-    )
+def _below_floor(group: GroupPlan, curriculum: Curriculum, step: int) -> bool:
+    return curriculum.lr_of(group, step) < LR_FLOOR * curriculum.at(step).stage.peak_lr(group)
 
 
 def _is_set(key: str, origins: Mapping[str, str]) -> bool:

@@ -12,7 +12,8 @@ from ttstrain.config.gpu import gpu_memory
 from ttstrain.config.plan import GroupPlan, Plan, ReplayFacts
 from ttstrain.config.recipe import ReplayConfig, Schedule, base_title
 from ttstrain.data.text_summary import text_lines
-from ttstrain.optim.schedule import curve, lr_at, warmup_length
+from ttstrain.optim.schedule import curve, warmup_length
+from ttstrain.optim.stages import Curriculum, Place, Stage
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,11 +63,13 @@ def plan_lines(plan: Plan, *, goes_on_from: str | None = None) -> list[str]:
 def recipe_yaml(plan: Plan) -> str:
     """Return the resolved recipe with every value's origin as a comment; `parse` reads it back.
 
-    The length of the run becomes a number of steps, since it may depend on the data; what else is `auto` stays so, and
-    follows when a resume changes the number of steps.
+    The length of the run, or of each of its stages, becomes a number of steps, since it may depend on the data; what
+    else is `auto` stays so, and follows when a resume changes the number of steps.
     """
     values = plan.recipe.model_dump(mode="json")
-    values["train"] |= {"steps": plan.steps, "epochs": None}
+    values["train"] |= {"steps": None if plan.staged else plan.steps, "epochs": None}
+    for written, stage in zip(values["stages"], plan.stages, strict=False):
+        written |= {"steps": stage.steps, "epochs": None, "share": None}
     return (
         f"# The resolved recipe of {plan.name}: every value, and where it comes from.\n"
         "# `ttstrain resume` on this folder reads it.\n" + emit(values, lambda key: _origin_remark(plan, key))
@@ -100,6 +103,7 @@ def notes(plan: Plan, *, goes_on_from: str | None = None) -> Iterator[str]:
             f"{100 * plan.facts.padding_share:.0f} % of the work is padding: a larger `data.batch_frames` lets clips "
             "of like length share a micro-batch."
         )
+    yield from _stage_notes(plan)
     if plan.eval_every is None:
         yield "no evaluation: nothing will tell whether the run learns or overfits."
     elif plan.eval_every > plan.steps:
@@ -108,6 +112,20 @@ def notes(plan: Plan, *, goes_on_from: str | None = None) -> Iterator[str]:
         reached = round(9 * plan.ema_horizon)  # where the warm-up (1 + n) / (10 + n) meets the decay
         if reached > plan.steps * 1.05:
             yield f"the average is still warming up when the run ends: `ema.decay` is reached at step {reached:,}."
+
+
+def _stage_notes(plan: Plan) -> Iterator[str]:
+    if plan.eval_every is None or not plan.staged:
+        return
+    counts = {stage.name: found.num_holdout for stage, found in zip(plan.stages, plan.facts.stages, strict=True)}
+    unmeasured = [name for name, count in counts.items() if count == 0]
+    if unmeasured:
+        yield f"none of the held-out clips is of stage {_some(unmeasured)}: its own loss is not measured."
+    elif min(counts.values()) < plan.facts.num_holdout and plan.recipe.checkpoint.best == "eval/loss/total":
+        yield (
+            "the best checkpoint is chosen by all held-out clips; `checkpoint.best=eval/stage/total` chooses the best "
+            "of the last stage by its own."
+        )
 
 
 def _data_lines(plan: Plan) -> list[str]:
@@ -159,8 +177,11 @@ def _run_lines(plan: Plan) -> list[str]:
     ):
         if every is not None:
             times.setdefault(every, []).append(name)
+    length = f"{plan.epochs:.1f} epochs of {plan.steps_per_epoch:.1f} steps"
+    if plan.staged:
+        length = f"{len(plan.stages)} stage{'s' * (len(plan.stages) > 1)}, {plan.epochs:.1f} epochs of their clips"
     return [
-        *_wrap("run", f"{plan.steps:,} steps = {plan.epochs:.1f} epochs of {plan.steps_per_epoch:.1f} steps"),
+        *_wrap("run", f"{plan.steps:,} steps = {length}"),
         *_wrap("", f"a step is at most {frames:,} frames{made} · device {train.device} · precision {train.precision}"),
         *_wrap("", " · ".join(f"every {every:,} {', '.join(names)}" for every, names in sorted(times.items()))),
     ]
@@ -183,28 +204,46 @@ def _trained_lines(plan: Plan) -> list[str]:
 def _lr_lines(plan: Plan) -> list[str]:
     width = min(max(len(group.key) for group in plan.groups), LONGEST_GROUP)
     lines = [f"{'lr':{LABEL}}{'group':{width}} {'first':>8} {'peak':>8} {'last':>8} {'decay':>5} schedule"]
-    for group in plan.groups:
-        columns, *remarks = _lr_row(group, plan)
-        row = f"{'':{LABEL}}{_shortened(group.key, width):{width}} {columns}"
-        for remark in remarks:
-            if len(row) + len(remark) + 2 > WIDTH:
-                lines.append(row)
-                row = f"{'':{LABEL + 4}}{remark}"
-            else:
-                row += f"{' ' if row.endswith(columns) else ', '}{remark}"
-        lines.append(row)
+    for place in Curriculum(plan.stages).places():
+        if plan.staged:
+            lines += _wrap("stages" if place.index == 0 else "", _stage_title(place, plan))
+        for group in plan.groups:
+            columns, *remarks = _lr_row(group, place.stage)
+            row = f"{'':{LABEL}}{_shortened(group.key, width):{width}} {columns}"
+            for remark in remarks:
+                if len(row) + len(remark) + 2 > WIDTH:
+                    lines.append(row)
+                    row = f"{'':{LABEL + 4}}{remark}"
+                else:
+                    row += f"{' ' if row.endswith(columns) else ', '}{remark}"
+            lines.append(row)
+    if plan.staged:
+        return lines + _staged_curves(plan)
     schedules = {group.schedule.model_dump_json(): group.schedule for group in plan.groups if group.frozen is not True}
     for schedule in schedules.values():
         lines += _curve_lines(schedule, plan, alone=len(schedules) == 1)
     return lines
 
 
-def _lr_row(group: GroupPlan, plan: Plan) -> list[str]:
-    """Return the columns of a group's row, and what is to be said besides."""
-    if group.frozen is True:
+def _stage_title(place: Place, plan: Plan) -> str:
+    stage, facts = place.stage, plan.facts.stages[place.index]
+    pieces = [
+        f"{place.index + 1} {stage.name}: steps {place.start:,} to {place.end:,}",
+        f"{stage.steps / stage.steps_per_epoch:.1f} epochs of {facts.num_clips:,} clips, {60 * facts.hours:.1f} min",
+        f"{facts.num_holdout} held out",
+    ]
+    if stage.early_stop is not None:
+        pieces.append(f"ends early after {stage.early_stop.patience} evaluations without improvement")
+    return " · ".join(pieces)
+
+
+def _lr_row(group: GroupPlan, stage: Stage) -> list[str]:
+    """Return the columns of a group's row in a stage, and what is to be said besides."""
+    if group.frozen is True or not stage.trains(group):
         return [f"{'frozen':>8}"]
-    lrs = " ".join(f"{lr:8.2e}" for lr in (_lr(group, plan, 0), group.lr, _lr(group, plan, plan.steps - 1)))
-    remarks: list[str] = [group.schedule.kind]
+    first, last = stage.lr_of(group, 0), stage.lr_of(group, stage.steps - 1)
+    lrs = " ".join(f"{lr:8.2e}" for lr in (first, stage.peak_lr(group), last))
+    remarks: list[str] = [stage.schedule_of(group).kind]
     if group.layer_decay is not None:
         remarks.append(f"× {group.layer_decay:g} per layer")
     if isinstance(group.frozen, tuple):
@@ -219,11 +258,31 @@ def _curve_lines(schedule: Schedule, plan: Plan, *, alone: bool) -> list[str]:
         schedule, base_lr=base, total_steps=plan.steps, steps_per_epoch=plan.steps_per_epoch, points=CURVE_WIDTH
     )
     columns = [values[i * len(values) // CURVE_WIDTH] for i in range(CURVE_WIDTH)]  # a short run is stretched
-    drawn = draw([value / base for value in columns], height=CURVE_HEIGHT)
-    marks = ["peak", *[""] * (CURVE_HEIGHT - 2), "0"]
-    lines = [f"{'':{LABEL}}{mark:>4} {row}".rstrip() for mark, row in zip(marks, drawn, strict=True)]
     warmup = f"{'' if alone else schedule.kind + ': '}warmup over {warmup_length(schedule, plan.steps):,}"
-    return [*lines, f"{'':{LABEL + 5}}{warmup:{CURVE_WIDTH - 13}}{f'step {plan.steps:,}':>13}"]
+    under = f"{'':{LABEL + 5}}{warmup:{CURVE_WIDTH - 13}}{f'step {plan.steps:,}':>13}"
+    return [*_drawn([value / base for value in columns]), under]
+
+
+def _staged_curves(plan: Plan) -> list[str]:
+    """Draw every group's LR over all stages, in shares of its highest; groups of one shape share a drawing."""
+    curriculum = Curriculum(plan.stages)
+    steps = [i * (plan.steps - 1) // (CURVE_WIDTH - 1) for i in range(CURVE_WIDTH)]
+    drawings: dict[tuple[float, ...], list[str]] = {}
+    for group in plan.groups:
+        if group.frozen is not True:
+            values = [curriculum.lr_of(group, step) for step in steps]
+            drawings.setdefault(tuple(round(value / max(values), 6) for value in values), []).append(group.key)
+    lines: list[str] = []
+    for shape, keys in drawings.items():
+        name = _shortened(", ".join(keys), CURVE_WIDTH - 14)
+        lines += [*_drawn(shape), f"{'':{LABEL + 5}}{name:{CURVE_WIDTH - 13}}{f'step {plan.steps:,}':>13}"]
+    return lines
+
+
+def _drawn(shares: Sequence[float]) -> list[str]:
+    marks = ["peak", *[""] * (CURVE_HEIGHT - 2), "0"]
+    rows = draw(shares, height=CURVE_HEIGHT)
+    return [f"{'':{LABEL}}{mark:>4} {row}".rstrip() for mark, row in zip(marks, rows, strict=True)]
 
 
 def draw(values: Sequence[float], *, height: int) -> list[str]:
@@ -296,7 +355,7 @@ def _origin_remark(plan: Plan, key: str) -> str | None:
         "guard.snapshot_every": plan.snapshot_every,
     }
     origin = plan.origins.get(key)
-    if key == "train.steps" and not isinstance(plan.recipe.train.steps, int):
+    if key == "train.steps" and not plan.staged and not isinstance(plan.recipe.train.steps, int):
         epochs = plan.recipe.train.epochs
         return f"auto, from {plan.facts.hours:.3g} h of data" if epochs is None else f"{epochs:g} epochs"
     if key in decided and _get(plan.recipe.model_dump(mode="json"), key) == "auto":
@@ -315,12 +374,6 @@ def _get(values: Any, key: str) -> Any:
     for part in key.split("."):
         values = values[int(part)] if isinstance(values, list) else values[part]
     return values
-
-
-def _lr(group: GroupPlan, plan: Plan, step: int) -> float:
-    return lr_at(
-        group.schedule, step=step, base_lr=group.lr, total_steps=plan.steps, steps_per_epoch=plan.steps_per_epoch
-    )
 
 
 def _wrap(label: str, text: str) -> list[str]:

@@ -13,7 +13,7 @@ What `auto` means:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -28,6 +28,7 @@ from ttstrain.config.recipe import OptimConfig, Recipe
 from ttstrain.config.refuse import check_data, check_plan, check_read
 from ttstrain.optim.schedule import warmup_length
 from ttstrain.optim.settings import peak_lr, settings_of
+from ttstrain.optim.stages import Stage
 
 DEFAULT = "default"  # the origin of a value that nobody set
 DEFAULT_OPTIMIZER = "model"  # as in `ttstrain.task`, which imports torch
@@ -80,8 +81,10 @@ def resolve(
     """
     check_read(recipe, origins)
     check_data(recipe, facts)
-    steps_per_epoch = facts.batches_per_epoch / (recipe.train.accumulate * world_size)
-    steps = _steps(recipe, facts, steps_per_epoch)
+    batches_per_step = recipe.train.accumulate * world_size
+    steps_per_epoch = facts.batches_per_epoch / batches_per_step
+    stages = tuple(_stages(recipe, facts, batches_per_step))
+    steps = sum(stage.steps for stage in stages)
     groups = tuple(_groups(recipe.optim))
     decay, horizon = _ema(recipe, steps)
     parameters = count_parameters(recipe)
@@ -95,7 +98,8 @@ def resolve(
         name=recipe.name or source_name,
         steps=steps,
         steps_per_epoch=steps_per_epoch,
-        warmup_steps=warmup_length(recipe.optim.schedule, steps),
+        stages=stages,
+        warmup_steps=warmup_length(stages[0].schedule or recipe.optim.schedule, stages[0].steps),
         eval_every=_eval_every(recipe, facts, steps),
         sample_every=_sample_every(recipe, facts, steps),
         save_every=save_every,
@@ -115,11 +119,51 @@ def resolve(
     return plan
 
 
+def _stages(recipe: Recipe, facts: DataFacts, batches_per_step: int) -> Iterator[Stage]:
+    """Yield the parts of the run, each with its length in steps."""
+    whole = facts.batches_per_epoch / batches_per_step
+    if not recipe.stages:
+        steps = _steps(recipe, facts, whole)
+        yield Stage("", steps=steps, steps_per_epoch=whole, early_stop=recipe.train.early_stop)
+        return
+    own = [found.batches_per_epoch / batches_per_step for found in facts.stages]
+    lengths = _stage_steps(recipe, facts, whole, own)
+    for stage, steps, steps_per_epoch in zip(recipe.stages, lengths, own, strict=True):
+        yield Stage(
+            name=stage.name,
+            steps=steps,
+            steps_per_epoch=steps_per_epoch,
+            lr_scale=stage.lr_scale,
+            group_lr_scale=stage.group_lr_scale,
+            frozen=tuple(stage.frozen),
+            only=tuple(stage.only),
+            schedule=stage.schedule,
+            early_stop=stage.early_stop or recipe.train.early_stop,
+        )
+
+
+def _stage_steps(recipe: Recipe, facts: DataFacts, steps_per_epoch: float, own: Sequence[float]) -> list[int]:
+    """Return each stage's length; shares are rounded so that they add up to the run's."""
+    shares = [stage.share for stage in recipe.stages if stage.share is not None]
+    if shares:
+        total = _steps(recipe, facts, steps_per_epoch)
+        ends = [round(sum(shares[: index + 1]) * total) for index in range(len(shares))]
+        return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    return [
+        stage.steps if stage.steps is not None else _whole_epochs(stage.epochs or 0.0, per_epoch)
+        for stage, per_epoch in zip(recipe.stages, own, strict=True)
+    ]
+
+
+def _whole_epochs(epochs: float, steps_per_epoch: float) -> int:
+    return math.ceil(epochs * steps_per_epoch - 1e-9)  # three epochs of 37/3 steps are 37 steps
+
+
 def _steps(recipe: Recipe, facts: DataFacts, steps_per_epoch: float) -> int:
     if isinstance(recipe.train.steps, int):
         return recipe.train.steps
     if recipe.train.epochs is not None:
-        return math.ceil(recipe.train.epochs * steps_per_epoch - 1e-9)  # three epochs of 37/3 steps are 37 steps
+        return _whole_epochs(recipe.train.epochs, steps_per_epoch)
     passes = PASSES_OVER_ONE_HOUR * facts.hours**-0.4
     passes = min(max(passes, FEWEST_PASSES), MOST_PASSES)
     return max(_two_digits(passes * steps_per_epoch), FEWEST_STEPS)

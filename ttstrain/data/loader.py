@@ -1,8 +1,11 @@
 """Batches in a fixed order that can be left and taken up again at any point.
 
 All ranks walk one endless stream of micro-batches: the plan of epoch 0, of epoch 1, and so on. A cursor (epoch, index)
-counts what was consumed by all ranks together. Which batches come is decided by seed, cursor and excluded clips alone:
-not by the number of workers, and not by how far they have read ahead.
+counts what was consumed by all ranks together. Which batches come is decided by seed, cursor, stage and excluded clips
+alone: not by the number of workers, and not by how far they have read ahead.
+
+A micro-batch that takes more than memory has room for comes in pieces. The limit is found while training, and is part
+of the state.
 """
 
 from __future__ import annotations
@@ -53,10 +56,12 @@ class Loader:
         device: torch.device | None = None,
         replay: Sequence[Clip] = (),
         replay_share: float = 0.0,
+        stages: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         """Plan over the clips that fit `batch_frames`; `overlong` names the others. Raises DataError if none fits.
 
-        Each epoch holds every clip once, and of `replay` as many as make up `replay_share` of its frames.
+        Each epoch holds every clip once, and of `replay` as many as make up `replay_share` of its frames. `stages`
+        names the clips that are drawn once such a stage is entered; before that, all are.
         """
         lengths = [task_data.length(clip) for clip in clips]
         too_long = set(sampler.overlong(lengths, budget=batch_frames))
@@ -80,11 +85,15 @@ class Loader:
         self.rank = rank
         self.world_size = world_size
         self.excluded: set[str] = set()
+        self.limit: int | None = None  # frames of a piece; a single clip may have more
         self._cache = cache
         self._task_data = task_data
+        self._stages = {name: frozenset(ids) for name, ids in (stages or {}).items()}
+        self._stage: str | None = None
+        self._clip_of = {clip.id: clip for clip in self.clips}  # and of those that are held out
         self._pin = device is not None and device.type == "cuda"
         self._cursor = _Cursor(0, 0)
-        self._ahead: Iterator[Batch] | None = None
+        self._ahead: Iterator[list[Batch]] | None = None
         self._plan = functools.lru_cache(maxsize=4)(self._plan_epoch)
         self._num_workers = workers
         self._pool = start_pool(workers, (cache, task_data, self.clips)) if workers else None
@@ -94,14 +103,15 @@ class Loader:
     def next(self, micro_batches: int = 1) -> list[Batch]:
         """Return this rank's part of the next `micro_batches` x `world_size` micro-batches of the stream.
 
-        Tensors are on the CPU (pinned when the device is a GPU) unless the cache keeps features on the device.
+        They are more where some come in pieces. Tensors are on the CPU (pinned when the device is a GPU) unless the
+        cache keeps features on the device.
         """
         try:
-            batches = [self._take() for _ in range(micro_batches)]
+            batches = [piece for _ in range(micro_batches) for piece in self._take()]
         except BrokenProcessPool:
             log.warning("a process that loads data was killed: batches are loaded by the training process from now on")
             self._pool, self._ahead = None, None
-            batches = [self._take() for _ in range(micro_batches)]
+            batches = [piece for _ in range(micro_batches) for piece in self._take()]
         consumed = itertools.islice(self._stream(self._cursor), micro_batches * self.world_size)
         *_, last = consumed
         self._cursor = last.after
@@ -124,6 +134,7 @@ class Loader:
 
     def eval_batches(self, clips: Sequence[Clip]) -> Iterator[Batch]:
         """Yield batches over clips once, in a fixed order, the same on every rank."""
+        self._clip_of |= {clip.id: clip for clip in clips}
         lengths = [self._task_data.length(clip) for clip in clips]
         for batch in sampler.in_order(
             lengths, budget=self.batch_frames, max_clips=self.max_clips, packed=self._task_data.packed
@@ -136,11 +147,52 @@ class Loader:
             self._pool.shutdown(cancel_futures=True)
         self._pool, self._ahead = None, None
 
+    # ------------------------------------------------------------ stages
+
+    def enter(self, stage: str) -> None:
+        """Draw a stage's clips from now on; where they are others than before, a new epoch begins."""
+        before = self._members
+        self._stage = stage
+        if self._members != before:
+            self._cursor = _Cursor(self.epoch + (self._cursor.index > 0), 0)
+            self._plan.cache_clear()
+            self._ahead = None
+
+    @property
+    def _members(self) -> list[int]:
+        """The clips that are drawn from, replayed ones apart."""
+        ids = self._stages.get(self._stage or "")
+        return [i for i, clip in enumerate(self.clips[: self._num_own]) if ids is None or clip.id in ids]
+
+    # ------------------------------------------------------------ micro-batches that are too large
+
+    def half_of(self, batch: Batch) -> int | None:
+        """Return half the frames that a micro-batch takes; None for a single clip, which has no halves."""
+        lengths = [self._task_data.length(self._clip_of[id_]) for id_ in batch.ids]
+        if len(lengths) == 1:
+            return None
+        return sampler.cost(range(len(lengths)), lengths, packed=self._task_data.packed) // 2
+
+    def limit_to(self, frames: int) -> None:
+        """Let micro-batches come in pieces of at most so many frames from now on."""
+        self.limit = frames
+        self._ahead = None
+
+    def divided(self, batch: Batch, *, limit: int | None) -> list[Batch]:
+        """Collate a micro-batch again, in pieces within a limit."""
+        clips = [self._clip_of[id_] for id_ in batch.ids]
+        lengths = [self._task_data.length(clip) for clip in clips]
+        parts = sampler.pieces(range(len(clips)), lengths, limit=limit, packed=self._task_data.packed)
+        if len(parts) == 1:
+            return [batch]
+        return [self._ready(_collate(self._cache, self._task_data, [clips[i] for i in part])) for part in parts]
+
     # ------------------------------------------------------------ leaving clips out
 
     def can_exclude(self, ids: Collection[str]) -> bool:
-        """Tell whether any clip would be left, replayed ones apart."""
-        return bool({clip.id for clip in self.clips[: self._num_own]} - self.excluded - set(ids))
+        """Tell whether any clip would be left, in every stage, replayed ones apart."""
+        left = {clip.id for clip in self.clips[: self._num_own]} - self.excluded - set(ids)
+        return bool(left) and all(left & stage for stage in self._stages.values())
 
     def exclude(self, ids: Collection[str]) -> None:
         """Leave clips out from the next micro-batch on; those they shared a micro-batch with stay where they are."""
@@ -154,13 +206,18 @@ class Loader:
     # ------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the cursor, the clips left out, and a hash of what the plan is made from."""
-        return {
+        """Return the cursor, the clips left out, and a hash of what the plan is made from; limit and stage if any."""
+        state: dict[str, Any] = {
             "epoch": self._cursor.epoch,
             "index": self._cursor.index,
             "excluded": sorted(self.excluded),
-            "plan": self._fingerprint,
+            "plan": self._fingerprint(),
         }
+        if self.limit is not None:
+            state["limit"] = self.limit
+        if self._stage is not None:
+            state["stage"] = self._stage
+        return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
         """Go to a cursor, at no cost that grows with its position.
@@ -169,19 +226,23 @@ class Loader:
         """
         known = {clip.id for clip in self.clips}
         self.excluded = {id_ for id_ in state_dict["excluded"] if id_ in known}
+        self.limit = None if state_dict.get("limit") is None else int(state_dict["limit"])
+        self._stage = state_dict.get("stage")
+        self._plan.cache_clear()
         self._cursor = _Cursor(int(state_dict["epoch"]), int(state_dict["index"]))
-        if state_dict["plan"] != self._fingerprint:
+        if state_dict["plan"] != self._fingerprint():
             self._cursor = _Cursor(self._cursor.epoch, 0)
             log.warning("the data or its budget changed since the checkpoint: epoch %d begins again", self.epoch)
         self._ahead = None
 
-    @functools.cached_property
     def _fingerprint(self) -> str:
         made_from = [
             [clip.id for clip in self.clips], self.lengths, self.batch_frames, self.max_clips, self.seed
         ]  # fmt: skip
         if self._num_own < len(self.clips):
             made_from += [self._num_own, self._replay_share]
+        if len(members := self._members) < self._num_own:
+            made_from.append(members)
         return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
 
     # ------------------------------------------------------------ the stream
@@ -203,8 +264,9 @@ class Loader:
             yield planned.clips
 
     def _plan_epoch(self, epoch: int) -> list[list[int]]:
-        return sampler.plan_mixed_epoch(
-            self.lengths[: self._num_own],
+        members = self._members
+        plan = sampler.plan_mixed_epoch(
+            [self.lengths[i] for i in members],
             self.lengths[self._num_own :],
             share=self._replay_share,
             budget=self.batch_frames,
@@ -213,21 +275,34 @@ class Loader:
             epoch=epoch,
             packed=self._task_data.packed,
         )
+        drawn_from = [*members, *range(self._num_own, len(self.clips))]
+        return [[drawn_from[i] for i in batch] for batch in plan]
 
-    def _from_here(self) -> Iterator[Batch]:
+    def _from_here(self) -> Iterator[list[Batch]]:
         for indices in self._own():
-            batch = _collate(self._cache, self._task_data, [self.clips[i] for i in indices])
-            yield _pinned(batch) if self._pin else batch
+            yield [
+                self._ready(_collate(self._cache, self._task_data, [self.clips[i] for i in piece]))
+                for piece in self._pieces(indices)
+            ]
 
-    def _from_workers(self, pool: ProcessPoolExecutor) -> Iterator[Batch]:
+    def _from_workers(self, pool: ProcessPoolExecutor) -> Iterator[list[Batch]]:
         own = self._own()
-        ahead = deque(pool.submit(_in_worker, next(own)) for _ in range(AHEAD_PER_WORKER * self._num_workers))
+        ahead = deque(
+            pool.submit(_in_worker, self._pieces(next(own))) for _ in range(AHEAD_PER_WORKER * self._num_workers)
+        )
         while True:
-            batch = pickle.loads(ahead.popleft().result())
-            ahead.append(pool.submit(_in_worker, next(own)))
-            yield _pinned(batch) if self._pin else batch
+            batches = pickle.loads(ahead.popleft().result())
+            ahead.append(pool.submit(_in_worker, self._pieces(next(own))))
+            yield [self._ready(batch) for batch in batches]
 
-    def _take(self) -> Batch:
+    def _pieces(self, indices: Sequence[int]) -> list[list[int]]:
+        return sampler.pieces(indices, self.lengths, limit=self.limit, packed=self._task_data.packed)
+
+    def _ready(self, batch: Batch) -> Batch:
+        return _pinned(batch) if self._pin else batch
+
+    def _take(self) -> list[Batch]:
+        """Return the next micro-batch of this rank, in its pieces."""
         if self._ahead is None:
             self._ahead = self._from_here() if self._pool is None else self._from_workers(self._pool)
         return next(self._ahead)
@@ -264,10 +339,10 @@ def _pinned(batch: Any) -> Any:
 # ---------------------------------------------------------------- worker processes
 
 
-def _in_worker(indices: Sequence[int]) -> bytes:
+def _in_worker(pieces: Sequence[Sequence[int]]) -> bytes:
     cache, task_data, clips = worker_context()
-    batch = _collate(cache, task_data, [clips[i] for i in indices])
-    return pickle.dumps(batch, protocol=5)  # through a pipe: shared memory is 64 MB in many a container
+    batches = [_collate(cache, task_data, [clips[i] for i in piece]) for piece in pieces]
+    return pickle.dumps(batches, protocol=5)  # through a pipe: shared memory is 64 MB in many a container
 
 
 def worker_count(wanted: int | Literal["auto"], *, place: Literal["memory", "disk", "device"], cores: int) -> int:

@@ -44,21 +44,24 @@ class Mixture:
     # ------------------------------------------------------------ reading
 
     def next(self, micro_batches: int = 1) -> list[Batch]:
-        """Return this rank's micro-batches of the next rounds."""
-        return [self._next_round() for _ in range(micro_batches)]
+        """Return this rank's micro-batches of the next rounds; more where some come in pieces."""
+        return [piece for _ in range(micro_batches) for piece in self._next_round()]
 
-    def _next_round(self) -> Batch:
+    def _next_round(self) -> list[Batch]:
         progress = min(self._round / self._total_rounds, 1.0)
         self._round += 1
         if self._owed >= 1:
             self._owed -= 1
             return self._companion_round()
         self._owed += self._companions.ratio(progress)
-        return self._clips.next(1)[0]
+        return self._clips.next(1)
 
-    def _companion_round(self) -> Batch:
+    def _companion_round(self) -> list[Batch]:
         ranks = [self._take() for _ in range(self._clips.world_size)]
-        return self._companions.batch(ranks[self._clips.rank])
+        return [self._companions.batch(piece) for piece in self._pieces(ranks[self._clips.rank], self._clips.limit)]
+
+    def _pieces(self, indices: Sequence[int], limit: int | None) -> list[list[int]]:
+        return sampler.pieces(indices, self._companions.lengths, limit=limit, packed=self._companions.packed)
 
     def _take(self) -> list[int]:
         """Return the next micro-batch of companions that are not left out."""
@@ -94,6 +97,43 @@ class Mixture:
     def close(self) -> None:
         """Let the worker processes go."""
         self._clips.close()
+
+    # ------------------------------------------------------------ stages, and micro-batches that are too large
+
+    def enter(self, stage: str) -> None:
+        """Draw a stage's clips from now on; companions are mixed in as before."""
+        self._clips.enter(stage)
+
+    @property
+    def limit(self) -> int | None:
+        """Frames of a piece; a single clip may have more."""
+        return self._clips.limit
+
+    def half_of(self, batch: Batch) -> int | None:
+        """Return half the frames that a micro-batch takes; None for a single clip or companion."""
+        members = self._members(batch)
+        if members is None:
+            return self._clips.half_of(batch)
+        if len(members) == 1:
+            return None
+        return sampler.cost(members, self._companions.lengths, packed=self._companions.packed) // 2
+
+    def limit_to(self, frames: int) -> None:
+        """Let micro-batches come in pieces of at most so many frames from now on."""
+        self._clips.limit_to(frames)
+
+    def divided(self, batch: Batch, *, limit: int | None) -> list[Batch]:
+        """Collate a micro-batch again, in pieces within a limit."""
+        members = self._members(batch)
+        if members is None:
+            return self._clips.divided(batch, limit=limit)
+        parts = self._pieces(members, limit)
+        return [batch] if len(parts) == 1 else [self._companions.batch(part) for part in parts]
+
+    def _members(self, batch: Batch) -> list[int] | None:
+        """Return which companions a micro-batch holds; None where it holds clips."""
+        places = {id_: i for i, id_ in enumerate(self._companions.ids)}
+        return [places[id_] for id_ in batch.ids] if all(id_ in places for id_ in batch.ids) else None
 
     # ------------------------------------------------------------ leaving out
 

@@ -92,6 +92,21 @@ def in_order(lengths: Sequence[int], *, budget: int, max_clips: int, packed: boo
     return _fill(by_length, lengths, budget=budget, max_clips=max_clips)
 
 
+def cost(batch: Sequence[int], lengths: Sequence[int], *, packed: bool = False) -> int:
+    """Return what a micro-batch takes: its clips times the longest, padding included; packed, their sum."""
+    own = [lengths[i] for i in batch]
+    return sum(own) if packed else len(own) * max(own)
+
+
+def pieces(batch: Sequence[int], lengths: Sequence[int], *, limit: int | None, packed: bool = False) -> list[list[int]]:
+    """Halve a micro-batch, and what is left of it, until each piece is within the limit or a single clip."""
+    if limit is None or len(batch) == 1 or cost(batch, lengths, packed=packed) <= limit:
+        return [list(batch)]
+    middle = (len(batch) + 1) // 2
+    halves = (batch[:middle], batch[middle:])
+    return [piece for half in halves for piece in pieces(half, lengths, limit=limit, packed=packed)]
+
+
 def padding_share(lengths: Sequence[int], batches: Sequence[Sequence[int]], *, packed: bool = False) -> float:
     """Return the share of the frames in these micro-batches that is padding; packed, there is none."""
     if packed:

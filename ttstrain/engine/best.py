@@ -26,7 +26,11 @@ class Best:
     def forget_after(self, step: int) -> None:
         """Forget a best from after `step`: a rollback takes those steps again, and their checkpoints are replaced."""
         if self.step is not None and self.step > step:
-            self.value, self.step = math.inf, None
+            self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, where the metric means something else from now on."""
+        self.value, self.step = math.inf, None
 
     def state_dict(self) -> dict[str, Any]:
         return {"metric": self.metric, "value": self.value if self.step is not None else None, "step": self.step}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,18 @@ from torch import nn
 from ttstrain import families
 from ttstrain.checkpoint.store import CheckpointStore
 from ttstrain.config.plan import Plan
+from ttstrain.config.recipe import Recipe, StageConfig
+from ttstrain.data.choice import choose_ids, chosen
 from ttstrain.data.loader import Loader
+from ttstrain.data.manifest import Clip
 from ttstrain.data.mixture import Mixture
 from ttstrain.engine import checkpointing, early_stop, snapshot
 from ttstrain.engine.best import Best
 from ttstrain.engine.distributed import Ranks
+from ttstrain.engine.evaluate import Pieces
 from ttstrain.engine.guard import Guard
 from ttstrain.engine.loop import HeldOut
-from ttstrain.engine.precision import Precision, choose
+from ttstrain.engine.precision import Kind, Precision, choose
 from ttstrain.engine.prepare import Prepared
 from ttstrain.engine.previews import Previews, choose_previews
 from ttstrain.engine.rng import Rng
@@ -31,6 +35,7 @@ from ttstrain.optim.ema import Ema
 from ttstrain.optim.groups import build_groups
 from ttstrain.optim.new_rows import NewRows
 from ttstrain.optim.optimizers import Optimizers
+from ttstrain.optim.stages import Curriculum
 from ttstrain.state import Progress, TrainState
 from ttstrain.task import RowsFirst, Task
 from ttstrain.tracking.tracker import Trackers
@@ -81,10 +86,10 @@ def build(
     named = [(lora.plain_name(name), parameter) for name, parameter in task.named_parameters()]
     rows_first = task.rows_first()
     table = build_groups(task.optimized(), named, recipe.optim, rows_first=rows_first)
-    optimizers = Optimizers.build(
+    curriculum = Curriculum(plan.stages)
+    optimizers = Optimizers.build_staged(
         table,
-        total_steps=plan.steps,
-        steps_per_epoch=plan.steps_per_epoch,
+        curriculum=curriculum,
         new_rows=None if rows_first is None else _new_rows(rows_first, dict(named), total_steps=plan.steps),
     )
     ema = None
@@ -103,16 +108,17 @@ def build(
         device=device,
         replay=prepared.replay,
         replay_share=0.0 if recipe.data.replay is None else recipe.data.replay.share,
+        stages=choose_ids(prepared.train, recipe.stages),
     )
     companions = prepared.task_data.companions()
     loader: Loader | Mixture = clip_loader
     if companions is not None:
         loader = Mixture(clip_loader, companions, total_rounds=plan.steps * recipe.train.accumulate)
-    precision = Precision(choose(recipe.train.precision, device), device)
+    precision = Precision(_precision(recipe, device, ranks), device)
     guard, progress, best = Guard(recipe.guard), Progress(), Best(recipe.checkpoint.best)
     stop = None
-    if recipe.train.early_stop is not None:
-        stop = early_stop.EarlyStop(recipe.train.early_stop)
+    if any(stage.early_stop is not None for stage in plan.stages):
+        stop = early_stop.EarlyStop(plan.stages[0].early_stop)
     parts: dict[str, Any] = {
         "task": task,
         "optimizers": optimizers,
@@ -123,6 +129,8 @@ def build(
         "loader": loader,
         "rng": rng,
     }
+    if plan.staged:
+        parts["curriculum"] = curriculum
     if ema is not None:
         parts["ema"] = ema
     if stop is not None:
@@ -157,6 +165,12 @@ def build(
     )
 
 
+def _precision(recipe: Recipe, device: torch.device, ranks: Ranks) -> Kind:
+    """Choose the format that every rank's device has."""
+    kinds = ranks.gather(choose(recipe.train.precision, device))
+    return "fp32" if "fp32" in kinds else kinds[0]
+
+
 def _new_rows(first: RowsFirst, named: Mapping[str, nn.Parameter], *, total_steps: int) -> NewRows:
     if first.steps >= total_steps:
         raise RecipeError(
@@ -175,10 +189,21 @@ def hold_out(run: Run, prepared: Prepared) -> HeldOut:
         previews = Previews(choose_previews(recipe, prepared), has_base=recipe.base is not None)
     retained = list(prepared.retained)[: recipe.eval.max_clips] if run.plan.eval_every is not None else []
     return HeldOut(
-        batches=list(run.loader.eval_batches(clips)),
+        batches=_in_one_piece(run, clips),
         previews=previews,
-        retained=list(run.loader.eval_batches(retained)),
+        retained=_in_one_piece(run, retained),
+        stages={stage.name: _of_stage(run, stage, clips) for stage in recipe.stages},
     )
+
+
+def _of_stage(run: Run, stage: StageConfig, clips: Sequence[Clip]) -> list[Pieces] | None:
+    """Collate the held-out clips that a stage trains the like of; None where that is all."""
+    own = chosen(clips, stage.data)
+    return None if len(own) == len(clips) else _in_one_piece(run, own)
+
+
+def _in_one_piece(run: Run, clips: Sequence[Clip]) -> list[Pieces]:
+    return [[batch] for batch in run.loader.eval_batches(clips)]
 
 
 def make_snapshots(run: Run) -> Snapshots:

@@ -86,7 +86,8 @@ def describe(run: Run, *, metrics: Mapping[str, float], step: int | None = None)
     recipe = run.plan.recipe
     texts = run.plan.facts.texts
     done = run.progress.step if step is None else step
-    ended = done >= run.plan.steps
+    total = run.optimizers.curriculum.total_steps
+    ended = done >= total
     groups = tuple(
         GroupMeta(
             optimizer=group.optimizer,
@@ -106,7 +107,8 @@ def describe(run: Run, *, metrics: Mapping[str, float], step: int | None = None)
         groups=groups,
         schedule=ScheduleMeta(
             position=done,
-            total=run.plan.steps,
+            total=total,
+            stages=tuple(run.optimizers.curriculum.ended),
             ended=ended,
             lr_next=max((group.lr for group in groups), default=None),
         ),

@@ -64,6 +64,12 @@ class Ranks:
                 dist.all_reduce(values)
         return values
 
+    def all_fit(self, fits: bool) -> bool:
+        """Tell whether every rank's memory was enough so far; one that ran out says so here, where the others meet."""
+        if self.alone:
+            return fits
+        return self.sum(torch.tensor([not fits], dtype=torch.int64)).item() == 0  # on the host: no wait
+
     def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
         """Sum the gradients of these parameters over ranks, in place.
 

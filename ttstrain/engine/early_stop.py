@@ -1,4 +1,4 @@
-"""Stops a run whose evaluations no longer get better."""
+"""Stops a run, or the stage it is in, whose evaluations no longer get better."""
 
 from __future__ import annotations
 
@@ -14,21 +14,27 @@ from ttstrain.errors import RecipeError
 class EarlyStop:
     """Counts evaluations without improvement; lower is better, and NaN is never an improvement. A `Stateful`."""
 
-    def __init__(self, config: recipe.EarlyStop) -> None:
-        self.config = config
+    def __init__(self, config: recipe.EarlyStop | None) -> None:
+        self.config = config  # None never stops
         self.best = math.inf
         self.num_bad = 0  # evaluations since the best
+
+    def restart(self, config: recipe.EarlyStop | None) -> None:
+        """Begin a stage: by its rule, and without a memory of the stage before."""
+        self.config, self.best, self.num_bad = config, math.inf, 0
 
     def update(self, values: Mapping[str, float]) -> bool:
         """Take in one evaluation and tell whether to stop.
 
         Raises RecipeError when it lacks the metric.
         """
+        if self.config is None:
+            return False
         metric = self.config.metric
         if metric not in values:
             near = difflib.get_close_matches(metric, list(values), n=1, cutoff=0.0)
             raise RecipeError(
-                f"`train.early_stop.metric`: evaluations have no `{metric}`",
+                f"`early_stop.metric`: evaluations have no `{metric}`",
                 hint=f"did you mean `{near[0]}`?" if near else "nothing is held out: set `data.holdout`",
             )
         value = float(values[metric])

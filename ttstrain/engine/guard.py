@@ -19,7 +19,8 @@ from ttstrain.config.recipe import GuardConfig
 from ttstrain.data import atomic
 
 Judgement = Literal["good", "overflow", "non_finite_loss", "non_finite_gradient", "spike"]
-Action = Literal["step", "skip", "rollback", "give up"]
+Kind = Literal[Judgement, "out_of_memory"]
+Action = Literal["step", "skip", "rollback", "give up", "halve", "fall back"]
 
 NORMAL = 1.4826  # median absolute deviation -> standard deviation of a normal distribution
 SMALLEST_SHARE = 0.01  # of the median: a loss that hardly varies must not turn noise into spikes
@@ -44,11 +45,11 @@ class Incident:
     """What is written to `incidents/<step>-<kind>.json`."""
 
     step: int  # updates done before the one that was refused
-    kind: Judgement
+    kind: Kind
     action: Action
-    optimizer: str
-    loss: float
-    grad_norm: float
+    optimizer: str | None  # None where it concerns all, or none
+    loss: float | None
+    grad_norm: float | None
     lrs: Mapping[str, float]
     clips: Sequence[str]
     restored_step: int | None = None
@@ -109,6 +110,10 @@ class Guard:
 
     def settle_good_step(self) -> None:
         """Note that a whole step went well."""
+        self._skips_in_a_row = 0
+
+    def forgive(self) -> None:
+        """Forget the skips in a row: what follows is computed in another way."""
         self._skips_in_a_row = 0
 
     def decide(self, judgement: Judgement, *, half_done: bool = False) -> Action:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Literal, get_args
@@ -11,29 +11,31 @@ from typing import Literal, get_args
 import torch
 
 from ttstrain.engine import checkpointing
-from ttstrain.engine.evaluate import evaluate
-from ttstrain.engine.guard import Incident
+from ttstrain.engine.evaluate import Pieces, evaluate
+from ttstrain.engine.guard import Action, Incident
 from ttstrain.engine.peak import peak_flops
+from ttstrain.engine.precision import really_has_bf16
 from ttstrain.engine.previews import Previews, speak
 from ttstrain.engine.run import Run
 from ttstrain.engine.signals import Request, Signals
 from ttstrain.engine.snapshot import Snapshots
-from ttstrain.engine.step import StepReport, train_step
-from ttstrain.errors import DivergedError, Interrupted, OutOfMemoryError, Preempted
+from ttstrain.engine.step import DidNotFit, StepReport, train_step
+from ttstrain.errors import DivergedError, Interrupted, OutOfMemoryError, PeerError, Preempted
 from ttstrain.task import Batch
 
 Ending = Literal["done", "early stop", "stopped"]
 EVALUATED = "eval/loss/"
-MEASURE_EVERY = 10  # steps between per-group norms and update ratios: they copy the weights once
+OF_STAGE = "eval/stage/"
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
     """What the run is measured on."""
 
-    batches: Sequence[Batch]
+    batches: Sequence[Pieces]
     previews: Previews
-    retained: Sequence[Batch] = ()  # of the replay data
+    retained: Sequence[Pieces] = ()  # of the replay data
+    stages: Mapping[str, Sequence[Pieces] | None] = field(default_factory=dict)  # of each stage's data; None: all
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,42 +47,43 @@ class _Wish:
 
 
 def train(run: Run, held_out: HeldOut, snapshots: Snapshots) -> Ending:
-    """Train until the plan's last step, an early stop or a signal.
+    """Train until the last step of the last stage, an early stop in it or a signal.
 
-    Raises DivergedError, Interrupted or Preempted with a good checkpoint on disk, OutOfMemoryError with one where this
-    process is alone.
+    Raises DivergedError, Interrupted, Preempted or OutOfMemoryError with a good checkpoint on disk.
     """
-    plan, progress = run.plan, run.progress
+    plan, progress, curriculum = run.plan, run.progress, run.optimizers.curriculum
     with Signals(run.folder, speak=run.ranks.main) as signals:
+        _go_on_in_stage(run)
         snapshots.take(run.state, progress.step)
         if progress.step == 0:
             _evaluate(run, held_out)  # what the base can do
             _speak(run, held_out)
-        while progress.step < plan.steps:
+        while progress.step < curriculum.total_steps:
             started = perf_counter()
             batches = run.loader.next(plan.recipe.train.accumulate)
             waited = perf_counter() - started
             report = _step(run, batches, snapshots)
-            if report.refused:
-                _recover(run, report, snapshots)
+            if report is None:
                 continue
-            step, last = progress.step, progress.step == plan.steps
+            step, last = progress.step, progress.step == curriculum.total_steps
+            turn = step == curriculum.current.end and not last
             wish = _wish(run, signals)
             ending: Ending | None = "done" if last else "stopped" if wish.leave == "stop" else None
 
             if last or due(step, plan.recipe.train.log_every):
                 _log(run, report, batches, step_s=perf_counter() - started, data_s=waited)
-            if last or due(step, plan.sample_every):
+            if last or turn or due(step, plan.sample_every):
                 _speak(run, held_out)
-            improved, values = False, {}
-            if last or due(step, plan.eval_every):
-                values = _evaluate(run, held_out)
-                improved = run.best.improves(step, values)
-                if values and run.early_stop is not None and run.early_stop.update(values):
-                    ending = ending or "early stop"
-            if due(step, plan.snapshot_every):
+            values = _evaluate(run, held_out) if last or turn or due(step, plan.eval_every) else {}
+            improved = run.best.improves(step, values)
+            if values and run.early_stop is not None and run.early_stop.update(values):
+                turn = not curriculum.is_last
+                ending = ending or (None if turn else "early stop")
+            if turn:
+                _next_stage(run)
+            if turn or due(step, plan.snapshot_every):
                 snapshots.take(run.state, step)
-            if improved or ending or wish.leave or wish.save or due(step, plan.save_every):
+            if improved or ending or turn or wish.leave or wish.save or due(step, plan.save_every):
                 _save(run, best=improved, metrics=values)
             if ending or wish.leave:
                 run.store.wait()
@@ -107,27 +110,125 @@ def _wish(run: Run, signals: Signals) -> _Wish:
     return _Wish(next((wish for wish in get_args(Request) if counts[wish]), None), save=counts["save"] > 0)
 
 
-def _step(run: Run, batches: Sequence[Batch], snapshots: Snapshots) -> StepReport:
-    try:
-        return train_step(run, batches, measure=due(run.progress.step + 1, MEASURE_EVERY))
-    except torch.OutOfMemoryError as error:
-        frames = max(batch.num_padded for batch in batches)
-        good = _leave_good_checkpoint(run, snapshots)
-        raise OutOfMemoryError(
-            f"step {run.progress.step + 1} did not fit in memory: a micro-batch of {frames:,} frames",
-            hint="set a smaller `data.batch_frames` and a larger `train.accumulate`, the same step in smaller pieces"
-            + (f"; `{good}` is good" if good is not None else ""),
-        ) from error
+# ---------------------------------------------------------------- stages
 
 
-def _leave_good_checkpoint(run: Run, snapshots: Snapshots) -> Path | None:
-    """Save the held state unless a later one is on disk; None where other ranks would have to join in and cannot."""
+def _go_on_in_stage(run: Run) -> None:
+    """Put loader and early stop where the run's stage says, at the start of a run and where one goes on."""
+    curriculum = run.optimizers.curriculum
+    curriculum.catch_up(run.progress.step)
+    if not curriculum.staged:
+        return
+    run.loader.enter(curriculum.current.stage.name)
+    if run.early_stop is not None:
+        run.early_stop.config = curriculum.current.stage.early_stop
+    _announce_stage(run)
+
+
+def _next_stage(run: Run) -> None:
+    """Let the running stage end here, and the next one begin. A rollback never goes back beyond this step."""
+    place = run.optimizers.curriculum.end_stage(run.progress.step)
+    run.loader.enter(place.stage.name)
+    if run.early_stop is not None:
+        run.early_stop.restart(place.stage.early_stop)
+    if run.best.metric is not None and run.best.metric.startswith(OF_STAGE):
+        run.best.forget()  # it was measured on other clips
+    _announce_stage(run)
+
+
+def _announce_stage(run: Run) -> None:
+    curriculum = run.optimizers.curriculum
+    place = curriculum.current
+    if run.ranks.main:
+        where = f"stage {place.index + 1} of {len(curriculum.stages)}, `{place.stage.name}`"
+        run.trackers.note(f"{where}: steps {place.start:,} to {place.end:,}, of {curriculum.total_steps:,}")
+
+
+# ---------------------------------------------------------------- one step
+
+
+def _step(run: Run, batches: Sequence[Batch], snapshots: Snapshots) -> StepReport | None:
+    """Take a step, in smaller pieces where memory runs out; None where it was not taken."""
+    measure = due(run.progress.step + 1, run.plan.recipe.train.measure_every)
+    generators = run.rng.state_dict()
+    while True:
+        try:
+            report = train_step(run, batches, measure=measure)
+        except DidNotFit as short:
+            micro_batch, half_done = short.micro_batch, short.half_done
+        else:
+            if report.refused:
+                _recover(run, report, snapshots)
+                return None
+            return report
+        if run.device.type == "cuda":
+            torch.cuda.empty_cache()
+        run.rng.load_state_dict(generators)  # the step draws again, whatever it had drawn
+        limit = _lower_limit(run, micro_batch, snapshots)
+        goes_back = any(run.ranks.gather(half_done))
+        if goes_back:
+            snapshots.restore(run.state)
+            run.best.forget_after(snapshots.step)
+        _tell_of_memory(run, micro_batch, limit=limit, restored=snapshots.step if goes_back else None)
+        if goes_back:
+            return None
+        batches = [piece for batch in batches for piece in run.loader.divided(batch, limit=limit)]
+
+
+def _lower_limit(run: Run, micro_batch: Batch | None, snapshots: Snapshots) -> int:
+    """Let no micro-batch take more than half of what did not fit, on any rank, from here on.
+
+    Raises OutOfMemoryError, with a good checkpoint on disk, where that was a single clip.
+    """
+    own = None if micro_batch is None else (run.loader.half_of(micro_batch), list(micro_batch.ids))
+    failed = [answer for answer in run.ranks.gather(own) if answer is not None]
+    halves = [half for half, _ in failed if half is not None]
+    if len(halves) == len(failed):
+        limit = min(halves if run.loader.limit is None else [*halves, run.loader.limit])
+        run.loader.limit_to(limit)
+        return limit
+    clip = next(ids[0] for half, ids in failed if half is None)
+    good = _leave_good_checkpoint(run, snapshots)
+    message = f"step {run.progress.step + 1} did not fit in memory with the clip `{clip}` alone"
+    run.ranks.barrier()  # a launcher ends all with the first, and the main process may still have been writing
+    if not run.ranks.main:
+        raise PeerError(message, exit_code=OutOfMemoryError.exit_code, told=True)
+    raise OutOfMemoryError(
+        message,
+        hint=f"leave long clips out (`data.max_s`), or train less of the model (`lora`, `frozen`); `{good}` is good",
+    )
+
+
+def _tell_of_memory(run: Run, micro_batch: Batch | None, *, limit: int, restored: int | None) -> None:
+    """Write an incident: what did not fit, and what is done from here on."""
+    own = [] if micro_batch is None else list(micro_batch.ids)
+    incident = Incident(
+        step=run.progress.step,
+        kind="out_of_memory",
+        action="halve",
+        optimizer=None,
+        loss=None,
+        grad_norm=None,
+        lrs={},
+        clips=[clip for ids in run.ranks.gather(own) for clip in ids],
+        restored_step=restored,
+        notes=[f"micro-batches come in pieces of at most {limit:,} frames from here on; the step is the same"],
+    )
+    _tell(run, incident)
+
+
+def _tell(run: Run, incident: Incident) -> None:
+    if run.ranks.main:
+        path = incident.write(run.folder / "incidents")
+        run.trackers.incident(incident.step, incident.action, f"{_sentence(incident)} ({path.name})")
+
+
+def _leave_good_checkpoint(run: Run, snapshots: Snapshots) -> Path:
+    """Save the held state unless a later one is on disk."""
     run.store.wait()
-    last = run.store.last()
+    last = run.ranks.broadcast(run.store.last())
     if last is not None and last >= run.store.folder(snapshots.step):
         return last
-    if not run.ranks.alone:
-        return None
     return checkpointing.save_held(run, snapshots.content(), step=snapshots.step)
 
 
@@ -145,6 +246,9 @@ def _log(run: Run, report: StepReport, batches: Sequence[Batch], *, step_s: floa
         values["ema/decay"] = run.ema.decay_at(report.step)
     if run.precision.kind == "fp16":
         values["optim/loss_scale"] = run.precision.scale
+    if (curriculum := run.optimizers.curriculum).staged:
+        values["train/stage"] = curriculum.at(report.step - 1).index + 1
+        values["train/total_steps"] = curriculum.total_steps
     values["guard/skipped"] = run.guard.skipped
     values["guard/rollbacks"] = run.guard.rollbacks
     values["data/epoch"] = run.loader.epoch
@@ -174,7 +278,12 @@ def _report(run: Run, values: Mapping[str, float]) -> None:
 def _evaluate(run: Run, held_out: HeldOut) -> dict[str, float]:
     if not held_out.batches and not held_out.retained:
         return {}
-    values = evaluate(run, held_out.batches, held_out.retained)
+    curriculum = run.optimizers.curriculum
+    stage = held_out.stages.get(curriculum.current.stage.name)
+    values = evaluate(run, held_out.batches, held_out.retained, stage=stage)
+    if curriculum.staged and stage is None:
+        losses = {key: value for key, value in values.items() if key.startswith(EVALUATED)}
+        values |= {key.replace(EVALUATED, OF_STAGE): value for key, value in losses.items()}
     if run.progress.step == 0:
         run.best.improves(0, values)
     _report(run, values)
@@ -216,16 +325,19 @@ def _recover(run: Run, report: StepReport, snapshots: Snapshots) -> None:
         return  # the loss scale has already been lowered
     failed_at = run.progress.step
     clips = [clip for own in run.ranks.gather(list(report.ids)) for clip in own]
-    if action == "rollback" and run.guard.exhausted:
-        action = "give up"
     notes: list[str] = []
+    if _fp16_is_to_blame(run, report, action):
+        notes.append(_fall_back(run))
+        action = "rollback" if report.stepped else "fall back"
+    elif action == "rollback" and run.guard.exhausted:
+        action = "give up"
     restored: int | None = None
     if action == "rollback":
         snapshots.restore(run.state)
         restored = snapshots.step
         run.guard.note_rollback()
         run.best.forget_after(restored)
-        notes = _exclude(run, clips)
+        notes += [] if notes else _exclude(run, clips)
         if run.guard.lr_factor < 1:
             notes.append(f"LR multiplied by {run.guard.lr_factor:g} from here on")
     incident = Incident(
@@ -240,15 +352,29 @@ def _recover(run: Run, report: StepReport, snapshots: Snapshots) -> None:
         restored_step=restored,
         notes=notes,
     )
-    if run.ranks.main:
-        path = incident.write(run.folder / "incidents")
-        run.trackers.incident(failed_at, action, f"{_sentence(incident)} ({path.name})")
+    _tell(run, incident)
     if action == "give up":
         folder = checkpointing.save_held(run, snapshots.content(), step=snapshots.step)
         raise DivergedError(
             f"step {failed_at + 1} failed again after {run.guard.rollbacks} rollbacks: {_sentence(incident)}",
             hint=f"`{folder}` is good; lower the LR (`optim.lr`) or look at the clips in `{run.folder / 'incidents'}`",
         )
+
+
+def _fp16_is_to_blame(run: Run, report: StepReport, action: Action) -> bool:
+    """Tell whether fp16's range is too small: the loss scale is at its end, or losses would send the run back."""
+    if run.precision.kind != "fp16":
+        return False
+    judgements = {verdict.judgement for verdict in report.refused.values()}
+    return "non_finite_gradient" in judgements or ("non_finite_loss" in judgements and action == "rollback")
+
+
+def _fall_back(run: Run) -> str:
+    """Compute in bf16 where every rank's device has it, else in fp32; return a note."""
+    has_bf16 = all(run.ranks.gather(really_has_bf16(run.device)))
+    run.precision.fall_back("bf16" if has_bf16 else "fp32")
+    run.guard.forgive()
+    return f"fp16 keeps overflowing: {run.precision.kind} from here on"
 
 
 def _exclude(run: Run, clips: Sequence[str]) -> list[str]:
@@ -263,7 +389,9 @@ def _exclude(run: Run, clips: Sequence[str]) -> list[str]:
 
 def _sentence(incident: Incident) -> str:
     what = incident.kind.replace("_", " ")
-    figures = f"loss {incident.loss:.4g}, gradient norm {incident.grad_norm:.4g}, clips {', '.join(incident.clips[:3])}"
+    figures = [f"loss {incident.loss:.4g}"] if incident.loss is not None else []
+    figures += [f"gradient norm {incident.grad_norm:.4g}"] if incident.grad_norm is not None else []
     more = f" and {len(incident.clips) - 3} more" if len(incident.clips) > 3 else ""
-    after = "" if incident.restored_step is None else f"; back to step {incident.restored_step}"
-    return f"{what}: {figures}{more}{after}"
+    clips = f"clips {', '.join(incident.clips[:3])}{more}"
+    after = [] if incident.restored_step is None else [f"back to step {incident.restored_step}"]
+    return "; ".join([f"{what}: {', '.join([*figures, clips])}", *incident.notes, *after])

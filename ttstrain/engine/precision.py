@@ -2,27 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ttstrain.errors import RecipeError
 from ttstrain.task import Loss
 
 Kind = Literal["fp32", "bf16", "fp16"]
+DTYPES: Mapping[Kind, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 BF16_CAPABILITY = (8, 0)  # Ampere; older cards emulate bf16 and are slower with it than without
+PROBE_SIZE = 64
+PROBE_TOLERANCE = 0.05  # of the largest value: several times what bf16's eight bits make of a sum of 64 products
 
 
-def choose(kind: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device) -> Kind:
+def choose(
+    kind: Literal["auto", "fp32", "bf16", "fp16"],
+    device: torch.device,
+    *,
+    has_bf16: Callable[[torch.device], bool] | None = None,
+) -> Kind:
     """Resolve `auto`: bf16 where the device computes in it, fp32 on older cards and on the CPU."""
     if kind != "auto":
         return kind
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= BF16_CAPABILITY:
-        return "bf16"
-    return "fp32"
+    return "bf16" if (has_bf16 or really_has_bf16)(device) else "fp32"
+
+
+def really_has_bf16(device: torch.device) -> bool:
+    """Tell whether a device has bf16 in hardware, and whether what it computes in it is right.
+
+    Cards of one name differ, and drivers emulate: so a matrix product, a convolution and their gradients are computed.
+    A CPU computes in bf16, but no faster.
+    """
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < BF16_CAPABILITY:
+        return False
+    return computes_in(torch.bfloat16, device)
+
+
+def computes_in(dtype: torch.dtype, device: torch.device) -> bool:
+    """Compute a product, a convolution and their gradients under autocast; tell whether they are those of fp32."""
+    generator = torch.Generator().manual_seed(0)
+    signal = torch.randn(2, PROBE_SIZE, PROBE_SIZE, generator=generator).to(device)
+    weights = (torch.randn(PROBE_SIZE, PROBE_SIZE, 3, generator=generator) / PROBE_SIZE**0.5).to(device)
+    try:
+        found, expected = _probed(signal, weights, dtype=dtype), _probed(signal, weights, dtype=None)
+    except RuntimeError:  # no such kernels
+        return False
+    return all(_close(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def _probed(signal: Tensor, weights: Tensor, *, dtype: torch.dtype | None) -> list[Tensor]:
+    x, w = signal.clone().requires_grad_(True), weights.clone().requires_grad_(True)
+    with nullcontext() if dtype is None else torch.autocast(signal.device.type, dtype=dtype):
+        y = F.conv1d(x, w, padding=1) @ w[:, :, 0]
+    loss = y.float().square().mean()
+    return [y.detach().float(), *(grad.float() for grad in torch.autograd.grad(loss, (x, w)))]
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
+    error = (found - expected).abs().max()
+    return bool(torch.isfinite(found).all()) and bool(error <= PROBE_TOLERANCE * expected.abs().max())
 
 
 class Precision:
@@ -30,6 +73,9 @@ class Precision:
 
     The scale follows torch's GradScaler: halved when a gradient overflows, doubled after `GROWTH_INTERVAL` good steps.
     It is ours because the engine already knows whether the gradient norm is finite and need not be told twice.
+
+    fp16 that overflows whatever the scale gives way to `fall_back`. That is part of the state, as long as the recipe
+    asks for what it asked for then.
     """
 
     INITIAL_SCALE = 2.0**16
@@ -38,10 +84,14 @@ class Precision:
 
     def __init__(self, kind: Kind, device: torch.device) -> None:
         self.kind = kind
+        self._wanted = kind
         self._device = device
-        self._dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[kind]
         self.scale = self.INITIAL_SCALE if kind == "fp16" else 1.0
         self._good_steps = 0
+
+    def fall_back(self, kind: Literal["fp32", "bf16"]) -> None:
+        """Compute in another format from now on, without a loss scale."""
+        self.kind, self.scale, self._good_steps = kind, 1.0, 0
 
     def forward(self, losses: Iterator[Loss]) -> Iterator[Loss]:
         """Run a task's generator with autocast on inside it and off outside."""
@@ -54,9 +104,8 @@ class Precision:
 
     def autocast(self) -> Any:
         """Return the context in which forward passes of training and evaluation run."""
-        if self._dtype is None:
-            return nullcontext()
-        return torch.autocast(self._device.type, dtype=self._dtype)
+        dtype = DTYPES[self.kind]
+        return nullcontext() if dtype is None else torch.autocast(self._device.type, dtype=dtype)
 
     def backward(self, loss: Tensor, *, into: Sequence[Tensor]) -> None:
         """Accumulate the gradient of `loss` into these parameters and no others."""
@@ -90,9 +139,12 @@ class Precision:
         return self.kind != "fp16" or self.scale <= self.SMALLEST_SCALE
 
     def state_dict(self) -> dict[str, Any]:
-        return {"kind": self.kind, "scale": self.scale, "good_steps": self._good_steps}
+        state: dict[str, Any] = {"kind": self.kind, "scale": self.scale, "good_steps": self._good_steps}
+        return state if self.kind == self._wanted else {**state, "wanted": self._wanted}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
-        if state_dict["kind"] == self.kind:  # another precision starts with its own scale
-            self.scale = float(state_dict["scale"])
-            self._good_steps = int(state_dict["good_steps"])
+        if state_dict.get("wanted", state_dict["kind"]) != self._wanted:
+            return  # the recipe asks for another precision, which starts with its own scale
+        self.kind = state_dict["kind"]
+        self.scale = float(state_dict["scale"])
+        self._good_steps = int(state_dict["good_steps"])

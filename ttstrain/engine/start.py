@@ -29,7 +29,7 @@ from ttstrain.data.audit import write_quarantine
 from ttstrain.data.manifest import write_manifest
 from ttstrain.engine import build, checkpointing, distributed, folder
 from ttstrain.engine.distributed import Ranks
-from ttstrain.engine.kept import with_kept_files
+from ttstrain.engine.kept import from_where_started, with_kept_files
 from ttstrain.engine.loop import train
 from ttstrain.engine.prepare import Prepared, ShowProgress, no_progress, prepare
 from ttstrain.engine.previews import recover_base
@@ -50,7 +50,9 @@ from ttstrain.tracking.build import build_trackers
 from ttstrain.tracking.tracker import RunInfo, Trackers
 
 FREE_SPACE_SHARE = 0.95  # of the disk's free bytes that a plan's checkpoints may take
-ADDED_LATER = frozenset({"ema", "early_stop"})  # parts of the state that a resume may ask for when the run had none
+ADDED_LATER = frozenset(
+    {"ema", "early_stop", "curriculum"}
+)  # parts of the state that a resume may ask for when the run had none
 
 
 def start(composed: Composed, *, show: ShowProgress = no_progress) -> Path:
@@ -118,7 +120,7 @@ def resume(
             source_name=source_name,
         )
         if not reset_step:
-            check_resume(plan, origin.step)
+            check_resume(plan, origin.step, ended=origin.ended)
         place = here.ranks.broadcast(_folder_of(origin, plan, fresh=reset_step) if here.ranks.main else None)
         assert place is not None
         with folder.removed_if_unused(place if here.ranks.main else None):
@@ -327,6 +329,7 @@ class _Origin:
     checkpoint: Path
     run: Path | None  # our run it belongs to; None for an upstream file
     step: int
+    ended: tuple[tuple[str, int], ...] = ()  # stages that are over
 
 
 def _compose(
@@ -354,7 +357,8 @@ def _find(path: Path, *, checkpoint: Path | None, recipe: str | None) -> _Origin
             )
         if recipe is not None:
             raise RecipeError("a run of ours has its own recipe", hint="change keys with `key=value`")
-        return _Origin(found, run, read_meta(found).step)
+        meta = read_meta(found)
+        return _Origin(found, run, meta.step, () if meta.schedule is None else meta.schedule.stages)
     opened = open_checkpoint(found)
     if opened.step is None or opened.kind != "training":
         raise CheckpointError(
@@ -387,7 +391,7 @@ def _restore(run: Run, origin: _Origin, *, reset_step: bool, reset_optimizer: bo
     if origin.run is None:
         return _restore_upstream(run, origin, keep=keep)
     if reset_step:
-        keep |= {"best", "early_stop"} & set(run.state.parts)
+        keep |= {"best", "early_stop", "curriculum"} & set(run.state.parts)
     loaded = store.load(origin.checkpoint)
     check_vocab(loaded.meta.versions, _front_end(run), source=str(origin.checkpoint))
     late = (ADDED_LATER & set(run.state.parts)) - set(loaded.state)
@@ -485,7 +489,7 @@ def _train(
         resumed=origin is not None and origin.run == run.folder,
         recipe=run.plan.recipe.model_dump(mode="json"),
         plan_summary=tuple(plan_lines(run.plan, goes_on_from=None if origin is None else origin.checkpoint.name)),
-        total_steps=run.plan.steps,
+        total_steps=run.optimizers.curriculum.total_steps,
         start_step=run.progress.step,
         steps_per_epoch=run.plan.steps_per_epoch,
     )

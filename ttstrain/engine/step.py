@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import torch
 from torch import Tensor
@@ -70,82 +71,6 @@ class _Tally:
                 self.counts[key] = self.counts.get(key, 0.0) + metric.count.float()
 
 
-def train_step(run: Stepping, micro_batches: Sequence[Batch], *, measure: bool = False) -> StepReport:
-    """Compute every loss of the micro-batches, and update each optimizer once.
-
-    Each loss is a mean over its micro-batch's `weight` units; it is scaled by that weight's share of the global batch,
-    so that any split into micro-batches and ranks gives the gradient of one large batch. An update that the guard
-    refuses leaves its optimizer, and every later one of this step, untouched; one that stepped before it has stepped,
-    and the report says so. `measure` adds per-group figures that logging wants and the update does not need.
-    """
-    run.optimizers.set_lr(run.progress.step, factor=run.guard.lr_factor)
-    lrs = run.optimizers.logged_lrs()
-    batches = [run.task.draw(batch) for batch in micro_batches]
-    counts = _count(run, batches)
-    total = counts[0]
-    tally = _Tally()
-    refused: dict[str, Verdict] = {}
-    stepped: list[str] = []
-    grad_norms: dict[str, float] = {}
-    measured = _Measured()
-
-    for i, batch in enumerate(batches):
-        last = i == len(batches) - 1
-        share = batch.weight / total
-        for loss in run.precision.forward(run.task.losses(batch.to(run.device))):
-            tally.add(loss, share)
-            if not (parameters := run.optimizers.params(loss.updates)):
-                continue  # every group of this optimizer is frozen for now
-            run.precision.backward(loss.value * share, into=parameters)
-            if last and loss.steps:
-                verdict = _update(run, loss.updates, tally, measured=measured if measure else None, veto=bool(refused))
-                grad_norms[loss.updates] = verdict.grad_norm
-                if not verdict.good:
-                    refused[loss.updates] = verdict
-                elif not refused:
-                    stepped.append(loss.updates)
-
-    run.precision.settle(overflowed=any(verdict.judgement == "overflow" for verdict in refused.values()))
-    if not refused:
-        run.progress.step += 1
-        run.guard.settle_good_step()
-        if run.ema is not None:
-            run.ema.update(run.progress.step)
-    run.progress.micro_batches += len(batches) * run.ranks.world_size
-    run.progress.clips += int(counts[3])
-    run.progress.frames += int(counts[1])
-    losses, metrics = _read(run, tally)
-    return StepReport(
-        step=run.progress.step,
-        lrs=lrs,
-        losses=losses,
-        metrics=metrics,
-        grad_norms=grad_norms,
-        group_norms=measured.norms(),
-        update_ratios=measured.ratios(),
-        refused=refused,
-        stepped=stepped,
-        ids=[clip for batch in batches for clip in batch.ids],
-        num_frames=int(counts[1]),
-        num_padded=int(counts[2]),
-        num_clips=int(counts[3]),
-    )
-
-
-def _count(run: Stepping, batches: Sequence[Batch]) -> list[float]:
-    """Return weight, frames, padded frames and clips of the global batch."""
-    own = [
-        float(sum(batch.weight for batch in batches)),
-        float(sum(batch.num_frames for batch in batches)),
-        float(sum(batch.num_padded for batch in batches)),
-        float(sum(len(batch.ids) for batch in batches)),
-    ]
-    if run.ranks.alone:
-        return own
-    counts: list[float] = run.ranks.sum(torch.tensor(own, dtype=torch.float64)).tolist()  # on the host: no wait
-    return counts
-
-
 @dataclass(slots=True)
 class _Measured:
     group_norms: dict[str, Tensor] = field(default_factory=dict)
@@ -158,34 +83,169 @@ class _Measured:
         return _to_host(self.update_ratios)
 
 
-def _update(run: Stepping, name: str, tally: _Tally, *, measured: _Measured | None, veto: bool) -> Verdict:
+class DidNotFit(Exception):  # noqa: N818  what happened, and no failure of the run yet
+    """Memory ran out during a step, on this rank or another; all raise it.
+
+    `micro_batch` is the one that this rank was at when its memory ran out. `half_done` says that an optimizer may have
+    moved its weights already, on this rank.
+    """
+
+    def __init__(self, *, micro_batch: Batch | None, half_done: bool) -> None:
+        super().__init__("the step did not fit in memory")
+        self.micro_batch = micro_batch
+        self.half_done = half_done
+
+
+@dataclass(slots=True)
+class _Walk:
+    """How far a step has come."""
+
+    tally: _Tally = field(default_factory=_Tally)
+    refused: dict[str, Verdict] = field(default_factory=dict)
+    begun: list[str] = field(default_factory=list)  # optimizers that began to move their weights
+    stepped: list[str] = field(default_factory=list)  # and that finished
+    grad_norms: dict[str, float] = field(default_factory=dict)
+    measured: _Measured | None = None
+    at: int = 0  # micro-batch
+
+
+def train_step(run: Stepping, micro_batches: Sequence[Batch], *, measure: bool = False) -> StepReport:
+    """Compute every loss of the micro-batches, and update each optimizer once.
+
+    Each loss is a mean over its micro-batch's `weight` units; it is scaled by that weight's share of the global batch,
+    so that any split into micro-batches and ranks gives the gradient of one large batch. An update that the guard
+    refuses leaves its optimizer, and every later one of this step, untouched; one that stepped before it has stepped,
+    and the report says so. `measure` adds per-group figures that logging wants and the update does not need.
+
+    Raises DidNotFit, without gradients left, when memory runs out.
+    """
+    run.optimizers.set_lr(run.progress.step, factor=run.guard.lr_factor)
+    lrs = run.optimizers.logged_lrs()
+    batches = [run.task.draw(batch) for batch in micro_batches]
+    counts = _count(run, batches)
+    walk = _Walk(measured=_Measured() if measure else None)
+    if not _walk_through(run, batches, walk, total=counts[0]):
+        run.ranks.all_fit(False)
+        _stop_short(run, batches[walk.at], walk)
+
+    run.precision.settle(overflowed=any(verdict.judgement == "overflow" for verdict in walk.refused.values()))
+    if not walk.refused:
+        run.progress.step += 1
+        run.guard.settle_good_step()
+    run.progress.micro_batches += int(counts[4])
+    run.progress.clips += int(counts[3])
+    run.progress.frames += int(counts[1])
+    losses, metrics = _read(run, walk.tally)
+    return StepReport(
+        step=run.progress.step,
+        lrs=lrs,
+        losses=losses,
+        metrics=metrics,
+        grad_norms=walk.grad_norms,
+        group_norms={} if walk.measured is None else walk.measured.norms(),
+        update_ratios={} if walk.measured is None else walk.measured.ratios(),
+        refused=walk.refused,
+        stepped=walk.stepped,
+        ids=[clip for batch in batches for clip in batch.ids],
+        num_frames=int(counts[1]),
+        num_padded=int(counts[2]),
+        num_clips=int(counts[3]),
+    )
+
+
+def _walk_through(run: Stepping, batches: Sequence[Batch], walk: _Walk, *, total: float) -> bool:
+    """Compute and update; False where this rank's memory ran out, with all that the step held let go."""
+    try:
+        _compute(run, batches, walk, total=total)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    return True
+
+
+def _compute(run: Stepping, batches: Sequence[Batch], walk: _Walk, *, total: float) -> None:
+    for i, batch in enumerate(batches):
+        walk.at = i
+        last = i == len(batches) - 1
+        share = batch.weight / total
+        for loss in run.precision.forward(run.task.losses(batch.to(run.device))):
+            walk.tally.add(loss, share)
+            if not (parameters := run.optimizers.params(loss.updates)):
+                continue  # every group of this optimizer is frozen for now
+            run.precision.backward(loss.value * share, into=parameters)
+            if last and loss.steps:
+                if not run.ranks.all_fit(True):
+                    _stop_short(run, None, walk)
+                _update(run, loss.updates, walk)
+    if run.ema is not None and not walk.refused:
+        run.ema.update(run.progress.step + 1)
+    if not run.ranks.all_fit(True):
+        _stop_short(run, None, walk)
+
+
+def _stop_short(run: Stepping, micro_batch: Batch | None, walk: _Walk) -> NoReturn:
+    for name in run.optimizers.names:
+        run.optimizers.zero_grad(name)
+    raise DidNotFit(micro_batch=micro_batch, half_done=bool(walk.begun))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that a device's memory is full; cuBLAS has its own way to say it."""
+    return isinstance(error, torch.OutOfMemoryError) or "CUBLAS_STATUS_ALLOC_FAILED" in str(error)
+
+
+def _count(run: Stepping, batches: Sequence[Batch]) -> list[float]:
+    """Return weight, frames, padded frames, clips and micro-batches of the global batch."""
+    own = [
+        float(sum(batch.weight for batch in batches)),
+        float(sum(batch.num_frames for batch in batches)),
+        float(sum(batch.num_padded for batch in batches)),
+        float(sum(len(batch.ids) for batch in batches)),
+        float(len(batches)),
+    ]
+    if run.ranks.alone:
+        return own
+    counts: list[float] = run.ranks.sum(torch.tensor(own, dtype=torch.float64)).tolist()  # on the host: no wait
+    return counts
+
+
+def _update(run: Stepping, name: str, walk: _Walk) -> None:
     """Sum over ranks, unscale, clip, judge, step and zero one optimizer.
 
-    Loss and gradient norm cross to the host together: the one wait that a decision before the step costs.
+    Losses and gradient norm cross to the host together: the one wait that a decision before the step costs. A loss of
+    another optimizer that is not finite keeps this one from stepping too, where it is known already.
     """
     parameters = run.optimizers.params(name)
     run.ranks.sum_gradients(parameters)
     run.precision.unscale([parameter.grad for parameter in parameters if parameter.grad is not None])
     run.optimizers.mask()
     norms = run.optimizers.norms(name)
-    if measured is not None:
-        measured.group_norms.update({f"{name}/{group}": norm for group, norm in norms.groups.items()})
+    if walk.measured is not None:
+        walk.measured.group_norms.update({f"{name}/{group}": norm for group, norm in norms.groups.items()})
     norm = run.optimizers.clip(name, norms=norms)
-    loss = tally.by_optimizer[name] if run.ranks.alone else run.ranks.sum(tally.by_optimizer[name].clone())
-    loss_value, norm_value = torch.stack([loss, norm.to(loss)]).tolist()
-    verdict = run.guard.judge(
-        name, loss=loss_value, grad_norm=norm_value, overflow_is_scale=not run.precision.exhausted
-    )
-    if verdict.good and not veto:
-        if measured is not None:
-            with run.optimizers.measure_update(name) as ratios:
-                run.optimizers.step(name)
-            measured.update_ratios.update({f"{name}/{group}": ratio for group, ratio in ratios.items()})
-        else:
-            run.optimizers.step(name)
-        run.guard.accept(name, loss_value)
+    others = [loss for other, loss in walk.tally.by_optimizer.items() if other != name and run.optimizers.params(other)]
+    known = run.ranks.sum(torch.stack([walk.tally.by_optimizer[name], *others]))
+    norm_value, loss, *other_losses = torch.cat([norm.to(known)[None], known]).tolist()
+    verdict = run.guard.judge(name, loss=loss, grad_norm=norm_value, overflow_is_scale=not run.precision.exhausted)
+    walk.grad_norms[name] = norm_value
+    if not verdict.good:
+        walk.refused[name] = verdict
+    elif not walk.refused and all(math.isfinite(other) for other in other_losses):
+        walk.begun.append(name)
+        _step(run, name, walk.measured)
+        walk.stepped.append(name)
+        run.guard.accept(name, loss)
     run.optimizers.zero_grad(name)
-    return verdict
+
+
+def _step(run: Stepping, name: str, measured: _Measured | None) -> None:
+    if measured is None:
+        run.optimizers.step(name)
+        return
+    with run.optimizers.measure_update(name) as ratios:
+        run.optimizers.step(name)
+    measured.update_ratios.update({f"{name}/{group}": ratio for group, ratio in ratios.items()})
 
 
 def _read(run: Stepping, tally: _Tally) -> tuple[dict[str, float], dict[str, float]]:

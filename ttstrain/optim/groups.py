@@ -35,6 +35,7 @@ class Group:
 
     optimizer: str
     name: str
+    rule: str  # the rule's name, of which layers and tables are parts; `default` where none matches
     names: tuple[str, ...]  # of the parameters, over the whole task
     parameters: tuple[nn.Parameter, ...]
     lr: float  # peak
@@ -315,6 +316,7 @@ def _groups_of(
                 Group(
                     optimizer=optimizer,
                     name=name,
+                    rule=DEFAULT_GROUP if rule is None else rule.name,
                     names=tuple(item.name for item in part),
                     parameters=tuple(item.parameter for item in part),
                     lr=peak_lr(rule, settings) * factor,

@@ -16,6 +16,7 @@ from ttstrain.optim.groups import Group
 from ttstrain.optim.lion import Lion
 from ttstrain.optim.rounded import RoundedAdamW
 from ttstrain.optim.settings import OptimizerSettings
+from ttstrain.optim.stages import Stage
 
 ADAMW_STATE = frozenset({"step", "exp_avg", "exp_avg_sq"})
 ADAMW8BIT_EXTRA = frozenset({"qmap1", "qmap2", "absmax1", "absmax2"})  # only tensors of 4096 values and more have them
@@ -133,12 +134,6 @@ def _adamw8bit(groups: Sequence[Group], settings: OptimizerSettings) -> Part:
 def _schedule_free(groups: Sequence[Group], settings: OptimizerSettings) -> Part:
     """Defazio et al., The Road Less Scheduled (arXiv 2405.15682), from its authors' package."""
     package = _optional("schedulefree", kind="schedule_free_adamw", install="schedulefree")
-    for group in groups:
-        if group.frozen_range is not None:
-            raise RecipeError(
-                f"`schedule_free_adamw` cannot train group `{group.name}` with a range of frozen steps",
-                hint="it counts steps for a group as a whole; use `adamw`, or `frozen: true`",
-            )
     optimizer = package.AdamWScheduleFree(_param_groups(groups, betas=True), lr=settings.lr, eps=settings.eps)
     optimizer.train()  # until `Optimizers.evaluating` says otherwise
     return Part(
@@ -148,6 +143,18 @@ def _schedule_free(groups: Sequence[Group], settings: OptimizerSettings) -> Part
         optional_keys=frozenset(SCHEDULE_FREE_SCALARS),
         schedule_free=True,
     )
+
+
+def check_never_frozen(groups: Sequence[Group], stages: Sequence[Stage]) -> None:
+    """Refuse groups that some steps freeze, of an optimizer that counts steps for a group as a whole."""
+    for group in groups:
+        frozen = ["a range of frozen steps"] if group.frozen_range is not None else []
+        frozen += [f"a stage that freezes it (`{stage.name}`)" for stage in stages if not stage.trains(group)]
+        if frozen:
+            raise RecipeError(
+                f"`schedule_free_adamw` cannot train group `{group.name}` with {frozen[0]}",
+                hint="it counts steps for a group as a whole; use `adamw`, or `frozen: true`",
+            )
 
 
 def _optional(package: str, *, kind: str, install: str) -> Any:

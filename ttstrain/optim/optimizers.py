@@ -17,9 +17,9 @@ from typing_extensions import Self
 
 from ttstrain.errors import CheckpointError
 from ttstrain.optim.groups import Group, GroupTable
-from ttstrain.optim.kinds import SCHEDULE_FREE_SCALARS, Part, make
+from ttstrain.optim.kinds import SCHEDULE_FREE_SCALARS, Part, check_never_frozen, make
 from ttstrain.optim.new_rows import NewRows
-from ttstrain.optim.schedule import lr_at
+from ttstrain.optim.stages import Curriculum, Stage, check_groups
 
 _NORM_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 _SMALLEST_NORM = 1e-12  # weights that start at zero have a finite, if senseless, ratio
@@ -67,15 +67,13 @@ class Optimizers:
         table: GroupTable,
         parts: Mapping[str, list[Part]],
         *,
-        total_steps: int,
-        steps_per_epoch: float,
+        curriculum: Curriculum,
         new_rows: NewRows | None = None,
     ) -> None:
         self.table = table
         self.new_rows = new_rows
         self._new_rows_alone = False
-        self._total_steps = total_steps
-        self._steps_per_epoch = steps_per_epoch
+        self.curriculum = curriculum
         self._optimizers = {name: _index(own, table.settings[name].max_grad_norm) for name, own in parts.items()}
         self.set_lr(0)
 
@@ -83,14 +81,27 @@ class Optimizers:
     def build(
         cls, table: GroupTable, *, total_steps: int, steps_per_epoch: float, new_rows: NewRows | None = None
     ) -> Self:
-        """Build every optimizer of the table. The parameters must be on their device already."""
+        """Build every optimizer of the table for a run of one part. The parameters must be on their device already."""
+        whole = Curriculum([Stage("", steps=total_steps, steps_per_epoch=steps_per_epoch)])
+        return cls.build_staged(table, curriculum=whole, new_rows=new_rows)
+
+    @classmethod
+    def build_staged(cls, table: GroupTable, *, curriculum: Curriculum, new_rows: NewRows | None = None) -> Self:
+        """Build every optimizer of the table; which groups train, and at which LR, also depends on the stage.
+
+        Raises RecipeError for a stage that names a group which is not there, or one that its optimizer cannot freeze.
+        """
+        check_groups(curriculum.stages, table.groups)
         parts = {
             name: make(
                 [group for group in table.groups if group.optimizer == name], settings, embeddings=table.embeddings
             )
             for name, settings in table.settings.items()
         }
-        return cls(table, parts, total_steps=total_steps, steps_per_epoch=steps_per_epoch, new_rows=new_rows)
+        for part in chain.from_iterable(parts.values()):
+            if part.schedule_free:
+                check_never_frozen(part.groups, curriculum.stages)
+        return cls(table, parts, curriculum=curriculum, new_rows=new_rows)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -107,7 +118,9 @@ class Optimizers:
         for optimizer in self._optimizers.values():
             for group, torch_group in optimizer.torch_groups():
                 torch_group["lr"] = lrs[group.key]
-            optimizer.frozen = frozenset(group.name for group, _ in optimizer.torch_groups() if group.frozen_at(step))
+            optimizer.frozen = frozenset(
+                group.name for group, _ in optimizer.torch_groups() if self._is_frozen(group, step)
+            )
         if self.new_rows is not None:
             self._enter_stage(self.new_rows, step)
         return lrs
@@ -123,15 +136,12 @@ class Optimizers:
 
     def lr_of(self, group: Group, step: int, *, factor: float = 1.0) -> float:
         """Return a group's LR for the update after `step` finished ones; 0 while it is frozen."""
-        if group.frozen_at(step):
+        if self._is_frozen(group, step):
             return 0.0
-        return factor * lr_at(
-            group.schedule,
-            step=step,
-            base_lr=group.lr,
-            total_steps=self._total_steps,
-            steps_per_epoch=self._steps_per_epoch,
-        )
+        return factor * self.curriculum.lr_of(group, step)
+
+    def _is_frozen(self, group: Group, step: int) -> bool:
+        return group.frozen_at(step) or not self.curriculum.at(step).stage.trains(group)
 
     def logged_lrs(self) -> dict[str, float]:
         """Read `<optimizer>/<group>` -> LR from the parameter groups, where the next update takes it from."""
