@@ -92,7 +92,12 @@ class _SovitsExporter:
         if vae is not None:
             version = vae["model"]["version"]
             settings = {key: vae["model"][key] for key in (*VAE_IDENTITY, "p_dropout", "freeze_quantizer")}
-            sections["vae"] = VaeNetConfig(**settings, segment_size=vae["train"]["segment_size"], discriminator=False)
+            sections["vae"] = VaeNetConfig(
+                **settings,
+                segment_size=vae["train"]["segment_size"],
+                discriminator=False,  # no tool speaks with it
+                discriminator_channels=vae[OWN]["discriminator_channels"],
+            )
         kinds: Mapping[frozenset[str], type[SovitsConfig]] = {
             frozenset({"gpt"}): GptConfig,
             frozenset({"vae"}): VaeConfig,
@@ -206,7 +211,8 @@ def _origin(source: Source, config: SovitsConfig) -> dict[str, Any]:
         "weights": source.chosen,
         "version": config.version,
     }
-    if any(key.startswith(f"{files.VAE}quantizer.") for key in source.weights):
+    if isinstance(config, VaeConfig | JointConfig):
+        origin["discriminator_channels"] = config.vae.discriminator_channels
         origin["quantizer"] = from_weights(source.weights, source=str(source.checkpoint)).digest
     return origin
 

@@ -195,9 +195,10 @@ _NO_POSTERIOR = Absent(
 
 def _read_vae(contents: Contents, found: _Found) -> OpenedCheckpoint:
     training = found.place == _MODEL and "optimizer" in found.tree
-    version = tell(found.shapes, found.config, path=contents.path, head=contents.head, marked=not training)
     weights = found.weights()
     whole = any(key.startswith(POSTERIOR) for key in weights)
+    exported = not training and not whole
+    version = tell(found.shapes, found.config, path=contents.path, head=contents.head, exported=exported)
     absent = [*_NO_GPT, *_NO_DISCRIMINATOR]
     notes = [*_told_by_info(found.info), *version.notes]
     kind: Kind = "base" if whole else "export"

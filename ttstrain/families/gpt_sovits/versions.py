@@ -77,11 +77,11 @@ class Version:
 
 
 def tell(
-    shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any], *, path: Path, head: bytes, marked: bool
+    shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any], *, path: Path, head: bytes, exported: bool
 ) -> Version:
     """Tell the version of a VAE's file: by its tensors; by its marks where they leave several open.
 
-    `marked` says that it is a file of the kind whose marks upstream reads.
+    Upstream's rule for sizes is for files that were `exported`.
     """
     possible = by_tensors(shapes)
     stated = stated_version(config)
@@ -90,7 +90,7 @@ def tell(
     ranked = [stated, told.version] if by_size else [told.version, stated]
     name = next(version for version in (*ranked, *possible) if version in possible)
     notes = [f"its config says {stated}: not believed"] if stated not in (None, name) else []
-    if marked and told.version != name:
+    if told.version != name and (exported or not by_size):
         notes.append(f"by {told.by}, upstream's tools take it for {told.version}; it is {name}")
     return Version(name, tuple(notes))
 
