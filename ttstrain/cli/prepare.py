@@ -167,7 +167,7 @@ def _print_texts(texts: TextReport | None, front_end: FrontEnd | None, result: A
         return
     from rich.console import Console
 
-    from ttstrain.data.text_summary import LABEL, LEGEND, WIDTH, show_tokens, text_lines
+    from ttstrain.data.text_summary import LABEL, WIDTH, legend, show_tokens, text_lines
 
     console = Console(highlight=False, markup=False)
     for line in text_lines(texts):
@@ -175,7 +175,7 @@ def _print_texts(texts: TextReport | None, front_end: FrontEnd | None, result: A
     if texts.refused:
         console.print(f"{'':{LABEL}}more than `model.max_unknown`: `finetune` refuses these texts", style="bold red")
     if num_shown:
-        console.print(f"{'tokens':{LABEL}}{LEGEND}", soft_wrap=True)
+        console.print(f"{'tokens':{LABEL}}{legend(front_end)}", soft_wrap=True)
         for sentence in show_tokens(result.clips, front_end, most=num_shown):
             for number, part in enumerate(sentence.wrap(console, WIDTH - LABEL - 2)):
                 part.rstrip()

@@ -20,7 +20,6 @@ LABEL = 10  # columns of the labels at the left
 AROUND = 16  # characters of an example on either side of its symbol
 MOST_SYMBOLS, MOST_EXAMPLES, MOST_WORDS = 12, 2, 4
 INSERTED = "␣"
-LEGEND = f"{INSERTED} a space that the text does not hold, [x] a symbol that is read as a space"
 STYLES = {"inserted": "green", "split": "bold yellow", "unknown": "bold red"}
 
 
@@ -35,7 +34,7 @@ def text_lines(report: TextReport) -> list[str]:
         lines = _wrap("text", f"{report.num_tokens:,} tokens by {read_by}, all in {table}")
     else:
         counts = f"{report.num_unknown:,} of {report.num_tokens:,} tokens by {read_by} UNKNOWN to {table} "
-        lines = _wrap("text", f"{counts}({share(report)}): read as spaces")
+        lines = _wrap("text", f"{counts}({share(report)}): read as {report.unknown_as}")
         lines += _wrap("", some_symbols(report))
         lines += [f"{'':{LABEL}}{example(report, token)}" for token in list(report.unknown)[:MOST_EXAMPLES]]
     if report.split:
@@ -76,7 +75,8 @@ def check_texts(report: TextReport) -> None:
     first = next(iter(report.unknown))
     raise DataError(
         f"{share(report)} of the texts' tokens are not in the vocabulary `{report.vocab_source}` and would be read as "
-        f"spaces, more than `model.max_unknown` ({100 * report.max_unknown:g} %):\n{some_symbols(report)}\n"
+        f"{report.unknown_as}, more than `model.max_unknown` ({100 * report.max_unknown:g} %):\n"
+        f"{some_symbols(report)}\n"
         f"{example(report, first)}",
         hint="three ways out: a vocabulary that holds them (`ttstrain prepare DATA --recipe RECIPE --vocab-out "
         "vocab.txt`, then `model.vocab=vocab.txt`); other texts; or "
@@ -92,11 +92,17 @@ def _above(value: float) -> float:
 # ---------------------------------------------------------------- sentences
 
 
+def legend(front_end: FrontEnd) -> str:
+    """Explain the marks of `show_tokens`."""
+    unknown = f"[x] a symbol that is read as {front_end.unknown_as}"
+    return unknown if front_end.separator else f"{INSERTED} a space that the text does not hold, {unknown}"
+
+
 def show_tokens(clips: Sequence[Clip], front_end: FrontEnd, *, most: int) -> list[Text]:
     """Show sentences as they are read, those with unknown symbols first, then those with split words."""
     read = [read_clip_text(clip, front_end) for clip in clips]
     order = sorted(range(len(read)), key=lambda i: (_rank(read[i]), i))
-    return [_shown(read[i]) for i in order[:most]]
+    return [_shown(read[i], front_end.separator) for i in order[:most]]
 
 
 def _rank(tokens: Sequence[Token]) -> int:
@@ -104,11 +110,13 @@ def _rank(tokens: Sequence[Token]) -> int:
     return next((rank for rank, kind in enumerate(("unknown", "split")) if kind in kinds), 2)
 
 
-def _shown(tokens: Sequence[Token]) -> Text:
+def _shown(tokens: Sequence[Token], separator: str) -> Text:
     from rich.text import Text
 
     shown = Text()
     for token in tokens:
+        if separator and shown:
+            shown.append(separator)
         symbol = printable(token.text)
         if token.kind == "unknown":
             symbol = f"[{symbol}]"

@@ -37,9 +37,11 @@ class FrontEnd(Protocol):
     vocab: Sequence[str]  # tokens in the order of their indices
     vocab_source: str
     max_unknown: float  # share of unknown tokens above which a run is refused
+    unknown_as: str  # what the model reads instead: "spaces"
+    separator: str  # between tokens where people are shown them; not empty where tokens are no characters
 
-    def tokens(self, text: str) -> Sequence[Token]:
-        """Read one text."""
+    def tokens(self, text: str, language: str = "") -> Sequence[Token]:
+        """Read one text, in the language that its row names, if it names one."""
         ...
 
 
@@ -52,10 +54,11 @@ class TextReport:
     vocab_size: int
     max_unknown: float
     num_tokens: int
-    num_words: int
+    num_words: int  # 0 where tokens tell nothing of words
     unknown: Mapping[str, int] = field(default_factory=dict)  # token -> count, most frequent first
     examples: Mapping[str, str] = field(default_factory=dict)  # token -> the first text that holds it
     split: Mapping[tuple[str, str], int] = field(default_factory=dict)  # (word, as it is read) -> count
+    unknown_as: str = "spaces"
 
     @property
     def num_unknown(self) -> int:
@@ -86,7 +89,7 @@ class TextReport:
             ],
             "unknown_share": self.unknown_share,
             "max_unknown": self.max_unknown,
-            "words": self.num_words,
+            "words": self.num_words or None,
             "split_words": [{"word": word, "read": read, "count": count} for (word, read), count in self.split.items()],
         }
 
@@ -94,7 +97,7 @@ class TextReport:
 def read_clip_text(clip: Clip, front_end: FrontEnd) -> Sequence[Token]:
     """Read a clip's text, or take the tokens that another trainer made of it where only those are left."""
     if not clip.tokens:
-        return front_end.tokens(clip.text)
+        return front_end.tokens(clip.text, clip.language)
     known = set(front_end.vocab).intersection(clip.tokens)
     return [Token(token, "known" if token in known else "unknown") for token in clip.tokens]
 
@@ -112,7 +115,7 @@ def read_texts(clips: Iterable[Clip], front_end: FrontEnd) -> TextReport:
             if token.kind == "unknown":
                 unknown[token.text] += 1
                 examples.setdefault(token.text, clip.text)
-        for word in words(tokens):
+        for word in words(tokens) if not front_end.separator else ():
             num_words += 1
             if any(token.kind == "split" for token in word):
                 whole = "".join(token.text for token in word if token.kind != "split")
@@ -128,6 +131,7 @@ def read_texts(clips: Iterable[Clip], front_end: FrontEnd) -> TextReport:
         unknown=ordered,
         examples={token: examples[token] for token in ordered},
         split=_by_frequency(split),
+        unknown_as=front_end.unknown_as,
     )
 
 

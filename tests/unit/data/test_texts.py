@@ -9,7 +9,7 @@ import pytest
 
 from ttstrain.data.manifest import Clip
 from ttstrain.data.text_summary import WIDTH, check_texts, example, show_tokens, text_lines
-from ttstrain.data.texts import TextReport, Token, extended_vocab, read_texts
+from ttstrain.data.texts import TextReport, Token, extended_vocab, read_clip_text, read_texts
 from ttstrain.errors import DataError
 
 
@@ -20,11 +20,13 @@ class Letters:
     versions: Mapping[str, str] = {"tokenizer": "letters", "vocab": "sha256:0"}
     vocab: Sequence[str] = (" ", *"abcdefghijklmnopqrstuvwxyz")
     vocab_source = "letters.txt"
+    unknown_as = "spaces"
+    separator = ""
 
     def __init__(self, max_unknown: float = 0.01) -> None:
         self.max_unknown = max_unknown
 
-    def tokens(self, text: str) -> list[Token]:
+    def tokens(self, text: str, language: str = "") -> list[Token]:
         return [self._token(character) for character in text]
 
     def _token(self, character: str) -> Token:
@@ -108,6 +110,24 @@ def test_an_example_shows_where_the_symbol_stands() -> None:
 def test_sentences_that_show_a_problem_come_first() -> None:
     shown = show_tokens([clip("fine"), clip("gr+er"), clip("an_d Ğ")], Letters(), most=3)
     assert [text.plain for text in shown] == ["an␣d [Ğ]", "gr␣er", "fine"]
+
+
+def test_tokens_that_are_no_characters_are_shown_apart_and_make_no_words() -> None:
+    class Phonemes(Letters):
+        separator = "."
+
+    assert [text.plain for text in show_tokens([clip("abĞ")], Phonemes(), most=1)] == ["a.b.[Ğ]"]
+    found = read_texts([clip("ab c+d")], Phonemes())
+    assert (found.num_words, found.split, found.to_json()["words"]) == (0, {}, None)
+
+
+def test_the_language_of_a_row_reaches_the_front_end() -> None:
+    class Languages(Letters):
+        def tokens(self, text: str, language: str = "") -> list[Token]:
+            return [Token(language)]
+
+    row = Clip(id="1", path=Path("a.wav"), text="a", language="de", duration_s=1.0, sample_rate=24_000)
+    assert list(read_clip_text(row, Languages())) == [Token("de")]
 
 
 def test_a_vocab_grows_at_its_end_in_a_fixed_order() -> None:

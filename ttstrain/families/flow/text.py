@@ -42,6 +42,8 @@ class FlowFrontEnd:
         self.vocab: Sequence[str] = vocab.tokens
         self.vocab_source = vocab.source
         self.max_unknown = max_unknown
+        self.unknown_as = "spaces"
+        self.separator = ""
         self.versions: Mapping[str, str] = {
             "tokenizer": "characters" if kind == "char" else "pinyin",
             **({} if kind == "char" else front_end_versions()),
@@ -49,8 +51,9 @@ class FlowFrontEnd:
         }
         self._index = vocab.index
 
-    def tokens(self, text: str) -> list[Token]:
-        """Read one text; a token that the vocab lacks would be read as index 0, the space."""
+    def tokens(self, text: str, language: str = "") -> list[Token]:
+        """Read one text of any language; a token that the vocab lacks would be read as index 0, the space."""
+        del language
         read = [Token(character) for character in text] if self.kind == "char" else marked_tokens(text)
         return [token if token.text in self._index else Token(token.text, "unknown") for token in read]
 

@@ -17,6 +17,7 @@ from ttstrain.data.review import Review
 from ttstrain.families import ModelConfig
 from ttstrain.families.gpt_sovits.review import review
 from ttstrain.families.gpt_sovits.shapes import discriminator_shapes, generator_shapes, gpt_shapes
+from ttstrain.families.gpt_sovits.text.front_end import SovitsFrontEnd
 
 Version = Literal["v1", "v2", "v2Pro", "v2ProPlus"]
 Language = Literal["zh", "en", "ja", "ko", "yue"]
@@ -179,6 +180,10 @@ class SovitsConfig(ModelConfig):
     def length(self, clip: Clip) -> int:
         """Return a clip's spectrogram frames, 50 a second."""
         return clip.samples_at(SAMPLE_RATE) // HOP_LENGTH
+
+    def front_end(self) -> SovitsFrontEnd:
+        """Return what turns texts into phonemes."""
+        return SovitsFrontEnd(version=self.version, default_language=self.text.language)
 
     def review(self, clips: Sequence[Clip]) -> Review:
         """Read every text, and judge lengths and pace for the nets that are trained."""

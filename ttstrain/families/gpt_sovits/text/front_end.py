@@ -93,22 +93,34 @@ def versions() -> Mapping[str, str]:
 
 
 class SovitsFrontEnd:
-    """The front ends of all languages and one table, as `ttstrain.data.texts.FrontEnd`."""
+    """The front ends of all languages and one table, as `ttstrain.data.texts.FrontEnd`.
 
-    def __init__(self, *, version: str, language: str, max_unknown: float = 1.0) -> None:
+    `default_language` is that of texts whose rows name none; `auto` goes by the script.
+    """
+
+    def __init__(self, *, version: str, default_language: str) -> None:
         self.name: str = "phonemes"
         self.version = version
-        self.language = language
+        self.default_language = default_language
         self.vocab: Sequence[str] = symbols(version)
         self.vocab_source = f"GPT-SoVITS {version}"
-        self.max_unknown = max_unknown
+        self.max_unknown = 1.0  # the table cannot grow: what it lacks is told, and nothing refused
+        self.unknown_as = "`UNK`, or not at all"
+        self.separator = " "
         table = hashlib.sha256("\n".join(self.vocab).encode()).hexdigest()
         self.versions: Mapping[str, str] = {"tokenizer": "phonemes", **versions(), VOCAB: f"sha256:{table}"}
 
-    def tokens(self, text: str) -> list[Token]:
-        """Read one text into phonemes; what is not spoken stands at the end, as unknown."""
-        language = detect_language(text) if self.language == "auto" else self.language
-        read = phonemize(text, language, version=self.version)
+    def tokens(self, text: str, language: str = "") -> list[Token]:
+        """Read one text into phonemes; what is not spoken stands at the end, as unknown.
+
+        Of a text with nothing to speak every character is unknown.
+        """
+        written = language or self.default_language
+        spoken = detect_language(text) if written == "auto" else written.lower().replace("_", "-").split("-")[0]
+        try:
+            read = phonemize(text, spoken, version=self.version)
+        except DataError:
+            return [Token(character, "unknown") for character in text if not character.isspace()]
         return [*map(Token, read.phones), *(Token(symbol, "unknown") for symbol in read.unknown)]
 
 
