@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +50,19 @@ from ttstrain.tracking.build import build_trackers
 from ttstrain.tracking.tracker import RunInfo, Trackers
 
 FREE_SPACE_SHARE = 0.95  # of the disk's free bytes that a plan's checkpoints may take
+PART_NAMES = {  # of the state, as a person would call them
+    "task": "weights",
+    "optimizers": "moments",
+    "ema": "average",
+    "progress": "step and LR",
+    "loader": "place in the data",
+    "rng": "random numbers",
+    "precision": "loss scale",
+    "best": "best loss",
+    "early_stop": "early stop",
+    "new_rows": "new rows",
+    "curriculum": "stage",
+}
 ADDED_LATER = frozenset(
     {"ema", "early_stop", "curriculum"}
 )  # parts of the state that a resume may ask for when the run had none
@@ -399,14 +412,18 @@ def _restore(run: Run, origin: _Origin, *, reset_step: bool, reset_optimizer: bo
     if "ema" in late and run.ema is not None:
         run.ema.reset(run.task.exported())
     restored = [name for name in run.state.parts if name not in keep | late]
-    lines = [f"from {origin.checkpoint} (step {origin.step}): restored {', '.join(restored)}"]
+    lines = [f"from {origin.checkpoint} (step {origin.step}): kept {_named(restored)}"]
     if keep | late:
-        lines.append(f"started afresh: {', '.join(sorted(keep | late))}")
+        lines.append(f"started afresh: {_named(name for name in run.state.parts if name in keep | late)}")
     if unused := sorted(set(loaded.state) - set(run.state.parts)):
-        lines.append(f"left behind, for this run has none: {', '.join(unused)}")
+        lines.append(f"left behind, for this run has none: {_named(unused)}")
     if run.folder == origin.run and run.ranks.main:
         checkpointing.leave_branch(run, origin.step)
     return lines + notes + compare_front_ends(loaded.meta.versions, _front_end(run))
+
+
+def _named(parts: Iterable[str]) -> str:
+    return ", ".join(PART_NAMES.get(part, part) for part in parts)
 
 
 def _front_end(run: Run) -> Mapping[str, str]:
@@ -435,7 +452,7 @@ def _restore_upstream(run: Run, origin: _Origin, *, keep: set[str]) -> list[str]
             hint="give it the vocabulary that it was trained with, or start a new run from it: `finetune --base`",
         )
     report = _load(run, opened, fitted.weights)
-    restored, fresh = [f"{len(report.matched)} weights"], ["loader", "random generators"]
+    restored, fresh = [f"{len(report.matched)} weights"], ["place in the data", "random numbers"]
     if run.ema is not None:
         if opened.ema is not None:
             run.ema.load_state_dict({"weights": read_tree(opened.ema)})
@@ -460,7 +477,7 @@ def _restore_upstream(run: Run, origin: _Origin, *, keep: set[str]) -> list[str]
         run.progress.step = origin.step
         restored.append(f"step {origin.step}")
     return [
-        f"from {opened.title} ({opened.model}): restored {', '.join(restored)}",
+        f"from {opened.title} ({opened.model}): kept {', '.join(restored)}",
         f"started afresh: {', '.join(fresh)}",
         *opened.notes,
         *fitted.notes,
