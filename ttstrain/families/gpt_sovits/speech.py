@@ -91,9 +91,10 @@ class Speech:
     # ------------------------------------------------------------ speaking
 
     @torch.no_grad()
-    def speak(self, gpt: Text2SemanticDecoder, vae: Synthesizer, prompt: Prompt) -> Sample:
+    def speak(self, gpt: Text2SemanticDecoder, vae: Synthesizer, prompt: Prompt, *, sound: str) -> Sample:
         """Speak a prompt's text, piece by piece, in the voice of its reference.
 
+        `sound` is what the task's `ready_to_speak` says: samples are compared only where it is the same.
         Raises DataError where there is nothing to say or no voice to say it with.
         """
         if not prompt.text.strip():
@@ -134,7 +135,7 @@ class Speech:
         return Sample(
             audio=Audio(wav, SAMPLE_RATE),
             mel=self._spectrograms.mel(wav[None])[0].T,
-            vocoder=f"the VAE of {self._config.version}",
+            vocoder=sound,
             num_chunks=len(parts),
             notes=tuple(dict.fromkeys(notes)),
         )

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from tests.support.sovits_toys import gpt_config
 from ttstrain.families.gpt_sovits.config import SamplingConfig
-from ttstrain.families.gpt_sovits.gpt.decode import ENDLESS_STEPS, MOST_TOKENS, choose, generate
+from ttstrain.families.gpt_sovits.gpt import decode
+from ttstrain.families.gpt_sovits.gpt.decode import ENDLESS_STEPS, choose, generate
 from ttstrain.families.gpt_sovits.gpt.documents import lay_out
 from ttstrain.families.gpt_sovits.gpt.net import Text2SemanticDecoder, build_gpt
 
@@ -95,8 +96,9 @@ def test_speech_ends_when_the_end_is_likeliest_and_not_in_the_first_steps() -> N
     assert net.eos not in written.codes
 
 
-@pytest.mark.parametrize(("max_s", "tokens"), [(1.2, 30), (100.0, MOST_TOKENS)])
-def test_speech_that_does_not_end_is_cut(max_s: float, tokens: int) -> None:
+@pytest.mark.parametrize(("max_s", "tokens"), [(1.2, 30), (100.0, 70)])
+def test_speech_that_does_not_end_is_cut(max_s: float, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "MOST_TOKENS", 70)
     phones, bert, codes = prompt(5)
     settings = SamplingConfig(max_s=max_s, top_k=3)
     written = generate(with_end(-1.0), phones, bert, codes, settings=settings, generator=torch.Generator())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -72,13 +73,13 @@ class GptTask(Task):
         if self.config.vae is None:
             return "nothing: `model.vae` names no VAE"
         self._vae(self.config.vae)
-        return f"the VAE of `{self.config.vae}`"
+        return f"the VAE of `{Path(self.config.vae).name}`"
 
     def sample(self, prompt: Prompt) -> Sample:
         """Speak a text after a reference, with the VAE of `model.vae`."""
         if self.config.vae is None:
             raise no_partner("vae")
-        return self._speech.speak(self.gpt, self._vae(self.config.vae), prompt)
+        return self._speech.speak(self.gpt, self._vae(self.config.vae), prompt, sound=self.ready_to_speak())
 
     def _vae(self, path: str) -> Synthesizer:
         return self._speech.vae(path, self.gpt.ar_predict_layer.weight.device)
