@@ -14,6 +14,8 @@ from ttstrain.families.gpt_sovits.text.reading import Reading, load
 from ttstrain.families.gpt_sovits.text.tone_sandhi import Word, merge_words, spoken_tones, word_list
 
 _INTERJECTIONS = str.maketrans({"嗯": "恩", "呣": "母"})  # as upstream: their own syllables have no symbols
+_DIGITS = frozenset("零〇一二三四五六七八九")
+_NUMERALS = _DIGITS | frozenset("十百千万亿")
 # Characters that stand alone mostly as a particle, or have one reading alone and another in words.
 _ALONE = {"地": "de5", "得": "de5", "着": "zhe5", "了": "le5", "长": "chang2"}
 
@@ -40,7 +42,18 @@ def _syllables(run: str, *, erhua: bool) -> list[str]:
         tones = spoken_tones(word, library.cut_for_search)
         syllables = [syllable[:-1] + tone for syllable, tone in zip(word.syllables, tones, strict=True)]
         spoken.extend(_erhua(word, syllables) if erhua else syllables)
-    return spoken
+    return [
+        "yi1" if character == "一" and _is_counted(run, i) else syllable
+        for i, (character, syllable) in enumerate(zip(run, spoken, strict=True))
+    ]
+
+
+def _is_counted(run: str, i: int) -> bool:
+    """Whether 一 is a digit of a longer number, and keeps its tone: 二十一天, 一九九零年, not 统一一下."""
+    before = run[max(i - 2, 0) : i]
+    if before.endswith("一"):
+        before = before[:-1]
+    return before[-1:] in _NUMERALS or run[i + 1 : i + 2] in _DIGITS
 
 
 def _pinyin(words: Sequence[str]) -> list[str]:

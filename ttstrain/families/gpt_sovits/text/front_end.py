@@ -24,7 +24,7 @@ LANGUAGES = ("zh", "en", "ja", "ko", "yue")
 # The module of each language and the packages that decide on its phonemes.
 _PACKAGE = "ttstrain.families.gpt_sovits.text"
 _MODULES = {"zh": "chinese", "en": "english", "ja": "japanese", "ko": "korean", "yue": "cantonese"}
-_LIBRARIES = ("inflect", "wordsegment", "wetext", "pypinyin", "rjieba", "pyopenjtalk-plus", "ToJyutping")
+_LIBRARIES = ("inflect", "wordsegment", "wetext", "pypinyin", "rjieba", "pyopenjtalk-plus", "onnxruntime", "ToJyutping")
 _RULES = "1"
 """Counts changes of our own rules: two models with other numbers read some texts otherwise."""
 ACCENT_BORDER = "#"

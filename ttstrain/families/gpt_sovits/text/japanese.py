@@ -76,7 +76,7 @@ def _read_label(label: str) -> tuple[str, int, int, int, int]:
 
 
 def _labels(text: str) -> list[str]:
+    load("onnxruntime", language="ja")  # without it OpenJTalk reads 何 otherwise, and says so on every start
     library: Any = load("pyopenjtalk", language="ja")
-    # Its net for the readings of 何 would be taken where ONNX Runtime happens to be installed.
-    labels: list[str] = library.make_label(library.run_frontend(text, predict_nani=False))
+    labels: list[str] = library.make_label(library.run_frontend(text))
     return labels
