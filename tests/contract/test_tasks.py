@@ -233,9 +233,9 @@ def nothing_random(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Tensor, name, fill)
 
 
-@pytest.mark.usefixtures("nothing_random")
-def test_unequal_micro_batches_weigh_as_much_as_one_batch(subject: Subject) -> None:
+def test_unequal_micro_batches_weigh_as_much_as_one_batch(subject: Subject, request: pytest.FixtureRequest) -> None:
     task = subject.build().eval()  # without dropout
+    request.getfixturevalue("nothing_random")  # from here on: weights are random
     whole: Any = task.draw(subject.batch())
     parts: list[Any] = [task.draw(subject.batch(clips)) for clips in (subject.clips[:1], subject.clips[1:])]
     assert sum(part.weight for part in parts) == pytest.approx(whole.weight)

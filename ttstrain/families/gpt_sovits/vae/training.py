@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
 from ttstrain.errors import DataError
 from ttstrain.families.gpt_sovits.batch import SovitsBatch
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 COLLAPSED_KL = 0.05  # nats a frame; a published net has about 1 to 3 on its voice
 TOO_STRONG = 0.9  # distance of the discriminator's mean scores; 1 tells every sound, 0 none
 TOO_WEAK = 0.02
+EVALUATED_NOISE = 0.5  # of the prior, as upstream speaks
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +70,9 @@ class Made:
 # ---------------------------------------------------------------- one step
 
 
-def draw_segments(batch: SovitsBatch, config: VaeNetConfig, generator: torch.Generator | None = None) -> SovitsBatch:
-    """Choose the piece of each clip that is made, on the host; from torch's CPU generator if none is given."""
-    return replace(batch, segment_starts=starts_at(torch.rand(len(batch.ids), generator=generator), batch, config))
+def draw_segments(batch: SovitsBatch, config: VaeNetConfig) -> SovitsBatch:
+    """Choose the piece of each clip that is made, on the host."""
+    return replace(batch, segment_starts=starts_at(torch.rand(len(batch.ids)), batch, config))
 
 
 def starts_at(positions: Tensor, batch: SovitsBatch, config: VaeNetConfig) -> tuple[int, ...]:
@@ -181,10 +183,11 @@ def evaluate_vae(parts: VaeParts, batch: SovitsBatch, generator: torch.Generator
     `tokens_mel` is the mel distance when the posterior is not looked at, as in speaking; `d_real` and `d_fake` are the
     discriminator's mean scores.
     """
-    clips = [_randn(parts, frames, generator) for frames in batch.frame_lengths]
-    batch = draw_segments(batch, parts.config, generator)
+    drawn = [_draw_clip(parts, frames, generator) for frames in batch.frame_lengths]  # clip by clip, in any batching
+    positions = torch.stack([position for position, _ in drawn])
+    batch = replace(batch, segment_starts=starts_at(positions, batch, parts.config))
     target = make_target(parts, batch)
-    noise = torch.stack([nn.functional.pad(clip, (0, target.spec.shape[2] - clip.shape[1])) for clip in clips])
+    noise = torch.stack([F.pad(clip, (0, target.spec.shape[2] - clip.shape[1])) for _, clip in drawn])
     noise = noise.to(target.spec.device)
     made = make(parts, batch, target, noise=noise)
     mel = mel_distance(target.mel, parts.spectrograms.mel(made.wav[:, 0]))
@@ -207,16 +210,15 @@ def evaluate_vae(parts: VaeParts, batch: SovitsBatch, generator: torch.Generator
     return values
 
 
-EVALUATED_NOISE = 0.5  # of the prior, as upstream speaks
-
-
 def _from_prior(parts: VaeParts, latents: Latents, noise: Tensor) -> Tensor:
     z_p = latents.m_p + EVALUATED_NOISE * noise * latents.logs_p.exp()
     return parts.vae.flow.inverse(z_p, latents.mask, latents.style) * latents.mask
 
 
-def _randn(parts: VaeParts, frames: int, generator: torch.Generator) -> Tensor:
-    return torch.randn(parts.config.inter_channels, frames, generator=generator)
+def _draw_clip(parts: VaeParts, frames: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw where a clip's piece lies () and the noise of its latent (c, frames)."""
+    position = torch.rand((), generator=generator)
+    return position, torch.randn(parts.config.inter_channels, frames, generator=generator)
 
 
 def vae_remarks(values: Mapping[str, float], *, step: int) -> list[str]:
