@@ -35,7 +35,7 @@ Net = Literal["s1", "s2G", "s2D"]
 _SIGNS: Mapping[Net, tuple[tuple[str, ...], ...]] = {  # each net has a key of every tuple
     "s1": (("model.ar_text_embedding.word_embeddings.weight",), ("model.bert_proj.weight",)),
     "s2G": (("enc_p.ssl_proj.weight",), ("dec.conv_pre.weight", "cfm.", "bridge.", "wns1.", "quantizer.")),
-    "s2D": (("discriminators.0.convs.0.",), ("discriminators.0.",)),
+    "s2D": (("discriminators.0.convs.0.",),),
 }
 _PREFIXES: Mapping[Net, tuple[str, str]] = {"s1": ("model.", GPT), "s2G": ("", VAE), "s2D": ("", DISCRIMINATOR)}
 _WRAPPERS = ("module.", "_orig_mod.")  # DDP and torch.compile put these before a key
