@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from ttstrain.data.review import Finding, Remark, Review
 from ttstrain.errors import DataError
-from ttstrain.families.gpt_sovits.phonemes import Spoken, read_clip
+from ttstrain.families.gpt_sovits.phonemes import Spoken, language_of, read_clip
 from ttstrain.families.gpt_sovits.text.symbols import symbols
 
 if TYPE_CHECKING:
@@ -40,20 +40,32 @@ def review(clips: Sequence[Clip], config: SovitsConfig) -> Review:
     spoken: list[Spoken] = []
     other: Counter[str] = Counter()
     for clip in clips:
-        try:
-            said = read_clip(clip, default_language=config.text.language, version=config.version)
-        except DataError as error:
-            reason = "unknown_language" if "language of" in error.message else "no_phonemes"
-            findings.append(Finding(clip, "skip", reason, error.message))
+        said = _read(clip, config)
+        if isinstance(said, Finding):
+            findings.append(said)
             continue
         faults = list(_faults(clip, said, num_frames=config.length(clip)))
         own = [fault for fault in faults if fault.stage in trained]
         if own:
             findings.append(Finding(clip, "skip", own[0].reason, own[0].why))
             continue
+        if said.unknown:
+            named = ", ".join(f"`{sign}`" for sign in said.unknown[:MOST_NAMED])
+            findings.append(Finding(clip, "accept", "not_spoken", f"{named}: no phoneme stands for it"))
         spoken.append(said)
         other.update(fault.reason for fault in faults)
     return Review(tuple(findings), tuple(_remarks(spoken, other, config)))
+
+
+def _read(clip: Clip, config: SovitsConfig) -> Spoken | Finding:
+    default, reason = config.text.language, "unknown_language"
+    try:
+        if not clip.tokens:
+            language_of(clip, default)
+        reason = "no_phonemes"
+        return read_clip(clip, default_language=default, version=config.version)
+    except DataError as error:
+        return Finding(clip, "skip", reason, error.message)
 
 
 def _faults(clip: Clip, said: Spoken, *, num_frames: int) -> Iterator[_Fault]:
@@ -81,10 +93,6 @@ def _remarks(spoken: Sequence[Spoken], other: Counter[str], config: SovitsConfig
     yield Remark(
         "phonemes", f"{total:,} of {len(symbols(config.version))} symbols ({config.version}); read as {read_as}"
     )
-    unknown = Counter(phone for said in spoken for phone in said.unknown)
-    if unknown:
-        named = ", ".join(f"`{phone}` {count}" for phone, count in unknown.most_common(MOST_NAMED))
-        yield Remark("unknown", f"{unknown.total():,} phonemes ({unknown.total() / total:.1%}) read as UNK: {named}")
     if other:
         stage = VAE if config.reads_gpt else GPT
         named = ", ".join(f"{count} {reason}" for reason, count in other.most_common())
