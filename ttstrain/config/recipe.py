@@ -213,6 +213,8 @@ class GroupRule(Section):
     """Peak LR of the group as a factor of its optimizer's."""
     weight_decay: Annotated[float, Field(ge=0)] | None = None
     betas: tuple[float, float] | None = None
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = None
+    """Clip the group's gradients by themselves to this norm; the optimizer's own `max_grad_norm` is for the others."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
     """Factor per layer from the last to the first, layers counted by the first number in a parameter's name."""
     frozen: bool | tuple[int, int] = False

@@ -26,6 +26,14 @@ FROZEN_BY_TASK = "(frozen by the task)"
 _LAYER_NUMBER = re.compile(r"(?:^|\.)(\d+)(?=\.|$)")
 
 
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """Gradients that are clipped together, apart from the others of their optimizer."""
+
+    rule: str  # whose groups they are of
+    max_grad_norm: float
+
+
 @dataclass(frozen=True, eq=False)
 class Group:
     """Parameters that share one LR, weight decay and schedule.
@@ -43,6 +51,7 @@ class Group:
     betas: tuple[float, float]
     schedule: Schedule
     frozen_range: tuple[int, int] | None = None  # not trained in steps [from, to)
+    clip: Clip | None = None  # none: with the rest of its optimizer
 
     @property
     def key(self) -> str:
@@ -324,6 +333,7 @@ def _groups_of(
                     betas=settings.betas if rule is None or rule.betas is None else rule.betas,
                     schedule=optim.schedule if rule is None or rule.schedule is None else rule.schedule,
                     frozen_range=frozen_range,
+                    clip=None if rule is None or rule.max_grad_norm is None else Clip(rule.name, rule.max_grad_norm),
                 )
             )
     return groups

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from ttstrain.errors import CheckpointError
-from ttstrain.optim.groups import Group, GroupTable
+from ttstrain.optim.groups import Clip, Group, GroupTable
 from ttstrain.optim.kinds import SCHEDULE_FREE_SCALARS, Part, check_never_frozen, make
 from ttstrain.optim.new_rows import NewRows
 from ttstrain.optim.stages import Curriculum, Stage, check_groups
@@ -39,7 +39,8 @@ class _Optimizer:
     """One name's torch optimizers and parameters."""
 
     parts: list[Part]
-    max_grad_norm: float | None
+    max_grad_norm: float | None  # of the groups without a clip of their own
+    clips: dict[str, Clip]  # group -> its own
     names: dict[str, tuple[nn.Parameter, Part]]  # parameter's name -> what it is and what steps it
     groups: dict[str, list[nn.Parameter]]  # group -> its parameters, with and without weight decay
     frozen: frozenset[str] = frozenset()  # groups that this update leaves alone
@@ -48,6 +49,13 @@ class _Optimizer:
     def live(self) -> dict[str, list[nn.Parameter]]:
         """The groups that this update trains."""
         return {name: own for name, own in self.groups.items() if name not in self.frozen}
+
+    def clipped(self) -> list[tuple[float | None, list[str]]]:
+        """List the norms to clip to, each with the live groups that are clipped together."""
+        scopes: dict[Clip | None, list[str]] = {}
+        for name in self.live:
+            scopes.setdefault(self.clips.get(name), []).append(name)
+        return [(self.max_grad_norm if clip is None else clip.max_grad_norm, own) for clip, own in scopes.items()]
 
     @property
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -184,20 +192,25 @@ class Optimizers:
 
     @torch.no_grad()
     def clip(self, name: str, *, norms: GradNorms | None = None) -> Tensor:
-        """Scale the gradients down to the optimizer's `max_grad_norm`; return their total norm before that.
+        """Scale the gradients down to the optimizer's `max_grad_norm`, those of groups that have one of their own to
+        that; return the total norm of all before.
 
-        `norms` saves measuring them again. A norm that is not finite spoils every gradient: judge it before `step`.
+        `norms` saves measuring them again. A norm that is not finite spoils the gradients that are clipped with it:
+        judge the total before `step`.
         """
-        total = (self.norms(name) if norms is None else norms).total
-        max_norm = self._optimizers[name].max_grad_norm
-        gradients = [p.grad for p in self.params(name) if p.grad is not None]
-        if max_norm is None or not gradients:
-            return total
-        factor = torch.clamp(max_norm / (total + _NORM_EPS), max=1.0)
-        if factor.is_cpu and factor == 1.0:  # reading it costs nothing here, multiplying by one does
-            return total
-        torch._foreach_mul_(gradients, factor)
-        return total
+        optimizer = self._optimizers[name]
+        norms = self.norms(name) if norms is None else norms
+        scopes = optimizer.clipped()
+        for max_norm, groups in scopes:
+            gradients = [p.grad for group in groups for p in optimizer.groups[group] if p.grad is not None]
+            if max_norm is None or not gradients:
+                continue
+            alone = len(scopes) == 1
+            norm = norms.total if alone else torch.linalg.vector_norm(torch.stack([norms.groups[g] for g in groups]))
+            factor = torch.clamp(max_norm / (norm + _NORM_EPS), max=1.0)
+            if not (factor.is_cpu and factor == 1.0):  # reading it costs nothing here, multiplying by one does
+                torch._foreach_mul_(gradients, factor)
+        return norms.total
 
     def step(self, name: str) -> None:
         """Update the weights. Frozen groups keep weights and moments, whatever gradient they hold, and so do old rows
@@ -296,7 +309,8 @@ def _index(parts: list[Part], max_grad_norm: float | None) -> _Optimizer:
             groups.setdefault(group.name, []).extend(group.parameters)
             for name, parameter in zip(group.names, group.parameters, strict=True):
                 names[name] = (parameter, part)
-    return _Optimizer(parts, max_grad_norm, names, groups)
+    clips = {group.name: group.clip for part in parts for group in part.groups if group.clip is not None}
+    return _Optimizer(parts, max_grad_norm, clips, names, groups)
 
 
 def _state_of(parameter: nn.Parameter, part: Part) -> dict[str, Any]:

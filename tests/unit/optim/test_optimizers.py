@@ -276,6 +276,38 @@ def test_clipping_is_torchs(max_norm: float) -> None:
         torch.testing.assert_close(parameter.grad, twin.get_parameter(name).grad, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("others", [0.7, None])
+def test_a_group_with_a_norm_of_its_own_is_clipped_apart_from_the_others(others: float | None) -> None:
+    model = Net()
+    twin = copy.deepcopy(model)
+    rule = GroupRule(name="body", match=["body.*"], max_grad_norm=0.2, layer_decay=0.9)  # layers are clipped together
+    optimizers = optimizers_for(model, groups=[rule], max_grad_norm=others)
+    give_gradients(model, 0)
+    give_gradients(twin, 0)
+    total = torch.nn.utils.clip_grad_norm_(twin.parameters(), 1e9)
+    torch.nn.utils.clip_grad_norm_(twin.body.parameters(), 0.2)
+    if others is not None:
+        torch.nn.utils.clip_grad_norm_(twin.text.parameters(), others)
+    torch.testing.assert_close(optimizers.clip("model"), total, rtol=1e-6, atol=0)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, twin.get_parameter(name).grad, rtol=1e-6, atol=0)
+
+
+def test_a_large_gradient_does_not_shrink_a_group_that_is_clipped_by_itself() -> None:
+    updates = []
+    for scale in (1.0, 1e3):
+        model = Net()
+        torch.nn.init.constant_(model.text.weight, 0.5)
+        rule = GroupRule(name="text", match=["text.*"], max_grad_norm=1.0)
+        optimizers = optimizers_for(model, kind="sgd", lr=0.1, weight_decay=0.0, groups=[rule], schedule=FLAT)
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter) * (0.01 if parameter is model.text.weight else scale)
+        optimizers.clip("model")
+        optimizers.step("model")
+        updates.append(model.text.weight.detach().clone())
+    assert torch.equal(*updates)
+
+
 def test_without_a_maximum_gradients_are_only_measured() -> None:
     model = Net()
     optimizers = optimizers_for(model, max_grad_norm=None)
