@@ -53,8 +53,9 @@ def _verdict(found: Probe) -> list[str]:
     margin = f"{found.margin:.1%} ahead of `{found.readings[1].name}` per clip, on {found.ahead} of {clips} clips"
     if not found.learned:
         return [
-            "verdict: none. The net does hardly better than an untrained one on these recordings:",
-            "it has learned too little, or another language; try recordings like those it knows.",
+            "verdict: none. The net does hardly better than an untrained one on these",
+            "recordings: it has learned too little, or another language; try recordings like",
+            "those it knows.",
         ]
     if not found.decided:
         return [f"verdict: none. The best is {margin},", f"{found.errors:.1f} standard errors: that may be chance."]
