@@ -15,11 +15,12 @@ from ttstrain.families.gpt_sovits.gpt import task as gpt_task
 from ttstrain.families.gpt_sovits.gpt.loss import clip_losses, per_clip, with_edits
 from ttstrain.families.gpt_sovits.gpt.net import build_gpt
 from ttstrain.families.gpt_sovits.nets import Nets
+from ttstrain.families.gpt_sovits.speech import Speech
 from ttstrain.families.gpt_sovits.vae.base import DISCRIMINATOR, GPT, VAE, fitted, start_quantizer
 from ttstrain.families.gpt_sovits.vae.mel import Spectrograms
 from ttstrain.families.gpt_sovits.vae.synthesizer import build_discriminator, build_vae
 from ttstrain.families.gpt_sovits.vae.training import VaeParts, draw_segments, evaluate_vae, vae_losses, vae_remarks
-from ttstrain.task import DEFAULT_OPTIMIZER, Fitted, Loss, Mean, Task
+from ttstrain.task import DEFAULT_OPTIMIZER, Fitted, Loss, Mean, Prompt, Sample, Task
 
 if TYPE_CHECKING:
     from ttstrain.checkpoint.upstream import OpenedCheckpoint
@@ -40,6 +41,7 @@ class JointTask(Task):
         self.discriminator = build_discriminator(config.vae, config.version) if config.vae.discriminator else None
         self.spectrograms = Spectrograms()
         start_quantizer(self.vae, config.features.quantizer)
+        self._speech = Speech(config)  # no part of what is trained
         self._both = (Nets(gpt=self.gpt, vae=self.vae),)  # in a tuple: it is no child of the task
 
     @property
@@ -102,3 +104,13 @@ class JointTask(Task):
         """Say what either net's own task would."""
         gpt = {"total": values["gpt"]} if "gpt" in values else {}
         return [*gpt_task.remarks(gpt, self.config.gpt, step=step), *vae_remarks(values, step=step)]
+
+    # ---------------------------------------------------------------- listening
+
+    def ready_to_speak(self) -> str:
+        """Say what makes the sound: the nets that are trained, with nothing beside them."""
+        return "the GPT and the VAE that are trained"
+
+    def sample(self, prompt: Prompt) -> Sample:
+        """Speak a text after a reference with both nets."""
+        return self._speech.speak(self.gpt, self.vae, prompt, sound=self.ready_to_speak())

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
 from ttstrain.errors import CheckpointError
 from ttstrain.families.gpt_sovits.config import VaeNetConfig
 from ttstrain.families.gpt_sovits.features.tokens import from_weights, load_quantizer
 from ttstrain.families.gpt_sovits.features.toy import TOY, toy_quantizer
+from ttstrain.families.gpt_sovits.parts import only
 from ttstrain.families.gpt_sovits.vae.synthesizer import Synthesizer
 from ttstrain.task import Fitted
 
 if TYPE_CHECKING:
-    from ttstrain.checkpoint.tensorfile import StoredTensor
     from ttstrain.checkpoint.upstream import OpenedCheckpoint
 
 GPT, VAE, POSTERIOR, DISCRIMINATOR = "gpt.", "vae.", "vae.enc_q.", "discriminator."
@@ -40,14 +38,9 @@ def fitted(base: OpenedCheckpoint, config: VaeNetConfig, *, quantizer: str, want
             raise CheckpointError(
                 f"`{base.title}` has no weights of {what}", hint=f"{hint}: `base: [FILE, FILE]` takes several"
             )
-    kept: dict[str, Tensor | StoredTensor] = {
-        name: tensor for name, tensor in base.weights.items() if name.startswith(tuple(wanted))
-    }
-    dropped = sorted({name.split(".")[0] for name in base.weights} - {name.split(".")[0] for name in kept})
-    notes = [f"{', '.join(dropped)}: in the base, not in this task; left out"] if dropped else []
     if config.freeze_quantizer:
         check_tokens(base, quantizer=quantizer)
-    return Fitted(kept, notes=tuple(notes))
+    return only(base, wanted)
 
 
 def check_tokens(base: OpenedCheckpoint, *, quantizer: str) -> None:

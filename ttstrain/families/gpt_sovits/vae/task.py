@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,14 +12,16 @@ from torch import Tensor, nn
 from ttstrain.families.gpt_sovits.batch import SovitsBatch
 from ttstrain.families.gpt_sovits.config import VaeConfig
 from ttstrain.families.gpt_sovits.nets import Nets
+from ttstrain.families.gpt_sovits.speech import Speech, no_partner
 from ttstrain.families.gpt_sovits.vae.base import DISCRIMINATOR, VAE, fitted, start_quantizer
 from ttstrain.families.gpt_sovits.vae.mel import Spectrograms
 from ttstrain.families.gpt_sovits.vae.synthesizer import build_discriminator, build_vae
 from ttstrain.families.gpt_sovits.vae.training import VaeParts, draw_segments, evaluate_vae, vae_losses, vae_remarks
-from ttstrain.task import Fitted, Loss, Task
+from ttstrain.task import Fitted, Loss, Prompt, Sample, Task
 
 if TYPE_CHECKING:
     from ttstrain.checkpoint.upstream import OpenedCheckpoint
+    from ttstrain.families.gpt_sovits.gpt.net import Text2SemanticDecoder
 
 
 class VaeTask(Task):
@@ -31,6 +34,7 @@ class VaeTask(Task):
         self.discriminator = build_discriminator(config.vae, config.version) if config.vae.discriminator else None
         self.spectrograms = Spectrograms()
         start_quantizer(self.vae, config.features.quantizer)
+        self._speech = Speech(config)  # no part of what is trained
         self._exported = (Nets(vae=self.vae),)  # in a tuple: it is no child of the task, whose state holds each once
 
     @property
@@ -72,3 +76,21 @@ class VaeTask(Task):
     def remarks(self, values: Mapping[str, float], *, step: int) -> Sequence[str]:
         """Say when KL has collapsed or the discriminator has won or lost."""
         return vae_remarks(values, step=step)
+
+    # ---------------------------------------------------------------- listening
+
+    def ready_to_speak(self) -> str:
+        """Load the GPT that the recipe names, if it names one."""
+        if self.config.gpt is None:
+            return "nothing: `model.gpt` names no GPT"
+        self._gpt(self.config.gpt)
+        return f"the VAE that is trained, after the GPT of `{Path(self.config.gpt).name}`"
+
+    def sample(self, prompt: Prompt) -> Sample:
+        """Speak a text after a reference, with the tokens of the GPT of `model.gpt`."""
+        if self.config.gpt is None:
+            raise no_partner("gpt")
+        return self._speech.speak(self._gpt(self.config.gpt), self.vae, prompt, sound=self.ready_to_speak())
+
+    def _gpt(self, path: str) -> Text2SemanticDecoder:
+        return self._speech.gpt(path, self.vae.dec.conv_pre.weight.device)
