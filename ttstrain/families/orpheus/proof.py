@@ -53,7 +53,7 @@ def prove(source: Source, folder: Path, *, dtype: torch.dtype | None) -> str:
     for i, text in enumerate(texts):
         prompt = prompt_ids(load_tokenizer(config.rows.tokenizer).encode(text), config.ids)
         if found[f"ids{i}"].tolist() != prompt:
-            raise _differs(folder, f"the tokenizer reads `{text}` as other ids")
+            raise _differs(f"the tokenizer reads `{text}` as other ids")
         greedy = found[f"greedy{i}"]
         logits = _logits(task, torch.cat([torch.tensor(prompt), greedy]))[len(prompt) - 1 :]  # (k + 1, v)
         size = float(logits[0].abs().max())
@@ -66,11 +66,11 @@ def prove(source: Source, folder: Path, *, dtype: torch.dtype | None) -> str:
             largest = max(largest, difference)
             if not difference <= TOLERANCE:
                 where = "read as transformers 4 spells the settings" if spelling else "read by transformers"
-                raise _differs(folder, f"{where}, logits differ by {difference:.2g} of the largest")
+                raise _differs(f"{where}, logits differ by {difference:.2g} of the largest")
         # A tie between two tokens may fall either way; nothing else may.
         own = logits[:-1].gather(1, greedy[:, None])[:, 0]
         if bool((own < logits[:-1].amax(dim=1) - TOLERANCE * size).any()):
-            raise _differs(folder, f"after `{text}` it writes other tokens")
+            raise _differs(f"after `{text}` it writes other tokens")
         num_tokens += len(greedy)
     tool = "peft over the base" if dtype is None else "transformers, by either spelling of its settings"
     return (
@@ -110,12 +110,12 @@ def _read_elsewhere(folder: Path, texts: list[str], config: OrpheusConfig, *, ba
         )
         if done.returncode != 0 or not answer.is_file():
             lines = [line for line in done.stderr.splitlines() if line.strip()] or ["it said nothing"]
-            raise _differs(folder, f"transformers could not read it: {lines[-1]}")
+            raise _differs(f"transformers could not read it: {lines[-1]}")
         return load_file(answer)
 
 
-def _differs(folder: Path, what: str) -> CheckpointError:
+def _differs(what: str) -> CheckpointError:
     return CheckpointError(
-        f"the exported `{folder.name}` is not what was to be written: {what}",
+        f"the exported folder is not what was to be written: {what}",
         hint="nothing was kept and the checkpoint is as it was; please report this",
     )
