@@ -281,7 +281,7 @@ class Optimizers:
                 saved = set(state_dict[name][key])
                 if saved and not part.state_keys <= saved <= part.state_keys | part.optional_keys:
                     kind = type(part.optimizer).__name__
-                    return f"the file's are {', '.join(sorted(saved))}, which {kind} does not keep"
+                    return f"the file's are of another kind of optimizer than {kind}"
         return None
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:

@@ -65,10 +65,13 @@ def _use(config: SovitsConfig, names: Sequence[str]) -> str:
     if pretrained:
         given = " and ".join(f"`{name}`" for name in pretrained)
         text += f"\n\nTo train on in the web tool give {given} as the pretrained SoVITS-G and SoVITS-D."
-    return text + (
-        "\n\nIn ttstrain: `ttstrain sample` speaks with the run itself; as a base a file for inference needs the "
-        "published one before it, `--base s2G.pth --base s2D.pth --base FILE`."
-    )
+    vae = next((name for name in places if name.endswith(".pth")), None)
+    if vae is not None:
+        text += (
+            "\n\nTo train on in ttstrain it needs the published files before it, which have what it lacks: "
+            f"`--base s2G.pth --base s2D.pth --base {vae}`."
+        )
+    return text
 
 
 def _know(config: SovitsConfig, names: Sequence[str], notes: Sequence[str]) -> list[str]:

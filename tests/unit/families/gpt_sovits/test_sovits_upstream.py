@@ -18,7 +18,9 @@ from ttstrain.checkpoint.merging import explain, merge, open_base, open_training
 from ttstrain.checkpoint.tensorfile import read_tree
 from ttstrain.checkpoint.upstream import follow, open_checkpoint
 from ttstrain.errors import CheckpointError
-from ttstrain.families.gpt_sovits.export_files import halved, vae_file, write
+from ttstrain.families.gpt_sovits.config import VaeNetConfig
+from ttstrain.families.gpt_sovits.export_files import halved, misjudged, vae_config, vae_file, write
+from ttstrain.families.gpt_sovits.shapes import generator_shapes
 from ttstrain.families.gpt_sovits.versions import as_upstream_tells, by_tensors
 
 TASK = "gpt_sovits/vae"
@@ -245,3 +247,19 @@ def test_written_files_start_with_upstreams_mark(tmp_path: Path, version: Any, h
 def test_weights_that_half_precision_breaks_are_not_written(value: float) -> None:
     with pytest.raises(CheckpointError, match="not finite in half precision"):
         halved({"vae.dec.conv_post.weight": torch.tensor([0.0, value])})
+
+
+@pytest.mark.parametrize(("version", "kib"), [("v1", 82_932.8), ("v2", 83_006.3)])
+def test_files_of_the_published_size_are_told_apart_by_upstreams_rule(tmp_path: Path, version: Any, kib: float) -> None:
+    config = VaeNetConfig(freeze_quantizer=False)
+    weights = {key: torch.zeros(shape) for key, shape in generator_shapes(config, version).items()}
+    codebook = {"inited": (1,), "cluster_size": (1024,), "embed": (1024, 768), "embed_avg": (1024, 768)}
+    weights |= {f"vae.quantizer.vq.layers.0._codebook.{key}": torch.zeros(shape) for key, shape in codebook.items()}
+    path = tmp_path / "voice_e8_s96.pth"
+    settings = vae_config(config, version=version, name="voice")
+    write(path, vae_file(weights, settings, info="8epoch_96iteration"), version=version)
+    assert path.stat().st_size / 1024 == pytest.approx(kib, abs=8)  # upstream's own file of this net
+    assert misjudged(path, version=version, published_size=True) is None
+    other = "v2" if version == "v1" else "v1"
+    with pytest.raises(CheckpointError, match=f"take `voice_e8_s96.pth` for {version}; it is {other}"):
+        misjudged(path, version=other, published_size=True)
