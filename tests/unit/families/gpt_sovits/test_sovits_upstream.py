@@ -258,7 +258,9 @@ def test_files_of_the_published_size_are_told_apart_by_upstreams_rule(tmp_path: 
     path = tmp_path / "voice_e8_s96.pth"
     settings = vae_config(config, version=version, name="voice")
     write(path, vae_file(weights, settings, info="8epoch_96iteration"), version=version)
-    assert path.stat().st_size / 1024 == pytest.approx(kib, abs=8)  # upstream's own file of this net
+    assert path.stat().st_size / 1024 == pytest.approx(
+        kib, abs=12
+    )  # upstream's own file of this net, whose members have longer names
     assert misjudged(path, version=version, published_size=True) is None
     other = "v2" if version == "v1" else "v1"
     with pytest.raises(CheckpointError, match=f"take `voice_e8_s96.pth` for {version}; it is {other}"):
