@@ -245,9 +245,3 @@ def test_a_llama_without_audio_tokens_is_refused(copy: Path) -> None:
     (copy / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match="no audio tokens"):
         open_checkpoint(resolve_base(str(copy)))
-
-
-def test_an_adapter_is_no_base(fixtures_dir: Path, tmp_path: Path) -> None:
-    shutil.copy(fixtures_dir / "orpheus_lora" / "adapter_model.safetensors", tmp_path)
-    with pytest.raises(CheckpointError, match="is an adapter"):
-        open_checkpoint(resolve_base(str(tmp_path)))
