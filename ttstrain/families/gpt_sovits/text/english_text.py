@@ -39,7 +39,8 @@ _SIGNS = {
     "&": " and ", "@": " at ", "+": " plus ", "=": " equals ", "×": " times ", "÷": " divided by ", "#": " number ",
     "%": " percent ", "°": " degrees ", "\u2212": " minus ",
 }  # fmt: skip
-_MARKS = {";": ",", ":": ",", "；": ",", "：": ",", "，": ",", "、": ",", "。": ".", "！": "!", "？": "?", "…": "."}
+_HALF_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
+_MARKS = {";": ",", ":": ",", "、": ",", "。": ".", "…": "."}
 _STRESSED = (
     "the and not but for all are was were you his her him she has had our out now one two who how why yes no to of in "
     "is it on at by as be we he or so if my me do up go an am i a"
@@ -52,7 +53,10 @@ _LETTERS = r"[^\W\d_]"
 
 def normalize(text: str, words: Container[str]) -> str:
     """Write a text in words; `words` is the dictionary, by which names in capitals are told from spelled letters."""
-    text = re.sub(rf"(?<={_LETTERS})[’ʼ](?={_LETTERS})|(?<=s)[’ʼ](?=\s|$)", "'", text)
+    text = text.translate(_HALF_WIDTH)
+    text = re.sub(rf"(?<={_LETTERS})[’ʼ](?={_LETTERS})", "'", text)
+    if "‘" not in text:  # else it closes a quotation
+        text = re.sub(r"(?<=s)[’ʼ](?=\s|$)", "'", text)
     text = _expand_abbreviations(text)
     text = _expand_numbers(text)
     text = re.sub(r"\s*(?:--+|[–—])\s*|\s+-\s+", ", ", text)
@@ -70,7 +74,11 @@ def normalize(text: str, words: Container[str]) -> str:
 def unread(text: str) -> list[str]:
     """Return the characters that no rule turns into words."""
     known = {*_SIGNS, *_MARKS, *_CURRENCIES}
-    return [c for c in text if c not in known and not re.fullmatch(r"[A-Za-z0-9]", unicodedata.normalize("NFD", c)[0])]
+    return [
+        c
+        for c in text.translate(_HALF_WIDTH)
+        if c not in known and not re.fullmatch(r"[A-Za-z0-9]", unicodedata.normalize("NFD", c)[0])
+    ]
 
 
 # ---------------------------------------------------------------- abbreviations

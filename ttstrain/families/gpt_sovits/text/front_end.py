@@ -17,7 +17,14 @@ from typing import cast
 from ttstrain.data.texts import VOCAB, Token
 from ttstrain.errors import DataError
 from ttstrain.families.gpt_sovits.text.reading import Reading
-from ttstrain.families.gpt_sovits.text.symbols import PAUSES, UNKNOWN, symbol_ids, symbols
+from ttstrain.families.gpt_sovits.text.symbols import (
+    KOREAN_SPACE,
+    KOREAN_STOP,
+    PAUSES,
+    UNKNOWN,
+    symbol_ids,
+    symbols,
+)
 
 LANGUAGES = ("zh", "en", "ja", "ko", "yue")
 
@@ -28,6 +35,7 @@ _LIBRARIES = ("inflect", "wordsegment", "wetext", "pypinyin", "rjieba", "pyopenj
 _RULES = "1"
 """Counts changes of our own rules: two models with other numbers read some texts otherwise."""
 ACCENT_BORDER = "#"
+_SILENT = {*PAUSES, UNKNOWN, KOREAN_SPACE, KOREAN_STOP}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +66,7 @@ def phonemize(text: str, language: str, *, version: str) -> Phonemes:
     reading = _reader(language)(text, version)
     table = symbol_ids(version)
     phones = tuple(phone if phone in table else UNKNOWN for phone in reading.phones)
-    if all(phone in PAUSES or phone == UNKNOWN for phone in phones):
+    if all(phone in _SILENT for phone in phones):
         raise DataError(f"nothing to speak in `{text}`", hint=f"it was read as `{language}`")
     missing = [phone for phone in reading.phones if phone not in table and phone != ACCENT_BORDER]
     return Phonemes(
