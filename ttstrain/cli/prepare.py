@@ -79,6 +79,7 @@ def prepare(
         _write_lists(result, out, config.cache_dir)
         if not json:
             print("\n".join([_features_line(built[1]), *findings_lines(result, after=checked)]))
+        _need_features(result)
     scoring = None
     if wanted is not None and built is not None and scorer is not None:
         scoring = _score(wanted, scorer, built, result, lists)
@@ -129,14 +130,19 @@ def _build(recipe: Recipe, result: AuditResult) -> tuple[FeatureCache, BuildRepo
         return cache, cache.build(result.clips, progress=progress)
 
 
-def _features_line(report: BuildReport) -> str:
-    from ttstrain.data.readers import printable
+def _need_features(result: AuditResult) -> None:
+    from ttstrain.errors import DataError
 
-    lines = [
-        f"features  {report.computed} computed, {report.reused} already there, {report.num_bytes / 1e6:.1f} MB",
-        *(f"  without features: {printable(name)}: {printable(why, limit=200)}" for name, why in report.failed.items()),
-    ]
-    return "\n".join(lines)
+    if not result.clips:
+        last = result.quarantine[-1]
+        raise DataError(f"no clip has features: {last.why}", hint="quarantine.jsonl names each clip")
+
+
+def _features_line(report: BuildReport) -> str:
+
+    failed = f"{len(report.failed)} failed, " if report.failed else ""
+    there = f"{report.reused} already there, {report.num_bytes / 1e6:.1f} MB"
+    return f"features  {report.computed} computed, {failed}{there}"
 
 
 # ---------------------------------------------------------------- texts

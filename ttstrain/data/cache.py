@@ -176,7 +176,9 @@ def file_digest(path: Path) -> str:
 def _build_one(clip: Clip, path: Path, task_data: TaskData) -> str | None:
     try:
         features = _features(clip, task_data)
-    except (DataError, OSError, RuntimeError, ValueError, ArithmeticError) as error:
+    except DataError as error:
+        return error.message
+    except (OSError, RuntimeError, ValueError, ArithmeticError) as error:
         return f"{type(error).__name__}: {error}"
     _write(path, features)
     return None

@@ -18,7 +18,7 @@ from ttstrain.data.cache import FeatureCache, Place
 from ttstrain.data.loader import worker_count
 from ttstrain.data.location import cache_root, usable_cores
 from ttstrain.data.manifest import Clip
-from ttstrain.data.review import reviewed
+from ttstrain.data.review import Finding, Review, reviewed
 from ttstrain.data.split import split_data
 from ttstrain.data.text_summary import check_texts
 from ttstrain.engine.distributed import Ranks
@@ -64,9 +64,10 @@ def review_features(audited: Audited, cache: FeatureCache, failed: Mapping[str, 
 
 
 def look_again(result: AuditResult, cache: FeatureCache, failed: Mapping[str, str]) -> AuditResult:
-    """Add what the family finds in the features of one set of audited clips."""
-    there = [clip for clip in result.clips if clip.id not in failed]
-    return reviewed(result, cache.task_data.review_features(there, cache.get))
+    """Add what the family finds in the features of one set of audited clips, and leave out those that have none."""
+    lost = [Finding(clip, "skip", "no_features", failed[clip.id]) for clip in result.clips if clip.id in failed]
+    there = reviewed(result, Review(tuple(lost)))
+    return reviewed(there, cache.task_data.review_features(there.clips, cache.get))
 
 
 def prepare(

@@ -16,7 +16,7 @@ from __future__ import annotations
 import ast
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ttstrain.data.readers.collect import Collector
@@ -59,7 +59,7 @@ def read_gpt_sovits_project(folder: Path) -> RowTable:
         if name not in semantics.used:
             why = "it has semantic tokens and no line of phonemes: its front end failed"
             collector.judge(_nameless(f"{SEMANTICS}.tsv", name), "skip", "no_text", why)
-    return collector.table()
+    return replace(collector.table(), root=folder)
 
 
 def _parts(folder: Path, name: str, ending: str) -> list[Path]:

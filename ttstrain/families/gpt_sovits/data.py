@@ -5,6 +5,7 @@ b clips, p phonemes, s semantic tokens, n spectrogram frames, t samples at 32 kH
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -193,10 +194,10 @@ class SovitsData:
             counts += torch.bincount(codes, minlength=len(counts))
         kinds, total = int((counts > 0).sum()), int(counts.sum())
         remarks = [Remark("tokens", f"{total:,} semantic tokens of {kinds} kinds, quantizer {self.quantizer_digest}")]
-        for name, what in (("ssl", "HuBERT"), ("bert", "BERT"), ("speaker", "speaker")):
-            taken = sum(any(one.name == name for one in clip.ready) for clip in clips)
-            if taken:
-                remarks.append(Remark("ready", f"{what} features of {taken} of {len(clips)} clips lay in the folder"))
+        lay = Counter(one.name for clip in clips for one in clip.ready if one.path)
+        if lay:
+            named = ", ".join(f"{name} of {count}" for name, count in sorted(lay.items()))
+            remarks.append(Remark("ready", f"taken from the folder where whole: {named} of {len(clips)} clips"))
         return Review(remarks=tuple(remarks))
 
     def companions(self) -> None:

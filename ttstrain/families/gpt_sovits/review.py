@@ -87,12 +87,13 @@ def _faults(clip: Clip, said: Spoken, *, num_frames: int) -> Iterator[_Fault]:
 def _remarks(spoken: Sequence[Spoken], other: Counter[str], config: SovitsConfig) -> Iterator[Remark]:
     if not spoken:
         return
-    languages = Counter(said.language or "as prepared" for said in spoken)
+    languages = Counter(said.language for said in spoken)
+    prepared = languages.pop("", 0)
     total = sum(len(said.ids) for said in spoken)
-    read_as = ", ".join(f"{language} ({count})" for language, count in languages.most_common())
-    yield Remark(
-        "phonemes", f"{total:,} of {len(symbols(config.version))} symbols ({config.version}); read as {read_as}"
-    )
+    read_as = [f"{language} ({count})" for language, count in languages.most_common()]
+    read_as += [f"prepared ({prepared})"] if prepared else []
+    table = f"{len(symbols(config.version))} symbols of {config.version}"
+    yield Remark("phonemes", f"{total:,} of the {table}; read as {', '.join(read_as)}")
     if other:
         stage = VAE if config.reads_gpt else GPT
         named = ", ".join(f"{count} {reason}" for reason, count in other.most_common())
