@@ -101,7 +101,7 @@ def _letters(syllable: _Syllable) -> str:
     vowel = syllable.vowel
     if syllable.onset in "ㅈㅉㅊ" and vowel == "ㅕ":  # rule 5.1
         vowel = "ㅓ"
-    if syllable.onset != "ㅇ" and vowel == "ㅢ":  # rule 5.3
+    if vowel == "ㅢ" and _take_apart(syllable.written).onset != "ㅇ":  # rule 5.3: 희망, but 국의
         vowel = "ㅣ"
     return syllable.onset + _SIMPLE_VOWELS.get(vowel, vowel) + syllable.coda
 
