@@ -223,9 +223,9 @@ def _open(path: Path) -> _View:
         return _unknown_view(contents, inside)
     ema = {} if checkpoint.ema is None or checkpoint.ema is checkpoint.weights else checkpoint.ema
     others = {f"ema/{name}": stored for name, stored in ema.items()} | _named("optimizer", checkpoint.moments or {})
-    return _View(
-        checkpoint, checkpoint.weights, others, checkpoint.buffers, contents.globals, (*checkpoint.notes, *inside)
-    )
+    lacking = [entry.remark for entry in checkpoint.absent if entry.remark]
+    notes = (*checkpoint.notes, *lacking, *inside)
+    return _View(checkpoint, checkpoint.weights, others, checkpoint.buffers, contents.globals, notes)
 
 
 def _own_view(path: Path, folder: Path) -> _View:

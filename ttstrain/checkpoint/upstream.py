@@ -40,6 +40,7 @@ class Absent:
     pattern: str  # of their names
     why: str
     hint: str  # what to do when they are needed
+    remark: str = ""  # what a person should know who looks at the file
 
 
 @dataclass(frozen=True, slots=True)

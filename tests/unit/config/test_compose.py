@@ -188,7 +188,7 @@ def test_a_value_is_no_section(tmp_path: Path) -> None:
 
 
 def test_option_flags_are_taken_literally(tmp_path: Path) -> None:
-    made = with_flags(composed(tmp_path, "task: flow\n"), data=Path("1e5 #x"), base="null")
+    made = with_flags(composed(tmp_path, "task: flow\n"), data=Path("1e5 #x"), base=["null"])
     assert made.values["data"] == {"path": "1e5 #x"}
     assert made.values["base"] == "null"
     assert made.origins["data.path"] == made.origins["base"] == "command line"

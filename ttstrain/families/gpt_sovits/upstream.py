@@ -190,6 +190,8 @@ _NO_POSTERIOR = Absent(
     f"{POSTERIOR}*",
     "left out of files for inference, as expected",
     "put the published `s2G*.pth` before it in `base:`: what the export lacks is taken from there",
+    f"it lacks {POSTERIOR}*, as expected of files for inference: to train it, put the published `s2G` before it in "
+    "`base:`",
 )
 
 
@@ -213,10 +215,6 @@ def _read_vae(contents: Contents, found: _Found) -> OpenedCheckpoint:
         step = state.step
     elif not whole and version.name in TRAINED:
         absent.append(_NO_POSTERIOR)
-        notes.append(
-            f"it lacks {POSTERIOR}*, as expected of files for inference: to train it, put the published `s2G` before "
-            "it in `base:`"
-        )
     rank = found.tree.get("lora_rank")
     if rank is not None or any(LORA in key for key in weights):
         kind = "adapter"
