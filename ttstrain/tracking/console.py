@@ -35,7 +35,9 @@ READABLE = 12  # columns below which a text is not worth showing
 
 LOSS, EVAL, LR, GRAD_NORM = "train/loss/", "eval/loss/", "optim/lr/", "optim/grad_norm/"
 EVAL_OF_AVERAGE = "eval/ema_loss/"
+OF_STAGE = "eval/stage/"
 RETENTION = "eval/retention/"
+STAGE, TOTAL_STEPS = "train/stage", "train/total_steps"
 DISTANCE = "sample/mel_distance/mean"
 OTHER_DISTANCES = {"ema": "sample/ema_mel_distance/mean", "base": "sample/base_mel_distance/mean"}
 FRAMES = "perf/frames_per_s"
@@ -60,6 +62,7 @@ class ConsoleTracker:
         self._averaged: dict[int, float] = {}  # step -> the eval loss of the average
         self._retained: list[tuple[int, float]] = []  # losses of what must not be forgotten
         self._distances: list[tuple[int, float]] = []  # of spoken samples to their recordings
+        self._stage_ends: dict[int, int] = {}  # number of a stage -> its last step so far
         self._incidents: Counter[str] = Counter()
         self._num_samples = 0
         self._sampled_step: int | None = None
@@ -83,6 +86,7 @@ class ConsoleTracker:
             self._averaged = dict(_earlier_evals(rows, EVAL_OF_AVERAGE))
             self._retained = _earlier_evals(rows, RETENTION)
             self._distances = [(int(row["step"]), row[DISTANCE]) for row in rows if DISTANCE in row]
+            self._stage_ends = {int(row[STAGE]): int(row["step"]) for row in rows if STAGE in row}
         verb = f"resumes at step {info.start_step}" if info.resumed else "starts"
         self._print(f"run {info.name} {verb}: {info.total_steps} steps, {_short(info.run_dir)}", style="bold")
         for line in info.plan_summary:
@@ -109,6 +113,8 @@ class ConsoleTracker:
             self._times.append((step, now))
         self._step = step
         self._values.update(values)
+        if STAGE in values:
+            self._stage_ends[int(values[STAGE])] = step
         for key, value in losses.items():
             self._recent[key].append(value)
             if len(self._first_losses[key]) < MEDIAN_STEPS:
@@ -120,7 +126,8 @@ class ConsoleTracker:
             key.removeprefix(EVAL_OF_AVERAGE): v for key, v in values.items() if key.startswith(EVAL_OF_AVERAGE)
         }
         if evals:
-            self._show_eval(step, evals, averaged=averaged)
+            of_stage = {key.removeprefix(OF_STAGE): v for key, v in values.items() if key.startswith(OF_STAGE)}
+            self._show_eval(step, evals, averaged=averaged, of_stage=of_stage)
         retained = {key.removeprefix(RETENTION): v for key, v in values.items() if key.startswith(RETENTION)}
         if retained:
             self._retained.append((step, retained[main_eval(retained)]))
@@ -173,7 +180,7 @@ class ConsoleTracker:
     @property
     def _total(self) -> int:
         assert self._info is not None, "log before start"
-        return self._info.total_steps
+        return int(self._values.get(TOTAL_STEPS, self._info.total_steps))  # fewer where a stage ended early
 
     def _print(self, line: str, *, style: str = "") -> None:
         # Text, not markup: clips and texts may hold brackets. Soft wrap: a path must stay in one piece to be copied.
@@ -254,7 +261,9 @@ class ConsoleTracker:
 
     # ------------------------------------------------------------ evaluations and the end
 
-    def _show_eval(self, step: int, evals: Mapping[str, float], *, averaged: Mapping[str, float]) -> None:
+    def _show_eval(
+        self, step: int, evals: Mapping[str, float], *, averaged: Mapping[str, float], of_stage: Mapping[str, float]
+    ) -> None:
         main = main_eval(evals)
         self._evals.append((step, evals[main]))
         if main in averaged:
@@ -262,6 +271,7 @@ class ConsoleTracker:
         self._print(self._eval_line(), style="bold")
         rest = [f"{name} {number(value)}" for name, value in evals.items() if name != main]
         rest += [f"ema {number(averaged[main])}"] if main in averaged else []
+        rest += [f"stage {number(of_stage[main])}"] if of_stage.get(main, evals[main]) != evals[main] else []
         for line in fill(["", *rest], width=LOG_WIDTH) if rest else []:
             self._print(line, style="dim")
 
@@ -295,7 +305,8 @@ class ConsoleTracker:
 
     def _summary(self, info: RunInfo, status: str) -> list[str]:
         took = self._clock() - self._started
-        lines = [f"{status}: step {self._step}/{info.total_steps}, {self._steps_taken} steps in {duration(took)}"]
+        lines = [f"{status}: step {self._step}/{self._total}, {self._steps_taken} steps in {duration(took)}"]
+        lines += fill(["  stages:", *self._stage_pieces(info)], width=LOG_WIDTH) if self._stage_ends else []
         for key, first in self._first_losses.items():
             taken = max(1, min(MEDIAN_STEPS, self._steps_taken // 2))  # of a short session no step is counted twice
             began, ended = _median(first[:taken]), _median(list(self._recent[key])[-taken:])
@@ -332,6 +343,19 @@ class ConsoleTracker:
         if status == "stopped":  # the other ways to end early are errors, whose hint says the same
             lines.append(f"  go on with: ttstrain resume {_short(info.run_dir)}")
         return lines
+
+    def _stage_pieces(self, info: RunInfo) -> list[str]:
+        """Say where each stage ended, and which of them ended before its last step."""
+        pieces, start = [], 0
+        for order, stage in enumerate(info.recipe.get("stages", []), start=1):
+            if order not in self._stage_ends:
+                break
+            end = self._stage_ends[order]
+            planned = stage["steps"]
+            early = f" of {planned:,}" if planned is not None and end - start < planned else ""
+            pieces.append(f"{stage['name']} {end - start:,}{early} steps")
+            start = end
+        return pieces
 
     def _export_lines(self, info: RunInfo) -> list[str]:
         """Name the weights that an export would take, and the command."""

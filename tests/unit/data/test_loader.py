@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -247,3 +248,83 @@ def test_a_cursor_far_away_costs_nothing(cache: FeatureCache, clips: list[Clip])
 )
 def test_auto_needs_workers_only_for_features_on_disk(wanted: Any, place: Any, expected: int) -> None:
     assert worker_count(wanted, place=place, cores=4) == expected
+
+
+# ---------------------------------------------------------------- stages
+
+STAGES = {"all": {f"clip{i:02}" for i in range(20)}, "some": {f"clip{i:02}" for i in range(0, 20, 3)}}
+
+
+def test_a_stage_draws_its_clips_alone_each_once_in_an_epoch(cache: FeatureCache, clips: list[Clip]) -> None:
+    loader = make(cache, clips, stages=STAGES)
+    loader.enter("all")
+    loader.next(2)
+    loader.enter("some")
+    assert loader.epoch == 1  # the epoch before was left
+    for epoch in (1, 2):
+        seen = []
+        while loader.epoch == epoch:
+            seen += itertools.chain(*ids(loader.next()))
+        assert sorted(seen) == sorted(STAGES["some"])
+    loader.enter("all")
+    assert sorted(itertools.chain(*ids(loader.next(loader.batches_per_epoch)))) == sorted(STAGES["all"])
+
+
+def test_a_stage_of_the_same_clips_goes_on_in_the_epoch(cache: FeatureCache, clips: list[Clip]) -> None:
+    plain, staged = make(cache, clips), make(cache, clips, stages={"a": STAGES["all"], "b": STAGES["all"]})
+    staged.enter("a")
+    before = staged.next(2)
+    staged.enter("b")
+    assert equal([*before, *staged.next(9)], plain.next(11))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("cut", [1, 4, 9])
+def test_a_loader_resumed_in_a_stage_goes_on_in_it(
+    cache: FeatureCache, clips: list[Clip], cut: int, workers: int
+) -> None:
+    whole = make(cache, clips, stages=STAGES)
+    whole.enter("some")
+    whole.next(cut)
+    resumed = make(cache, clips, stages=STAGES, workers=workers)
+    resumed.load_state_dict(whole.state_dict())
+    resumed.enter("some")
+    assert equal(resumed.next(7), whole.next(7))
+    resumed.close()
+
+
+def test_no_stage_may_be_left_without_clips(cache: FeatureCache, clips: list[Clip]) -> None:
+    loader = make(cache, clips, stages=STAGES)
+    assert not loader.can_exclude(STAGES["some"])
+    assert loader.can_exclude(STAGES["all"] - STAGES["some"])
+
+
+# ---------------------------------------------------------------- micro-batches in pieces
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_pieces_hold_the_same_clips_in_order_and_keep_within_the_limit(
+    cache: FeatureCache, clips: list[Clip], workers: int
+) -> None:
+    plain, limited = make(cache, clips), make(cache, clips, workers=workers)
+    limited.limit_to(200)
+    for _ in range(6):
+        (batch,), pieces = plain.next(), limited.next()
+        assert list(itertools.chain(*ids(pieces))) == list(batch.ids)
+        assert all(piece.num_padded <= 200 or len(piece.ids) == 1 for piece in pieces)
+        assert equal(limited.divided(batch, limit=200), pieces)
+        assert equal(limited.divided(batch, limit=None), [batch])
+    assert limited.epoch == plain.epoch
+    resumed = make(cache, clips)
+    resumed.load_state_dict(limited.state_dict())
+    assert equal(resumed.next(5), limited.next(5))
+    limited.close()
+
+
+def test_half_of_a_batch_is_half_of_what_it_takes(cache: FeatureCache, clips: list[Clip]) -> None:
+    loader = make(cache, clips)
+    batch = max(loader.next(8), key=lambda batch: len(batch.ids))
+    assert loader.half_of(batch) == (batch.num_padded + 1) // 2
+    assert len(loader.divided(batch, limit=loader.half_of(batch))) >= 2
+    (held_out,) = loader.eval_batches([replace(clips[0], id="held out")])
+    assert loader.half_of(held_out) is None  # one clip has no halves
