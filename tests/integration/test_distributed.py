@@ -131,6 +131,25 @@ def test_both_ranks_go_back_together(
     assert differences(ranks[0]["end"], ranks[1]["end"]) == []
 
 
+def test_memory_that_runs_out_on_one_rank_makes_both_take_smaller_pieces(two: TwoRanks) -> None:
+    alone = ranked.train_toy_alone(Joint, 3)
+    ranks = two(ranked.meet_memory, Joint, 6, 1)
+    assert differences(ranks[0]["weights"], ranks[1]["weights"]) == []
+    for rank in ranks:
+        assert (rank["taken"], rank["limit"]) == ([True, True, True], 3)
+        for name, tensor in alone.weights.items():
+            torch.testing.assert_close(rank["weights"][name], tensor, rtol=0, atol=1e-6)
+    assert [len(rank["notes"]) for rank in ranks] == [1, 0]
+
+
+def test_half_a_step_of_one_rank_is_taken_back_by_both(two: TwoRanks) -> None:
+    ranks = two(ranked.meet_memory, Gan, 2, 0)
+    assert differences(ranks[0]["weights"], ranks[1]["weights"]) == []
+    for rank in ranks:
+        assert (rank["taken"], rank["limit"]) == ([False, True, True], 1)
+    assert "back to step 0" in ranks[0]["notes"][0]
+
+
 # ---------------------------------------------------------------- whole runs
 
 

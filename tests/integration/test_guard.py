@@ -307,7 +307,7 @@ def test_out_of_memory_leaves_a_good_checkpoint(recipe: Path, tmp_path: Path, po
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     poison.spoil = run_out
-    with pytest.raises(OutOfMemoryError, match="step 4 did not fit in memory with the clip `.*` alone") as caught:
+    with pytest.raises(OutOfMemoryError, match=r"step 4 did not fit in memory with the clip `.*` alone") as caught:
         finetune(recipe, tmp_path, "name=r", f"checkpoint={{every: {every}, best: null}}", "guard.snapshot_every=3")
     assert caught.value.exit_code == 6
     good = 3  # the snapshot's, newer than the checkpoint of step 2

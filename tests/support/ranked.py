@@ -191,6 +191,53 @@ def meet_poison(task_class: type[Task], poison: float, max_skips: int) -> dict[s
         }
 
 
+def meet_memory(task_class: type[Task], size: int, at_rank: int) -> dict[str, Any]:
+    """Train; one rank's memory runs out after the first loss of a micro-batch of so many rows."""
+    with joined() as ranks:
+
+        class Cramped(task_class):  # type: ignore[misc, valid-type]
+            def losses(self, batch: ToyBatch) -> Iterator[Loss]:
+                for loss in super().losses(batch):
+                    yield loss
+                    if ranks.rank == at_rank and len(batch.ids) == size:
+                        raise torch.OutOfMemoryError("CUDA out of memory")
+
+        torch.manual_seed(3)
+        run = make_run(Cramped(), optim=OPTIM, ema_decay=0.9, ranks=ranks)
+        train = SimpleNamespace(measure_every=10)
+        run.plan = SimpleNamespace(recipe=SimpleNamespace(train=train))
+        notes: list[str] = []
+        run.trackers = SimpleNamespace(incident=lambda step, kind, message: notes.append(message))
+        run.folder, run.loader = Path(os.devnull), _Halves()
+        snapshots = MemorySnapshots()
+        snapshots.take(run.state, 0)
+        taken = []
+        with _replaced(loop.Incident, "write", lambda *_: Path("incident")):
+            for seed in range(3):
+                pieces = [p for b in _pieces(make_batch(ROWS, seed=seed))[ranks.rank] for p in run.loader.divided(b)]
+                taken.append(loop._step(run, pieces, snapshots) is not None)
+        return {"taken": taken, "limit": run.loader.limit, "weights": weights(run), "notes": notes}
+
+
+class _Halves:
+    """Divides toy batches, of which every row takes one frame."""
+
+    limit: int | None = None
+
+    def half_of(self, batch: ToyBatch) -> int | None:
+        return (len(batch.ids) + 1) // 2 if len(batch.ids) > 1 else None
+
+    def limit_to(self, frames: int) -> None:
+        self.limit = frames
+
+    def divided(self, batch: ToyBatch, *, limit: int | None = None) -> list[ToyBatch]:
+        size, limit = len(batch.ids), limit or self.limit
+        if limit is None or size <= limit:
+            return [batch]
+        halves = split(batch, (size + 1) // 2, size // 2)
+        return [piece for half in halves for piece in self.divided(half, limit=limit)]
+
+
 def _own(batch: ToyBatch, ranks: Ranks) -> ToyBatch:
     return split(batch, *[len(batch.ids) // ranks.world_size] * ranks.world_size)[ranks.rank]
 

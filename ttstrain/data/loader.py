@@ -171,7 +171,7 @@ class Loader:
         lengths = [self._task_data.length(self._clip_of[id_]) for id_ in batch.ids]
         if len(lengths) == 1:
             return None
-        return sampler.cost(range(len(lengths)), lengths, packed=self._task_data.packed) // 2
+        return (sampler.cost(range(len(lengths)), lengths, packed=self._task_data.packed) + 1) // 2
 
     def limit_to(self, frames: int) -> None:
         """Let micro-batches come in pieces of at most so many frames from now on."""

@@ -116,7 +116,7 @@ class Mixture:
             return self._clips.half_of(batch)
         if len(members) == 1:
             return None
-        return sampler.cost(members, self._companions.lengths, packed=self._companions.packed) // 2
+        return (sampler.cost(members, self._companions.lengths, packed=self._companions.packed) + 1) // 2
 
     def limit_to(self, frames: int) -> None:
         """Let micro-batches come in pieces of at most so many frames from now on."""

@@ -6,7 +6,9 @@ import torch
 from toys import Gan, Joint, Regression, make_batch, make_run, split
 
 from ttstrain.config.recipe import Constant, GroupRule, GuardConfig, OptimConfig
-from ttstrain.engine.step import train_step
+from ttstrain.engine.snapshot import STAYS
+from ttstrain.engine.step import DidNotFit, train_step
+from ttstrain.task import Loss
 
 PLAIN = OptimConfig(lr=1e-2, weight_decay=0.01, decay_norms_and_biases=True, schedule=Constant(warmup_steps=0))
 
@@ -166,3 +168,117 @@ def test_a_restored_state_goes_on_bitwise_as_if_never_stopped(task_class, precis
         assert a == b
     assert same(weights(run), weights(resumed))
     torch.testing.assert_close(run.ema.state_dict(), resumed.ema.state_dict(), rtol=0, atol=0)
+
+
+class JointGan(Joint):
+    """A joint run's shape: one model's loss, a discriminator, the other model's loss into the first one's optimizer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = torch.nn.ModuleDict({"gpt": self.gpt, "vae": self.vae})
+        del self.gpt, self.vae
+        self.discriminator = torch.nn.Linear(3, 1)
+        self.bad = ""
+
+    def optimized(self):
+        return {"model": self.model, "discriminator": self.discriminator}
+
+    def losses(self, batch):
+        def spoilt(name, value):
+            return value * math.nan if self.bad == name else value
+
+        error = torch.nn.functional.mse_loss(self.model["gpt"](batch.x), batch.y)
+        yield Loss(spoilt("gpt", error), name="gpt", steps=False)
+        fake = self.model["vae"](batch.x)
+        score = self.discriminator(batch.y).mean() - self.discriminator(fake.detach()).mean()
+        yield Loss(spoilt("discriminator", score), updates="discriminator")
+        yield Loss(spoilt("generator", (fake - batch.y).abs().mean() - self.discriminator(fake).mean()), name="vae")
+
+
+@pytest.mark.parametrize("bad", ["gpt", "discriminator", "generator"])
+def test_nan_in_any_loss_of_a_joint_run_leaves_weights_finite_and_in_step(bad):
+    run = make_run(JointGan(), ema_decay=0.9)
+    train_step(run, [make_batch(4)])
+    held, before = run.state.snapshot(), weights(run)
+    run.task.bad = bad
+    report = train_step(run, [make_batch(4, seed=1)])
+    assert report.refused
+    assert run.progress.step == 1
+    action = run.guard.decide(next(iter(report.refused.values())).judgement, half_done=bool(report.stepped))
+    if bad == "generator":  # known once the discriminator has stepped
+        assert (report.stepped, action) == (["discriminator"], "rollback")
+        run.state.load_state_dict(held, keep=STAYS & set(run.state.parts))
+    else:
+        assert (report.stepped, action) == ([], "skip")
+    assert same(weights(run), before)
+    assert {optimizer: _updates(run, optimizer) for optimizer in run.optimizers.names} == {
+        "model": {1.0},
+        "discriminator": {1.0},
+    }
+    run.task.bad = ""
+    assert not train_step(run, [make_batch(4, seed=2)]).refused
+    assert all(torch.isfinite(weight).all() for weight in weights(run))
+
+
+def _updates(run, optimizer) -> set[float]:
+    return {state["step"].item() for state in run.optimizers.state_dict()[optimizer].values()}
+
+
+# ---------------------------------------------------------------- memory
+
+
+class Small(Regression):
+    """Has memory for so many clips."""
+
+    room = 3
+
+    def losses(self, batch):
+        if len(batch.ids) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        yield from super().losses(batch)
+
+
+def test_a_step_that_does_not_fit_leaves_nothing_changed():
+    run = make_run(Small(), ema_decay=0.9)
+    train_step(run, [make_batch(3)])
+    before, moments = weights(run), copy.deepcopy(run.optimizers.state_dict())
+    with pytest.raises(DidNotFit) as caught:
+        train_step(run, [make_batch(2, seed=1), make_batch(5, seed=2)])
+    assert caught.value.micro_batch.ids == make_batch(5, seed=2).ids
+    assert not caught.value.half_done
+    assert run.progress.step == 1
+    assert same(weights(run), before)
+    torch.testing.assert_close(run.optimizers.state_dict(), moments, rtol=0, atol=0)
+    assert all(parameter.grad is None for parameter in run.task.parameters())
+
+
+def test_memory_that_runs_out_after_the_discriminator_stepped_is_half_a_step():
+    class Full(Gan):
+        def losses(self, batch):
+            losses = super().losses(batch)
+            yield next(losses)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(DidNotFit) as caught:
+        train_step(make_run(Full()), [make_batch(4)])
+    assert caught.value.half_done
+
+
+def test_memory_that_runs_out_inside_an_optimizer_is_half_a_step(monkeypatch):
+    def full(self, *_):
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", full)
+    with pytest.raises(DidNotFit) as caught:
+        train_step(make_run(Regression()), [make_batch(4)])
+    assert caught.value.half_done
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory():
+    class Broken(Regression):
+        def losses(self, batch):
+            raise RuntimeError("shapes do not match")
+            yield
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        train_step(make_run(Broken()), [make_batch(4)])
