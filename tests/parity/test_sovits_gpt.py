@@ -31,8 +31,15 @@ def gpt_config(folder: Path, **changes: Any) -> GptNetConfig:
     return GptNetConfig(**{**known, "dropout": 0.0, "loss": "sum", "compat": HEAD, **changes})
 
 
+def folder_of(fixtures: Path, name: str) -> Path:
+    """Return a folder of goldens, or skip: the packed copy of a clone has not all of them."""
+    if not (fixtures / name).is_dir():
+        pytest.skip(f"the compact fixtures hold no {name}")
+    return fixtures / name
+
+
 def toy_net(fixtures: Path) -> Text2SemanticDecoder:
-    folder = fixtures / "s1_t2s"
+    folder = folder_of(fixtures, "s1_t2s")
     net = build_gpt(gpt_config(folder))
     saved = torch.load(folder / "toy-e15.ckpt", weights_only=True)["weight"]
     net.load_state_dict({name.removeprefix("model."): tensor.float() for name, tensor in saved.items()}, strict=True)
@@ -62,12 +69,12 @@ def batch_of(given: dict[str, Tensor], *, prefix: str = "", bert: str = "bert_fe
 
 @pytest.fixture
 def given(fixtures_dir: Path) -> dict[str, Tensor]:
-    return load_file(fixtures_dir / "s1_t2s" / "inputs.safetensors")
+    return load_file(folder_of(fixtures_dir, "s1_t2s") / "inputs.safetensors")
 
 
 @pytest.fixture
 def expected(fixtures_dir: Path) -> dict[str, Tensor]:
-    return load_file(fixtures_dir / "s1_t2s" / "expected.safetensors")
+    return load_file(folder_of(fixtures_dir, "s1_t2s") / "expected.safetensors")
 
 
 @pytest.mark.parametrize("spec", ["s1_s1longer", "s1_s1longer-v2"])
@@ -162,7 +169,7 @@ def test_the_preference_is_upstreams(fixtures_dir: Path, given: dict[str, Tensor
 
 def test_a_replayed_run_ends_where_upstreams_did(fixtures_dir: Path) -> None:
     """With upstream's accumulation: sums, five batches in a first window, and what an epoch leaves over."""
-    folder = fixtures_dir / "s1_train_trace"
+    folder = folder_of(fixtures_dir, "s1_train_trace")
     given = load_file(folder / "inputs.safetensors")
     expected = load_file(folder / "expected.safetensors")
     trace = json.loads((folder / "trace.json").read_text())
