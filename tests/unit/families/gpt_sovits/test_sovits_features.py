@@ -140,6 +140,16 @@ def test_bert_gives_the_third_layer_from_the_end_once_a_phoneme(tmp_path: Path) 
     torch.testing.assert_close(features, layers[-3][0, 1:-1].repeat_interleave(torch.tensor([2, 1, 3]), dim=0))
 
 
+def test_bert_does_not_hear_latin_words_whose_phonemes_have_zeros() -> None:
+    bert = load_bert(toy.TOY, CPU)
+    alone = bert.encode("我在,说-你", [2, 2, 1, 2, 1, 2])
+    mixed = bert.encode("我在Wi-Fi Don't,说-你", [2, 2, 6, *[0] * 10, 1, 2, 1, 2])
+    assert torch.equal(mixed[:4], alone[:4])
+    assert torch.equal(mixed[4:10], torch.zeros(6, 1024))
+    assert torch.equal(mixed[10:], alone[4:])
+    assert torch.equal(bert.encode("OK", [3, 0]), torch.zeros(3, 1024))
+
+
 def test_bert_refuses_what_upstreams_assertions_refuse() -> None:
     bert = load_bert(toy.TOY, CPU)
     with pytest.raises(DataError, match="2 counts"):

@@ -6,6 +6,7 @@ Upstream reads the third hidden layer from the end, so that the last two layers 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -27,6 +28,8 @@ WIDTH: Final = 1024
 UNUSED_LAYERS: Final = 2  # GPT-SoVITS prepare_datasets/1-get-text.py: hidden_states[-3:-2]
 MOST_CHARACTERS: Final = 510  # with [CLS] and [SEP] its 512 positions; more fail upstream too (issue 1152)
 
+_LATIN = re.compile("[A-Za-z]+(?:[' -][A-Za-z]+)*")  # words that the Chinese front end reads as English
+
 
 class Bert:
     """BERT up to the layer that is read, with its tokenizer."""
@@ -39,24 +42,37 @@ class Bert:
     def encode(self, text: str, word2ph: Sequence[int]) -> Tensor:
         """Return the features (p, 1024) of the phonemes of a text; `word2ph` says how many each character has.
 
+        BERT hears the text without its Latin words; their phonemes have zeros, as English ones have at inference.
         Raises DataError where the tokenizer does not read one token a character, as upstream's assertions do.
         """
         if len(word2ph) != len(text):
             raise DataError(f"{len(word2ph)} counts of phonemes for {len(text)} characters of `{text[:40]}`")
+        is_heard = torch.ones(len(text), dtype=torch.bool)
+        for words in _LATIN.finditer(text):
+            is_heard[words.start() : words.end()] = False
+        heard = _LATIN.sub("", text)
+        counts = torch.tensor(word2ph)
+        features = torch.zeros(int(counts.sum()), WIDTH)
+        features[is_heard.repeat_interleave(counts)] = self._read(heard).repeat_interleave(counts[is_heard], dim=0)
+        if not bool(torch.isfinite(features).all()):
+            raise DataError("BERT's features are not finite: the model is damaged")
+        return features
+
+    def _read(self, text: str) -> Tensor:
+        """Return the features (c, 1024) of the characters of a text."""
+        if not text:
+            return torch.zeros(0, WIDTH)
         if len(text) > MOST_CHARACTERS:
             raise DataError(f"{len(text)} characters: BERT reads {MOST_CHARACTERS}, split the clip")
         tokens = self.tokenizer(text, return_tensors="pt")
         if tokens["input_ids"].shape[1] != len(text) + 2:
             raise DataError(
                 f"BERT reads {tokens['input_ids'].shape[1] - 2} tokens in {len(text)} characters of `{text[:40]}`: "
-                "the normalised text should be Chinese alone"
+                "the normalised text should be Chinese and Latin alone"
             )
         with torch.inference_mode(), full_precision():
-            hidden: Tensor = self.net(**tokens.to(self.device)).last_hidden_state[0, 1:-1].cpu()  # (c, 1024)
-        features = hidden.repeat_interleave(torch.tensor(word2ph), dim=0)
-        if not bool(torch.isfinite(features).all()):
-            raise DataError("BERT's features are not finite: the model is damaged")
-        return features.clone()
+            hidden: Tensor = self.net(**tokens.to(self.device)).last_hidden_state[0, 1:-1].cpu()
+        return hidden.clone()
 
 
 def load_bert(spec: str, device: torch.device) -> Bert:
