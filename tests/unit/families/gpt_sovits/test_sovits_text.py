@@ -190,6 +190,8 @@ MANDARIN = {
     "二十一天，一九九零年": "EE er4 sh ir2 y i1 t ian1 , y i1 j iu3 j iu3 l ing2 n ian2",
     "這個問題很難嗎？": "zh e4 g e5 w en4 t i2 h en3 n an2 m a5 ?",  # traditional
     "嗯": "EE en1",
+    "开心地说，我去还钱，来得及": "k ai1 x in1 d e5 sh uo1 , w o3 q v4 h uan2 q ian2 , l ai2 d e5 j i2",
+    "一只猫为了长城快乐": "y i4 zh ir1 m ao1 w ei4 l e5 ch ang2 ch eng2 k uai4 l e4",
 }
 
 

@@ -6,7 +6,7 @@ published weights from v2 on were trained with; the two differ in a few characte
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ttstrain.families.gpt_sovits.text.mixed import read_mixed
 from ttstrain.families.gpt_sovits.text.pinyin import split_syllable
@@ -14,6 +14,7 @@ from ttstrain.families.gpt_sovits.text.reading import Reading, load
 from ttstrain.families.gpt_sovits.text.tone_sandhi import Word, merge_words, spoken_tones, word_list
 
 _INTERJECTIONS = str.maketrans({"嗯": "恩", "呣": "母"})  # as upstream: their own syllables have no symbols
+_DEBTS = "钱债款账贷"
 _DIGITS = frozenset("零〇一二三四五六七八九")
 _NUMERALS = _DIGITS | frozenset("十百千万亿")
 # Characters that stand alone mostly as a particle, or have one reading alone and another in words.
@@ -30,7 +31,7 @@ def read(text: str, version: str) -> Reading:
 def _syllables(run: str, *, erhua: bool) -> list[str]:
     """Return the syllable of each character as it is spoken, with its tone: `ni2 hao3`."""
     library = load("rjieba", language="zh")
-    cut: Sequence[tuple[str, str]] = library.tag(run)
+    cut = _cut(run, library.tag)
     readings = _pinyin([word for word, _ in cut])
     words: list[Word] = []
     start = 0
@@ -48,6 +49,15 @@ def _syllables(run: str, *, erhua: bool) -> list[str]:
     ]
 
 
+def _cut(run: str, tag: Callable[[str, bool], Sequence[tuple[str, str]]]) -> list[tuple[str, str]]:
+    """Return words and their parts of speech; what jieba's model of new words joins to a particle is parted again."""
+    words: list[tuple[str, str]] = []
+    for word, pos in tag(run, True):
+        known = tag(word, False) if len(word) > 1 and word[0] in _ALONE else ()
+        words.extend(known if known and known[0][0] == word[0] else [(word, pos)])  # 开心 地说
+    return words
+
+
 def _is_counted(run: str, i: int) -> bool:
     """Whether 一 is a digit of a longer number, and keeps its tone: 二十一天, 一九九零年, not 统一一下."""
     before = run[max(i - 2, 0) : i]
@@ -59,8 +69,10 @@ def _is_counted(run: str, i: int) -> bool:
 def _pinyin(words: Sequence[str]) -> list[str]:
     library = load("pypinyin", language="zh")
     readings: list[str] = []
-    for word in words:
+    for i, word in enumerate(words):
         alone = _ALONE.get(word)
+        if word == "还" and i + 1 < len(words) and words[i + 1][0] in _DEBTS:
+            alone = "huan2"
         readings.extend(
             [alone]
             if alone

@@ -167,6 +167,8 @@ def _apply_neutral(word: Word, tones: list[str], parts: Sequence[str]) -> None:
         tones[ge] = "5"
     elif text in neutral or text[-2:] in neutral:
         tones[-1] = "5"
+    if len(text) == 3 and text[1] == "得":  # 来得及
+        tones[1] = "5"
     end = 0
     for part in parts:
         end += len(part)
