@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -60,21 +61,24 @@ def lay_out(
     audio_position = torch.cat([torch.arange(length) for length in audio_lengths])
     longest = max(text_lengths)
     width = longest + max(audio_lengths)
-    clips = torch.arange(len(texts))
-    lengths = torch.tensor([text_lengths, audio_lengths])
     parts = [
         torch.cat(list(texts)),
         torch.cat(list(audios)),
         text_position,
         audio_position,
-        lengths[0].cumsum(0) - 1,
-        lengths[1].cumsum(0) - 1,
-        clips.repeat_interleave(lengths[0]) * width + text_position,
-        clips.repeat_interleave(lengths[1]) * width + longest + audio_position,
+        torch.tensor(list(accumulate(text_lengths))) - 1,
+        torch.tensor(list(accumulate(audio_lengths))) - 1,
+        _begins(text_lengths, width) + text_position,
+        _begins(audio_lengths, width) + longest + audio_position,
     ]
     sizes = [len(part) for part in parts[:-2]] + [len(parts[-2]) + len(parts[-1])]
     moved = torch.split(torch.cat(parts).to(device, non_blocking=True), sizes)
     return Documents(text_lengths, audio_lengths, *moved)
+
+
+def _begins(lengths: Sequence[int], width: int) -> Tensor:
+    """Return for each unit of each clip where its clip begins, `width` apart."""
+    return torch.cat([torch.full((length,), clip * width) for clip, length in enumerate(lengths)])
 
 
 def whole(lengths: Sequence[int], width: int) -> list[Tensor]:
