@@ -199,6 +199,11 @@ class GptConfig(SovitsConfig):
     vae: UserPath | None = None
     """A file with the VAE that turns previews into sound; null speaks none."""
 
+    @property
+    def packed(self) -> bool:  # type: ignore[override]
+        """Nothing is padded, unless upstream's padding is to be learned."""
+        return self.gpt.compat == "none"
+
     def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Map the name of every parameter to its shape."""
         return gpt_shapes(self.gpt)

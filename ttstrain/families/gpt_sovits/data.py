@@ -52,11 +52,11 @@ class SovitsData:
 
     sample_rate = SAMPLE_RATE
     frames_per_s = FRAMES_PER_S
-    packed = False
     in_one_process = True
 
     def __init__(self, config: SovitsConfig) -> None:
         self.config = config
+        self.packed = config.packed
         vae = getattr(config, "vae", None)
         self.trains_quantizer = isinstance(vae, VaeNetConfig) and not vae.freeze_quantizer
         self.quantizer_digest = load_quantizer(config.features.quantizer).digest
@@ -170,7 +170,7 @@ class SovitsData:
             ids=tuple(example.id for example in examples),
             weight=float(len(examples)),
             num_frames=sum(frames),
-            num_padded=len(examples) * max(frames),
+            num_padded=sum(frames) if self.packed else len(examples) * max(frames),
             phones=pad_sequence([example.phones for example in examples], batch_first=True),
             phone_lengths=tuple(len(example.phones) for example in examples),
             bert=_padded_bert(examples),
