@@ -14,59 +14,18 @@ Writes JSON to scripts/bench/results. Close other programs first; `load_before` 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import workload
+from sides import Side, speed, stamp, utc_now, write_results
 
-HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results"
 STEPS = 10  # in a round: twice over the batches, and once what either side does every tenth step
-
-
-class Side:
-    """A worker process and its answers."""
-
-    def __init__(self, script: str, python: str, *, size: str, options: argparse.Namespace, folder: Path) -> None:
-        command = [python, str(HERE / script), "--size", size, "--precision", options.precision]
-        self._log = folder / f"{script}.log"
-        self._process = subprocess.Popen(
-            [*command, "--threads", str(options.threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log.open("w"),
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(options.threads), "CUDA_VISIBLE_DEVICES": options.cuda},
-        )
-        self.about = self._read()
-
-    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
-        self._process.stdin.flush()
-        return self._read()
-
-    def _read(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            self._process.wait()
-            raise SystemExit(f"error: a worker failed:\n{self._log.read_text()[-3000:]}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def leave(self) -> dict[str, Any]:
-        peak = self.ask("quit")
-        self._process.wait()
-        return peak
 
 
 @dataclass(frozen=True)
@@ -83,8 +42,10 @@ class Pair:
 
 def compare(size: str, options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        upstream = Side("upstream_f5.py", options.upstream_python, size=size, options=options, folder=Path(folder))
-        ours = Side("ours.py", sys.executable, size=size, options=options, folder=Path(folder))
+        given = ["--size", size, "--precision", options.precision]
+        common: dict[str, Any] = {"threads": options.threads, "cuda": options.cuda, "folder": Path(folder)}
+        upstream = Side("upstream_f5.py", options.upstream_python, *given, **common)
+        ours = Side("ours.py", sys.executable, *given, **common)
         return measure(size, ours=ours, upstream=upstream, options=options)
 
 
@@ -132,12 +93,6 @@ def measure(size: str, *, ours: Side, upstream: Side, options: argparse.Namespac
     return result
 
 
-def speed(took: dict[str, Any]) -> float:
-    """Return real frames per second."""
-    frames_per_s: float = took["frames"] / took["seconds"]
-    return frames_per_s
-
-
 def watch(ours: Side) -> dict[str, float]:
     """Return which share of our step its parts take; a snapshot's cost is spread over the steps between two."""
     snapshot = ours.ask("watch")
@@ -145,10 +100,6 @@ def watch(ours: Side) -> dict[str, float]:
     seconds: dict[str, float] = ours.ask("watched")["seconds"]
     seconds["guard: snapshot"] = snapshot["seconds"] / snapshot["every"] * STEPS
     return {part: round(spent / took["seconds"], 5) for part, spent in sorted(seconds.items())}
-
-
-def git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=HERE, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def main() -> None:
@@ -160,17 +111,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--cuda", default="", help="the GPU to use, as in CUDA_VISIBLE_DEVICES; default: the CPU")
     options = parser.parse_args()
-    started = datetime.now(timezone.utc)
+    started = utc_now()
     results = [compare(size, options) for size in options.size]
-    document = {
-        "date": started.isoformat(timespec="seconds"),
-        "commit": git("rev-parse", "--short", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else ""),
-        "results": results,
-    }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"step-{started:%Y%m%d-%H%M}-{'cuda' if options.cuda else 'cpu'}-{options.precision}.json"
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    print(f"wrote {path.relative_to(HERE.parents[1])}")
+    device = "cuda" if options.cuda else "cpu"
+    print(f"wrote {write_results(f'step-{stamp(started)}-{device}-{options.precision}', results, started=started)}")
 
 
 if __name__ == "__main__":

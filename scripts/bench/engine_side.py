@@ -1,0 +1,178 @@
+"""Our side of the benchmarks: the engine's own loop, on batches that are handed to it."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+os.environ["WANDB_MODE"] = "offline"
+
+import torch
+from worker import Finished, TimedBatches, device_name, now, versions
+
+from ttstrain.config.recipe import Recipe
+from ttstrain.engine import loop
+from ttstrain.engine.best import Best
+from ttstrain.engine.distributed import Ranks
+from ttstrain.engine.guard import Guard
+from ttstrain.engine.precision import Precision, choose
+from ttstrain.engine.previews import Previews
+from ttstrain.engine.rng import Rng
+from ttstrain.engine.run import Run
+from ttstrain.engine.snapshot import Snapshots
+from ttstrain.optim.ema import Ema
+from ttstrain.optim.groups import build_groups
+from ttstrain.optim.optimizers import Optimizers
+from ttstrain.state import Progress, TrainState
+from ttstrain.task import Batch, Task
+from ttstrain.tracking.build import build_trackers
+from ttstrain.tracking.tracker import RunInfo
+
+NEVER = 10**9
+
+
+class Stopwatch:
+    """Adds up how long parts of a step take, while it is switched on."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.on = False
+        self.seconds: Counter[str] = Counter()
+        self._device = device
+
+    @contextmanager
+    def _timing(self, part: str) -> Iterator[None]:
+        started = now(self._device)
+        yield
+        self.seconds[part] += now(self._device) - started
+
+    def watch(self, owner: Any, name: str, *, part: str) -> None:
+        """Time every call of a function of this module or object."""
+        function: Callable[..., Any] = getattr(owner, name)
+
+        @functools.wraps(function)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            if not self.on:
+                return function(*args, **kwargs)
+            with self._timing(part):
+                return function(*args, **kwargs)
+
+        setattr(owner, name, timed)
+
+    def watch_block(self, owner: Any, name: str, *, part: str) -> None:
+        """Time entering and leaving a context manager, not what happens inside."""
+        function: Callable[..., Any] = getattr(owner, name)
+
+        @contextmanager
+        def timed(*args: Any, **kwargs: Any) -> Iterator[Any]:
+            block = function(*args, **kwargs)
+            if not self.on:
+                with block as value:
+                    yield value
+                return
+            with self._timing(part):
+                value = block.__enter__()
+            yield value
+            with self._timing(part):
+                block.__exit__(None, None, None)
+
+        setattr(owner, name, timed)
+
+
+class Batches(TimedBatches[Batch]):
+    """Stands in for the Loader."""
+
+    epoch = 0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._stream = iter(self)
+
+    def next(self, micro_batches: int) -> list[Batch]:
+        return [next(self._stream) for _ in range(micro_batches)]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        pass
+
+
+def make_run(
+    task: Task,
+    recipe: Recipe,
+    make_loader: Callable[..., Batches],
+    batches: list[Batch],
+    *,
+    steps: int,
+    folder: Path,
+    device: torch.device,
+    packages: Sequence[str] = (),
+    ema_decay: float | None = None,
+) -> Run:
+    """Put a run together round a task, as the engine does, but for data, checkpoints and evaluations."""
+    table = build_groups(task.optimized(), task.named_parameters(), recipe.optim)
+    parts: dict[str, Any] = {
+        "task": task,
+        "optimizers": Optimizers.build(table, total_steps=steps, steps_per_epoch=steps),
+        "precision": Precision(choose(recipe.train.precision, device), device),
+        "guard": Guard(recipe.guard),
+        "progress": Progress(),
+        "best": Best(None),
+        "rng": Rng(device),
+    }
+    ema = None
+    if ema_decay is not None:
+        ema = parts["ema"] = Ema(task.exported(), decay=ema_decay, start_step=0, every=1)
+    loader = make_loader(
+        batches,
+        frames=[batch.num_frames for batch in batches],
+        device=device,
+        about={
+            "device": device_name(device),
+            "parameters": sum(parameter.numel() for parameter in task.parameters()),
+            "versions": versions("ttstrain", "torch", *packages),
+        },
+    )
+    plan = SimpleNamespace(
+        recipe=recipe, steps=steps, eval_every=None, sample_every=None, save_every=NEVER, snapshot_every=NEVER
+    )
+    trackers = build_trackers(recipe.tracking)
+    trackers.start(
+        RunInfo(
+            name="bench",
+            run_dir=folder,
+            run_id="bench",
+            resumed=False,
+            recipe=recipe.model_dump(mode="json"),
+            plan_summary=(),
+            total_steps=steps,
+            start_step=0,
+            steps_per_epoch=float(steps),
+        )
+    )
+    return Run(
+        plan=plan,
+        folder=folder,
+        device=device,
+        ranks=Ranks(),
+        early_stop=None,
+        loader=loader,
+        state=TrainState(**parts, loader=loader),
+        store=None,
+        trackers=trackers,
+        **{"ema": ema, **parts},
+    )
+
+
+def serve(run: Run, snapshots: Snapshots) -> None:
+    """Train on what is handed out until the parent has had enough."""
+    try:
+        loop.train(run, loop.HeldOut(batches=[], previews=Previews()), snapshots)
+    except Finished:
+        run.trackers.finish("done")

@@ -1,0 +1,81 @@
+"""The parent of a benchmark: workers that take turns, and what becomes of their figures."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+
+
+class Side:
+    """A worker process and its answers."""
+
+    def __init__(self, script: str, python: str, *arguments: str, threads: int, cuda: str, folder: Path) -> None:
+        self._log = folder / f"{'-'.join([script, *arguments])}.log"
+        self._process = subprocess.Popen(
+            [python, str(HERE / script), *arguments, "--threads", str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log.open("w"),
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": cuda},
+        )
+        self.about = self._read()
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._process.wait()
+            raise SystemExit(f"error: a worker failed:\n{self._log.read_text()[-3000:]}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def leave(self) -> dict[str, Any]:
+        peak = self.ask("quit")
+        self._process.wait()
+        return peak
+
+
+def speed(took: dict[str, Any]) -> float:
+    """Return real frames or tokens per second."""
+    per_s: float = took["frames"] / took["seconds"]
+    return per_s
+
+
+def write_results(name: str, results: Sequence[dict[str, Any]], *, started: datetime) -> Path:
+    """Write what was measured, with the day and the commit."""
+    document = {
+        "date": started.isoformat(timespec="seconds"),
+        "commit": git("rev-parse", "--short", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else ""),
+        "results": list(results),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return path.relative_to(HERE.parents[1])
+
+
+def stamp(started: datetime) -> str:
+    return f"{started:%Y%m%d-%H%M}"
+
+
+def utc_now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+def git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=HERE, check=True, capture_output=True, text=True).stdout.strip()
