@@ -156,7 +156,7 @@ def test_the_preference_is_upstreams(fixtures_dir: Path, given: dict[str, Tensor
     assert losses.preference is not None
     torch.testing.assert_close(-losses.nll, expected["dpo.A_logps"], rtol=1e-5, atol=0)
     torch.testing.assert_close(losses.preference.mean(), expected["dpo.loss_2"], rtol=2e-5, atol=0)
-    config = gpt_config(fixtures_dir / "s1_t2s", dpo=0.999999)
+    config = gpt_config(fixtures_dir / "s1_t2s", dpo=1.0)
     total = value(losses, config) * len(batch.ids)
     torch.testing.assert_close(total, expected["dpo.loss"], rtol=1e-5, atol=0)
     torch.testing.assert_close(losses.acc_top3.total / losses.acc_top3.count, expected["dpo.acc"], rtol=1e-6, atol=0)

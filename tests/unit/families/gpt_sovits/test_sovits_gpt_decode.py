@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from tests.support.sovits_toys import gpt_config
+from ttstrain.families.gpt_sovits.batch import SovitsBatch
 from ttstrain.families.gpt_sovits.config import SamplingConfig
 from ttstrain.families.gpt_sovits.gpt import decode
 from ttstrain.families.gpt_sovits.gpt.decode import ENDLESS_STEPS, choose, generate
 from ttstrain.families.gpt_sovits.gpt.documents import lay_out
+from ttstrain.families.gpt_sovits.gpt.loss import clip_losses, per_target
 from ttstrain.families.gpt_sovits.gpt.net import Text2SemanticDecoder, build_gpt
 
 GREEDY = SamplingConfig(top_k=1, repetition_penalty=1.35, max_s=2.0)
@@ -140,3 +142,42 @@ def test_what_was_said_is_less_likely() -> None:
     assert drawn(logits, seen, top_k=1, repetition_penalty=1.35) == {1}
     logits = torch.tensor([-1.0, -1.1, -5.0, -9.0])
     assert drawn(logits, seen, top_k=1, repetition_penalty=1.35) == {1}  # a negative score falls too
+
+
+def test_what_was_learned_is_said_again_to_its_end() -> None:
+    """Training and decoding agree on positions, the first token and the end."""
+    torch.manual_seed(0)
+    net = build_gpt(gpt_config())
+    texts, audios = ((4, 8, 15, 16), (23, 42, 7)), (17, 14)
+    codes = torch.randint(0, 1024, (2, max(audios)))
+    batch = SovitsBatch(
+        ids=("a", "b"),
+        weight=2.0,
+        num_frames=62,
+        num_padded=62,
+        phones=torch.tensor([texts[0], (*texts[1], 0)]),
+        phone_lengths=(4, 3),
+        bert=None,
+        codes=codes,
+        code_lengths=audios,
+        wav=None,
+        frame_lengths=(34, 28),
+        ssl=None,
+        speaker=None,
+    )
+    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
+    for _ in range(150):
+        loss = per_target(clip_losses(net, batch, compat="none"), dpo=0.0)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+    net.eval()
+    settings = SamplingConfig(top_k=1, repetition_penalty=1.0)
+    for row, (text, length) in enumerate(zip(texts, audios, strict=True)):
+        for shown in (0, 5):  # from the text alone, and going on from a prompt
+            written = generate(
+                net, torch.tensor(text), None, codes[row, :shown], settings=settings, generator=torch.Generator()
+            )
+            if shown == 0 or length - shown >= ENDLESS_STEPS:
+                assert written.stopped
+                assert written.codes.tolist() == codes[row, shown:length].tolist()
