@@ -227,14 +227,16 @@ def _lr_lines(plan: Plan) -> list[str]:
 
 def _stage_title(place: Place, plan: Plan) -> str:
     stage, facts = place.stage, plan.facts.stages[place.index]
+    epochs = stage.steps / stage.steps_per_epoch
     pieces = [
-        f"{place.index + 1} {stage.name}: steps {place.start:,} to {place.end:,}",
-        f"{stage.steps / stage.steps_per_epoch:.1f} epochs of {facts.num_clips:,} clips, {60 * facts.hours:.1f} min",
+        f"{place.index + 1} {stage.name}",
+        f"steps {place.start:,}-{place.end:,}: {epochs:.1f} epochs of {facts.num_clips:,} clips",
+        f"{60 * facts.hours:.1f} min",
         f"{facts.num_holdout} held out",
     ]
     if stage.early_stop is not None:
         pieces.append(f"ends early after {stage.early_stop.patience} evaluations without improvement")
-    return " · ".join(pieces)
+    return ", ".join(pieces)
 
 
 def _lr_row(group: GroupPlan, stage: Stage) -> list[str]:

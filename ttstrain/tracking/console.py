@@ -113,8 +113,7 @@ class ConsoleTracker:
             self._times.append((step, now))
         self._step = step
         self._values.update(values)
-        if STAGE in values:
-            self._stage_ends[int(values[STAGE])] = step
+        self._stage_ends |= {int(number): step for key, number in values.items() if key == STAGE}
         for key, value in losses.items():
             self._recent[key].append(value)
             if len(self._first_losses[key]) < MEDIAN_STEPS:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ttstrain.config.compose import compose
-from ttstrain.config.plan import DataFacts, Plan
+from ttstrain.config.plan import DataFacts, Plan, StageFacts
 from ttstrain.config.recipe import Cosine
 from ttstrain.config.refuse import check_resume
 from ttstrain.config.resolve import parse, resolve
@@ -172,3 +172,52 @@ def test_the_ways_out_lead_out(make_plan: MakePlan) -> None:
     longer = make_plan("train.steps=200", "optim.schedule.kind=constant")
     check_resume(longer, 100)
     assert not isinstance(longer.groups[0].schedule, Cosine)
+
+
+# ---------------------------------------------------------------- stages
+
+FOUND = (
+    StageFacts(num_clips=95, hours=0.5, num_holdout=5, batches_per_epoch=20),
+    StageFacts(num_clips=3, hours=0.1, num_holdout=0, batches_per_epoch=1),
+)
+
+
+@pytest.mark.parametrize(
+    ("stages", "overrides", "message"),
+    [
+        ("[{name: a, steps: 9}, {name: b, steps: 9}]", ["train.steps=10"], "`train.steps` is not read"),
+        ("[{name: a, steps: 9}, {name: b, steps: 9}]", ["train.epochs=10"], "`train.epochs` is not read"),
+        ("[{name: a, share: 0.5}, {name: b, steps: 9}]", [], "give every stage a `share`, or none"),
+        ("[{name: a, share: 0.5}, {name: b, share: 0.4}]", [], "the shares add up to 0.9, not to 1"),
+        ("[{name: a, steps: 9}, {name: a, steps: 9}]", [], "two are called `a`"),
+        ("[{name: a, steps: 9, epochs: 1}]", [], "has both `steps` and `epochs`"),
+        ("[{name: a}]", [], "has no length"),
+        ("[{name: a, steps: 9, only: [x], frozen: [y]}]", [], "give `frozen` or `only`, not both"),
+        ("[{name: a, share: 0.999}, {name: b, share: 0.001}]", ["train.steps=10"], "stage `b` has no step"),
+        ("[{name: a, steps: 9}, {name: b, steps: 9, early_stop: {}}]", [], "none of the 5 held-out clips is one of"),
+        (
+            "[{name: a, steps: 9, early_stop: {}}, {name: b, steps: 9}]",
+            ["eval.every=null"],
+            "`stages.0.early_stop` needs evaluations",
+        ),
+        (
+            "[{name: a, steps: 900}, {name: b, steps: 900, schedule: {kind: exponential, gamma: 0.5}}]",
+            [],
+            "in stage `b` on, group `model/default` would train below 0.001 of its peak",
+        ),
+    ],
+)
+def test_stages_that_contradict_are_refused(
+    make_plan: MakePlan, stages: str, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        make_plan(f"stages={stages}", *overrides, stages=FOUND)
+    assert message in caught.value.message
+
+
+def test_a_staged_run_has_ended_where_its_stages_did(make_plan: MakePlan) -> None:
+    plan = make_plan("stages=[{name: a, steps: 90}, {name: b, steps: 30}]", stages=FOUND)
+    check_resume(plan, 69, ended=[("a", 40)])
+    with pytest.raises(RecipeError, match="its schedule has 70 steps and the run is at step 70") as caught:
+        check_resume(plan, 70, ended=[("a", 40)])
+    assert "`stages.1.steps=60` plans a longer stage" in str(caught.value.hint)

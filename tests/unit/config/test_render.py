@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ttstrain.config.compose import compose, compose_run
 from ttstrain.config.emit import emit, scalar
-from ttstrain.config.plan import Plan
+from ttstrain.config.plan import Plan, StageFacts
 from ttstrain.config.render import WIDTH, draw, notes, plan_lines, recipe_yaml, render_plan
 from ttstrain.config.resolve import parse, resolve
 from ttstrain.config.yaml12 import read_document
@@ -177,3 +177,56 @@ def test_a_longer_resume_follows_from_the_resolved_recipe(make_plan: MakePlan, t
     longer = resolve(parse(composed), origins=composed.origins, facts=plan.facts)
     assert (longer.steps, longer.warmup_steps, longer.ema_horizon) == (1000, 50, 100)
     assert longer.origins["train.steps"] == "command line"
+
+
+STAGES = """
+optim:
+  lr: 1e-4
+  groups: [{name: text, match: ["*text_embed*"], lr_scale: 5}]
+stages:
+  - {name: general, steps: 600}
+  - {name: target, epochs: 20, lr_scale: 0.3, data: {speakers: [anna]}, early_stop: {patience: 4}}
+  - {name: a_stage_with_a_very_long_name_that_wraps, steps: 100, only: [text], lr_scale: 0.1}
+"""
+FOUND = (
+    StageFacts(num_clips=95, hours=0.5, num_holdout=5, batches_per_epoch=20),
+    StageFacts(num_clips=30, hours=0.1, num_holdout=2, batches_per_epoch=5),
+    StageFacts(num_clips=95, hours=0.5, num_holdout=5, batches_per_epoch=20),
+)
+
+
+def test_a_plan_shows_each_stage_with_its_clips_and_learning_rates(make_plan: MakePlan) -> None:
+    plan = make_plan("data.path=some/where", recipe=STAGES, stages=FOUND)
+    lines = plan_lines(plan)
+    assert max(len(line) for line in lines) <= WIDTH
+    said = " ".join(" ".join(lines).split())
+    for fact in (
+        "800 steps = 3 stages, 55.0 epochs of their clips",
+        "1 general, steps 0-600: 30.0 epochs of 95 clips, 30.0 min, 5 held out",
+        "2 target, steps 600-700: 20.0 epochs of 30 clips, 6.0 min, 2 held out, ends early after 4 evaluations",
+        "3 a_stage_with_a_very_long_name_that_wraps, steps 700-800: 5.0 epochs",
+        "model/text 1.50e-05 1.50e-04 1.50e-05",  # warmup from a tenth, 0.3 of the peak, and down to a tenth
+        "model/default frozen",
+        "`checkpoint.best=eval/stage/total` chooses the best of the last stage by its own",
+    ):
+        assert fact in said, fact
+    assert said.count("step 800") == 2  # a curve for each group
+
+
+def test_a_plan_for_scripts_lists_the_stages(make_plan: MakePlan) -> None:
+    general, target, last = make_plan("data.path=x", recipe=STAGES, stages=FOUND).to_json()["stages"]
+    assert (general["name"], general["first_step"], general["steps"], general["num_clips"]) == ("general", 0, 600, 95)
+    assert target["lrs"] == pytest.approx({"model/text": 1.5e-4, "model/default": 3e-5})
+    assert last["lrs"] == pytest.approx({"model/text": 5e-5, "model/default": 0.0})
+
+
+def test_a_resolved_recipe_holds_the_length_of_every_stage(make_plan: MakePlan, tmp_path: Path) -> None:
+    plan = make_plan("data.path=x", recipe=STAGES, stages=FOUND)
+    (tmp_path / "recipe.yaml").write_text(recipe_yaml(plan), encoding="utf-8")
+    again = parse(compose_run(tmp_path, origins=plan.origins))
+    assert [(stage.steps, stage.epochs) for stage in again.stages] == [(600, None), (100, None), (100, None)]
+    assert again.train.steps is None
+    assert again.stages[1].data.speakers == ["anna"]
+    resolved = resolve(again, origins=plan.origins, facts=plan.facts)
+    assert resolved.stages[1].early_stop == plan.stages[1].early_stop
+    assert resolved.steps == plan.steps
