@@ -25,6 +25,7 @@ from ttstrain.families.gpt_sovits.features.sound import FULL_SCALE, mix_gain, tr
 from ttstrain.families.gpt_sovits.features.tokens import load_quantizer, padded
 from ttstrain.families.gpt_sovits.phonemes import WITH_BERT, Spoken, read_clip
 from ttstrain.families.gpt_sovits.text.front_end import versions
+from ttstrain.families.gpt_sovits.vae.mel import Spectrograms
 
 if TYPE_CHECKING:
     from ttstrain.data.manifest import Clip
@@ -203,9 +204,9 @@ class SovitsData:
     def companions(self) -> None:
         """Mix nothing in."""
 
-    def reference(self, features: Mapping[str, Tensor]) -> Tensor | None:
-        """Return nothing: a sample goes from codes to sound without a mel of its own."""
-        return None
+    def reference(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Return the recording's log-mel (n, 128), which a sample's is compared with."""
+        return Spectrograms().mel(features["wav"][None].float().cpu() / FULL_SCALE)[0].T
 
 
 def _check_codes(codes: Tensor, prepared: Sequence[int]) -> None:

@@ -28,6 +28,7 @@ from ttstrain.families.gpt_sovits.features import toy
 from ttstrain.families.gpt_sovits.features.encoders import Encoders, choose_device
 from ttstrain.families.gpt_sovits.features.tokens import padded
 from ttstrain.families.gpt_sovits.text.symbols import symbols
+from ttstrain.families.gpt_sovits.vae.mel import Spectrograms
 
 CHINESE = "我在这里说你的时候"
 
@@ -138,6 +139,17 @@ def test_a_task_is_given_what_it_reads(clips: list[Clip]) -> None:
     batch = free.collate([free.example(clip, features_of(free, clip)) for clip in clips])
     assert batch.ssl is not None
     assert batch.ssl.shape == (len(clips), 768, 2 * batch.codes.shape[1])
+
+
+def test_a_sample_is_compared_with_the_recording_itself(clips: list[Clip]) -> None:
+    """As `Sample.mel` is made of its sound: the same sound is at no distance."""
+    data = SovitsData(joint())
+    features = features_of(data, clips[0])
+    mel = data.reference(features)
+    assert mel.shape == (data.length(clips[0]), 128)
+    batch = data.collate([data.example(clips[0], features)])
+    assert batch.wav is not None
+    torch.testing.assert_close(mel, Spectrograms().mel(batch.wav)[0].T)
 
 
 def test_english_alone_needs_no_bert(clips: list[Clip], tmp_path: Path) -> None:
