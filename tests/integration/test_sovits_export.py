@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sovits_toys as toys
 import torch
-from small_runs import finetune, ttstrain
+from small_runs import finetune, ttstrain, write_clips
 from torch import Tensor
 
 from ttstrain import families
@@ -172,7 +172,8 @@ def test_weights_that_compute_no_finite_sound_are_not_published(tmp_path: Path) 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("run")
-    recipe = toys.write_recipe(root / "r.yaml", "gpt", train={"steps": 2, "device": "cpu", "precision": "fp32"})
+    train = {"steps": 2, "device": "cpu", "precision": "fp32"}
+    recipe = toys.write_recipe(root / "r.yaml", "gpt", data=write_clips(root / "speech"), train=train)
     return finetune(recipe, root, "name=ada", f"base={toys.write_s1(root / 's1.ckpt')}")
 
 
