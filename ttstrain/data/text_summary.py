@@ -18,16 +18,15 @@ if TYPE_CHECKING:
 WIDTH = 80
 LABEL = 10  # columns of the labels at the left
 AROUND = 16  # characters of an example on either side of its symbol
-MOST_SYMBOLS, MOST_EXAMPLES, MOST_WORDS = 12, 2, 4
+MOST_SYMBOLS, MOST_EXAMPLES, MOST_WORDS, MOST_LIBRARIES = 12, 2, 4, 3
 INSERTED = "␣"
 STYLES = {"inserted": "green", "split": "bold yellow", "unknown": "bold red"}
 
 
 def text_lines(report: TextReport) -> list[str]:
     """Say how many tokens there are, which are unknown, and which words are split."""
-    libraries = ", ".join(
-        f"{name} {version}" for name, version in report.front_end.items() if name not in (VOCAB, "tokenizer")
-    )
+    versions = [f"{name} {version}" for name, version in report.front_end.items() if name not in (VOCAB, "tokenizer")]
+    libraries = ", ".join(versions[:MOST_LIBRARIES]) + (", …" if len(versions) > MOST_LIBRARIES else "")
     read_by = report.front_end.get("tokenizer", "") + (f" ({libraries})" if libraries else "")
     table = f"`{report.vocab_source}`"
     if not report.unknown:

@@ -74,11 +74,8 @@ def normalize(text: str, words: Container[str]) -> str:
 def unread(text: str) -> list[str]:
     """Return the characters that no rule turns into words."""
     known = {*_SIGNS, *_MARKS, *_CURRENCIES}
-    return [
-        c
-        for c in text.translate(_HALF_WIDTH)
-        if c not in known and not re.fullmatch(r"[A-Za-z0-9]", unicodedata.normalize("NFD", c)[0])
-    ]
+    rest = [c for c in text.translate(_HALF_WIDTH) if not (c.isascii() and c.isalnum()) and c not in known]
+    return [c for c in rest if not re.fullmatch(r"[A-Za-z0-9]", unicodedata.normalize("NFD", c)[0])]
 
 
 # ---------------------------------------------------------------- abbreviations
