@@ -101,6 +101,7 @@ class Plan:
     groups: tuple[GroupPlan, ...]
     facts: DataFacts
     world_size: int
+    accumulate: int  # micro-batches in one step, on each device
     parameters: ParameterCounts
     memory: Mapping[str, int]  # bytes per part; all but `snapshot` on the device, `activations` where they are counted
     disk_bytes: int  # of the checkpoints that are kept
@@ -188,6 +189,7 @@ class Plan:
                 "texts": None if facts.texts is None else facts.texts.to_json(),
             },
             "world_size": self.world_size,
+            "accumulate": self.accumulate,
             "num_parameters": self.parameters.total,
             "num_trained": self.parameters.trained,
             "num_adapters": self.parameters.adapters,

@@ -339,6 +339,8 @@ class TrainConfig(Section):
     """Length of the run in passes over the data, instead of `steps`."""
     accumulate: Count = 1
     """Micro-batches in one step, on each device."""
+    step_frames: Count | None = None
+    """Frames in one step over all devices, instead of `accumulate`, so that any number of GPUs makes the same step."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto` is bf16 where the device really has it, fp32 elsewhere."""
     device: str = "auto"
@@ -354,6 +356,8 @@ class TrainConfig(Section):
     def _one_length(self) -> TrainConfig:
         if self.steps is not None and self.epochs is not None:
             raise ValueError("give `steps` or `epochs`, not both")
+        if self.step_frames is not None and self.accumulate != 1:
+            raise ValueError("give `accumulate` or `step_frames`, not both")
         return self
 
 

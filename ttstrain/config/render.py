@@ -164,8 +164,8 @@ def _replay(config: ReplayConfig | None, facts: ReplayFacts) -> str:
 
 def _run_lines(plan: Plan) -> list[str]:
     train = plan.recipe.train
-    frames = train.accumulate * plan.world_size * plan.recipe.data.batch_frames
-    pieces = [f"accumulate {train.accumulate}"] * (train.accumulate > 1)
+    frames = plan.accumulate * plan.world_size * plan.recipe.data.batch_frames
+    pieces = [f"accumulate {plan.accumulate}"] * (plan.accumulate > 1)
     pieces += [f"{plan.world_size} processes"] * (plan.world_size > 1)
     made = f" ({', '.join(pieces)})" if pieces else ""
     times: dict[int, list[str]] = {}

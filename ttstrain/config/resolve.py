@@ -26,6 +26,7 @@ from ttstrain.config.parameters import count_parameters
 from ttstrain.config.plan import DataFacts, GroupPlan, Plan
 from ttstrain.config.recipe import OptimConfig, Recipe
 from ttstrain.config.refuse import check_data, check_plan, check_read
+from ttstrain.errors import RecipeError
 from ttstrain.optim.schedule import warmup_length
 from ttstrain.optim.settings import peak_lr, settings_of
 from ttstrain.optim.stages import Stage
@@ -81,7 +82,8 @@ def resolve(
     """
     check_read(recipe, origins)
     check_data(recipe, facts)
-    batches_per_step = recipe.train.accumulate * world_size
+    accumulate = _accumulate(recipe, world_size)
+    batches_per_step = accumulate * world_size
     steps_per_epoch = facts.batches_per_epoch / batches_per_step
     stages = tuple(_stages(recipe, facts, batches_per_step))
     steps = sum(stage.steps for stage in stages)
@@ -109,6 +111,7 @@ def resolve(
         groups=groups,
         facts=facts,
         world_size=world_size,
+        accumulate=accumulate,
         parameters=parameters,
         memory=memory_bytes(recipe, parameters, weight_bytes=weight_bytes),
         disk_bytes=kept * checkpoint_bytes(recipe, parameters, weight_bytes=weight_bytes),
@@ -117,6 +120,20 @@ def resolve(
     )
     check_plan(plan)
     return plan
+
+
+def _accumulate(recipe: Recipe, world_size: int) -> int:
+    """Return how many micro-batches each device sums up: the recipe's number, or what comes near its frames."""
+    wanted = recipe.train.step_frames
+    if wanted is None:
+        return recipe.train.accumulate
+    at_once = recipe.data.batch_frames * world_size
+    if 2 * wanted < at_once:
+        raise RecipeError(
+            f"`train.step_frames` {wanted:,} is less than half of what {world_size} processes take, {at_once:,}",
+            hint="lower `data.batch_frames`, or start fewer processes",
+        )
+    return max(1, round(wanted / at_once))
 
 
 def _stages(recipe: Recipe, facts: DataFacts, batches_per_step: int) -> Iterator[Stage]:

@@ -113,7 +113,7 @@ def build(
     companions = prepared.task_data.companions()
     loader: Loader | Mixture = clip_loader
     if companions is not None:
-        loader = Mixture(clip_loader, companions, total_rounds=plan.steps * recipe.train.accumulate)
+        loader = Mixture(clip_loader, companions, total_rounds=plan.steps * plan.accumulate)
     precision = Precision(_precision(recipe, device, ranks), device)
     guard, progress, best = Guard(recipe.guard), Progress(), Best(recipe.checkpoint.best)
     stop = None

@@ -58,7 +58,7 @@ def restore(run: Run, loaded: store.Loaded, *, source: Path, keep: Collection[st
             run.rng.seed(run.plan.recipe.train.seed + loaded.meta.step, rank=run.ranks.rank)
             notes.append(
                 f"random generators start afresh: saved by {len(loaded.per_rank)} processes, "
-                f"resumed by {run.ranks.world_size}; set `train.accumulate` for steps of the same size"
+                f"resumed by {run.ranks.world_size}; a step now takes {run.plan.accumulate} micro-batches of each"
             )
     if "task" in content and "task" not in kept:  # names what does not fit, which torch's own loading would not
         load_weights(run.task, content["task"], source=str(source))

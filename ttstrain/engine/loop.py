@@ -60,7 +60,7 @@ def train(run: Run, held_out: HeldOut, snapshots: Snapshots) -> Ending:
             _speak(run, held_out)
         while progress.step < curriculum.total_steps:
             started = perf_counter()
-            batches = run.loader.next(plan.recipe.train.accumulate)
+            batches = run.loader.next(plan.accumulate)
             waited = perf_counter() - started
             report = _step(run, batches, snapshots)
             if report is None:

@@ -8,6 +8,7 @@ import pytest
 
 from ttstrain.config import resolve as resolving
 from ttstrain.config.plan import Plan
+from ttstrain.errors import RecipeError
 from ttstrain.optim.groups import DEFAULT_GROUP
 from ttstrain.task import DEFAULT_OPTIMIZER
 
@@ -37,6 +38,23 @@ def test_a_step_takes_micro_batches_of_every_process(make_plan: MakePlan) -> Non
     plan = make_plan("train.epochs=3", "train.accumulate=2", world_size=2)
     assert plan.steps_per_epoch == 5
     assert plan.steps == 15
+
+
+@pytest.mark.parametrize(("world_size", "accumulate"), [(1, 32), (2, 16), (4, 8), (8, 4), (3, 11), (32, 1), (64, 1)])
+def test_any_number_of_processes_makes_the_step_that_is_asked_for(
+    make_plan: MakePlan, world_size: int, accumulate: int
+) -> None:
+    overrides = ("train.steps=600", "data.batch_frames=2048", "train.step_frames=65536")
+    plan = make_plan(*overrides, world_size=world_size)
+    assert plan.accumulate == accumulate
+    assert plan.steps_per_epoch == pytest.approx(plan.facts.batches_per_epoch / (accumulate * world_size))
+
+
+def test_a_step_smaller_than_what_is_taken_at_once_is_refused(make_plan: MakePlan) -> None:
+    with pytest.raises(RecipeError, match="less than half"):
+        make_plan("train.steps=600", "data.batch_frames=2048", "train.step_frames=65536", world_size=65)
+    with pytest.raises(RecipeError, match="not both"):
+        make_plan("train.steps=600", "train.step_frames=65536", "train.accumulate=2")
 
 
 @pytest.mark.parametrize(
