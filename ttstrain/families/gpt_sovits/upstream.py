@@ -34,7 +34,7 @@ Net = Literal["s1", "s2G", "s2D"]
 
 _SIGNS: Mapping[Net, tuple[tuple[str, ...], ...]] = {  # each net has a key of every tuple
     "s1": (("model.ar_text_embedding.word_embeddings.weight",), ("model.bert_proj.weight",)),
-    "s2G": (("enc_p.ssl_proj.weight",), ("dec.conv_pre.weight", "cfm.", "bridge.", "wns1.", "quantizer.")),
+    "s2G": (("enc_p.ssl_proj.", "cfm."), ("dec.conv_pre.", "bridge.", "wns1.")),  # of v3's adapters enc_p is no part
     "s2D": (("discriminators.0.convs.0.",),),
 }
 _PREFIXES: Mapping[Net, tuple[str, str]] = {"s1": ("model.", GPT), "s2G": ("", VAE), "s2D": ("", DISCRIMINATOR)}

@@ -265,3 +265,40 @@ def test_files_of_the_published_size_are_told_apart_by_upstreams_rule(tmp_path: 
     other = "v2" if version == "v1" else "v1"
     with pytest.raises(CheckpointError, match=f"take `voice_e8_s96.pth` for {version}; it is {other}"):
         misjudged(path, version=other, published_size=True)
+
+
+@pytest.mark.parametrize("version", ["v3", "v4"])
+def test_adapters_of_later_versions_are_known_and_not_trained(tmp_path: Path, version: str) -> None:
+    attention = "cfm.base_model.model.estimator.transformer_blocks.0.attn.to_q"
+    keys = {
+        f"{attention}.lora_A.default.weight": torch.zeros(16, 8),
+        f"{attention}.lora_B.default.weight": torch.zeros(8, 16),
+        "bridge.0.weight": torch.zeros(8, 4, 1),
+        "wns1.pre.weight": torch.zeros(8, 8, 1),
+        "linear_mel.weight": torch.zeros(4, 8, 1),
+    }
+    path = tmp_path / "mine_l16.pth"
+    torch.save({"weight": keys, "config": {"model": {"version": version}}, "info": "", "lora_rank": 16}, path)
+    data = path.read_bytes()
+    path.write_bytes({"v3": b"03", "v4": b"04"}[version] + data[2:])
+    found = inspect(path)
+    assert (found.family, found.kind, found.version) == ("gpt_sovits", "adapter", version)
+    assert f"adapters of rank 16: they need the published {version} VAE to speak" in found.notes
+    with pytest.raises(CheckpointError, match=f"is GPT-SoVITS {version}"):
+        open_checkpoint(path, task=TASK)
+
+
+@pytest.mark.parametrize(
+    ("keys", "setting"),
+    [
+        (["encoder.layers.0.attention.k_proj.weight", "feature_extractor.conv_layers.0.conv.weight"], "hubert"),
+        (["roberta.encoder.layer.0.attention.self.query.weight", "roberta.embeddings.word_embeddings.weight"], "bert"),
+        (["layer3_ds.weight", "fuse34.local_att.0.weight"], "speaker"),
+    ],
+)
+def test_an_encoder_that_is_given_as_a_base_is_named(tmp_path: Path, keys: list[str], setting: str) -> None:
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({key: torch.zeros(2) for key in keys}, path)
+    with pytest.raises(CheckpointError, match="none of its nets") as raised:
+        open_checkpoint(path)
+    assert f"model.features.{setting}" in str(raised.value.hint)
