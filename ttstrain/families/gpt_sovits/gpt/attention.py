@@ -1,6 +1,6 @@
 """Attention of a prefix language model: phonemes see all phonemes, tokens see all phonemes and the tokens before.
 
-Whatever the layout, rows are flat: (n, h, c). No mask is ever wider than (clips, 1, rows, rows) of bool.
+Whatever the layout, rows are flat: (n, h, c). No mask has a dimension of heads.
 Legend: n rows, b clips, h heads, c channels of a head, l rows of a padded clip.
 """
 
@@ -40,6 +40,7 @@ class Packed:
             visible = torch.zeros(len(texts) * documents.padded_width, dtype=torch.bool, device=device)
             visible = visible.index_fill(0, documents.slots, True).view(len(texts), -1)
             self._mask = prefix_mask(visible, num_text=max(texts))
+            self._added: Tensor | None = None
         else:
             self._masks = {
                 sizes: _causal_after(*sizes, device=device) for sizes in set(zip(texts, audios, strict=True))
@@ -69,7 +70,9 @@ class Packed:
         padded = [
             _spread(tensor, slots, clips=clips, width=self._documents.padded_width) for tensor in (query, key, value)
         ]
-        attended = _attend(*padded, mask=self._mask, dropout=dropout)  # (b, h, l, c)
+        if self._added is None or self._added.dtype != query.dtype:
+            self._added = _additive(self._mask, query.dtype)
+        attended = _attend(*padded, mask=self._added, dropout=dropout)  # (b, h, l, c)
         return attended.transpose(1, 2).flatten(0, 1).index_select(0, slots)
 
 
@@ -120,6 +123,17 @@ def prefix_mask(visible: Tensor, *, num_text: int) -> Tensor:
     return (allowed & visible[:, None, :])[:, None]
 
 
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return 0 where a mask is True and -inf elsewhere, to be added to scores: made once for all layers.
+
+    torch's memory-efficient kernel would make one for each layer and keep it for the backward pass. Its rows begin at
+    multiples of eight numbers, as that kernel wants them.
+    """
+    rows, width = mask.shape[-2:]
+    room = torch.zeros(len(mask), 1, rows, -(-width // 8) * 8, dtype=dtype, device=mask.device)
+    return room[..., :width].masked_fill_(~mask, -torch.inf)
+
+
 def _causal_after(num_text: int, num_audio: int, *, device: torch.device) -> Tensor:
     """Return (y, x + y), True where a token may look: at all phonemes and at tokens up to itself."""
     return torch.ones(num_audio, num_text + num_audio, dtype=torch.bool, device=device).tril(num_text)
@@ -136,7 +150,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None, d
     # torch's CPU kernel knows no dropout, and what it does instead draws every choice on its own.
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
     if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
     weights = scores.softmax(dim=-1)
     attended: Tensor = (weights * survival_factors(weights.shape, dropout, dtype=weights.dtype)) @ value
     return attended
