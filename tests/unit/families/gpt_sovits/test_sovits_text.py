@@ -297,6 +297,12 @@ def test_japanese_quotation_marks_are_unknown_and_told() -> None:
     assert read.phones[-1] == "!"
 
 
+def test_what_openjtalk_has_no_phoneme_for_is_told() -> None:
+    read = phonemize("はい、ー、・", "ja", version="v2")
+    assert read.phones == (*phonemize("はい", "ja", version="v2").phones, ",", ",")
+    assert read.unknown == ("ー",)
+
+
 def test_devoiced_vowels_are_read_as_the_others() -> None:
     assert "I" not in phonemize("きしゃです", "ja", version="v2").phones
     assert "U" not in phonemize("きしゃです", "ja", version="v2").phones

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from ttstrain.families.gpt_sovits.text.reading import Reading, load
+from ttstrain.families.gpt_sovits.text.reading import Reading, is_spoken, load
 from ttstrain.families.gpt_sovits.text.symbols import PITCH_FALL, PITCH_RISE
 
 _ACCENT_BORDER = "#"
@@ -34,13 +34,17 @@ def read(text: str, version: str) -> Reading:
     normalized = re.sub(r"([!?…,.-])[!?…,.-]+", r"\1", text)
     spoken = normalized.replace("％", "パーセント").lower()
     phones: list[str] = []
+    dropped: list[str] = []
     end = 0
     for run in _SPOKEN.finditer(spoken):
         phones.extend(_marks(spoken[end : run.start()]))
-        phones.extend(phone for phone in _phones(run[0]) if version != "v1" or phone not in _PROSODY)
+        read_phones = _phones(run[0])
+        phones.extend(phone for phone in read_phones if version != "v1" or phone not in _PROSODY)
+        if not read_phones:  # a prolonged sound mark alone
+            dropped.extend(filter(is_spoken, run[0]))
         end = run.end()
     phones.extend(_marks(spoken[end:]))
-    return Reading(tuple(phones), normalized)
+    return Reading(tuple(phones), normalized, dropped=tuple(dropped))
 
 
 def _marks(text: str) -> Sequence[str]:
@@ -50,7 +54,7 @@ def _marks(text: str) -> Sequence[str]:
 def _phones(text: str) -> list[str]:
     labels = [_read_label(label) for label in _labels(text)]
     phones: list[str] = []
-    for (phone, to_accent, from_start, from_end, moras), after in zip(labels, [*labels[1:], labels[-1]], strict=True):
+    for (phone, to_accent, from_start, from_end, moras), after in zip(labels, [*labels[1:], *labels[-1:]], strict=True):
         if phone == "sil":
             continue
         if phone == "pau":
