@@ -77,6 +77,37 @@ def test_hubert_in_a_folder_says_what_its_class_says(tmp_path: Path) -> None:
     assert torch.equal(hubert.encode(wav), wanted)
 
 
+def test_the_published_layouts_are_read(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Pickled, with older names: HuBERT in fp16 with `weight_g`, BERT with its head and with `gamma`."""
+    from safetensors.torch import load_file
+
+    folder = sovits_toys.write_hubert(tmp_path / "hubert")
+    named = load_file(folder / "model.safetensors")
+    newer, older = "parametrizations.weight.original", ("weight_g", "weight_v")
+    published = {
+        key.replace(f"{newer}0", older[0]).replace(f"{newer}1", older[1]): value.half() for key, value in named.items()
+    }
+    assert any(key.endswith("weight_g") for key in published)
+    torch.save(published, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    wav = tone(300.0)[::2].contiguous()
+    read, wanted = load_hubert(str(folder), CPU).encode(wav), load_hubert(toy.TOY, CPU).encode(wav)
+    torch.testing.assert_close(read, wanted, rtol=0, atol=0.05)
+
+    folder = sovits_toys.write_bert(tmp_path / "bert")
+    named = load_file(folder / "model.safetensors")
+    published = {
+        f"bert.{key}".replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): value
+        for key, value in named.items()
+    }
+    torch.save({**published, "cls.predictions.bias": torch.zeros(3)}, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    capfd.readouterr()
+    bert = load_bert(str(folder), CPU)
+    assert capfd.readouterr() == ("", "")
+    assert torch.equal(bert.encode("我在说", [1, 2, 1]), load_bert(toy.TOY, CPU).encode("我在说", [1, 2, 1]))
+
+
 def test_hubert_stays_in_fp32_under_autocast() -> None:
     hubert = load_hubert(toy.TOY, CPU)
     wav = tone(300.0)[::2].contiguous()

@@ -20,7 +20,7 @@ def load_encoder(name: str, folder: Path, *, spare: tuple[str, ...] = ()) -> Any
     """
     transformers = import_transformers()
     try:
-        with _without_bars(transformers):
+        with _quiet(transformers):
             net, found = getattr(transformers, name).from_pretrained(
                 folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
             )
@@ -36,13 +36,16 @@ def load_encoder(name: str, folder: Path, *, spare: tuple[str, ...] = ()) -> Any
 
 
 @contextmanager
-def _without_bars(transformers: Any) -> Iterator[None]:
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Keep bars, and reports of what is checked here, off the terminal."""
     logging = transformers.utils.logging
-    shown = logging.is_progress_bar_enabled()
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
 
