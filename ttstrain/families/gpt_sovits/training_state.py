@@ -16,6 +16,7 @@ from ttstrain.checkpoint.upstream import OptimizerGroup
 ADAMW = frozenset({"step", "exp_avg", "exp_avg_sq"})
 SCALED_ADAM = frozenset({"step", "delta", "exp_avg_sq", "param_rms", "scale_exp_avg_sq", "scale_grads"})
 _SHARED = frozenset({"model_norms", "model_norm_threshold"})  # of its clipping, about all parameters: kept with one
+_COUNTED = frozenset({"num_clipped"})  # for a line in upstream's log, from its thousandth update on
 _SIZES = frozenset({"param_rms", "scale_exp_avg_sq", "scale_grads"})  # one number per tensor; scalars have none
 # Upstream gives the text side of the VAE groups of their own, in this order after the rest: its s2_train.
 _TEXT_GROUPS = {
@@ -194,7 +195,7 @@ def unstacked(states: Mapping[int, Mapping[str, Any]], weights: Tensors) -> Mome
 
 def _is_stack(state: Mapping[str, Any], members: int, shape: tuple[int, ...]) -> bool:
     needed = SCALED_ADAM - _SIZES
-    return needed <= set(state) <= SCALED_ADAM | _SHARED and all(
+    return needed <= set(state) <= SCALED_ADAM | _SHARED | _COUNTED and all(
         state[key].shape == (members, *shape) for key in ("delta", "exp_avg_sq")
     )
 
