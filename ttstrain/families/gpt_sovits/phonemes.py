@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Final
 
 from ttstrain.errors import DataError
@@ -50,7 +50,7 @@ def read_clip(clip: Clip, *, default_language: str, version: str) -> Spoken:
     return _read(clip.text, language, version)
 
 
-@cache
+@lru_cache(maxsize=1 << 16)
 def _read(text: str, language: str, version: str) -> Spoken:
     read = phonemize(text, language, version=version)
     if not read.ids:
