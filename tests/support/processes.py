@@ -20,7 +20,8 @@ TIMEOUT_S = 60.0
 class Processes:
     """Runs functions of importable modules in `count` processes at once."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, *, timeout_s: float = TIMEOUT_S) -> None:
+        self._timeout_s = timeout_s
         context = multiprocessing.get_context("spawn")
         self._ends: list[Connection] = []
         self._processes = []
@@ -36,7 +37,7 @@ class Processes:
         port = free_port()
         for end in self._ends:
             end.send((function, arguments, port))
-        deadline = time.monotonic() + TIMEOUT_S
+        deadline = time.monotonic() + self._timeout_s
         for rank, end in enumerate(self._ends):
             if not end.poll(max(0.0, deadline - time.monotonic())):
                 self.close()

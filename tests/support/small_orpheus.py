@@ -8,14 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ranked import joined
 from small_runs import write_clips, write_recipe
 from torch import Tensor, nn
+from toys import make_run
 from transformers import LlamaForCausalLM
 
+from ttstrain.config.recipe import OptimConfig
+from ttstrain.engine.distributed import Ranks
+from ttstrain.engine.step import train_step
 from ttstrain.families.orpheus.codec import load_codec
 from ttstrain.families.orpheus.config import OrpheusConfig
 from ttstrain.families.orpheus.data_config import RowsConfig
 from ttstrain.families.orpheus.net import build_net
+from ttstrain.families.orpheus.rows import pack, speech_row
+from ttstrain.families.orpheus.task import OrpheusTask
 from ttstrain.families.orpheus.tokenizer import TOY, load_tokenizer
 from ttstrain.families.orpheus.toy import CODEC
 
@@ -97,3 +104,35 @@ def plain_llama(folder: Path, tensors: Mapping[str, Tensor], *, tied: bool = Tru
         state["lm_head.weight"] = state["model.embed_tokens.weight"]
     net.load_state_dict(state, strict=True)
     return net
+
+
+# ---------------------------------------------------------------- one step, by one process or several
+
+
+def step_on_uneven_rows(*, pieces: int = 3) -> dict[str, Any]:
+    """Take two steps on rows with 2 to 40 frames, divided among this process group; return losses and weights."""
+    with joined() as ranks:
+        return _steps(ranks, pieces=pieces)
+
+
+def step_alone(*, pieces: int) -> dict[str, Any]:
+    """Take the same steps without other processes, in so many micro-batches."""
+    return _steps(Ranks(), pieces=pieces)
+
+
+def _steps(ranks: Ranks, *, pieces: int) -> dict[str, Any]:
+    torch.manual_seed(5)
+    task = OrpheusTask(CONFIG)
+    generator = torch.Generator().manual_seed(6)
+    rows = [
+        speech_row(str(i), [1, 2, 3] * (i + 1), torch.randint(4096, (frames, 7), generator=generator), CONFIG.ids)
+        for i, frames in enumerate((40, 2, 9, 3, 21, 2))
+    ]
+    own = rows[ranks.rank :: ranks.world_size]
+    run = make_run(task, optim=OptimConfig(lr=1e-2, max_grad_norm=None), ranks=ranks)
+    reports = [train_step(run, [pack(own[i::pieces]) for i in range(pieces)]) for _ in range(2)]
+    return {
+        "losses": [report.losses["model"] for report in reports],
+        "metrics": [dict(report.metrics) for report in reports],
+        "weights": {name: tensor.clone() for name, tensor in task.state_dict().items()},
+    }
