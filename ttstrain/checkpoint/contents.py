@@ -15,7 +15,7 @@ from ttstrain.state import Tree
 INDEX = ".safetensors.index.json"  # ends the name of a file that says which shard holds what
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer: the file itself was never fetched"),
-    (b"GGUF", "a GGUF file, quantised for inference"),
+    (b"GGUF", "a GGUF file, quantised for inference: training starts from the folder that it was made from"),
     (b"\x89HDF", "an HDF5 file"),
     (b"\x1f\x8b", "a gzip file: unpack it first"),
     (b"7z\xbc\xaf", "a 7z archive: unpack it first"),

@@ -21,7 +21,7 @@ _REPO = r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+?))?"
 _WHOLE = r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?/?"  # what follows a slash is a path, not a branch
 _TEXTS = ("*.txt", "*.json", "*.yaml")  # vocab and settings, which lie beside a file of weights
 _MODEL = "model*.safetensors"  # one file or its shards
-_ELSEWHERE = "or download it elsewhere and give its path as `base:`"
+_ELSEWHERE = "or download it elsewhere and give its path in place of `hf://...`"
 
 
 def download(spec: str, *, preferred: Sequence[str], others: Sequence[str]) -> Path:
