@@ -7,8 +7,8 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 os.environ["WANDB_MODE"] = "offline"
@@ -16,7 +16,9 @@ os.environ["WANDB_MODE"] = "offline"
 import torch
 from worker import Finished, TimedBatches, device_name, now, versions
 
+from ttstrain.config.plan import DataFacts, Plan
 from ttstrain.config.recipe import Recipe
+from ttstrain.config.resolve import resolve
 from ttstrain.engine import loop
 from ttstrain.engine.best import Best
 from ttstrain.engine.distributed import Ranks
@@ -139,9 +141,7 @@ def make_run(
             "versions": versions("ttstrain", "torch", *packages),
         },
     )
-    plan = SimpleNamespace(
-        recipe=recipe, steps=steps, eval_every=None, sample_every=None, save_every=NEVER, snapshot_every=NEVER
-    )
+    plan = _plan(recipe, batches, steps=steps)
     trackers = build_trackers(recipe.tracking)
     trackers.start(
         RunInfo(
@@ -168,6 +168,24 @@ def make_run(
         trackers=trackers,
         **{"ema": ema, **parts},
     )
+
+
+def _plan(recipe: Recipe, batches: Sequence[Batch], *, steps: int) -> Plan:
+    """Plan a run over what is handed out, in which nothing happens but steps."""
+    frames = tuple(batch.num_padded for batch in batches)
+    facts = DataFacts(
+        num_clips=sum(len(batch.ids) for batch in batches),
+        hours=1.0,
+        num_holdout=0,
+        skipped={},
+        fixed={},
+        frames=frames,
+        batches_per_epoch=len(batches),
+        padding_share=0.0,
+    )
+    told = recipe.model_copy(update={"train": recipe.train.model_copy(update={"steps": steps})})
+    plan = resolve(told, origins={}, facts=facts)
+    return replace(plan, eval_every=None, sample_every=None, save_every=NEVER, snapshot_every=NEVER)
 
 
 def serve(run: Run, snapshots: Snapshots) -> None:

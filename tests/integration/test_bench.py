@@ -1,0 +1,42 @@
+"""Our sides of the benchmarks still run on the engine as it is now; their speed is measured by people."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCH = Path(__file__).resolve().parents[2] / "scripts" / "bench"
+
+
+def answers(script: str, *commands: dict[str, Any], tmp_path: Path) -> list[dict[str, Any]]:
+    done = subprocess.run(
+        [sys.executable, BENCH / script, "--size", "smoke", "--precision", "fp32", "--threads", "1"],
+        input="".join(json.dumps(command) + "\n" for command in (*commands, {"do": "quit"})),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("script", ["ours.py", "lm_ours.py"])
+def test_a_worker_tells_of_itself_trains_and_says_what_it_took(script: str, tmp_path: Path) -> None:
+    about, ran, peak = answers(script, {"do": "run", "steps": 2}, tmp_path=tmp_path)
+    assert about["parameters"] > 0
+    assert ran["steps"] == 2
+    assert ran["frames"] > 0
+    assert peak["peak_rss_mb"] > 0
+
+
+def test_the_language_models_loss_falls_on_what_it_is_trained_on(tmp_path: Path) -> None:
+    loss = {"do": "loss", "batch": 0}
+    _, before, _, after, _ = answers("lm_ours.py", loss, {"do": "run", "steps": 8}, loss, tmp_path=tmp_path)
+    assert after["loss"] < before["loss"]
