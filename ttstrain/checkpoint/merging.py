@@ -111,5 +111,5 @@ def explain(report: LoadReport, opened: OpenedCheckpoint) -> CheckpointError | N
     lines = [f"{count} tensors `{entry.pattern}`: {entry.why}" for entry, count in reasons.items()]
     return CheckpointError(
         f"`{opened.title}` is not the whole model:\n" + "\n".join(lines),
-        hint="; ".join(dict.fromkeys(entry.hint for entry in reasons)) + " (`base:` takes a list, `--base` several)",
+        hint="; ".join(dict.fromkeys(entry.hint for entry in reasons)) + "; `base:` takes a list, `--base` several",
     )
