@@ -40,22 +40,39 @@ def count_parameters(recipe: Recipe) -> ParameterCounts:
     if recipe.lora is None and not frozen_rules:
         total = config.num_parameters()
         return ParameterCounts(total=total, trained=total)
-    base = config.parameter_shapes()
-    adapters: Shapes = {}
-    trainable = set(base)
-    layers: list[str] = []
-    if recipe.lora is not None:
-        layers = _adapted(base, recipe.lora, default=config.lora_targets())
-        adapters = dict(_adapters(base, layers, recipe.lora))
-        trainable = {*adapters, *_unfrozen(base, recipe.lora)}
-    every = {**base, **adapters}
-    trained = [name for name in every if name in trainable and not _frozen(name, recipe)]
+    net = _describe(recipe)
+    trained = [name for name in net.shapes if name in net.trainable and not _frozen(name, recipe)]
     return ParameterCounts(
-        total=_count(every.values()),
-        trained=_count(every[name] for name in trained),
-        adapters=_count(adapters.values()),
-        adapted_layers=len(layers),
+        total=_count(net.shapes.values()),
+        trained=_count(net.shapes[name] for name in trained),
+        adapters=_count(net.shapes[name] for name in net.adapters),
+        adapted_layers=net.adapted_layers,
     )
+
+
+def trainable_names(recipe: Recipe) -> list[str]:
+    """List the parameters that a recipe's net may train, adapters included; rules may still freeze them."""
+    net = _describe(recipe)
+    return [name for name in net.shapes if name in net.trainable]
+
+
+@dataclass(frozen=True, slots=True)
+class _Net:
+    shapes: Shapes  # adapters included
+    trainable: frozenset[str]  # names that no rule is asked about
+    adapters: tuple[str, ...] = ()
+    adapted_layers: int = 0
+
+
+def _describe(recipe: Recipe) -> _Net:
+    config = families.find_task(recipe.task).config.model_validate(recipe.model)
+    base = config.parameter_shapes()
+    if recipe.lora is None:
+        return _Net(base, trainable=frozenset(base))
+    layers = _adapted(base, recipe.lora, default=config.lora_targets())
+    adapters = dict(_adapters(base, layers, recipe.lora))
+    trainable = frozenset({*adapters, *_unfrozen(base, recipe.lora)})
+    return _Net({**base, **adapters}, trainable=trainable, adapters=tuple(adapters), adapted_layers=len(layers))
 
 
 def _adapted(base: Shapes, lora: LoraConfig, *, default: Sequence[str]) -> list[str]:

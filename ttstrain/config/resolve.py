@@ -12,8 +12,10 @@ What `auto` means:
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 from pydantic import ValidationError
@@ -22,9 +24,9 @@ from ttstrain import families
 from ttstrain.config.complaints import complaint, known_keys
 from ttstrain.config.compose import Composed
 from ttstrain.config.estimate import checkpoint_bytes, memory_bytes, num_checkpoints
-from ttstrain.config.parameters import count_parameters
+from ttstrain.config.parameters import count_parameters, trainable_names
 from ttstrain.config.plan import DataFacts, GroupPlan, Plan
-from ttstrain.config.recipe import OptimConfig, Recipe
+from ttstrain.config.recipe import GroupRule, OptimConfig, Recipe
 from ttstrain.config.refuse import check_data, check_plan, check_read
 from ttstrain.errors import RecipeError
 from ttstrain.optim.schedule import warmup_length
@@ -32,7 +34,6 @@ from ttstrain.optim.settings import peak_lr, settings_of
 from ttstrain.optim.stages import Stage
 
 DEFAULT = "default"  # the origin of a value that nobody set
-DEFAULT_OPTIMIZER = "model"  # as in `ttstrain.task`, which imports torch
 DEFAULT_GROUP = "default"  # as in `ttstrain.optim.groups`, which imports torch
 
 PASSES_OVER_ONE_HOUR = 50.0
@@ -87,7 +88,7 @@ def resolve(
     steps_per_epoch = facts.batches_per_epoch / batches_per_step
     stages = tuple(_stages(recipe, facts, batches_per_step))
     steps = sum(stage.steps for stage in stages)
-    groups = tuple(_groups(recipe.optim))
+    groups = tuple(_groups(recipe))
     decay, horizon = _ema(recipe, steps)
     parameters = count_parameters(recipe)
     config = families.find_task(recipe.task).config.model_validate(recipe.model)
@@ -231,11 +232,17 @@ def _ema(recipe: Recipe, steps: int) -> tuple[float | None, int | None]:
     return 1 - 1 / horizon, horizon
 
 
-def _groups(optim: OptimConfig) -> Iterator[GroupPlan]:
-    """List the layers of every optimizer, the one of all other parameters last."""
-    for optimizer in optim.optimizers or (DEFAULT_OPTIMIZER,):
+def _groups(recipe: Recipe) -> Iterator[GroupPlan]:
+    """List the layers of every optimizer of the task that hold parameters, the one that no rule matches last."""
+    optim = recipe.optim
+    optimizers = families.find_task(recipe.task).config.model_validate(recipe.model).optimizers()
+    _check_optimizers(optim, optimizers)
+    names = trainable_names(recipe)
+    rule_of = {name: _first_rule(name, optim.groups) for name in names}
+    for optimizer, patterns in optimizers.items():
         settings = settings_of(optim, optimizer)
-        for rule in optim.groups:
+        own = [rule_of[name] for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+        for rule in [rule for rule in optim.groups if any(rule is other for other in own)]:
             yield GroupPlan(
                 optimizer=optimizer,
                 name=rule.name,
@@ -245,8 +252,23 @@ def _groups(optim: OptimConfig) -> Iterator[GroupPlan]:
                 frozen=rule.frozen,
                 layer_decay=rule.layer_decay,
             )
-        if not any("*" in rule.match for rule in optim.groups):
+        if None in own:
             yield GroupPlan(optimizer, DEFAULT_GROUP, settings.lr, settings.weight_decay, optim.schedule)
+
+
+def _first_rule(name: str, rules: Sequence[GroupRule]) -> GroupRule | None:
+    matching = (rule for rule in rules if any(fnmatchcase(name, pattern) for pattern in rule.match))
+    return next(matching, None)
+
+
+def _check_optimizers(optim: OptimConfig, known: Mapping[str, Sequence[str]]) -> None:
+    for name in optim.optimizers:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise RecipeError(
+                f"`optim.optimizers.{name}`: the task has no such optimizer",
+                hint=f"did you mean `{near[0]}`?" if near else f"its optimizers: {', '.join(known)}",
+            )
 
 
 def _complete_origins(recipe: Recipe, origins: Mapping[str, str]) -> dict[str, str]:

@@ -66,6 +66,10 @@ class ModelConfig(Section):
         """Map the name of every trainable parameter of the task to its shape."""
         raise NotImplementedError
 
+    def optimizers(self) -> Mapping[str, Sequence[str]]:
+        """Map each optimizer of the task, in its order, to patterns over the names of the parameters that it trains."""
+        return {"model": ("*",)}
+
     def weight_bytes(self) -> int:
         """Return the bytes of one trained weight, and of its gradient."""
         return 4

@@ -6,17 +6,22 @@ from typing import Any
 
 import pytest
 
+from ttstrain import families
 from ttstrain.config import resolve as resolving
-from ttstrain.config.plan import Plan
+from ttstrain.config.compose import compose
+from ttstrain.config.plan import DataFacts, Plan
+from ttstrain.config.resolve import parse, resolve
+from ttstrain.config.shipped import list_recipes
 from ttstrain.errors import RecipeError
-from ttstrain.optim.groups import DEFAULT_GROUP
+from ttstrain.families.flow.config import FlowConfig
+from ttstrain.optim.groups import DEFAULT_GROUP, build_groups
 from ttstrain.task import DEFAULT_OPTIMIZER
 
 MakePlan = Callable[..., Plan]
 
 
 def test_names_taken_from_modules_that_import_torch_agree_with_them() -> None:
-    assert resolving.DEFAULT_OPTIMIZER == DEFAULT_OPTIMIZER
+    assert list(FlowConfig().optimizers()) == [DEFAULT_OPTIMIZER]
     assert resolving.DEFAULT_GROUP == DEFAULT_GROUP
 
 
@@ -141,12 +146,40 @@ def test_a_rule_for_everything_leaves_no_default_group(make_plan: MakePlan) -> N
     assert [group.name for group in plan.groups] == ["all"]
 
 
-def test_several_optimizers_each_have_their_own_lr(make_plan: MakePlan) -> None:
-    recipe = "optim: {lr: 1e-4, optimizers: {generator: {}, discriminator: {lr: 2e-4, weight_decay: 0}}}\n"
+def test_several_optimizers_each_have_their_own_lr_and_the_groups_they_hold(
+    make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owned = {"generator": ("*text_embed*", "*.attn.*"), "discriminator": ("*.ff.*",)}
+    monkeypatch.setattr(FlowConfig, "optimizers", lambda _: owned)
+    recipe = """
+optim:
+  lr: 1e-4
+  optimizers: {discriminator: {lr: 2e-4, weight_decay: 0}}
+  groups: [{name: text, match: ["*text_embed*"], lr_scale: 5}]
+"""
     groups = {group.key: group for group in make_plan(recipe=recipe).groups}
+    assert list(groups) == ["generator/text", "generator/default", "discriminator/default"]
+    assert groups["generator/text"].lr == pytest.approx(5e-4)
     assert groups["generator/default"].lr == 1e-4
     assert groups["discriminator/default"].lr == 2e-4
     assert groups["discriminator/default"].weight_decay == 0
+
+
+def test_an_optimizer_that_the_task_does_not_have_is_refused(make_plan: MakePlan) -> None:
+    with pytest.raises(RecipeError, match=r"`optim.optimizers.modle`: the task has no such optimizer") as caught:
+        make_plan(recipe="optim: {optimizers: {modle: {lr: 1e-4}}}\n")
+    assert caught.value.hint == "did you mean `model`?"
+
+
+@pytest.mark.parametrize("recipe", [entry.name for entry in list_recipes() if entry.name.startswith("smoke/")])
+def test_a_plan_lists_the_groups_that_the_run_has(recipe: str, facts: DataFacts) -> None:
+    parsed = parse(compose(recipe, ["optim.groups=[{name: first, match: ['*.0.*']}]"]))
+    spec = families.find_task(parsed.task)
+    config = spec.config.model_validate(parsed.model)
+    plan = resolve(parsed, origins={}, facts=facts)
+    task = spec.load_task()(config)
+    table = build_groups(task.optimized(), task.named_parameters(), parsed.optim)
+    assert [group.key for group in plan.groups] == list(dict.fromkeys(group.key for group in table.groups))
 
 
 def test_every_value_has_an_origin(make_plan: MakePlan) -> None:

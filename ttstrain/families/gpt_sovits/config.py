@@ -205,6 +205,10 @@ class GptConfig(SovitsConfig):
         """Nothing is padded, unless upstream's padding is to be learned."""
         return self.gpt.compat == "none"
 
+    def lora_targets(self) -> Sequence[str]:
+        """Return the linear layers of the transformer; query, key and value are one matrix that is no layer."""
+        return ("gpt.h.layers.*.out_proj", "gpt.h.layers.*.linear1", "gpt.h.layers.*.linear2")
+
     def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Map the name of every parameter to its shape."""
         return gpt_shapes(self.gpt)
@@ -223,6 +227,10 @@ class VaeConfig(SovitsConfig):
         """Map the name of every parameter to its shape."""
         return {**generator_shapes(self.vae, self.version), **_critic_shapes(self.vae, self.version)}
 
+    def optimizers(self) -> Mapping[str, Sequence[str]]:
+        """Return the generator's and, unless it is switched off, the discriminator's."""
+        return {"generator": ("vae.*",), **_CRITIC} if self.vae.discriminator else {"generator": ("vae.*",)}
+
 
 class JointConfig(SovitsConfig):
     """Both at once: `gpt.*`, `vae.*`, `discriminator.*`."""
@@ -240,6 +248,14 @@ class JointConfig(SovitsConfig):
             **generator_shapes(self.vae, self.version),
             **_critic_shapes(self.vae, self.version),
         }
+
+    def optimizers(self) -> Mapping[str, Sequence[str]]:
+        """Return that of both nets and, unless it is switched off, the discriminator's."""
+        both = {"model": ("gpt.*", "vae.*")}
+        return {**both, **_CRITIC} if self.vae.discriminator else both
+
+
+_CRITIC = {"discriminator": ("discriminator.*",)}
 
 
 def _critic_shapes(vae: VaeNetConfig, version: Version) -> Mapping[str, tuple[int, ...]]:
