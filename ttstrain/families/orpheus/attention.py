@@ -6,6 +6,9 @@ Legend: n tokens, a query heads, g key heads, c channels of a head.
 
 from __future__ import annotations
 
+import functools
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,6 +19,7 @@ from transformers import AttentionInterface
 
 NAME: Final = "ttstrain_packed"
 _HALF: Final = (torch.float16, torch.bfloat16)
+PROBE_TOLERANCE: Final = 0.05  # of the largest value; bf16 keeps 8 bits, and what leaks moves values by their size
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,7 @@ def attend(
         raise ValueError("packed attention takes no mask: documents are told apart by where they begin")
     if packing is None:
         return _causal(query, key, value, scale=scaling).transpose(1, 2), None
-    if query.is_cuda and value.dtype in _HALF:
+    if query.is_cuda and value.dtype in _HALF and has_varlen(query.device, value.dtype, query.shape[-1]):
         return _varlen(query, key, value, packing, scale=scaling), None
     return _each(query, key, value, packing, scale=scaling).transpose(1, 2), None
 
@@ -86,6 +90,44 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, packing: Packing, *, scal
     )
     assert isinstance(attended, Tensor)
     return attended[None]
+
+
+@functools.cache
+def has_varlen(device: torch.device, dtype: torch.dtype, channels: int) -> bool:
+    """Measure once whether the kernel for documents of any length is there and right; warn where it is not."""
+    reason = misfit(_varlen, device=device, dtype=dtype, channels=channels)
+    if reason is not None:
+        warnings.warn(
+            f"{device}: documents are attended one by one, which is slower: {reason}", RuntimeWarning, stacklevel=2
+        )
+    return reason is None
+
+
+def misfit(kernel: Callable[..., Tensor], *, device: torch.device, dtype: torch.dtype, channels: int) -> str | None:
+    """Let a kernel attend in three short documents, forward and backward; return what is wrong with it, if anything."""
+    generator = torch.Generator().manual_seed(0)
+    packing = Packing.of(torch.tensor([0, 5, 6, 19], dtype=torch.int32), device)
+    found = []
+    for attended in (kernel, _each):
+        generator.manual_seed(0)
+        q, k, v = (torch.randn(1, heads, 19, channels, generator=generator) for heads in (4, 2, 2))
+        leaves = [tensor.to(device, dtype).requires_grad_() for tensor in (q, k, v)]
+        try:
+            with torch.enable_grad(), torch.autocast(device.type, enabled=False):
+                out = attended(*leaves, packing, scale=channels**-0.5)
+                out = out if attended is kernel else out.transpose(1, 2)
+                out.float().square().sum().backward()
+        except (RuntimeError, ImportError, NotImplementedError, TypeError) as error:
+            return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        found.append([out.detach(), *(leaf.grad for leaf in leaves)])
+    for one, other in zip(*found, strict=True):
+        if one is None or other is None or _distance(one, other) > PROBE_TOLERANCE:
+            return "its results are not those of the ordinary kernel"
+    return None
+
+
+def _distance(one: Tensor, other: Tensor) -> float:
+    return float((one.float() - other.float()).abs().max() / other.float().abs().max())
 
 
 AttentionInterface.register(NAME, attend)

@@ -92,6 +92,23 @@ def test_a_mask_is_refused() -> None:
         attention.attend(torch.nn.Identity(), tensor, tensor, tensor, torch.ones(1, 2), scaling=1.0)
 
 
+def test_a_kernel_is_used_only_where_it_computes_what_the_ordinary_one_does() -> None:
+    def right(*arguments: Any, scale: float) -> Tensor:
+        return attention._each(*arguments, scale=scale).transpose(1, 2)
+
+    def leaking(query: Tensor, key: Tensor, value: Tensor, packing: Any, *, scale: float) -> Tensor:
+        return attention._causal(query, key, value, scale=scale).transpose(1, 2)
+
+    def absent(*arguments: Any, scale: float) -> Tensor:
+        raise NotImplementedError("no flash kernel for this device\nmore")
+
+    found = [
+        attention.misfit(kernel, device=torch.device("cpu"), dtype=torch.bfloat16, channels=16)
+        for kernel in (right, leaking, absent)
+    ]
+    assert found == [None, "its results are not those of the ordinary kernel", "no flash kernel for this device"]
+
+
 def test_rotary_frequencies_stay_in_fp32_beside_bf16_weights() -> None:
     full, half = (build_net(OrpheusConfig(**SMALL, param_dtype=dtype)) for dtype in ("fp32", "bf16"))
     assert half.lm_head.weight.dtype == torch.bfloat16
