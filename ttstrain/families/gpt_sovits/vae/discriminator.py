@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -72,7 +73,8 @@ class _Conv(NormedConv):
         self.groups = groups
 
     def worked_out(self) -> _Layer:
-        return _Layer(self.weight(), self.bias, self.stride, self.padding, self.groups)
+        bias = self.bias if torch.is_grad_enabled() else self.bias.detach()
+        return _Layer(self.weight(), bias, self.stride, self.padding, self.groups)
 
 
 class _Part(nn.Module):
