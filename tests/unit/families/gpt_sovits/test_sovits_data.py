@@ -94,9 +94,28 @@ def test_tokens_in_the_cache_are_those_the_vae_would_make(clips: list[Clip]) -> 
     width = 2 * (max(len(one) for one in ssl) // 2 + 1)
     together = torch.stack([torch.nn.functional.pad(one.T, (0, width - len(one))) for one in ssl])
     codes = vae.encode(together)  # type: ignore[operator]
+    with torch.no_grad():
+        heard = vae.eval().quantize(together).vectors  # type: ignore[operator]
+        torch.testing.assert_close(vae.quantizer.decode(codes), heard)  # type: ignore[operator, union-attr]
     for clip, row in zip(clips, codes, strict=True):
         own = features_of(data, clip)["codes"]
         assert own.tolist() == row[: len(own)].tolist()
+
+
+def test_equal_file_names_in_two_folders_stay_apart(folder: Path, tmp_path: Path) -> None:
+    """Upstream knows recordings by their base names: one would overwrite the other."""
+    sources = sorted((folder / "wavs").iterdir())[:2]
+    for name, source in zip("xy", sources, strict=True):
+        (tmp_path / name).mkdir()
+        shutil.copy(source, tmp_path / name / "001.wav")
+    (tmp_path / "two.list").write_text("x/001.wav|a|EN|What they say.\ny/001.wav|b|EN|What she said.\n")
+    clips = audit(read_rows(tmp_path), DataConfig(path=str(tmp_path), min_s=0.1)).clips
+    assert [clip.id for clip in clips] == ["x/001", "y/001"]
+    cache = FeatureCache(tmp_path / "cache", SovitsData(joint()))
+    assert cache.build(clips).computed == 2
+    one, other = (cache.get(clip) for clip in clips)
+    assert not torch.equal(one["phones"], other["phones"])
+    assert len(one["wav"]) != len(other["wav"])
 
 
 def test_a_batch_is_padded_with_zeros_and_knows_its_lengths(clips: list[Clip]) -> None:
