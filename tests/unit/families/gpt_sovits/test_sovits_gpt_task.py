@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from tests.support.sovits_toys import gpt_config, model_section
@@ -156,3 +157,10 @@ def test_a_step_asks_nothing_of_the_device(dpo: float, monkeypatch: pytest.Monke
         with pytest.raises(DataDependentOutputException):
             loss.value.item()
     assert all(parameter.grad is not None for parameter in task.parameters())
+
+
+def test_adapters_find_three_layers_of_every_block() -> None:
+    task = make_task(n_layer=2)
+    layers = [name for name, module in task.named_modules() if isinstance(module, nn.Linear)]
+    found = [[name for name in layers if fnmatchcase(name, pattern)] for pattern in task.config.lora_targets()]
+    assert [len(names) for names in found] == [2, 2, 2]
