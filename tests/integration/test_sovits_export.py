@@ -18,6 +18,7 @@ from ttstrain import families
 from ttstrain.checkpoint.export import Exported, Source, export
 from ttstrain.checkpoint.inspect import inspect
 from ttstrain.engine.export import gather
+from ttstrain.engine.speaker import open_speaker
 from ttstrain.errors import CheckpointError
 from ttstrain.families.gpt_sovits.config import VaeNetConfig
 from ttstrain.families.gpt_sovits.gpt.net import build_gpt
@@ -143,6 +144,22 @@ def test_a_base_for_further_training_has_what_upstreams_trainer_reads(tmp_path: 
     assert expected == {*made.weights, *made.others}
     shapes = generator_shapes(toys.vae_config(freeze_quantizer=False), "v2")
     assert {key for key in shapes if key.startswith("vae.enc_q.")} <= expected
+
+
+def test_an_exported_pair_is_spoken_with(tmp_path: Path) -> None:
+    made = {task: source(task) for task in ("gpt", "vae")}
+    for task, one in made.items():
+        export(one, tmp_path / task)
+    features = [f"model.features.{key}={value}" for key, value in toys.FEATURES.items()]
+    gpt = tmp_path / "gpt" / "ada-e8.ckpt"
+    speaker = open_speaker(
+        str(tmp_path / "vae" / "ada_e8_s96.pth"), [f"model.gpt={gpt}", "train.device=cpu", *features]
+    )
+    loaded = speaker.task.exported().state_dict()
+    for key, tensor in loaded.items():
+        if not key.startswith("vae.enc_q."):
+            assert torch.equal(tensor, made["vae"].weights[key].half().to(tensor.dtype)), key
+    assert "ada-e8.ckpt" in speaker.vocoder
 
 
 # ---------------------------------------------------------------- refusals

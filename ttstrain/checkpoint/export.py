@@ -22,7 +22,7 @@ from ttstrain import families
 from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.merging import merge
 from ttstrain.checkpoint.tensorfile import StoredTensor
-from ttstrain.checkpoint.upstream import OpenedCheckpoint, open_checkpoint
+from ttstrain.checkpoint.upstream import Absent, OpenedCheckpoint, open_checkpoint
 from ttstrain.errors import CheckpointError, RecipeError
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ class Source:
     adapters: Adapters | None = None  # what `weights` already include; None where all weights were trained
     others: Mapping[str, Tensor] = field(default_factory=dict)  # trained beside them, such as a discriminator
     epoch: int | None = None  # number of times that the data were gone through, rounded up
+    absent: tuple[Absent, ...] = ()  # what an upstream file lacks by design
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +189,7 @@ def export(source: Source, folder: Path, *, formats: Sequence[str] = ()) -> Expo
 # ---------------------------------------------------------------- proof
 
 
-def _verify(
-    source: Source, exporter: Exporter, folder: Path, files: Sequence[WrittenFile]
-) -> tuple[int, float | None]:
+def _verify(source: Source, exporter: Exporter, folder: Path, files: Sequence[WrittenFile]) -> tuple[int, float | None]:
     """Return how many tensors were compared and the largest difference of a forward pass."""
     num_tensors = 0
     differences: list[float] = []

@@ -41,6 +41,7 @@ class Absent:
     why: str
     hint: str  # what to do when they are needed
     remark: str = ""  # what a person should know who looks at the file
+    to_train_only: bool = False  # nobody misses them who speaks with the net
 
 
 @dataclass(frozen=True, slots=True)

@@ -340,6 +340,7 @@ def _of_upstream(path: Path, *, weights: Weights, recipe: str | None, compare: b
         weights=choice.weights,
         chosen=choice.name,
         reasons=choice.reasons,
+        absent=opened.absent,
     )
 
 

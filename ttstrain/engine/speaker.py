@@ -7,17 +7,19 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
 import soundfile
 import torch
+from torch import Tensor
 
 from ttstrain import families
 from ttstrain.checkpoint import store
 from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.tensorfile import read_tree
-from ttstrain.checkpoint.upstream import open_checkpoint, resolve_base
+from ttstrain.checkpoint.upstream import Absent, open_checkpoint, resolve_base
 from ttstrain.config.compose import COMMAND_LINE, RUN_RECIPE, Composed, Removed, parse_override
 from ttstrain.config.resolve import parse
 from ttstrain.data.audio import read_clip
@@ -80,6 +82,7 @@ def open_speaker(
     if own or recipe is not None:
         source = gather(path, weights=weights, recipe=recipe)
         task_name, section, tensors = source.task, source.config.model_dump(mode="json"), source.weights
+        absent = source.absent
         told = f"{source.chosen} weights of {source.name}, step {source.step:,}: {source.reasons[0]}"
     else:
         opened = open_checkpoint(path)
@@ -89,7 +92,7 @@ def open_speaker(
                 f"`{path}` does not tell which net it is: {opened.model}",
                 hint=f"add `--recipe RECIPE` whose `model:` describes it, or give {settings}",
             )
-        task_name, section = opened.task, {**opened.config, **opened.section}
+        task_name, section, absent = opened.task, {**opened.config, **opened.section}, opened.absent
         if opened.vocab is not None:
             section["vocab"] = str(opened.vocab)
         if weights == "ema" and opened.ema is None:
@@ -105,11 +108,18 @@ def open_speaker(
     spec_of_task = families.find_task(task_name)
     task_class: Any = spec_of_task.load_task()
     task: Task = task_class(spec_of_task.config.model_validate(checked.model))
-    load_weights(task.exported(), tensors, source=str(path))
+    load_weights(task.exported(), {**_unneeded(task, absent), **tensors}, source=str(path))
     device = choose_device(str(device_name))
     task.to(device).eval()
     run = path.parent.parent if own and (path.parent.parent / RUN_RECIPE).is_file() else None
     return Speaker(task=task, run=run, vocoder=task.ready_to_speak(), lines=(told,))
+
+
+def _unneeded(task: Task, absent: Sequence[Absent]) -> dict[str, Tensor]:
+    """Return the weights that a file may lack because nothing is spoken with them, as they were made."""
+    patterns = [entry.pattern for entry in absent if entry.to_train_only]
+    own: Mapping[str, Tensor] = task.exported().state_dict()
+    return {name: tensor for name, tensor in own.items() if any(fnmatchcase(name, pattern) for pattern in patterns)}
 
 
 def _changes(overrides: Sequence[str]) -> dict[tuple[str, ...], Any]:

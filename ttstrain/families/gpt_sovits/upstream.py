@@ -192,6 +192,7 @@ _NO_POSTERIOR = Absent(
     "put the published `s2G*.pth` before it in `base:`: what the export lacks is taken from there",
     f"it lacks {POSTERIOR}*, as expected of files for inference: to train it, put the published `s2G` before it in "
     "`base:`",
+    to_train_only=True,
 )
 
 
