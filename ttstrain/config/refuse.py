@@ -114,7 +114,7 @@ def check_plan(plan: Plan) -> None:
                 f"group `{group.name}` is frozen from step {group.frozen[0]:,}, but the run has {plan.steps:,} steps",
                 hint="a rule that does nothing is refused: lower `frozen`, or drop it",
             )
-    check_groups(plan.stages, _trained(plan), complete=False)
+    check_groups(plan.stages, _trained(plan))
     for place in Curriculum(plan.stages).places():
         if place.stage.steps < 1:
             raise RecipeError(

@@ -185,12 +185,8 @@ def matches(pattern: str, group: LayeredGroup) -> bool:
     return fnmatchcase(name, pattern)
 
 
-def check_groups(stages: Sequence[Stage], groups: Sequence[LayeredGroup], *, complete: bool = True) -> None:
-    """Refuse stages that name groups which are not there, or that train nothing.
-
-    `groups` are those that some step may train. Before the task is built they are not `complete`: which optimizers
-    it has is unknown, and a pattern that names one is not judged.
-    """
+def check_groups(stages: Sequence[Stage], groups: Sequence[LayeredGroup]) -> None:
+    """Refuse stages that name groups which are not there, or that train nothing; `groups` are all but the frozen."""
     for index, stage in enumerate(stages):
         for key, patterns in (
             ("frozen", stage.frozen),
@@ -198,15 +194,13 @@ def check_groups(stages: Sequence[Stage], groups: Sequence[LayeredGroup], *, com
             ("group_lr_scale", tuple(stage.group_lr_scale)),
         ):
             for pattern in patterns:
-                judged = complete or "/" not in pattern
-                if judged and not any(matches(pattern, group) for group in groups):
+                if not any(matches(pattern, group) for group in groups):
                     raise RecipeError(
                         f"`stages.{index}.{key}`: stage `{stage.name}` names `{pattern}`, and no group that is trained "
                         "is called so",
                         hint=_near(pattern, groups),
                     )
-        named_optimizers = any("/" in pattern for pattern in (*stage.only, *stage.frozen))
-        if (complete or not named_optimizers) and not any(stage.trains(group) for group in groups):
+        if not any(stage.trains(group) for group in groups):
             raise RecipeError(
                 f"stage `{stage.name}` freezes every group: nothing would be trained",
                 hint=f"name fewer in `stages.{index}.frozen`",
@@ -214,10 +208,8 @@ def check_groups(stages: Sequence[Stage], groups: Sequence[LayeredGroup], *, com
 
 
 def _near(pattern: str, groups: Sequence[LayeredGroup]) -> str:
-    names = list(dict.fromkeys(group.rule for group in groups))
-    if "/" in pattern:
-        names = [f"{group.optimizer}/{group.rule}" for group in groups]
-    names = list(dict.fromkeys(names))
+    keys = (f"{group.optimizer}/{group.rule}" if "/" in pattern else group.rule for group in groups)
+    names = list(dict.fromkeys(keys))
     near = difflib.get_close_matches(pattern, names, n=1)
     if near:
         return f"did you mean `{near[0]}`?"

@@ -34,7 +34,7 @@ def test_warmup_as_long_as_the_run_is_refused(make_plan: MakePlan, warmup: int) 
 
 def test_a_groups_own_warmup_is_judged_too(make_plan: MakePlan) -> None:
     recipe = (
-        "optim: {groups: [{name: a, match: [x]}, {name: b, match: [y], "
+        'optim: {groups: [{name: a, match: ["*text_embed*"]}, {name: b, match: ["*.ff.*"], '
         "schedule: {kind: constant, warmup_steps: 100}}]}\n"
     )
     error = refused(make_plan, "train.steps=100", recipe=recipe)
@@ -94,7 +94,7 @@ def test_an_average_that_starts_after_the_end_is_refused(make_plan: MakePlan) ->
 
 
 def test_a_group_frozen_after_the_end_is_refused(make_plan: MakePlan) -> None:
-    recipe = "optim: {groups: [{name: a, match: [x], frozen: [100, 200]}]}\n"
+    recipe = 'optim: {groups: [{name: a, match: ["*.ff.*"], frozen: [100, 200]}]}\n'
     assert "frozen from step 100" in refused(make_plan, "train.steps=100", recipe=recipe).message
 
 

@@ -11,7 +11,7 @@ from ttstrain.optim.groups import build_groups
 from ttstrain.optim.kinds import check_never_frozen
 from ttstrain.optim.optimizers import Optimizers
 from ttstrain.optim.schedule import lr_at
-from ttstrain.optim.stages import Curriculum, Stage, check_groups
+from ttstrain.optim.stages import Curriculum, Stage
 
 PLAIN = Constant(warmup_steps=0)
 
@@ -121,10 +121,6 @@ def test_names_that_are_not_there_and_stages_that_train_nothing_are_refused(
     table = build_groups(task.optimized(), task.named_parameters(), OptimConfig())
     with pytest.raises(RecipeError, match=message.replace("*", r"\*")):
         Optimizers.build_staged(table, curriculum=Curriculum([stage("s", 2, **changes)]))
-
-
-def test_before_the_task_is_built_optimizers_are_not_judged() -> None:
-    check_groups([stage("s", 2, only=("discriminator/default",))], [Layer()], complete=False)
 
 
 def test_schedule_free_refuses_a_stage_that_freezes() -> None:
