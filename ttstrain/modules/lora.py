@@ -35,7 +35,8 @@ def check_installed(config: LoraConfig | None) -> None:
 def add_lora(module: nn.Module, config: LoraConfig, *, default_targets: Sequence[str] = ()) -> list[str]:
     """Adapt linear layers in place, freeze all other parameters, and return the names of the layers.
 
-    The adapters change nothing yet: their second matrix is zero. The first is drawn from torch's global generator.
+    The adapters are in float32 and change nothing yet: their second matrix is zero. The first is drawn from torch's
+    global generator.
     Raises RecipeError when peft is missing or a pattern matches no linear layer.
     """
     check_installed(config)
@@ -52,6 +53,9 @@ def add_lora(module: nn.Module, config: LoraConfig, *, default_targets: Sequence
         use_rslora=config.rslora,
     )
     inject_adapter_in_model(adapter, module, adapter_name=ADAPTER)
+    for name, parameter in module.named_parameters():
+        if is_adapter(name):
+            parameter.data = parameter.data.float()  # over a base in half precision, too, as peft's own models do
     _unfreeze(module, config.unfrozen)
     return names
 

@@ -112,6 +112,20 @@ def test_an_adapted_head_is_refused_since_the_loss_would_not_see_it() -> None:
         next(task.losses(batch()))
 
 
+def test_adapters_over_bf16_weights_are_in_float32_and_learn() -> None:
+    task = OrpheusTask(CONFIG.model_copy(update={"param_dtype": "bf16"}))
+    lora.add_lora(task, LoraConfig(rank=2, dora=True), default_targets=CONFIG.lora_targets())
+    types = {lora.is_adapter(name): set[torch.dtype]() for name, _ in task.named_parameters()}
+    for name, parameter in task.named_parameters():
+        types[lora.is_adapter(name)].add(parameter.dtype)
+    assert types == {True: {torch.float32}, False: {torch.bfloat16}}
+    with torch.autocast("cpu", torch.bfloat16):
+        (loss,) = task.losses(batch())
+    loss.value.backward()
+    ups = [parameter.grad for name, parameter in task.named_parameters() if ".lora_B." in name]
+    assert all(gradient is not None and float(gradient.abs().sum()) > 0 for gradient in ups)
+
+
 def test_a_tied_matrix_that_is_trained_whole_stays_one_matrix() -> None:
     task = OrpheusTask(CONFIG)
     lora.add_lora(task, LoraConfig(rank=2, unfrozen=["*embed_tokens*"]), default_targets=CONFIG.lora_targets())
