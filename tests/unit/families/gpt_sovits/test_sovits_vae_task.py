@@ -271,6 +271,7 @@ def test_an_evaluation_without_the_posterior_does_not_hear_the_recording_but_for
     ("values", "step", "said"),
     [
         ({"kl": 0.01, "d_real": 0.6, "d_fake": 0.3}, 0, ["KL has collapsed"]),
+        ({"kl": 2e4, "d_real": 0.6, "d_fake": 0.3}, 50, ["KL has exploded"]),
         ({"kl": 1.5, "d_real": 0.6, "d_fake": 0.3}, 50, []),
         ({"kl": 1.5, "d_real": 0.98, "d_fake": 0.02}, 50, ["almost always"]),
         ({"kl": 1.5, "d_real": 0.5, "d_fake": 0.49}, 50, ["cannot tell"]),

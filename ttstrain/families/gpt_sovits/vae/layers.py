@@ -75,4 +75,6 @@ class ChannelNorm(nn.Module):
 
 def length_mask(lengths: Sequence[int], *, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Return (b, 1, width): 1 within each length, 0 after it."""
-    return (torch.arange(width)[None, None] < torch.tensor(lengths)[:, None, None]).to(device, dtype)
+    # Not waiting for the device: a plain copy would first let it finish what it is doing.
+    ends = torch.tensor(lengths).to(device, non_blocking=True)
+    return (torch.arange(width, device=device)[None, None] < ends[:, None, None]).to(dtype)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ttstrain.families.gpt_sovits.config import HOP_LENGTH, SAMPLE_RATE
+from ttstrain.families.gpt_sovits.vae.layers import length_mask
 from ttstrain.modules.mel import FLOOR, mel_filter_bank
 
 N_FFT = 2048
@@ -42,9 +43,8 @@ class Spectrograms(nn.Module):
         for row, clip, length in zip(padded, wav, lengths, strict=True):
             whole = _mirrored(clip[None, :length].float())[0]
             row[: len(whole)] = whole[: len(row)]
-        frames = torch.tensor([length // HOP_LENGTH for length in lengths], device="cpu")
-        mask = (torch.arange(width)[None, None] < frames[:, None, None]).to(wav.device)
-        return self._magnitude(padded) * mask
+        frames = [length // HOP_LENGTH for length in lengths]
+        return self._magnitude(padded) * length_mask(frames, width=width, device=wav.device, dtype=torch.float32)
 
     def mel_of_linear(self, spec: Tensor) -> Tensor:
         """Return log-mels (b, m, n) of magnitudes (b, f, n)."""

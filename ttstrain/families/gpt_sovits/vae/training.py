@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ttstrain.families.gpt_sovits.config import VaeNetConfig
 
 COLLAPSED_KL = 0.05  # nats a frame; a published net has about 1 to 3 on its voice
+EXPLODED_KL = 300.0  # a fresh net begins near 50
 TOO_STRONG = 0.9  # distance of the discriminator's mean scores; 1 tells every sound, 0 none
 TOO_WEAK = 0.02
 EVALUATED_NOISE = 0.5  # of the prior, as upstream speaks
@@ -229,6 +230,11 @@ def vae_remarks(values: Mapping[str, float], *, step: int) -> list[str]:
         remarks.append(
             f"KL has collapsed ({kl:.3f} nats a frame): the latent says no more than the tokens do, and what is made "
             "will sound blurred; lower `model.vae.c_kl` or the LR"
+        )
+    if kl is not None and kl > EXPLODED_KL:
+        remarks.append(
+            f"KL has exploded ({kl:,.0f} nats a frame): tokens and recordings no longer agree on the latent; lower the "
+            "LR of the VAE"
         )
     real, fake = values.get("d_real"), values.get("d_fake")
     if step == 0 or real is None or fake is None:
