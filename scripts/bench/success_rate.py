@@ -1,0 +1,302 @@
+"""Count how often one minute of speech makes a voice: runs that end finite, learn and do not collapse.
+
+    python scripts/bench/success_rate.py --data ONE_VOICE --base-data ANOTHER_VOICE --seeds 5
+
+Takes about a minute of a folder of recordings, trains a base of the same small nets on other recordings unless `--base`
+names one, and fine-tunes it once for each seed, arm (success_arms.py) and factor of the learning rates. A run counts as
+
+    finite      it came to its end, and its losses and held-out losses are numbers
+    learns      a held-out loss lies 1 % below the base's
+    holds       the last held-out loss is no more than 5 % above the base's, and the VAE's KL is still there
+    succeeds    all three
+
+The base trains on another voice, so that there is something to learn. Results are added to a JSON file as they come:
+the same command goes on where it was stopped, and more `--seeds` add to what is there. The file also holds every run's
+gradient norms, of which the last lines compare the first steps with and without warmup.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+from time import perf_counter
+from typing import Any
+
+from sides import git, utc_now
+from success_arms import SMALL, STEP, Training, arms
+
+from ttstrain.checkpoint import store
+from ttstrain.config.compose import compose
+from ttstrain.config.recipe import DataConfig
+from ttstrain.data import atomic
+from ttstrain.data.audit import audit
+from ttstrain.data.manifest import Clip, total_hours
+from ttstrain.data.readers import read_rows
+from ttstrain.engine.start import start
+from ttstrain.errors import DivergedError
+from ttstrain.tracking import jsonl
+
+RESULTS = Path(__file__).with_name("results")
+QUIET = ("sample.every=null", "tracking.wandb=off", "checkpoint.keep_last=1", "train.measure_every=1")
+LEARNT, LOST = 0.99, 1.05  # of the base's held-out loss
+COLLAPSED_KL = 0.05  # nats a frame ...
+COLLAPSED_SHARE = 0.1  # ... or a tenth of the base's, where that is less
+NORMS = 1000  # steps whose gradient norms are kept
+NORM = "optim/grad_norm/"
+
+
+# ---------------------------------------------------------------- data and base
+
+
+def choose(path: Path, seconds: float, *, shortest: float = 1.0) -> list[Clip]:
+    """Take clips in order until they make up so many seconds."""
+    chosen: list[Clip] = []
+    for clip in audit(read_rows(str(path)), DataConfig(path=str(path))).clips:
+        if clip.duration_s >= shortest and sum(one.duration_s for one in chosen) + clip.duration_s <= seconds:
+            chosen.append(clip)
+    return chosen
+
+
+def write_table(path: Path, clips: Sequence[Clip]) -> Path:
+    rows = [
+        {"audio_file": str(clip.path.resolve()), "text": clip.text, "speaker": clip.speaker, "language": clip.language}
+        for clip in clips
+    ]
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def make_base(data: Path, work: Path, *, steps: int) -> Path:
+    """Train the small nets on other recordings; a base that is there is taken."""
+    place = work / "base"
+    if not (place / "checkpoints" / store.LAST).is_file():
+        schedule = "optim.schedule={kind: cosine, warmup_steps: 0.1, end_factor: 0.1}"
+        lrs = ("optim.lr=1e-3", "optim.groups.0.lr=1e-3")
+        training = Training("joint", "gpt_sovits_one_minute", (schedule, *lrs, "~train.early_stop"))
+        with quietly(work / "base.log"):
+            train(training, data, place, base=None, steps=steps, seed=0)
+    return place
+
+
+def train(training: Training, data: Path, place: Path, *, base: Path | None, steps: int, seed: int) -> None:
+    """Run to the end, whatever it is."""
+    given = [
+        SMALL[training.task],
+        *STEP,
+        *QUIET,
+        *training.overrides,
+        f"data.path={json.dumps(str(data))}",
+        f"base={json.dumps(str(base)) if base is not None else 'null'}",
+        f"train.steps={steps}",
+        f"train.seed={seed}",
+        f"eval.every={max(steps // 5, 1)}",
+        f"checkpoint={{every: {steps}, keep_last: 1}}",
+        f"name={place.name}",
+        f"run_dir={json.dumps(str(place.parent))}",
+    ]
+    start(compose(training.recipe, given))
+
+
+@contextlib.contextmanager
+def quietly(log: Path) -> Iterator[None]:
+    """Send what runs print to a file."""
+    with log.open("a", encoding="utf-8") as file, contextlib.redirect_stderr(file):
+        yield
+
+
+# ---------------------------------------------------------------- judging
+
+
+def judge(place: Path, *, ended: bool) -> dict[str, Any]:
+    """Say what became of a run, from its metrics."""
+    rows = jsonl.read(place / jsonl.FILE_NAME)
+    evals = [row for row in rows if "eval/loss/total" in row]
+    losses = [value for row in rows for key, value in row.items() if key.startswith(("train/loss/", "eval/loss/"))]
+    totals = [row["eval/loss/total"] for row in evals]
+    kls = [row["eval/loss/kl"] for row in evals if "eval/loss/kl" in row]
+    finite = ended and len(totals) > 1 and all(map(math.isfinite, losses))
+    has_kl = not kls or kls[-1] >= min(COLLAPSED_KL, COLLAPSED_SHARE * kls[0])
+    learns = finite and min(totals[1:]) < LEARNT * totals[0]
+    holds = finite and totals[-1] <= LOST * totals[0] and has_kl
+    return {
+        "finite": finite,
+        "learns": learns,
+        "holds": holds,
+        "succeeds": finite and learns and holds,
+        "held_out": [_rounded(total) for total in totals],
+        "kl": [_rounded(kl) for kl in kls],
+        "skipped": max((int(row["guard/skipped"]) for row in rows if "guard/skipped" in row), default=0),
+        "grad_norms": _norms(rows),
+    }
+
+
+def _norms(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]]:
+    """Return each optimizer's and each group's gradient norms, before clipping, of the first steps."""
+    found: dict[str, list[float | None]] = {}
+    for row in [row for row in rows if any(key.startswith(NORM) for key in row)][:NORMS]:
+        for key, value in row.items():
+            if key.startswith((NORM, "optim/group_norm/")):
+                name = key.removeprefix(NORM).removeprefix("optim/group_norm/")
+                found.setdefault(name, []).append(_rounded(value))
+    return found
+
+
+def _rounded(value: float) -> float | None:
+    return float(f"{value:.4g}") if math.isfinite(value) else None  # JSON has no NaN
+
+
+# ---------------------------------------------------------------- all runs
+
+
+def measure(options: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """Make the runs that the file does not hold yet."""
+    clips = choose(options.data, options.seconds)
+    table = write_table(work / "minute.jsonl", clips)
+    base = options.base
+    if base is None:
+        base_table = write_table(work / "base.jsonl", choose(options.base_data, options.base_seconds))
+        base = make_base(base_table, work, steps=options.base_steps)
+    about = {
+        "data": options.data.name,
+        "seconds": round(3600 * total_hours(clips), 1),
+        "clips": len(clips),
+        "base": options.base.name
+        if options.base is not None
+        else f"{options.base_data.name}, {options.base_steps} steps",
+        "steps": options.steps,
+    }
+    results = _read(options.results, about)
+    for seed, factor, name in (
+        (seed, factor, name)
+        for seed in range(options.seeds)
+        for factor in options.lr_factors
+        for name in options.arms.split(",")
+    ):
+        key = {"arm": name, "lr_factor": factor, "seed": seed}
+        if any(all(run[part] == value for part, value in key.items()) for run in results["runs"]):
+            continue
+        started = perf_counter()
+        parts = {}
+        for training in arms(factor, half=options.half)[name].runs:
+            place = work / f"{name}-{factor:g}-{seed}-{training.task}"
+            ended = True
+            with quietly(work / f"{place.name}.log"):
+                try:
+                    train(training, table, place, base=base, steps=options.steps, seed=seed)
+                except DivergedError:
+                    ended = False
+            parts[training.task] = judge(place, ended=ended)
+        run = {**key, "took_s": round(perf_counter() - started, 1), **_all_of(parts), "tasks": parts}
+        results["runs"].append(run)
+        results |= {"date": utc_now().isoformat(timespec="seconds"), "commit": git("rev-parse", "--short", "HEAD")}
+        atomic.write_text(options.results, json.dumps(results, indent=1) + "\n")
+        print(_line(run), flush=True)
+    return results
+
+
+def _all_of(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, bool]:
+    return {what: all(part[what] for part in parts.values()) for what in ("finite", "learns", "holds", "succeeds")}
+
+
+def _read(path: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+    if not path.exists():
+        return {"about": dict(about), "runs": []}
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if results["about"] != about:
+        raise SystemExit(
+            f"error: `{path}` is about {results['about']}, and this would be {about}: give another --results"
+        )
+    return results
+
+
+def _line(run: Mapping[str, Any]) -> str:
+    told = ", ".join(what if run[what] else f"NOT {what}" for what in ("finite", "learns", "holds"))
+    ends = [(task, part["held_out"][0], part["held_out"][-1]) for task, part in run["tasks"].items()]
+    held_out = "; ".join(f"{task} {first} to {last}" for task, first, last in ends)
+    who = f"{run['arm']:13} lr x {run['lr_factor']:<5g} seed {run['seed']}"
+    return f"{who}: {told} ({held_out}) in {run['took_s']:.0f} s"
+
+
+# ---------------------------------------------------------------- tables
+
+
+def show(results: Mapping[str, Any]) -> None:
+    """Print how many runs of each arm succeed, and what warmup does to the first gradients."""
+    runs = results["runs"]
+    factors = sorted({run["lr_factor"] for run in runs})
+    names = list(dict.fromkeys(run["arm"] for run in runs))
+    print(f"\n{'succeed':14}" + "".join(f"{f'lr x {factor:g}':>12}" for factor in factors))
+    for name in names:
+        cells = []
+        for factor in factors:
+            own = [run for run in runs if (run["arm"], run["lr_factor"]) == (name, factor)]
+            cells.append(f"{sum(run['succeeds'] for run in own)} of {len(own)}")
+        print(f"{name:14}" + "".join(f"{cell:>12}" for cell in cells))
+    for factor in factors:
+        with_it, without = (_mean_norm(runs, arm, factor) for arm in ("ours", "no-warmup"))
+        if with_it is not None and without is not None:
+            change = 100 * (with_it / without - 1)
+            print(
+                f"mean gradient norm of the first steps at lr x {factor:g}: "
+                f"{with_it:.4g} with warmup, {without:.4g} without ({change:+.0f} %)"
+            )
+
+
+def _mean_norm(runs: Sequence[Mapping[str, Any]], arm: str, factor: float) -> float | None:
+    """Average the norms of the nets' optimizer over steps and seeds; what is not finite is left out."""
+    norms = [
+        norm
+        for run in runs
+        if (run["arm"], run["lr_factor"]) == (arm, factor)
+        for norm in run["tasks"]["joint"]["grad_norms"].get("model", ())
+        if norm is not None
+    ]
+    return fmean(norms) if norms else None
+
+
+def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="recordings of one voice, of which a minute is taken")
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--base", type=Path, help="weights of the small nets to start from")
+    parser.add_argument("--base-data", type=Path, help="other recordings, to train a base on")
+    parser.add_argument("--base-seconds", type=float, default=600.0)
+    parser.add_argument("--base-steps", type=int, default=300)
+    parser.add_argument("--arms", default=",".join(arms(1.0, half=False)))
+    parser.add_argument("--lr-factors", type=float, nargs="+", default=[1.0, 10.0])
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each arm, with the seeds from 0 on")
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--half", action="store_true", help="train upstream's arm in fp16, as it does on a GPU")
+    parser.add_argument("--work", type=Path, help="keep the runs here; default: a temporary folder")
+    parser.add_argument("--results", type=Path, default=RESULTS / "success-rate-small.json")
+    options = parser.parse_args(arguments)
+    if options.base is None and options.base_data is None:
+        parser.error("give `--base`, or `--base-data` to train one on")
+    if unknown := set(options.arms.split(",")) - set(arms(1.0, half=False)):
+        parser.error(f"no such arm: {', '.join(sorted(unknown))}")
+    return options
+
+
+def main() -> None:
+    options = parse_options()
+    with contextlib.ExitStack() as stack:
+        work = options.work
+        if work is None:
+            work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        work.mkdir(parents=True, exist_ok=True)
+        print({name: asdict(arm)["what"] for name, arm in arms(1.0, half=options.half).items()}, file=sys.stderr)
+        print(f"load {os.getloadavg()[0]:.1f}", file=sys.stderr)
+        show(measure(options, work))
+
+
+if __name__ == "__main__":
+    main()
