@@ -32,10 +32,6 @@ class Documents:
         return sum(self.text_lengths)
 
     @property
-    def num_audio(self) -> int:
-        return sum(self.audio_lengths)
-
-    @property
     def padded_width(self) -> int:
         """Rows of a clip once it is padded: the longest text, then the longest speech."""
         return max(self.text_lengths) + max(self.audio_lengths)
@@ -46,12 +42,7 @@ class Documents:
         return self.slots[self.num_text :] // self.padded_width
 
 
-def lay_out(
-    texts: Sequence[Tensor],
-    audios: Sequence[Tensor],
-    *,
-    device: torch.device,
-) -> Documents:
+def lay_out(texts: Sequence[Tensor], audios: Sequence[Tensor], *, device: torch.device) -> Documents:
     """Lay clips out, given for each where its phonemes and tokens lie in the flattened batch: int64, on the CPU.
 
     All indices cross to the device in one copy that nobody waits for.
