@@ -78,6 +78,7 @@ def write(
 def test_a_run_is_judged_by_its_metrics(
     rate: ModuleType,
     tmp_path: Path,
+    *,
     totals: list[float | None],
     kl: list[float],
     ended: bool,
