@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"<?xml", "an XML document, perhaps a server's error message"),
     (b"%PDF", "a PDF"),
 )
+_KINDS_HINT = "ttstrain reads .safetensors, .pt, .pth and .ckpt"
+_PRINTABLE = frozenset(string.printable.encode())
 _DOWNLOAD_HINT = "download it again, and compare its size with the one on the web page"
 
 
@@ -75,12 +78,14 @@ def read_contents(path: Path) -> Contents:
         header = tensorfile.read_header(path)
         return Contents(path, "safetensors", dict(header.tensors), metadata=header.metadata)
     if head[2:4] != b"\x03\x04" and not unpickle.looks_pickled(path):
-        raise CheckpointError(f"`{path}` is not a checkpoint", hint="ttstrain reads .safetensors, .pt, .pth and .ckpt")
+        raise CheckpointError(f"`{path}` is not a checkpoint", hint=_KINDS_HINT)
     try:
         read = unpickle.read(path)
     except CheckpointError as error:
         if unsafe := pickle_names.unsafe_globals(unpickle.scan_globals(path)):
             raise CheckpointError(f"{error.message}; it names {', '.join(unsafe)}, so it is unsafe as well") from error
+        if all(byte in _PRINTABLE for byte in head):  # the oldest pickles are text too: so only now
+            raise CheckpointError(f"`{path}` is text, and no checkpoint", hint=_KINDS_HINT) from error
         raise
     return Contents(path, read.container, read.tree, globals=read.globals, head=head[:2])
 
