@@ -79,15 +79,20 @@ def read_contents(path: Path) -> Contents:
         return Contents(path, "safetensors", dict(header.tensors), metadata=header.metadata)
     if head[2:4] != b"\x03\x04" and not unpickle.looks_pickled(path):
         raise CheckpointError(f"`{path}` is not a checkpoint", hint=_KINDS_HINT)
+    read = _follow(path, head)
+    return Contents(path, read.container, read.tree, globals=read.globals, head=head[:2])
+
+
+def _follow(path: Path, head: bytes) -> unpickle.Pickled:
+    """Follow a file's pickle. Raises CheckpointError that also says what it would have run, or that it is none."""
     try:
-        read = unpickle.read(path)
+        return unpickle.read(path)
     except CheckpointError as error:
         if unsafe := pickle_names.unsafe_globals(unpickle.scan_globals(path)):
             raise CheckpointError(f"{error.message}; it names {', '.join(unsafe)}, so it is unsafe as well") from error
         if all(byte in _PRINTABLE for byte in head):  # the oldest pickles are text too: so only now
             raise CheckpointError(f"`{path}` is text, and no checkpoint", hint=_KINDS_HINT) from error
         raise
-    return Contents(path, read.container, read.tree, globals=read.globals, head=head[:2])
 
 
 def _read_shards(path: Path) -> Contents:
