@@ -351,6 +351,7 @@ class TrainConfig(Section):
     measure_every: Count = 10
     """Steps between gradient norms and update ratios of every group; they copy the weights once."""
     early_stop: EarlyStop | None = None
+    """Stop when evaluations no longer improve; with `stages`, go on to the next one."""
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainConfig:

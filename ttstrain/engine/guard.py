@@ -116,6 +116,11 @@ class Guard:
         """Forget the skips in a row: what follows is computed in another way."""
         self._skips_in_a_row = 0
 
+    def begin_stage(self) -> None:
+        """Forget what losses were like: other clips may have others, which are no spikes."""
+        self._recent.clear()
+        self._skips_in_a_row = 0
+
     def decide(self, judgement: Judgement, *, half_done: bool = False) -> Action:
         """Choose between skipping this step and going back, after a refused update.
 

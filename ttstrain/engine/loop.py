@@ -129,6 +129,7 @@ def _next_stage(run: Run) -> None:
     """Let the running stage end here, and the next one begin. A rollback never goes back beyond this step."""
     place = run.optimizers.curriculum.end_stage(run.progress.step)
     run.loader.enter(place.stage.name)
+    run.guard.begin_stage()
     if run.early_stop is not None:
         run.early_stop.restart(place.stage.early_stop)
     if run.best.metric is not None and run.best.metric.startswith(OF_STAGE):

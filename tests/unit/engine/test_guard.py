@@ -97,3 +97,11 @@ def test_an_incident_is_json_even_when_its_figures_are_not(tmp_path):
     content = json.loads(path.read_text(), parse_constant=pytest.fail)
     assert (content["loss"], content["grad_norm"], content["clips"]) == ("nan", "inf", ["a", "b"])
     assert incident.write(tmp_path).name == "00000007-non_finite_loss-2.json"
+
+
+def test_losses_of_another_stage_are_no_spikes():
+    guard = full(Guard(GuardConfig(window=4, spike=5.0)), [1.0] * 4)
+    assert judged(guard, 9.0) == "spike"
+    guard.begin_stage()
+    assert judged(guard, 9.0) == "good"
+    assert guard.state_dict()["recent"] == {}
