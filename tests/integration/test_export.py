@@ -107,6 +107,19 @@ def test_weights_that_are_asked_for_are_taken(run: Path) -> None:
         assert_equal(dict(gather(last, weights=wanted).weights), expected)  # type: ignore[arg-type]
 
 
+def test_weights_alone_leave_the_moments_on_the_disk(copied: Path) -> None:
+    last = copied / "checkpoints" / f"step-{STEPS:08d}"
+    whole = gather(last)
+    file = last / "optimizers.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match="optimizers"):
+        gather(last)
+    found = gather(last, training=False)
+    assert found.training is None
+    assert_equal(dict(found.weights), dict(whole.weights))
+
+
 def test_a_run_stands_for_its_best_checkpoint(copied: Path) -> None:
     (copied / "checkpoints" / "best").write_text("step-00000004\n")
     assert gather(copied).step == 4

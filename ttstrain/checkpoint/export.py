@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ttstrain.task import Task
 
 FOLDER = "{folder}"
+TRAINING = "training"  # in every family the format that another trainer goes on with
 FORWARD_TOLERANCE = 1e-5  # of the largest output; equal weights on one machine differ by less
 
 

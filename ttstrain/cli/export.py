@@ -48,12 +48,13 @@ def export(
     A run stands for its best checkpoint. The files are read back and compared, tensor by tensor and by a forward pass,
     before the folder gets its name.
     """
-    from ttstrain.checkpoint.export import check_request
+    from ttstrain.checkpoint.export import TRAINING, check_request
     from ttstrain.checkpoint.export import export as write
     from ttstrain.engine.export import gather, task_of
 
     wanted = check_request(task_of(run, recipe=recipe), out, formats or [])
-    source = gather(run, weights=weights.value, recipe=recipe, compare=compare)
+    goes_on = TRAINING in wanted
+    source = gather(run, weights=weights.value, recipe=recipe, compare=compare, training=goes_on)
     exported = write(source, out, formats=wanted)
     if json:
         print_json(source, exported)

@@ -51,18 +51,26 @@ def task_of(path: Path, *, recipe: str | None = None) -> str:
     return parse(compose(_asked_recipe(found, recipe), [])).task
 
 
-def gather(path: Path, *, weights: Weights = "auto", recipe: str | None = None, compare: bool = False) -> Source:
+def gather(
+    path: Path,
+    *,
+    weights: Weights = "auto",
+    recipe: str | None = None,
+    compare: bool = False,
+    training: bool = True,
+) -> Source:
     """Choose the weights to export from a run, one of its checkpoints, or an upstream file under a recipe.
 
     A run stands for its best checkpoint. `compare` measures weights, average and blends of both on the run's held-out
-    clips. Raises CheckpointError where the asked weights are not there.
+    clips. Without `training` the moments, twice as large as the weights, stay on the disk. Raises CheckpointError where
+    the asked weights are not there.
     """
     found = follow(path, prefer="best")
     if not store.is_checkpoint(found):
         return _of_upstream(found, weights=weights, recipe=recipe, compare=compare)
     if recipe is not None:
         raise RecipeError("a checkpoint of ours has its own settings", hint="leave `--recipe` out")
-    return _of_run(found, weights=weights, compare=compare)
+    return _of_run(found, weights=weights, compare=compare, training=training)
 
 
 # ---------------------------------------------------------------- our own checkpoints
@@ -86,8 +94,8 @@ class _Choice:
     losses: Mapping[str, float]
 
 
-def _of_run(checkpoint: Path, *, weights: Weights, compare: bool) -> Source:
-    loaded = store.load(checkpoint)
+def _of_run(checkpoint: Path, *, weights: Weights, compare: bool, training: bool) -> Source:
+    loaded = store.load(checkpoint) if training else _without_moments(checkpoint)
     meta = loaded.meta
     run = checkpoint.parent.parent if (checkpoint.parent.parent / folder.RECIPE).is_file() else None
     settings = None if run is None else _recipe_of(run)
@@ -121,6 +129,21 @@ def _of_run(checkpoint: Path, *, weights: Weights, compare: bool) -> Source:
         others=_others(plain, loaded),
         epoch=_epoch(meta, run),
     )
+
+
+def _without_moments(checkpoint: Path) -> store.Loaded:
+    """Read weights and average alone, unless an optimizer's state is a part of what the weights are."""
+    lazy = store.load_lazily(checkpoint)
+    if _schedule_free(lazy):
+        return store.load(checkpoint)
+    wanted = [part for part in ("task", "ema") if part in lazy.meta.parts]
+    state: dict[str, Any] = {part: store.load_part(checkpoint, part) for part in wanted}
+    return store.Loaded(state=state, meta=lazy.meta, per_rank=[])
+
+
+def _schedule_free(loaded: store.Loaded) -> bool:
+    moments = loaded.state.get("optimizers", {})
+    return any("z" in state for own in moments.values() for state in own.values())
 
 
 def _others(task: Task, loaded: store.Loaded) -> dict[str, Tensor]:
@@ -204,8 +227,7 @@ def _adapters(task: Task, settings: LoraConfig | None) -> Adapters | None:
 @contextmanager
 def _evaluated(task: Task, loaded: store.Loaded, *, run: Path | None, recipe: Recipe | None) -> Iterator[None]:
     """Show the weights that a schedule-free optimizer stands for, which are not those it trains."""
-    moments = loaded.state.get("optimizers", {})
-    if not any("z" in state for own in moments.values() for state in own.values()):
+    if not _schedule_free(loaded):
         yield
         return
     if run is None or recipe is None:
@@ -220,7 +242,7 @@ def _evaluated(task: Task, loaded: store.Loaded, *, run: Path | None, recipe: Re
         total_steps=plan["steps"],
         steps_per_epoch=plan["steps_per_epoch"],
     )
-    optimizers.load_state_dict(moments)
+    optimizers.load_state_dict(loaded.state["optimizers"])
     with optimizers.evaluating():
         yield
 

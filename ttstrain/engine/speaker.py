@@ -80,7 +80,7 @@ def open_speaker(
     path = resolve_base(spec)
     own = store.is_checkpoint(path)
     if own or recipe is not None:
-        source = gather(path, weights=weights, recipe=recipe)
+        source = gather(path, weights=weights, recipe=recipe, training=False)
         task_name, section, tensors = source.task, source.config.model_dump(mode="json"), source.weights
         absent = source.absent
         told = f"{source.chosen} weights of {source.name}, step {source.step:,}: {source.reasons[0]}"
