@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from ttstrain.engine.speaker import Line, Speaker, Voice
 
+VOICE = "model.sampling.voice="  # names a voice, where a model knows them by name
 SOUND_FILES = (".wav", ".flac", ".ogg")
 
 
@@ -77,7 +78,8 @@ def sample(
         )
     voices = [_voice(line.ref_audio, line.ref_text) if line.ref_audio is not None else given for line in lines]
     if None in voices:
-        own = _own_voice(speaker)
+        named = [text.removeprefix(VOICE) for text in overrides or [] if text.startswith(VOICE)]
+        own = _own_voice(speaker, asked=named[-1] if named else "")
         voices = [own if voice is None else voice for voice in voices]
     _speak(speaker, list(zip(lines, voices, files, strict=True)))
 
@@ -111,14 +113,14 @@ def _voice(path: Path, text: str) -> Voice:
     return read_voice(path, text)
 
 
-def _own_voice(speaker: Speaker) -> Voice | None:
+def _own_voice(speaker: Speaker, *, asked: str) -> Voice | None:
     """Let a run speak after one of its own clips, or with that clip's name; anything else without a voice."""
     from ttstrain.engine.speaker import voice_of_run
 
     voice = None if speaker.run is None else voice_of_run(speaker.run)
     if speaker.task.voices == "name":
         whose = f"`{voice.speaker}`, as {voice.name}" if voice is not None and voice.speaker else "no name"
-        _say(f"voice: {whose}; `model.sampling.voice=NAME` asks for another")
+        _say(f"voice: `{asked}`" if asked else f"voice: {whose}; `{VOICE}NAME` asks for another")
         return voice
     if voice is None:
         _say("voice: none was given (`--ref-audio`, `--ref-text`), so it is the net's own choice")
