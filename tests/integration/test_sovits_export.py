@@ -212,3 +212,11 @@ def test_readme_says_where_the_files_go(tmp_path: Path) -> None:
     text = (written.folder / "README.md").read_text()
     assert "cp ada_e8_s96.pth GPT-SoVITS/SoVITS_weights_v2/" in text
     assert "--base s2G.pth --base s2D.pth --base ada_e8_s96.pth" in text
+
+
+def test_a_joint_run_gives_both_nets(tmp_path: Path) -> None:
+    made = source("joint")
+    written = export(made, tmp_path / "out")
+    assert written.files == ("README.md", "ada-e8.ckpt", "ada_e8_s96.pth")
+    assert written.num_tensors == sum("enc_q" not in key for key in made.weights)
+    assert [line.split("GPT-SoVITS/")[1] for line in written.use] == ["GPT_weights_v2/", "SoVITS_weights_v2/"]
