@@ -302,6 +302,28 @@ def test_fp16_without_range_gives_way_and_a_resume_stays_there(
     assert checkpoint(run, 10).state["precision"]["kind"] == half
 
 
+def test_one_bad_batch_of_a_gan_is_taken_back_and_the_second_is_fp16s(tmp_path: Path) -> None:
+    class Overflowing(Gan):
+        def losses(self, batch: ToyBatch) -> Iterator[Loss]:
+            losses = super().losses(batch)
+            yield next(losses)
+            loss = next(losses)
+            half = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.float16
+            yield Loss(loss.value * (torch.inf if half else 1.0), updates=loss.updates)
+
+    run = whole_run(Overflowing(), tmp_path, precision="fp16")
+    run.plan.recipe.guard = SimpleNamespace(exclude=False)
+    run.precision.scale = 256.0  # where gradients fit
+    snapshots = MemorySnapshots()
+    snapshots.take(run.state, 0)
+    kinds = []
+    for seed in range(3):
+        report = loop._step(run, [make_batch(4, seed=seed)], snapshots)
+        kinds.append((run.precision.kind, report is not None))
+    assert kinds == [("fp16", False), ("fp32", False), ("fp32", True)]
+    assert run.guard.rollbacks == 2
+
+
 def test_gradients_that_overflow_at_the_smallest_scale_are_not_skipped_for_ever(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

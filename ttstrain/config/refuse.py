@@ -31,6 +31,11 @@ def check_read(recipe: Recipe, origins: Mapping[str, str]) -> None:
     if recipe.lora is not None and recipe.base is None:
         raise RecipeError("`lora` adapts a base, and the recipe names none", hint="give its weights with `--base PATH`")
     _check_lengths(recipe, origins)
+    if not recipe.stages and (recipe.checkpoint.best or "").startswith("eval/stage/"):
+        raise RecipeError(
+            f"`checkpoint.best` is `{recipe.checkpoint.best}`, and the recipe has no stages",
+            hint="set it to `eval/loss/total`, or give the run `stages`",
+        )
     if recipe.eval.every is not None:
         return
     if recipe.checkpoint.best is not None and _is_set("checkpoint.best", origins):

@@ -363,11 +363,15 @@ def _recover(run: Run, report: StepReport, snapshots: Snapshots) -> None:
 
 
 def _fp16_is_to_blame(run: Run, report: StepReport, action: Action) -> bool:
-    """Tell whether fp16's range is too small: the loss scale is at its end, or losses would send the run back."""
+    """Tell whether fp16's range is too small: the loss scale is at its end, or losses keep sending the run back.
+
+    A single bad batch does not tell: half a step is taken back once before it does.
+    """
     if run.precision.kind != "fp16":
         return False
     judgements = {verdict.judgement for verdict in report.refused.values()}
-    return "non_finite_gradient" in judgements or ("non_finite_loss" in judgements and action == "rollback")
+    keeps = action == "rollback" and (not report.stepped or run.guard.rollbacks > 0)
+    return "non_finite_gradient" in judgements or ("non_finite_loss" in judgements and keeps)
 
 
 def _fall_back(run: Run) -> str:

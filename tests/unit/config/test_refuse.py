@@ -215,6 +215,10 @@ def test_stages_that_contradict_are_refused(
     assert message in caught.value.message
 
 
+def test_the_best_of_a_stage_needs_stages(make_plan: MakePlan) -> None:
+    assert "has no stages" in refused(make_plan, "checkpoint.best=eval/stage/total").message
+
+
 def test_a_staged_run_has_ended_where_its_stages_did(make_plan: MakePlan) -> None:
     plan = make_plan("stages=[{name: a, steps: 90}, {name: b, steps: 30}]", stages=FOUND)
     check_resume(plan, 69, ended=[("a", 40)])
