@@ -37,6 +37,7 @@ def test_prepare_finetune_resume_sample_and_export_by_hand(recipe: Path, tmp_pat
     assert "frames ·" in told
     trained = ttstrain("finetune", recipe, f"run_dir={tmp_path}", "name=voice", "sample.every=4", "sample.count=1")
     assert trained.returncode == 0, trained.stderr
+    assert "0.0 % padding, micro-batches" in " ".join(trained.stderr.split())
     run = tmp_path / "voice"
     numbers = json.loads((run / "samples" / "step-00000004" / "numbers.json").read_text())
     (preview,) = numbers["previews"]

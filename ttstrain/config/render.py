@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ttstrain import families
 from ttstrain.config.emit import emit, scalar
 from ttstrain.config.estimate import ACTIVATIONS
 from ttstrain.config.gpu import gpu_memory
@@ -145,8 +146,18 @@ def _data_lines(plan: Plan) -> list[str]:
     return lines + _wrap(
         "",
         f"{lengths[0]:,} to {lengths[-1]:,} frames a clip, median {lengths[len(lengths) // 2]:,} · "
-        f"{100 * facts.padding_share:.1f} % padding",
+        f"{100 * facts.padding_share:.1f} % padding{_filled(plan)}",
     )
+
+
+def _filled(plan: Plan) -> str:
+    """Say how much of a micro-batch packed clips fill; where they are padded the padding tells."""
+    facts = plan.facts
+    if not families.find_task(plan.recipe.task).config.packed or facts.replay is not None:
+        return ""
+    budget = plan.recipe.data.batch_frames
+    share = sum(length for length in facts.frames if length <= budget) / (facts.batches_per_epoch * budget)
+    return f", micro-batches {100 * share:.1f} % full"
 
 
 def _replay(config: ReplayConfig | None, facts: ReplayFacts) -> str:
