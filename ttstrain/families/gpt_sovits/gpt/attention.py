@@ -150,7 +150,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None, d
     # torch's CPU kernel knows no dropout, and what it does instead draws every choice on its own.
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
     if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+        scores = scores.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
     weights = scores.softmax(dim=-1)
     attended: Tensor = (weights * survival_factors(weights.shape, dropout, dtype=weights.dtype)) @ value
     return attended
