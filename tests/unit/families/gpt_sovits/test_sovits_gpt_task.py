@@ -164,3 +164,8 @@ def test_adapters_find_three_layers_of_every_block() -> None:
     layers = [name for name, module in task.named_modules() if isinstance(module, nn.Linear)]
     found = [[name for name in layers if fnmatchcase(name, pattern)] for pattern in task.config.lora_targets()]
     assert [len(names) for names in found] == [2, 2, 2]
+
+
+def test_batches_cost_the_sum_of_their_clips_unless_padding_is_taught() -> None:
+    assert make_task().config.packed
+    assert not make_task(compat="upstream-2025-07").config.packed
