@@ -167,14 +167,16 @@ class _File:
 
 
 def _files(source: Source, config: SovitsConfig, *, pretrained: bool) -> list[_File]:
-    epoch = source.epoch or 0
+    epoch = source.epoch or 0  # an upstream file's is not known
+    gpt_name = f"{source.name}-e{epoch}" if epoch else f"{source.name}-s{source.step}"
+    vae_name = f"{source.name}_e{epoch}_s{source.step}" if epoch else f"{source.name}_s{source.step}"
     info = f"{epoch}epoch_{source.step}iteration"
     held = {**source.weights, **source.others}
     found: list[_File] = []
     if isinstance(config, GptConfig | JointConfig):
         settings = files.gpt_config(config.gpt, config.sampling, name=source.name)
         content = files.gpt_file(held, {**settings, OWN: _origin(source, config)}, info=f"GPT-e{epoch}")
-        found.append(_File(f"{source.name}-e{epoch}.ckpt", content, _keys(held, files.GPT)))
+        found.append(_File(f"{gpt_name}.ckpt", content, _keys(held, files.GPT)))
     if not isinstance(config, VaeConfig | JointConfig):
         return found
     settings = files.vae_config(config.vae, version=config.version, name=source.name)
@@ -182,8 +184,7 @@ def _files(source: Source, config: SovitsConfig, *, pretrained: bool) -> list[_F
     vae = files.vae_file(held, settings, info=info, posterior=pretrained)
     keys = [key for key in _keys(held, files.VAE) if pretrained or files.POSTERIOR not in key]
     if not pretrained:
-        name = f"{source.name}_e{epoch}_s{source.step}.pth"
-        return [*found, _File(name, vae, keys, mark=config.version, version=config.version)]
+        return [*found, _File(f"{vae_name}.pth", vae, keys, mark=config.version, version=config.version)]
     discriminator = _keys(held, files.DISCRIMINATOR)
     if not discriminator:
         raise RecipeError(
