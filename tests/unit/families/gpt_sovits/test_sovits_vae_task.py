@@ -158,9 +158,11 @@ def test_the_generator_is_scored_by_the_discriminator_that_has_stepped() -> None
 
 
 def test_metrics_are_the_terms_of_the_loss() -> None:
-    task = vae_task(c_kl=0.5)
+    task = vae_task(c_mel=10.0, c_kl=0.5)
     [discriminator, generator] = task.losses(task.draw(make_batch()))
-    torch.testing.assert_close(sum(generator.metrics.values()), generator.value.detach())
+    terms = generator.metrics
+    weighted = 10 * terms["mel"] + 0.5 * terms["kl"] + terms["fm"] + terms["adv"]
+    torch.testing.assert_close(weighted, generator.value.detach())
     assert generator.metrics.keys() == {"mel", "kl", "fm", "adv"}
     assert discriminator.metrics.keys() == {"d_real", "d_fake"}
 

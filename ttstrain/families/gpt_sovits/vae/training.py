@@ -96,8 +96,8 @@ def vae_losses(parts: VaeParts, batch: SovitsBatch, *, updates: str, noise: Tens
     """Yield the discriminator's loss and then the generator's, which updates `updates`.
 
     The generator is scored by the discriminator that has just stepped, as GPT-SoVITS s2. Its metrics are the terms
-    that it sums, weights included. KL is a mean over the frames of the micro-batch, as upstream. `noise` is drawn
-    when not given.
+    before `c_mel` and `c_kl`, as an evaluation's. KL is a mean over the frames of the micro-batch, as upstream. `noise`
+    is drawn when not given.
     """
     config, discriminator = parts.config, parts.discriminator
     target = make_target(parts, batch)
@@ -120,12 +120,14 @@ def vae_losses(parts: VaeParts, batch: SovitsBatch, *, updates: str, noise: Tens
         fake = critic(made.wav)
         terms["fm"] = feature_loss(real, fake)
         terms["adv"] = adversarial_loss(scores_of(fake))
-    terms["mel"] = config.c_mel * mel_distance(target.mel, parts.spectrograms.mel(made.wav[:, 0]))
-    terms["kl"] = config.c_kl * _mean_kl(made.latents)
+    terms["mel"] = mel_distance(target.mel, parts.spectrograms.mel(made.wav[:, 0]))
+    terms["kl"] = _mean_kl(made.latents)
     if made.commit is not None:
         terms["commit"] = made.commit
-    total = torch.stack(list(terms.values())).sum()
-    yield Loss(total, updates=updates, name="generator", metrics={k: v.detach() for k, v in terms.items()})
+    weights = {"mel": config.c_mel, "kl": config.c_kl}
+    total = torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()
+    metrics = {name: term.detach() for name, term in terms.items()}
+    yield Loss(total, updates=updates, name="generator", metrics=metrics)
 
 
 def make_target(parts: VaeParts, batch: SovitsBatch) -> Target:
