@@ -119,11 +119,11 @@ class VaeNetConfig(Section):
     kernel_size: Count = 3
     p_dropout: Probability = 0.1
     """In the text encoders; the reference encoder always has 0.1."""
-    resblock_kernel_sizes: list[int] = [3, 7, 11]
-    resblock_dilation_sizes: list[list[int]] = [[1, 3, 5], [1, 3, 5], [1, 3, 5]]
-    upsample_rates: list[int] = [10, 8, 2, 2, 2]
+    resblock_kernel_sizes: list[int] = Field(default=[3, 7, 11])
+    resblock_dilation_sizes: list[list[int]] = Field(default=[[1, 3, 5], [1, 3, 5], [1, 3, 5]])
+    upsample_rates: list[int] = Field(default=[10, 8, 2, 2, 2])
     upsample_initial_channel: Count = 512
-    upsample_kernel_sizes: list[int] = [16, 16, 8, 2, 2]
+    upsample_kernel_sizes: list[int] = Field(default=[16, 16, 8, 2, 2])
     gin_channels: Count = 512
     """Width of the speaker's style; 1024 in v2Pro and v2ProPlus."""
     segment_size: Count = 20_480
