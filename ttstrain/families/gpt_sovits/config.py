@@ -93,8 +93,8 @@ class GptNetConfig(Section):
     compat: Literal["none", "upstream-2025-07", "upstream-pre-2537"] = "none"
     """How padded texts are masked: `none` hides the padding; the others are what upstream did at these times."""
     dpo: NotNegative = 0.0
-    """Weight of the preference for the recorded tokens over spoiled ones; upstream's `if_dpo` is 1 beside a sum. It costs
-    a second pass."""
+    """Weight of the preference for the recorded tokens over spoiled ones; upstream's `if_dpo` is 1 beside a sum. It
+    costs a second pass."""
 
     @model_validator(mode="after")
     def _consistent(self) -> GptNetConfig:
