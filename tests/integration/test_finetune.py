@@ -334,9 +334,9 @@ def test_ctrl_c_in_the_first_evaluation_still_leaves_a_checkpoint(
 ) -> None:
     evaluate = loop.evaluate
 
-    def interrupt(*arguments: Any) -> dict[str, float]:
+    def interrupt(*arguments: Any, **options: Any) -> dict[str, float]:
         signal.raise_signal(signal.SIGINT)
-        return evaluate(*arguments)
+        return evaluate(*arguments, **options)
 
     monkeypatch.setattr(loop, "evaluate", interrupt)
     with pytest.raises(Interrupted):
