@@ -27,7 +27,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from time import perf_counter
 from typing import Any
 
@@ -242,25 +242,25 @@ def show(results: Mapping[str, Any]) -> None:
             cells.append(f"{sum(run['succeeds'] for run in own)} of {len(own)}")
         print(f"{name:14}" + "".join(f"{cell:>12}" for cell in cells))
     for factor in factors:
-        with_it, without = (_mean_norm(runs, arm, factor) for arm in ("ours", "no-warmup"))
-        if with_it is not None and without is not None:
-            change = 100 * (with_it / without - 1)
-            print(
-                f"mean gradient norm of the first steps at lr x {factor:g}: "
-                f"{with_it:.4g} with warmup, {without:.4g} without ({change:+.0f} %)"
-            )
+        with_it, without = (_norms_of(runs, arm, factor) for arm in ("ours", "no-warmup"))
+        for kind, measured in (("mean", fmean), ("median", median)):
+            if with_it and without:
+                change = 100 * (measured(with_it) / measured(without) - 1)
+                print(
+                    f"{kind} gradient norm of the first steps at lr x {factor:g}: {measured(with_it):.4g} with warmup, "
+                    f"{measured(without):.4g} without ({change:+.0f} %)"
+                )
 
 
-def _mean_norm(runs: Sequence[Mapping[str, Any]], arm: str, factor: float) -> float | None:
-    """Average the norms of the nets' optimizer over steps and seeds; what is not finite is left out."""
-    norms = [
+def _norms_of(runs: Sequence[Mapping[str, Any]], arm: str, factor: float) -> list[float]:
+    """Return the norms of the nets' optimizer, over steps and seeds; what is not finite is left out."""
+    return [
         norm
         for run in runs
         if (run["arm"], run["lr_factor"]) == (arm, factor)
         for norm in run["tasks"]["joint"]["grad_norms"].get("model", ())
         if norm is not None
     ]
-    return fmean(norms) if norms else None
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
