@@ -69,7 +69,7 @@ def test_offline_and_not_cached_says_so_and_where_it_looked(cache: Path, inside:
     with pytest.raises(CheckpointError, match="HF_HUB_OFFLINE forbids") as caught:
         resolve_base(f"hf://SWivid/F5-TTS/{inside}")
     assert str(cache.parents[2]) in caught.value.message
-    assert "`base:`" in str(caught.value.hint)
+    assert "give its path in place of `hf://...`" in str(caught.value.hint)
 
 
 def test_hf_home_is_obeyed_by_the_command_line(cache: Path) -> None:
