@@ -24,7 +24,7 @@ from statistics import median
 from typing import Any
 
 import gpt_workload as workload
-from sides import Side, speed, stamp, utc_now, write_results
+from sides import Side, common_options, speed, stamp, utc_now, write_results
 
 TOLERANCE = 1e-3  # of the loss
 
@@ -89,12 +89,9 @@ def _measure(ours: Side, upstream: Side, *, steps: int, pairs: int) -> list[tupl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", nargs="+", choices=workload.SIZES, default=["cpu_small", "cpu_small_sorted"])
+    parser = common_options(__doc__, sizes=workload.SIZES, default=["cpu_small", "cpu_small_sorted"])
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--cuda", default="", help="the GPU to use, as in CUDA_VISIBLE_DEVICES; default: the CPU")
     options = parser.parse_args()
     started = utc_now()
     results = [compare(size, options) for size in options.size]

@@ -23,7 +23,7 @@ from statistics import median
 from typing import Any
 
 import lm_workload as workload
-from sides import Side, speed, stamp, utc_now, write_results
+from sides import Side, common_options, speed, stamp, utc_now, write_results
 
 TOLERANCE = 1e-3  # of the losses
 OURS, PADDED, SINGLE = "ours", "trainer, 8 rows", "trainer, 1 row"
@@ -111,12 +111,9 @@ def _print(result: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", nargs="+", choices=workload.SIZES, default=["cpu_small"])
+    parser = common_options(__doc__, sizes=workload.SIZES, default=["cpu_small"])
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--cuda", default="", help="the GPU to use, as in CUDA_VISIBLE_DEVICES; default: the CPU")
     options = parser.parse_args()
     started = utc_now()
     results = [compare(size, options) for size in options.size]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,17 @@ class Side:
         peak = self.ask("quit")
         self._process.wait()
         return peak
+
+
+def common_options(
+    description: str | None, *, sizes: Collection[str], default: Sequence[str]
+) -> argparse.ArgumentParser:
+    """Return a parser of what every benchmark can be told."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", nargs="+", choices=sizes, default=list(default))
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--cuda", default="", help="the GPU to use, as in CUDA_VISIBLE_DEVICES; default: the CPU")
+    return parser
 
 
 def speed(took: dict[str, Any]) -> float:

@@ -23,7 +23,7 @@ from statistics import median
 from typing import Any
 
 import workload
-from sides import Side, speed, stamp, utc_now, write_results
+from sides import Side, common_options, speed, stamp, utc_now, write_results
 
 STEPS = 10  # in a round: twice over the batches, and once what either side does every tenth step
 
@@ -103,13 +103,10 @@ def watch(ours: Side) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common_options(__doc__, sizes=workload.SIZES, default=["cpu_small", "cpu_wide"])
     parser.add_argument("--upstream-python", required=True, help="a Python that has f5-tts")
-    parser.add_argument("--size", nargs="+", choices=workload.SIZES, default=["cpu_small", "cpu_wide"])
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--cuda", default="", help="the GPU to use, as in CUDA_VISIBLE_DEVICES; default: the CPU")
     options = parser.parse_args()
     started = utc_now()
     results = [compare(size, options) for size in options.size]
