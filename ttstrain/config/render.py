@@ -69,6 +69,7 @@ def recipe_yaml(plan: Plan) -> str:
     """
     values = plan.recipe.model_dump(mode="json")
     values["train"] |= {"steps": None if plan.staged else plan.steps, "epochs": None}
+    # A run without stages has none written down, and one in its plan.
     for written, stage in zip(values["stages"], plan.stages, strict=False):
         written |= {"steps": stage.steps, "epochs": None, "share": None}
     return (

@@ -166,7 +166,7 @@ def _stage_steps(recipe: Recipe, facts: DataFacts, steps_per_epoch: float, own: 
     if shares:
         total = _steps(recipe, facts, steps_per_epoch)
         ends = [round(sum(shares[: index + 1]) * total) for index in range(len(shares))]
-        return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+        return [end - start for start, end in zip([0, *ends[:-1]], ends, strict=True)]
     return [
         stage.steps if stage.steps is not None else _whole_epochs(stage.epochs or 0.0, per_epoch)
         for stage, per_epoch in zip(recipe.stages, own, strict=True)

@@ -154,7 +154,8 @@ class Curriculum:
     @property
     def ended(self) -> list[tuple[str, int]]:
         """Name the stages that are over, with the step after which each ended."""
-        return [(stage.name, step) for stage, step in zip(self.stages, self._ended, strict=False)]
+        over = self.stages[: len(self._ended)]
+        return [(stage.name, step) for stage, step in zip(over, self._ended, strict=True)]
 
     def state_dict(self) -> dict[str, Any]:
         return {"ended": [list(pair) for pair in self.ended]}

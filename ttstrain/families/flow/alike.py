@@ -86,6 +86,7 @@ class Origins:
 
     def _same_jamo(self, token: str) -> list[str]:
         own = unicodedata.normalize("NFD", token)
+        # A syllable has two or three jamo; a final that only one of two has is not shared.
         shared = [(sum(a == b for a, b in zip(own, jamo, strict=False)), syllable) for syllable, jamo in self._hangul]
         most = max((count for count, _ in shared), default=0)
         if most < _SHARED_JAMO:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_orpheus import NET
 from torch import Tensor
 from transformers import AttentionInterface
 
@@ -13,18 +14,6 @@ from ttstrain.families.orpheus import attention
 from ttstrain.families.orpheus.config import OrpheusConfig
 from ttstrain.families.orpheus.net import build_net, hidden_states, llama_config, prove_isolation
 
-SMALL: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "vocab_size": 28_943,
-    "text_vocab_size": 259,
-    "bos_token_id": 256,
-    "eot_token_id": 258,
-}
 LENGTHS = (5, 1, 9)
 
 
@@ -36,7 +25,7 @@ def packed_states(net: Any, rows: list[Tensor]) -> Tensor:
 
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_packed_rows_are_what_they_are_alone(checkpointed: bool) -> None:
-    config = OrpheusConfig(**SMALL, checkpoint_activations=checkpointed)
+    config = OrpheusConfig(**NET, checkpoint_activations=checkpointed)
     net = build_net(config)
     rows = [torch.randint(config.vocab_size, (length,)) for length in LENGTHS]
     together = packed_states(net, rows)
@@ -52,7 +41,7 @@ def test_checkpointed_layers_give_the_same_gradients() -> None:
     gradients = []
     for checkpointed in (False, True):
         torch.manual_seed(0)
-        net = build_net(OrpheusConfig(**SMALL, checkpoint_activations=checkpointed)).train()
+        net = build_net(OrpheusConfig(**NET, checkpoint_activations=checkpointed)).train()
         packed_states(net, [torch.arange(length) for length in LENGTHS]).square().mean().backward()
         gradients.append([parameter.grad for parameter in net.parameters()])
     for one, other in zip(*gradients, strict=True):
@@ -61,12 +50,12 @@ def test_checkpointed_layers_give_the_same_gradients() -> None:
 
 def test_isolation_is_proven_for_what_we_ship() -> None:
     for dtype in ("fp32", "bf16"):
-        prove_isolation(build_net(OrpheusConfig(**SMALL, param_dtype=dtype)))
+        prove_isolation(build_net(OrpheusConfig(**NET, param_dtype=dtype)))
 
 
 def test_a_leak_is_found() -> None:
     AttentionInterface.register("leaking", _leaking)
-    net = build_net(OrpheusConfig(**SMALL))
+    net = build_net(OrpheusConfig(**NET))
     net.config._attn_implementation = "leaking"
     with pytest.raises(RuntimeError, match="see each other"):
         prove_isolation(net)
@@ -80,7 +69,7 @@ def test_attention_that_does_not_attend_is_found(monkeypatch: pytest.MonkeyPatch
     def deaf(query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tensor:
         return value.repeat_interleave(query.shape[1] // value.shape[1], dim=1) * scale
 
-    net = build_net(OrpheusConfig(**SMALL))
+    net = build_net(OrpheusConfig(**NET))
     monkeypatch.setattr(attention, "_causal", deaf)
     with pytest.raises(RuntimeError, match="attention is not working"):
         prove_isolation(net)
@@ -110,26 +99,26 @@ def test_a_kernel_is_used_only_where_it_computes_what_the_ordinary_one_does() ->
 
 
 def test_rotary_frequencies_stay_in_fp32_beside_bf16_weights() -> None:
-    full, half = (build_net(OrpheusConfig(**SMALL, param_dtype=dtype)) for dtype in ("fp32", "bf16"))
+    full, half = (build_net(OrpheusConfig(**NET, param_dtype=dtype)) for dtype in ("fp32", "bf16"))
     assert half.lm_head.weight.dtype == torch.bfloat16
     assert half.lm_head.weight is half.model.embed_tokens.weight
     assert torch.equal(full.model.rotary_emb.inv_freq, half.model.rotary_emb.inv_freq)
 
 
 def test_a_tied_matrix_is_stored_once_and_stays_tied() -> None:
-    one, other = (build_net(OrpheusConfig(**SMALL)) for _ in range(2))
+    one, other = (build_net(OrpheusConfig(**NET)) for _ in range(2))
     state = one.state_dict()
     assert "lm_head.weight" not in state
     other.load_state_dict(state, strict=True)
     assert other.lm_head.weight is other.model.embed_tokens.weight
     assert torch.equal(other.lm_head.weight, one.lm_head.weight)
-    untied = build_net(OrpheusConfig(**SMALL, tie_word_embeddings=False))
+    untied = build_net(OrpheusConfig(**NET, tie_word_embeddings=False))
     assert "lm_head.weight" in untied.state_dict()
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_shapes_of_the_plan_are_those_of_the_net(tied: bool) -> None:
-    config = OrpheusConfig(**SMALL, tie_word_embeddings=tied)
+    config = OrpheusConfig(**NET, tie_word_embeddings=tied)
     found = {f"net.{name}": tuple(parameter.shape) for name, parameter in build_net(config).named_parameters()}
     assert found == config.parameter_shapes()
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from small_orpheus import NET
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from ttstrain.checkpoint.loading import load_weights
@@ -28,19 +29,7 @@ from ttstrain.families.orpheus.task import SLOTS, OrpheusTask
 from ttstrain.families.orpheus.tokenizer import TOY, load_tokenizer
 from ttstrain.modules import lora
 
-SECTION: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "vocab_size": 28_943,
-    "text_vocab_size": 259,
-    "bos_token_id": 256,
-    "eot_token_id": 258,
-    "rows": RowsConfig(tokenizer=TOY, codec=TOY),
-}
+SECTION: dict[str, Any] = {**NET, "rows": RowsConfig(tokenizer=TOY, codec=TOY)}
 CONFIG = OrpheusConfig(**SECTION)
 
 
