@@ -13,6 +13,7 @@ import torch
 from ttstrain.engine import checkpointing
 from ttstrain.engine.evaluate import Pieces, evaluate
 from ttstrain.engine.guard import Action, Incident
+from ttstrain.engine.heap import keep_freed_memory
 from ttstrain.engine.peak import peak_flops
 from ttstrain.engine.precision import really_has_bf16
 from ttstrain.engine.previews import Previews, speak
@@ -52,6 +53,7 @@ def train(run: Run, held_out: HeldOut, snapshots: Snapshots) -> Ending:
     Raises DivergedError, Interrupted, Preempted or OutOfMemoryError with a good checkpoint on disk.
     """
     plan, progress, curriculum = run.plan, run.progress, run.optimizers.curriculum
+    keep_freed_memory(run.device)
     with Signals(run.folder, speak=run.ranks.main) as signals:
         _go_on_in_stage(run)
         snapshots.take(run.state, progress.step)
