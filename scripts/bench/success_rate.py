@@ -6,9 +6,11 @@ Takes about a minute of a folder of recordings, trains a base of the same small 
 names one, and fine-tunes it once for each seed, arm (success_arms.py) and factor of the learning rates. A run counts as
 
     finite      it came to its end, and its losses and held-out losses are numbers
-    learns      a held-out loss lies 1 % below the base's
-    holds       the last held-out loss is no more than 5 % above the base's, and the VAE's KL is still there
+    learns      of the GPT and of the VAE, a held-out loss lies 1 % below the base's
+    holds       the last held-out loss of either is no more than 5 % above the base's, and the VAE's KL is still there
     succeeds    all three
+
+Four clips are held out, others for each seed.
 
 The base trains on another voice, so that there is something to learn. Results are added to a JSON file as they come:
 the same command goes on where it was stopped, and more `--seeds` add to what is there. The file also holds every run's
@@ -121,18 +123,19 @@ def judge(place: Path, *, ended: bool) -> dict[str, Any]:
     rows = jsonl.read(place / jsonl.FILE_NAME)
     evals = [row for row in rows if "eval/loss/total" in row]
     losses = [value for row in rows for key, value in row.items() if key.startswith(("train/loss/", "eval/loss/"))]
-    totals = [row["eval/loss/total"] for row in evals]
+    nets = [key for key in ("eval/loss/gpt", "eval/loss/vae") if evals and key in evals[0]] or ["eval/loss/total"]
+    courses = {key.rpartition("/")[2]: [row[key] for row in evals] for key in nets}
     kls = [row["eval/loss/kl"] for row in evals if "eval/loss/kl" in row]
-    finite = ended and len(totals) > 1 and all(map(math.isfinite, losses))
+    finite = ended and len(evals) > 1 and all(map(math.isfinite, losses))
     has_kl = not kls or kls[-1] >= min(COLLAPSED_KL, COLLAPSED_SHARE * kls[0])
-    learns = finite and min(totals[1:]) < LEARNT * totals[0]
-    holds = finite and totals[-1] <= LOST * totals[0] and has_kl
+    learns = finite and all(min(course[1:]) < LEARNT * course[0] for course in courses.values())
+    holds = finite and all(course[-1] <= LOST * course[0] for course in courses.values()) and has_kl
     return {
         "finite": finite,
         "learns": learns,
         "holds": holds,
         "succeeds": finite and learns and holds,
-        "held_out": [_rounded(total) for total in totals],
+        "held_out": {net: [_rounded(loss) for loss in course] for net, course in courses.items()},
         "kl": [_rounded(kl) for kl in kls],
         "skipped": max((int(row["guard/skipped"]) for row in rows if "guard/skipped" in row), default=0),
         "grad_norms": _norms(rows),
@@ -220,8 +223,12 @@ def _read(path: Path, about: Mapping[str, Any]) -> dict[str, Any]:
 
 def _line(run: Mapping[str, Any]) -> str:
     told = ", ".join(what if run[what] else f"NOT {what}" for what in ("finite", "learns", "holds"))
-    ends = [(task, part["held_out"][0], part["held_out"][-1]) for task, part in run["tasks"].items()]
-    held_out = "; ".join(f"{task} {first} to {last}" for task, first, last in ends)
+    courses = [
+        (task if net == "total" else net, course)
+        for task, part in run["tasks"].items()
+        for net, course in part["held_out"].items()
+    ]
+    held_out = "; ".join(f"{net} {course[0]} to {course[-1]}" for net, course in courses if course)
     who = f"{run['arm']:13} lr x {run['lr_factor']:<5g} seed {run['seed']}"
     return f"{who}: {told} ({held_out}) in {run['took_s']:.0f} s"
 

@@ -36,7 +36,7 @@ def test_every_arm_is_a_recipe_on_small_nets(rate: ModuleType, arm: str, half: b
         given = [rate.SMALL[training.task], *rate.STEP, *rate.QUIET, *training.overrides, "base=null"]
         recipe = parse(compose(training.recipe, given))
         assert recipe.task.endswith(training.task)
-        assert recipe.data.holdout == 2
+        assert recipe.data.holdout == 4
         assert recipe.sample.every is None
         upstream = arm == "upstream"
         assert (recipe.optim.max_grad_norm is None) is (upstream or arm in ("no-clipping", "none-of-them"))
@@ -87,6 +87,19 @@ def test_a_run_is_judged_by_its_metrics(
     found = rate.judge(write(tmp_path / "run", totals, kl=kl), ended=ended)
     assert (found["finite"], found["learns"], found["holds"]) == expected
     assert found["succeeds"] is all(expected)
+
+
+def test_a_joint_run_is_judged_by_both_of_its_nets(rate: ModuleType, tmp_path: Path) -> None:
+    rows = [
+        {"step": step, "eval/loss/total": gpt + vae, "eval/loss/gpt": gpt, "eval/loss/vae": vae}
+        for step, (gpt, vae) in enumerate([(4.0, 60.0), (4.0, 50.0), (4.3, 50.0)])
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = rate.judge(tmp_path, ended=True)
+    assert found["finite"]
+    assert not found["learns"]  # the VAE does, the GPT does not
+    assert not found["holds"]  # the GPT is 7 % worse, which the total does not show
+    assert found["held_out"] == {"gpt": [4.0, 4.0, 4.3], "vae": [60.0, 50.0, 50.0]}
 
 
 def test_gradient_norms_are_kept_by_optimizer(rate: ModuleType, tmp_path: Path) -> None:

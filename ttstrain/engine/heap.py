@@ -17,9 +17,8 @@ LARGEST: Final = (1 << 30, 1 << 25)  # bytes; glibc before 2.35 accepts 32 MiB a
 def keep_freed_memory(device: torch.device) -> bool:
     """Let the next step of a run on the CPU reuse the memory that the last one freed; return whether it will.
 
-    glibc hands large blocks back to the system, which clears every page again before the next step may write to it:
-    5 to 8 % of a step where the batches' shapes differ. The process keeps the most memory that it ever needed, as
-    torch's own allocator does on a GPU.
+    glibc hands large blocks back to the system, which clears every page again before the next step may write to it.
+    The process keeps the most memory that it ever needed, as torch's own allocator does on a GPU.
     """
     if device.type != "cpu" or sys.platform != "linux":
         return False

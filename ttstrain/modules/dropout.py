@@ -14,31 +14,42 @@ class Dropout(nn.Module):
     """Dropout from torch's global generator; on a CPU with four choices per random number.
 
     torch draws each choice of a CPU mask on its own, ten times as slow. The chance is a multiple of 2**-16 there, and
-    survivors are scaled by exactly that.
+    survivors are scaled by exactly that. `inplace` overwrites what it is given, for results that nothing else needs.
     """
 
-    def __init__(self, p: float) -> None:
+    def __init__(self, p: float, *, inplace: bool = False) -> None:
         super().__init__()
         self.p = p
+        self.inplace = inplace
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *, kept: Tensor | None = None) -> Tensor:
+        """Drop values of x (..., d), and all of those rows where `kept` (...) is false."""
         if not self.training or self.p == 0.0:
-            return x
+            return x if kept is None else clear_rows(x, kept)
         if x.device.type != "cpu":
-            return F.dropout(x, self.p)
-        return x * survival_factors(x.shape, self.p, dtype=x.dtype)
+            x = F.dropout(x, self.p, inplace=self.inplace)
+            return x if kept is None else clear_rows(x, kept)
+        factors = survival_factors(x.shape, self.p, dtype=x.dtype)
+        if kept is not None:  # a few rows of the factors cost less than a product over all of x, and another backward
+            factors.flatten(0, -2).index_fill_(0, (~kept).flatten().nonzero().flatten(), 0.0)
+        return x.mul_(factors) if self.inplace else x * factors
 
     def extra_repr(self) -> str:
-        return f"p={self.p}"
+        return f"p={self.p}, inplace={self.inplace}"
+
+
+def clear_rows(x: Tensor, kept: Tensor) -> Tensor:
+    """Return x (..., d) with zeros where `kept` (...) is false; a product, as a fill costs thrice as much."""
+    return x * kept.unsqueeze(-1).type_as(x)
 
 
 def survival_factors(shape: torch.Size, p: float, *, dtype: torch.dtype) -> Tensor:
     """Draw 0 with chance `p` and else the factor that keeps the mean, on the CPU."""
     number = math.prod(shape)
     survivors = min(max(round((1 - p) * 2**16), 1), 2**16 - 1)
-    factors = torch.empty(number, dtype=dtype)
-    torch.lt(_sixteen_bits(number), survivors - 2**15, out=factors)
-    return factors.mul_(2**16 / survivors).view(shape)
+    bits = _sixteen_bits(number)
+    torch.lt(bits, survivors - 2**15, out=bits)  # 1 or 0, in the same memory
+    return bits.to(dtype).mul_(2**16 / survivors).view(shape)
 
 
 def _sixteen_bits(number: int) -> Tensor:

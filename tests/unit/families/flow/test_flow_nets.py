@@ -13,7 +13,6 @@ from ttstrain.families.flow.model import FlowNet, build_net
 from ttstrain.families.flow.model.attention import RotaryEmbedding, rotate
 from ttstrain.families.flow.model.convolution import convolve_frames
 from ttstrain.families.flow.model.embedding import TextEmbedding
-from ttstrain.modules.dropout import Dropout
 
 SMALL: dict[str, Any] = {"dim": 32, "depth": 2, "heads": 2, "dim_head": 16, "text_dim": 16, "conv_layers": 2}
 UNETT: dict[str, Any] = {"backbone": "unett", "text_dim": 100, "conv_layers": 0}
@@ -116,28 +115,6 @@ def test_rotation_turns_neighbouring_pairs_by_position() -> None:
     first = rotate(x, rotations, num_heads=1)
     torch.testing.assert_close(first[:, :, 0], expected[:, :, 0])
     assert torch.equal(first[:, :, 1], x[:, :, 1])
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_dropout_drops_its_share_and_keeps_the_mean(dtype: torch.dtype) -> None:
-    x = torch.ones(500, 1003, dtype=dtype)
-    dropped = Dropout(0.1).train()(x)
-    assert dropped.dtype == dtype
-    assert float((dropped == 0).float().mean()) == pytest.approx(0.1, abs=0.002)
-    assert float(dropped.float().mean()) == pytest.approx(1.0, abs=0.005)
-    # No position is favoured, although four share one random number.
-    assert (dropped == 0).float().mean(0)[:1000].view(250, 4).mean(0).tolist() == pytest.approx([0.1] * 4, abs=0.005)
-    assert torch.equal(Dropout(0.1).eval()(x), x)
-
-
-def test_dropout_follows_torchs_seed() -> None:
-    layer, x = Dropout(0.3).train(), torch.ones(99)
-    torch.manual_seed(5)
-    first = layer(x)
-    second = layer(x)
-    torch.manual_seed(5)
-    assert torch.equal(layer(x), first)
-    assert not torch.equal(first, second)
 
 
 @pytest.mark.parametrize("frames", [1, 5, 40])

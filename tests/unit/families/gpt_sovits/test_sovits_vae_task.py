@@ -337,6 +337,14 @@ def test_a_base_with_another_quantizer_is_refused_unless_it_is_trained() -> None
     assert vae_task(freeze_quantizer=False).fitted(opened(other)).weights.keys() == other.keys()
 
 
+def test_a_base_of_the_small_encoders_is_known_where_another_machine_rounded_them() -> None:
+    task = vae_task()
+    other = {name: value.clone() for name, value in task.state_dict().items()}
+    for name in ("ssl_proj.weight", "quantizer.vq.layers.0._codebook.embed"):
+        other[f"vae.{name}"] += 1e-3 * torch.rand_like(other[f"vae.{name}"])
+    assert task.fitted(opened(other)).weights.keys() == other.keys()
+
+
 # ---------------------------------------------------------------- both nets
 
 
