@@ -141,6 +141,13 @@ def test_without_a_vae_it_says_which_file_is_missing() -> None:
 def test_a_step_asks_nothing_of_the_device(dpo: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors without values stand for a device that is busy: whoever reads one of them fails."""
     monkeypatch.setattr("ttstrain.families.gpt_sovits.gpt.net.Packed", lambda documents: Packed(documents, padded=True))
+    for place in (
+        "modules.dropout",
+        "families.gpt_sovits.gpt.attention",
+    ):  # a CPU's own dropout reads a seed on the host
+        monkeypatch.setattr(
+            f"ttstrain.{place}.survival_factors", lambda shape, p, *, dtype: torch.ones(shape, dtype=dtype)
+        )
     drawn = make_task(dpo=dpo).draw(make_batch())
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         task = make_task(dropout=0.1, dpo=dpo)

@@ -1,7 +1,7 @@
 """The smallest encoders of the right classes, `package:toy`: nothing to download; their tokens still tell sounds apart.
 
-Their weights are random but always the same, to rounding. A random convolution keeps much of what it hears, so a codebook made of
-its own outputs on the demo speech divides sounds into 1024 kinds, as the published one does better.
+Their weights are random but always the same, to rounding. A random convolution keeps much of what it hears, so a
+codebook made of its own outputs on the demo speech divides sounds into 1024 kinds, as the published one does better.
 """
 
 from __future__ import annotations
