@@ -164,6 +164,7 @@ def test_references_that_cannot_be_used_are_refused(run: Path, tmp_path: Path) -
         (["--texts", "path.jsonl", "-o", "out"], 3, "cannot be the name of a file"),
         (["--texts", "field.jsonl", "-o", "out"], 3, "unknown field `txt`"),
         (["--texts", "head.tsv", "-o", "out"], 3, "no column `text`"),
+        (["--texts", "long.tsv", "-o", "out"], 3, "long.tsv:3 has more cells than line 1 names columns"),
         (["--text", "Hi", "-o", "a.wav", "optim.lr=1"], 2, "`optim.lr=1` means nothing here"),
         (["--text", "Hi", "-o", "a.wav", "model.sampling.step=1"], 2, "sampling.steps"),
         (["--text", "Hi", "-o", "a.wav", "model.sampling.vocoder=none"], 4, "the vocoder `none` does not exist"),
@@ -181,6 +182,7 @@ def test_mistakes_are_said_with_their_exit_code(
         "path.jsonl": '{"text": "a", "name": "../a"}',
         "field.jsonl": '{"txt": "a"}',
         "head.tsv": "name\tsentence\na\tb\n",
+        "long.tsv": "name\ttext\na\tb\nc\td\te\n",
     }
     for name, text in files.items():
         (tmp_path / name).write_text(text)

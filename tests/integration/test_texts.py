@@ -87,6 +87,12 @@ def test_what_needs_a_recipe_asks_for_one(root: Path, flags: dict[str, Any]) -> 
     assert "--recipe" in str(caught.value.hint)
 
 
+def test_a_vocab_that_nothing_would_read_is_not_written(root: Path) -> None:
+    with pytest.raises(RecipeError, match=r"which `orpheus` does not have"):
+        prepare(root / "speech", recipe="smoke/orpheus", vocab_out=root / "unread.txt")
+    assert not (root / "unread.txt").exists()
+
+
 # ---------------------------------------------------------------- the front end is pinned
 
 

@@ -54,6 +54,8 @@ def prepare(
     wanted = _recipe(recipe, data, overrides or [])
     if wanted is None:
         _need_recipe({"--score": score, "--vocab-out": vocab_out, "--show-tokens": num_shown})
+    elif vocab_out is not None:
+        _need_vocab(wanted)
     scorer = _open_scorer(wanted, score) if wanted is not None and score else None
     front_end = None if wanted is None else _front_end(wanted)
     config = wanted.data if wanted is not None else _data_config(data, overrides or [])
@@ -153,6 +155,17 @@ def _need_recipe(flags: dict[str, Any]) -> None:
 
     if given := [flag for flag, value in flags.items() if value]:
         raise RecipeError(f"`{given[0]}` needs to know how texts are read", hint="add `--recipe RECIPE`")
+
+
+def _need_vocab(recipe: Recipe) -> None:
+    from ttstrain import families
+    from ttstrain.errors import RecipeError
+
+    if "vocab" not in families.find_task(recipe.task).config.model_fields:
+        raise RecipeError(
+            f"`--vocab-out` writes a vocabulary for `model.vocab`, which `{recipe.task}` does not have",
+            hint="its symbols are those its published weights know; leave `--vocab-out` out",
+        )
 
 
 def _front_end(recipe: Recipe) -> FrontEnd | None:

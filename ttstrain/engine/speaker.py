@@ -230,9 +230,12 @@ def _rows(path: Path, content: str) -> list[tuple[int, Mapping[str, Any]]]:
                 f"{path}:1 has no column `text`", hint="the first line names the columns, with tabs between"
             )
         cells = csv.reader((line for _, line in numbered[1:]), delimiter="\t", quoting=csv.QUOTE_NONE)
-        return [
-            (number, dict(zip(header, row, strict=False))) for (number, _), row in zip(numbered[1:], cells, strict=True)
-        ]
+        table = [(number, row) for (number, _), row in zip(numbered[1:], cells, strict=True)]
+        if long := next((number for number, row in table if len(row) > len(header)), None):
+            raise DataError(
+                f"{path}:{long} has more cells than line 1 names columns", hint=f"the columns: {', '.join(header)}"
+            )
+        return [(number, dict(zip(header, row, strict=False))) for number, row in table]
     return [(number, {"text": line.strip()}) for number, line in numbered]
 
 
