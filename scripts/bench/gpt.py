@@ -24,7 +24,7 @@ from statistics import median
 from typing import Any
 
 import gpt_workload as workload
-from sides import Side, common_options, speed, stamp, utc_now, write_results
+from sides import Side, common_options, speed, stamp, take_turns, utc_now, write_results
 
 TOLERANCE = 1e-3  # of the loss
 
@@ -76,14 +76,11 @@ def compare(size: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def _measure(ours: Side, upstream: Side, *, steps: int, pairs: int) -> list[tuple[float, float]]:
     """Return phonemes and tokens per second of ours and of the other, after one round of each to warm up."""
-    for side in (upstream, ours):
-        side.ask("run", steps=steps)
     found = []
-    for number in range(pairs):
-        order = (ours, upstream) if number % 2 else (upstream, ours)
-        speeds = {side: speed(side.ask("run", steps=steps)) for side in order}
-        found.append((speeds[ours], speeds[upstream]))
-        mine, theirs = found[-1]
+    sides = {"upstream": upstream, "ours": ours}
+    for took in take_turns(sides, dict.fromkeys(sides, steps), rounds=pairs):
+        mine, theirs = speed(took["ours"]), speed(took["upstream"])
+        found.append((mine, theirs))
         print(f"  ours {mine:,.0f}, upstream {theirs:,.0f} rows/s: {mine / theirs:.2f}x", flush=True)
     return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 import tempfile
 from pathlib import Path
@@ -12,7 +11,7 @@ import engine_side
 import gpt_workload as workload
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from worker import take_stdout
+from worker import begin
 
 from ttstrain import families
 from ttstrain.config.recipe import Recipe
@@ -73,14 +72,7 @@ def collate(clips: list[workload.Clip]) -> SovitsBatch:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--size", required=True, choices=workload.SIZES)
-    parser.add_argument("--precision", required=True, choices=["fp32", "bf16"])
-    parser.add_argument("--threads", type=int, required=True)
-    options = parser.parse_args()
-    answers = take_stdout()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
+    options, answers = begin(workload.SIZES)
 
     recipe = recipe_of(workload.SIZES[options.size], options.precision)
     device = choose_device("auto")

@@ -7,7 +7,6 @@ that stacks all tensors of a shape in every update and reads its clipping factor
 
 from __future__ import annotations
 
-import argparse
 import math
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from worker import Finished, TimedBatches, device_name, take_stdout, versions
+from worker import Finished, TimedBatches, begin, device_name, versions
 
 Batch = dict[str, Tensor]
 
@@ -200,14 +199,7 @@ def collate(clips: list[workload.Clip], device: torch.device) -> Batch:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--size", required=True, choices=workload.SIZES)
-    parser.add_argument("--precision", required=True, choices=["fp32", "bf16"])
-    parser.add_argument("--threads", type=int, required=True)
-    options = parser.parse_args()
-    answers = take_stdout()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
+    options, answers = begin(workload.SIZES)
     size = workload.SIZES[options.size]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_float32_matmul_precision("high")

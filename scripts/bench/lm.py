@@ -23,7 +23,7 @@ from statistics import median
 from typing import Any
 
 import lm_workload as workload
-from sides import Side, common_options, speed, stamp, utc_now, write_results
+from sides import Side, common_options, speed, stamp, take_turns, utc_now, write_results
 
 TOLERANCE = 1e-3  # of the losses
 OURS, PADDED, SINGLE = "ours", "trainer, 8 rows", "trainer, 1 row"
@@ -80,12 +80,9 @@ def compare(size: str, options: argparse.Namespace) -> dict[str, Any]:
 def _measure(sides: dict[str, Side], num_batches: int, *, rounds: int) -> list[dict[str, float]]:
     """Warm up with one turn of each, then take turns; one step of a single row stands against one of eight rows."""
     steps = {OURS: num_batches, PADDED: num_batches, SINGLE: num_batches * workload.ROWS}
-    for name, side in sides.items():
-        side.ask("run", steps=steps[name])
     turns = []
-    for number in range(rounds):
-        order = list(sides)[number % len(sides) :] + list(sides)[: number % len(sides)]
-        turn = {name: speed(sides[name].ask("run", steps=steps[name])) for name in order}
+    for took in take_turns(sides, steps, rounds=rounds):
+        turn = {name: speed(answer) for name, answer in took.items()}
         turns.append(turn)
         told = ", ".join(f"{name} {turn[name]:,.0f}" for name in sides)
         print(f"  {told} tokens/s: {turn[OURS] / turn[PADDED]:.2f}x, {turn[OURS] / turn[SINGLE]:.2f}x", flush=True)

@@ -6,7 +6,6 @@ by lm.py.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
-from worker import Finished, TimedBatches, device_name, take_stdout, versions
+from worker import Finished, TimedBatches, begin, device_name, versions
 
 ROPE = {
     "rope_type": "llama3",
@@ -78,15 +77,7 @@ def build_net(size: workload.Size) -> LlamaForCausalLM:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--size", required=True, choices=workload.SIZES)
-    parser.add_argument("--precision", required=True, choices=["fp32", "bf16"])
-    parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--rows", type=int, required=True)
-    options = parser.parse_args()
-    answers = take_stdout()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
+    options, answers = begin(workload.SIZES, "rows")
 
     size = workload.SIZES[options.size]
     net = build_net(size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 import tempfile
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import engine_side
 import lm_workload as workload
 import torch
-from worker import take_stdout
+from worker import begin
 
 from ttstrain import families
 from ttstrain.config.recipe import Recipe
@@ -59,14 +58,7 @@ def collate(rows: list[workload.Tokens]) -> OrpheusBatch:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--size", required=True, choices=workload.SIZES)
-    parser.add_argument("--precision", required=True, choices=["fp32", "bf16"])
-    parser.add_argument("--threads", type=int, required=True)
-    options = parser.parse_args()
-    answers = take_stdout()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
+    options, answers = begin(workload.SIZES)
 
     recipe = recipe_of(workload.SIZES[options.size], options.precision)
     device = choose_device("auto")

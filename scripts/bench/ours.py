@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 import tempfile
 from pathlib import Path
@@ -12,7 +11,7 @@ import engine_side
 import torch
 import workload
 from engine_side import Stopwatch
-from worker import now, take_stdout
+from worker import begin, now
 
 from ttstrain import families
 from ttstrain.config.recipe import Recipe
@@ -61,14 +60,7 @@ def collate(task_data: Any, clips: workload.Clips, device: torch.device) -> Flow
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--size", required=True, choices=workload.SIZES)
-    parser.add_argument("--precision", required=True)
-    parser.add_argument("--threads", type=int, required=True)
-    options = parser.parse_args()
-    answers = take_stdout()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
+    options, answers = begin(workload.SIZES)
 
     size = workload.SIZES[options.size]
     recipe = recipe_of(size, options.precision)

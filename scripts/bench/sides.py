@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import subprocess
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,16 @@ class Side:
         peak = self.ask("quit")
         self._process.wait()
         return peak
+
+
+def take_turns(sides: Mapping[str, Side], steps: Mapping[str, int], *, rounds: int) -> Iterator[dict[str, Any]]:
+    """Warm up with a round of each, then let them take turns, in another order each time; yield name -> its answer."""
+    for name, side in sides.items():
+        side.ask("run", steps=steps[name])
+    names = list(sides)
+    for number in range(rounds):
+        first = number % len(names)
+        yield {name: sides[name].ask("run", steps=steps[name]) for name in names[first:] + names[:first]}
 
 
 def common_options(

@@ -23,7 +23,7 @@ from statistics import median
 from typing import Any
 
 import workload
-from sides import Side, common_options, speed, stamp, utc_now, write_results
+from sides import Side, common_options, speed, stamp, take_turns, utc_now, write_results
 
 STEPS = 10  # in a round: twice over the batches, and once what either side does every tenth step
 
@@ -54,18 +54,11 @@ def measure(size: str, *, ours: Side, upstream: Side, options: argparse.Namespac
         raise SystemExit(f"error: not the same net: {ours.about['parameters']} and {upstream.about['parameters']}")
     load = os.getloadavg()[0]
     print(f"{size}: {ours.about['parameters'] / 1e6:.1f} M parameters on {ours.about['device']}", flush=True)
-    for side in (upstream, ours):
-        side.ask("run", steps=STEPS)
-
     pairs: list[Pair] = []
-    for number in range(options.pairs):
-        turns = [("ours", ours), ("upstream", upstream)]
-        speeds = {name: speed(side.ask("run", steps=STEPS)) for name, side in (turns if number % 2 else turns[::-1])}
-        pairs.append(Pair(**speeds))
-        print(
-            f"  ours {pairs[-1].ours:,.0f}, upstream {pairs[-1].upstream:,.0f} frames/s: {pairs[-1].ratio:.2f}x",
-            flush=True,
-        )
+    sides = {"upstream": upstream, "ours": ours}
+    for took in take_turns(sides, dict.fromkeys(sides, STEPS), rounds=options.pairs):
+        pairs.append(pair := Pair(**{name: speed(answer) for name, answer in took.items()}))
+        print(f"  ours {pair.ours:,.0f}, upstream {pair.upstream:,.0f} frames/s: {pair.ratio:.2f}x", flush=True)
 
     shares = watch(ours)
     result = {

@@ -5,7 +5,6 @@ Runs under a Python that has f5-tts from PyPI; started by step.py.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 import workload
 from f5_tts.model import CFM, DiT, Trainer, trainer
 from torch.nn.utils.rnn import pad_sequence
-from worker import Finished, TimedBatches, device_name, take_stdout, versions
+from worker import Finished, TimedBatches, begin, device_name, versions
 
 EMA_STEP = 1_250_000  # of the published weights; loading them loads this counter too
 
@@ -67,14 +66,7 @@ def build(size: workload.Size, precision: str, folder: Path) -> Trainer:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--size", required=True)
-    parser.add_argument("--precision", required=True)
-    parser.add_argument("--threads", type=int, required=True)
-    options = parser.parse_args()
-    answers = take_stdout()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
+    options, answers = begin(workload.SIZES)
 
     size = workload.SIZES[options.size]
     with tempfile.TemporaryDirectory() as folder:

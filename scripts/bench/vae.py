@@ -23,7 +23,7 @@ from statistics import median
 from typing import Any
 
 import vae_workload as workload
-from sides import Side, common_options, speed, stamp, utc_now, write_results
+from sides import Side, common_options, speed, stamp, take_turns, utc_now, write_results
 
 TOLERANCE = 1e-4  # of a loss
 
@@ -70,15 +70,12 @@ def compare(size: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def _measure(ours: Side, upstream: Side, *, steps: int, pairs: int) -> list[tuple[float, float]]:
     """Return seconds a step of ours and of the other, after one round of each to warm up."""
-    for side in (upstream, ours):
-        side.ask("run", steps=steps)
     found = []
-    for number in range(pairs):
-        order = (ours, upstream) if number % 2 else (upstream, ours)
-        took = {side: side.ask("run", steps=steps) for side in order}
-        mine, theirs = (took[side]["seconds"] / steps for side in (ours, upstream))
+    sides = {"upstream": upstream, "ours": ours}
+    for took in take_turns(sides, dict.fromkeys(sides, steps), rounds=pairs):
+        mine, theirs = (took[name]["seconds"] / steps for name in ("ours", "upstream"))
         found.append((mine, theirs))
-        speeds = f"{speed(took[ours]):,.0f}, {speed(took[upstream]):,.0f}"
+        speeds = f"{speed(took['ours']):,.0f}, {speed(took['upstream']):,.0f}"
         print(f"  ours {mine:.2f} s, upstream {theirs:.2f} s ({speeds} frames/s): {theirs / mine:.2f}x", flush=True)
     return found
 

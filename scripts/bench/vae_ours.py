@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 import tempfile
 from dataclasses import replace
@@ -15,7 +14,7 @@ import torch
 import vae_workload as workload
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from worker import take_stdout
+from worker import begin
 
 from ttstrain import families
 from ttstrain.config.recipe import Recipe
@@ -86,14 +85,7 @@ def padded_ssl(clips: list[workload.Clip]) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--size", required=True, choices=workload.SIZES)
-    parser.add_argument("--precision", required=True, choices=["fp32", "bf16"])
-    parser.add_argument("--threads", type=int, required=True)
-    options = parser.parse_args()
-    answers = take_stdout()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
+    options, answers = begin(workload.SIZES)
 
     size = workload.SIZES[options.size]
     recipe = recipe_of(size, options.precision)

@@ -9,7 +9,6 @@ and dropout: what our layers gain is measured, what they do not change costs bot
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import warnings
 from typing import Any
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils import weight_norm
 from torch.nn.utils.rnn import pad_sequence
 from vae_ours import padded_ssl, recipe_of
-from worker import Finished, TimedBatches, device_name, take_stdout, versions
+from worker import Finished, TimedBatches, begin, device_name, versions
 
 from ttstrain import families
 from ttstrain.engine.build import choose_device
@@ -256,14 +255,7 @@ class Trainer:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--size", required=True, choices=workload.SIZES)
-    parser.add_argument("--precision", required=True, choices=["fp32"])
-    parser.add_argument("--threads", type=int, required=True)
-    options = parser.parse_args()
-    answers = take_stdout()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
+    options, answers = begin(workload.SIZES, precisions=["fp32"])
 
     size = workload.SIZES[options.size]
     recipe = recipe_of(size, options.precision)

@@ -6,11 +6,12 @@ sides run their own, unchanged loop.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import resource
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Generic, TextIO, TypeVar
@@ -29,6 +30,22 @@ def take_stdout() -> TextIO:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     return answers
+
+
+def begin(
+    sizes: Collection[str], *numbers: str, precisions: Sequence[str] = ("fp32", "bf16")
+) -> tuple[argparse.Namespace, TextIO]:
+    """Read what the parent says, `numbers` being further options; return it and where answers go."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--size", required=True, choices=sizes)
+    parser.add_argument("--precision", required=True, choices=precisions)
+    for name in ("threads", *numbers):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    options = parser.parse_args()
+    answers = take_stdout()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    return options, answers
 
 
 def now(device: torch.device) -> float:
