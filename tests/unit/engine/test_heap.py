@@ -24,17 +24,18 @@ def step(width):
 
 torch.set_num_threads(1)
 kept = keep_freed_memory(torch.device(sys.argv[1]))
-for width in 2 * [1024, 1000]:
-    step(width)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for width in 5 * [1024, 1000]:
-    step(width)
-print(int(kept), resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+faults = []
+for _ in range(8):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    step(1024)
+    step(1000)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(int(kept), sorted(faults[1:])[3])
 """
 
 
 def faults_of(device: str) -> tuple[bool, int]:
-    """Return whether a fresh process keeps its memory, and the pages the system had to clear for it."""
+    """Return whether a fresh process keeps its memory, and the pages the system clears for two steps (median)."""
     done = subprocess.run([sys.executable, "-c", PROGRAM, device], capture_output=True, text=True, check=True)
     kept, faults = done.stdout.split()
     return kept == "1", int(faults)
@@ -46,8 +47,9 @@ def test_a_step_on_the_cpu_reuses_what_the_last_one_freed() -> None:
     gave_back, cleared = faults_of("cuda")  # a run on a GPU leaves the host's memory alone
     assert kept
     assert not gave_back
-    assert cleared > 10_000, "this system does not show what is to be avoided"
-    assert faults < cleared / 20
+    if cleared < 1_000:
+        pytest.skip("this system gives nothing back, or does not count it")
+    assert faults < 100
 
 
 def test_a_run_on_a_gpu_leaves_the_host_memory_alone() -> None:
