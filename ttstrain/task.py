@@ -199,9 +199,9 @@ class Task(nn.Module):
     def sample(self, prompt: Prompt) -> Sample:
         """Speak one utterance with the current weights. The caller sets eval mode and restores it.
 
-        Raises DataError when the prompt cannot be used.
+        Raises DataError when the prompt cannot be used, RecipeError for a task without a voice.
         """
-        raise NotImplementedError(f"{type(self).__name__} cannot speak yet")
+        raise RecipeError(f"{type(self).__name__} cannot speak", hint="train it with `sample.every=null`")
 
 
 def trained_share(module: nn.Module) -> float:

@@ -235,6 +235,7 @@ def _rows(path: Path, content: str) -> list[tuple[int, Mapping[str, Any]]]:
             raise DataError(
                 f"{path}:{long} has more cells than line 1 names columns", hint=f"the columns: {', '.join(header)}"
             )
+        # A row may end before its last columns, which then are not given.
         return [(number, dict(zip(header, row, strict=False))) for number, row in table]
     return [(number, {"text": line.strip()}) for number, line in numbered]
 

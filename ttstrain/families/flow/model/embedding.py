@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ttstrain.families.flow.model.convolution import convolve_frames
 from ttstrain.families.flow.shapes import CONV_GROUPS, CONV_KERNEL, TEXT_KERNEL, TIME_FREQUENCIES
-from ttstrain.modules.dropout import clear_rows
+from ttstrain.modules.padding import zero_padding
 
 
 class TimeEmbedding(nn.Module):
@@ -137,13 +137,13 @@ class TextEmbedding(nn.Module):
         if len(self.text_blocks):
             x = x + text_sinusoids(width, x.shape[-1], device=x.device)
         if within is not None:
-            x = clear_rows(x, within)
+            x = zero_padding(x, within)
         if masked:
-            x = clear_rows(x, spoken)
+            x = zero_padding(x, spoken)
         for block in self.text_blocks:
             x = block(x, zeros_after=num_frames - width)
             if masked:
-                x = clear_rows(x, spoken)
+                x = zero_padding(x, spoken)
         if self.average_upsampling:
             return _spread(F.pad(x, (0, 0, 0, num_frames - width)), num_tokens=spoken.sum(-1), lengths=lengths)
         return x
@@ -179,12 +179,12 @@ class ConvPositionEmbedding(nn.Module):
     def forward(self, x: Tensor, *, mask: Tensor | None) -> Tensor:
         """Convolve (b, n, d); with a mask (b, n), padded frames are zeros before and after each convolution."""
         if mask is not None:
-            x = clear_rows(x, mask)
+            x = zero_padding(x, mask)
         for layer in self.conv1d:
             if isinstance(layer, nn.Conv1d):
                 x = convolve_frames(x, layer)
                 if mask is not None:
-                    x = clear_rows(x, mask)
+                    x = zero_padding(x, mask)
             else:
                 x = layer(x)
         return x
