@@ -205,7 +205,7 @@ def measure(options: argparse.Namespace, work: Path) -> dict[str, Any]:
         for done in as_completed([pool.submit(carry_out, job) for job in wanted]):
             results["runs"].append(run := done.result())
             results |= {"date": utc_now().isoformat(timespec="seconds"), "commit": git("rev-parse", "--short", "HEAD")}
-            atomic.write_text(options.results, json.dumps(results, indent=1) + "\n")
+            _write(options.results, results)
             print(_line(run), flush=True)
     return results
 
@@ -247,6 +247,13 @@ def _read(path: Path, about: Mapping[str, Any]) -> dict[str, Any]:
             f"error: `{path}` is about {results['about']}, and this would be {about}: give another --results"
         )
     return results
+
+
+def _write(path: Path, results: Mapping[str, Any]) -> None:
+    """Write a line for every run, so that its hundreds of norms do not fill the screen."""
+    head = {name: value for name, value in results.items() if name != "runs"}
+    runs = ",\n".join(json.dumps(run) for run in results["runs"])
+    atomic.write_text(path, f'{json.dumps(head)[:-1]}, "runs": [\n{runs}\n]}}\n')
 
 
 def _line(run: Mapping[str, Any]) -> str:
