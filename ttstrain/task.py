@@ -6,6 +6,7 @@ and never touches an optimizer. Everything the engine may ask of a family is in 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -118,7 +119,7 @@ class RowsFirst:
     steps: int
 
 
-class Task(nn.Module):
+class Task(nn.Module, ABC):
     """What one run trains. Subclasses implement `losses` and `evaluate`; the rest has defaults."""
 
     voices: ClassVar[Literal["recording", "name"]] = "recording"  # what tells `sample` whose voice to speak with
@@ -131,6 +132,7 @@ class Task(nn.Module):
         """
         return batch
 
+    @abstractmethod
     def losses(self, batch: Any) -> Iterator[Loss]:
         """Yield the losses of one micro-batch in the order in which the optimizers step.
 
@@ -138,19 +140,18 @@ class Task(nn.Module):
         step sees the updated module. Never yield inside a `with` block: the engine enters autocast around `next()`.
         Every process of a run yields the same losses and metrics in the same order, whatever its batch holds.
         """
-        raise NotImplementedError
 
     def optimized(self) -> Mapping[str, nn.Module]:
         """Map each optimizer's name to the module it owns; the modules are disjoint and cover every parameter."""
         return {DEFAULT_OPTIMIZER: self}
 
+    @abstractmethod
     def evaluate(self, batch: Any, generator: torch.Generator) -> Mapping[str, Tensor | Mean]:
         """Return scalar losses of one held-out batch, each a mean over the batch's weight or over units of its own.
 
         `generator` is a CPU generator re-seeded before every evaluation: the same noise and the same times each time,
         so that two evaluations differ only by the weights. The key `total` decides which checkpoint is best.
         """
-        raise NotImplementedError
 
     def flops(self, batch: Any) -> float | None:
         """Return the floating-point operations of one forward and backward pass over a batch; None: nobody counted.

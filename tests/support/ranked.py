@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from toys import ToyBatch, make_batch, make_run, split
 
@@ -116,6 +117,9 @@ class Sparse(Task):
         if rows.any():
             error = error + (self.rare(batch.x[rows]) - batch.y[rows]).square().sum()
         yield Loss(error / len(batch.x))
+
+    def evaluate(self, batch: ToyBatch, generator: torch.Generator) -> Mapping[str, Tensor]:
+        return {"total": F.mse_loss(self.often(batch.x), batch.y)}
 
 
 def sum_mixture() -> dict[str, Tensor | None]:

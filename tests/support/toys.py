@@ -92,6 +92,9 @@ class Gan(Task):
         l1 = F.l1_loss(fake, batch.y)
         yield Loss(((self.discriminator(fake) - 1) ** 2).mean() + 10 * l1, updates="generator", metrics={"l1": l1})
 
+    def evaluate(self, batch: ToyBatch, generator: torch.Generator) -> Mapping[str, Tensor]:
+        return {"total": F.l1_loss(self.generator(batch.x), batch.y)}
+
 
 class Joint(Task):
     """Two models, two losses, one optimizer with two named groups."""
@@ -104,6 +107,9 @@ class Joint(Task):
     def losses(self, batch: ToyBatch) -> Iterator[Loss]:
         yield Loss(F.mse_loss(self.gpt(batch.x), batch.y), name="gpt", steps=False)
         yield Loss(F.l1_loss(self.vae(batch.x), batch.y), name="vae")
+
+    def evaluate(self, batch: ToyBatch, generator: torch.Generator) -> Mapping[str, Tensor]:
+        return {"total": F.mse_loss(self.gpt(batch.x), batch.y) + F.l1_loss(self.vae(batch.x), batch.y)}
 
 
 def make_run(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import math
 import pkgutil
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -62,9 +63,9 @@ class ModelConfig(Section):
         """Return the number of trainable parameters."""
         return sum(math.prod(shape) for shape in self.parameter_shapes().values())
 
+    @abstractmethod
     def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Map the name of every trainable parameter of the task to its shape."""
-        raise NotImplementedError
 
     def optimizers(self) -> Mapping[str, Sequence[str]]:
         """Map each optimizer of the task, in its order, to patterns over the names of the parameters that it trains."""
@@ -93,9 +94,9 @@ class ModelConfig(Section):
         """
         return {}
 
+    @abstractmethod
     def length(self, clip: Clip) -> int:
         """Return the clip's length in frames, known from its duration without decoding; as `TaskData.length`."""
-        raise NotImplementedError
 
     def review(self, clips: Sequence[Clip]) -> Review:
         """Return what the family has to say about audited clips; those it leaves out are not computed."""
