@@ -55,7 +55,7 @@ DOCUMENTED = [
 def test_the_readme_shows_the_quickstart_and_the_tests() -> None:
     readme = (REPO / "README.md").read_text(encoding="utf-8")
     assert ["finetune", "quickstart"] in list(commands(readme))
-    assert ".venv/bin/python -m pytest\n" in readme
+    assert ".venv/bin/python -m pytest -n 2\n" in readme
 
 
 @pytest.mark.parametrize("arguments", DOCUMENTED)
