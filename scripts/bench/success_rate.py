@@ -256,14 +256,18 @@ def _write(path: Path, results: Mapping[str, Any]) -> None:
     atomic.write_text(path, f'{json.dumps(head)[:-1]}, "runs": [\n{runs}\n]}}\n')
 
 
-def _line(run: Mapping[str, Any]) -> str:
-    told = ", ".join(what if run[what] else f"NOT {what}" for what in ("finite", "learns", "holds"))
-    courses = [
-        (task if net == "total" else net, course)
+def _courses(run: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Map GPT and VAE to the course of their held-out losses, whether trained in one run or in two."""
+    return {
+        task if net == "total" else net: course
         for task, part in run["tasks"].items()
         for net, course in part["held_out"].items()
-    ]
-    held_out = "; ".join(f"{net} {course[0]} to {course[-1]}" for net, course in courses if course)
+    }
+
+
+def _line(run: Mapping[str, Any]) -> str:
+    told = ", ".join(what if run[what] else f"NOT {what}" for what in ("finite", "learns", "holds"))
+    held_out = "; ".join(f"{net} {course[0]} to {course[-1]}" for net, course in _courses(run).items() if course)
     who = f"{run['arm']:13} lr x {run['lr_factor']:<5g} seed {run['seed']}"
     return f"{who}: {told} ({held_out}) in {run['took_s']:.0f} s"
 
@@ -276,15 +280,15 @@ def show(results: Mapping[str, Any]) -> None:
     runs = results["runs"]
     factors = sorted({run["lr_factor"] for run in runs})
     names = list(dict.fromkeys(run["arm"] for run in runs))
-    print(f"\n{'succeed':14}" + "".join(f"{f'lr x {factor:g}':>12}" for factor in factors))
-    for name in names:
-        cells = []
-        for factor in factors:
-            own = [run for run in runs if (run["arm"], run["lr_factor"]) == (name, factor)]
-            cells.append(f"{sum(run['succeeds'] for run in own)} of {len(own)}")
-        print(f"{name:14}" + "".join(f"{cell:>12}" for cell in cells))
+    print(f"\n{'lr x':>6} {'arm':14}{'succeed':>10}{'GPT':>10}{'VAE':>10}   held-out loss at the end, median change")
     for factor in factors:
-        with_it, without = (_norms_of(runs, arm, factor) for arm in ("ours", "no-warmup"))
+        for name in names:
+            if own := [run for run in runs if (run["arm"], run["lr_factor"]) == (name, factor)]:
+                share = f"{sum(run['succeeds'] for run in own)} of {len(own)}"
+                changes = "".join(f"{_change(own, net):>10}" for net in ("gpt", "vae"))
+                print(f"{factor:6g} {name:14}{share:>10}{changes}")
+    for factor in factors:
+        with_it, without = _norms_with_and_without_warmup(runs, factor)
         for kind, measured in (("mean", fmean), ("median", median)):
             if with_it and without:
                 change = 100 * (measured(with_it) / measured(without) - 1)
@@ -294,15 +298,21 @@ def show(results: Mapping[str, Any]) -> None:
                 )
 
 
-def _norms_of(runs: Sequence[Mapping[str, Any]], arm: str, factor: float) -> list[float]:
-    """Return the norms of the nets' optimizer, over steps and seeds; what is not finite is left out."""
-    return [
-        norm
-        for run in runs
-        if (run["arm"], run["lr_factor"]) == (arm, factor)
-        for norm in run["tasks"]["joint"]["grad_norms"].get("model", ())
-        if norm is not None
-    ]
+def _change(runs: Sequence[Mapping[str, Any]], net: str) -> str:
+    courses = [_courses(run)[net] for run in runs if run["finite"]]
+    return f"{100 * (median(course[-1] / course[0] for course in courses) - 1):+.1f} %" if courses else "-"
+
+
+def _norms_with_and_without_warmup(runs: Sequence[Mapping[str, Any]], factor: float) -> tuple[list[float], list[float]]:
+    """Return the norms of the nets' optimizer over the seeds that both have; what is not finite is left out."""
+    found: dict[str, dict[int, list[float]]] = {"ours": {}, "no-warmup": {}}
+    for run in runs:
+        if run["arm"] in found and run["lr_factor"] == factor:
+            norms = run["tasks"]["joint"]["grad_norms"].get("model", ())
+            found[run["arm"]][run["seed"]] = [norm for norm in norms if norm is not None]
+    seeds = found["ours"].keys() & found["no-warmup"].keys()
+    with_it, without = ([norm for seed in sorted(seeds) for norm in of[seed]] for of in found.values())
+    return with_it, without
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:

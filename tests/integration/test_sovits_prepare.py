@@ -48,7 +48,7 @@ def test_a_prepared_folder_is_read_and_its_faults_are_named(project: Path, tmp_p
     recipe = sovits_toys.write_recipe(tmp_path / "recipe.yaml", "joint")
     done = ttstrain("prepare", project, "--recipe", recipe, "--out", tmp_path / "out", "data.min_s=0.1")
     assert done.returncode == 0, done.stderr
-    assert "prepared folder of GPT-SoVITS" in done.stdout
+    assert "(preparedfolderofGPT-SoVITS," in "".join(done.stdout.split())  # behind a long path the line is broken
     assert "features  2 computed, 1 failed" in done.stdout
     assert "frames of HuBERT" in (tmp_path / "out" / "quarantine.jsonl").read_text()
     assert len((tmp_path / "out" / "manifest.jsonl").read_text().splitlines()) == 2

@@ -115,6 +115,29 @@ def test_gradient_norms_are_kept_by_optimizer(rate: ModuleType, tmp_path: Path) 
     assert found["grad_norms"] == {"model": [1.235, 2.0]}
 
 
+def test_the_table_counts_runs_and_compares_the_norms_of_common_seeds(
+    rate: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(arm: str, seed: int, *, norm: float, gpt: float) -> dict[str, Any]:
+        task = {"held_out": {"gpt": [4.0, gpt], "vae": [50.0, 40.0]}, "grad_norms": {"model": [norm, None]}}
+        good = gpt < 4.2
+        return {
+            **{"arm": arm, "lr_factor": 1.0, "seed": seed, "finite": True, "succeeds": good},
+            "tasks": {"joint": task},
+        }
+
+    runs = [
+        run("ours", 0, norm=1.0, gpt=4.0),
+        run("ours", 1, norm=9.0, gpt=5.0),
+        run("no-warmup", 0, norm=2.0, gpt=4.1),
+    ]
+    rate.show({"runs": runs})
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["1", "ours", "1", "of", "2", "+12.5", "%", "-20.0", "%"] in lines
+    assert ["1", "no-warmup", "1", "of", "1", "+2.5", "%", "-20.0", "%"] in lines
+    assert lines[-1][-7:] == ["1", "with", "warmup,", "2", "without", "(-50", "%)"]
+
+
 def test_results_of_other_data_are_not_added_to(rate: ModuleType, tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     path.write_text(json.dumps({"about": {"data": "a", "steps": 60}, "runs": []}))
