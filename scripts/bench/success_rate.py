@@ -40,6 +40,7 @@ from typing import Any
 import torch
 from sides import git, utc_now
 from success_arms import SMALL, STEP, Training, arms
+from worker import device_name
 
 from ttstrain.checkpoint import store
 from ttstrain.config.compose import compose
@@ -204,7 +205,11 @@ def measure(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         for done in as_completed([pool.submit(carry_out, job) for job in wanted]):
             results["runs"].append(run := done.result())
-            results |= {"date": utc_now().isoformat(timespec="seconds"), "commit": git("rev-parse", "--short", "HEAD")}
+            results |= {
+                "date": utc_now().isoformat(timespec="seconds"),
+                "device": device_name(torch.device("cpu")),
+                "commit": git("rev-parse", "--short", "HEAD"),
+            }
             _write(options.results, results)
             print(_line(run), flush=True)
     return results
