@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 from peft import PeftModel
@@ -20,6 +24,7 @@ from ttstrain.checkpoint.upstream import open_checkpoint
 from ttstrain.engine.export import gather
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.families.orpheus import export as orpheus_export
+from ttstrain.families.orpheus import proof
 from ttstrain.families.orpheus.export_texts import config_json
 from ttstrain.modules import lora
 
@@ -29,6 +34,18 @@ TOKENS = [262, 256, 7, 8, 9, 258, 263, 264, 260, 300, 4500]
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_all(tmp_path_factory.mktemp("orpheus"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _reader_imported_once() -> Iterator[None]:
+    """Prove exports of this process by a reader that need not import transformers first; commands start their own."""
+
+    def read(request: Path, answer: Path) -> subprocess.CompletedProcess[str]:
+        return forked.run_file(proof.READER, [str(request), str(answer)], environment=dict(os.environ) | proof.OFFLINE)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(proof, "_run_reader", read)
+        yield
 
 
 @pytest.fixture(scope="module")

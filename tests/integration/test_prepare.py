@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from small_runs import ttstrain
 
 RECIPE = """
 task: flow
@@ -35,9 +34,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def prepare(*arguments: str | Path, cache: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ttstrain", "prepare", *map(str, arguments)]
-    env = {**os.environ, "TTSTRAIN_CACHE": str(cache)}
-    return subprocess.run(command, check=False, capture_output=True, text=True, env=env, timeout=120)
+    return ttstrain("prepare", *arguments, TTSTRAIN_CACHE=str(cache))
 
 
 def test_prepare_checks_the_data_and_caches_features(folder: Path, tmp_path: Path) -> None:

@@ -57,17 +57,14 @@ def test_recordings_of_three_languages_become_files_for_the_web_tool(
     shared_data: Path, data: str, text: str, tmp_path: Path
 ) -> None:
     folder = shared_data / data
-    options = (*SMALL, "data.batch_frames=800", f"run_dir={tmp_path}", "name=run", "sample.every=2", "eval.every=1")
-    trained = ttstrain("finetune", "smoke/gpt_sovits_joint", "--data", folder, *options, "train.steps=2")
+    options = (*SMALL, "data.batch_frames=800", "sample.every=2", "eval.every=2")
+    where = (f"run_dir={tmp_path}", "name=run", "train.steps=2")
+    trained = ttstrain("finetune", "smoke/gpt_sovits_joint", "--data", folder, *options, *where)
     assert trained.returncode == 0, trained.stderr
     run = tmp_path / "run"
     assert list((run / "samples" / "step-00000002").glob("*.wav"))
-
-    further = ttstrain("resume", run, "train.steps=3")
-    assert further.returncode == 0, further.stderr
-    again = ttstrain("resume", run, "--reset-step", "train.steps=1")
-    assert again.returncode == 0, again.stderr
-    assert "kept weights, moments" in " ".join(again.stderr.split())
+    if data == "ljspeech-mini":  # going on does not depend on the language
+        goes_on(run)
 
     reference = next(path for path in sorted(folder.rglob("*")) if path.suffix in (".wav", ".flac"))
     wav = tmp_path / "spoken.wav"
@@ -85,3 +82,11 @@ def test_recordings_of_three_languages_become_files_for_the_web_tool(
         assert (seen["family"], seen["kind"], seen["unsafe"]) == ("gpt_sovits", "export", False)
         assert kind in seen["model"]
         assert seen["nonfinite"] == []
+
+
+def goes_on(run: Path) -> None:
+    further = ttstrain("resume", run, "train.steps=3", "sample.every=null")
+    assert further.returncode == 0, further.stderr
+    again = ttstrain("resume", run, "--reset-step", "train.steps=1", "sample.every=null")
+    assert again.returncode == 0, again.stderr
+    assert "kept weights, moments" in " ".join(again.stderr.split())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import socket
 import time
@@ -12,6 +11,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import forked
 import torch
 
 TIMEOUT_S = 60.0
@@ -22,7 +22,7 @@ class Processes:
 
     def __init__(self, count: int, *, timeout_s: float = TIMEOUT_S) -> None:
         self._timeout_s = timeout_s
-        context = multiprocessing.get_context("spawn")
+        context = forked.server()
         self._ends: list[Connection] = []
         self._processes = []
         for rank in range(count):

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import forked
 import soundfile
 import torch
 from torch import Tensor
@@ -67,15 +68,7 @@ def finetune(recipe: Path, run_dir: Path, *overrides: str) -> Path:
 
 def ttstrain(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command line as a person would, and wait for it."""
-    return subprocess.run(
-        command(*arguments),
-        check=False,
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, **environment},
-        timeout=300,
-    )
+    return forked.run([*map(str, arguments)], environment={**os.environ, **environment}, cwd=cwd)
 
 
 def command(*arguments: str | Path) -> list[str]:

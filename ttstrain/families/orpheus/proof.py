@@ -27,6 +27,7 @@ from ttstrain.families.orpheus.task import OrpheusTask
 from ttstrain.families.orpheus.tokenizer import load_tokenizer
 
 READER: Final = Path(__file__).with_name("reader.py")
+OFFLINE: Final = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 TEXTS: Final = ("Hello there, how are you today?", "Yes.", "The second of May, at half past nine in the evening.")
 NEW_TOKENS: Final = 12  # written greedily after each text
 # Of the largest logit. Another attention kernel sums in another order; a wrong rotary base or a lost head is off by its
@@ -101,17 +102,21 @@ def _read_elsewhere(folder: Path, texts: list[str], config: OrpheusConfig, *, ba
             "new_tokens": NEW_TOKENS,
         }
         request.write_text(json.dumps(wanted), encoding="utf-8")
-        done = subprocess.run(
-            [sys.executable, "-I", str(READER), str(request), str(answer)],
-            check=False,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
-        )
+        done = _run_reader(request, answer)
         if done.returncode != 0 or not answer.is_file():
             lines = [line for line in done.stderr.splitlines() if line.strip()] or ["it said nothing"]
             raise _differs(f"transformers could not read it: {lines[-1]}")
         return load_file(answer)
+
+
+def _run_reader(request: Path, answer: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-I", str(READER), str(request), str(answer)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=dict(os.environ) | OFFLINE,
+    )
 
 
 def _differs(what: str) -> CheckpointError:
