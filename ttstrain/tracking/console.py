@@ -105,12 +105,8 @@ class ConsoleTracker:
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         now = self._clock()
-        if step < self._step:
-            self._times.clear()  # rolled back: the old pace tells nothing about steps that come again
         losses = {key: value for key, value in values.items() if key.startswith(LOSS)}
-        if step != self._step or not self._steps_taken:
-            self._steps_taken += bool(losses)
-            self._times.append((step, now))
+        self._keep_pace(step, now, stepped=bool(losses))
         self._step = step
         self._values.update(values)
         self._stage_ends |= {int(number): step for key, number in values.items() if key == STAGE}
@@ -144,6 +140,15 @@ class ConsoleTracker:
             self._drawn = now
             for line in self._plain_lines():
                 self._print(line)
+
+    def _keep_pace(self, step: int, now: float, *, stepped: bool) -> None:
+        if step < self._step:
+            self._times.clear()  # rolled back: the old pace tells nothing about steps that come again
+        elif step == self._step and not self._steps_taken:
+            self._times.clear()  # nor does what was measured and spoken before the first step
+        if step != self._step or not self._steps_taken:
+            self._steps_taken += stepped
+            self._times.append((step, now))
 
     def sample(self, step: int, name: str, text: str, spoken: Mapping[Weights, Spoken]) -> None:
         if self._sampled_step != step:

@@ -143,6 +143,17 @@ def test_a_nan_loss_is_shown_and_does_not_poison_the_median(screen: Screen, tmp_
     assert "step 3/3  loss 3.0000 (2.0000)" in "\n".join(screen.lines)
 
 
+@pytest.mark.parametrize("start_step", [0, 40])
+def test_time_left_does_not_count_what_came_before_the_first_step(
+    screen: Screen, tmp_path: Path, start_step: int
+) -> None:
+    screen.tracker.start(info(tmp_path, total=100, start_step=start_step))
+    screen.log(start_step, seconds=60.0, **{"eval/loss/total": 1.0})
+    screen.log(start_step, seconds=60.0, **{"sample/mel_distance/mean": 1.0})
+    screen.log(start_step + 1, seconds=2.0)
+    assert screen.lines[-1].endswith(f"  {'3:18' if start_step == 0 else '1:58'} left")  # 99 or 59 steps of 2 s
+
+
 def test_time_left_follows_the_pace_after_a_rollback(screen: Screen, tmp_path: Path) -> None:
     screen.tracker.start(info(tmp_path, total=100))
     for step in (*range(1, 50), *range(30, 41)):
