@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from small_runs import ttstrain
+from small_runs import command
 
 from ttstrain.checkpoint.hub import fetch_repository
 from ttstrain.checkpoint.upstream import resolve_base
@@ -74,10 +76,12 @@ def test_offline_and_not_cached_says_so_and_where_it_looked(cache: Path, inside:
 
 def test_hf_home_is_obeyed_by_the_command_line(cache: Path) -> None:
     wanted = cache / "F5TTS_v1_Base" / "model_1250000.safetensors"
-    told = ttstrain(
-        *("finetune", "f5_v1_new_voice", "--data", "package:demo", "--base", V1, "train.device=cpu"),
-        HF_HOME=str(cache.parents[2].parent),
-        HF_HUB_OFFLINE="1",
+    told = subprocess.run(  # a fresh interpreter: huggingface_hub reads its variables when it is imported
+        command("finetune", "f5_v1_new_voice", "--data", "package:demo", "--base", V1, "train.device=cpu"),
+        env=dict(os.environ) | {"HF_HOME": str(cache.parents[2].parent), "HF_HUB_OFFLINE": "1"},
+        check=False,
+        capture_output=True,
+        text=True,
     )
     assert told.returncode == 4
     assert f"`{wanted}`" in told.stderr  # found: it is no whole net, as it holds one tensor
