@@ -24,13 +24,12 @@ import argparse
 import contextlib
 import json
 import math
-import multiprocessing
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, median
@@ -49,6 +48,7 @@ from ttstrain.data import atomic
 from ttstrain.data.audit import audit
 from ttstrain.data.manifest import Clip, total_hours
 from ttstrain.data.readers import read_rows
+from ttstrain.data.workers import start_pool
 from ttstrain.engine.start import start
 from ttstrain.errors import DivergedError
 from ttstrain.tracking import jsonl
@@ -202,7 +202,7 @@ def measure(options: argparse.Namespace, work: Path) -> dict[str, Any]:
         for name in options.arms.split(",")
         if (name, factor, seed) not in made
     ]
-    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+    with start_pool(options.jobs, None) as pool:  # one thread each, and gone when this process is
         for done in as_completed([pool.submit(carry_out, job) for job in wanted]):
             results["runs"].append(run := done.result())
             results |= {
