@@ -204,12 +204,13 @@ def measure(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     ]
     with start_pool(options.jobs, None) as pool:  # one thread each, and gone when this process is
         for done in as_completed([pool.submit(carry_out, job) for job in wanted]):
-            results["runs"].append(run := done.result())
-            results |= {
+            where = {
                 "date": utc_now().isoformat(timespec="seconds"),
                 "device": device_name(torch.device("cpu")),
                 "commit": git("rev-parse", "--short", "HEAD"),
             }
+            results["runs"].append(run := done.result() | where)  # a file may hold runs of several commits
+            results |= where
             _write(options.results, results)
             print(_line(run), flush=True)
     return results

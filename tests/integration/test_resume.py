@@ -14,6 +14,7 @@ import pytest
 import torch
 from small_runs import (
     checkpoint,
+    cut_off,
     differences,
     finetune,
     flat,
@@ -74,24 +75,6 @@ def stopped_short(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
 
     monkeypatch.setattr("ttstrain.engine.start.train", look)
     return runs
-
-
-def cut_off(run: Path, *, after: int) -> Path:
-    """Leave a run's folder as it was when `after` was its last step."""
-    root = run / "checkpoints"
-    for folder in root.glob("step-*"):
-        if int(folder.name[-8:]) > after:
-            shutil.rmtree(folder)
-    (root / "last").write_text(f"step-{after:08d}\n")
-    best = min(
-        (row for row in metrics(run) if "eval/loss/total" in row and 0 < row["step"] <= after),
-        key=lambda row: row["eval/loss/total"],
-        default=None,
-    )
-    (root / "best").unlink(missing_ok=True)
-    if best is not None:
-        (root / "best").write_text(f"step-{int(best['step']):08d}\n")
-    return run
 
 
 def assert_equal_ends(run: Path, whole: Path) -> None:

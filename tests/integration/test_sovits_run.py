@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
-from small_runs import checkpoint, differences, finetune, metrics, ttstrain, write_clips
+from small_runs import checkpoint, cut_off, differences, finetune, metrics, ttstrain, write_clips
 
 from ttstrain.config.shipped import shipped
 from ttstrain.engine.start import resume
@@ -33,12 +33,12 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_joint_run_that_is_cut_and_resumed_equals_one_that_never_was(clips: Path, tmp_path: Path) -> None:
     options = (*SMALL, f"data.path={clips}", "sample.every=null", "eval.every=2")
     whole = finetune(SMOKE, tmp_path / "whole", *options, f"train.steps={STEPS}", "name=a")
-    cut = Path(shutil.copytree(whole, tmp_path / "cut"))
-    for step in range(3, STEPS + 1):
-        shutil.rmtree(cut / "checkpoints" / f"step-{step:08d}")
-    resumed = resume(cut, [], checkpoint=cut / "checkpoints" / "step-00000002")
+    cut = cut_off(Path(shutil.copytree(whole, tmp_path / "cut")), after=2)
+    logged = cut / "metrics.jsonl"
+    logged.write_text("".join(row for row in logged.read_text().splitlines(True) if json.loads(row)["step"] <= 2))
+    resumed = resume(cut, [])
     assert differences(checkpoint(resumed, STEPS).state, checkpoint(whole, STEPS).state) == []
-    assert metrics(resumed)[-1] == metrics(whole)[-1]
+    assert metrics(resumed) == metrics(whole)
 
 
 def test_each_layer_of_the_joint_optimizer_steps_at_its_own_lr(clips: Path, tmp_path: Path) -> None:
@@ -60,14 +60,17 @@ def test_recordings_of_three_languages_become_files_for_the_web_tool(
     shared_data: Path, data: str, text: str, tmp_path: Path
 ) -> None:
     folder = shared_data / data
-    options = (*SMALL, "data.batch_frames=800", "sample.every=2", "eval.every=2")
-    where = (f"run_dir={tmp_path}", "name=run", "train.steps=2")
-    trained = ttstrain("finetune", "smoke/gpt_sovits_joint", "--data", folder, *options, *where)
+    options = (*SMALL, "data.batch_frames=800", f"run_dir={tmp_path}", "name=run", "sample.every=2", "eval.every=1")
+    trained = ttstrain("finetune", "smoke/gpt_sovits_joint", "--data", folder, *options, "train.steps=2")
     assert trained.returncode == 0, trained.stderr
     run = tmp_path / "run"
     assert list((run / "samples" / "step-00000002").glob("*.wav"))
-    if data == "ljspeech-mini":  # going on does not depend on the language
-        goes_on(run)
+
+    further = ttstrain("resume", run, "train.steps=3")
+    assert further.returncode == 0, further.stderr
+    again = ttstrain("resume", run, "--reset-step", "train.steps=1")
+    assert again.returncode == 0, again.stderr
+    assert "kept weights, moments" in " ".join(again.stderr.split())
 
     reference = next(path for path in sorted(folder.rglob("*")) if path.suffix in (".wav", ".flac"))
     wav = tmp_path / "spoken.wav"
@@ -85,11 +88,3 @@ def test_recordings_of_three_languages_become_files_for_the_web_tool(
         assert (seen["family"], seen["kind"], seen["unsafe"]) == ("gpt_sovits", "export", False)
         assert kind in seen["model"]
         assert seen["nonfinite"] == []
-
-
-def goes_on(run: Path) -> None:
-    further = ttstrain("resume", run, "train.steps=3", "sample.every=null")
-    assert further.returncode == 0, further.stderr
-    again = ttstrain("resume", run, "--reset-step", "train.steps=1", "sample.every=null")
-    assert again.returncode == 0, again.stderr
-    assert "kept weights, moments" in " ".join(again.stderr.split())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -67,7 +68,11 @@ def finetune(recipe: Path, run_dir: Path, *overrides: str) -> Path:
 
 
 def ttstrain(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line as a person would, and wait for it."""
+    """Run the program's entry point in a process of its own, and wait for it.
+
+    Its modules are imported already: a variable that a library reads when it is imported comes too late, and `command`
+    starts an interpreter that obeys it.
+    """
     return forked.run([*map(str, arguments)], environment={**os.environ, **environment}, cwd=cwd)
 
 
@@ -87,6 +92,24 @@ def metrics(run: Path, *, after: int = -1) -> list[dict[str, float]]:
         for row in jsonl.read(run / jsonl.FILE_NAME)
         if row["step"] > after
     ]
+
+
+def cut_off(run: Path, *, after: int) -> Path:
+    """Leave a run's folder as it was when `after` was its last step."""
+    root = run / "checkpoints"
+    for folder in root.glob("step-*"):
+        if int(folder.name[-8:]) > after:
+            shutil.rmtree(folder)
+    (root / "last").write_text(f"step-{after:08d}\n")
+    best = min(
+        (row for row in metrics(run) if "eval/loss/total" in row and 0 < row["step"] <= after),
+        key=lambda row: row["eval/loss/total"],
+        default=None,
+    )
+    (root / "best").unlink(missing_ok=True)
+    if best is not None:
+        (root / "best").write_text(f"step-{int(best['step']):08d}\n")
+    return run
 
 
 def checkpoint(run: Path, step: int) -> store.Loaded:
