@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from ttstrain.modules.mel import MelKind, MelSpectrogram
 
 KINDS = get_args(MelKind)
+RESAMPLED = 10 * 3.3e-6  # upstream's own samples move by 3.3e-6 with oneDNN off
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -42,7 +43,7 @@ def test_resampling_is_upstreams(fixtures_dir: Path) -> None:
     given = load_file(fixtures_dir / "f5_mel" / "inputs.safetensors")
     expected = load_file(fixtures_dir / "f5_mel" / "expected.safetensors")["resampled_24k"]
     wav = torchaudio.transforms.Resample(22_050, 24_000)(given["wav_source"])
-    torch.testing.assert_close(wav, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(wav, expected, rtol=0, atol=RESAMPLED)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from ttstrain.families.gpt_sovits.vae.synthesizer import build_discriminator, bu
 from ttstrain.families.gpt_sovits.vae.training import make, make_target
 
 FORWARD = 1e-4  # absolute, as the fixtures' report suggests; upstream itself is 1e-5 off its float64
+GRADIENT = 10 * 1.4e-5  # of a gradient's largest entry: upstream's own move by 1.4e-5 of it with oneDNN off
 FIXTURES = ["s2_v2", "s2_v2Pro"]
 NAMES = {"mel": "mel", "kl": "kl", "fm": "fm", "adv": "gen"}  # of the generator's terms, ours and upstream's
 WEIGHTS = {"mel": 45.0}  # upstream logs it with its weight
@@ -193,7 +194,7 @@ def test_losses_and_gradients_are_upstreams(golden: Golden, task: PinnedTask) ->
     named = dict(task.vae.named_parameters())
     for key, value in expected.items():
         if key.startswith("grad.G."):
-            close(named[key.removeprefix("grad.G.")].grad, value, atol=1e-5 * float(value.abs().max()))  # type: ignore[arg-type]
+            close(named[key.removeprefix("grad.G.")].grad, value, atol=GRADIENT * float(value.abs().max()))  # type: ignore[arg-type]
 
 
 def check_gradients(net: torch.nn.Module, expected: dict[str, Any], *, rel: float) -> None:
