@@ -24,8 +24,8 @@ def test_mel_is_upstreams(fixtures_dir: Path, kind: MelKind, case: str) -> None:
     expected = load_file(fixtures_dir / "f5_mel" / "expected.safetensors")[f"{kind}_{case}"]
     wav = {"mel": given["wav_24k"], "mel_batch2": given["batch2"], "mel_silence": torch.zeros(1, 4000)}[case]
     mel = MelSpectrogram(kind)(wav)
-    # Magnitudes to 1e-5 of a frame's loudest, since the filters differ between processors (see below). The log of the quietest bins is rounding: upstream's own float32 is 8e-4
-    # off its float64 there, and processors differ by as much.
+    # Magnitudes to 1e-5 of a frame's loudest, since filters differ between processors (see below). The log of the
+    # quietest bins is rounding: upstream's own float32 is 8e-4 off its float64 there, and processors differ by as much.
     loudest = expected.exp().amax(dim=1, keepdim=True)
     assert bool(((mel.exp() - expected.exp()).abs() <= 1e-5 * loudest).all())
     torch.testing.assert_close(mel, expected, rtol=0, atol=1e-2)
