@@ -62,6 +62,9 @@ def choose_device(name: str, *, ranks: Ranks | None = None) -> torch.device:
                 hint="start one process per GPU (`--nproc`), or use `train.device=cpu`",
             )
         torch.cuda.set_device(device)
+        # torch 2.11's first choice on H100 and H200. It builds a plan for every new shape, about 0.5 s each way
+        # (modelscope/FunASR#3704), and can give NaN gradients under a mask (pytorch#196678).
+        torch.backends.cuda.enable_cudnn_sdp(False)
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
     return device

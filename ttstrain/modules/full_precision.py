@@ -15,7 +15,12 @@ def full_precision() -> Iterator[None]:
     torch.backends.cuda.matmul.allow_tf32 = False
     try:
         with (
-            torch.backends.cudnn.flags(allow_tf32=False, deterministic=True),
+            torch.backends.cudnn.flags(
+                enabled=torch.backends.cudnn.enabled,  # by default `flags` leaves cuDNN off altogether
+                benchmark=False,
+                deterministic=True,
+                allow_tf32=False,
+            ),
             torch.autocast("cpu", enabled=False),
             torch.autocast("cuda", enabled=False),
         ):

@@ -1,0 +1,59 @@
+"""cuDNN's attention is torch 2.11's first choice on an H200, and wrong for speech of ever other lengths: it is off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from pretended_cuda import GPU, PretendedCuda, needs_cuda_build, pretended_cuda
+from torch import nn
+
+from ttstrain.engine.build import choose_device
+from ttstrain.families.flow.model.attention import attend
+from ttstrain.families.gpt_sovits.gpt.attention import _attend
+
+pytestmark = needs_cuda_build
+
+
+def of_flow() -> None:
+    x = torch.zeros(2, 40, 4, 64, device=GPU, dtype=torch.bfloat16)
+    attend(x, x, x)
+
+
+def of_a_gpt() -> None:
+    x = torch.zeros(2, 4, 40, 32, device=GPU, dtype=torch.bfloat16)
+    mask = torch.zeros(2, 1, 40, 40, device=GPU, dtype=torch.bfloat16)
+    _attend(x, x, x, mask=mask, dropout=0.1)
+
+
+@pytest.mark.parametrize(("call", "kernel"), [(of_flow, "flash"), (of_a_gpt, "efficient")])
+def test_a_chosen_gpu_attends_without_cudnn(call: Callable[[], None], kernel: str) -> None:
+    with pretended_cuda() as gpu:
+        call()
+        assert dict(gpu.attention) == {"cudnn": 1}  # what torch would do
+        assert choose_device("auto") == GPU
+        call()
+        assert dict(gpu.attention) == {"cudnn": 1, kernel: 1}
+
+
+def test_the_pretended_gpu_does_what_a_training_step_asks_of_it() -> None:
+    """Fails first where another torch has another table of hooks."""
+    with pretended_cuda() as gpu:
+        net = nn.Linear(8, 4).to(GPU)
+        optimizer = torch.optim.AdamW(net.parameters(), fused=True)
+        loss = net(torch.randn(3, 8).to(GPU)).square().mean()
+        loss.backward()
+        optimizer.step()
+        assert net.weight.grad is not None
+        assert net.weight.grad.device == GPU
+        before = _live(gpu)
+        assert loss.item() == 1.0
+        assert len(gpu.waits) == 1
+        del optimizer, loss
+        net.zero_grad()
+        assert _live(gpu) < before
+
+
+def _live(gpu: PretendedCuda) -> int:
+    return gpu.live
