@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from pretended_cuda import GPU, PretendedCuda, needs_cuda_build, pretended_cuda
+from pretended_cuda import GPU, needs_cuda_build, pretended_cuda
 from torch import nn
 
 from ttstrain.engine.build import choose_device
@@ -47,13 +47,9 @@ def test_the_pretended_gpu_does_what_a_training_step_asks_of_it() -> None:
         optimizer.step()
         assert net.weight.grad is not None
         assert net.weight.grad.device == GPU
-        before = _live(gpu)
+        before = gpu.live
         assert loss.item() == 1.0
         assert len(gpu.waits) == 1
         del optimizer, loss
         net.zero_grad()
-        assert _live(gpu) < before
-
-
-def _live(gpu: PretendedCuda) -> int:
-    return gpu.live
+        assert gpu.live < before

@@ -149,13 +149,13 @@ def pretended_cuda(*, limit: float = math.inf) -> Iterator[PretendedCuda]:
 
 def _replacements(gpu: PretendedCuda) -> list[tuple[Any, str, Any]]:
     def asked_by_ttstrain() -> bool:
-        return str(sys._getframe(2).f_globals.get("__name__", "")).startswith("ttstrain")
+        return str(sys._getframe(1).f_globals.get("__name__", "")).startswith("ttstrain")
 
     properties = SimpleNamespace(name="NVIDIA H200", total_memory=H200_BYTES, major=9, minor=0)
     return [
         (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
-        (torch.cuda, "is_available", lambda: asked_by_ttstrain()),
-        (torch.cuda, "device_count", lambda: int(asked_by_ttstrain())),
+        (torch.cuda, "is_available", asked_by_ttstrain),
+        (torch.cuda, "device_count", asked_by_ttstrain),
         (torch.cuda, "set_device", lambda device: None),
         (torch.cuda, "is_bf16_supported", lambda *_, **__: True),
         (torch.cuda, "get_device_capability", lambda device=None: (9, 0)),
@@ -229,7 +229,7 @@ def _reading(gpu: PretendedCuda) -> Callable[[Tensor], Any]:
 # ---------------------------------------------------------------- attention
 
 
-def backend_of(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, causal: bool) -> str:
+def backend_of(query: Tensor, key: Tensor, value: Tensor, *, masked: bool, causal: bool) -> str:
     """As aten/src/ATen/native/transformers/cuda/sdp_utils.cpp of torch 2.11 on compute capability 9.0."""
     half = query.dtype in (torch.bfloat16, torch.float16)
     width, alike = query.shape[-1], query.dtype == key.dtype == value.dtype
@@ -237,7 +237,7 @@ def backend_of(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, d
         return "math"
     if torch.backends.cuda.cudnn_sdp_enabled() and half and width <= 128 and width % 8 == 0 and key.shape[2] != 1:
         return "cudnn"
-    if half and mask is None and width <= 256 and not (causal and query.shape[2] != key.shape[2]):
+    if half and not masked and width <= 256 and not (causal and query.shape[2] != key.shape[2]):
         return "flash"
     return "efficient" if width % (8 if half else 4) == 0 else "math"
 
@@ -245,7 +245,7 @@ def backend_of(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, d
 def _attention(gpu: PretendedCuda) -> Callable[..., Tensor]:
     real = F.scaled_dot_product_attention
 
-    def attend(
+    def attend(  # noqa: PLR0917  torch's own signature
         query: Tensor,
         key: Tensor,
         value: Tensor,
@@ -258,7 +258,7 @@ def _attention(gpu: PretendedCuda) -> Callable[..., Tensor]:
         if query.device.type == "cuda":
             if torch.is_autocast_enabled("cuda"):
                 query, key, value = (x.to(torch.get_autocast_dtype("cuda")) for x in (query, key, value))
-            gpu.attention[backend_of(query, key, value, attn_mask, dropout_p, is_causal)] += 1
+            gpu.attention[backend_of(query, key, value, masked=attn_mask is not None, causal=is_causal)] += 1
             return aten._scaled_dot_product_attention_math(
                 query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
             )[0]

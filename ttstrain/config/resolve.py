@@ -46,8 +46,8 @@ EMA_HORIZONS = (10, 10_000)  # steps
 def parse(composed: Composed) -> Recipe:
     """Check a composed recipe against the schema, its `model:` section against that of its task.
 
-    Raises RecipeError that names the key, the file and line, and the nearest known key. The recipe's `model` comes back
-    complete, defaults included.
+    Raises RecipeError that names the key, the file and line, and the nearest known key, or a place that the task's
+    features cannot be read from. The recipe's `model` comes back complete, defaults included.
     """
     try:
         recipe = Recipe.model_validate(composed.values)
@@ -60,6 +60,11 @@ def parse(composed: Composed) -> Recipe:
     except ValidationError as error:
         known = [*_model_keys(recipe.task), *known_keys(Recipe)]
         raise complaint(error, values=recipe.model, places=composed.places, known=known, at=("model",)) from error
+    if recipe.data.features == "device" and config.features_on_host:
+        raise RecipeError(
+            f"`data.features=device` is not for `{recipe.task}`: its rows of tokens are laid out on the host",
+            hint="use `data.features=memory`: a row is a few kilobytes, and nothing would be gained on the device",
+        )
     return recipe.model_copy(update={"model": model.model_dump(mode="json")})
 
 

@@ -58,6 +58,8 @@ class ModelConfig(Section):
 
     packed: ClassVar[bool] = False
     """As `TaskData.packed`."""
+    features_on_host: ClassVar[bool] = False
+    """Whether examples are laid out on the host: features cannot be kept on the device."""
 
     def num_parameters(self) -> int:
         """Return the number of trainable parameters."""

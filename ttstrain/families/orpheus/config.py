@@ -72,6 +72,7 @@ class OrpheusConfig(ModelConfig):
     """One Llama, its tokens, and how it is trained and sampled."""
 
     packed: ClassVar[bool] = True
+    features_on_host: ClassVar[bool] = True
 
     hidden_size: Count = 3072
     intermediate_size: Count = 8192
