@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ttstrain import documents
 from ttstrain.checkpoint import pickle_names, tensorfile, unpickle
 from ttstrain.errors import CheckpointError
 from ttstrain.state import Tree
@@ -97,12 +97,11 @@ def _follow(path: Path, head: bytes) -> unpickle.Pickled:
 
 def _read_shards(path: Path) -> Contents:
     """Read the files that an index names as one. Raises CheckpointError unless each has what the index says."""
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-        places: dict[str, str] = index["weight_map"]
-        files = sorted(set(places.values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"`{path}` is not an index of shards ({error})", hint=_DOWNLOAD_HINT) from error
+    index = documents.read_object(path, error=CheckpointError, keys={"weight_map": dict}, hint=_DOWNLOAD_HINT)
+    places: dict[str, str] = index["weight_map"]
+    if not all(isinstance(name, str) for name in places.values()):
+        raise CheckpointError(f"`{path}` is not an index of shards: a place is no file's name", hint=_DOWNLOAD_HINT)
+    files = sorted(set(places.values()))
     if missing := [name for name in files if Path(name).name != name or not (path.parent / name).is_file()]:
         raise CheckpointError(
             f"`{path}` names {len(files)} files, {len(missing)} of which are not beside it, such as `{missing[0]}`",

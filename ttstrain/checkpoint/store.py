@@ -29,6 +29,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from ttstrain import documents
 from ttstrain.checkpoint import tensorfile
 from ttstrain.checkpoint.meta import META_FILE, FileMeta, Meta, kept_name, read_meta, write_meta
 from ttstrain.checkpoint.tensorfile import FileSum
@@ -344,8 +345,8 @@ def _read_part(folder: Path, stem: str, files: Mapping[str, FileMeta], *, readin
         if reading == "verified" and hashlib.sha256(data).hexdigest() != files[text].sha256:
             raise _altered(path)
         try:
-            return _unpack(json.loads(data), tensors)
-        except (ValueError, KeyError) as error:
+            return _unpack(documents.parse(data, numbers="any"), tensors)
+        except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"`{path}` is damaged: {error}", hint="resume from another checkpoint") from error
     for dropped, kept in tensorfile.read_header(folder / binary).metadata.items():
         tensors[dropped] = tensors[kept]

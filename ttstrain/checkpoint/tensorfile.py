@@ -18,6 +18,7 @@ from typing import IO, Any, Protocol
 import torch
 from torch import Tensor
 
+from ttstrain import documents
 from ttstrain.errors import CheckpointError
 
 CHUNK = 16 << 20  # bytes handled at a time; large enough that hashing and disk are the limit
@@ -193,7 +194,7 @@ def _header(path: Path) -> tuple[Header, int]:
         raise CheckpointError(f"`{path}` is cut short inside its header", hint="copy or download it again")
     start = 8 + length
     try:
-        entries = json.loads(text)
+        entries = documents.check_object(documents.parse(text), {})
         metadata = entries.pop("__metadata__", {})
         tensors = {name: _entry(path, start, entry) for name, entry in entries.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -14,7 +14,8 @@ from typing import Any
 
 from ttstrain.config.recipe import EITHER_OR, SCHEDULES
 from ttstrain.config.shipped import find_config, find_recipe, recipe_name
-from ttstrain.config.yaml12 import Document, read_document, read_value
+from ttstrain.config.yaml12 import MAX_BYTES, Document, read_document, read_value
+from ttstrain.documents import read_text
 from ttstrain.errors import RecipeError
 
 COMMAND_LINE = "command line"
@@ -122,12 +123,7 @@ def compose_run(run_dir: Path, overrides: Sequence[str] = (), *, origins: Mappin
 
 
 def _read(path: Path) -> Document:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise RecipeError(f"cannot read `{path}`: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"`{path}` is not UTF-8 text", hint="a recipe is a YAML file") from error
+    text = read_text(path, error=RecipeError, hint="a recipe is a YAML file, in UTF-8", most_bytes=MAX_BYTES)
     return read_document(text, source=str(path))
 
 

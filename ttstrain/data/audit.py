@@ -7,9 +7,9 @@ row is left, or most recordings are missing, the data set as a whole is refused.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import statistics
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ttstrain import documents
 from ttstrain.config.recipe import DataConfig
 from ttstrain.data import atomic
 from ttstrain.data.location import cache_root, usable_cores
@@ -26,6 +27,7 @@ from ttstrain.data.readers.locate import is_audio_name
 from ttstrain.data.readers.rows import Format, Row, RowTable, TableError, Verdict, printable
 from ttstrain.data.review import Remark
 from ttstrain.data.transcript import CleanText, clean, main_script, skeleton, spoken_seconds
+from ttstrain.errors import DataError
 
 DECODE_AT_LEAST_S = 600.0
 MOST_MISSING = 0.5  # share of rows without a recording above which the data set is refused
@@ -333,6 +335,9 @@ def _paths_to_decode(rows: Sequence[Row], texts: Sequence[CleanText]) -> list[Pa
     return list(dict.fromkeys(wanted))
 
 
+_REMOVE = "it keeps what was measured, and can be removed: recordings are then measured again"
+
+
 class _Measurements:
     """Measures files, or remembers: a file is known by its path, size, time of change and the rules' version."""
 
@@ -356,7 +361,7 @@ class _Measurements:
             for path, result in self._measure(unknown, workers):
                 known[path] = result
                 if key := keys[path]:
-                    file.write(json_line({"key": key, **result.to_json()}) + "\n")
+                    file.write(_summed({"key": key, **result.to_json()}) + "\n")
                 if progress is not None:
                     progress(len(known), len(paths))
         return known
@@ -382,10 +387,17 @@ class _Measurements:
         if not self.path.exists():
             return {}
         kept = {}
-        for line in self.path.read_text(encoding="utf-8").split("\n"):
+        content = documents.read_bytes(self.path, error=DataError, hint=_REMOVE, most_bytes=documents.MAX_TABLE)
+        for line in content.split(b"\n"):
             try:
-                values = json.loads(line)
-                kept[values["key"]] = Measured.from_json(values)
-            except (ValueError, TypeError, KeyError):  # a line cut short by an interruption: measured again
+                values = documents.check_object(documents.parse(line), {"key": str, "crc32": int})
+                if line.decode("utf-8") == _summed({key: values[key] for key in values if key != "crc32"}):
+                    kept[values["key"]] = Measured.from_json(values)
+            except (ValueError, TypeError, KeyError):  # cut short by an interruption, or damaged: measured again
                 continue
         return kept
+
+
+def _summed(values: dict[str, Any]) -> str:
+    """Write a line with the sum of what it holds: a damaged number would otherwise change the sound that is cut."""
+    return json_line({**values, "crc32": zlib.crc32(json_line(values).encode("utf-8", "surrogatepass"))})

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ttstrain import documents
 from ttstrain.data import atomic
 from ttstrain.data.readers.rows import Ready
 from ttstrain.errors import DataError
@@ -63,14 +64,14 @@ def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
 def read_manifest(path: Path) -> list[Clip]:
     """Read what `write_manifest` wrote."""
     clips = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    hint = "run `ttstrain prepare` again"
+    text = documents.read_text(path, error=DataError, hint=hint, most_bytes=documents.MAX_TABLE)
+    for number, line in enumerate(text.split("\n"), 1):
         if line:
             try:
-                clips.append(_clip(json.loads(line)))
+                clips.append(_clip(documents.parse(line)))
             except (ValueError, TypeError, KeyError) as error:
-                raise DataError(
-                    f"`{path}` line {number} is not a clip: {error}", hint="run `ttstrain prepare` again"
-                ) from error
+                raise DataError(f"`{path}` line {number} is not a clip: {error}", hint=hint) from error
     return clips
 
 

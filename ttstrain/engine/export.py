@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -156,13 +155,15 @@ def _epoch(meta: Meta, run: Path | None) -> int | None:
     """Count the passes over the data, the last one as a whole; None where nothing tells."""
     if run is None:
         return None
-    steps_per_epoch: float = json.loads((run / folder.PLAN).read_text(encoding="utf-8"))["steps_per_epoch"]
+    try:
+        steps_per_epoch: float = folder.read_plan(run)["steps_per_epoch"]
+    except CheckpointError:
+        return None
     return max(1, math.ceil(meta.step / steps_per_epoch))
 
 
 def _recipe_of(run: Path) -> Recipe:
-    written = json.loads((run / folder.PLAN).read_text(encoding="utf-8"))
-    return parse(compose_run(run, [], origins=written["origins"]))
+    return parse(compose_run(run, [], origins=folder.origins(run)))
 
 
 def _config(meta: Meta, checkpoint: Path) -> ModelConfig:
@@ -235,7 +236,7 @@ def _evaluated(task: Task, loaded: store.Loaded, *, run: Path | None, recipe: Re
             "these weights were trained schedule-free, and what they stand for takes the run's recipe to compute",
             hint="export the checkpoint from its run's folder",
         )
-    plan = json.loads((run / folder.PLAN).read_text(encoding="utf-8"))
+    plan = folder.read_plan(run)
     named = [(lora.plain_name(name), parameter) for name, parameter in task.named_parameters()]
     optimizers = Optimizers.build(
         build_groups(task.optimized(), named, recipe.optim),

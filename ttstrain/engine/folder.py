@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+from ttstrain import documents
 from ttstrain.config.plan import Plan
 from ttstrain.config.recipe import Recipe
 from ttstrain.config.render import recipe_yaml
 from ttstrain.data import atomic
 from ttstrain.environment import describe_environment
-from ttstrain.errors import RecipeError, UserError
+from ttstrain.errors import CheckpointError, RecipeError, UserError
 
 RECIPE, PLAN, ENVIRONMENT = "recipe.yaml", "plan.json", "env.json"
 
@@ -101,15 +103,62 @@ def write_description(folder: Path, plan: Plan) -> None:
 
 def identity(folder: Path) -> str | None:
     """Return the id under which trackers know this run; None before its folder is described."""
-    path = folder / ENVIRONMENT
-    if not path.is_file():
-        return None
-    run_id: str = json.loads(path.read_text(encoding="utf-8"))["run_id"]
-    return run_id
+    run_id = _read(folder / ENVIRONMENT).get("run_id")
+    return run_id if isinstance(run_id, str) else None
 
 
 def directory(folder: Path) -> Path | None:
     """Return the directory that the run was started in, where its relative paths lead from; None where it is gone."""
-    written = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8")) if (folder / ENVIRONMENT).is_file() else {}
-    place = Path(written.get("directory", ""))
-    return place if place.is_absolute() and place.is_dir() else None
+    written = _read(folder / ENVIRONMENT).get("directory")
+    place = Path(written if isinstance(written, str) else "")
+    return place if place.is_absolute() and _is_folder(place) else None
+
+
+def origins(folder: Path) -> dict[str, str]:
+    """Return where the values of a run's recipe came from, as its plan says; empty where the plan is damaged."""
+    written = _read(folder / PLAN).get("origins")
+    return {key: str(origin) for key, origin in written.items()} if isinstance(written, dict) else {}
+
+
+def name(folder: Path) -> str:
+    """Return what a run is named after, as its plan says; its folder's name where the plan is damaged."""
+    written = _read(folder / PLAN).get("name")
+    return written if isinstance(written, str) and written else folder.name
+
+
+def read_plan(folder: Path) -> dict[str, Any]:
+    """Read a run's plan where nothing else tells its length. Raises CheckpointError when it is damaged."""
+    return documents.read_object(folder / PLAN, error=CheckpointError, keys=_IN_PLAN, hint=_ANEW)
+
+
+def damage(folder: Path) -> list[str]:
+    """Name the descriptions of a run that cannot be read: a resume writes them anew, and says what was lost."""
+    found = []
+    for file, keys, lost in (
+        (PLAN, _IN_PLAN, "where each value came from"),
+        (ENVIRONMENT, {"run_id": str, "directory": str}, "where the run was started, and its id for trackers"),
+    ):
+        try:
+            documents.read_object(folder / file, error=CheckpointError, keys=keys)
+        except CheckpointError as error:
+            found.append(f"WARNING: {error.message}. It is written anew; it held {lost}")
+    return found
+
+
+_IN_PLAN: dict[str, type] = {"name": str, "origins": dict, "steps": int, "steps_per_epoch": float}
+_ANEW = "`ttstrain resume` writes it anew"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read a description as far as it can be read: `damage` tells of what cannot."""
+    try:
+        return documents.read_object(path, error=CheckpointError)
+    except CheckpointError:
+        return {}
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # a name that no path can have
+        return False

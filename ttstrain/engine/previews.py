@@ -21,6 +21,7 @@ import soundfile
 import torch
 from torch import Tensor
 
+from ttstrain import documents
 from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.upstream import OpenedCheckpoint
 from ttstrain.config.recipe import Recipe, base_files
@@ -31,7 +32,7 @@ from ttstrain.data.readers.locate import AUDIO_SUFFIXES
 from ttstrain.engine.evaluate import evaluating
 from ttstrain.engine.prepare import Prepared
 from ttstrain.engine.run import Run
-from ttstrain.errors import UserError
+from ttstrain.errors import CheckpointError, UserError
 from ttstrain.modules.mel_distance import mel_distance
 from ttstrain.task import Audio, Prompt, Sample
 from ttstrain.tracking import spectrogram
@@ -360,7 +361,8 @@ def _write_numbers(folder: Path, step: int, entries: Sequence[Mapping[str, Any]]
 
 def _entries(folder: Path) -> list[dict[str, Any]]:
     """Read what `_write_numbers` wrote."""
-    entries: list[dict[str, Any]] = json.loads((folder / NUMBERS).read_text(encoding="utf-8"))["previews"]
+    values = documents.read_object(folder / NUMBERS, error=CheckpointError, keys={"previews": list}, numbers="any")
+    entries: list[dict[str, Any]] = values["previews"]
     return entries
 
 

@@ -15,7 +15,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from ttstrain import families
+from ttstrain import documents, families
 from ttstrain.checkpoint import store
 from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.tensorfile import read_tree
@@ -193,11 +193,7 @@ def read_lines(path: Path) -> list[Line]:
     The fields are `text`, `name`, `ref_audio` and `ref_text`; paths are relative to the file. Raises DataError that
     names the line.
     """
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise DataError(f"the texts in `{path}` cannot be read: {reason}") from error
+    content = documents.read_text(path, error=DataError, most_bytes=documents.MAX_TABLE)
     rows = _rows(path, content)
     lines = [_line(path, number, row) for number, row in rows]
     if not lines:
@@ -214,9 +210,9 @@ def _rows(path: Path, content: str) -> list[tuple[int, Mapping[str, Any]]]:
         rows: list[tuple[int, Mapping[str, Any]]] = []
         for number, line in numbered:
             try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{path}:{number} is not JSON: {error}") from error
+                row = documents.parse(line)
+            except documents.DocumentError as error:
+                raise DataError(f"{path}:{number} cannot be read: {error}") from error
             if not isinstance(row, dict):
                 raise DataError(f"{path}:{number} is no JSON object", hint='such as {"text": "Hello."}')
             rows.append((number, row))

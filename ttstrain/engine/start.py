@@ -120,7 +120,7 @@ def resume(
         if origin.run is not None:
             composed, path_notes = from_where_started(composed, folder.directory(origin.run))
             composed, kept_notes = with_kept_files(composed, checkpoint=origin.checkpoint, run=origin.run)
-            kept_notes = [*path_notes, *kept_notes]
+            kept_notes = [*folder.damage(origin.run), *path_notes, *kept_notes]
         checked = parse(composed)
         here.choose_device(checked)
         lora.check_installed(checked.lora)
@@ -353,9 +353,8 @@ def _compose(
         assert recipe is not None
         composed = with_project(with_flags(compose(recipe, overrides), data=data))
         return composed, composed.name
-    written = json.loads((origin.run / folder.PLAN).read_text(encoding="utf-8"))
-    composed = compose_run(origin.run, overrides, origins=written["origins"])
-    return with_flags(composed, data=data), written["name"]
+    composed = compose_run(origin.run, overrides, origins=folder.origins(origin.run))
+    return with_flags(composed, data=data), folder.name(origin.run)
 
 
 def _find(path: Path, *, checkpoint: Path | None, recipe: str | None) -> _Origin:

@@ -17,8 +17,9 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+from ttstrain import documents
 from ttstrain.errors import DataError
 from ttstrain.tracking.tracker import RunInfo, Spoken, Weights
 
@@ -98,17 +99,23 @@ def read(path: Path) -> list[dict[str, float]]:
 
     A torn last line is left out. Raises DataError when any other line is not of this format.
     """
-    lines = path.read_bytes().splitlines(keepends=True)
+    content = documents.read_bytes(path, error=DataError, most_bytes=documents.MAX_TABLE)
+    lines = content.splitlines(keepends=True)
     if lines and not lines[-1].endswith(b"\n"):
         lines.pop()
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
-            rows.append({key: math.nan if value is None else value for key, value in row.items()})
-        except (ValueError, AttributeError) as error:
+            rows.append(_row(documents.parse(line, numbers="any")))
+        except documents.DocumentError as error:
             raise DataError(f"{path}:{number} is not a line of metrics: {error}") from error
     return rows
+
+
+def _row(values: Any) -> dict[str, float]:
+    row = documents.check_object(values, {"step": int})
+    row = {key: math.nan if value is None else value for key, value in row.items()}
+    return documents.check_object(row, dict.fromkeys(row, float))
 
 
 def trim(path: Path, step: int) -> None:

@@ -6,12 +6,13 @@ Such a file is a LevelDB log (google/leveldb, doc/log_format.md) with a header o
 
 from __future__ import annotations
 
-import json
 import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from ttstrain import documents
 
 _BLOCK = 32768
 _FILE_HEADER = struct.pack("<4sHB", b":W&B", 0xBEE1, 0)
@@ -63,7 +64,7 @@ def _rows(data: bytes, *, start: int) -> Iterator[dict[str, Any]]:
                 place = row
                 for parent in parents:
                     place = place.setdefault(parent, {})
-                place[name] = json.loads(item.value_json)
+                place[name] = documents.parse(item.value_json, numbers="any")
             yield row | {"_step": record.history.step.num}
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,37 @@ def test_recordings_that_did_not_change_are_not_decoded_again(folder: Path, monk
     decoded.clear()
     judge(folder)
     assert decoded == []
+
+
+DAMAGES = {
+    "cut inside a letter": lambda line: line[:20] + b"caf\xc3",
+    "a bit of a number": lambda line: line.replace(b"1.0, 0.0", b"1.0, 2.0"),  # the offset that is taken off
+    "another type": lambda line: b'{"key": 1, "crc32": 2}',
+    "nested": lambda line: b"[" * 5000,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_line_of_what_was_measured_is_measured_again(
+    damage: Callable[[bytes], bytes], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = judge(folder)
+    [kept] = (folder.parent / "cache/audit").glob("*.jsonl")
+    lines = kept.read_bytes().splitlines()
+    damaged = [damage(line) if line else line for line in lines]
+    assert damaged != lines
+    kept.write_bytes(b"\n".join(damaged))
+    again = 0
+    really = audit_module.measure
+
+    def spy(path: Path, *, max_s: float) -> object:
+        nonlocal again
+        again += 1
+        return really(path, max_s=max_s)
+
+    monkeypatch.setattr(audit_module, "measure", spy)
+    assert judge(folder) == first
+    assert again == sum(old != new for old, new in zip(lines, damaged, strict=True)) > 0
 
 
 def test_length_limits_are_the_recipes(folder: Path) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib.resources
-import json
 from pathlib import Path
 
+from ttstrain import documents
 from ttstrain.data.location import cache_root
 from ttstrain.data.readers.delimited import DelimitedFormat, read_delimited
 from ttstrain.data.readers.f5_project import is_f5_project, read_f5_project
@@ -127,8 +127,8 @@ def _is_json(path: Path) -> bool:
     if text.startswith("["):
         return text.endswith("]")
     try:
-        return isinstance(json.loads(first), dict)
-    except (ValueError, RecursionError):
+        return isinstance(documents.parse(first, numbers="any"), dict)
+    except documents.DocumentError:
         return False
 
 

@@ -6,15 +6,16 @@ Upstream stores texts after its front end: as lists of tokens with its extra spa
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from ttstrain import documents
 from ttstrain.data.readers.collect import Collector, stem
 from ttstrain.data.readers.delimited import read_delimited
 from ttstrain.data.readers.rows import Row, RowTable, TableError
+from ttstrain.errors import DataError
 
 ARROW, UNPACKED, DURATIONS, ORIGINAL = "raw.arrow", "raw", "duration.json", "metadata.csv"
 _ROWS_AT_A_TIME = 256
@@ -152,7 +153,7 @@ def _find(collector: Collector, path: Path, why: str) -> None:
 
 def _num_durations(path: Path) -> int | None:
     try:
-        durations = json.loads(path.read_text(encoding="utf-8"))["duration"]
-    except (OSError, ValueError, KeyError, TypeError):
+        read = documents.read_object(path, error=DataError, keys={"duration": list}, most_bytes=documents.MAX_TABLE)
+    except DataError:
         return None
-    return len(durations) if isinstance(durations, list) else None
+    return len(read["duration"])

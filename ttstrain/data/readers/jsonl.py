@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ttstrain import documents
 from ttstrain.data.readers.collect import Collector, stem
 from ttstrain.data.readers.columns import AUDIO, ID, LANGUAGE, SPEAKER, TEXT, first_of, language_code, plain
 from ttstrain.data.readers.lines import read_text, split_lines
@@ -21,9 +21,9 @@ def read_jsonl(path: Path, root: Path, *, files_anywhere: bool = True) -> RowTab
         source = f"{path.name}:{number}"
         blank = Row(id=source, audio=None, text="", source=source)
         try:
-            values = json.loads(text) if isinstance(text, str) else text
-        except (ValueError, RecursionError) as error:
-            collector.judge(blank, "skip", "bad_row", f"the line is not JSON: {error}")
+            values = documents.parse(text, numbers="any") if isinstance(text, str) else text
+        except documents.DocumentError as error:
+            collector.judge(blank, "skip", "bad_row", f"the line cannot be read: {error}")
             continue
         if not isinstance(values, Mapping):
             collector.judge(blank, "skip", "bad_row", "the line is not a JSON object")
@@ -47,9 +47,9 @@ def _objects(path: Path) -> list[tuple[int, Any]]:
     if not text.lstrip().startswith("["):
         return [(line.number, line.text) for line in split_lines(text)]
     try:
-        return list(enumerate(json.loads(text), 1))
-    except (ValueError, RecursionError) as error:
-        raise TableError("encoding", f"`{path}` is not JSON: {error}") from error
+        return list(enumerate(documents.parse(text, numbers="any"), 1))
+    except documents.DocumentError as error:
+        raise TableError("encoding", f"`{path}` cannot be read: {error}") from error
 
 
 def _take(collector: Collector, source: str, values: Mapping[str, Any]) -> None:

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from ttstrain import __version__
 from ttstrain.checkpoint import tensorfile
 from ttstrain.checkpoint.export import Source, Training, Written, WrittenFile
 from ttstrain.checkpoint.meta import check_vocab
+from ttstrain.config import yaml12
 from ttstrain.data.texts import VOCAB as VOCAB_HASH
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.families import ModelConfig
@@ -86,7 +86,7 @@ class FlowExporter:
     def config(self, folder: Path) -> FlowConfig:
         """Read `model.yaml` and `vocab.txt` as upstream does."""
         inside = next(folder / place for place in PLACES.values() if (folder / place / SETTINGS).is_file())
-        model = yaml.safe_load((inside / SETTINGS).read_text(encoding="utf-8"))["model"]
+        model = yaml12.read_file(inside / SETTINGS, error=CheckpointError)["model"]
         arch = {key: value for key, value in model["arch"].items() if key != "attn_backend"}
         return FlowConfig(
             backbone={name: key for key, name in BACKBONES.items()}[model["backbone"]],

@@ -9,16 +9,16 @@ it is not.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ttstrain import documents
 from ttstrain.config.project import Chosen, ProjectSettings
 from ttstrain.data.readers.f5_project import DURATIONS, is_f5_project
-from ttstrain.errors import CheckpointError, RecipeError
+from ttstrain.errors import CheckpointError, DataError, RecipeError
 from ttstrain.families.flow.vocab import load_vocab
 
 SETTINGS, VOCAB, LAST = "setting.json", "vocab.txt", "model_last.pt"
@@ -160,13 +160,7 @@ def read_settings(folder: Path) -> WebSettings | None:
     path = folder / SETTINGS
     if not path.is_file():
         return None
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"`{path}` cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise RecipeError(f"`{path}` is no object of settings")
-    return WebSettings(path, values)
+    return WebSettings(path, documents.read_object(path, error=RecipeError))
 
 
 def tokenizer_of(data: Path) -> str | None:
@@ -192,7 +186,9 @@ def vocab_settings(data: Path) -> dict[str, Any]:
 def read_durations(data: Path) -> list[float]:
     """Return the seconds of a project's clips; empty where they are not told."""
     try:
-        durations = json.loads((data / DURATIONS).read_text(encoding="utf-8"))["duration"]
-        return [float(duration) for duration in durations]
-    except (OSError, ValueError, KeyError, TypeError):
+        read = documents.read_object(
+            data / DURATIONS, error=DataError, keys={"duration": list}, most_bytes=documents.MAX_TABLE
+        )
+        return [float(duration) for duration in read["duration"]]
+    except (DataError, ValueError, TypeError):
         return []

@@ -8,7 +8,6 @@ settings beside the file are read too, and where nothing tells, that is said.
 from __future__ import annotations
 
 import glob
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ttstrain import documents
 from ttstrain.checkpoint.contents import Contents
 from ttstrain.checkpoint.meta import ScheduleMeta
 from ttstrain.checkpoint.tensorfile import StoredTensor
 from ttstrain.checkpoint.upstream import Kind, Label, OpenedCheckpoint, OptimizerGroup
+from ttstrain.config import yaml12
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.families.flow import project
 from ttstrain.families.flow.readings import VERSIONS
@@ -324,7 +325,7 @@ def _stated(contents: Contents, shape: Mapping[str, Any]) -> _Told:
     """Ask our metadata, or else settings beside the file and published names in its path. They must agree."""
     if contents.metadata and METADATA_KEY in contents.metadata:
         try:
-            model = json.loads(contents.metadata[METADATA_KEY])["model"]
+            model = documents.parse(contents.metadata[METADATA_KEY])["model"]
             own = {key: model[key] for key in _FLAGS if key in model}
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"the metadata of `{contents.path}` cannot be read: {error}") from error
@@ -378,14 +379,12 @@ def _said_by_yaml(path: Path, shape: Mapping[str, Any]) -> dict[str, Any]:
 
     Early ones leave the flags out of `model.arch`: then `model.name` tells.
     """
-    import yaml
-
     try:
-        model = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]
+        model = yaml12.read_file(path, error=CheckpointError)["model"]
         arch = dict(model["arch"])
         mel = dict(model.get("mel_spec") or {}).get("mel_spec_type")
         named = _said_by_name(str(model.get("name", "")), shape)
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError):
+    except (CheckpointError, KeyError, TypeError, ValueError, AttributeError):
         return {}
     if any(key in shape and shape[key] != value for key, value in arch.items()):
         return {}
@@ -400,10 +399,10 @@ def _said_by_yaml(path: Path, shape: Mapping[str, Any]) -> dict[str, Any]:
 def _said_by_gui(path: Path, shape: Mapping[str, Any]) -> dict[str, Any]:
     """Read what upstream's finetuning page keeps of a project; it trains published nets, on vocos mels."""
     try:
-        name = json.loads(path.read_text(encoding="utf-8"))["exp_name"]
-    except (OSError, ValueError, KeyError, TypeError):
+        name = documents.read_object(path, error=CheckpointError, keys={"exp_name": str})["exp_name"]
+    except CheckpointError:
         return {}
-    return _said_by_name(name, shape) if isinstance(name, str) else {}
+    return _said_by_name(name, shape)
 
 
 # ---------------------------------------------------------------- training state

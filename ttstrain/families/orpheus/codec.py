@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ttstrain import documents
 from ttstrain.checkpoint.contents import read_contents
 from ttstrain.checkpoint.hub import HUB, fetch_repository
 from ttstrain.checkpoint.loading import load_weights
@@ -296,13 +297,7 @@ def _files(spec: str) -> tuple[Path, Path]:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"`{path}` cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"`{path}` is not a table of settings")
-    return config
+    return documents.read_object(path, error=CheckpointError)
 
 
 def _build(config: dict[str, Any], *, source: str) -> nn.Module:

@@ -6,13 +6,13 @@ embedding among the adapters. What it is worth depends on its base, which only i
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from ttstrain import documents
 from ttstrain.checkpoint import adapted, tensorfile
 from ttstrain.checkpoint.export import Adapters, Source
 from ttstrain.checkpoint.hub import HUB, find_cached
@@ -68,11 +68,8 @@ def read_settings(weights: Path) -> AdapterSettings:
     path = weights.parent / SETTINGS
     if not path.is_file():
         raise CheckpointError(f"`{weights}` is an adapter without its `{SETTINGS}`", hint="copy the whole folder")
-    try:
-        stated = json.loads(path.read_text(encoding="utf-8"))
-        kind, rank, alpha = stated["peft_type"], int(stated["r"]), float(stated["lora_alpha"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"`{path}` cannot be read: {error}") from error
+    stated = documents.read_object(path, error=CheckpointError, keys={"peft_type": str, "r": int, "lora_alpha": float})
+    kind, rank, alpha = stated["peft_type"], stated["r"], float(stated["lora_alpha"])
     if kind != "LORA":
         raise CheckpointError(f"`{path.parent}` is an adapter of kind {kind}, only LORA is read", hint=_MERGE)
     for key, plain in _PLAIN.items():

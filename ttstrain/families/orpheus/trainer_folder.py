@@ -7,12 +7,12 @@ optimizer numbers its parameters: first all that decay, then norms, each in the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from ttstrain import documents
 from ttstrain.checkpoint.contents import read_contents
 from ttstrain.checkpoint.meta import ScheduleMeta
 from ttstrain.checkpoint.tensorfile import StoredTensor
@@ -43,11 +43,13 @@ def read_trainer_state(folder: Path, weights: Mapping[str, StoredTensor], order:
     file = folder / STATE
     if not file.is_file():
         return None
-    try:
-        state = json.loads(file.read_text(encoding="utf-8"))
-        step, total = int(state["global_step"]), int(state.get("max_steps", 0))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"`{file}` cannot be read: {error}") from error
+    # Its log of losses may hold NaN, and grows with the run.
+    state = documents.read_object(
+        file, error=CheckpointError, keys={"global_step": int}, numbers="any", most_bytes=documents.MAX_TABLE
+    )
+    step, total = state["global_step"], state.get("max_steps", 0)
+    if not isinstance(total, int):
+        raise CheckpointError(f"`{file}` cannot be read: `max_steps` is no whole number")
     schedule, schedule_notes = _schedule(folder / SCHEDULER, step=step, total=total)
     if not (folder / OPTIMIZER).is_file():
         note = f"no `{OPTIMIZER}` beside it (FSDP and DeepSpeed keep theirs in shards): moments start afresh"

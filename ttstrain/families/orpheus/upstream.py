@@ -7,7 +7,6 @@ the rows count and the rest is said.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Final
 
 import torch
 
+from ttstrain import documents
 from ttstrain.checkpoint.contents import Contents, read_contents
 from ttstrain.checkpoint.tensorfile import StoredTensor
 from ttstrain.checkpoint.upstream import Label, OpenedCheckpoint
@@ -152,13 +152,7 @@ def _settings(path: Path) -> Mapping[str, Any]:
 
 
 def _json(file: Path) -> Mapping[str, Any]:
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"`{file}` cannot be read: {error}") from error
-    if not isinstance(settings, dict):
-        raise CheckpointError(f"`{file}` is not a table of settings")
-    return settings
+    return documents.read_object(file, error=CheckpointError)
 
 
 def _architecture(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@ Parquet, as Hugging Face writes it, or JSON lines. Every row is checked against 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ttstrain import documents
 from ttstrain.errors import DataError
 from ttstrain.families.orpheus.batch import IGNORED
 from ttstrain.families.orpheus.codes import find_breach, from_ids
@@ -136,17 +136,14 @@ def _read_parquet(path: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _read_lines(path: Path) -> Iterator[Mapping[str, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"`{path}` cannot be read: {error}") from error
+    lines = documents.read_text(path, error=DataError, most_bytes=documents.MAX_TABLE).split("\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            values = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"`{path}` line {number} is no JSON: {error}") from error
+            values = documents.parse(line)
+        except documents.DocumentError as error:
+            raise DataError(f"`{path}` line {number} cannot be read: {error}") from error
         if not isinstance(values, dict):
             raise DataError(f"`{path}` line {number} is no JSON object")
         yield values

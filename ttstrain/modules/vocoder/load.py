@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 
+from ttstrain import documents
 from ttstrain.checkpoint.contents import read_contents
 from ttstrain.checkpoint.hub import HUB, fetch_repository
 from ttstrain.checkpoint.loading import compare
 from ttstrain.checkpoint.tensorfile import StoredTensor, read_tree
 from ttstrain.checkpoint.upstream import refuse_unsafe
+from ttstrain.config import yaml12
 from ttstrain.errors import CheckpointError
 from ttstrain.modules.mel import MelKind
 from ttstrain.modules.vocoder.bigvgan import BigVgan, BigVganConfig, fold_weight_norm
@@ -121,14 +121,8 @@ def _configuration(spec: str, folder: Path, mel: MelKind) -> tuple[MelKind, dict
         path = folder / _KINDS[kind].config
         if not path.is_file():
             continue
-        text = path.read_text(encoding="utf-8", errors="replace")
-        try:
-            config = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
-        except (ValueError, yaml.YAMLError) as error:
-            raise CheckpointError(f"`{path}` cannot be read: {str(error).splitlines()[0]}") from error
-        if not isinstance(config, dict):
-            raise CheckpointError(f"`{path}` is no configuration of a vocoder")
-        return kind, config
+        read = yaml12.read_file if path.suffix == ".yaml" else documents.read_object
+        return kind, read(path, error=CheckpointError)
     files = " or ".join(f"`{kind.config}` ({kind.label})" for kind in _KINDS.values())
     raise CheckpointError(f"`{spec}` is no vocoder: no {files} in `{folder}`", hint="it lies beside the weights")
 

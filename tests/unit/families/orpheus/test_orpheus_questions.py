@@ -133,7 +133,7 @@ def test_a_question_can_be_left_out(speech: Any, questions: Path) -> None:
     ("line", "why"),
     [
         ('{"question": "a"}', "row 2 has no question with an answer"),
-        ("nonsense", "line 2 is no JSON"),
+        ("nonsense", "line 2 cannot be read: it is not JSON"),
         ('{"question": "a <custom_token_4>", "answer": "b"}', "row 2: the text spells"),
     ],
 )
