@@ -24,5 +24,5 @@ def test_gradients_are_summed_between_gpus_and_objects_between_hosts() -> None:
             "gradients": [3.0, 3.0, 2.0],
             "host": [2.0],
             "gathered": [{"rank": 0}, {"rank": 1}],
-            "differ": False,
+            "differ": [],
         }

@@ -11,8 +11,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import ranked
@@ -21,6 +22,7 @@ from processes import Processes
 from small_runs import checkpoint, command, differences, ttstrain, write_clips, write_recipe
 from toys import Gan, Joint, Regression
 
+from ttstrain.config.recipe import OptimizerKind
 from ttstrain.engine.distributed import Ranks
 from ttstrain.errors import DataError, OutOfMemoryError, PeerError, Preempted, RecipeError
 
@@ -56,6 +58,19 @@ def test_two_ranks_train_what_one_process_trains_on_the_same_clips(two: TwoRanks
         assert {**rank.progress, "micro_batches": 0} == {**alone.progress, "micro_batches": 0}
         assert rank.progress["micro_batches"] == 2 * alone.progress["micro_batches"]
     assert any(norm > ranked.OPTIM.max_grad_norm for norm in alone.reports[0].grad_norms.values())
+
+
+def test_every_optimizer_keeps_the_ranks_alike_bit_for_bit(two: TwoRanks) -> None:
+    """Whatever its kind, the weights' dtype and the precision, and though each rank draws its own noise."""
+    known = get_args(OptimizerKind)
+    missing = {"adamw8bit": "bitsandbytes", "schedule_free_adamw": "schedulefree"}
+    kinds = [kind for kind in known if kind not in missing or find_spec(missing[kind]) is not None]
+    cases = [(kind, torch.float32, precision) for kind in kinds for precision in ("fp32", "bf16")]
+    cases += [("adamw", torch.bfloat16, "fp32"), ("adamw", torch.bfloat16, "bf16")]
+    first, second = two(ranked.train_with_each, cases, STEPS)
+    for case, one, other in zip(cases, first, second, strict=True):
+        assert len(one["moved"]) == 6, case
+        assert one == other, case
 
 
 def test_a_weight_that_no_rank_uses_stays_as_it_is_and_one_that_some_use_moves(two: TwoRanks) -> None:
@@ -95,7 +110,7 @@ def test_objects_and_sums_reach_every_rank(two: TwoRanks) -> None:
         assert found["gathered"][1]["tensor"].tolist() == [1, 1]
         assert found["broadcast"]["rank"] == 0
         assert found["sum"].tolist() == [3]
-        assert (found["same"], found["drifted"]) == (False, True)
+        assert (found["same"], found["drifted"]) == ([], ["apart"])
 
 
 # ---------------------------------------------------------------- the guard

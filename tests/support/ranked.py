@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from toys import ToyBatch, make_batch, make_run, split
+from toys import Regression, ToyBatch, make_batch, make_run, split
 
 from ttstrain.config.compose import compose
 from ttstrain.config.recipe import GuardConfig, OptimConfig
@@ -22,6 +23,7 @@ from ttstrain.data import cache
 from ttstrain.data.loader import Loader
 from ttstrain.engine import build, distributed, loop, prepare, signals
 from ttstrain.engine import start as starting
+from ttstrain.engine.checksum import checksums
 from ttstrain.engine.distributed import Ranks
 from ttstrain.engine.evaluate import evaluate
 from ttstrain.engine.run import Run
@@ -81,6 +83,34 @@ def _train(task_class: type[Task], steps: int, ranks: Ranks, share_of: Any) -> T
     return Trained(
         weights(run), dict(run.ema.state_dict()["weights"]), run.optimizers.state_dict(), reports, vars_of(run.progress)
     )
+
+
+def train_with_each(kinds: Sequence[tuple[str, torch.dtype, str]], steps: int) -> list[dict[str, list[int]]]:
+    """Train with each (optimizer, dtype of the weights, precision); return checksums of all that a step changes."""
+    with joined() as ranks:
+        return [_train_with(ranks, kind, dtype, precision, steps) for kind, dtype, precision in kinds]
+
+
+def _train_with(ranks: Ranks, kind: str, dtype: torch.dtype, precision: str, steps: int) -> dict[str, list[int]]:
+    torch.manual_seed(3)
+    task = Regression().to(dtype)
+    optim = OPTIM.model_copy(update={"kind": kind})
+    run = make_run(task, optim=optim, precision=precision, ema_decay=0.9, ranks=ranks)
+    torch.manual_seed(ranks.rank)  # as in a run, where noise is each rank's own
+    start = weights(run)
+    for seed in range(steps):
+        train_step(run, [as_dtype(piece, dtype) for piece in _pieces(make_batch(ROWS, seed=seed))[ranks.rank]])
+    moments = [value for own in run.optimizers.state_dict()["model"].values() for value in own.values()]
+    return {
+        "moved": [name for name, tensor in weights(run).items() if not torch.equal(tensor, start[name])],
+        "weights": checksums(weights(run).values()).tolist(),
+        "average": checksums(run.ema.state_dict()["weights"].values()).tolist(),
+        "moments": checksums(torch.as_tensor(value) for value in moments).tolist(),
+    }
+
+
+def as_dtype(batch: ToyBatch, dtype: torch.dtype) -> ToyBatch:
+    return replace(batch, x=batch.x.to(dtype))
 
 
 def vars_of(progress: Any) -> dict[str, int]:
@@ -155,7 +185,7 @@ def exchange_on_gpus() -> dict[str, Any]:
             "gradients": [float(parameter.grad.max()) for parameter in parameters],
             "host": ranks.sum(torch.ones(1)).tolist(),
             "gathered": ranks.gather({"rank": ranks.rank}),
-            "differ": ranks.differ(parameters),
+            "differ": ranks.differ({str(i): parameter for i, parameter in enumerate(parameters)}),
         }
 
 
@@ -264,12 +294,13 @@ def evaluate_with(ranks: Ranks, task_class: type[Task], sizes: Sequence[int]) ->
 def exchange() -> dict[str, Any]:
     with joined() as ranks:
         own = {"rank": ranks.rank, "tensor": torch.full((2,), float(ranks.rank))}
-        drifted = [torch.ones(3), torch.ones(2) + 0.01 * ranks.rank]
+        drifted = {"same": torch.ones(3), "apart": torch.ones(2), "flag": torch.zeros(2, dtype=torch.bool)}
+        drifted["apart"][ranks.rank] += 2**-20  # one bit each, and the same norm
         return {
             "gathered": ranks.gather(own),
             "broadcast": ranks.broadcast(own),
             "sum": ranks.sum(torch.tensor([1.0 + ranks.rank])),
-            "same": ranks.differ([torch.ones(3)]),
+            "same": ranks.differ({"a": torch.ones(3), "b": torch.tensor(math.nan)}),
             "drifted": ranks.differ(drifted),
         }
 

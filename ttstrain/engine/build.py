@@ -93,6 +93,7 @@ def build(
     optimizers = Optimizers.build_staged(
         table,
         curriculum=curriculum,
+        seed=recipe.train.seed,
         new_rows=None if rows_first is None else _new_rows(rows_first, dict(named), total_steps=plan.steps),
     )
     ema = None

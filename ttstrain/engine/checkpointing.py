@@ -19,10 +19,13 @@ PER_RANK = "rng"  # the one part that differs between processes
 
 def save(run: Run, *, best: bool = False, metrics: Mapping[str, float] | None = None) -> Path:
     """Write a checkpoint of the run as it stands; ranks other than the main one only hand over their generators."""
-    if run.ranks.differ(list(run.task.parameters())):
+    if differing := run.ranks.differ(run.task.state_dict()):
+        more = f" and {len(differing) - 1:,} more" if len(differing) > 1 else ""
         raise DivergedError(
-            f"at step {run.progress.step} the processes no longer hold the same weights; nothing was saved",
-            hint="a device computes wrongly, or the task keeps state that differs between processes",
+            f"at step {run.progress.step} the processes no longer hold the same numbers in `{differing[0]}`{more}; "
+            "nothing was saved",
+            hint="a device computes wrongly, or an update draws random numbers of its own in each process; "
+            "the checkpoints before are good",
         )
     generators = run.ranks.gather(run.rng.state_dict())
     folder = run.store.folder(run.progress.step)

@@ -2,9 +2,9 @@
 
 Gradients are summed once per step, after the last micro-batch, because every loss is already divided by the weight of
 the whole global batch. That is data parallelism for any number of optimizers and losses, GANs included; unlike
-DistributedDataParallel it needs no wrapped forward. Every rank then makes the same update by itself. What is not a
-parameter stays each rank's own (a BatchNorm's running statistics): checkpoints hold the main rank's. Noise is each
-rank's own too, so a run on two ranks is not the run on one, though it reads the same clips.
+DistributedDataParallel it needs no wrapped forward. Every rank then makes the same update by itself, bit for bit: at
+every checkpoint the ranks compare checksums of all weights and buffers. Noise is each rank's own, so a run on two ranks
+is not the run on one, though it reads the same clips.
 
 Before each exchange of objects the ranks meet, and one that has failed says so there: preparing a run, nobody waits for
 a rank that is gone. During training a lost connection says it.
@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import platform
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,6 +26,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ttstrain.engine.checksum import checksums
 from ttstrain.engine.launch import check_environment, end_with_launcher, launched
 from ttstrain.errors import PeerError, RecipeError
 
@@ -33,7 +35,7 @@ T = TypeVar("T")
 LARGE_BYTES = 2**20
 BUCKET_BYTES = 32 * 2**20
 WAIT = timedelta(hours=6)  # rank 0 may prepare hours of data while the others wait
-ALIKE = 1e-4  # relative difference of a norm between ranks: more than unequal GPUs make of equal weights
+ALIKE = 1e-4  # relative difference of a norm: more than GPUs of two kinds make of equal weights between checkpoints
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # gloo has no class for it
 
 
@@ -137,14 +139,38 @@ class Ranks:
         met: list[int] = self.sum(codes).tolist()
         return met
 
-    def differ(self, weights: Sequence[Tensor]) -> bool:
-        """Tell whether some rank's weights are not rank 0's. Compares norms: cheap enough for every checkpoint."""
-        if self.alone or not weights:
-            return False
-        with torch.no_grad():
-            norms = torch.stack([norm.double() for norm in torch._foreach_norm(list(weights))]).cpu()
-        first, *others = self.gather(norms)
-        return not all(torch.allclose(first, other, rtol=ALIKE, atol=0.0, equal_nan=True) for other in others)
+    def differ(self, tensors: Mapping[str, Tensor]) -> list[str]:
+        """Name the tensors that some rank holds other than rank 0 does. Cheap enough for every checkpoint.
+
+        Bits are compared. Only among devices of several kinds, which round sums each in its own way, norms are.
+        """
+        if self.alone or not tensors:
+            return []
+        own = checksums(tensors.values())
+        if any(not torch.equal(own, other) for other in self.gather(own)):
+            if len(set(self.gather(_kind_of(next(iter(tensors.values())).device)))) == 1:
+                return self._unequal(tensors, own, tolerance=0.0)
+            return self._unequal(tensors, _norms(tensors.values()), tolerance=ALIKE)
+        return []
+
+    def _unequal(self, tensors: Mapping[str, Tensor], measured: Tensor, *, tolerance: float) -> list[str]:
+        first, *others = self.gather(measured)
+        alike = torch.ones(len(measured), dtype=torch.bool)
+        for other in others:
+            alike &= torch.isclose(first, other, rtol=tolerance, atol=0.0, equal_nan=True)
+        return [name for name, same in zip(tensors, alike.tolist(), strict=True) if not same]
+
+
+@torch.no_grad()
+def _norms(tensors: Iterable[Tensor]) -> Tensor:
+    return torch.tensor([float(torch.linalg.vector_norm(tensor.detach().double())) for tensor in tensors])
+
+
+def _kind_of(device: torch.device) -> str:
+    """Name what computes: devices of one name give the same bits."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
 # ---------------------------------------------------------------- which gradients travel together

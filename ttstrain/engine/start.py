@@ -229,9 +229,10 @@ def _check_disk(plan: Plan, place: Path) -> None:
 
 
 def _check_alike(run: Run) -> None:
-    if run.ranks.differ(list(run.task.parameters())):
+    if differing := run.ranks.differ(run.task.state_dict()):
         raise CheckpointError(
-            "the processes would start from different weights", hint="does every machine read the same files?"
+            f"the processes would start from different weights, `{differing[0]}` for one",
+            hint="does every machine read the same files?",
         )
 
 

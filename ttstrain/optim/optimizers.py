@@ -87,22 +87,34 @@ class Optimizers:
 
     @classmethod
     def build(
-        cls, table: GroupTable, *, total_steps: int, steps_per_epoch: float, new_rows: NewRows | None = None
+        cls,
+        table: GroupTable,
+        *,
+        total_steps: int,
+        steps_per_epoch: float,
+        seed: int = 0,
+        new_rows: NewRows | None = None,
     ) -> Self:
         """Build every optimizer of the table for a run of one part. The parameters must be on their device already."""
         whole = Curriculum([Stage("", steps=total_steps, steps_per_epoch=steps_per_epoch)])
-        return cls.build_staged(table, curriculum=whole, new_rows=new_rows)
+        return cls.build_staged(table, curriculum=whole, seed=seed, new_rows=new_rows)
 
     @classmethod
-    def build_staged(cls, table: GroupTable, *, curriculum: Curriculum, new_rows: NewRows | None = None) -> Self:
+    def build_staged(
+        cls, table: GroupTable, *, curriculum: Curriculum, seed: int, new_rows: NewRows | None = None
+    ) -> Self:
         """Build every optimizer of the table; which groups train, and at which LR, also depends on the stage.
 
+        `seed` is that of stochastic rounding, the same on every process of a run.
         Raises RecipeError for a stage that names a group which is not there, or one that its optimizer cannot freeze.
         """
         check_groups(curriculum.stages, table.groups)
         parts = {
             name: make(
-                [group for group in table.groups if group.optimizer == name], settings, embeddings=table.embeddings
+                [group for group in table.groups if group.optimizer == name],
+                settings,
+                embeddings=table.embeddings,
+                seed=seed,
             )
             for name, settings in table.settings.items()
         }

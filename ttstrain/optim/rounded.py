@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,18 +17,23 @@ class RoundedAdamW(torch.optim.Optimizer):
 
     A bf16 number has 8 significant bits, so that most updates at a small LR are less than half a step and nearest
     rounding drops them. Rounding up with the probability of the remainder keeps them on average (Gupta et al.,
-    arXiv 1502.02551). Weights in fp32 are updated exactly. Chance comes from the device's global generator.
+    arXiv 1502.02551). Weights in fp32 are updated exactly.
+
+    Chance comes from `seed`, a parameter's name and its count of updates, and from nothing else: the processes of a run
+    round alike and so keep the same weights, and a resumed run rounds as the run that went on.
     """
 
-    def __init__(self, groups: Iterable[dict[str, Any]], *, eps: float) -> None:
-        """Take groups with `params`, `lr`, `betas` and `weight_decay`."""
+    def __init__(self, groups: Iterable[dict[str, Any]], *, eps: float, seed: int) -> None:
+        """Take groups with `params`, their `names`, `lr`, `betas` and `weight_decay`."""
         super().__init__(groups, {"eps": eps})
+        self._seed = seed
+        self._generators: dict[torch.device, torch.Generator] = {}
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             beta1, beta2 = group["betas"]
-            for parameter in group["params"]:
+            for name, parameter in zip(group["names"], group["params"], strict=True):
                 if parameter.grad is None:
                     continue
                 state = self._state(parameter)
@@ -39,7 +45,9 @@ class RoundedAdamW(torch.optim.Optimizer):
                 scale = square.sqrt().div_((1 - beta2**step) ** 0.5).add_(group["eps"])
                 updated = parameter.float().mul_(1 - group["lr"] * group["weight_decay"])
                 updated = updated.addcdiv_(mean, scale, value=-group["lr"] / (1 - beta1**step))
-                parameter.copy_(round_stochastically(updated) if parameter.dtype == torch.bfloat16 else updated)
+                if parameter.dtype == torch.bfloat16:
+                    updated = round_stochastically(updated, self._generator(parameter, name, step=int(step)))
+                parameter.copy_(updated)
 
     def _state(self, parameter: Tensor) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.state[parameter]
@@ -49,9 +57,21 @@ class RoundedAdamW(torch.optim.Optimizer):
                 state[name] = torch.zeros_like(parameter, dtype=torch.float32)
         return state
 
+    def _generator(self, parameter: Tensor, name: str, *, step: int) -> torch.Generator:
+        device = parameter.device
+        if device not in self._generators:
+            self._generators[device] = torch.Generator(device)
+        return self._generators[device].manual_seed(_seed_of(self._seed, name, step))
 
-def round_stochastically(values: Tensor) -> Tensor:
+
+def round_stochastically(values: Tensor, generator: torch.Generator) -> Tensor:
     """Return fp32 values as bf16: the neighbour below or above, each the likelier the nearer."""
     bits = values.view(torch.int32)
-    noise = torch.randint(1 << 16, values.shape, dtype=torch.int32, device=values.device)
+    noise = torch.randint(1 << 16, values.shape, dtype=torch.int32, device=values.device, generator=generator)
     return ((bits + noise) & _KEPT_BITS).view(torch.float32).to(torch.bfloat16)
+
+
+def _seed_of(seed: int, name: str, step: int) -> int:
+    """Mix what chance depends on into 32 bits, which is what torch's generator of the CPU reads of a seed."""
+    digest = hashlib.blake2b(f"{seed} {name} {step}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "little")

@@ -16,7 +16,7 @@ from ttstrain.optim.rounded import RoundedAdamW, round_stochastically
 
 def test_rounding_is_right_on_average_and_to_a_neighbour() -> None:
     values = torch.tensor([1.0 + 1 / 512, 1.0, -3.01, 1e-20, 0.0]).repeat(20_000, 1)
-    rounded = round_stochastically(values)
+    rounded = round_stochastically(values, torch.Generator().manual_seed(0))
     assert rounded.dtype == torch.bfloat16
     up = float((rounded[:, 0] > 1).float().mean())
     assert up == pytest.approx(0.25, abs=0.02)  # a quarter of the way from 1 to the next bf16, 1 + 1/128
@@ -28,12 +28,19 @@ def test_rounding_is_right_on_average_and_to_a_neighbour() -> None:
 
 
 def group(parameter: torch.nn.Parameter, **options: Any) -> dict[str, Any]:
-    return {"params": [parameter], "lr": 1e-3, "betas": (0.9, 0.99), "weight_decay": 0.1, **options}
+    return {
+        "params": [parameter],
+        "names": ["weight"],
+        "lr": 1e-3,
+        "betas": (0.9, 0.99),
+        "weight_decay": 0.1,
+        **options,
+    }
 
 
 def test_fp32_weights_are_moved_as_by_torch_s_adamw() -> None:
     ours, theirs = (torch.nn.Parameter(torch.linspace(-1, 1, 50)) for _ in range(2))
-    optimizers = RoundedAdamW([group(ours)], eps=1e-8), torch.optim.AdamW([group(theirs)], eps=1e-8)
+    optimizers = RoundedAdamW([group(ours)], eps=1e-8, seed=0), torch.optim.AdamW([group(theirs)], eps=1e-8)
     for _ in range(10):
         gradient = torch.randn(50)
         for parameter, optimizer in zip((ours, theirs), optimizers, strict=True):
@@ -48,7 +55,7 @@ def test_small_updates_of_bf16_weights_add_up() -> None:
     ours = torch.nn.Parameter(torch.full((4000,), start, dtype=torch.bfloat16))
     nearest = torch.nn.Parameter(ours.detach().clone())
     pair = (
-        RoundedAdamW([group(ours, lr=lr, weight_decay=0.0)], eps=1e-8),
+        RoundedAdamW([group(ours, lr=lr, weight_decay=0.0)], eps=1e-8, seed=0),
         torch.optim.AdamW([nearest], lr=lr, weight_decay=0),
     )
     for _ in range(steps):
@@ -83,3 +90,39 @@ def test_bf16_weights_get_it_and_its_state_comes_back() -> None:
 def test_kinds_that_would_lose_updates_are_refused(kind: str) -> None:
     with pytest.raises(RecipeError, match="lose most updates"):
         optimizers_of(torch.nn.Linear(8, 8).to(torch.bfloat16), kind)
+
+
+def rounded_after(steps: int, *, seed: int = 0, name: str = "weight", resumed_at: int | None = None) -> torch.Tensor:
+    """Train 300 bf16 values by updates of a tenth of bf16's steps, and return them."""
+    parameter = torch.nn.Parameter(torch.ones(300, dtype=torch.bfloat16))
+    groups = [group(parameter, lr=1e-3, names=[name])]
+    optimizer = RoundedAdamW(groups, eps=1e-8, seed=seed)
+    for step in range(steps):
+        if step == resumed_at:
+            state = dict(optimizer.state)
+            optimizer = RoundedAdamW(groups, eps=1e-8, seed=seed)
+            optimizer.state.update(state)
+        torch.rand(step)  # what else draws
+        parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+    return parameter.detach()
+
+
+def test_rounding_depends_on_the_seed_the_name_and_the_count_of_updates_alone() -> None:
+    before = torch.get_rng_state()
+    expected = rounded_after(4)
+    torch.manual_seed(123)
+    assert torch.equal(rounded_after(4), expected)
+    assert torch.equal(rounded_after(4, resumed_at=2), expected)
+    assert not torch.equal(rounded_after(4, seed=1), expected)
+    assert not torch.equal(rounded_after(4, name="bias"), expected)
+    torch.set_rng_state(before)
+    rounded_after(1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_every_update_rounds_by_chance_of_its_own() -> None:
+    """Were chance the same in every update, the values that were rounded down would stay where they are for good."""
+    once, often = rounded_after(1), rounded_after(40)
+    assert 0.05 < float((once != 1).float().mean()) < 0.4
+    assert float((often != 1).float().mean()) > 0.95
