@@ -35,7 +35,7 @@ def checksums(tensors: Iterable[Tensor]) -> Tensor:
 def _checksum(tensor: Tensor, keys: Tensor) -> Tensor:
     bits = tensor.detach().contiguous().view(-1).view(_OF_BYTES[tensor.element_size()])
     total = torch.zeros((), dtype=torch.int64, device=tensor.device)
-    for chunk in bits.split(CHUNK):
+    for chunk in torch.split(bits, CHUNK):
         total = total * _BETWEEN_CHUNKS + (chunk * keys[: len(chunk)]).sum()
     return total
 
