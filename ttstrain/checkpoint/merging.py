@@ -68,6 +68,7 @@ def merge(parts: Sequence[OpenedCheckpoint]) -> OpenedCheckpoint:
         buffers=frozenset().union(*(part.buffers for part in parts)),
         globals=tuple(dict.fromkeys(name for part in parts for name in part.globals)),
         front_end={key: value for part in parts for key, value in part.front_end.items()},
+        fits=_common(parts),
         absent=tuple(entry for part in parts for entry in part.absent if not _has(weights, entry)),
         beside=tuple(part.path for part in others),
         notes=tuple(notes),
@@ -78,11 +79,27 @@ def _check_same_model(before: Sequence[OpenedCheckpoint], config: Mapping[str, A
     names = " + ".join(path.path.name for path in before)
     if part.family != before[0].family:
         raise CheckpointError(f"`{part.path}` is of family `{part.family}`, `{names}` of `{before[0].family}`")
+    for other in before:
+        if part.fits and other.fits and not part.fits & other.fits:
+            raise CheckpointError(
+                f"`{part.path}` is of version {_versions(part)}, `{other.path}` of {_versions(other)}",
+                hint="the files of one model must be of one version; `ttstrain inspect-ckpt` says what a file is",
+            )
     if differing := [f"{key}: {new!r}, and {old!r} before it" for key, old, new in differences(config, part.config)]:
         raise CheckpointError(
             f"`{part.path}` is of another model than `{names}`:\n" + "\n".join(differing),
             hint="the files of one `base:` must be parts of one model",
         )
+
+
+def _versions(part: OpenedCheckpoint) -> str:
+    return " or ".join(sorted(part.fits))
+
+
+def _common(parts: Sequence[OpenedCheckpoint]) -> frozenset[str]:
+    """Return the versions that all parts may be of."""
+    told = [part.fits for part in parts if part.fits]
+    return frozenset.intersection(*told) if told else frozenset()
 
 
 def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

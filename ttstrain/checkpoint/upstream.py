@@ -77,6 +77,7 @@ class OpenedCheckpoint:
     front_end: Mapping[str, str] = field(default_factory=dict)  # our own: `FrontEnd.versions` it was trained with
     absent: tuple[Absent, ...] = ()  # patterns that may match nothing of `weights`
     partners: tuple[Path, ...] = ()  # files that hold the rest of the same training
+    fits: frozenset[str] = frozenset()  # versions that its tensors may be of; empty where they tell nothing
     refusal: str = ""  # why it cannot be trained from, after its name; it can still be looked at
     beside: tuple[Path, ...] = ()  # further files that these weights were merged from
     notes: tuple[str, ...] = field(default_factory=tuple)

@@ -89,9 +89,15 @@ def check_data(recipe: Recipe, facts: DataFacts) -> None:
         )
     measured = facts.num_holdout + (0 if facts.replay is None else facts.replay.num_holdout)
     if measured == 0 and isinstance(recipe.eval.every, int):
-        raise RecipeError("`eval.every` is set, but no clip is held out", hint="set `data.holdout`, or add clips")
+        raise RecipeError(
+            "`eval.every` is set, but no clip is held out",
+            hint="set `data.holdout`, or add clips; `eval.every=null` trains without a held-out loss",
+        )
     if facts.num_holdout == 0 and recipe.train.early_stop is not None:
-        raise RecipeError("`train.early_stop` is set, but no clip is held out", hint="set `data.holdout`, or add clips")
+        raise RecipeError(
+            "`train.early_stop` is set, but no clip is held out",
+            hint="set `data.holdout`, or add clips; `train.early_stop=null` trains to the last step",
+        )
     _check_stages(recipe, facts)
 
 

@@ -177,7 +177,7 @@ def _build_one(clip: Clip, path: Path, task_data: TaskData) -> str | None:
     try:
         features = _features(clip, task_data)
     except DataError as error:
-        return error.message
+        return f"{error.message}: {error.hint}" if error.hint else error.message
     except (OSError, RuntimeError, ValueError, ArithmeticError) as error:
         return f"{type(error).__name__}: {error}"
     _write(path, features)

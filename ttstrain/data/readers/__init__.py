@@ -10,6 +10,7 @@ from ttstrain.data.location import cache_root
 from ttstrain.data.readers.delimited import DelimitedFormat, read_delimited
 from ttstrain.data.readers.f5_project import is_f5_project, read_f5_project
 from ttstrain.data.readers.folders import read_wav_txt, sound_files
+from ttstrain.data.readers.gpt_sovits_list import list_in
 from ttstrain.data.readers.gpt_sovits_project import is_gpt_sovits_project, read_gpt_sovits_project
 from ttstrain.data.readers.jsonl import read_jsonl
 from ttstrain.data.readers.lines import read_text
@@ -66,8 +67,8 @@ def _find_table(folder: Path) -> Path | None:
     for name in TABLE_NAMES:
         if (folder / name).is_file():
             return folder / name
-    for pattern in TABLE_PATTERNS:
-        found = sorted(path for path in folder.glob(pattern) if path.is_file())
+    looked = (sorted(path for path in folder.glob(pattern) if path.is_file()) for pattern in TABLE_PATTERNS)
+    for found in (*looked, list_in(folder)):
         if len(found) > 1:
             raise TableError(
                 "ambiguous",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ttstrain.data.readers.locate import Locator, Lost
 from ttstrain.data.readers.rows import Action, Format, Row, RowTable, Verdict, printable
+
+QUOTES = ('""', "''", "“”", "‘’", "«»", "``")
 
 
 class Collector:
@@ -20,16 +23,26 @@ class Collector:
         self.rows: list[Row] = []
         self.verdicts: list[Verdict] = []
 
-    def locate(self, row: Row, name: str) -> None:
-        """Add a row whose recording goes by `name`, or the reason why there is none."""
-        found = self.locator.find(name)
+    def locate(self, row: Row, name: str, *, beside: Callable[[], Iterable[Path]] = tuple) -> None:
+        """Add a row whose recording goes by `name`, or the reason why there is none.
+
+        Quotes round the name are no part of it unless a file is called so. `beside` tells the folders where it may lie.
+        """
+        found = self.locator.find(name, beside=beside)
+        if isinstance(found, Lost) and (bare := unquoted(name)) != name.strip():
+            found = self.locator.find(bare, beside=beside)
+            if not isinstance(found, Lost):
+                self.judge(
+                    row, "fix", "quoted_path", f"`{printable(name.strip())}`: the quotes are no part of the path"
+                )
         if isinstance(found, Lost):
             self.judge(row, "skip", found.reason, found.why)
             return
         row = replace(row, audio=found.path)
         self.rows.append(row)
         if found.moved:
-            self.judge(row, "fix", "moved_file", f"`{printable(name)}` is not there; found by its name in the folder")
+            shown = found.path.parent.name
+            self.judge(row, "fix", "moved_file", f"`{printable(name)}` is not there; found by its name in `{shown}`")
 
     def judge(self, row: Row, action: Action, reason: str, why: str) -> None:
         """Add a finding."""
@@ -52,3 +65,9 @@ class Collector:
 def stem(name: str) -> str:
     """Return a path's last part without its ending, in any system's spelling."""
     return PurePosixPath(PureWindowsPath(name).name).stem
+
+
+def unquoted(name: str) -> str:
+    """Take off a pair of quotes round a name, as systems put them round a path that is copied."""
+    name = name.strip()
+    return name[1:-1].strip() if len(name) > 2 and name[0] + name[-1] in QUOTES else name

@@ -39,11 +39,14 @@ class Layout:
     id: int | None = None
     speaker: int | None = None
     language: int | None = None
+    names: tuple[str, ...] = ()  # of the columns, where there is no header that says them
 
 
 LJSPEECH = Layout(audio=0, texts=(2, 1), counts=(2, 3), audio_is_id=True)
 COMMA_SEPARATED = Layout(audio=0, texts=(1,), counts=(2,), audio_is_id=True)  # a third may be a comma of the text
-GPT_SOVITS_LIST = Layout(audio=0, speaker=1, language=2, texts=(3,), counts=(4,))
+GPT_SOVITS_LIST = Layout(
+    audio=0, speaker=1, language=2, texts=(3,), counts=(4,), names=("path", "speaker", "language", "text")
+)
 
 
 def layout_of(header: Sequence[str]) -> Layout | None:

@@ -11,10 +11,11 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from ttstrain.data.readers.collect import Collector, stem
+from ttstrain.data.readers.collect import Collector, stem, unquoted
 from ttstrain.data.readers.columns import (
     COMMA_SEPARATED,
     GPT_SOVITS_LIST,
@@ -24,13 +25,16 @@ from ttstrain.data.readers.columns import (
     layout_of,
     plain,
 )
+from ttstrain.data.readers.gpt_sovits_list import folders_beside, with_plain_bars
 from ttstrain.data.readers.lines import Line, read_text, split_lines
 from ttstrain.data.readers.rows import Format, Row, RowTable, TableError, printable
 
 Delimiter = Literal["|", "\t", ","]
 DelimitedFormat = Literal["ljspeech", "f5_csv", "gpt_sovits_list", "audiofolder"]
 FIELD_LIMIT = 1 << 27  # csv's own is 131,072 characters
-GPT_SOVITS_LANGUAGES = {"zh", "jp", "ja", "en", "ko", "yue", "all_zh", "all_ja", "all_yue", "all_ko", "auto"}
+GPT_SOVITS_LANGUAGES = {
+    "zh", "jp", "ja", "en", "ko", "yue", "all_zh", "all_ja", "all_yue", "all_ko", "auto", "auto_yue",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,7 @@ def read_delimited(path: Path, root: Path, wanted: DelimitedFormat | None) -> Ro
     """Read a table; without a format, tell which one it is by its content."""
     text = read_text(path)
     comments, lines = _without_comments(split_lines(text))
+    lines, changed = with_plain_bars(lines, is_list=wanted == "gpt_sovits_list" or path.suffix == ".list")
     if not lines:
         raise TableError("no_rows", f"`{path}` holds no rows", hint="each line should be `id|text`")
     delimiter = find_delimiter(path, [line.text for line in lines])
@@ -68,6 +73,9 @@ def read_delimited(path: Path, root: Path, wanted: DelimitedFormat | None) -> Ro
         collector.judge(_row(body[0], path, layout), "accept", "delimiter", f"the columns are separated by {named}")
     for record in body:
         _take(collector, record, path, layout)
+        if record.number in changed:
+            why = "its columns are separated by bars that only look like `|`, such as the full-width `｜`: read as `|`"
+            collector.judge(_row(record, path, layout), "fix", "bars", why)
     return collector.table()
 
 
@@ -176,16 +184,22 @@ def _take(collector: Collector, record: Record, path: Path, layout: Layout) -> N
     if len(fields) > max(layout.counts):
         why = f"{len(fields)} columns where at most {max(layout.counts)} are expected: which of them is the text?"
         collector.judge(row, "skip", "column_count", why)
-    elif not texts:
+    elif len(fields) == 1:
         collector.judge(row, "skip", "no_text", f"the line has no text, only `{printable(fields[0])}`")
     elif len(fields) < min(layout.counts):
-        collector.judge(row, "skip", "column_count", f"{len(fields)} columns where {min(layout.counts)} are expected")
+        named = f" ({', '.join(layout.names)})" if layout.names else ""
+        why = f"{len(fields)} columns where {min(layout.counts)} are expected{named}"
+        collector.judge(row, "skip", "column_count", why)
+    elif layout is GPT_SOVITS_LIST:
+        written = unquoted(fields[layout.audio])
+        beside = partial(folders_beside, path, written=written, speaker=row.speaker)
+        collector.locate(row, fields[layout.audio], beside=beside)
     else:
         collector.locate(row, fields[layout.audio])
 
 
 def _row(record: Record, path: Path, layout: Layout, *, text: str = "") -> Row:
-    name = _field(record, layout.audio).strip()
+    name = unquoted(_field(record, layout.audio))
     return Row(
         id=_field(record, layout.id).strip() or (name if layout.audio_is_id else stem(name)),
         audio=None,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -42,9 +43,16 @@ class Locator:
         self.anywhere = anywhere
         self._listings: dict[Path, _Listing] = {}
 
-    def find(self, name: str) -> Found | Lost:
-        """Find the file that a row names."""
-        name = name.strip()
+    def find(self, name: str, *, beside: Callable[[], Iterable[Path]] = tuple) -> Found | Lost:
+        """Find the file that a row names; `beside` tells folders where it may lie by its last part alone."""
+        found = self._find(name.strip())
+        bare = PureWindowsPath(name.strip()).name
+        if not isinstance(found, Lost) or not self.anywhere or not bare:
+            return found
+        near = (self._walk(PurePosixPath(bare), folder) for folder in beside())
+        return next((Found(path, moved=True) for path in near if path is not None), found)
+
+    def _find(self, name: str) -> Found | Lost:
         if not name:
             return Lost("missing_file", "the row names no file")
         if SCHEME.match(name):
@@ -70,9 +78,9 @@ class Locator:
                         return found
         return None
 
-    def _walk(self, relative: PurePosixPath) -> Path | None:
-        """Follow a relative path part by part, comparing composed names."""
-        here = self.root
+    def _walk(self, relative: PurePosixPath, root: Path | None = None) -> Path | None:
+        """Follow a path part by part, from the data folder or another, comparing composed names."""
+        here = root or self.root
         for part in relative.parts:
             actual = self._listing(here).names.get(unicodedata.normalize("NFC", part))
             if actual is None:

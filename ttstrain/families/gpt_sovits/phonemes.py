@@ -7,13 +7,12 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Final
 
 from ttstrain.errors import DataError
-from ttstrain.families.gpt_sovits.text.front_end import detect_language, phonemize
+from ttstrain.families.gpt_sovits.text.front_end import phonemize, spoken_language
 from ttstrain.families.gpt_sovits.text.symbols import UNKNOWN, symbols
 
 if TYPE_CHECKING:
     from ttstrain.data.manifest import Clip
 
-LANGUAGES: Final = ("zh", "en", "ja", "ko", "yue")
 WITH_BERT: Final = "zh"  # the language whose phonemes have features
 
 
@@ -33,13 +32,7 @@ def language_of(clip: Clip, default: str) -> str:
 
     Raises DataError for a language that GPT-SoVITS does not have.
     """
-    written = clip.language or (default if default != "auto" else "")
-    if not written:
-        return detect_language(clip.text)
-    language = written.lower().replace("_", "-").split("-", maxsplit=1)[0]
-    if language not in LANGUAGES:
-        raise DataError(f"`{written}` is not a language of GPT-SoVITS", hint=f"known: {', '.join(LANGUAGES)}")
-    return language
+    return spoken_language(clip.language or default, clip.text)
 
 
 def read_clip(clip: Clip, *, default_language: str, version: str) -> Spoken:

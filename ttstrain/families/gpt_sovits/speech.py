@@ -22,7 +22,7 @@ from ttstrain.families.gpt_sovits.gpt.decode import generate
 from ttstrain.families.gpt_sovits.gpt.net import BERT_CHANNELS, Text2SemanticDecoder, build_gpt
 from ttstrain.families.gpt_sovits.phonemes import WITH_BERT
 from ttstrain.families.gpt_sovits.sentences import ended, pieces
-from ttstrain.families.gpt_sovits.text.front_end import detect_language, phonemize
+from ttstrain.families.gpt_sovits.text.front_end import detect_language, phonemize, spoken_language
 from ttstrain.families.gpt_sovits.vae.base import check_tokens
 from ttstrain.families.gpt_sovits.vae.mel import Spectrograms
 from ttstrain.families.gpt_sovits.vae.synthesizer import Synthesizer, build_vae
@@ -159,8 +159,7 @@ class Speech:
     # ------------------------------------------------------------ reading and hearing
 
     def _language(self, text: str, given: str) -> str:
-        told = given or ("" if self._config.text.language == "auto" else self._config.text.language)
-        return told.lower().replace("_", "-").split("-")[0] if told else detect_language(text)
+        return spoken_language(given or self._config.text.language, text)
 
     def _language_of_reference(self, prompt: Prompt, language: str) -> str:
         """A reference in the text's script is in its language; one in another is in the script's."""

@@ -20,7 +20,7 @@ from ttstrain.errors import CheckpointError
 from ttstrain.families.gpt_sovits.architecture import discriminator_section, gpt_section, identity, vae_section
 from ttstrain.families.gpt_sovits.project import notes_on
 from ttstrain.families.gpt_sovits.training_state import TrainingState, lightning_state, pair_state
-from ttstrain.families.gpt_sovits.versions import PRO, TRAINED, tell
+from ttstrain.families.gpt_sovits.versions import PRO, TRAINED, by_tensors, tell, with_symbols
 
 GPT, VAE, DISCRIMINATOR = "gpt.", "vae.", "discriminator."
 BUFFERS = frozenset(
@@ -145,7 +145,8 @@ def _text(node: Record) -> str:
 def _read_gpt(contents: Contents, found: _Found) -> OpenedCheckpoint:
     section = gpt_section(found.shapes, found.config)
     rows = section["phoneme_vocab_size"]
-    version = "v1" if rows == 512 else "v2 and later" if rows == 732 else f"{rows} symbols"
+    fits = with_symbols(rows)
+    version = "v1" if fits == ("v1",) else "v2 and later" if fits else f"{rows} symbols"
     layers = f"{section['n_layer']} layer{'s' if section['n_layer'] != 1 else ''} of {section['hidden_dim']}"
     weights = found.weights()
     state = TrainingState()
@@ -170,6 +171,7 @@ def _read_gpt(contents: Contents, found: _Found) -> OpenedCheckpoint:
         schedule=state.schedule,
         step=state.step,
         absent=_NO_VAE + _NO_DISCRIMINATOR,
+        fits=frozenset(fits),
         globals=contents.globals,
         notes=tuple(notes),
     )
@@ -244,6 +246,7 @@ def _read_vae(contents: Contents, found: _Found) -> OpenedCheckpoint:
         buffers=BUFFERS,
         absent=tuple(absent),
         partners=pair.files,
+        fits=frozenset(by_tensors(found.shapes)),
         refusal=refusal,
         globals=contents.globals,
         notes=tuple(notes),
@@ -277,6 +280,7 @@ def _read_discriminator(contents: Contents, found: _Found) -> OpenedCheckpoint:
         step=state.step,
         absent=_NO_GPT + _NO_VAE,
         partners=pair.files,
+        fits=frozenset(by_tensors(found.shapes)),
         globals=contents.globals,
         notes=tuple(notes),
     )

@@ -41,6 +41,7 @@ _HASHED_BYTES = 8192
 V1_BELOW = 82_978 * 1024  # bytes
 V2_BELOW = 700 * 1024 * 1024
 V1_SYMBOLS = 322
+V1_ROWS, LATER_ROWS = 512, 732  # of phonemes in a GPT
 V1_REFERENCE_CHANNELS = 1025
 _PLUS_CHANNELS = {512: "v2Pro", 768: "v2ProPlus"}
 
@@ -112,6 +113,12 @@ def by_tensors(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
     first = table is not None and table[0] == V1_SYMBOLS
     first = first or (reference is not None and reference[1] == V1_REFERENCE_CHANNELS)
     return ("v1",) if first else ("v2",)
+
+
+def with_symbols(rows: int) -> tuple[str, ...]:
+    """Return the versions whose GPT has so many rows of phonemes; none where no published one has."""
+    later = tuple(version for version in EVERY if version != "v1")
+    return {V1_ROWS: ("v1",), LATER_ROWS: later}.get(rows, ())
 
 
 def stated_version(config: Mapping[str, Any]) -> str | None:

@@ -334,6 +334,21 @@ def test_features_of_a_whole_recording_are_not_used_for_a_part(tmp_path: Path, c
     assert data.encoders._hubert is not None
 
 
+@pytest.mark.parametrize(("below", "kept"), [("bert", 0.5), ("ssl", 0.99), ("speaker", 0)])
+def test_a_file_that_is_cut_short_costs_its_own_clip_alone(
+    tmp_path: Path, clips: list[Clip], below: str, kept: float
+) -> None:
+    read = prepared(tmp_path, clips)
+    spoiled = next(clip for clip in read if any(one.name == below for one in clip.ready))
+    path = Path(next(one.path for one in spoiled.ready if one.name == below))
+    content = path.read_bytes()
+    path.write_bytes(content[: round(kept * len(content))])
+    built = FeatureCache(tmp_path / "cache", SovitsData(joint("v2Pro"))).build(read)
+    assert list(built.failed) == [spoiled.id]
+    assert path.name in built.failed[spoiled.id]
+    assert "delete it and it is computed" in built.failed[spoiled.id]
+
+
 def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, clips: list[Clip]) -> None:
     class Harmful:
         def __reduce__(self) -> tuple[object, tuple[str]]:

@@ -100,6 +100,36 @@ def test_languages_may_be_spelled_in_several_ways(written: str) -> None:
     assert reasons(config("gpt").review([clip(3.0, language=written)])) == {}
 
 
+@pytest.mark.parametrize(
+    ("written", "text", "read_as"),
+    [
+        ("auto", "今天天气真的非常不错，我们去公园吧", "zh"),
+        ("AUTO", "今日の天気はとてもいいですね、公園へ行きましょう", "ja"),
+        ("auto", SENTENCE, "en"),
+        ("auto_yue", "今天天气真的非常不错，我们去公园吧", "yue"),
+        ("all_zh", "今天天气真的非常不错，我们去公园吧", "zh"),
+        ("all_yue", "今天天气真的非常不错，我们去公园吧", "yue"),
+        ("all_ja", "今日の天気はとてもいいですね、公園へ行きましょう", "ja"),
+        ("all_ko", "오늘은 날씨가 정말 좋아서 공원에 갑니다", "ko"),
+        ("Chinese", "今天天气真的非常不错，我们去公园吧", "zh"),
+        ("粤语", "今天天气真的非常不错，我们去公园吧", "yue"),
+        ("zh-CN", "今天天气真的非常不错，我们去公园吧", "zh"),
+        ("zh_yue", "今天天气真的非常不错，我们去公园吧", "yue"),
+        ("jpn", "今日の天気はとてもいいですね、公園へ行きましょう", "ja"),
+    ],
+)
+def test_a_language_goes_by_upstreams_codes_and_by_its_name(written: str, text: str, read_as: str) -> None:
+    review = config("gpt").review([clip(4.0, text, language=written)])
+    assert reasons(review) == {}
+    assert f"read as {read_as} (1)" in {remark.label: remark.text for remark in review.remarks}["phonemes"]
+
+
+@pytest.mark.parametrize("written", ["all_de", "zhuang", "auto_de", "klingon"])
+def test_a_language_that_only_looks_like_one_is_unknown(written: str) -> None:
+    one = clip(3.0, language=written)
+    assert reasons(config("gpt").review([one])) == {one.id: "unknown_language"}
+
+
 def test_the_recipe_names_the_language_of_rows_without_one() -> None:
     one = clip(3.0, "123 456", language="")
     remarks = {remark.label: remark.text for remark in config("gpt", language="zh").review([one]).remarks}

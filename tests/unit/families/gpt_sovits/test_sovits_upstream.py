@@ -217,6 +217,31 @@ def test_tensors_that_no_file_is_known_to_lack_are_not_explained_away(files: Map
     assert explain(compare(whole, opened.weights, source="x"), opened) is None
 
 
+@pytest.mark.parametrize(
+    ("generator", "critic", "said"),
+    [("v2Pro", "v2", "of version v1 or v2, .*of v2Pro or v2ProPlus"), ("v2", "v2ProPlus", "of version v2Pro or v2")],
+)
+def test_a_pair_of_two_versions_is_told_by_its_versions(tmp_path: Path, generator: Any, critic: Any, said: str) -> None:
+    """A list of hundreds of tensors that one side lacks would say the same to nobody."""
+    g = toys.write_s2g(tmp_path / "G_7.pth", version=generator, layout="training")
+    toys.write_s2d(tmp_path / "D_7.pth", version=critic, layout="training")
+    with pytest.raises(CheckpointError, match=said) as raised:
+        open_base([str(g)], task=TASK)
+    assert "D_7.pth" in raised.value.message
+    assert "one version" in str(raised.value.hint)
+
+
+@pytest.mark.parametrize(("gpt", "fits"), [("v1", False), ("v2", True)])
+def test_a_gpt_of_other_symbols_is_not_joined_to_a_vae(tmp_path: Path, gpt: Any, fits: bool) -> None:
+    s1 = toys.write_s1(tmp_path / "s1.ckpt", version=gpt)
+    s2 = toys.write_s2g(tmp_path / "s2.pth", version="v2Pro")
+    if fits:
+        assert open_base([str(s1), str(s2)], task="gpt_sovits/joint").fits == {"v2Pro", "v2ProPlus"}
+    else:
+        with pytest.raises(CheckpointError, match=r"s2.pth` is of version v2Pro or v2ProPlus, .*s1.ckpt` of v1"):
+            open_base([str(s1), str(s2)], task="gpt_sovits/joint")
+
+
 # ---------------------------------------------------------------- versions
 
 

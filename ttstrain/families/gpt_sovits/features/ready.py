@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 from torch import Tensor
 
-from ttstrain.checkpoint.contents import read_contents
+from ttstrain.checkpoint.contents import Contents, read_contents
 from ttstrain.checkpoint.tensorfile import StoredTensor
 from ttstrain.checkpoint.upstream import refuse_unsafe
-from ttstrain.errors import DataError
+from ttstrain.errors import CheckpointError, DataError
 
 if TYPE_CHECKING:
     from ttstrain.data.manifest import Clip
@@ -43,7 +43,7 @@ def read_ready(clip: Clip, name: str) -> Tensor | None:
     path = next((Path(one.path) for one in clip.ready if one.name == name and one.path), None)
     if path is None:
         return None
-    contents = read_contents(path)
+    contents = _contents(path)
     refuse_unsafe(contents)
     stored = contents.tree
     if not isinstance(stored, StoredTensor):
@@ -58,7 +58,22 @@ def read_ready(clip: Clip, name: str) -> Tensor | None:
             f"`{path}` has the shape {tuple(stored.shape)}, ({shape}) expected",
             hint="delete it and it is computed",
         )
-    tensor = stored.read().float()
+    try:
+        tensor = stored.read().float()
+    except CheckpointError as error:
+        raise _damaged(error) from error
     if not bool(tensor.isfinite().all()):
         raise DataError(f"`{path}` is not finite", hint="delete it and it is computed in fp32")
     return tensor
+
+
+def _contents(path: Path) -> Contents:
+    try:
+        return read_contents(path)
+    except CheckpointError as error:
+        raise _damaged(error) from error
+
+
+def _damaged(error: CheckpointError) -> DataError:
+    """Blame one clip for its file: the others can be trained on."""
+    return DataError(error.message, hint="delete it and it is computed")

@@ -27,6 +27,17 @@ from ttstrain.families.gpt_sovits.text.symbols import (
 )
 
 LANGUAGES = ("zh", "en", "ja", "ko", "yue")
+AUTO, AUTO_CANTONESE = "auto", "auto_yue"
+_SPELLINGS: Mapping[str, str] = {
+    "zh": "zh zho chi cmn cn all_zh chinese mandarin 中文 汉语 普通话 国语",
+    "en": "en eng english 英文 英语",
+    "ja": "ja jp jpn all_ja japanese 日文 日语 日本語",
+    "ko": "ko kor kr all_ko korean 韩文 韩语 한국어",
+    "yue": "yue all_yue cantonese 粤语 粵語 广东话 廣東話",
+    AUTO: "auto multilingual",
+    AUTO_CANTONESE: "auto_yue",
+}
+_LANGUAGE_OF = {spelling: code for code, spellings in _SPELLINGS.items() for spelling in spellings.split()}
 
 # The module of each language and the packages that decide on its phonemes.
 _PACKAGE = "ttstrain.families.gpt_sovits.text"
@@ -78,6 +89,24 @@ def phonemize(text: str, language: str, *, version: str) -> Phonemes:
     )
 
 
+def spoken_language(written: str, text: str) -> str:
+    """Return the language that a text is read as, by what a list says of it: a code, a name, or `auto` for its script.
+
+    Upstream's own codes count: `all_zh`, `auto_yue`. Raises DataError for one that GPT-SoVITS does not have.
+    """
+    plain = written.strip().casefold()
+    stem, *region = plain.replace("_", "-").split("-", maxsplit=1)
+    code = _LANGUAGE_OF.get(plain) or _LANGUAGE_OF.get(stem)
+    if code is None or (region and plain != code and code == AUTO):
+        raise DataError(
+            f"`{written}` is not a language of GPT-SoVITS", hint=f"known: {', '.join(LANGUAGES)}, and `auto`"
+        )
+    if code not in (AUTO, AUTO_CANTONESE):
+        return "yue" if code == "zh" and region == ["yue"] else code
+    told = detect_language(text)
+    return "yue" if code == AUTO_CANTONESE and told == "zh" else told
+
+
 def detect_language(text: str) -> str:
     """Tell a text's language by its script: kana is Japanese, Hangul Korean, other Chinese characters Chinese.
 
@@ -123,9 +152,8 @@ class SovitsFrontEnd:
 
         Of a text with nothing to speak every character is unknown.
         """
-        written = language or self.default_language
-        spoken = detect_language(text) if written == "auto" else written.lower().replace("_", "-").split("-")[0]
         try:
+            spoken = spoken_language(language or self.default_language, text)
             read = phonemize(text, spoken, version=self.version)
         except DataError:
             return [Token(character, "unknown") for character in text if not character.isspace()]
