@@ -6,6 +6,17 @@ with its exit code. Anything else is a defect of ours and shows a traceback.
 
 from __future__ import annotations
 
+_MEMORY = (  # how torch, its CUDA libraries and NCCL say that memory is full, beside torch.OutOfMemoryError
+    "out of memory",  # also of AcceleratorError (`CUDA error: out of memory`) and NCCL (`Cuda failure 'out of memory'`)
+    "cublas_status_alloc_failed",
+    "cublas_status_not_initialized",  # its handle found no memory
+    "cudnn_status_alloc_failed",
+    "cufft_alloc_failed",
+    "cusolver_status_alloc_failed",
+    "defaultcpuallocator: can't allocate memory",
+    "defaultcpuallocator: not enough memory",
+)
+
 
 class UserError(Exception):
     """What went wrong, in the user's words, and what to do about it."""
@@ -70,3 +81,25 @@ class PeerError(UserError):
         super().__init__(message, hint=hint)
         self.exit_code = exit_code
         self.told = told
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that a device's memory or the machine's is full, by whichever library found it."""
+    if isinstance(error, MemoryError):
+        return True
+    if not isinstance(error, RuntimeError):
+        return False
+    named = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)  # torch's, which is not imported
+    return named or any(text in str(error).lower() for text in _MEMORY)
+
+
+def is_of_the_device(error: BaseException) -> bool:
+    """Tell whether an error is CUDA's own: most leave the device unusable, so that all that follows fails too."""
+    named = any(kind.__name__ == "AcceleratorError" for kind in type(error).__mro__)
+    return isinstance(error, RuntimeError) and (named or str(error).startswith("CUDA error"))
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says first; libraries add a trace and advice. Its class where it says nothing."""
+    said = str(error).strip()
+    return said.splitlines()[0] if said else type(error).__name__

@@ -235,6 +235,26 @@ def test_a_clip_that_does_not_fit_alone_ends_the_run_with_a_good_checkpoint(
     assert checkpoint(tmp_path / "r", 0).meta.step == 0
 
 
+def test_an_update_that_does_not_fit_is_told_at_once(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, calls = torch.optim.AdamW.step, []
+
+    def full(self: torch.optim.AdamW, *arguments: Any) -> Any:
+        calls.append(self)
+        if len(calls) == 4:
+            raise torch.OutOfMemoryError(CUDA)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", full)
+    with pytest.raises(OutOfMemoryError, match="in step 4 while it updated the weights of optimizer `model`") as caught:
+        finetune(recipe, tmp_path, "name=r")
+    assert "smaller micro-batches would not help" in caught.value.message
+    assert "checkpoints/step-00000003` is good" in str(caught.value.hint)
+    assert checkpoint(tmp_path / "r", 3).meta.step == 3
+    assert not (tmp_path / "r" / "incidents").exists()
+
+
 def test_an_evaluation_that_does_not_fit_is_made_in_pieces_and_measures_alike(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

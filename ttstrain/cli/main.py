@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 
 import ttstrain
 from ttstrain.engine.launch import first_here
-from ttstrain.errors import PeerError, UserError
+from ttstrain.errors import OutOfMemoryError, PeerError, UserError, first_line, is_out_of_memory
 
 INTERNAL_ERROR = 1
 CTRL_C = 130  # 128 + SIGINT
@@ -77,6 +77,14 @@ class CommandLine(TyperGroup):
             if first_here():
                 print_error("interrupted")
             raise typer.Exit(CTRL_C) from error
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            print_error(
+                f"memory ran out: {first_line(error)}",
+                hint="end other programs that hold memory of the device, or use one with more",
+            )
+            raise typer.Exit(OutOfMemoryError.exit_code) from error
 
 
 def load_command(name: str) -> Any:

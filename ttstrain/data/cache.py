@@ -27,7 +27,7 @@ from ttstrain.data.audio import read_clip
 from ttstrain.data.location import usable_cores
 from ttstrain.data.manifest import Clip
 from ttstrain.data.workers import start_pool, worker_context
-from ttstrain.errors import DataError
+from ttstrain.errors import DataError, OutOfMemoryError, first_line, is_of_the_device, is_out_of_memory
 from ttstrain.task import TaskData
 
 LAYOUT = 1  # raise when what a file holds or how it is named changes
@@ -178,10 +178,23 @@ def _build_one(clip: Clip, path: Path, task_data: TaskData) -> str | None:
         features = _features(clip, task_data)
     except DataError as error:
         return f"{error.message}: {error.hint}" if error.hint else error.message
-    except (OSError, RuntimeError, ValueError, ArithmeticError) as error:
+    except (OSError, RuntimeError, ValueError, ArithmeticError, MemoryError) as error:
+        _check_device(error, clip)
         return f"{type(error).__name__}: {error}"
     _write(path, features)
     return None
+
+
+def _check_device(error: BaseException, clip: Clip) -> None:
+    """Raise what is no fault of the clip: later clips would fail alike, and be left out one after the other."""
+    if is_out_of_memory(error):
+        raise OutOfMemoryError(
+            f"memory ran out while features of clip `{clip.id}` were computed: {first_line(error)}",
+            hint="end other programs that hold memory of the device, or leave long clips out (`data.max_s`); what is "
+            "done is kept",
+        ) from error
+    if is_of_the_device(error):
+        raise RuntimeError(f"the device failed while features of clip `{clip.id}` were computed: {error}") from error
 
 
 def _features(clip: Clip, task_data: TaskData) -> Features:

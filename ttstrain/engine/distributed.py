@@ -28,7 +28,7 @@ from torch import Tensor
 
 from ttstrain.engine.checksum import checksums
 from ttstrain.engine.launch import check_environment, end_with_launcher, launched
-from ttstrain.errors import PeerError, RecipeError
+from ttstrain.errors import OutOfMemoryError, PeerError, RecipeError, first_line, is_out_of_memory
 
 T = TypeVar("T")
 
@@ -251,10 +251,15 @@ def _ctrl_c_at_once() -> Iterator[None]:
 
 @contextmanager
 def _peers() -> Iterator[None]:
-    """Raise PeerError when a connection to another process is lost."""
+    """Raise PeerError when a connection to another process is lost, OutOfMemoryError where this one has no room."""
     try:
         yield
     except RuntimeError as error:
+        if is_out_of_memory(error):  # the others wait inside the exchange: they end with this process
+            raise OutOfMemoryError(
+                f"memory ran out while the processes of this run exchanged data: {first_line(error)}",
+                hint="leave room on the GPU: a smaller `data.batch_frames`, or no other program on it",
+            ) from error
         ended = any(text in str(error) for text in _LOST)
         if not ended and not isinstance(error, dist.DistError):
             raise

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ttstrain.engine.run import Run
-from ttstrain.engine.step import is_out_of_memory
-from ttstrain.errors import OutOfMemoryError
+from ttstrain.errors import OutOfMemoryError, is_out_of_memory
 from ttstrain.task import Batch, Mean
 
 Pieces = list[Batch]  # a micro-batch, in as many pieces as memory asked for
@@ -84,7 +83,7 @@ def _add(
     try:
         with run.precision.autocast():
             losses = run.task.evaluate(batch.to(run.device), generator)
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         generator.set_state(noise)

@@ -18,7 +18,7 @@ from ttstrain.config.recipe import Recipe
 from ttstrain.config.render import recipe_yaml
 from ttstrain.data import atomic
 from ttstrain.environment import describe_environment
-from ttstrain.errors import CheckpointError, RecipeError, UserError
+from ttstrain.errors import CheckpointError, RecipeError
 
 RECIPE, PLAN, ENVIRONMENT = "recipe.yaml", "plan.json", "env.json"
 
@@ -46,13 +46,13 @@ def check_name(recipe: Recipe) -> None:
 
 @contextmanager
 def removed_if_unused(folder: Path | None) -> Iterator[None]:
-    """Take a run's folder away again when the run is refused before anything is written into it.
+    """Take a run's folder away again when the run ends before anything is written into it.
 
     None is for a process that did not make it: the one that did may still be reading there.
     """
     try:
         yield
-    except UserError:
+    except BaseException:  # a signal and memory that ran out, too
         if folder is not None:
             with suppress(OSError):  # something is in it
                 folder.rmdir()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Literal, get_args
+from typing import Literal, NoReturn, get_args
 
 import torch
 
@@ -20,7 +20,7 @@ from ttstrain.engine.previews import Previews, speak
 from ttstrain.engine.run import Run
 from ttstrain.engine.signals import Request, Signals
 from ttstrain.engine.snapshot import Snapshots
-from ttstrain.engine.step import DidNotFit, StepReport, train_step
+from ttstrain.engine.step import AVERAGE, UPDATE_HINT, DidNotFit, StepReport, train_step
 from ttstrain.errors import DivergedError, Interrupted, OutOfMemoryError, PeerError, Preempted
 from ttstrain.task import Batch
 
@@ -158,7 +158,7 @@ def _step(run: Run, batches: Sequence[Batch], snapshots: Snapshots) -> StepRepor
         try:
             report = train_step(run, batches, measure=measure)
         except DidNotFit as short:
-            micro_batch, half_done = short.micro_batch, short.half_done
+            micro_batch, half_done, update = short.micro_batch, short.half_done, short.update
         else:
             if report.refused:
                 _recover(run, report, snapshots)
@@ -166,6 +166,7 @@ def _step(run: Run, batches: Sequence[Batch], snapshots: Snapshots) -> StepRepor
             return report
         if run.device.type == "cuda":
             torch.cuda.empty_cache()
+        _check_update(run, update, snapshots)
         run.rng.load_state_dict(generators)  # the step draws again, whatever it had drawn
         limit = _lower_limit(run, micro_batch, snapshots)
         goes_back = any(run.ranks.gather(half_done))
@@ -186,20 +187,39 @@ def _lower_limit(run: Run, micro_batch: Batch | None, snapshots: Snapshots) -> i
     own = None if micro_batch is None else (run.loader.half_of(micro_batch), list(micro_batch.ids))
     failed = [answer for answer in run.ranks.gather(own) if answer is not None]
     halves = [half for half, _ in failed if half is not None]
-    if len(halves) == len(failed):
-        limit = min(halves if run.loader.limit is None else [*halves, run.loader.limit])
-        run.loader.limit_to(limit)
-        return limit
-    clip = next(ids[0] for half, ids in failed if half is None)
+    if len(halves) < len(failed):
+        clip = next(ids[0] for half, ids in failed if half is None)
+        _give_up(
+            run,
+            snapshots,
+            f"step {run.progress.step + 1} did not fit in memory with the clip `{clip}` alone",
+            hint="leave long clips out (`data.max_s`), or train less of the model (`lora`, `frozen`)",
+        )
+    limit = min(halves if run.loader.limit is None else [*halves, run.loader.limit])
+    run.loader.limit_to(limit)
+    return limit
+
+
+def _check_update(run: Run, update: str | None, snapshots: Snapshots) -> None:
+    """Raise OutOfMemoryError, with a good checkpoint on disk, where some rank has no room to update weights."""
+    found = next((one for one in run.ranks.gather(update) if one is not None), None)
+    if found is None:
+        return
+    what = "the average of the weights" if found == AVERAGE else f"the weights of optimizer `{found}`"
+    message = (
+        f"memory ran out in step {run.progress.step + 1} while it updated {what}: "
+        "that takes the same memory whatever the batch is, so smaller micro-batches would not help"
+    )
+    _give_up(run, snapshots, message, hint=UPDATE_HINT)
+
+
+def _give_up(run: Run, snapshots: Snapshots, message: str, *, hint: str) -> NoReturn:
+    """Raise OutOfMemoryError once a good checkpoint is on disk; one process speaks."""
     good = _leave_good_checkpoint(run, snapshots)
-    message = f"step {run.progress.step + 1} did not fit in memory with the clip `{clip}` alone"
     run.ranks.barrier()  # a launcher ends all with the first, and the main process may still have been writing
     if not run.ranks.main:
         raise PeerError(message, exit_code=OutOfMemoryError.exit_code, told=True)
-    raise OutOfMemoryError(
-        message,
-        hint=f"leave long clips out (`data.max_s`), or train less of the model (`lora`, `frozen`); `{good}` is good",
-    )
+    raise OutOfMemoryError(message, hint=f"{hint}; `{good}` is good")
 
 
 def _tell_of_memory(run: Run, micro_batch: Batch | None, *, limit: int, restored: int | None) -> None:

@@ -32,7 +32,7 @@ from ttstrain.data.readers.locate import AUDIO_SUFFIXES
 from ttstrain.engine.evaluate import evaluating
 from ttstrain.engine.prepare import Prepared
 from ttstrain.engine.run import Run
-from ttstrain.errors import CheckpointError, UserError
+from ttstrain.errors import CheckpointError, UserError, first_line, is_out_of_memory
 from ttstrain.modules.mel_distance import mel_distance
 from ttstrain.task import Audio, Prompt, Sample
 from ttstrain.tracking import spectrogram
@@ -45,7 +45,7 @@ METRICS: Mapping[Weights, str] = {"online": "", "ema": "ema_", "base": "base_"}
 CHEAP_BYTES = 1 << 30  # a base up to this size is read again to compare with
 
 # What a preview may die of without ending the run: a prompt or a disk that will not do, memory, numbers.
-FAILURES = (UserError, RuntimeError, ValueError, ArithmeticError, LookupError, OSError)
+FAILURES = (UserError, RuntimeError, ValueError, ArithmeticError, LookupError, OSError, MemoryError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +201,8 @@ def _told(run: Run, previews: Previews, what: str) -> Iterator[None]:
     try:
         yield
     except FAILURES as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if isinstance(error, torch.OutOfMemoryError):
+        reason = first_line(error)
+        if is_out_of_memory(error):
             torch.cuda.empty_cache()
             reason = "it did not fit in memory beside the training"
         hint = f" ({error.hint})" if isinstance(error, UserError) and error.hint else ""

@@ -39,10 +39,13 @@ from ttstrain.errors import (
     CheckpointError,
     DivergedError,
     Interrupted,
+    OutOfMemoryError,
     PeerError,
     Preempted,
     RecipeError,
     UserError,
+    first_line,
+    is_out_of_memory,
 )
 from ttstrain.modules import lora
 from ttstrain.task import Fitted
@@ -182,12 +185,26 @@ class _Processes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        failure = error if error is None else self._told(error)
         try:
-            if error is not None and not self._speaks(error) and isinstance(error, UserError):
-                raise PeerError(error.message, exit_code=error.exit_code, told=True) from error
+            if failure is not None and not self._speaks(failure) and isinstance(failure, UserError):
+                raise PeerError(failure.message, exit_code=failure.exit_code, told=True) from error
+            if failure is not None and failure is not error:
+                raise failure from error
         finally:
             self._before_training.close()
             distributed.leave()
+
+    def _told(self, error: BaseException) -> BaseException:
+        """Say in a user's words that memory ran out, where no step's smaller micro-batches help."""
+        if not is_out_of_memory(error):
+            return error
+        when = "beside the steps of the training" if self._training else "before the training began"
+        return OutOfMemoryError(
+            f"memory ran out {when}: {first_line(error)}",
+            hint="train less of the model (`lora`, `frozen`), end other programs that hold memory of the device, or "
+            "take one with more: `ttstrain plan` says what the run needs",
+        )
 
     def _speaks(self, error: BaseException) -> bool:
         """Tell the others of a failure, and learn whether it is this process that tells the user."""

@@ -13,10 +13,17 @@ from torch import Tensor
 from ttstrain.engine.distributed import Ranks
 from ttstrain.engine.guard import Guard, Verdict
 from ttstrain.engine.precision import Precision
+from ttstrain.errors import OutOfMemoryError, is_out_of_memory
 from ttstrain.optim.ema import Ema
 from ttstrain.optim.optimizers import Optimizers
 from ttstrain.state import Progress
 from ttstrain.task import Batch, Loss, Mean, Task
+
+AVERAGE = "average"  # beside the optimizers' names
+UPDATE_HINT = (
+    "train less of the model (`lora`, `frozen`), take an optimizer with smaller moments (`optim.kind`), or a device "
+    "with more memory; where little is missing, $PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True may help"
+)
 
 
 class Stepping(Protocol):
@@ -87,13 +94,15 @@ class DidNotFit(Exception):  # noqa: N818  what happened, and no failure of the 
     """Memory ran out during a step, on this rank or another; all raise it.
 
     `micro_batch` is the one that this rank was at when its memory ran out. `half_done` says that an optimizer may have
-    moved its weights already, on this rank.
+    moved its weights already, on this rank. `update` names what this rank was updating where nothing of the batch was
+    left to be computed: smaller micro-batches would not help.
     """
 
-    def __init__(self, *, micro_batch: Batch | None, half_done: bool) -> None:
+    def __init__(self, *, micro_batch: Batch | None, half_done: bool, update: str | None = None) -> None:
         super().__init__("the step did not fit in memory")
         self.micro_batch = micro_batch
         self.half_done = half_done
+        self.update = update
 
 
 @dataclass(slots=True)
@@ -107,6 +116,8 @@ class _Walk:
     grad_norms: dict[str, float] = field(default_factory=dict)
     measured: _Measured | None = None
     at: int = 0  # micro-batch
+    updating: str | None = None  # what is being updated: an optimizer's weights, or their average
+    exchanging: bool = False  # with the other ranks, which wait where this one is
 
 
 def train_step(run: Stepping, micro_batches: Sequence[Batch], *, measure: bool = False) -> StepReport:
@@ -126,7 +137,7 @@ def train_step(run: Stepping, micro_batches: Sequence[Batch], *, measure: bool =
     walk = _Walk(measured=_Measured() if measure else None)
     if not _walk_through(run, batches, walk, total=counts[0]):
         run.ranks.all_fit(False)
-        _stop_short(run, batches[walk.at], walk)
+        _stop_short(run, batches[walk.at], walk, update=_last_update(run, walk))
 
     run.precision.settle(overflowed=any(verdict.judgement == "overflow" for verdict in walk.refused.values()))
     if not walk.refused:
@@ -157,9 +168,14 @@ def _walk_through(run: Stepping, batches: Sequence[Batch], walk: _Walk, *, total
     """Compute and update; False where this rank's memory ran out, with all that the step held let go."""
     try:
         _compute(run, batches, walk, total=total)
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
+        if walk.exchanging and not run.ranks.alone:  # the others wait for its gradients, not for its word
+            raise OutOfMemoryError(
+                f"memory ran out in step {run.progress.step + 1} while gradients were summed over the processes",
+                hint=UPDATE_HINT,
+            ) from error
         return False
     return True
 
@@ -179,20 +195,22 @@ def _compute(run: Stepping, batches: Sequence[Batch], walk: _Walk, *, total: flo
                     _stop_short(run, None, walk)
                 _update(run, loss.updates, walk)
     if run.ema is not None and not walk.refused:
+        walk.updating = AVERAGE
         run.ema.update(run.progress.step + 1)
     if not run.ranks.all_fit(True):
         _stop_short(run, None, walk)
 
 
-def _stop_short(run: Stepping, micro_batch: Batch | None, walk: _Walk) -> NoReturn:
+def _stop_short(run: Stepping, micro_batch: Batch | None, walk: _Walk, *, update: str | None = None) -> NoReturn:
     for name in run.optimizers.names:
         run.optimizers.zero_grad(name)
-    raise DidNotFit(micro_batch=micro_batch, half_done=bool(walk.begun))
+    raise DidNotFit(micro_batch=micro_batch, half_done=bool(walk.begun), update=update)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error says that a device's memory is full; cuBLAS has its own way to say it."""
-    return isinstance(error, torch.OutOfMemoryError) or "CUBLAS_STATUS_ALLOC_FAILED" in str(error)
+def _last_update(run: Stepping, walk: _Walk) -> str | None:
+    """Return what is being updated when every other optimizer has had its turn; None while losses are to come."""
+    waiting = [name for name in run.optimizers.names if name not in walk.grad_norms and run.optimizers.params(name)]
+    return walk.updating if set(waiting) <= {walk.updating} else None
 
 
 def _count(run: Stepping, batches: Sequence[Batch]) -> list[float]:
@@ -216,6 +234,7 @@ def _update(run: Stepping, name: str, walk: _Walk) -> None:
     Losses and gradient norm cross to the host together: the one wait that a decision before the step costs. A loss of
     another optimizer that is not finite keeps this one from stepping too, where it is known already.
     """
+    walk.updating, walk.exchanging = name, True
     parameters = run.optimizers.params(name)
     run.ranks.sum_gradients(parameters)
     run.precision.unscale([parameter.grad for parameter in parameters if parameter.grad is not None])
@@ -227,6 +246,7 @@ def _update(run: Stepping, name: str, walk: _Walk) -> None:
     others = [loss for other, loss in walk.tally.by_optimizer.items() if other != name and run.optimizers.params(other)]
     known = run.ranks.sum(torch.stack([walk.tally.by_optimizer[name], *others]))
     norm_value, loss, *other_losses = torch.cat([norm.to(known)[None], known]).tolist()
+    walk.exchanging = False
     verdict = run.guard.judge(name, loss=loss, grad_norm=norm_value, overflow_is_scale=not run.precision.exhausted)
     walk.grad_norms[name] = norm_value
     if not verdict.good:
@@ -237,6 +257,7 @@ def _update(run: Stepping, name: str, walk: _Walk) -> None:
         walk.stepped.append(name)
         run.guard.accept(name, loss)
     run.optimizers.zero_grad(name)
+    walk.updating = None
 
 
 def _step(run: Stepping, name: str, measured: _Measured | None) -> None:

@@ -159,6 +159,18 @@ def test_ctrl_c_leaves_with_130(command: ModuleType) -> None:
     assert shown.stderr == "error: interrupted\n"
 
 
+@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory. Tried to allocate\nadvice"), MemoryError()])
+def test_memory_that_runs_out_anywhere_is_said_and_leaves_with_6(command: ModuleType, error: Exception) -> None:
+    def action(argument: str) -> None:
+        raise error
+
+    command.action = action  # type: ignore[attr-defined]
+    shown = run(main.app, ["try"])
+    assert shown.exit_code == 6
+    said = str(error).partition("\n")[0] or "MemoryError"
+    assert shown.stderr.startswith(f"error: memory ran out: {said}\nhint: ")
+
+
 def test_a_defect_of_ours_shows_its_traceback_and_leaves_with_1(
     command: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

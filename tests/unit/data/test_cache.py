@@ -10,8 +10,21 @@ import torch
 from speech_toys import ToyData, syllables, write_clips
 
 from ttstrain.data.cache import FeatureCache
-from ttstrain.data.manifest import Treatment
-from ttstrain.errors import DataError
+from ttstrain.data.manifest import Clip, Treatment
+from ttstrain.errors import DataError, OutOfMemoryError
+
+
+class Failing(ToyData):
+    """Fails at the second clip, whatever it is."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__()
+        self.said = said
+
+    def features(self, wav: torch.Tensor, clip: Clip) -> dict[str, torch.Tensor]:
+        if clip.id == "clip01":
+            raise RuntimeError(self.said)
+        return super().features(wav, clip)
 
 
 def test_features_are_computed_once(tmp_path: Path) -> None:
@@ -61,6 +74,22 @@ def test_a_clip_without_features_is_named_and_the_others_are_built(tmp_path: Pat
         assert "no phonemes" in report.failed["clip01"]
         assert "not finite" in report.failed["clip02"]
         assert "cannot be read" in report.failed["clip03"]
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("said", "kind", "message"),
+    [
+        ("CUDA out of memory. Tried to allocate 2.00 GiB", OutOfMemoryError, "features of clip `clip01`.*CUDA out of"),
+        ("CUDA error: an illegal memory access was encountered", RuntimeError, "device failed .* clip `clip01`"),
+    ],
+)
+def test_a_device_that_fails_is_no_fault_of_the_clips(
+    tmp_path: Path, said: str, kind: type[Exception], message: str, workers: int
+) -> None:
+    clips = write_clips(tmp_path / "wavs", [0.5, 0.6, 0.7])
+    with pytest.raises(kind, match=message):
+        FeatureCache(tmp_path / "c", Failing(said)).build(clips, workers=workers)
 
 
 def test_an_interrupted_build_goes_on_where_it_was(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ import torch
 from toys import Gan, Joint, Regression, make_batch, make_run, split
 
 from ttstrain.config.recipe import Constant, GroupRule, GuardConfig, OptimConfig
+from ttstrain.engine.distributed import Ranks
 from ttstrain.engine.snapshot import STAYS
-from ttstrain.engine.step import DidNotFit, train_step
+from ttstrain.engine.step import AVERAGE, DidNotFit, train_step
+from ttstrain.errors import OutOfMemoryError
 from ttstrain.task import Loss
 
 PLAIN = OptimConfig(lr=1e-2, weight_decay=0.01, decay_norms_and_biases=True, schedule=Constant(warmup_steps=0))
@@ -272,6 +274,64 @@ def test_memory_that_runs_out_inside_an_optimizer_is_half_a_step(monkeypatch):
     with pytest.raises(DidNotFit) as caught:
         train_step(make_run(Regression()), [make_batch(4)])
     assert caught.value.half_done
+
+
+@pytest.mark.parametrize(
+    ("task_class", "at", "update"),
+    [
+        (Regression, 0, "model"),
+        (Joint, 0, "model"),
+        (Gan, 0, None),  # the generator's graph is still held: smaller micro-batches may help
+        (Gan, 1, "generator"),
+    ],
+)
+def test_an_update_that_does_not_fit_is_told_from_a_batch_that_does_not(monkeypatch, task_class, at, update):
+    calls = []
+    step = torch.optim.AdamW.step
+
+    def full(self, *arguments):
+        calls.append(self)
+        if len(calls) == at + 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", full)
+    with pytest.raises(DidNotFit) as caught:
+        train_step(make_run(task_class()), [make_batch(4), make_batch(3)])
+    assert caught.value.update == update
+
+
+def test_an_average_that_does_not_fit_is_told_as_such(monkeypatch):
+    def full(self, step):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    run = make_run(Regression(), ema_decay=0.9)
+    monkeypatch.setattr(type(run.ema), "update", full)
+    with pytest.raises(DidNotFit) as caught:
+        train_step(run, [make_batch(4)])
+    assert (caught.value.update, caught.value.half_done) == (AVERAGE, True)
+
+
+def test_memory_that_runs_out_in_an_exchange_ends_this_process():
+    """The others wait inside the exchange, where no word of this one reaches them."""
+
+    class Two(Ranks):
+        alone = False
+
+        def sum(self, values):
+            return values
+
+        def sum_gradients(self, parameters):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(OutOfMemoryError, match="in step 1 while gradients were summed over the processes"):
+        train_step(make_run(Regression(), ranks=Two()), [make_batch(4)])
+
+
+def test_a_batch_that_does_not_fit_is_no_update():
+    with pytest.raises(DidNotFit) as caught:
+        train_step(make_run(Small()), [make_batch(5)])
+    assert caught.value.update is None
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory():
