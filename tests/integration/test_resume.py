@@ -24,6 +24,7 @@ from small_runs import (
     write_recipe,
 )
 
+from ttstrain.checkpoint.lock import RunBusyError, hold
 from ttstrain.config.compose import compose
 from ttstrain.engine.run import Run
 from ttstrain.engine.start import resume
@@ -361,6 +362,23 @@ def test_a_run_without_a_checkpoint_and_a_path_that_is_none_are_refused(
         resume(run, [])
     with pytest.raises(RecipeError, match="does not exist"):
         resume(tmp_path / "nowhere", [])
+
+
+def test_a_run_that_another_process_writes_into_is_left_alone(copied: Callable[[str], Path]) -> None:
+    run = cut_off(copied(), after=5)
+    before = {path.relative_to(run): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with hold(run), pytest.raises(RunBusyError):
+        resume(run, [])
+    assert {path.relative_to(run): path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_that_died_between_two_renames_of_a_save_goes_on(
+    copied: Callable[[str], Path], finished: Callable[[str], Path]
+) -> None:
+    run = cut_off(copied(), after=5)
+    (run / "checkpoints" / "step-00000005").rename(run / "checkpoints" / ".step-00000005.old")
+    resume(run, [])
+    assert_equal_ends(run, finished("fp32"))
 
 
 # ---------------------------------------------------------------- upstream's files

@@ -31,9 +31,10 @@ from torch import Tensor
 
 from ttstrain import documents
 from ttstrain.checkpoint import tensorfile
+from ttstrain.checkpoint.lock import hold
 from ttstrain.checkpoint.meta import META_FILE, FileMeta, Meta, kept_name, read_meta, write_meta
 from ttstrain.checkpoint.tensorfile import FileSum
-from ttstrain.errors import CheckpointError
+from ttstrain.errors import CheckpointError, UserError
 from ttstrain.state import Tree, detach_copy
 
 CHECKPOINTS = "checkpoints"
@@ -162,7 +163,7 @@ class CheckpointStore:
         self.texts = texts
         self._writer: threading.Thread | None = None
         self._error: BaseException | None = None
-        _recover(self.root)
+        recover(self.root)
 
     def folder(self, step: int) -> Path:
         """Where the checkpoint of a step lies."""
@@ -238,6 +239,27 @@ class CheckpointStore:
             _remove(folder)
 
 
+def recover(root: Path) -> None:
+    """Put back a checkpoint that had stepped aside for its successor when the process died. For the run's writer."""
+    for aside, folder in _stepped_aside(root):
+        with suppress(FileNotFoundError):  # another process of the run was quicker
+            aside.rename(folder)
+
+
+def mend(path: Path) -> None:
+    """Do what `recover` does for the run that is about to be read at `path`, unless a process writes there now."""
+    for root in (path / CHECKPOINTS, path, path.parent):
+        if root.name == CHECKPOINTS and _stepped_aside(root):
+            with suppress(UserError, OSError), hold(root.parent):
+                recover(root)
+
+
+def _stepped_aside(root: Path) -> list[tuple[Path, Path]]:
+    """List the checkpoints that have no successor in their place yet, with that place."""
+    pairs = [(aside, root / aside.name[1 : -len(".old")]) for aside in root.glob(".step-*.old")]
+    return [(aside, folder) for aside, folder in pairs if is_checkpoint(aside) and not folder.exists()]
+
+
 def list_checkpoints(root: Path) -> list[Path]:
     """List the complete checkpoints in a `checkpoints` folder by step."""
     if not root.is_dir():
@@ -297,15 +319,6 @@ def _remove(folder: Path) -> None:
         shutil.rmtree(doomed)
     except OSError as error:
         raise CheckpointError(f"the old checkpoint `{folder}` could not be removed: {error.strerror}") from error
-
-
-def _recover(root: Path) -> None:
-    """Put back a checkpoint that had stepped aside for its successor when the process died."""
-    for aside in root.glob(".step-*.old"):
-        folder = root / aside.name[1 : -len(".old")]
-        if is_checkpoint(aside) and not folder.exists():
-            with suppress(FileNotFoundError):  # another process of the run was quicker
-                aside.rename(folder)
 
 
 def _sync_folder(folder: Path) -> None:

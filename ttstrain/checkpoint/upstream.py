@@ -290,6 +290,7 @@ def follow(path: Path, *, prefer: Literal["last", "best"] = "last") -> Path:
 
     A path that is a checkpoint already is returned as it is. Raises CheckpointError when there is none, or several.
     """
+    store.mend(path)
     if path.is_file() and path.name in (store.LAST, store.BEST) and path.parent.name == store.CHECKPOINTS:
         pointed = store.read_pointer(path.parent, path.name)
         assert pointed is not None
@@ -329,6 +330,7 @@ def resolve_base(spec: str) -> Path:
     if spec.startswith(hub.HUB):
         return follow(hub.download(spec, preferred=SUFFIXES[:1], others=SUFFIXES[1:]), prefer="best")
     path = Path(spec).expanduser()
+    store.mend(path)
     if not path.exists():
         raise CheckpointError(
             f"the base `{spec}` does not exist", hint="a file, a folder, a run or hf://owner/repo/path"

@@ -42,6 +42,7 @@ ONLINE, AVERAGE = "online", "ema"
 
 def task_of(path: Path, *, recipe: str | None = None) -> str:
     """Tell what was trained, without reading tensors."""
+    store.mend(path)
     if not path.exists():
         raise CheckpointError(f"`{path}` does not exist", hint="a run's folder, a checkpoint or an upstream file")
     found = follow(path, prefer="best")

@@ -6,13 +6,12 @@ import json
 import re
 import secrets
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from ttstrain import documents
+from ttstrain.checkpoint.lock import LOCK, RunLock, hold
 from ttstrain.config.plan import Plan
 from ttstrain.config.recipe import Recipe
 from ttstrain.config.render import recipe_yaml
@@ -23,13 +22,22 @@ from ttstrain.errors import CheckpointError, RecipeError
 RECIPE, PLAN, ENVIRONMENT = "recipe.yaml", "plan.json", "env.json"
 
 
-def create(plan: Plan) -> Path:
-    """Make a fresh folder for a new run: `runs/<name>`, or `<name>-2`, `<name>-3` when that one is taken.
+def create(plan: Plan) -> RunLock:
+    """Make and lock a fresh folder for a new run: `runs/<name>-<time>`, or `-2`, `-3` behind it when that is taken.
 
     A recipe that names its run explicitly gets that folder or an error: see `check_name`.
     """
-    check_name(plan.recipe)
-    return _claim(Path(plan.recipe.run_dir) / (plan.recipe.name or f"{plan.name}-{datetime.now():%Y%m%d-%H%M%S}"))
+    named = plan.recipe.name
+    if named is None:
+        return _claim(Path(plan.recipe.run_dir) / f"{plan.name}-{datetime.now():%Y%m%d-%H%M%S}")
+    folder = Path(plan.recipe.run_dir) / named
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:  # an empty one, as `check_name` says once it is locked
+        return _take_over(folder, plan.recipe)
+    except OSError as error:
+        raise _cannot_be_made(folder, error) from error
+    return hold(folder, made=True)
 
 
 def check_name(recipe: Recipe) -> None:
@@ -37,55 +45,60 @@ def check_name(recipe: Recipe) -> None:
     if recipe.name is None:
         return
     folder = Path(recipe.run_dir) / recipe.name
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and _in_use(folder):
         raise RecipeError(
             f"the run `{folder}` exists already",
             hint=f"continue it with `ttstrain resume {folder}`, or choose another `name=`",
         )
 
 
-@contextmanager
-def removed_if_unused(folder: Path | None) -> Iterator[None]:
-    """Take a run's folder away again when the run ends before anything is written into it.
-
-    None is for a process that did not make it: the one that did may still be reading there.
-    """
-    try:
-        yield
-    except BaseException:  # a signal and memory that ran out, too
-        if folder is not None:
-            with suppress(OSError):  # something is in it
-                folder.rmdir()
-        raise
-
-
-def create_beside(original: Path) -> Path:
-    """Make a folder for a run that starts again from another's weights: `<name>-reset`, `<name>-reset-2`, …"""
+def create_beside(original: Path) -> RunLock:
+    """Make and lock a folder for a run that starts again from another's weights: `<name>-reset`, `<name>-reset-2`, …"""
     stem = re.sub(r"-reset(-\d+)?$", "", original.name)
     return _claim(original.with_name(f"{stem}-reset"))
 
 
-def _claim(folder: Path) -> Path:
+def _claim(folder: Path) -> RunLock:
+    """Make the folder, or the first free one with a number behind its name. To have made it is to own it."""
     candidate, number = folder, 2
     while True:
         try:
             candidate.mkdir(parents=True)
         except FileExistsError:
-            if candidate.is_dir() and not any(candidate.iterdir()):
-                return candidate
             candidate = folder.with_name(f"{folder.name}-{number}")
             number += 1
         except OSError as error:
-            raise RecipeError(
-                f"the run's folder `{candidate}` cannot be made: {error.strerror}", hint="choose another `--run-dir`"
-            ) from error
+            raise _cannot_be_made(candidate, error) from error
         else:
-            return candidate
+            return hold(candidate, made=True)
+
+
+def _take_over(folder: Path, recipe: Recipe) -> RunLock:
+    lock = hold(folder)
+    try:
+        check_name(recipe)  # another run may have had it since it was looked at first
+    except RecipeError:
+        lock.release()
+        raise
+    return lock
+
+
+def _in_use(folder: Path) -> bool:
+    """Tell whether a run was begun here; one that was killed before it was described was not."""
+    if not folder.is_dir():
+        return True
+    left = {path.name for path in folder.iterdir()}
+    return not left <= {LOCK, PLAN, ENVIRONMENT}
+
+
+def _cannot_be_made(folder: Path, error: OSError) -> RecipeError:
+    return RecipeError(
+        f"the run's folder `{folder}` cannot be made: {error.strerror}", hint="choose another `--run-dir`"
+    )
 
 
 def write_description(folder: Path, plan: Plan) -> None:
     """Write recipe, plan and environment; the run's identity is made once and kept by a resume."""
-    atomic.write_text(folder / RECIPE, recipe_yaml(plan))
     atomic.write_text(folder / PLAN, json.dumps(plan.to_json(), indent=1, ensure_ascii=False) + "\n")
     started = datetime.now().astimezone().isoformat(timespec="seconds")
     run_id = identity(folder) or secrets.token_hex(4)
@@ -99,6 +112,7 @@ def write_description(folder: Path, plan: Plan) -> None:
         "started": started,
     }
     atomic.write_text(folder / ENVIRONMENT, json.dumps(environment, indent=1) + "\n")
+    atomic.write_text(folder / RECIPE, recipe_yaml(plan))  # the last: where it is, the others are
 
 
 def identity(folder: Path) -> str | None:

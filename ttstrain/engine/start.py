@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -14,10 +13,11 @@ import torch
 
 from ttstrain.checkpoint import store
 from ttstrain.checkpoint.loading import LoadReport, Tensors, compare, load_weights
+from ttstrain.checkpoint.lock import RunLock, hold
 from ttstrain.checkpoint.merging import explain, open_base, open_training
-from ttstrain.checkpoint.meta import check_vocab, compare_front_ends, read_meta
+from ttstrain.checkpoint.meta import check_vocab, compare_front_ends
 from ttstrain.checkpoint.tensorfile import read_tree
-from ttstrain.checkpoint.upstream import OpenedCheckpoint, follow, open_checkpoint
+from ttstrain.checkpoint.upstream import OpenedCheckpoint, open_checkpoint
 from ttstrain.config.compose import COMMAND_LINE, RECIPE, Composed, compose, compose_run, with_flags
 from ttstrain.config.plan import Plan
 from ttstrain.config.project import with_project
@@ -31,6 +31,7 @@ from ttstrain.engine import build, checkpointing, distributed, folder
 from ttstrain.engine.distributed import Ranks
 from ttstrain.engine.kept import from_where_started, with_kept_files
 from ttstrain.engine.loop import train
+from ttstrain.engine.origin import Origin, find, run_of
 from ttstrain.engine.prepare import Prepared, ShowProgress, no_progress, prepare
 from ttstrain.engine.previews import recover_base
 from ttstrain.engine.run import Run
@@ -88,14 +89,12 @@ def start(composed: Composed, *, show: ShowProgress = no_progress) -> Path:
             world_size=here.ranks.world_size,
             source_name=composed.name,
         )
-        place = here.ranks.broadcast(folder.create(plan) if here.ranks.main else None)
-        assert place is not None
-        with folder.removed_if_unused(place if here.ranks.main else None):
-            if here.ranks.main:
-                _check_disk(plan, place)
-            run = _build(plan, prepared, place, here)
-            notes = _without_base(run) if base is None else _load_base(run, base)
-            _check_alike(run)
+        place = here.hold(lambda: folder.create(plan))
+        if here.ranks.main:
+            _check_disk(plan, place)
+        run = _build(plan, prepared, place, here)
+        notes = _without_base(run) if base is None else _load_base(run, base)
+        _check_alike(run)
         notes = [*_describe(run, prepared), *notes]
         _train(run, prepared, here, notes)
     return place
@@ -117,7 +116,10 @@ def resume(
     Raises RecipeError when the schedule has ended, with the ways out.
     """
     with _Processes() as here:
-        origin = _find(path, checkpoint=checkpoint, recipe=recipe)
+        own = None if reset_step else run_of(path)  # a run that starts again from its weights is only read
+        if own is not None:
+            here.hold(lambda: _locked(own))
+        origin = find(path, run=run_of(path), checkpoint=checkpoint, recipe=recipe)
         composed, source_name = _compose(origin, overrides, recipe=recipe, data=data)
         kept_notes: list[str] = []
         if origin.run is not None:
@@ -137,14 +139,12 @@ def resume(
         )
         if not reset_step:
             check_resume(plan, origin.step, ended=origin.ended)
-        place = here.ranks.broadcast(_folder_of(origin, plan, fresh=reset_step) if here.ranks.main else None)
-        assert place is not None
-        with folder.removed_if_unused(place if here.ranks.main else None):
-            if here.ranks.main:
-                _check_disk(plan, place)
-            run = _build(plan, prepared, place, here)
-            notes = _restore(run, origin, reset_step=reset_step, reset_optimizer=reset_optimizer)
-            _check_alike(run)
+        place = own or here.hold(lambda: _new_folder(origin, plan))
+        if here.ranks.main:
+            _check_disk(plan, place)
+        run = _build(plan, prepared, place, here)
+        notes = _restore(run, origin, reset_step=reset_step, reset_optimizer=reset_optimizer)
+        _check_alike(run)
         notes = [*_describe(run, prepared), *kept_notes, *notes]
         _train(run, prepared, here, notes, origin=origin)
     return place
@@ -164,6 +164,7 @@ class _Processes:
 
     def __init__(self) -> None:
         self.ranks = Ranks()
+        self.lock: RunLock | None = None  # of the run's folder, in the main process
         self._training = False
         self._before_training = ExitStack()
 
@@ -175,6 +176,14 @@ class _Processes:
     def choose_device(self, recipe: Recipe) -> None:
         self.device = build.choose_device(recipe.train.device, ranks=self.ranks)
         self.ranks.barrier()  # a process without a GPU says so before the data are prepared
+
+    def hold(self, take: Callable[[], RunLock]) -> Path:
+        """Let the main process take the lock of the run's folder, until the end; return the folder in every process."""
+        if self.ranks.main:
+            self.lock = take()
+        place = self.ranks.broadcast(None if self.lock is None else self.lock.folder)
+        assert place is not None
+        return place
 
     def begin_training(self) -> None:
         """Wait until every process is ready; signals are the loop's business from here on."""
@@ -193,6 +202,8 @@ class _Processes:
                 raise failure from error
         finally:
             self._before_training.close()
+            if self.lock is not None:
+                self.lock.release()
             distributed.leave()
 
     def _told(self, error: BaseException) -> BaseException:
@@ -353,18 +364,8 @@ def _choose_new_rows(run: Run, fitted: Fitted) -> list[str]:
 # ---------------------------------------------------------------- going on
 
 
-@dataclass(frozen=True, slots=True)
-class _Origin:
-    """What a resume goes on from."""
-
-    checkpoint: Path
-    run: Path | None  # our run it belongs to; None for an upstream file
-    step: int
-    ended: tuple[tuple[str, int], ...] = ()  # stages that are over
-
-
 def _compose(
-    origin: _Origin, overrides: Sequence[str], *, recipe: str | None, data: Path | None
+    origin: Origin, overrides: Sequence[str], *, recipe: str | None, data: Path | None
 ) -> tuple[Composed, str]:
     """Return the recipe to go on with, and what its run is named after."""
     if origin.run is None:
@@ -375,48 +376,18 @@ def _compose(
     return with_flags(composed, data=data), folder.name(origin.run)
 
 
-def _find(path: Path, *, checkpoint: Path | None, recipe: str | None) -> _Origin:
-    if not path.exists():
-        raise RecipeError(f"`{path}` does not exist", hint="give a run's folder, such as `runs/<name>`")
-    found = follow(path if checkpoint is None else _within(path, checkpoint))
-    if store.is_checkpoint(found):
-        run = found.parent.parent
-        if not (run / folder.RECIPE).is_file():
-            raise CheckpointError(
-                f"`{found}` does not lie in a run's folder", hint=f"start a new run from it: `--base {found}`"
-            )
-        if recipe is not None:
-            raise RecipeError("a run of ours has its own recipe", hint="change keys with `key=value`")
-        meta = read_meta(found)
-        return _Origin(found, run, meta.step, () if meta.schedule is None else meta.schedule.stages)
-    opened = open_checkpoint(found)
-    if opened.step is None or opened.kind != "training":
-        raise CheckpointError(
-            f"`{found}` is no training checkpoint ({opened.kind}): there is nothing to go on with",
-            hint=f"start a new run from it: `ttstrain finetune RECIPE --base {found}`",
-        )
-    if recipe is None:
-        raise RecipeError(
-            f"`{found}` is an upstream training file: which recipe goes on with it?", hint="add `--recipe RECIPE`"
-        )
-    return _Origin(found, None, opened.step)
+def _locked(run: Path) -> RunLock:
+    """Take a run's lock, and mend what a process that died in the middle of a save has left."""
+    lock = hold(run)
+    store.recover(run / store.CHECKPOINTS)
+    return lock
 
 
-def _within(run: Path, checkpoint: Path) -> Path:
-    """Find `--from`: a path, or the name of one of the run's checkpoints such as `best` or `step-00000500`."""
-    named = run / store.CHECKPOINTS / checkpoint
-    if not checkpoint.exists() and not named.exists():
-        raise CheckpointError(f"there is no checkpoint `{checkpoint}`", hint=f"look into `{run / store.CHECKPOINTS}`")
-    return checkpoint if checkpoint.exists() else named
+def _new_folder(origin: Origin, plan: Plan) -> RunLock:
+    return folder.create(plan) if origin.run is None else folder.create_beside(origin.run)
 
 
-def _folder_of(origin: _Origin, plan: Plan, *, fresh: bool) -> Path:
-    if origin.run is None:
-        return folder.create(plan)
-    return folder.create_beside(origin.run) if fresh else origin.run
-
-
-def _restore(run: Run, origin: _Origin, *, reset_step: bool, reset_optimizer: bool) -> list[str]:
+def _restore(run: Run, origin: Origin, *, reset_step: bool, reset_optimizer: bool) -> list[str]:
     keep = {name for name, reset in (("progress", reset_step), ("optimizers", reset_optimizer)) if reset}
     if origin.run is None:
         return _restore_upstream(run, origin, keep=keep)
@@ -448,7 +419,7 @@ def _front_end(run: Run) -> Mapping[str, str]:
     return {} if texts is None else texts.front_end
 
 
-def _restore_upstream(run: Run, origin: _Origin, *, keep: set[str]) -> list[str]:
+def _restore_upstream(run: Run, origin: Origin, *, keep: set[str]) -> list[str]:
     """Take weights, average, moments and step from another trainer's file; the LR is this plan's at that step."""
     if run.plan.recipe.lora is not None:
         raise RecipeError(
@@ -506,7 +477,7 @@ def _restore_upstream(run: Run, origin: _Origin, *, keep: set[str]) -> list[str]
 
 
 def _train(
-    run: Run, prepared: Prepared, here: _Processes, notes: Sequence[str], *, origin: _Origin | None = None
+    run: Run, prepared: Prepared, here: _Processes, notes: Sequence[str], *, origin: Origin | None = None
 ) -> None:
     """Train to the end, whatever it is; trackers hear how it ended."""
     held_out = build.hold_out(run, prepared)

@@ -12,6 +12,7 @@ from torch import nn
 
 from ttstrain.checkpoint import store
 from ttstrain.checkpoint.loading import load_weights
+from ttstrain.checkpoint.lock import hold
 from ttstrain.checkpoint.meta import EmaMeta, GroupMeta, Meta, ScheduleMeta
 from ttstrain.checkpoint.store import CheckpointStore
 from ttstrain.checkpoint.upstream import follow, open_checkpoint, resolve_base
@@ -49,6 +50,18 @@ def test_a_run_stands_for_its_last_checkpoint_and_as_a_base_for_its_best(tmp_pat
     assert resolve_base(str(tmp_path / "run" / "checkpoints" / "last")) == checkpoints.folder(2)
     (checkpoints.root / "best").unlink()
     assert resolve_base(str(tmp_path / "run")) == checkpoints.folder(2)
+
+
+def test_a_death_between_two_renames_of_a_save_is_mended_before_anything_reads(tmp_path: Path) -> None:
+    checkpoints = make_run(tmp_path / "run")
+    last = checkpoints.folder(2)
+    for path in (tmp_path / "run", checkpoints.root, checkpoints.root / "last", last):
+        last.rename(checkpoints.root / f".{last.name}.old")
+        with hold(tmp_path / "run"):  # the writer is alive, and in the middle of it
+            store.mend(path)
+            assert not last.exists()
+        assert follow(path) == last
+        assert store.is_checkpoint(last)
 
 
 def test_our_own_checkpoint_opens_without_reading_its_tensors(tmp_path: Path) -> None:

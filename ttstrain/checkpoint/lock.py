@@ -1,0 +1,180 @@
+"""Who writes into a run's folder: one process at a time.
+
+`<run>/.lock` is held with flock: the system frees it when its holder ends, however it ends, and a network drive tells
+the other machines. What stands in the file is for people: host, process, start and command.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shlex
+import socket
+import sys
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from ttstrain.documents import check_object, parse
+from ttstrain.errors import UserError
+
+LOCK = ".lock"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # a network drive that was mounted without locks
+_MAX_BYTES = 10_000  # of the file that are read: a command line may be long
+
+_IN_LOCK: dict[str, type] = {"host": str, "pid": int, "since": str, "command": str}
+
+Answer = Literal["held", "busy", "no locks here"]
+
+
+class RunBusyError(UserError):
+    """Another process writes into the run's folder."""
+
+
+class RunLock:
+    """The right to write into a run's folder, until `release`."""
+
+    def __init__(self, folder: Path, descriptor: int, place: int | None, *, made: bool, warning: str | None) -> None:
+        self.folder = folder
+        self.warning = warning  # where the file system has no locks
+        self._made = made
+        self._descriptor: int | None = descriptor
+        self._place = place  # of the folder itself: it tells one folder from another of the same name
+        self._process = os.getpid()
+
+    def lost(self) -> bool:
+        """Tell whether the folder was removed or renamed since. A drive that does not answer is no sign of that."""
+        if self._place is None:
+            return False
+        try:
+            return not os.path.samestat(self.folder.stat(), os.fstat(self._place))
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:
+            return False
+
+    def release(self) -> None:
+        """Let others write here. A folder that was made for this lock and is still empty is removed."""
+        if self._descriptor is None or os.getpid() != self._process:
+            return
+        with suppress(OSError):
+            if self._place is not None:
+                os.unlink(LOCK, dir_fd=self._place)  # also where the folder was renamed
+            else:
+                (self.folder / LOCK).unlink()
+        _close(self._descriptor)
+        if self._place is not None:
+            _close(self._place)
+        self._descriptor = None
+        if self._made:
+            with suppress(OSError):  # something is in it
+                self.folder.rmdir()
+
+    def __enter__(self) -> RunLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def hold(folder: Path, *, made: bool = False) -> RunLock:
+    """Take the lock of a run's folder; `made` says that this process has just made the folder.
+
+    Raises RunBusyError that names the holder, and UserError where the folder cannot be written.
+    """
+    descriptor, answer = _take(folder / LOCK)
+    if answer == "busy":
+        os.close(descriptor)
+        raise _busy(folder)
+    warning = None
+    if answer == "no locks here":
+        warning = f"WARNING: the drive of `{folder}` has no locks: nothing keeps a second process from writing into it"
+    place = None if sys.platform == "win32" else os.open(folder, os.O_RDONLY)
+    with suppress(OSError):  # a full disk: who holds it is told to nobody, and it is held all the same
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, _myself().encode(), 0)
+    _open_here.update(number for number in (descriptor, place) if number is not None)
+    return RunLock(folder, descriptor, place, made=made, warning=warning)
+
+
+def _take(path: Path) -> tuple[int, Answer]:
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        except OSError as error:
+            raise UserError(
+                f"`{path}`, which says who writes into this run, cannot be written: {error.strerror}",
+                hint="is the run's folder yours to write, and on a disk that can be written?",
+            ) from error
+        answer = _try_lock(descriptor)
+        if answer == "busy" or _is_at(descriptor, path):
+            return descriptor, answer
+        os.close(descriptor)  # its former holder removed the file after it was opened here
+
+
+def _try_lock(descriptor: int) -> Answer:
+    if sys.platform == "win32":
+        return "no locks here"
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return "busy"
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return "no locks here"
+    return "held"
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _myself() -> str:
+    return json.dumps(
+        {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "since": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        }
+    )
+
+
+def _busy(folder: Path) -> RunBusyError:
+    who = "another process"
+    with suppress(OSError, ValueError):  # half written, or not by us
+        with (folder / LOCK).open("rb") as file:
+            holder = check_object(parse(file.read(_MAX_BYTES)), _IN_LOCK)
+        who = f"process {holder['pid']} on `{holder['host']}` since {holder['since']}: `{holder['command']}`"
+    return RunBusyError(
+        f"`{folder}` is being written by {who}",
+        hint=f"wait until it ends, or let it save and leave: `touch {shlex.quote(str(folder / 'STOP'))}`",
+    )
+
+
+# ---------------------------------------------------------------- forked processes
+
+_open_here: set[int] = set()  # descriptors of the locks that this process holds
+
+
+def _close(descriptor: int) -> None:
+    _open_here.discard(descriptor)
+    os.close(descriptor)
+
+
+def _let_go_in_child() -> None:
+    """Close the copies that a forked process has: it would hold a dead parent's lock for as long as it lives."""
+    for descriptor in list(_open_here):
+        _close(descriptor)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go_in_child)
