@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from ttstrain import families
 from ttstrain.checkpoint import pickle_names, store, tensorfile, unpickle
 from ttstrain.checkpoint.contents import Contents, read_contents
+from ttstrain.checkpoint.damage import faults
 from ttstrain.checkpoint.meta import Meta, ScheduleMeta, check_vocab, compare_front_ends
 from ttstrain.checkpoint.tensorfile import StoredTensor
 from ttstrain.checkpoint.upstream import OpenedCheckpoint, all_keys, describe_keys, follow, identify, open_own
@@ -76,6 +77,7 @@ class Inspection:
     ema: EmaReport
     nonfinite: list[str]
     zero: list[str]
+    damaged: list[str]  # files of our own checkpoint that are not what was written
     pickle_globals: list[str]
     unsafe: bool
     modules: list[ModuleReport]
@@ -158,10 +160,11 @@ def inspect(path: Path) -> Inspection:
         ema=ema,
         nonfinite=health.nonfinite,
         zero=health.zero,
+        damaged=list(view.damaged),
         pickle_globals=list(view.globals),
         unsafe=bool(unsafe),
         modules=_modules(view),
-        notes=[*view.notes, *_pickle_notes(view.globals)],
+        notes=[*view.notes, *(f"DAMAGED: {fault}" for fault in view.damaged.values()), *_pickle_notes(view.globals)],
     )
 
 
@@ -210,6 +213,7 @@ class _View:
     buffers: frozenset[str]
     globals: tuple[str, ...]
     notes: tuple[str, ...]
+    damaged: Mapping[str, str] = field(default_factory=dict)  # file of our checkpoint -> what is wrong with it
 
 
 def _open(path: Path) -> _View:
@@ -229,7 +233,7 @@ def _open(path: Path) -> _View:
 
 
 def _own_view(path: Path, folder: Path) -> _View:
-    checkpoint = open_own(folder)
+    checkpoint = open_own(folder, damaged="show")
     loaded = store.load_lazily(folder)
     others = _named("adapter", checkpoint.adapters)
     for part, tree in loaded.state.items():
@@ -246,7 +250,8 @@ def _own_view(path: Path, folder: Path) -> _View:
             f"this is `{folder.name}` of {len(present)} checkpoints"
             + ("" if best is None else f"; the best is `{best.name}`")
         )
-    return _View(checkpoint, checkpoint.weights, others, checkpoint.buffers, (), tuple(notes))
+    damaged = faults(folder, loaded.meta)
+    return _View(checkpoint, checkpoint.weights, others, checkpoint.buffers, (), tuple(notes), damaged)
 
 
 def _front_end_notes(meta: Meta) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ttstrain import __version__
+from ttstrain import __version__, documents
 from ttstrain.data.texts import VOCAB
 from ttstrain.errors import CheckpointError
 
@@ -20,7 +20,7 @@ META_FILE = "meta.json"
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
 class FileMeta(_Record):
@@ -103,6 +103,7 @@ class Meta(_Record):
     parts: tuple[str, ...] = ()
     ranks: int = 0
     files: Mapping[str, FileMeta] = {}
+    digest: str = ""  # sha256 of this file with nothing between these quotes; earlier checkpoints have none
 
 
 def compare_front_ends(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
@@ -135,7 +136,7 @@ def check_vocab(then: Mapping[str, str], now: Mapping[str, str], *, source: str)
 def write_meta(folder: Path, meta: Meta) -> None:
     """Write `meta.json` and flush it to the disk."""
     with (folder / META_FILE).open("w", encoding="utf-8") as file:
-        file.write(meta.model_dump_json(indent=1, by_alias=True) + "\n")
+        file.write(_with_digest(meta.model_copy(update={"digest": ""}).model_dump_json(indent=1, by_alias=True) + "\n"))
         file.flush()
         os.fsync(file.fileno())
 
@@ -148,11 +149,8 @@ def read_meta(folder: Path) -> Meta:
     path = folder / META_FILE
     if not path.is_file():
         raise CheckpointError(f"`{folder}` is not a checkpoint: it has no {META_FILE}")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        schema = values["schema"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"`{path}` cannot be read: {error}") from error
+    values = documents.read_object(path, error=CheckpointError, keys={"schema": int}, numbers="any")
+    schema = values["schema"]
     if schema != SCHEMA:
         raise CheckpointError(
             f"`{folder}` has checkpoint schema {schema}; this ttstrain ({__version__}) reads schema {SCHEMA}",
@@ -164,8 +162,30 @@ def read_meta(folder: Path) -> Meta:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise CheckpointError(f"`{path}` cannot be read: `{where}`: {first['msg']}") from error
+    _check_digest(path, meta)
+    for name in (*meta.files, *meta.parts):
+        if Path(name).name != name:
+            raise CheckpointError(f"`{path}` names `{name}`, which is no file of its own folder")
     kept = {key: str(copy) for key, copy in kept_files(folder, meta).items()}
-    return meta.model_copy(update={"model": {**meta.model, **kept}}) if kept else meta
+    return meta.model_copy(update={"digest": "", "model": {**meta.model, **kept}})
+
+
+def _with_digest(text: str) -> str:
+    """Put between the quotes of `digest`, which comes last, the sum of the text without it."""
+    before, after = text.rsplit(_NO_DIGEST, 1)
+    return f'{before}"digest": "{hashlib.sha256(text.encode()).hexdigest()}"{after}'
+
+
+def _check_digest(path: Path, meta: Meta) -> None:
+    """Raise CheckpointError when `meta.json` is not what was written; an older one has no digest to tell."""
+    if not meta.digest:
+        return
+    written = documents.read_bytes(path, error=CheckpointError)
+    if hashlib.sha256(written.replace(meta.digest.encode(), b"")).hexdigest() != meta.digest:
+        raise CheckpointError(f"`{path}` is damaged: its sha256 is not the one that was written")
+
+
+_NO_DIGEST = '"digest": ""'
 
 
 def kept_files(folder: Path, meta: Meta) -> dict[str, Path]:

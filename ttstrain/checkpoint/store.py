@@ -31,8 +31,9 @@ from torch import Tensor
 
 from ttstrain import documents
 from ttstrain.checkpoint import tensorfile
+from ttstrain.checkpoint.damage import fault_of, naming_a_sound_one, open_meta, refuse_damaged
 from ttstrain.checkpoint.lock import hold
-from ttstrain.checkpoint.meta import META_FILE, FileMeta, Meta, kept_name, read_meta, write_meta
+from ttstrain.checkpoint.meta import META_FILE, FileMeta, Meta, kept_name, write_meta
 from ttstrain.checkpoint.tensorfile import FileSum
 from ttstrain.errors import CheckpointError, UserError
 from ttstrain.state import Tree, detach_copy
@@ -103,37 +104,42 @@ def load(folder: Path, *, verify: bool = True) -> Loaded:
 
     Raises CheckpointError that names the file which is missing, cut short or altered.
     """
-    meta = read_meta(folder)
-    reading: Reading = "verified" if verify else "trusting"
-    state = {part: _read_part(folder, _STEMS.get(part, part), meta.files, reading=reading) for part in meta.parts}
-    ranks = [_read_part(folder, f"rank-{rank:04d}", meta.files, reading=reading) for rank in range(meta.ranks)]
-    return Loaded(state=state, meta=meta, per_rank=ranks)
+    return _load(folder, reading="verified" if verify else "trusting")
 
 
 def load_lazily(folder: Path) -> Loaded:
     """Read a checkpoint's JSON and leave its tensors on the disk, as `StoredTensor`s; nothing is hashed."""
-    meta = read_meta(folder)
-    state = {part: _read_part(folder, _STEMS.get(part, part), meta.files, reading="lazy") for part in meta.parts}
-    ranks = [_read_part(folder, f"rank-{rank:04d}", meta.files, reading="lazy") for rank in range(meta.ranks)]
+    return _load(folder, reading="lazy")
+
+
+def _load(folder: Path, *, reading: Reading) -> Loaded:
+    meta = open_meta(folder)
+    with naming_a_sound_one(folder):
+        state = {part: _read_part(folder, _STEMS.get(part, part), meta.files, reading=reading) for part in meta.parts}
+        ranks = [_read_part(folder, f"rank-{rank:04d}", meta.files, reading=reading) for rank in range(meta.ranks)]
     return Loaded(state=state, meta=meta, per_rank=ranks)
 
 
 def load_part(folder: Path, part: str, *, verify: bool = True) -> Tree:
     """Read one part of a checkpoint, such as `task` or `ema`."""
-    meta = read_meta(folder)
+    meta = open_meta(folder)
     if part not in meta.parts:
         raise CheckpointError(f"`{folder}` holds no {part}", hint=f"it holds {', '.join(meta.parts)}")
     reading: Reading = "verified" if verify else "trusting"
-    return _read_part(folder, _STEMS.get(part, part), meta.files, reading=reading)
+    with naming_a_sound_one(folder):
+        return _read_part(folder, _STEMS.get(part, part), meta.files, reading=reading)
 
 
 def verified_text(folder: Path, meta: Meta, name: str) -> str:
     """Read a text file of a checkpoint. Raises CheckpointError when it is missing or altered."""
-    path = _present(folder / name, meta.files[name])
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != meta.files[name].sha256:
-        raise _altered(path)
-    return data.decode()
+    refuse_damaged(folder, meta, names=[name])
+    return documents.read_bytes(folder / name, error=CheckpointError).decode()
+
+
+def weight_files(meta: Meta) -> list[str]:
+    """Name the files that hold a checkpoint's weights and their average."""
+    stems = {_STEMS.get(part, part) for part in ("task", "ema")}
+    return [name for name in meta.files if Path(name).stem in stems]
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -360,7 +366,7 @@ def _read_part(folder: Path, stem: str, files: Mapping[str, FileMeta], *, readin
         try:
             return _unpack(documents.parse(data, numbers="any"), tensors)
         except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"`{path}` is damaged: {error}", hint="resume from another checkpoint") from error
+            raise CheckpointError(f"`{path}` is damaged: {error}") from error
     for dropped, kept in tensorfile.read_header(folder / binary).metadata.items():
         tensors[dropped] = tensors[kept]
     return tensors
@@ -377,19 +383,13 @@ def _read_tensors(path: Path, expected: FileMeta, *, reading: Reading) -> dict[s
 
 
 def _present(path: Path, expected: FileMeta) -> Path:
-    if not path.is_file():
-        raise CheckpointError(f"`{path}` is missing from its checkpoint")
-    if (size := path.stat().st_size) != expected.bytes:
-        raise CheckpointError(
-            f"`{path}` has {size:,} bytes instead of {expected.bytes:,}", hint="resume from another checkpoint"
-        )
+    if (fault := fault_of(path, expected, content=False)) is not None:
+        raise CheckpointError(fault)
     return path
 
 
 def _altered(path: Path) -> CheckpointError:
-    return CheckpointError(
-        f"`{path}` is damaged: its sha256 is not the one that was written", hint="resume from another checkpoint"
-    )
+    return CheckpointError(f"`{path}` is damaged: its sha256 is not the one that was written")
 
 
 def _summed(total: FileSum) -> FileMeta:

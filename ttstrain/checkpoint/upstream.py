@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 from ttstrain import families
 from ttstrain.checkpoint import adapted, hub, store
 from ttstrain.checkpoint.contents import INDEX, Contents, read_contents
+from ttstrain.checkpoint.damage import refuse_damaged
 from ttstrain.checkpoint.meta import META_FILE, ScheduleMeta
 from ttstrain.checkpoint.tensorfile import StoredTensor
 from ttstrain.config.project import choose_checkpoint
@@ -218,9 +219,15 @@ def refuse_unsafe(contents: Contents) -> None:
         )
 
 
-def open_own(folder: Path) -> OpenedCheckpoint:
-    """Open one of our checkpoint folders, without reading its tensors; adapters are merged when they are read."""
+def open_own(folder: Path, *, damaged: Literal["refuse", "show"] = "refuse") -> OpenedCheckpoint:
+    """Open one of our checkpoint folders, without holding its tensors; adapters are merged when they are read.
+
+    Raises CheckpointError when its weights or their average are not what was written, or, with `show`, when they
+    cannot be followed at all.
+    """
     loaded = store.load_lazily(folder)
+    if damaged == "refuse":
+        refuse_damaged(folder, loaded.meta, names=store.weight_files(loaded.meta))
     meta, state = loaded.meta, loaded.state
     label = label_of(meta.family, meta.model)
     weights, ema, adapters = state.get("task", {}), state.get("ema", {}).get("weights"), {}

@@ -122,6 +122,8 @@ def _lines(found: Inspection) -> Iterable[tuple[str, str]]:
         lr = "unknown" if found.schedule.lr_next is None else f"{found.schedule.lr_next:.3g}"
         place = f"{'ended, ' if found.schedule.ended else ''}at {found.schedule.position:,}"
         yield "schedule", f"{place}: next LR {lr}"
+    if found.damaged:
+        yield "DAMAGED", f"{_names(found.damaged)}: not what was written"
     yield "numbers", "all finite" if not found.nonfinite else f"NOT FINITE in {_names(found.nonfinite)}"
     if found.zero:
         yield "all zero", _names(found.zero)

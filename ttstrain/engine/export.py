@@ -15,9 +15,10 @@ from torch import Tensor
 
 from ttstrain import families
 from ttstrain.checkpoint import store
+from ttstrain.checkpoint.damage import open_meta
 from ttstrain.checkpoint.export import Adapters, Source, Training
 from ttstrain.checkpoint.loading import load_weights
-from ttstrain.checkpoint.meta import Meta, read_meta
+from ttstrain.checkpoint.meta import Meta
 from ttstrain.checkpoint.tensorfile import read_tree
 from ttstrain.checkpoint.upstream import OpenedCheckpoint, follow, open_checkpoint
 from ttstrain.config.compose import compose, compose_run
@@ -47,7 +48,7 @@ def task_of(path: Path, *, recipe: str | None = None) -> str:
         raise CheckpointError(f"`{path}` does not exist", hint="a run's folder, a checkpoint or an upstream file")
     found = follow(path, prefer="best")
     if store.is_checkpoint(found):
-        return read_meta(found).task
+        return open_meta(found).task
     return parse(compose(_asked_recipe(found, recipe), [])).task
 
 

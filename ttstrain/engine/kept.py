@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ttstrain import families
-from ttstrain.checkpoint.meta import kept_files, kept_name, read_meta
+from ttstrain.checkpoint.damage import open_meta
+from ttstrain.checkpoint.meta import kept_files, kept_name
 from ttstrain.checkpoint.store import verified_text
 from ttstrain.config.compose import COMMAND_LINE, Composed
 from ttstrain.data import atomic
@@ -63,7 +64,7 @@ def with_kept_files(composed: Composed, *, checkpoint: Path, run: Path) -> tuple
 
     What the command line names is left alone. Returns notes for the user with the recipe.
     """
-    meta = read_meta(checkpoint)
+    meta = open_meta(checkpoint)
     section: dict[str, Any] = dict(composed.values.get("model") or {})
     notes = []
     for key in kept_files(checkpoint, meta):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ttstrain.checkpoint import store
-from ttstrain.checkpoint.meta import read_meta
+from ttstrain.checkpoint.damage import open_meta
 from ttstrain.checkpoint.upstream import follow, open_checkpoint
 from ttstrain.engine import folder
 from ttstrain.errors import CheckpointError, RecipeError
@@ -44,7 +44,7 @@ def find(path: Path, *, run: Path | None, checkpoint: Path | None, recipe: str |
         if recipe is not None:
             raise RecipeError("a run of ours has its own recipe", hint="change keys with `key=value`")
         found = follow(path) if checkpoint is None else _own_checkpoint(run, checkpoint)
-        meta = read_meta(found)
+        meta = open_meta(found)
         return Origin(found, run, meta.step, () if meta.schedule is None else meta.schedule.stages)
     found = follow(path if checkpoint is None else _file_in(path, checkpoint))
     if store.is_checkpoint(found):

@@ -34,6 +34,7 @@ KEYS = [
     "ema",
     "nonfinite",
     "zero",
+    "damaged",
     "pickle_globals",
     "unsafe",
     "modules",
