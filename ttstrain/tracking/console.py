@@ -23,6 +23,7 @@ from rich.text import Text
 from ttstrain import families
 from ttstrain.errors import DataError
 from ttstrain.tracking import jsonl
+from ttstrain.tracking.screen import screen
 from ttstrain.tracking.tracker import RunInfo, Spoken, Weights
 
 MEDIAN_STEPS = 25  # short enough to follow the run, long enough to hide the luck of one batch
@@ -47,7 +48,7 @@ class ConsoleTracker:
     """Shows a run on stderr, live on a terminal and line by line elsewhere."""
 
     def __init__(self, console: Console | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._console = console or Console(stderr=True, highlight=False)
+        self._console = console or screen(highlight=False)
         if not self._is_live and console is None:
             self._console.width = LOG_WIDTH
         self._clock = clock
@@ -275,7 +276,7 @@ class ConsoleTracker:
         self._print(self._eval_line(), style="bold")
         rest = [f"{name} {number(value)}" for name, value in evals.items() if name != main]
         rest += [f"ema {number(averaged[main])}"] if main in averaged else []
-        rest += [f"stage {number(of_stage[main])}"] if of_stage.get(main, evals[main]) != evals[main] else []
+        rest += [f"stage {number(of_stage[main])}"] if main in of_stage and of_stage[main] != evals[main] else []
         for line in fill(["", *rest], width=LOG_WIDTH) if rest else []:
             self._print(line, style="dim")
 

@@ -16,11 +16,12 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from ttstrain import documents
-from ttstrain.errors import DataError
+from ttstrain.errors import DataError, RecipeError
 from ttstrain.tracking.tracker import RunInfo, Spoken, Weights
 
 FILE_NAME = "metrics.jsonl"
@@ -45,13 +46,19 @@ class JsonlTracker:
 
     def start(self, info: RunInfo) -> None:
         path = info.run_dir / FILE_NAME
-        if info.resumed:
-            trim(path, info.start_step)
-        else:
-            _set_aside(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-        self._file = path.open("r+b", buffering=0)
+        try:
+            if info.resumed:
+                trim(path, info.start_step)
+            else:
+                _set_aside(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            self._file = path.open("r+b", buffering=0)
+        except OSError as error:
+            raise RecipeError(
+                f"`{path}` cannot be written: {error.strerror or error}",
+                hint="is it your file, and does the disk have room?",
+            ) from error
         self._end = self._file.seek(0, os.SEEK_END)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -88,7 +95,8 @@ class JsonlTracker:
             self._end += written
         except OSError as error:
             self._step = -1
-            self._file.truncate(self._line_start)
+            with suppress(OSError):
+                self._file.truncate(self._line_start)
             if not self._warned:
                 self._warned = True
                 self._warn(f"cannot write {FILE_NAME}: {error}; training goes on, lines will be missing")

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ttstrain.errors import RecipeError
 from ttstrain.tracking import spectrogram
 from ttstrain.tracking.tracker import RunInfo, Spoken, Weights
 
+REOPEN_S = 60.0  # after a failure, such as a full disk: tensorboard's writer never writes again once it failed
+
 
 class TensorboardTracker:
     """Writes event files, in single precision: their format knows no other for a plain number."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         if importlib.util.find_spec("tensorboard") is None:
             raise RecipeError(
                 "`tracking.tensorboard` needs the package tensorboard", hint="pip install 'ttstrain[tensorboard]'"
             )
-        self._writer: Any = None  # torch.utils.tensorboard.SummaryWriter
+        self._clock = clock
+        self._writer: Any = None  # torch.utils.tensorboard.SummaryWriter, None after a failure
+        self._reopen_at = 0.0
+        self._folder = ""
         self._step = 0
 
     def start(self, info: RunInfo) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        purge_step = info.start_step + 1 if info.resumed else None  # hides what was recorded after the checkpoint
-        self._writer = SummaryWriter(log_dir=str(info.run_dir / "tensorboard"), purge_step=purge_step)
+        self._folder = str(info.run_dir / "tensorboard")
         self._step = info.start_step
+        # Resumed, it hides what was recorded after the checkpoint.
+        self._open(purge_step=info.start_step + 1 if info.resumed else None)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary
@@ -35,26 +40,49 @@ class TensorboardTracker:
         self._step = step
         # One event for all values: `add_scalar` would take ten times as long.
         summary = Summary(value=[Summary.Value(tag=key, simple_value=value) for key, value in values.items()])
-        self._writer.file_writer.add_summary(summary, step)
+        self._write(lambda writer: writer.file_writer.add_summary(summary, step))
 
     def sample(self, step: int, name: str, text: str, spoken: Mapping[Weights, Spoken]) -> None:
-        self._writer.add_text(f"sample/text/{name}", text, step)
-        for weights, one in spoken.items():
-            if one.sample is None:
-                continue
-            key = name if weights == "online" else f"{name}.{weights}"
-            self._writer.add_audio(f"sample/audio/{key}", one.sample.audio.wav, step, one.sample.audio.sample_rate)
-            if one.sample.mel is not None:
-                picture = spectrogram.picture(one.sample.mel)
-                self._writer.add_image(f"sample/mel/{key}", picture, step, dataformats="HWC")
+        self._write(lambda writer: _add_sample(writer, step, name, text, spoken))
 
     def incident(self, step: int, kind: str, message: str) -> None:
-        self._writer.add_text(f"incident/{kind}", message, step)
+        self._write(lambda writer: writer.add_text(f"incident/{kind}", message, step))
 
     def note(self, message: str) -> None:
-        self._writer.add_text("note", message, self._step)
+        self._write(lambda writer: writer.add_text("note", message, self._step))
 
     def finish(self, status: str) -> None:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+    def _open(self, *, purge_step: int | None = None) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(log_dir=self._folder, purge_step=purge_step)
+
+    def _write(self, write: Callable[[Any], None]) -> None:
+        """Write, or raise what the writer failed of; a while later a new one, with a file of its own, goes on."""
+        if self._writer is None:
+            if self._clock() < self._reopen_at:
+                return
+            self._reopen_at = self._clock() + REOPEN_S
+            self._open()
+        try:
+            write(self._writer)
+        except Exception:
+            self._writer = None  # not closed: that would wait for a thread that is dead
+            self._reopen_at = self._clock() + REOPEN_S
+            raise
+
+
+def _add_sample(writer: Any, step: int, name: str, text: str, spoken: Mapping[Weights, Spoken]) -> None:
+    writer.add_text(f"sample/text/{name}", text, step)
+    for weights, one in spoken.items():
+        if one.sample is None:
+            continue
+        key = name if weights == "online" else f"{name}.{weights}"
+        writer.add_audio(f"sample/audio/{key}", one.sample.audio.wav, step, one.sample.audio.sample_rate)
+        if one.sample.mel is not None:
+            picture = spectrogram.picture(one.sample.mel)
+            writer.add_image(f"sample/mel/{key}", picture, step, dataformats="HWC")

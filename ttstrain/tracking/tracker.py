@@ -1,4 +1,4 @@
-"""Trackers watch a run and tell someone about it; they never steer it.
+"""Trackers watch a run and tell someone about it; they never steer it, and never end it.
 
 The engine calls them on rank 0 only. Keys of `log` are `place/kind/name` and mean the same everywhere: in
 `metrics.jsonl`, in W&B and in TensorBoard.
@@ -6,10 +6,13 @@ The engine calls them on rank 0 only. Keys of `log` are `place/kind/name` and me
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from ttstrain.errors import UserError
 
 if TYPE_CHECKING:
     from ttstrain.task import Sample
@@ -78,28 +81,56 @@ class Tracker(Protocol):
 
 
 class Trackers(list[Tracker]):
-    """Tells every tracker, in order; `finish` goes backwards, so that the first to open is the last to close."""
+    """Tells every tracker, in order; `finish` goes backwards, so that the first to open is the last to close.
+
+    A tracker never ends a run. What one raises is told to the others, once, and it is called again the next time: a
+    disk that was full may have room by then. One that cannot start is left out, unless it raises a UserError: nothing
+    is lost yet, and the user can act on it.
+    """
+
+    def __init__(self, trackers: Iterable[Tracker] = ()) -> None:
+        super().__init__(trackers)
+        self._told: set[int] = set()  # trackers whose failure is known
 
     def start(self, info: RunInfo) -> None:
-        for tracker in self:
-            tracker.start(info)
+        for tracker in list(self):
+            try:
+                tracker.start(info)
+            except UserError:
+                raise
+            except Exception as error:
+                self.remove(tracker)
+                self._tell(tracker, error, "it is left out of this run")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        for tracker in self:
-            tracker.log(step, values)
+        self._each(lambda tracker: tracker.log(step, values))
 
     def sample(self, step: int, name: str, text: str, spoken: Mapping[Weights, Spoken]) -> None:
-        for tracker in self:
-            tracker.sample(step, name, text, spoken)
+        self._each(lambda tracker: tracker.sample(step, name, text, spoken))
 
     def incident(self, step: int, kind: str, message: str) -> None:
-        for tracker in self:
-            tracker.incident(step, kind, message)
+        self._each(lambda tracker: tracker.incident(step, kind, message))
 
     def note(self, message: str) -> None:
-        for tracker in self:
-            tracker.note(message)
+        self._each(lambda tracker: tracker.note(message))
 
     def finish(self, status: str) -> None:
-        for tracker in reversed(self):
-            tracker.finish(status)
+        self._each(lambda tracker: tracker.finish(status), backwards=True)
+
+    def _each(self, call: Callable[[Tracker], None], *, backwards: bool = False) -> None:
+        for tracker in list(reversed(self) if backwards else self):
+            try:
+                call(tracker)
+            except Exception as error:
+                self._tell(tracker, error, "training goes on, and what it should have recorded is missing")
+
+    def _tell(self, failed: Tracker, error: Exception, what_follows: str) -> None:
+        if id(failed) in self._told:
+            return
+        self._told.add(id(failed))
+        name = type(failed).__name__.removesuffix("Tracker")
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        for tracker in self:
+            if tracker is not failed:
+                with suppress(Exception):
+                    tracker.note(f"WARNING: {name} failed ({reason}): {what_follows}")

@@ -3,6 +3,7 @@
 - Every row carries our `step`, and W&B is told to plot over it: after a rollback our step goes back, while W&B's own
   counter may not decrease.
 - A failure makes the tracker go on offline, with a warning; a second one turns it off.
+- W&B's service is a process of its own. One that hangs is killed, and that is a failure like any other.
 - Nothing is asked and nothing is printed by W&B itself.
 """
 
@@ -10,7 +11,9 @@ from __future__ import annotations
 
 import netrc
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +25,8 @@ from ttstrain.tracking.wandb_file import next_row
 
 INIT_TIMEOUT_S = 20.0  # W&B's own default would hold a run without network back for 90 s
 FINISH_TIMEOUT_S = 60.0  # what is not uploaded by then stays on disk for `wandb sync`
+ANSWER_S = 60.0  # for W&B's service to take a row; it takes milliseconds unless the service hangs
+LEAVE_S = 15.0  # for the service to end, beyond what an upload may take
 
 Mode = Literal["online", "offline"]
 
@@ -75,12 +80,12 @@ class WandbTracker:
     def finish(self, status: str) -> None:
         if self._run is None:
             return
-        if error := _attempt(lambda: self._close(status)):
+        if error := _attempt(lambda: self._close(status), within_s=FINISH_TIMEOUT_S + LEAVE_S):
             self._warn(
                 f"W&B could not finish: {_brief(error)}; `wandb sync {_brief_path(self._folder)}` sends the rest"
             )
         self._run = None
-        _attempt(_stop_service)  # only then is the file on disk complete
+        _attempt(_stop_service, within_s=LEAVE_S)  # only then is the file on disk complete
 
     # ------------------------------------------------------------ what may fail
 
@@ -185,7 +190,7 @@ class WandbTracker:
         if not self._degraded:
             self._degraded = True
             if not isinstance(error, _NotLoggedInError | ImportError):
-                _attempt(_stop_service)  # a failed start leaves the run's id in use
+                _attempt(_stop_service, within_s=LEAVE_S)  # a failed start leaves the run's id in use
             again = _attempt(lambda: self._open("offline"))
             if again is None:
                 self._warn(f"W&B goes on offline: {_brief(error)}")
@@ -199,17 +204,43 @@ class _NotLoggedInError(Exception):
     pass
 
 
-def _attempt(action: Callable[[], None]) -> Exception | None:
-    """Run something of W&B's and return what it raised.
+class _NoAnswerError(Exception):
+    pass
+
+
+def _attempt(action: Callable[[], None], *, within_s: float = ANSWER_S) -> Exception | None:
+    """Run something of W&B's and return what it raised; after `within_s` its service is killed, so that it returns.
 
     The one place where any exception is caught: W&B watches, and neither a lost service, nor a broken installation,
     nor a defect in it may stop a training run.
     """
+    killed = threading.Event()
+
+    def end_wait() -> None:
+        killed.set()
+        _kill_service()
+
+    watch = threading.Timer(within_s, end_wait)
+    watch.daemon = True
+    watch.start()
     try:
         action()
     except Exception as error:
-        return error
-    return None
+        return _NoAnswerError(f"its service did not answer for {within_s:.0f} s") if killed.is_set() else error
+    finally:
+        watch.cancel()
+    return _NoAnswerError(f"its service did not answer for {within_s:.0f} s") if killed.is_set() else None
+
+
+def _kill_service() -> None:
+    """Kill the `wandb-core` processes that this process started, where the system tells which these are."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == os.getpid() and b"wandb-core" in (entry / "cmdline").read_bytes():
+                os.kill(int(entry.name), signal.SIGKILL)
+        except (OSError, ValueError, IndexError):
+            continue  # gone meanwhile
 
 
 def _stop_service() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 
 from ttstrain.errors import RecipeError
 from ttstrain.task import Audio, Sample
-from ttstrain.tracking.tensorboard import TensorboardTracker
+from ttstrain.tracking.tensorboard import REOPEN_S, TensorboardTracker
 from ttstrain.tracking.tracker import RunInfo, Spoken, Weights
 
 with_tensorboard = pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="needs tensorboard")
@@ -93,3 +94,22 @@ def test_a_missing_package_is_a_recipe_error_with_the_way_out(monkeypatch: pytes
     with pytest.raises(RecipeError) as caught:
         TensorboardTracker()
     assert "ttstrain[tensorboard]" in str(caught.value.hint)
+
+
+@with_tensorboard
+def test_after_a_failure_a_new_writer_goes_on_a_while_later(tmp_path: Path) -> None:
+    now = [0.0]
+    tracker = TensorboardTracker(clock=lambda: now[0])
+    tracker.start(info(tmp_path))
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    tracker._writer.file_writer.add_summary = fail
+    with pytest.raises(OSError, match="No space"):
+        tracker.log(1, {"train/loss/model": 1.0})
+    tracker.log(2, {"train/loss/model": 2.0})  # left out
+    now[0] += REOPEN_S + 1
+    tracker.log(3, {"train/loss/model": 3.0})
+    tracker.finish("done")
+    assert [event.step for event in events(tmp_path).Scalars("train/loss/model")] == [3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -384,3 +385,26 @@ def service_of(parent: int) -> int:
             if int(status[1]) == parent and b"wandb-core" in (entry / "cmdline").read_bytes():
                 return int(entry.name)
     raise AssertionError("W&B runs no service")
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the service through /proc")
+def test_a_frozen_service_is_killed_and_does_not_hold_the_end_of_the_run(
+    tmp_path: Path, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wandb, "FINISH_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(wandb, "LEAVE_S", 1.0)
+    run = tracker(heard)
+    run.start(info(tmp_path / "run"))
+    run.log(1, values(1))
+    service = service_of(os.getpid())
+    os.kill(service, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        run.finish("done")
+        assert time.monotonic() - began < 30
+        assert not Path(f"/proc/{service}/cmdline").is_file() or not Path(f"/proc/{service}/cmdline").read_bytes()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(service, signal.SIGKILL)
+    assert len(heard.warnings) == 1
+    assert "did not answer" in heard.warnings[0]

@@ -1,0 +1,35 @@
+"""Writing to stderr where it may be gone: a closed pipe, a terminal that hung up, a log file on a full disk."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from typing import IO, Any, cast
+
+from rich.console import Console
+
+
+def screen(**options: Any) -> Console:
+    """Make a console on stderr. What cannot be written is lost, and no error comes of it."""
+    return Console(file=cast(IO[str], _Stderr()), **options)
+
+
+class _Stderr:
+    """The process's stderr of the moment, without its errors."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):  # ValueError: closed
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @property
+    def _stream(self) -> IO[str]:
+        # While a live panel is shown, rich puts a proxy in stderr's place that prints to this very console.
+        return cast(IO[str], getattr(sys.stderr, "rich_proxied_file", sys.stderr))
