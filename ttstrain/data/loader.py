@@ -19,7 +19,6 @@ import logging
 import pickle
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Literal
 
@@ -29,6 +28,7 @@ from torch import Tensor
 from ttstrain.data import sampler
 from ttstrain.data.cache import FeatureCache
 from ttstrain.data.manifest import Clip
+from ttstrain.data.pool import Pool
 from ttstrain.data.workers import start_pool, worker_context
 from ttstrain.errors import DataError
 from ttstrain.task import Batch, TaskData
@@ -110,7 +110,7 @@ class Loader:
             batches = [piece for _ in range(micro_batches) for piece in self._take()]
         except BrokenProcessPool:
             log.warning("a process that loads data was killed: batches are loaded by the training process from now on")
-            self._pool, self._ahead = None, None
+            self.close()
             batches = [piece for _ in range(micro_batches) for piece in self._take()]
         consumed = itertools.islice(self._stream(self._cursor), micro_batches * self.world_size)
         *_, last = consumed
@@ -285,7 +285,7 @@ class Loader:
                 for piece in self._pieces(indices)
             ]
 
-    def _from_workers(self, pool: ProcessPoolExecutor) -> Iterator[list[Batch]]:
+    def _from_workers(self, pool: Pool) -> Iterator[list[Batch]]:
         own = self._own()
         ahead = deque(
             pool.submit(_in_worker, self._pieces(next(own))) for _ in range(AHEAD_PER_WORKER * self._num_workers)

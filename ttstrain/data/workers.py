@@ -6,20 +6,18 @@ import multiprocessing
 import os
 import signal
 import threading
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import torch
 
+from ttstrain.data.pool import Pool
+
 _context: Any = None
 
 
-def start_pool(count: int, context: Any) -> ProcessPoolExecutor:
+def start_pool(count: int, context: Any) -> Pool:
     """Start a pool whose functions find `context` through `worker_context`. It must pickle."""
-    # Spawned, not forked: a fork of a process with threads and a GPU is a lottery.
-    return ProcessPoolExecutor(
-        count, mp_context=multiprocessing.get_context("spawn"), initializer=_start, initargs=(context,)
-    )
+    return Pool(count, initializer=_start, initargs=(context,))
 
 
 def worker_context() -> Any:
@@ -32,8 +30,8 @@ def _start(context: Any) -> None:
     _context = context
     torch.set_num_threads(1)
     # Ctrl-C and a scheduler's warning go to the whole process group: the parent still needs its workers to finish.
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
-        if name in signal.Signals.__members__:  # Windows has no SIGUSR1
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"):
+        if name in signal.Signals.__members__:  # Windows has not all of them
             signal.signal(signal.Signals[name], signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 

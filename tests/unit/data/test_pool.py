@@ -1,0 +1,87 @@
+"""A pool of processes ends, whatever its processes do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures.process import BrokenProcessPool
+
+import pytest
+
+from ttstrain.data import pool
+from ttstrain.data.pool import Pool, end_all
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+
+
+def deaf() -> None:
+    """Ignore what Python's pool ends its processes with, as ours do."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def start(count: int = 2) -> Pool:
+    return Pool(count, initializer=deaf)
+
+
+def test_idle_processes_leave_by_themselves() -> None:
+    started = start()
+    assert started.submit(os.getpid).result() != os.getpid()
+    started.shutdown(cancel_futures=True)
+    assert started.gone(within_s=30)
+    assert started.kill() == 0
+
+
+def test_a_process_that_does_not_end_is_killed_and_that_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pool, "PATIENCE_S", 0.5)
+    started = start(1)
+    assert started.submit(os.getpid).result()
+    started.submit(time.sleep, 600)
+    time.sleep(0.2)
+    began = time.monotonic()
+    started.shutdown(cancel_futures=True)
+    assert time.monotonic() - began < 60
+    assert started.gone(within_s=30)
+    assert "1 processes that loaded data did not end" in caplog.text
+
+
+def test_when_one_is_killed_the_others_which_ignore_sigterm_go_too() -> None:
+    started = start()
+    pids = {started.submit(os.getpid).result() for _ in range(20)}
+    busy = started.submit(time.sleep, 600)
+    os.kill(min(pids), signal.SIGKILL)
+    with pytest.raises(BrokenProcessPool):
+        busy.result(timeout=60)
+    started.shutdown(cancel_futures=True)
+    assert started.gone(within_s=30)
+
+
+SCRIPT = """
+import os, signal, sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_pool import start
+from ttstrain.data.pool import end_all
+if __name__ == "__main__":
+    started = start(2)
+    started.submit(os.getpid).result()
+    started.submit(time.sleep, 600)
+    time.sleep(0.2)
+    print(end_all(), flush=True)
+"""
+
+
+def test_a_program_ends_though_its_processes_are_at_work(tmp_path) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, str(script), os.path.dirname(__file__)]  # noqa: PTH120
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "True\n"
+
+
+def test_nothing_to_end_is_no_trouble() -> None:
+    assert end_all()
