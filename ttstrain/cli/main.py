@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 import traceback
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +19,9 @@ import typer
 from typer.core import TyperGroup
 
 import ttstrain
+from ttstrain.data.pool import end_all
 from ttstrain.engine.launch import first_here
+from ttstrain.engine.signals import starting
 from ttstrain.errors import OutOfMemoryError, PeerError, UserError, first_line, is_out_of_memory
 
 INTERNAL_ERROR = 1
@@ -110,11 +115,13 @@ def new_app(**options: Any) -> typer.Typer:
 
 
 def print_error(message: str, *, hint: str | None = None) -> None:
-    """Tell the user on stderr what went wrong and what to do."""
-    sys.stdout.flush()
-    print(f"error: {message}", file=sys.stderr)
-    if hint:
-        print(f"hint: {hint}", file=sys.stderr)
+    """Tell the user on stderr what went wrong and what to do; a stream that is gone is no second error."""
+    with suppress(OSError):
+        sys.stdout.flush()
+    with suppress(OSError):
+        print(f"error: {message}", file=sys.stderr)
+        if hint:
+            print(f"hint: {hint}", file=sys.stderr)
 
 
 app = new_app(cls=CommandLine, no_args_is_help=True)
@@ -138,12 +145,41 @@ def ttstrain_command(
 
 def main() -> None:
     """Run the command line; the program's entry point."""
-    try:
-        app(prog_name="ttstrain")
-    except Exception:  # whatever reaches this line is our defect: show it whole, and say whose it is
-        traceback.print_exc()
-        print_error(
-            "ttstrain failed in a way it should not",
-            hint="the lines above say where; please report them together with `ttstrain env`",
-        )
-        sys.exit(INTERNAL_ERROR)
+    with starting(speak=first_here()) if _trains(sys.argv[1:]) else nullcontext():
+        try:
+            app(prog_name="ttstrain")
+        except Exception:  # whatever reaches this line is our defect: show it whole, and say whose it is
+            with suppress(OSError):
+                traceback.print_exc()
+            print_error(
+                "ttstrain failed in a way it should not",
+                hint="the lines above say where; please report them together with `ttstrain env`",
+            )
+            sys.exit(INTERNAL_ERROR)
+        finally:
+            ended = end_all()
+            _let_go_of_lost_streams()
+            if not ended:  # Python would wait for it for ever
+                os._exit(_exit_code(sys.exc_info()[1]))
+
+
+def _trains(arguments: Sequence[str]) -> bool:
+    return bool(arguments) and arguments[0] in ("finetune", "resume")
+
+
+def _exit_code(error: BaseException | None) -> int:
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    return 0 if error is None else CTRL_C if isinstance(error, KeyboardInterrupt) else INTERNAL_ERROR
+
+
+def _let_go_of_lost_streams() -> None:
+    """Send what a closed pipe or a full disk did not take to nowhere: Python would leave with exit code 120 for it."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)

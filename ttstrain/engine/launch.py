@@ -23,7 +23,9 @@ GRACE_S = 30.0  # for the other processes to end by themselves, and finish a che
 POLL_S = 0.1
 LAUNCHER = "TTSTRAIN_LAUNCHER"  # the launcher's process id, in its children's environment
 _NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_FORWARDED = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+_FORWARDED = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)
+)
 _PATIENCE = 3  # Ctrl-Cs before everything is killed; the first saves, the second stops at once
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -44,7 +46,9 @@ def launch(arguments: Sequence[str], *, nproc: int) -> int:
     def note(number: int, _frame: FrameType | None) -> None:
         signals.append(number)
 
-    previous = {number: signal.signal(number, note) for number in _FORWARDED}
+    sighup = getattr(signal, "SIGHUP", None)
+    ignored = {sighup} if sighup is not None and signal.getsignal(sighup) == signal.SIG_IGN else set()  # nohup
+    previous = {number: signal.signal(number, note) for number in _FORWARDED if number not in ignored}
     port = _free_port()
     children: list[subprocess.Popen[bytes]] = []
     try:

@@ -212,3 +212,20 @@ def test_a_real_ctrl_c_while_data_are_checked(tmp_path: Path) -> None:
         _, said = child.communicate(timeout=30)
     assert child.returncode == 130
     assert said == "error: interrupted\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes as POSIX has them")
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_stream_that_is_gone_leaves_the_exit_code_alone(stream: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    code = (
+        "from ttstrain.cli.main import main\nimport sys\nsys.argv = ['ttstrain', 'no-such-command']\n"
+        "print('lost')\nmain()"
+    )
+    other = {"stdout": "stderr", "stderr": "stdout"}[stream]
+    streams = {stream: writer, other: subprocess.DEVNULL}
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run([sys.executable, "-c", code], env=buffered, timeout=60, check=False, **streams)
+    os.close(writer)
+    assert done.returncode == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from ttstrain.engine.signals import POLL_S, Signals
+from ttstrain.engine.signals import POLL_S, Hurried, Signals, preparing
+from ttstrain.errors import Preempted
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
 
-ALL = [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT]
+ALL = [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT]
 
 
 class Clock:
@@ -36,7 +38,12 @@ def signals(tmp_path: Path) -> Iterator[Signals]:
 
 @pytest.mark.parametrize(
     ("number", "request_"),
-    [(signal.SIGTERM, "preempted"), (signal.SIGUSR1, "preempted"), (signal.SIGINT, "interrupted")],
+    [
+        (signal.SIGTERM, "preempted"),
+        (signal.SIGUSR1, "preempted"),
+        (signal.SIGHUP, "preempted"),
+        (signal.SIGINT, "interrupted"),
+    ],
 )
 def test_a_signal_is_a_request_that_stays(signals: Signals, number: int, request_: str) -> None:
     assert signals.requested() is None
@@ -125,6 +132,84 @@ def test_files_are_looked_for_once_a_second_at_most(tmp_path: Path, monkeypatch:
             signals.requested()
             signals.save_requested()
     assert 10 <= len(looks) / 2 <= 11
+
+
+def test_a_stop_file_from_before_is_no_request(tmp_path: Path) -> None:
+    (tmp_path / "STOP").touch()
+    (tmp_path / "SAVE").touch()
+    with Signals(tmp_path, clock=Clock()) as signals:
+        assert signals.requested() is None
+        assert not signals.save_requested()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EROFS, errno.EACCES])
+def test_a_folder_that_cannot_be_looked_into_is_told_once_and_ends_nothing(
+    signals: Signals, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], number: int
+) -> None:
+    def fail(path: Path) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "unlink", fail)
+    assert [signals.requested() for _ in range(3)] == [None] * 3
+    assert not signals.save_requested()
+    assert capfd.readouterr().err.count(os.strerror(number)) == 1
+
+
+def test_what_can_be_left_out_breaks_off_at_a_signal_and_nothing_else_does(signals: Signals) -> None:
+    with pytest.raises(Hurried), signals.breakable():
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError
+    signal.raise_signal(signal.SIGTERM)  # outside: a request, as ever
+    with pytest.raises(Hurried), signals.breakable():
+        raise AssertionError
+    assert signals.hurried
+
+
+def test_a_stop_file_is_in_no_hurry(signals: Signals, tmp_path: Path) -> None:
+    (tmp_path / "STOP").touch()
+    assert signals.requested() == "stop"
+    with signals.breakable():
+        assert not signals.hurried
+
+
+@pytest.mark.parametrize("context", [preparing, lambda: Signals(Path("nowhere"))])
+def test_under_nohup_a_hangup_stays_ignored(context) -> None:
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with context():
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, former)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+def test_before_the_first_step_a_signal_is_an_error_of_its_own(number: int) -> None:
+    with pytest.raises(Preempted, match="nothing to save") as caught, preparing():
+        signal.raise_signal(number)
+    assert caught.value.exit_code == 75
+
+
+STARTING = """
+import time
+from ttstrain.engine.signals import starting
+with starting():
+    print("importing", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_while_modules_are_imported_a_signal_ends_the_program_with_75() -> None:
+    command = [sys.executable, "-c", STARTING]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "error: SIGTERM: there is nothing to save" in err
 
 
 def test_a_forked_worker_outlives_the_signals_that_its_trainer_gets(signals: Signals) -> None:
