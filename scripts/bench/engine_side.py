@@ -66,25 +66,6 @@ class Stopwatch:
 
         setattr(owner, name, timed)
 
-    def watch_block(self, owner: Any, name: str, *, part: str) -> None:
-        """Time entering and leaving a context manager, not what happens inside."""
-        function: Callable[..., Any] = getattr(owner, name)
-
-        @contextmanager
-        def timed(*args: Any, **kwargs: Any) -> Iterator[Any]:
-            block = function(*args, **kwargs)
-            if not self.on:
-                with block as value:
-                    yield value
-                return
-            with self._timing(part):
-                value = block.__enter__()
-            yield value
-            with self._timing(part):
-                block.__exit__(None, None, None)
-
-        setattr(owner, name, timed)
-
 
 class Batches(TimedBatches[Batch]):
     """Stands in for the Loader."""

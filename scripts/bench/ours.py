@@ -19,6 +19,7 @@ from ttstrain.engine import loop
 from ttstrain.engine.build import choose_device
 from ttstrain.engine.snapshot import MemorySnapshots
 from ttstrain.families.flow.data import FlowBatch, FlowExample
+from ttstrain.optim import measured
 
 SNAPSHOT_EVERY = 100  # steps; what `guard.snapshot_every: auto` comes to in all but the shortest runs
 EMA_DECAY = 0.9999
@@ -99,7 +100,8 @@ def main() -> None:
             stopwatch.watch(run.guard, method, part="guard: judge")
         stopwatch.watch(run.ema, "update", part="ema")
         stopwatch.watch(run.optimizers, "grad_norms", part="logging: measure")
-        stopwatch.watch_block(run.optimizers, "measure_update", part="logging: measure")
+        for function in ("copied", "compare"):
+            stopwatch.watch(measured, function, part="logging: measure")
         stopwatch.watch(loop, "_log", part="logging: write")
         engine_side.serve(run, snapshots)
 

@@ -6,6 +6,9 @@ false or 1.0. Attention goes where torch 2.11's own dispatch sends it on an H200
 
 Not seen: numbers, kernels that refuse a shape, waits inside kernels, fragmentation, workspaces. With a driver the same
 runs alike; nothing reaches the device.
+
+A backward pass works only in a process that made none before without it: torch's engine asks once how many devices
+there are. Such functions live in `rehearsed.py`, which `Processes` runs.
 """
 
 from __future__ import annotations
@@ -151,6 +154,7 @@ def _replacements(gpu: PretendedCuda) -> list[tuple[Any, str, Any]]:
     def asked_by_ttstrain() -> bool:
         return str(sys._getframe(1).f_globals.get("__name__", "")).startswith("ttstrain")
 
+    generator = torch.Generator
     properties = SimpleNamespace(name="NVIDIA H200", total_memory=H200_BYTES, major=9, minor=0)
     return [
         (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
@@ -166,6 +170,7 @@ def _replacements(gpu: PretendedCuda) -> list[tuple[Any, str, Any]]:
         (torch.cuda, "is_current_stream_capturing", lambda: False),
         (torch.cuda, "empty_cache", lambda: None),
         (torch.cuda, "_lazy_init", lambda: None),
+        (torch, "Generator", lambda device="cpu": generator()),  # on the host, wherever it is asked for
         (Tensor, "pin_memory", lambda self, *_, **__: self.clone()),
         (fake_tensor, "init_gpu_context", lambda device: None),
         (F, "scaled_dot_product_attention", _attention(gpu)),

@@ -264,8 +264,7 @@ def _step(run: Stepping, name: str, measured: _Measured | None) -> None:
     if measured is None:
         run.optimizers.step(name)
         return
-    with run.optimizers.measure_update(name) as ratios:
-        run.optimizers.step(name)
+    ratios = run.optimizers.measured_step(name)
     measured.update_ratios.update({f"{name}/{group}": ratio for group, ratio in ratios.items()})
 
 

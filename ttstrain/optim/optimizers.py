@@ -18,11 +18,11 @@ from typing_extensions import Self
 from ttstrain.errors import CheckpointError
 from ttstrain.optim.groups import Clip, Group, GroupTable
 from ttstrain.optim.kinds import SCHEDULE_FREE_SCALARS, Part, check_never_frozen, make
+from ttstrain.optim.measured import Moves, measure_in_pieces, measure_whole
 from ttstrain.optim.new_rows import NewRows
 from ttstrain.optim.stages import Curriculum, Stage, check_groups
 
 _NORM_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
-_SMALLEST_NORM = 1e-12  # weights that start at zero have a finite, if senseless, ratio
 _RESET_HINT = "go on with fresh moments: `ttstrain resume --reset-optimizer`"
 
 
@@ -229,35 +229,30 @@ class Optimizers:
         while only new ones train.
         """
         optimizer = self._optimizers[name]
-        for group in optimizer.frozen:
-            for parameter in optimizer.groups[group]:
-                parameter.grad = None
+        _drop_frozen(optimizer)
         alone = self.new_rows if self._new_rows_alone else None
         with nullcontext() if alone is None else alone.old_rows_kept():
             for part in optimizer.parts:
                 part.optimizer.step()
 
+    def measured_step(self, name: str) -> dict[str, Tensor]:
+        """Do as `step`; return group -> norm of the change over norm of the weights before.
+
+        Costs a copy of weights: of all where parameters are not updated apart from each other, else of a few at a time.
+        """
+        optimizer, moves = self._optimizers[name], Moves()
+        if self._new_rows_alone or not all(part.apart for part in optimizer.parts):
+            measure_whole(optimizer.groups, lambda: self.step(name), moves)
+            return moves.ratios()
+        _drop_frozen(optimizer)
+        for part in optimizer.parts:
+            measure_in_pieces(part, moves)
+        return moves.ratios()
+
     def zero_grad(self, name: str) -> None:
         """Drop the gradients of every parameter, frozen ones too."""
         for parameter in self._optimizers[name].parameters:
             parameter.grad = None
-
-    @contextmanager
-    def measure_update(self, name: str) -> Iterator[dict[str, Tensor]]:
-        """Measure what `step` does inside: group -> norm of the change over norm of the weights before.
-
-        The dict is filled on leaving. Holds a copy of the weights meanwhile, so use it on logging steps.
-        """
-        ratios: dict[str, Tensor] = {}
-        groups = self._optimizers[name].groups
-        before = {group: [p.detach().clone() for p in own] for group, own in groups.items()}
-        yield ratios
-        with torch.no_grad():
-            for group, own in groups.items():
-                weights = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(before[group])))
-                torch._foreach_sub_(before[group], list[Tensor](own))
-                change = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(before.pop(group))))
-                ratios[group] = change / weights.clamp_min(_SMALLEST_NORM)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -323,6 +318,13 @@ def _index(parts: list[Part], max_grad_norm: float | None) -> _Optimizer:
                 names[name] = (parameter, part)
     clips = {group.name: group.clip for part in parts for group in part.groups if group.clip is not None}
     return _Optimizer(parts, max_grad_norm, clips, names, groups)
+
+
+def _drop_frozen(optimizer: _Optimizer) -> None:
+    """Take the gradients of frozen groups away, so that nothing moves them."""
+    for group in optimizer.frozen:
+        for parameter in optimizer.groups[group]:
+            parameter.grad = None
 
 
 def _state_of(parameter: nn.Parameter, part: Part) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+PIECE = 1 << 24  # values that are computed at a time: some six copies of them in fp32
 _KEPT_BITS = -(1 << 16)  # of a float32, those that bf16 has
 
 
@@ -39,15 +40,18 @@ class RoundedAdamW(torch.optim.Optimizer):
                 state = self._state(parameter)
                 state["step"] += 1
                 step = state["step"].item()  # on the host: no wait
-                gradient = parameter.grad.float()
-                mean = state["exp_avg"].lerp_(gradient, 1 - beta1)
-                square = state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-                scale = square.sqrt().div_((1 - beta2**step) ** 0.5).add_(group["eps"])
-                updated = parameter.float().mul_(1 - group["lr"] * group["weight_decay"])
-                updated = updated.addcdiv_(mean, scale, value=-group["lr"] / (1 - beta1**step))
-                if parameter.dtype == torch.bfloat16:
-                    updated = round_stochastically(updated, self._generator(parameter, name, step=int(step)))
-                parameter.copy_(updated)
+                generator = self._generator(parameter, name, step=int(step))
+                tensors = (parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"])
+                for weights, slope, mean, square in _pieces(tensors):
+                    gradient = slope.float()
+                    mean.lerp_(gradient, 1 - beta1)
+                    square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+                    scale = square.sqrt().div_((1 - beta2**step) ** 0.5).add_(group["eps"])
+                    updated = weights.float().mul_(1 - group["lr"] * group["weight_decay"])
+                    updated.addcdiv_(mean, scale, value=-group["lr"] / (1 - beta1**step))
+                    if weights.dtype == torch.bfloat16:
+                        updated = round_stochastically(updated, generator)
+                    weights.copy_(updated)
 
     def _state(self, parameter: Tensor) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.state[parameter]
@@ -62,6 +66,15 @@ class RoundedAdamW(torch.optim.Optimizer):
         if device not in self._generators:
             self._generators[device] = torch.Generator(device)
         return self._generators[device].manual_seed(_seed_of(self._seed, name, step))
+
+
+def _pieces(tensors: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
+    """Cut tensors of one shape alike along their first dimension: views of at most `PIECE` values, or of one row."""
+    first = tensors[0]
+    if first.numel() <= PIECE:
+        return iter([tensors])
+    rows = max(1, PIECE * len(first) // first.numel())
+    return zip(*(torch.split(tensor, rows) for tensor in tensors), strict=True)
 
 
 def round_stochastically(values: Tensor, generator: torch.Generator) -> Tensor:

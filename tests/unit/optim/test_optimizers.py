@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ttstrain.config.recipe import Constant, Cosine, GroupRule, OptimConfig, OptimizerOverride
 from ttstrain.errors import CheckpointError
+from ttstrain.optim import measured
 from ttstrain.optim.groups import build_groups
 from ttstrain.optim.optimizers import Optimizers
 from ttstrain.optim.schedule import lr_at
@@ -19,6 +20,7 @@ from ttstrain.state import detach_copy
 
 TOTAL = 40
 FLAT = Constant(warmup_steps=0)
+KINDS = ["adamw", "sgd", "lion", "adan", "muon"]
 
 
 class Net(nn.Module):
@@ -361,8 +363,7 @@ def test_update_ratio_is_the_change_over_the_weights() -> None:
     optimizers = optimizers_for(model, lr=1e-2, groups=[GroupRule(name="text", match=["text.*"])], schedule=FLAT)
     before = weights_of(model)
     give_gradients(model, 0)
-    with optimizers.measure_update("model") as ratios:
-        optimizers.step("model")
+    ratios = optimizers.measured_step("model")
     after = weights_of(model)
 
     def ratio(names: list[str]) -> float:
@@ -378,15 +379,35 @@ def test_update_ratio_of_weights_that_were_zero_is_finite() -> None:
     nn.init.zeros_(model.weight)
     optimizers = optimizers_for(model)
     give_gradients(model, 0)
-    with optimizers.measure_update("model") as ratios:
-        optimizers.step("model")
+    ratios = optimizers.measured_step("model")
     assert torch.isfinite(ratios["default"])
 
 
+@pytest.mark.parametrize("kind", [*KINDS, "scaled_adam"])
+def test_a_measured_step_in_pieces_is_the_step(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measured, "PIECE_BYTES", 4 * 60)  # one or two tensors
+    plain, watched = (copy.deepcopy(model) for model in [Net()] * 2)
+    groups = [
+        GroupRule(name="text", match=["text.*"], lr_scale=0.5),
+        GroupRule(name="head", match=["body.3.*"], frozen=True),
+    ]
+    one, other = (optimizers_for(model, kind=kind, lr=1e-2, groups=groups) for model in (plain, watched))
+    for step in range(4):
+        before = weights_of(watched)
+        for model, optimizers in ((plain, one), (watched, other)):
+            optimizers.set_lr(step)
+            give_gradients(model, step)
+        one.step("model")
+        ratios = other.measured_step("model")
+        assert_equal(weights_of(watched), weights_of(plain))
+        changed = (watched.text.weight - before["text.weight"]).norm() / before["text.weight"].norm()
+        torch.testing.assert_close(ratios["text"], changed, rtol=1e-5, atol=0)
+        assert set(ratios) == {"text", "default"}
+    states = [own.state_dict()["model"] for own in (one, other)]
+    torch.testing.assert_close(*states, rtol=0, atol=0)
+
+
 # ---------------------------------------------------------------- state
-
-
-KINDS = ["adamw", "sgd", "lion", "adan", "muon"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,6 +9,7 @@ import torch
 
 from ttstrain.config.recipe import OptimConfig
 from ttstrain.errors import RecipeError
+from ttstrain.optim import rounded
 from ttstrain.optim.groups import build_groups
 from ttstrain.optim.optimizers import Optimizers
 from ttstrain.optim.rounded import RoundedAdamW, round_stochastically
@@ -47,6 +48,28 @@ def test_fp32_weights_are_moved_as_by_torch_s_adamw() -> None:
             parameter.grad = gradient.clone()
             optimizer.step()
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(37, 11), (300,), (2, 5, 30)])
+def test_large_weights_are_updated_in_pieces(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    exact, whole = (torch.nn.Parameter(torch.randn(shape)) for _ in range(2))
+    whole.data.copy_(exact.data)
+    half = torch.nn.Parameter(exact.detach().bfloat16())
+    start = half.detach().clone()
+    optimizers = [RoundedAdamW([group(own)], eps=1e-8, seed=0) for own in (whole, exact, half)]
+    for own in (whole, exact, half):
+        own.grad = torch.linspace(-1, 1, own.numel()).view(shape).to(own.dtype)
+    optimizers[0].step()
+    monkeypatch.setattr(rounded, "PIECE", 100)
+    optimizers[1].step()
+    optimizers[2].step()
+    assert torch.equal(exact, whole)
+    for key in ("exp_avg", "exp_avg_sq"):
+        assert torch.equal(optimizers[1].state[exact][key], optimizers[0].state[whole][key])
+    moved = (half - start).float().abs()
+    assert float((moved > 0).float().mean()) > 0.1
+    assert bool((moved <= start.float().abs() / 64 + 2e-3).all())
+    assert optimizers[2].state[half]["step"] == 1
 
 
 def test_small_updates_of_bf16_weights_add_up() -> None:

@@ -98,7 +98,7 @@ def test_groups_of_one_optimizer_can_be_frozen() -> None:
     task = Gan()
     table = build_groups(task.optimized(), task.named_parameters(), OptimConfig())
     curriculum = Curriculum([stage("warm", 2, frozen=("generator/*",)), stage("both", 2)])
-    optimizers = Optimizers.build_staged(table, curriculum=curriculum)
+    optimizers = Optimizers.build_staged(table, curriculum=curriculum, seed=0)
     assert optimizers.set_lr(1)["generator/default"] == 0.0
     assert (bool(optimizers.params("generator")), bool(optimizers.params("discriminator"))) == (False, True)
     optimizers.set_lr(2)
@@ -120,7 +120,7 @@ def test_names_that_are_not_there_and_stages_that_train_nothing_are_refused(
     task = Regression()
     table = build_groups(task.optimized(), task.named_parameters(), OptimConfig())
     with pytest.raises(RecipeError, match=message.replace("*", r"\*")):
-        Optimizers.build_staged(table, curriculum=Curriculum([stage("s", 2, **changes)]))
+        Optimizers.build_staged(table, curriculum=Curriculum([stage("s", 2, **changes)]), seed=0)
 
 
 def test_schedule_free_refuses_a_stage_that_freezes() -> None:
