@@ -182,7 +182,7 @@ def test_a_run_asked_to_leave_at_its_last_step_is_done(
 
 
 def test_an_early_stop_comes_when_it_would_have_come(recipe: Path, tmp_path: Path) -> None:
-    arguments = ["name=run", "eval.every=1", "train.early_stop={patience: 2}", "optim.lr=0.3", "train.steps=30"]
+    arguments = ["name=run", "eval.every=1", "train.early_stop={patience: 2}", "optim.lr=0.1", "train.steps=30"]
     whole = finetune(recipe, tmp_path / "whole", *arguments)
     stopped = int(metrics(whole)[-1]["step"])
     assert 3 <= stopped < 30
@@ -272,7 +272,8 @@ def test_from_best_goes_on_from_there(copied: Callable[[str], Path], finished: C
 
 def test_the_best_of_an_abandoned_branch_is_not_called_best(copied: Callable[[str], Path]) -> None:
     run = copied()
-    resume(run, ["optim.lr=0.5", "eval.every=3"], checkpoint=Path("step-00000004"))
+    ruined = ["optim.lr=0.1", "optim.schedule.kind=constant", "train.steps=5", "eval.every=5"]
+    resume(run, ruined, checkpoint=Path("step-00000004"))
     assert min(row["eval/loss/total"] for row in metrics(run, after=4) if "eval/loss/total" in row) > 6  # ruined
     assert (run / "checkpoints" / "best").read_text() == "step-00000004\n"
 

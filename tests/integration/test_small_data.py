@@ -66,7 +66,7 @@ def test_one_clip_is_told_what_it_takes(base: Path, tmp_path: Path) -> None:
 def test_a_run_stops_when_it_gets_no_better_and_its_best_is_what_goes_on(base: Path, tmp_path: Path) -> None:
     data = write_clips(tmp_path / "speech", count=6)
     stop = "train.early_stop={patience: 2, min_delta: 0.3}"
-    options = ["data.holdout=2", stop, "train.steps=200", "optim.lr=2e-2", "optim.schedule={kind: constant}"]
+    options = ["data.holdout=2", stop, "train.steps=200", "optim.lr=5e-3", "optim.schedule={kind: constant}"]
     rows = train("f5_one_minute", data, base, tmp_path, *options)
     losses = {int(row["step"]): row["eval/loss/total"] for row in rows if row["step"] and "eval/loss/total" in row}
     assert 6 <= max(losses) < 200
@@ -79,7 +79,9 @@ def test_a_run_stops_when_it_gets_no_better_and_its_best_is_what_goes_on(base: P
 def test_a_run_that_only_spoils_its_base_keeps_no_best(base: Path, tmp_path: Path) -> None:
     data = write_clips(tmp_path / "speech", count=6)
     worse = [
-        "optim.lr=3",
+        "optim.kind=sgd",
+        "optim.lr=0.5",
+        "optim.weight_decay=10",
         "train.steps=60",
         "train.early_stop.patience=2",
         "guard.spike=null",

@@ -48,7 +48,7 @@ model:
    head_dim: 8, vocab_size: 28943, text_vocab_size: 259, bos_token_id: 256, eot_token_id: 258,
    rows: {tokenizer: MODEL, codec: CODEC, dedup: none}, sampling: {max_tokens: 70, grammar: masked}}
 data: {path: DATA, holdout: 2, batch_frames: 300, workers: 0}
-optim: {lr: 1e-2, schedule: {kind: cosine, warmup_steps: 1}}
+optim: {lr: 5e-3, schedule: {kind: cosine, warmup_steps: 1}}
 train: {steps: 4, device: cpu, precision: fp32}
 ema: {enabled: false}
 eval: {every: 4}

@@ -75,9 +75,14 @@ def load_weights(module: nn.Module, tensors: Tensors, *, source: str) -> LoadRep
     """
     report = compare(module, tensors, source=source)
     if not report.perfect:
-        raise CheckpointError(f"`{source}` does not fit the model:\n{report}", hint=_hint(report))
+        raise misfit(report)
     module.load_state_dict(read_tree(tensors), strict=True)
     return report
+
+
+def misfit(report: LoadReport) -> CheckpointError:
+    """Say what of a file does not fit a model."""
+    return CheckpointError(f"`{report.source}` does not fit the model:\n{report}", hint=_hint(report))
 
 
 def _hint(report: LoadReport) -> str:

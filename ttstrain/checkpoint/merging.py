@@ -7,9 +7,12 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from ttstrain.checkpoint.loading import LoadReport
+from ttstrain import families
+from ttstrain.checkpoint import hub
+from ttstrain.checkpoint.loading import LoadReport, Mismatch, misfit
 from ttstrain.checkpoint.tensorfile import StoredTensor
 from ttstrain.checkpoint.upstream import Absent, OpenedCheckpoint, differences, open_checkpoint, resolve_base
+from ttstrain.config.recipe import Recipe, base_files
 from ttstrain.errors import CheckpointError
 
 
@@ -20,6 +23,43 @@ def open_base(files: Sequence[str], *, task: str) -> OpenedCheckpoint:
         opened = open_checkpoint(resolve_base(spec), task=task)
         parts += [opened, *(open_checkpoint(path, task=task) for path in opened.partners)]
     return merge(parts)
+
+
+def open_for(recipe: Recipe) -> OpenedCheckpoint:
+    """Open a recipe's base and compare what it tells of its architecture with the recipe's `model:`."""
+    opened = open_base(base_files(recipe.base), task=recipe.task)
+    opened.check_model(recipe.model)
+    return opened
+
+
+def check_base(recipe: Recipe) -> None:
+    """Look whether a recipe's base can be started from, by its headers: no weight is read, nothing is downloaded.
+
+    Raises CheckpointError as a run would: a file is missing or damaged, of another family, model or version, or not
+    the whole model. Of a base that lies on the Hub nothing is known.
+    """
+    files = base_files(recipe.base)
+    if any(spec.startswith(hub.HUB) for spec in files):
+        for spec in files:
+            if not spec.startswith(hub.HUB):
+                open_checkpoint(resolve_base(spec), task=recipe.task)
+        return
+    opened = open_for(recipe)
+    wanted = families.find_task(recipe.task).config.model_validate(recipe.model).parameter_shapes()
+    report = LoadReport(
+        source=opened.title,
+        matched=tuple(name for name in wanted if name in opened.weights),
+        missing=tuple(name for name in wanted if name not in opened.weights),
+        unexpected=(),  # what is frozen for good is no parameter of the plan's
+        mismatched=tuple(
+            Mismatch(name, opened.weights[name].shape, shape)
+            for name, shape in wanted.items()
+            # The first axis of a table may differ: rows are carried over by symbol.
+            if name in opened.weights and opened.weights[name].shape[1:] != shape[1:]
+        ),
+    )
+    if not report.perfect:
+        raise explain(report, opened) or misfit(report)
 
 
 def open_training(opened: OpenedCheckpoint, *, task: str) -> OpenedCheckpoint:

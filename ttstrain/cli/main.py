@@ -6,6 +6,7 @@ A command's module is imported when that command is called, so `ttstrain --help`
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import os
 import sys
@@ -78,6 +79,11 @@ class CommandLine(TyperGroup):
             if not (isinstance(error, PeerError) and error.told):
                 print_error(error.message, hint=error.hint)
             raise typer.Exit(error.exit_code) from error
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            print_error(f"no path can be that long: `{str(error.filename)[:60]}…`", hint="look at what was given")
+            raise typer.Exit(UserError.exit_code) from error
         except KeyboardInterrupt as error:
             if first_here():
                 print_error("interrupted")

@@ -65,6 +65,10 @@ def make_plan(composed: Composed, *, world_size: int = 1) -> Plan:
     from ttstrain.config.resolve import parse, resolve
 
     recipe = parse(composed)
+    if recipe.base is not None:
+        from ttstrain.checkpoint.merging import check_base
+
+        check_base(recipe)
     with show_progress("checking recordings") as progress:
         facts = gather_facts(recipe, progress)
     return resolve(recipe, origins=composed.origins, facts=facts, world_size=world_size, source_name=composed.name)

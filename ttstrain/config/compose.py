@@ -22,6 +22,15 @@ COMMAND_LINE = "command line"
 RECIPE = "recipe"
 RUN_RECIPE = "recipe.yaml"  # in a run's folder: the resolved recipe, written by `render.recipe_yaml`
 
+SETTLED: Mapping[str, str] = {
+    "name": "its folder has its name",
+    "run_dir": "its folder lies where it lies",
+    "base": "its weights are its checkpoint's by now",
+    "task": "its checkpoint holds that task's weights",
+}
+"""Keys that a resume cannot change, and why."""
+NEW_RUN = "drop it, or start a new run from this one: `ttstrain finetune RECIPE --base RUN`"
+
 _KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*")
 _NULLS = ("null", "Null", "NULL", "~")
 
@@ -115,8 +124,13 @@ def compose_run(run_dir: Path, overrides: Sequence[str] = (), *, origins: Mappin
 
     `origins` are those that the run's plan.json holds, so that they survive; an override's is the command line.
     """
-    if any(path == ("extends",) for path, _ in map(parse_override, overrides)):
-        raise RecipeError("a run's recipe holds every value: `extends` would change none", hint="set keys one by one")
+    for path, _ in map(parse_override, overrides):
+        if path == ("extends",):
+            raise RecipeError(
+                "a run's recipe holds every value: `extends` would change none", hint="set keys one by one"
+            )
+        if path[0] in SETTLED:
+            raise RecipeError(f"`{'.'.join(path)}` is settled when a run starts: {SETTLED[path[0]]}", hint=NEW_RUN)
     composed = compose(run_dir / RUN_RECIPE, overrides)
     merged = {key: origins.get(key, RECIPE) if origin == RECIPE else origin for key, origin in composed.origins.items()}
     return Composed(composed.values, merged, composed.places, composed.source)
@@ -170,11 +184,13 @@ class _Layers:
         self.merge(document.values, origin, {key: f"{path}:{line}" for key, line in document.lines.items()})
 
     def override(self, parsed: Sequence[tuple[tuple[str, ...], Any]]) -> None:
-        given = {".".join(path) for path, _ in parsed}
+        given = {".".join(path) for path, value in parsed if value is not REMOVED}
         if both := [pair for pair in EITHER_OR.items() if given.issuperset(pair)]:
             raise RecipeError("give `{}` or `{}`, not both".format(*both[0]))
-        # A schedule's kind goes first: changing it drops the old kind's keys, not those given beside it.
-        for path, value in sorted(parsed, key=lambda item: item[0][-2:] != ("schedule", "kind")):
+        # Keys are dropped before any is set. Then a schedule's kind goes first: changing it drops the old kind's keys,
+        # not those given beside it.
+        order = sorted(parsed, key=lambda item: (item[1] is not REMOVED, item[0][-2:] != ("schedule", "kind")))
+        for path, value in order:
             self._set(path, value)
 
     def merge(self, layer: Mapping[str, Any], origin: str, places: Mapping[str, str]) -> None:

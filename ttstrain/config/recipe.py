@@ -21,9 +21,51 @@ from pydantic import (
 
 Auto = Literal["auto"]
 Share = Annotated[float, Field(gt=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
-StepsOrShare = Annotated[int, Field(ge=0)] | Share
-UserPath = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]
+HeldOutShare = Annotated[float, Field(gt=0, le=0.5)]
+# Every number has two bounds. The upper ones lie far beyond any use, and below what overflows or never ends.
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Number = Annotated[int, Field(ge=0, le=1_000_000)]
+Steps = Annotated[int, Field(ge=1, le=100_000_000)]
+Step = Annotated[int, Field(ge=0, le=100_000_000)]
+Frames = Annotated[int, Field(ge=1, le=1_000_000_000)]
+StepsOrShare = Step | Share
+Seconds = Annotated[float, Field(ge=0, le=86_400)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+"""A learning rate; what is too high for an optimizer is refused by the plan."""
+Factor = Annotated[float, Field(gt=0, le=1000)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+Decay = Annotated[float, Field(ge=0, le=10)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Norm = Annotated[float, Field(gt=0, le=1e12)]
+Seed = Annotated[int, Field(ge=0, le=2**53)]
+Size = Annotated[int, Field(ge=1, le=65_536)]
+"""A width, or another size of a layer."""
+Depth = Annotated[int, Field(ge=1, le=1024)]
+"""Layers on top of each other."""
+Rows = Annotated[int, Field(ge=1, le=10_000_000)]
+"""Rows of a table, or a position in it."""
+LONGEST_NAME = 200
+"""Bytes of a run's name: file systems take 255, and a folder beside it gets an ending."""
+
+LONGEST_PART = 255
+"""Bytes of one part of a path, as file systems have it."""
+
+
+def _short_enough(name: str) -> str:
+    if len(name.encode("utf-8", "surrogatepass")) > LONGEST_NAME:
+        raise ValueError(f"a name of {len(name):,} letters: no folder can be called that; {LONGEST_NAME} bytes at most")
+    return name
+
+
+def _possible(path: str) -> str:
+    parts = (part for part in path.split("/") if len(part.encode("utf-8", "surrogatepass")) > LONGEST_PART)
+    if longest := max(parts, key=len, default=""):
+        raise ValueError(f"`{longest[:20]}…` has {len(longest):,} letters: no file is called that")
+    return os.path.expanduser(path)  # noqa: PTH111 -- `Path` would write `hf://` as `hf:/`
+
+
+Name = Annotated[str, AfterValidator(_short_enough)]
+UserPath = Annotated[str, Field(min_length=1), AfterValidator(_possible)]
 
 
 EITHER_OR: Mapping[str, str] = {"train.steps": "train.epochs", "train.epochs": "train.steps"}
@@ -74,7 +116,7 @@ class ReplayConfig(Section):
     """Language of rows that name none."""
     share: Annotated[float, Field(ge=0, lt=1)] = 0.3
     """Share of an epoch's frames that are replayed, drawn anew for each; 0 only measures what is forgotten."""
-    holdout: Annotated[int, Field(ge=0)] | Share = 0.05
+    holdout: Number | HeldOutShare = 0.05
     """Clips kept to measure retention, counted as `data.holdout`; 0 measures none."""
 
 
@@ -85,13 +127,13 @@ class DataConfig(Section):
     """Layout of `path`; `auto` looks at the content."""
     language: str | None = None
     """Language of rows that name none."""
-    holdout: Annotated[int, Field(ge=0)] | Share = 0.05
+    holdout: Number | HeldOutShare = 0.05
     """Clips kept for evaluation: a number, or a share (never fewer than 1 nor more than 64)."""
-    min_s: Annotated[float, Field(ge=0)] = 0.3
+    min_s: Seconds = 0.3
     """Shorter clips are skipped."""
-    max_s: Annotated[float, Field(gt=0)] = 30.0
+    max_s: Annotated[float, Field(gt=0, le=86_400)] = 30.0
     """Longer clips are skipped."""
-    batch_frames: Count = 3200
+    batch_frames: Frames = 3200
     """Budget of one micro-batch on one device, in frames including padding."""
     max_clips: Count = 64
     """Most clips in one micro-batch."""
@@ -99,7 +141,7 @@ class DataConfig(Section):
     """Where features are read from while training; `auto` takes memory while they fit in 1 GB."""
     cache_dir: UserPath | None = None
     """Where features are cached; default `$TTSTRAIN_CACHE`, else `~/.cache/ttstrain`."""
-    workers: Annotated[int, Field(ge=0)] | Auto = "auto"
+    workers: Annotated[int, Field(ge=0, le=256)] | Auto = "auto"
     """Processes that load data; `auto` needs none while features are in memory."""
     replay: ReplayConfig | None = None
     """Other clips mixed in against forgetting."""
@@ -109,9 +151,9 @@ class DataConfig(Section):
 
 
 class LoraConfig(Section):
-    rank: Count = 16
+    rank: Annotated[int, Field(ge=1, le=8192)] = 16
     """Width of the two matrices that each adapted layer gets."""
-    alpha: Annotated[float, Field(gt=0)] = 32.0
+    alpha: Annotated[float, Field(gt=0, le=65_536)] = 32.0
     """Their product is scaled by alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """On the adapters' input."""
@@ -153,11 +195,11 @@ class Cosine(_Schedule):
 
 class CosineRestarts(_Schedule):
     kind: Literal["cosine_restarts"] = "cosine_restarts"
-    t_0: Count = 5000
+    t_0: Steps = 5000
     """Steps in the first cycle after warmup."""
-    t_mult: Count = 2
+    t_mult: Annotated[int, Field(ge=1, le=1000)] = 2
     """Each cycle is this many times as long as the one before."""
-    eta_min: Annotated[float, Field(ge=0)] = 1e-6
+    eta_min: Annotated[float, Field(ge=0, le=1)] = 1e-6
     """LR at the bottom of each cycle, absolute."""
 
 
@@ -203,21 +245,21 @@ OptimizerKind = Literal["adamw", "adamw8bit", "lion", "adan", "muon", "schedule_
 
 
 class GroupRule(Section):
-    name: str
+    name: Name
     """How the group is called in logs: `optim/lr/<optimizer>/<name>`."""
     match: list[str] = Field(min_length=1)
     """Patterns over parameter names (`*` and `?` as in a shell). The first rule that matches wins."""
-    lr: Annotated[float, Field(gt=0)] | None = None
+    lr: Rate | None = None
     """Peak LR of the group."""
-    lr_scale: Annotated[float, Field(gt=0)] | None = None
+    lr_scale: Factor | None = None
     """Peak LR of the group as a factor of its optimizer's."""
-    weight_decay: Annotated[float, Field(ge=0)] | None = None
-    betas: tuple[float, float] | None = None
-    max_grad_norm: Annotated[float, Field(gt=0)] | None = None
+    weight_decay: Decay | None = None
+    betas: tuple[Beta, Beta] | None = None
+    max_grad_norm: Norm | None = None
     """Clip the group's gradients by themselves to this norm; the optimizer's own `max_grad_norm` is for the others."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
     """Factor per layer from the last to the first, layers counted by the first number in a parameter's name."""
-    frozen: bool | tuple[int, int] = False
+    frozen: bool | tuple[Step, Step] = False
     """Never trained, or not trained in steps [from, to)."""
     schedule: Schedule | None = None
     """Schedule of this group, when it differs from the run's."""
@@ -230,7 +272,7 @@ class GroupRule(Section):
 
     @model_validator(mode="after")
     def _ordered_range(self) -> GroupRule:
-        if isinstance(self.frozen, tuple) and not 0 <= self.frozen[0] < self.frozen[1]:
+        if isinstance(self.frozen, tuple) and not self.frozen[0] < self.frozen[1]:
             raise ValueError("`frozen: [from, to]` wants 0 <= from < to")
         return self
 
@@ -239,26 +281,26 @@ class OptimizerOverride(Section):
     """What one named optimizer of a task does differently; unset keys are taken from `optim`."""
 
     kind: OptimizerKind | None = None
-    lr: Annotated[float, Field(gt=0)] | None = None
-    weight_decay: Annotated[float, Field(ge=0)] | None = None
-    betas: tuple[float, float] | None = None
-    eps: Annotated[float, Field(gt=0)] | None = None
+    lr: Rate | None = None
+    weight_decay: Decay | None = None
+    betas: tuple[Beta, Beta] | None = None
+    eps: Annotated[float, Field(gt=0, le=1)] | None = None
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
-    max_grad_norm: Annotated[float, Field(gt=0)] | None = None
+    max_grad_norm: Norm | None = None
 
 
 class OptimConfig(Section):
     kind: OptimizerKind = "adamw"
-    lr: Annotated[float, Field(gt=0)] = 1e-5
+    lr: Rate = 1e-5
     """Peak LR of every parameter that no group rule gives another."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Decay = 0.01
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    eps: Annotated[float, Field(gt=0, le=1)] = 1e-8
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """For `sgd` and `muon`."""
     decay_norms_and_biases: bool = False
     """Apply weight decay to one-dimensional parameters too, as upstream trainers do."""
-    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    max_grad_norm: Norm | None = 1.0
     """Clip each optimizer's gradients to this norm; null never clips."""
     groups: list[GroupRule] = []
     """Layers: named groups with their own LR. Parameters that no rule matches form the group `default`."""
@@ -274,7 +316,7 @@ class EarlyStop(Section):
     metric: str = "eval/loss/total"
     patience: Count = 5
     """Evaluations without improvement before the run stops."""
-    min_delta: Annotated[float, Field(ge=0)] = 0.0
+    min_delta: Weight = 0.0
 
 
 class StageStop(EarlyStop):
@@ -287,8 +329,8 @@ class StageData(Section):
 
     speakers: list[str] = []
     languages: list[str] = []
-    min_s: Annotated[float, Field(ge=0)] | None = None
-    max_s: Annotated[float, Field(gt=0)] | None = None
+    min_s: Seconds | None = None
+    max_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
     clips: list[str] = []
     """Patterns over clip ids (`*` and `?` as in a shell)."""
 
@@ -296,16 +338,16 @@ class StageData(Section):
 class StageConfig(Section):
     """One part of a run with its own data, learning rates and frozen groups."""
 
-    name: Annotated[str, Field(pattern=r"^[\w-]+$")]
-    steps: Count | None = None
+    name: Annotated[Name, Field(pattern=r"^[\w-]+$")]
+    steps: Steps | None = None
     """Length in updates."""
-    epochs: Annotated[float, Field(gt=0)] | None = None
+    epochs: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
     """Length in passes over the stage's clips, instead of `steps`."""
     share: Annotated[float, Field(gt=0, le=1)] | None = None
     """Length as a share of `train.steps`, instead of `steps`; the shares of all stages add up to 1."""
-    lr_scale: Annotated[float, Field(gt=0)] = 1.0
+    lr_scale: Factor = 1.0
     """Factor of every group's peak LR."""
-    group_lr_scale: dict[str, Annotated[float, Field(gt=0)]] = {}
+    group_lr_scale: dict[str, Factor] = {}
     """Further factors, by group: a name or pattern, or `<optimizer>/<name>`."""
     frozen: list[str] = []
     """Groups that the stage does not train, named likewise."""
@@ -333,22 +375,22 @@ class StageConfig(Section):
 
 
 class TrainConfig(Section):
-    steps: Count | Auto | None = None
+    steps: Steps | Auto | None = None
     """Length of the run in updates; `auto` derives it from the hours of data."""
-    epochs: Annotated[float, Field(gt=0)] | None = None
+    epochs: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
     """Length of the run in passes over the data, instead of `steps`."""
-    accumulate: Count = 1
+    accumulate: Annotated[int, Field(ge=1, le=65_536)] = 1
     """Micro-batches in one step, on each device."""
-    step_frames: Count | None = None
+    step_frames: Frames | None = None
     """Frames in one step over all devices, instead of `accumulate`, so that any number of GPUs makes the same step."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto` is bf16 where the device really has it, fp32 elsewhere."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
-    seed: int = 0
-    log_every: Count = 1
+    seed: Seed = 0
+    log_every: Steps = 1
     """Steps between lines of metrics.jsonl; incidents and evaluations are always written."""
-    measure_every: Count = 10
+    measure_every: Steps = 10
     """Steps between gradient norms and update ratios of every group; they copy the weights once."""
     early_stop: EarlyStop | None = None
     """Stop when evaluations no longer improve; with `stages`, go on to the next one."""
@@ -366,24 +408,24 @@ class EmaConfig(Section):
     enabled: bool = True
     decay: Annotated[float, Field(ge=0, lt=1)] | Auto = "auto"
     """`auto` averages over the last tenth of the run, never longer than 10,000 steps."""
-    start_step: Annotated[int, Field(ge=0)] = 0
+    start_step: Step = 0
     """Before this step the average is a copy of the weights."""
-    every: Count = 1
+    every: Steps = 1
     """Steps between updates of the average; the decay counts steps either way."""
 
 
 class GuardConfig(Section):
     max_skips: Count = 3
     """Skipped steps in a row before the run rolls back."""
-    spike: Annotated[float, Field(gt=0)] | None = 12.0
+    spike: Annotated[float, Field(gt=0, le=1e9)] | None = 12.0
     """Roll back when a loss is three times the recent median and this many robust standard deviations above it; null
     never does."""
     window: Count = 128
     """Finite losses the median is taken over; spikes are judged once it is full."""
-    snapshot_every: Count | Auto = "auto"
+    snapshot_every: Steps | Auto = "auto"
     """Steps between good states kept for a rollback."""
     snapshot: Literal["memory", "disk"] = "memory"
-    max_rollbacks: Annotated[int, Field(ge=0)] = 3
+    max_rollbacks: Number = 3
     """Rollbacks before the run gives up with exit code 5."""
     lr_factor: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Multiply every LR by this after each rollback."""
@@ -392,26 +434,26 @@ class GuardConfig(Section):
 
 
 class EvalConfig(Section):
-    every: Count | Auto | None = "auto"
+    every: Steps | Auto | None = "auto"
     """Steps between evaluations; null never evaluates."""
     max_clips: Count = 64
     """Held-out clips used."""
 
 
 class SampleConfig(Section):
-    every: Count | Auto | None = "auto"
+    every: Steps | Auto | None = "auto"
     """Steps between spoken samples; null never speaks."""
     texts: list[str] = []
     """What to say; empty takes the held-out clips' own sentences."""
-    count: Annotated[int, Field(ge=0)] = 2
+    count: Annotated[int, Field(ge=0, le=1000)] = 2
     """Held-out clips spoken when `texts` is empty."""
 
 
 class CheckpointConfig(Section):
-    every: Count | Auto = "auto"
+    every: Steps | Auto = "auto"
     """Steps between checkpoints."""
     keep_last: Count = 2
-    keep_every: Count | None = None
+    keep_every: Steps | None = None
     """Keep the checkpoints of every so many steps for good."""
     best: str | None = "eval/loss/total"
     """Metric whose lowest value decides what `checkpoints/best` points to; null keeps no best."""
@@ -431,7 +473,7 @@ class TrackingConfig(Section):
 class Recipe(Section):
     """One run, from data to files."""
 
-    name: Annotated[str, Field(pattern=r"^[^/\\.][^/\\]*$")] | None = None
+    name: Annotated[Name, Field(pattern=r"^[^/\\.][^/\\]*$")] | None = None
     """Name of the run and of its folder; default: the recipe's name and the time."""
     task: str
     """What is trained, as `family` or `family/task`."""

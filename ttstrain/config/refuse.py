@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from ttstrain import families
 from ttstrain.config.plan import DataFacts, GroupPlan, Plan
-from ttstrain.config.recipe import CosineRestarts, Exponential, F5Linear, OptimConfig, Recipe, Schedule
+from ttstrain.config.recipe import CosineRestarts, Exponential, F5Linear, OptimConfig, OptimizerKind, Recipe, Schedule
 from ttstrain.data.text_summary import check_texts
 from ttstrain.errors import DataError, RecipeError
-from ttstrain.optim.settings import READS_BETAS, READS_EPS, READS_MOMENTUM
+from ttstrain.optim.settings import READS_BETAS, READS_EPS, READS_MOMENTUM, settings_of
 from ttstrain.optim.stages import Curriculum, Place, Stage, check_groups, steps_of
 
 LR_FLOOR = 1e-3  # of the peak: below it nothing is learnt
 FLOOR_SHARE = 0.05  # of the run may train below the floor: a cosine to zero spends 2 % there, as it should
 CURVE_POINTS = 2000  # updates looked at; enough to measure a share of a long run
+
+MOST_STEPS = 100_000_000
+# Peak LRs that no run comes back from: for all weights of a base, for adapters over it, for a net from scratch. Adam
+# and its like move every weight by about the LR in each update, whatever the gradient; the others move it by less.
+HIGHEST_LR = (5e-3, 5e-2, 0.1)
+HIGHEST_LR_OF: Mapping[OptimizerKind, tuple[float, float, float]] = {
+    "muon": (5e-2, 5e-2, 0.5),
+    "scaled_adam": (0.1, 0.1, 0.5),
+    "sgd": (1.0, 1.0, 1.0),
+}
+MEASURED = ("loss", "ema_loss", "retention", "ema_retention", "stage")  # what an evaluation gives, as `eval/<this>/...`
 
 
 def check_read(recipe: Recipe, origins: Mapping[str, str]) -> None:
@@ -31,6 +44,7 @@ def check_read(recipe: Recipe, origins: Mapping[str, str]) -> None:
     if recipe.lora is not None and recipe.base is None:
         raise RecipeError("`lora` adapts a base, and the recipe names none", hint="give its weights with `--base PATH`")
     _check_lengths(recipe, origins)
+    _check_metrics(recipe, origins)
     if not recipe.stages and (recipe.checkpoint.best or "").startswith("eval/stage/"):
         raise RecipeError(
             f"`checkpoint.best` is `{recipe.checkpoint.best}`, and the recipe has no stages",
@@ -52,6 +66,59 @@ def check_read(recipe: Recipe, origins: Mapping[str, str]) -> None:
                 f"`stages.{index}.early_stop` needs evaluations, and `eval.every` is null",
                 hint="set `eval.every=auto`, or drop one",
             )
+
+
+def _check_metrics(recipe: Recipe, origins: Mapping[str, str]) -> None:
+    """Refuse names of metrics that no evaluation of this run can give; the losses of a task are known at step 0."""
+    given = [kind for kind in MEASURED if _is_measured(kind, recipe)]
+    for key, metric in _named_metrics(recipe, origins):
+        place, _, rest = metric.partition("/")
+        kind, _, name = rest.partition("/")
+        if place == "eval" and name and kind in (*given, "stage"):  # `stage` is said in its own words
+            continue
+        why = ""
+        if place == "eval" and name and kind in MEASURED:
+            why = f": it needs {'`ema.enabled`' if kind == 'ema_loss' else '`data.replay` with clips held out'}"
+        raise RecipeError(
+            f"`{key}` is `{metric}`, which no evaluation of this run gives{why}",
+            hint="its metrics are " + ", ".join(f"`eval/{kind}/<loss>`" for kind in given) + ", such as "
+            f"`eval/{given[0]}/total`",
+        )
+
+
+def check_measured(recipe: Recipe, origins: Mapping[str, str], measured: Collection[str]) -> None:
+    """Refuse names of metrics that are not among those which the first evaluation gave. Raises RecipeError."""
+    known = {*measured, *(name.replace("eval/loss/", "eval/stage/") for name in measured if recipe.stages)}
+    for key, metric in _named_metrics(recipe, origins):
+        if metric not in known:
+            names = sorted(name for name in known if name.startswith("eval/"))
+            near = difflib.get_close_matches(metric, names, n=1, cutoff=0.9)
+            raise RecipeError(
+                f"`{key}` is `{metric}`, and evaluations give {', '.join(f'`{name}`' for name in names)}",
+                hint=f"did you mean `{near[0]}`?" if near else f"set `{key}` to one of them",
+            )
+
+
+def _named_metrics(recipe: Recipe, origins: Mapping[str, str]) -> list[tuple[str, str]]:
+    """List (key, metric) of what decides on the best checkpoint and on stopping, where someone set it."""
+    named = []
+    if recipe.checkpoint.best is not None and _is_set("checkpoint.best", origins):
+        named.append(("checkpoint.best", recipe.checkpoint.best))
+    if recipe.train.early_stop is not None:
+        named.append(("train.early_stop.metric", recipe.train.early_stop.metric))
+    stops = ((index, stage.early_stop) for index, stage in enumerate(recipe.stages))
+    return [*named, *((f"stages.{index}.early_stop.metric", stop.metric) for index, stop in stops if stop is not None)]
+
+
+def _is_measured(kind: str, recipe: Recipe) -> bool:
+    replay = recipe.data.replay
+    needs = {
+        "ema_loss": recipe.ema.enabled,
+        "retention": replay is not None and replay.holdout > 0,
+        "ema_retention": recipe.ema.enabled and replay is not None and replay.holdout > 0,
+        "stage": bool(recipe.stages),
+    }
+    return needs.get(kind, True)
 
 
 def _check_lengths(recipe: Recipe, origins: Mapping[str, str]) -> None:
@@ -118,7 +185,18 @@ def _check_stages(recipe: Recipe, facts: DataFacts) -> None:
 
 
 def check_plan(plan: Plan) -> None:
-    """Refuse a plan whose learning rate or average cannot do what it is for."""
+    """Refuse a plan whose length, learning rate, groups or average cannot do what they are for."""
+    if plan.steps > MOST_STEPS:
+        raise RecipeError(
+            f"the run would have {plan.steps:,} steps", hint=f"give it {MOST_STEPS:,} at most, or fewer `train.epochs`"
+        )
+    families.find_task(plan.recipe.task).config.model_validate(plan.recipe.model).check_run(
+        plan.recipe, steps=plan.steps
+    )
+    if not _trained(plan):
+        raise RecipeError(
+            "every group is frozen: nothing would be trained", hint="let a rule of `optim.groups` go without `frozen`"
+        )
     for group in plan.groups:
         if isinstance(group.frozen, tuple) and group.frozen[0] >= plan.steps:
             raise RecipeError(
@@ -133,6 +211,7 @@ def check_plan(plan: Plan) -> None:
             )
         for group in _trained(plan):
             if place.stage.trains(group):
+                _check_height(group, plan, place)
                 _check_warmup(group, plan, place)
                 _check_floor(group, plan, place)
     _check_ema(plan)
@@ -169,6 +248,23 @@ def check_resume(plan: Plan, step: int, *, ended: Sequence[Sequence[Any]] = ()) 
             f"`{key}={more} {constant}` goes on at the peak LR"
         ),
     )
+
+
+def _check_height(group: GroupPlan, plan: Plan, place: Place) -> None:
+    """Refuse a peak LR that is far beyond what weights survive."""
+    recipe = plan.recipe
+    kind = settings_of(recipe.optim, group.optimizer).kind
+    start, where = (2, "from scratch") if recipe.base is None else (0, "all weights of a base")
+    if recipe.lora is not None:
+        start, where = 1, "adapters"
+    highest = HIGHEST_LR_OF.get(kind, HIGHEST_LR)[start]
+    peak = place.stage.peak_lr(group)
+    if peak > highest:
+        raise RecipeError(
+            f"group `{group.key}` would train at LR {peak:g}: with `{kind}`, training {where}, nothing is left of a "
+            f"net above {highest:g}",
+            hint="recipes for published nets have 5e-6 to 2e-4: `ttstrain recipes show NAME`; set `optim.lr`",
+        )
 
 
 def _check_warmup(group: GroupPlan, plan: Plan, place: Place) -> None:

@@ -94,7 +94,7 @@ def build(
         table,
         curriculum=curriculum,
         seed=recipe.train.seed,
-        new_rows=None if rows_first is None else _new_rows(rows_first, dict(named), total_steps=plan.steps),
+        new_rows=None if rows_first is None else _new_rows(rows_first, dict(named)),
     )
     ema = None
     if plan.ema_decay is not None:
@@ -175,12 +175,7 @@ def _precision(recipe: Recipe, device: torch.device, ranks: Ranks) -> Kind:
     return "fp32" if "fp32" in kinds else kinds[0]
 
 
-def _new_rows(first: RowsFirst, named: Mapping[str, nn.Parameter], *, total_steps: int) -> NewRows:
-    if first.steps >= total_steps:
-        raise RecipeError(
-            f"new rows are to train alone for {first.steps} steps, and the whole run has {total_steps}",
-            hint="lower `model.first_new_rows`, or raise `train.steps`",
-        )
+def _new_rows(first: RowsFirst, named: Mapping[str, nn.Parameter]) -> NewRows:
     return NewRows(first.steps, {name: named[name] for name in first.tables})
 
 

@@ -10,6 +10,7 @@ from typing import Literal, NoReturn, get_args
 
 import torch
 
+from ttstrain.config.refuse import check_measured
 from ttstrain.engine import checkpointing
 from ttstrain.engine.evaluate import Pieces, evaluate
 from ttstrain.engine.guard import Action, Incident
@@ -307,6 +308,7 @@ def _evaluate(run: Run, held_out: HeldOut) -> dict[str, float]:
     if curriculum.staged and stage is None:
         losses = {key: value for key, value in values.items() if key.startswith(EVALUATED)}
         values |= {key.replace(EVALUATED, OF_STAGE): value for key, value in losses.items()}
+    check_measured(run.plan.recipe, run.plan.origins, values)
     if run.progress.step == 0:
         run.best.improves(0, values)
     _report(run, values)

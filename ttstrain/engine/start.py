@@ -14,14 +14,14 @@ import torch
 from ttstrain.checkpoint import store
 from ttstrain.checkpoint.loading import LoadReport, Tensors, compare, load_weights
 from ttstrain.checkpoint.lock import RunLock, hold
-from ttstrain.checkpoint.merging import explain, open_base, open_training
+from ttstrain.checkpoint.merging import explain, open_for, open_training
 from ttstrain.checkpoint.meta import check_vocab, compare_front_ends
 from ttstrain.checkpoint.tensorfile import read_tree
 from ttstrain.checkpoint.upstream import OpenedCheckpoint, open_checkpoint
 from ttstrain.config.compose import COMMAND_LINE, RECIPE, Composed, compose, compose_run, with_flags
 from ttstrain.config.plan import Plan
 from ttstrain.config.project import with_project
-from ttstrain.config.recipe import Recipe, base_files
+from ttstrain.config.recipe import Recipe
 from ttstrain.config.refuse import check_resume
 from ttstrain.config.render import plan_lines
 from ttstrain.config.resolve import DEFAULT, parse, resolve
@@ -80,7 +80,7 @@ def start(composed: Composed, *, show: ShowProgress = no_progress) -> Path:
         lora.check_installed(recipe.lora)
         if here.ranks.main:
             folder.check_name(recipe)
-        base = None if recipe.base is None else _open_base(recipe)
+        base = None if recipe.base is None else open_for(recipe)
         prepared = prepare(recipe, device=here.device, ranks=here.ranks, show=show)
         plan = resolve(
             recipe,
@@ -93,7 +93,7 @@ def start(composed: Composed, *, show: ShowProgress = no_progress) -> Path:
         if here.ranks.main:
             _check_disk(plan, place)
         run = _build(plan, prepared, place, here)
-        notes = _without_base(run) if base is None else _load_base(run, base)
+        notes = [] if base is None else _load_base(run, base)
         _check_alike(run)
         notes = [*_describe(run, prepared), *notes]
         _train(run, prepared, here, notes)
@@ -288,22 +288,6 @@ def _describe(run: Run, prepared: Prepared) -> list[str]:
 # ---------------------------------------------------------------- weights to start from
 
 
-def _open_base(recipe: Recipe) -> OpenedCheckpoint:
-    assert recipe.base is not None
-    opened = open_base(base_files(recipe.base), task=recipe.task)
-    opened.check_model(recipe.model)
-    return opened
-
-
-def _without_base(run: Run) -> list[str]:
-    if run.optimizers.new_rows is not None:
-        raise RecipeError(
-            "new rows are to train first, but without a base every row is new",
-            hint="give a base (`--base`), or leave `model.first_new_rows` out",
-        )
-    return []
-
-
 def _load_base(run: Run, base: OpenedCheckpoint) -> list[str]:
     """Load weights only: a base that holds an optimizer is still a base. The average starts as their copy."""
     fitted = run.task.fitted(base)
@@ -481,7 +465,7 @@ def _train(
 ) -> None:
     """Train to the end, whatever it is; trackers hear how it ended."""
     held_out = build.hold_out(run, prepared)
-    notes = [*notes, *recover_base(run, held_out.previews, lambda: _open_base(run.plan.recipe))]
+    notes = [*notes, *recover_base(run, held_out.previews, lambda: open_for(run.plan.recipe))]
     if held_out.previews.sentences:
         notes.append(f"previews are spoken by {run.task.ready_to_speak()}")
     snapshots = build.make_snapshots(run)

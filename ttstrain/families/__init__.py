@@ -96,6 +96,13 @@ class ModelConfig(Section):
         """
         return {}
 
+    def check_run(self, recipe: Recipe, *, steps: int) -> None:
+        """Refuse settings that cannot go with the rest of the recipe, or with a run of so many steps.
+
+        Raises RecipeError.
+        """
+        return
+
     @abstractmethod
     def length(self, clip: Clip) -> int:
         """Return the clip's length in frames, known from its duration without decoding; as `TaskData.length`."""

@@ -53,10 +53,10 @@ def test_yaml_is_the_resolved_recipe() -> None:
 
 
 def test_flags_set_what_they_are_called_after(tmp_path: Path) -> None:
-    arguments = ["--data", "package:demo", "--base", "some.safetensors", "--run-dir", str(tmp_path)]
+    arguments = ["--data", "package:demo", "--base", "hf://owner/repo/some.safetensors", "--run-dir", str(tmp_path)]
     plan = json.loads(run(app, ["plan", "f5_v1_new_voice", *arguments, "--json"]).stdout)
     assert plan["recipe"]["data"]["path"] == "package:demo"
-    assert plan["recipe"]["base"] == "some.safetensors"
+    assert plan["recipe"]["base"] == "hf://owner/repo/some.safetensors"
     assert plan["recipe"]["run_dir"] == str(tmp_path)
     assert {plan["origins"][key] for key in ("data.path", "base", "run_dir")} == {"command line"}
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ttstrain.config.recipe import Count, Section
+from ttstrain.config.recipe import Depth, Section, Seed, Size, Step
+from ttstrain.errors import RecipeError
 from ttstrain.families import ModelConfig
 from ttstrain.families.flow.cost import HALF, SINGLE, activation_bytes
 from ttstrain.families.flow.shapes import CONV_GROUPS, LORA_TARGETS, parameter_shapes
@@ -46,26 +47,28 @@ class CfmConfig(Section):
         low, high = self.frac_lengths
         if low > high:
             raise ValueError("`frac_lengths` goes from the shortest to the longest share")
+        if high == 0:
+            raise ValueError("`frac_lengths` ends at 0: nothing would be filled in, and so nothing learned")
         return self
 
 
 class SamplingConfig(Section):
     """How speech is made, in previews and by `ttstrain sample`."""
 
-    steps: Count = 16
+    steps: Annotated[int, Field(ge=1, le=10_000)] = 16
     """Steps of the ODE solver; `midpoint` evaluates the net twice in each."""
-    cfg_strength: Annotated[float, Field(ge=0)] = 2.0
+    cfg_strength: Annotated[float, Field(ge=0, le=1000)] = 2.0
     """Strength of classifier-free guidance; 0 needs half the time."""
     sway: Annotated[float, Field(ge=-1, le=1.75)] | None = -1.0
     """Coefficient of sway sampling, which spends more steps near the noise; null spreads them evenly."""
     method: Literal["euler", "midpoint"] = "euler"
     epss: bool = True
     """Use the published empirically pruned grids where `steps` is 5, 6, 7, 10, 12 or 16."""
-    speed: Annotated[float, Field(gt=0)] = 1.0
+    speed: Annotated[float, Field(gt=0, le=100)] = 1.0
     """Speaking rate relative to the reference."""
-    seconds_per_byte: Annotated[float, Field(gt=0)] = 0.07
+    seconds_per_byte: Annotated[float, Field(gt=0, le=10)] = 0.07
     """Length of speech per UTF-8 byte of text where no reference tells it; 0.07 suits English read aloud."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Of the noise that speech starts from; another seed is another reading."""
     vocoder: str | None = None
     """Vocos or BigVGAN, whichever fits `mel`: folder, file or hf://owner/repo; null: Griffin-Lim, which is rougher."""
@@ -76,19 +79,19 @@ class FlowConfig(ModelConfig):
 
     backbone: Literal["dit", "unett"] = "dit"
     """`dit` is F5-TTS, `unett` is E2-TTS."""
-    dim: Count = 1024
-    depth: Count = 22
-    heads: Count = 16
-    dim_head: Count = 64
-    ff_mult: Count = 2
+    dim: Size = 1024
+    depth: Depth = 22
+    heads: Size = 16
+    dim_head: Size = 64
+    ff_mult: Annotated[int, Field(ge=1, le=64)] = 2
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    text_dim: Count = 512
+    text_dim: Size = 512
     """Width of the text embedding; E2 uses `n_mels`."""
-    conv_layers: Annotated[int, Field(ge=0)] = 4
+    conv_layers: Annotated[int, Field(ge=0, le=1024)] = 4
     """ConvNeXt blocks over the text; E2 has none."""
     text_mask_padding: bool = True
     """Keep the filler after the text at zero: true for v1 nets, false for v0 and E2."""
-    pe_attn_head: Count | None = None
+    pe_attn_head: Size | None = None
     """Heads that get rotary positions: null is all (v1), 1 is the first only (v0 and E2)."""
     qk_norm: Literal["rms_norm"] | None = None
     attn_mask_enabled: bool = False
@@ -104,7 +107,7 @@ class FlowConfig(ModelConfig):
 
     mel: Literal["vocos", "bigvgan"] = "vocos"
     """Which vocoder's mel; the two are not interchangeable."""
-    n_mels: Count = 100
+    n_mels: Size = 100
 
     tokenizer: Literal["pinyin", "char", "custom"] = "pinyin"
     """`pinyin` as upstream's inference reads every text; `custom` the same with any vocab; `char` splits characters."""
@@ -112,7 +115,7 @@ class FlowConfig(ModelConfig):
     """File with one token per line, or `package:emilia` for the vocab of the published nets."""
     base_vocab: str | None = None
     """Vocab of the base where it lies neither beside the base nor in it; null looks there, and at the size."""
-    first_new_rows: Annotated[int, Field(ge=0)] = 0
+    first_new_rows: Step = 0
     """Steps at the start in which only the rows of tokens that the base's vocab lacks are trained."""
     max_unknown: Probability = 0.005
     """Refuse to train when a larger share of the data's tokens is not in `vocab`, and so would be read as spaces."""
@@ -151,6 +154,19 @@ class FlowConfig(ModelConfig):
     def length(self, clip: Clip) -> int:
         """Count the mel's frames from the samples that are kept of the clip, without decoding."""
         return clip.samples_at(SAMPLE_RATE) // HOP_LENGTH + (1 if self.mel == "vocos" else 0)
+
+    def check_run(self, recipe: Recipe, *, steps: int) -> None:
+        """Refuse new rows that train first where there is no base, or no step after them."""
+        if self.first_new_rows and recipe.base is None:
+            raise RecipeError(
+                "new rows are to train first, but without a base every row is new",
+                hint="give a base (`--base`), or leave `model.first_new_rows` out",
+            )
+        if self.first_new_rows >= steps:
+            raise RecipeError(
+                f"new rows are to train alone for {self.first_new_rows:,} steps, and the whole run has {steps:,}",
+                hint="lower `model.first_new_rows`, or raise `train.steps`",
+            )
 
     def kept_files(self) -> dict[str, str]:
         """Return the vocab, unless it ships with the package."""

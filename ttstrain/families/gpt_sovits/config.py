@@ -7,11 +7,11 @@ nets. A task has the sections that it reads and no others.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
-from ttstrain.config.recipe import Count, Section, UserPath
+from ttstrain.config.recipe import Depth, Rows, Section, Seed, Size, UserPath
 from ttstrain.data.manifest import Clip
 from ttstrain.data.review import Review
 from ttstrain.families import ModelConfig
@@ -21,9 +21,11 @@ from ttstrain.families.gpt_sovits.text.front_end import SovitsFrontEnd
 
 Version = Literal["v1", "v2", "v2Pro", "v2ProPlus"]
 Language = Literal["zh", "en", "ja", "ko", "yue"]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, le=1000)]
+NotNegative = Annotated[float, Field(ge=0, le=1e6)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
+Item = TypeVar("Item")
+Few = Annotated[list[Item], Field(min_length=1, max_length=16)]
 
 SAMPLE_RATE = 32_000  # Hz
 HOP_LENGTH = 640  # samples of a spectrogram's frame: 50 a second
@@ -59,17 +61,17 @@ class TextConfig(Section):
 class SamplingConfig(Section):
     """How previews and `ttstrain sample` speak: upstream's settings."""
 
-    top_k: Count = 15
+    top_k: Rows = 15
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     temperature: Positive = 1.0
-    repetition_penalty: Annotated[float, Field(ge=1)] = 1.35
+    repetition_penalty: Annotated[float, Field(ge=1, le=100)] = 1.35
     """On every semantic token that was spoken or stands in the prompt."""
     max_s: Positive = 54.0
     """Longest speech of one sentence."""
     noise_scale: NotNegative = 0.5
     """Of the VAE's prior."""
     speed: Positive = 1.0
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
 
 # ---------------------------------------------------------------- the nets
@@ -78,13 +80,13 @@ class SamplingConfig(Section):
 class GptNetConfig(Section):
     """Text2SemanticDecoder, upstream's "s1": names and values of its `s1longer-v2.yaml`."""
 
-    embedding_dim: Count = 512
-    hidden_dim: Count = 512
-    head: Count = 16
-    n_layer: Count = 24
-    vocab_size: Count = 1025
+    embedding_dim: Size = 512
+    hidden_dim: Size = 512
+    head: Size = 16
+    n_layer: Depth = 24
+    vocab_size: Rows = 1025
     """Semantic tokens and the end of speech."""
-    phoneme_vocab_size: Count = 732
+    phoneme_vocab_size: Rows = 732
     """Rows of the phoneme table; 512 in v1, of which 322 are used."""
     dropout: Probability = 0.1
     """In attention, feed-forward and positions; upstream hard-codes it whatever its YAML says."""
@@ -111,22 +113,22 @@ class VaeNetConfig(Section):
     What upstream hard-codes (768 HuBERT channels, 1024 codes, 512 MRTE channels, 704 reference bins) is no setting.
     """
 
-    inter_channels: Count = 192
-    hidden_channels: Count = 192
-    filter_channels: Count = 768
-    n_heads: Count = 2
-    n_layers: Count = 6
-    kernel_size: Count = 3
+    inter_channels: Size = 192
+    hidden_channels: Size = 192
+    filter_channels: Size = 768
+    n_heads: Size = 2
+    n_layers: Depth = 6
+    kernel_size: Size = 3
     p_dropout: Probability = 0.1
     """In the text encoders; the reference encoder always has 0.1."""
-    resblock_kernel_sizes: list[int] = Field(default=[3, 7, 11])
-    resblock_dilation_sizes: list[list[int]] = Field(default=[[1, 3, 5], [1, 3, 5], [1, 3, 5]])
-    upsample_rates: list[int] = Field(default=[10, 8, 2, 2, 2])
-    upsample_initial_channel: Count = 512
-    upsample_kernel_sizes: list[int] = Field(default=[16, 16, 8, 2, 2])
-    gin_channels: Count = 512
+    resblock_kernel_sizes: Few[Size] = Field(default=[3, 7, 11])
+    resblock_dilation_sizes: Few[Few[Size]] = Field(default=[[1, 3, 5], [1, 3, 5], [1, 3, 5]])
+    upsample_rates: Few[Size] = Field(default=[10, 8, 2, 2, 2])
+    upsample_initial_channel: Size = 512
+    upsample_kernel_sizes: Few[Size] = Field(default=[16, 16, 8, 2, 2])
+    gin_channels: Size = 512
     """Width of the speaker's style; 1024 in v2Pro and v2ProPlus."""
-    segment_size: Count = 20_480
+    segment_size: Rows = 20_480
     """Samples of a clip that the decoder makes in a step; a multiple of 640."""
     c_mel: NotNegative = 45.0
     c_kl: NotNegative = 1.0
@@ -134,7 +136,7 @@ class VaeNetConfig(Section):
     """Semantic tokens stay what they are, so that GPT and VAE agree; upstream's setting."""
     discriminator: bool = True
     """Train against the multi-period discriminator; false leaves mel distance and KL alone."""
-    discriminator_channels: Count = 1024
+    discriminator_channels: Size = 1024
     """Most channels of a layer of the discriminator; fewer than the published 1024 make a small one."""
 
     @model_validator(mode="after")

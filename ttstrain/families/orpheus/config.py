@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from ttstrain.config.recipe import Count, Section
+from ttstrain.config.recipe import Depth, Rows, Section, Seed, Size
 from ttstrain.data.review import Review
 from ttstrain.families import MemoryScheme, ModelConfig
 from ttstrain.families.orpheus.data_config import RowsConfig
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 PREFIX = "net."  # of the task's keys before those of a Hugging Face folder
 LORA_TARGETS = ("*.self_attn.[qkvo]_proj", "*.mlp.gate_proj", "*.mlp.up_proj", "*.mlp.down_proj")
 
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, le=1e12)]
 
 
 class RopeScaling(Section):
@@ -36,36 +36,36 @@ class RopeScaling(Section):
     factor: Positive = 32.0
     low_freq_factor: Positive = 1.0
     high_freq_factor: Positive = 4.0
-    original_max_position_embeddings: Count = 8192
+    original_max_position_embeddings: Rows = 8192
 
 
 class LossConfig(Section):
     """What is learned besides the plain cross entropy."""
 
-    z_loss: Annotated[float, Field(ge=0)] = 0.0
+    z_loss: Annotated[float, Field(ge=0, le=1000)] = 0.0
     """Weight of the squared log-normaliser, against logits that drift; 1e-4 is usual."""
     slot_loss: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of an audio token's loss that is taken over its slot's 4096 codes alone; the reported losses stay those
     over the whole vocabulary."""
-    chunk_tokens: Count | Literal["auto"] = "auto"
+    chunk_tokens: Rows | Literal["auto"] = "auto"
     """Tokens whose logits are held at a time; `auto` goes by the free memory."""
 
 
 class SamplingConfig(Section):
     """How samples are spoken: the published settings."""
 
-    temperature: Positive = 0.6
+    temperature: Annotated[float, Field(gt=0, le=1000)] = 0.6
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
-    repetition_penalty: Annotated[float, Field(ge=1)] = 1.1
+    repetition_penalty: Annotated[float, Field(ge=1, le=100)] = 1.1
     """On every token that was seen; with less than 1.1 the model loops."""
-    max_tokens: Count = 1200
+    max_tokens: Rows = 1200
     """Longest speech; 1200 tokens are 14 s."""
     grammar: Literal["free", "masked"] = "free"
     """`free` lets the model break the order of slots, and says how often; `masked` allows a slot's own codes alone."""
     voice: str | None = None
     """Name in front of the text where `rows.voice` is `auto`; null takes the name of the speaker that is asked for, if
     there is one."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
 
 class OrpheusConfig(ModelConfig):
@@ -74,24 +74,24 @@ class OrpheusConfig(ModelConfig):
     packed: ClassVar[bool] = True
     features_on_host: ClassVar[bool] = True
 
-    hidden_size: Count = 3072
-    intermediate_size: Count = 8192
-    num_hidden_layers: Count = 28
-    num_attention_heads: Count = 24
-    num_key_value_heads: Count = 8
-    head_dim: Count = 128
+    hidden_size: Size = 3072
+    intermediate_size: Annotated[int, Field(ge=1, le=1_000_000)] = 8192
+    num_hidden_layers: Depth = 28
+    num_attention_heads: Size = 24
+    num_key_value_heads: Size = 8
+    head_dim: Size = 128
     rms_norm_eps: Positive = 1e-5
     rope_theta: Positive = 500_000.0
     rope_scaling: RopeScaling | None = RopeScaling()
-    max_position_embeddings: Count = 131_072
-    vocab_size: Count = 156_940
+    max_position_embeddings: Rows = 131_072
+    vocab_size: Rows = 156_940
     """Rows of the embedding."""
     tie_word_embeddings: bool = True
     """One matrix for the embedding and the head."""
-    text_vocab_size: Count = PUBLISHED.first_custom
+    text_vocab_size: Rows = PUBLISHED.first_custom
     """Ids below are text, as the tokenizer has them; `<custom_token_0>` is the first above."""
-    bos_token_id: Annotated[int, Field(ge=0)] = PUBLISHED.bos
-    eot_token_id: Annotated[int, Field(ge=0)] = PUBLISHED.eot
+    bos_token_id: Annotated[int, Field(ge=0, le=10_000_000)] = PUBLISHED.bos
+    eot_token_id: Annotated[int, Field(ge=0, le=10_000_000)] = PUBLISHED.eot
     """Ends the text, `<|eot_id|>`."""
 
     rows: RowsConfig = RowsConfig()

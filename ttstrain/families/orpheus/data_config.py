@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ttstrain.config.recipe import Count, Section, Share, UserPath
+from ttstrain.config.recipe import Rows, Section, Share, UserPath
 
 TAGS = ("laugh", "chuckle", "sigh", "cough", "sniffle", "groan", "yawn", "gasp")  # of the published English models
 
@@ -16,7 +16,7 @@ class RatioPoint(Section):
 
     at: Annotated[float, Field(ge=0, le=1)]
     """Share of the run."""
-    ratio: Annotated[float, Field(ge=0)]
+    ratio: Annotated[float, Field(ge=0, le=1000)]
     """Micro-batches of text for each of speech; between two points the ratio goes in a straight line."""
 
 
@@ -50,7 +50,7 @@ class RowsConfig(Section):
     held vowels shrink), `exact7` where all seven codes are equal, `none` never."""
     labels: Literal["speech", "all"] = "speech"
     """What is learned: `speech` masks the prompt, `all` learns every token as upstream does."""
-    max_tokens: Count = 2048
+    max_tokens: Rows = 2048
     """Longest row; 2048 tokens are about 24 s of speech."""
     too_long: Literal["skip", "split"] = "skip"
     """What becomes of longer rows: left out, or divided at a pause where a sentence ends; both are reported."""
