@@ -48,7 +48,7 @@ class LossConfig(Section):
     """Share of an audio token's loss that is taken over its slot's 4096 codes alone; the reported losses stay those
     over the whole vocabulary."""
     chunk_tokens: Rows | Literal["auto"] = "auto"
-    """Tokens whose logits are held at a time; `auto` goes by the free memory."""
+    """Tokens whose logits are held at a time; `auto` is 1024 on a GPU, and what fits 80 MB on the CPU."""
 
 
 class SamplingConfig(Section):

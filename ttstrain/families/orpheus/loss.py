@@ -16,8 +16,9 @@ from ttstrain.families.orpheus.batch import EOS_SLOT
 from ttstrain.families.orpheus.ids import CODEBOOK_SIZE, TokenIds
 
 CPU_CHUNK_BYTES: Final = 80_000_000  # of fp32 logits; measured with scripts/bench/lm_head.py
-CUDA_CHUNK_SHARE: Final = 1 / 16  # of the free memory; a chunk takes about four times its fp32 logits
-CUDA_CHUNK_TOKENS: Final = (256, 4096)  # fewer waste the bandwidth of the head's weights, more gain nothing
+# 2.6 GB of logits and their gradients; fewer waste the bandwidth of the head's weights. The same on every GPU, however
+# full it is: sums over tokens are rounded in the order of the chunks, and a resumed run must round as the whole one.
+CUDA_CHUNK_TOKENS: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class HeadOptions:
     ids: TokenIds
     z_loss: float = 0.0  # times the squared log-normaliser (PaLM, arXiv 2204.02311, 5)
     slot_loss: float = 0.0  # share of the loss that is taken over the slot's own ids alone
-    chunk_tokens: int | None = None  # None: by memory
+    chunk_tokens: int | None = None  # None: by the kind of device
 
 
 def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor, slots: Tensor, *, options: HeadOptions) -> HeadLoss:
@@ -54,13 +55,8 @@ def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor, slots: Tensor, *,
 
 
 def chunk_tokens(vocab_size: int, device: torch.device) -> int:
-    """Choose how many tokens' logits are held at a time."""
-    bytes_each = 4 * vocab_size
-    if device.type != "cuda":
-        return max(1, CPU_CHUNK_BYTES // bytes_each)
-    free, _ = torch.cuda.mem_get_info(device)
-    low, high = CUDA_CHUNK_TOKENS
-    return min(max(int(free * CUDA_CHUNK_SHARE) // (4 * bytes_each), low), high)
+    """Return how many tokens' logits are held at a time: the kind of device decides it, not what is free there."""
+    return CUDA_CHUNK_TOKENS if device.type == "cuda" else max(1, CPU_CHUNK_BYTES // (4 * vocab_size))
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -129,8 +125,8 @@ def _chunked(
     grad_weight = torch.zeros_like(weight, dtype=torch.float32) if into_weight else None
     # Fresh memory costs the CPU more than the arithmetic on it: two buffers serve all chunks.
     buffers = [torch.empty(step, v, device=hidden.device) for _ in range(2)] if dtype == torch.float32 else None
-    for start in range(0, m, step):
-        rows = slice(start, min(start + step, m))
+
+    def add(rows: slice) -> None:  # a function, so that one chunk's logits are gone when the next one's are made
         x, target, slot = hidden[rows].to(dtype), targets[rows, None], slots[rows].long()
         if buffers is None:
             logits = x @ head.t()  # (c, v), in half precision as transformers' head
@@ -150,7 +146,7 @@ def _chunked(
             + options.z_loss * log_normaliser[rows].square()
         )
         if grad_hidden is None and grad_weight is None:
-            continue
+            return
         p = log_p.exp_()  # from here on the gradient by the logits
         if options.z_loss or options.slot_loss:
             p.mul_((1 - share + 2 * options.z_loss * log_normaliser[rows])[:, None])
@@ -165,6 +161,9 @@ def _chunked(
                 grad_weight.addmm_(slopes.t(), x, alpha=1 / m)
             else:
                 grad_weight.add_(slopes.t() @ x, alpha=1 / m)  # each product in half precision, their sum in fp32
+
+    for start in range(0, m, step):
+        add(slice(start, min(start + step, m)))
     value = losses.double().mean().float()
     if grad_weight is not None:
         grad_weight = grad_weight.to(weight.dtype)

@@ -121,3 +121,14 @@ def test_no_learned_token_is_no_loss(problem: tuple[Tensor, Tensor, Tensor, Tens
 def test_logits_of_few_tokens_are_held_at_a_time() -> None:
     assert 1 <= chunk_tokens(156_940, torch.device("cpu")) * 156_940 * 4 <= 100e6
     assert math.isfinite(chunk_tokens(100, torch.device("cpu")))
+
+
+def test_a_chunk_is_the_same_on_every_gpu_however_full_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its size decides the order of sums: a resumed run must have that of the whole one."""
+
+    def asked(*_: object) -> None:
+        raise AssertionError("the size depends on the device's memory")
+
+    for name in ("mem_get_info", "get_device_properties", "memory_reserved", "memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, asked)
+    assert chunk_tokens(156_940, torch.device("cuda")) == chunk_tokens(156_940, torch.device("cuda", 3)) == 1024
