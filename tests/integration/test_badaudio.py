@@ -41,7 +41,21 @@ def badaudio(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     folder = tmp_path_factory.mktemp("badaudio")
     maker = shared_data / "make_badaudio.py"
     subprocess.run([sys.executable, str(maker), "--out", str(folder)], check=True, capture_output=True, timeout=120)
+    for case in folder.iterdir():
+        if case.is_dir() and not case.name.startswith("duplicate_"):
+            tell_copies_apart(case / "wavs")
     return folder
+
+
+def tell_copies_apart(folder: Path) -> None:
+    """Change the last sample's lowest bits where the maker gives one recording several texts: that is no case of its
+    own, and the audit leaves such rows out."""
+    seen: list[bytes] = []
+    for path in sorted(folder.glob("*.wav")) if folder.is_dir() else ():
+        content = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+        if content in seen and content.startswith(b"RIFF"):
+            path.write_bytes(content[:-2] + bytes([content[-2] ^ (seen.count(content) + 1), content[-1]]))
+        seen.append(content)
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ from typing import Any
 from ttstrain import documents
 from ttstrain.config.recipe import DataConfig
 from ttstrain.data import atomic
+from ttstrain.data.columns_used import columns_used
 from ttstrain.data.location import cache_root, usable_cores
 from ttstrain.data.manifest import Clip, json_line, total_hours
 from ttstrain.data.measure import RULES, Measured, leads_outside, measure
@@ -88,7 +89,7 @@ def audit(
     measured = kept.of(_paths_to_decode(table.rows, texts), progress, workers or usable_cores())
 
     judged = [_judge(row, text, measured, table, config) for row, text in zip(table.rows, texts, strict=True)]
-    judged = _without_duplicates(judged)
+    judged = _without_contradicting_copies(_without_duplicates(judged))
     judged = _noted(judged)
 
     verdicts = [*table.verdicts, *(verdict for row in judged for verdict in row.verdicts)]
@@ -99,7 +100,9 @@ def audit(
     for path in orphans:
         lost = Row(id=path.stem, audio=path, text="", source=str(path))
         verdicts.append(Verdict(lost, "accept", "orphan_audio", "a recording that no row names: not used"))
-    result = AuditResult(table.format, table.root, len(table.rows) + len(skipped_by_reader), clips, verdicts, orphans)
+    num_rows = len(table.rows) + len(skipped_by_reader)
+    remarks = columns_used(table.columns)
+    result = AuditResult(table.format, table.root, num_rows, clips, verdicts, orphans, remarks)
     _refuse_if_hopeless(result)
     return result
 
@@ -157,8 +160,9 @@ def _judge(
 
 def _unusable(row: Row, sound: Measured, table: RowTable) -> list[Verdict]:
     assert row.audio is not None
-    if not table.files_anywhere and table.format != "parquet" and leads_outside(row.audio, table.root):
-        return [Verdict(row, "skip", "outside_folder", "a link out of the data folder to something that is not sound")]
+    is_there = not any(finding.reason == "missing_file" for finding in sound.findings)
+    if is_there and not table.files_anywhere and table.format != "parquet" and leads_outside(row.audio, table.root):
+        return [Verdict(row, "skip", "outside_folder", "a link out of the data folder to what is no readable sound")]
     return [Verdict(row, f.action, f.reason, f.why) for f in sound.findings]
 
 
@@ -204,7 +208,7 @@ def _with_notes(clip: Clip, verdicts: Iterable[Verdict]) -> Clip:
 
 
 def _without_duplicates(judged: Sequence[_Judged]) -> list[_Judged]:
-    """Keep one of several equal rows; leave out all rows that give one recording, or one id, different texts."""
+    """Keep one of several equal rows; leave out all rows that give one file, or one id, different texts."""
     groups: dict[str, list[int]] = defaultdict(list)
     for i, one in enumerate(judged):
         groups[f"id {one.row.id}"].append(i)
@@ -227,6 +231,23 @@ def _without_duplicates(judged: Sequence[_Judged]) -> list[_Judged]:
                 result[i] = result[i].add(Verdict(rows[position], "fix", "duplicate_id", why))
             else:
                 result[i] = replace(result[i], clip=None, verdicts=())
+    return result
+
+
+def _without_contradicting_copies(judged: Sequence[_Judged]) -> list[_Judged]:
+    """Leave out all rows whose recordings are equal to the byte and whose texts are not."""
+    copies: dict[str, list[int]] = defaultdict(list)
+    for i, one in enumerate(judged):
+        if one.clip is not None and one.clip.digest:
+            copies[one.clip.digest].append(i)
+    result = list(judged)
+    for members in copies.values():
+        clips = [clip for i in members if (clip := judged[i].clip) is not None]
+        if len({skeleton(clip.text) for clip in clips}) > 1:
+            where = ", ".join(clip.source for clip in clips[:4])
+            why = f"the recordings of {where} are equal, their texts contradict each other: which is right?"
+            for i in members:
+                result[i] = result[i].add(Verdict(result[i].row, "skip", "duplicate_audio", why))
     return result
 
 
@@ -292,13 +313,19 @@ def find_orphans(table: RowTable) -> list[Path]:
     if table.format == "parquet":
         return []
     named = [*table.rows, *(verdict.row for verdict in table.verdicts)]
-    used = {row.audio for row in named if row.audio is not None}
-    folders = sorted({path.parent for path in used if os.access(path.parent, os.R_OK)})
+    used: dict[str, set[str]] = defaultdict(set)  # folder without links -> names
+    folders: dict[str, Path] = {}
+    for audio in {row.audio for row in named if row.audio is not None}:
+        really = os.path.realpath(audio.parent)
+        used[really].add(audio.name)
+        folders.setdefault(really, audio.parent)
     return [
         path
-        for folder in folders
+        for really, folder in sorted(folders.items())
+        if os.access(folder, os.R_OK)
         for path in sorted(folder.iterdir())
-        if is_audio_name(path.name) and not path.name.startswith(".") and path not in used and path.is_file()
+        if is_audio_name(path.name) and not path.name.startswith(".") and path.name not in used[really]
+        if path.is_file()
     ]
 
 

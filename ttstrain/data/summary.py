@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ttstrain.data.readers.rows import LABELS, Action, printable
+from ttstrain.data.readers.rows import LABELS, Action, Verdict, printable
 
 if TYPE_CHECKING:
     from ttstrain.data.audit import AuditResult
@@ -65,10 +65,19 @@ def _section(result: AuditResult, action: Action, title: str, num_examples: int)
     for reason, count in list(counts.items())[:MOST_REASONS]:
         lines.append(f"  {count:>6}  {reason}")
         examples = [v for v in result.verdicts if v.action == action and v.reason == reason][:num_examples]
-        lines += [printable(f"          {v.row.source} {v.row.id}: {v.why}", limit=WIDTH) for v in examples]
+        for verdict in examples:
+            lines += _example(verdict)
     if rest := list(counts.items())[MOST_REASONS:]:
         lines += _wrapped("          " + ", ".join(f"{count} {reason}" for reason, count in rest))
     return lines
+
+
+def _example(verdict: Verdict) -> list[str]:
+    """Name a row and its reason on as many lines as it takes: a long id must not hide the reason."""
+    where, row_id = printable(verdict.row.source), verdict.row.id
+    named = where if row_id == where else f"{where} {printable(row_id)}"
+    text = printable(f"{named}: {verdict.why}", limit=4 * WIDTH)
+    return textwrap.wrap(text, WIDTH, initial_indent=" " * LABEL, subsequent_indent=" " * (LABEL + 2))
 
 
 def _tally(counts: Counter[str]) -> str:

@@ -134,6 +134,29 @@ def test_equal_recordings_and_texts_are_noted_not_dropped(folder: Path) -> None:
     assert any("same recording as `clip00`" in note for note in result.clips[-1].notes)
 
 
+def test_equal_recordings_with_different_texts_are_both_left_out(folder: Path) -> None:
+    (folder / "wavs/copy.wav").write_bytes((folder / "wavs/clip00.wav").read_bytes())
+    add(folder, "copy|quite another one")
+    result = judge(folder)
+    assert [clip.id for clip in result.clips] == ["clip01", "clip02"]
+    assert {(v.row.id, v.reason) for v in result.quarantine} == {
+        ("clip00", "duplicate_audio"),
+        ("copy", "duplicate_audio"),
+    }
+    assert "metadata.csv:1, metadata.csv:4 are equal, their texts contradict each other" in result.quarantine[0].why
+
+
+def test_columns_are_named_with_what_they_hold(folder: Path) -> None:
+    lines = [f"clip0{i}|{text_for(1.5)} {i}|moody" for i in range(3)]
+    (folder / "metadata.csv").write_text("\n".join(["id|text|style", *lines]))
+    [remark] = judge(folder).remarks
+    assert remark.label == "columns"
+    assert remark.text == (
+        "file: `id` (clip00); text: `text` (ten or more ten or more…); not used: `style` (moody); "
+        "names of voices are read from a column `speaker`"
+    )
+
+
 def test_an_odd_pace_is_noted_beside_many_even_ones(tmp_path: Path) -> None:
     folder = write_ljspeech(tmp_path / "set", [2.0 + 0.02 * i for i in range(24)])
     add(folder, "odd|" + "word " * 9, 2.0)
@@ -157,6 +180,42 @@ def test_recordings_without_a_row_are_counted(folder: Path) -> None:
     result = judge(folder)
     assert [path.name for path in result.orphans] == ["spare.flac"]
     assert result.num_rows == len(result.clips) == 3
+
+
+def test_recordings_of_rows_that_are_left_out_are_no_orphans(folder: Path) -> None:
+    add(folder, "clip03|one|two|three|four")
+    result = judge(folder)
+    assert result.orphans == []
+    assert result.skipped == {"column_count": 1}
+
+
+def test_orphans_are_counted_once_whichever_way_their_folder_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soundfile.write(folder / "wavs/spare.wav", syllables(1.0), RATE)
+    rows = [f"{folder}/wavs/clip00.wav|{text_for(1.0)} a", f"wavs/clip01.wav|{text_for(1.4)} b"]
+    rows += [f"{folder}/wavs/../wavs/clip02|{text_for(2.0)} c"]
+    (folder / "metadata.csv").write_text("\n".join(rows))
+    (folder.parent / "link").symlink_to(folder)
+    monkeypatch.chdir(folder)
+    for place in (folder, Path(), folder.parent / "link"):
+        result = audit(read_rows(place), DataConfig(cache_dir=str(folder.parent / "cache")))
+        assert [clip.id for clip in result.clips] == ["clip00", "wavs/clip01.wav", "clip02"]
+        assert [path.name for path in result.orphans] == ["spare.wav"]
+
+
+def test_a_link_to_nothing_is_called_that(folder: Path) -> None:
+    (folder / "wavs/dead.wav").symlink_to(folder.parent / "gone.wav")
+    with (folder / "metadata.csv").open("a") as file:
+        file.write(f"dead|{text_for(1.0)}\n")
+    [verdict] = judge(folder).quarantine
+    assert (verdict.reason, verdict.why) == ("missing_file", "a link to a file that is not there")
+
+
+def test_a_long_name_does_not_hide_the_reason(folder: Path) -> None:
+    add(folder, f"{'long_' * 20}|")
+    screen = " ".join(summary(judge(folder)).split())
+    assert "the text is empty" in screen
 
 
 def test_a_link_out_of_the_folder_is_used_only_if_it_is_sound(folder: Path) -> None:
@@ -191,7 +250,8 @@ def test_a_set_without_a_usable_row_is_refused_with_counts(folder: Path) -> None
 
 
 def test_a_list_of_absolute_paths_is_told_how_to_say_so(folder: Path) -> None:
-    elsewhere = [f"{folder}/wavs/clip0{i}.wav|{text_for(1.5)} {i}\n" for i in range(3)]
+    (folder / "wavs").rename(folder.parent / "sounds")
+    elsewhere = [f"{folder.parent}/sounds/clip0{i}.wav|{text_for(1.5)} {i}\n" for i in range(3)]
     (folder / "metadata.csv").write_text("".join(elsewhere))
     with pytest.raises(TableError, match="3 outside_folder") as refusal:
         judge(folder)

@@ -80,6 +80,21 @@ def test_missing_files_are_said_to_be_missing(name: str, folder: Path) -> None:
     assert found.reason == "missing_file"
 
 
+@pytest.mark.parametrize("name", ["{}/wavs/a.wav", "{}/wavs/a", "{}/x/../wavs/a.wav", "wavs/../wavs/a.wav", "x\\..\\a"])
+@pytest.mark.parametrize("anywhere", [False, True])
+def test_names_that_end_up_in_the_folder_are_used(name: str, folder: Path, *, anywhere: bool) -> None:
+    link = folder.parent / "link"
+    link.symlink_to(folder)
+    for root, written in ((folder, folder), (link, link), (link, folder)):
+        assert Locator(root, anywhere=anywhere).find(name.format(written)) == Found(root / "wavs/a.wav")
+
+
+def test_an_absolute_name_in_the_folder_is_called_by_its_real_fault(folder: Path) -> None:
+    found = Locator(folder).find(f"{folder}/wavs/none.wav")
+    assert isinstance(found, Lost)
+    assert found.reason == "missing_file"
+
+
 def test_another_case_is_pointed_out(folder: Path) -> None:
     found = Locator(folder).find("gross")
     assert isinstance(found, Lost)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from speech_toys import RATE, syllables
 
 from ttstrain.data.readers import read_rows
 from ttstrain.data.readers.rows import RowTable, TableError
+from ttstrain.data.readers.samples import wav_of
 
 
 @pytest.fixture
@@ -55,6 +57,113 @@ def test_every_character_but_the_separator_is_text(folder: Path) -> None:
 def test_line_ends_and_marks_of_every_system(end: str, encoding: str, folder: Path) -> None:
     table = read(folder, end.join(["a|größe", "", "b|two"]).encode(encoding))
     assert texts(table) == {"a": "größe", "b": "two"}
+
+
+# ---------------------------------------------------------------- quotes
+
+
+QUOTED = """audio_file|text
+wavs/a.wav|"He said ""hold it"" twice."
+wavs/b.wav|"a jar | of buttons"
+wavs/c.wav|"along the harbour
+and home"
+"""
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("separator", ["|", "\t"])
+def test_quoting_as_a_csv_writer_writes_it_is_undone_and_said(separator: str, end: str, folder: Path) -> None:
+    table = read(folder, QUOTED.replace("|", separator).replace("\n", end))
+    found = {name: " ".join(text.split()) for name, text in texts(table).items()}
+    assert found == {
+        "a": 'He said "hold it" twice.',
+        "b": f"a jar {separator} of buttons".replace("\t", "").replace("  ", " "),
+        "c": "along the harbour and home",
+    }
+    assert [v.reason for v in table.verdicts if v.action == "fix"] == ["csv_quotes"] * 3
+    assert [row.source for row in table.rows] == ["metadata.csv:2", "metadata.csv:3", "metadata.csv:4"]
+
+
+def test_quotes_round_every_field_are_undone(folder: Path) -> None:
+    table = read(folder, '"audio_file"|"text"\n"wavs/a.wav"|"one"\n"wavs/b.wav"|"two"\n')
+    assert texts(table) == {"a": "one", "b": "two"}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        {"a": '"Whole sentences stand in quotes."', "b": "Others do not."},
+        {"a": '"It begins here', "b": 'and ends here."'},
+        {"a": '"It begins,', "b": 'goes "on" here', "c": 'and ends."'},
+        {"a": '"Stop," he said, "no."', "b": 'a 15" screen', "c": "none"},
+        {"a": '"One." Two. "Three."', "b": '"Four."', "c": "five"},
+    ],
+)
+def test_quotation_marks_of_the_texts_are_texts(rows: dict[str, str], folder: Path) -> None:
+    table = read(folder, "".join(f"{name}|{text}\n" for name, text in rows.items()))
+    assert texts(table) == rows
+    assert table.verdicts == []
+
+
+def test_one_field_of_csv_among_plain_ones_is_read_as_csv(folder: Path) -> None:
+    table = read(folder, 'a|"He said ""no"" twice."\nb|"Yes," she said.\nc|"Never."\n')
+    assert texts(table) == {"a": 'He said "no" twice.', "b": '"Yes," she said.', "c": '"Never."'}
+
+
+# ---------------------------------------------------------------- columns
+
+
+def test_a_text_that_holds_the_separator_is_left_out(folder: Path) -> None:
+    table = read(folder, "a|one thing\nb|hold the ladder | while I look\nc|another\n")
+    assert texts(table) == {"a": "one thing", "c": "another"}
+    assert skips(table) == [("metadata.csv:2", "column_count")]
+    assert [verdict.row.audio for verdict in table.verdicts] == [folder / "wavs/b.wav"]
+
+
+@pytest.mark.parametrize("header", ["", "audio_file|text\n"])
+def test_a_separator_at_the_end_makes_no_column(header: str, folder: Path) -> None:
+    table = read(folder, f"{header}wavs/a.wav|one|\nwavs/b.wav|two||\n")
+    assert list(texts(table).values()) == ["one", "two"]
+    assert [v for v in table.verdicts if v.reason != "header_row"] == []
+
+
+def test_a_third_column_that_is_no_spelling_out_is_refused(folder: Path) -> None:
+    rows = "".join(f"a|the kettle began to sing, number {i}|speaking calmly and softly\n" for i in range(5))
+    with pytest.raises(TableError, match="third column") as refusal:
+        read(folder, rows)
+    assert refusal.value.reason == "columns"
+    assert texts(read(folder, "id|text|normalized_text\n" + rows[: rows.index("\n")]))["a"].startswith("speaking")
+    assert texts(read(folder, "id|text|style\n" + rows[: rows.index("\n")]))["a"].startswith("the kettle")
+
+
+@pytest.mark.parametrize(
+    ("text", "normalised"),
+    [
+        ("On 12.3.1999 at 5 pm.", "On the twelfth of march nineteen ninety nine at five pm."),
+        ("1465", "fourteen sixty-five"),
+        ("价格是15元", "价格是十五元"),
+        ("Größe", "größe"),
+    ],
+)
+def test_texts_spelled_out_are_taken(text: str, normalised: str, folder: Path) -> None:
+    table = read(folder, f"a|{text}|{normalised}\n" * 5)
+    assert set(texts(table).values()) == {normalised}
+
+
+def test_what_was_read_as_what_is_kept_with_examples(folder: Path) -> None:
+    table = read(folder, "audio_file|mood|text|speaker\nwavs/a.wav||one|ann\nwavs/b.wav|sad|two|ann\n")
+    assert [(column.use, column.name, column.example) for column in table.columns] == [
+        ("file", "`audio_file`", "wavs/a.wav"),
+        ("", "`mood`", "sad"),
+        ("text", "`text`", "one"),
+        ("speaker", "`speaker`", "ann"),
+    ]
+    table = read(folder, '{"Audio": "wavs/a.wav", "text": "one", "source": "ann"}\n', "metadata.jsonl")
+    assert [(column.use, column.name) for column in read_rows(folder / "metadata.jsonl").columns] == [
+        ("file", "`Audio`"),
+        ("text", "`text`"),
+        ("", "`source`"),
+    ]
 
 
 def test_lines_keep_their_numbers_over_blanks_and_comments(folder: Path) -> None:
@@ -177,6 +286,23 @@ def test_files_of_one_name_in_two_folders_keep_apart(folder: Path) -> None:
     assert texts(table) == {"wavs/a": "one", "other/a": "two"}
 
 
+def test_as_many_folders_as_it_takes_tell_files_of_one_name_apart(folder: Path) -> None:
+    rows = []
+    for place in ("ada/wavs", "tom/wavs", "tom/more"):
+        (folder / place).mkdir(parents=True)
+        soundfile.write(folder / place / "0001.wav", syllables(1.0, seed=len(rows)), RATE)
+        rows.append(f"{place}/0001.wav|text {len(rows)}\n")
+    table = read(folder, "audio_file|text\n" + "".join(rows))
+    assert texts(table) == {"ada/wavs/0001": "text 0", "tom/wavs/0001": "text 1", "tom/more/0001": "text 2"}
+    table = read(folder, "audio_file|text\n" + "".join(rows[1:]))
+    assert texts(table) == {"wavs/0001": "text 1", "more/0001": "text 2"}
+
+
+def test_one_id_for_two_files_gets_their_names_behind(folder: Path) -> None:
+    table = read(folder, "id|audio_file|text\nx|wavs/a.wav|one\nx|wavs/b.wav|two\nwavs/x|wavs/c.wav|three\n")
+    assert texts(table) == {"x/a": "one", "x/b": "two", "wavs/x": "three"}
+
+
 # ---------------------------------------------------------------- without a table
 
 
@@ -204,6 +330,62 @@ def test_parquet_with_recordings_inside(folder: Path, tmp_path: Path) -> None:
     assert [row.audio.read_bytes() for row in read.rows if row.audio] == contents
     assert all(row.audio and row.audio.is_relative_to(tmp_path / "cache") for row in read.rows)
     assert skips(read) == [("train-00000.parquet:3", "outside_folder")]
+
+
+def parquet(folder: Path, columns: dict[str, Any]) -> RowTable:
+    pyarrow = pytest.importorskip("pyarrow")
+    writer = pytest.importorskip("pyarrow.parquet")
+    writer.write_table(pyarrow.table(columns), folder / "train.parquet")
+    return read_rows(folder / "train.parquet", cache_dir=str(folder.parent / "cache"))
+
+
+def test_parquet_rows_of_one_inner_name_keep_apart(folder: Path) -> None:
+    contents = [(folder / f"wavs/{name}.wav").read_bytes() for name in "abc"]
+    table = parquet(
+        folder, {"audio": [{"bytes": c, "path": "audio.wav"} for c in contents], "text": ["one", "two", "three"]}
+    )
+    assert sorted(texts(table).values()) == ["one", "three", "two"]
+    assert len({row.id for row in table.rows}) == 3
+    assert all(row.id.endswith("/audio") for row in table.rows)
+    again = parquet(
+        folder, {"audio": [{"bytes": c, "path": "audio.wav"} for c in contents[:2]], "text": ["one", "two"]}
+    )
+    assert texts(again).items() <= texts(table).items()  # rows that are added or taken away change no id
+
+
+def test_a_parquet_column_without_values_does_not_hide_the_next(folder: Path) -> None:
+    content = (folder / "wavs/a.wav").read_bytes()
+    audio = [{"bytes": content, "path": "a.wav"}, {"bytes": content + b"x", "path": "b.wav"}]
+    table = parquet(folder, {"audio": audio, "normalized_text": [None, "second"], "text": ["1st", "2nd"]})
+    assert texts(table) == {"a": "1st", "b": "second"}
+
+
+def test_parquet_columns_that_are_not_used_are_named(folder: Path) -> None:
+    audio = [{"bytes": (folder / "wavs/a.wav").read_bytes(), "path": "a.wav"}]
+    table = parquet(folder, {"audio": audio, "text": ["one"], "source": ["tara"], "duration": [1.5]})
+    assert [(column.use, column.name, column.example) for column in table.columns] == [
+        ("file", "`audio`", "a.wav"),
+        ("text", "`text`", "one"),
+        ("", "`source`", "tara"),
+        ("", "`duration`", "1.5"),
+    ]
+
+
+def test_samples_in_a_parquet_table_are_read(folder: Path) -> None:
+    wave = syllables(1.0)
+    arrays = [wave.astype(float).tolist(), (wave * 32767).astype(int).tolist(), [["no"]]]
+    audio = [{"array": a, "sampling_rate": RATE, "path": f"{i}.wav"} for i, a in enumerate(arrays[:1])]
+    table = parquet(folder, {"audio": audio, "text": ["one"]})
+    [row] = table.rows
+    assert row.audio is not None
+    samples, rate = soundfile.read(row.audio, dtype="float32")
+    assert rate == RATE
+    assert (samples == wave).all()
+    whole = wav_of(arrays[1], RATE)
+    assert isinstance(whole, bytes)
+    assert soundfile.info(io.BytesIO(whole)).subtype == "PCM_16"
+    assert "no sound" in str(wav_of(arrays[2], RATE))
+    assert "sampling_rate" in str(wav_of(arrays[0], None))
 
 
 def test_parquet_that_is_none_is_refused(tmp_path: Path) -> None:

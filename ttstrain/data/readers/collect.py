@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from ttstrain.data.readers.ids import Place, with_own_ids
 from ttstrain.data.readers.locate import Locator, Lost
-from ttstrain.data.readers.rows import Action, Format, Row, RowTable, Verdict, printable
+from ttstrain.data.readers.rows import Action, Column, Format, Row, RowTable, Verdict, printable
 
 QUOTES = ('""', "''", "“”", "‘’", "«»", "``")
 
@@ -21,10 +21,12 @@ class Collector:
         self.format = kind
         self.locator = Locator(root, anywhere=files_anywhere)
         self.rows: list[Row] = []
+        self.places: list[Place] = []  # of each row's recording
         self.verdicts: list[Verdict] = []
+        self.columns: tuple[Column, ...] = ()
 
-    def locate(self, row: Row, name: str, *, beside: Callable[[], Iterable[Path]] = tuple) -> None:
-        """Add a row whose recording goes by `name`, or the reason why there is none.
+    def locate(self, row: Row, name: str, *, beside: Callable[[], Iterable[Path]] = tuple) -> bool:
+        """Add a row whose recording goes by `name`, or the reason why there is none; return whether it was added.
 
         Quotes round the name are no part of it unless a file is called so. `beside` tells the folders where it may lie.
         """
@@ -37,29 +39,45 @@ class Collector:
                 )
         if isinstance(found, Lost):
             self.judge(row, "skip", found.reason, found.why)
-            return
+            return False
         row = replace(row, audio=found.path)
-        self.rows.append(row)
+        self.add(row, _place(found.path, self.root))
         if found.moved:
             shown = found.path.parent.name
             self.judge(row, "fix", "moved_file", f"`{printable(name)}` is not there; found by its name in `{shown}`")
+        return True
+
+    def add(self, row: Row, place: Place) -> None:
+        """Add a row whose recording is known."""
+        self.rows.append(row)
+        self.places.append(place)
+
+    def leave_out(self, row: Row, name: str, reason: str, why: str) -> None:
+        """Leave out a row that names a recording: the recording then has a row, though not one that is used."""
+        found = self.locator.find(unquoted(name))
+        audio = None if isinstance(found, Lost) else found.path
+        self.judge(replace(row, audio=audio), "skip", reason, why)
 
     def judge(self, row: Row, action: Action, reason: str, why: str) -> None:
         """Add a finding."""
         self.verdicts.append(Verdict(row, action, reason, why))
 
     def table(self) -> RowTable:
-        """Return what was gathered; rows named after equal file names get their folder's name in front."""
-        files: dict[str, set[Path | None]] = defaultdict(set)
-        for row in self.rows:
-            files[row.id].add(row.audio)
-        rows = [
-            replace(row, id=f"{row.audio.parent.name}/{row.id}")
-            if self.format != "ljspeech" and row.audio is not None and len(files[row.id]) > 1
-            else row
-            for row in self.rows
-        ]
-        return RowTable(self.format, self.root, rows, self.verdicts, files_anywhere=self.locator.anywhere)
+        """Return what was gathered; rows of equal ids and different recordings are told apart by folders' names."""
+        rows = with_own_ids(self.rows, self.places)
+        return RowTable(
+            self.format,
+            self.root,
+            rows,
+            self.verdicts,
+            files_anywhere=self.locator.anywhere,
+            columns=self.columns,
+        )
+
+
+def _place(path: Path, root: Path) -> Place:
+    inside = path.relative_to(root) if path.is_relative_to(root) else path
+    return Place(inside.parent.parts, path.stem)
 
 
 def stem(name: str) -> str:

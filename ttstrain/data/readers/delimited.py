@@ -1,16 +1,13 @@
 """Tables with one recording per line: LJSpeech, F5 csv, GPT-SoVITS list, and csv or tsv with a header.
 
-With `|` or a tab every other character is content, quotes included: a csv parser with its usual quoting would swallow
-the rows that follow an opening quote. Only comma-separated tables are read by csv rules.
+Comma-separated tables are read by the rules of csv, others where the whole file shows that a csv writer made them; else
+every character but the separator is text. A row with another number of columns than the table has is left out.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -27,22 +24,16 @@ from ttstrain.data.readers.columns import (
 )
 from ttstrain.data.readers.gpt_sovits_list import folders_beside, with_plain_bars
 from ttstrain.data.readers.lines import Line, read_text, split_lines
-from ttstrain.data.readers.rows import Format, Row, RowTable, TableError, printable
+from ttstrain.data.readers.locate import leaves_folder
+from ttstrain.data.readers.quoting import Record, cut
+from ttstrain.data.readers.rows import Column, Row, RowTable, TableError, printable
+from ttstrain.data.readers.third_column import Third, check_third
 
 Delimiter = Literal["|", "\t", ","]
 DelimitedFormat = Literal["ljspeech", "f5_csv", "gpt_sovits_list", "audiofolder"]
-FIELD_LIMIT = 1 << 27  # csv's own is 131,072 characters
 GPT_SOVITS_LANGUAGES = {
     "zh", "jp", "ja", "en", "ko", "yue", "all_zh", "all_ja", "all_yue", "all_ko", "auto", "auto_yue",
 }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One line, cut into columns."""
-
-    number: int
-    fields: list[str]
 
 
 def read_delimited(path: Path, root: Path, wanted: DelimitedFormat | None) -> RowTable:
@@ -53,14 +44,15 @@ def read_delimited(path: Path, root: Path, wanted: DelimitedFormat | None) -> Ro
     if not lines:
         raise TableError("no_rows", f"`{path}` holds no rows", hint="each line should be `id|text`")
     delimiter = find_delimiter(path, [line.text for line in lines])
-    records = _csv_records(path, text) if delimiter == "," else _plain_records(lines, delimiter)
+    records = cut(path, _joined(lines) if changed else text, lines, delimiter)
     header = records[0].fields
     kind = wanted or recognise(path, records)
     layout, has_header = _layout(path, kind, header, delimiter)
     body = records[1:] if has_header else records
     if not body:
         raise TableError("no_rows", f"`{path}` holds a header and no rows")
-    _check_columns(path, kind, body)
+    body = [_without_blank_end(record, layout) for record in body]
+    third = check_third(path, body) if layout is LJSPEECH else Third()
     collector = Collector(root, kind, files_anywhere=kind in ("f5_csv", "gpt_sovits_list"))
     for line in comments:
         comment = Record(line.number, [line.text])
@@ -72,10 +64,12 @@ def read_delimited(path: Path, root: Path, wanted: DelimitedFormat | None) -> Ro
         named = "tabs" if delimiter == "\t" else "commas, with csv quoting"
         collector.judge(_row(body[0], path, layout), "accept", "delimiter", f"the columns are separated by {named}")
     for record in body:
-        _take(collector, record, path, layout)
+        _take(collector, record, path, layout, third)
         if record.number in changed:
             why = "its columns are separated by bars that only look like `|`, such as the full-width `｜`: read as `|`"
             collector.judge(_row(record, path, layout), "fix", "bars", why)
+    usual = [record for record in body if not _odd_count(record, layout, third)]
+    collector.columns = _columns(layout, header if has_header else (), usual)
     return collector.table()
 
 
@@ -104,45 +98,18 @@ def find_delimiter(path: Path, lines: Sequence[str]) -> Delimiter:
     )
 
 
-# ---------------------------------------------------------------- lines into columns
+def _joined(lines: Sequence[Line]) -> str:
+    """Return lines as a text in which each keeps its number."""
+    written = [""] * lines[-1].number
+    for line in lines:
+        written[line.number - 1] = line.text
+    return "\n".join(written)
 
 
 def _without_comments(lines: Sequence[Line]) -> tuple[list[Line], list[Line]]:
     comments = [line for line in lines if line.text.lstrip().startswith("#") and "|" not in line.text]
     numbers = {line.number for line in comments}
     return comments, [line for line in lines if line.number not in numbers]
-
-
-def _plain_records(lines: Sequence[Line], delimiter: Delimiter) -> list[Record]:
-    return [Record(line.number, line.text.split(delimiter)) for line in lines]
-
-
-def _csv_records(path: Path, text: str) -> list[Record]:
-    records = []
-    with _long_fields():
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-        start = 1
-        try:
-            for fields in reader:
-                if any(field.strip() for field in fields) and not fields[0].lstrip().startswith("#"):
-                    records.append(Record(start, fields))
-                start = reader.line_num + 1
-        except csv.Error as error:
-            raise TableError(
-                "delimiter",
-                f"`{path}` looks comma-separated, but line {start} breaks the rules of csv: {error}",
-                hint="write it as `id|text`, one row per line, or quote the fields",
-            ) from error
-    return records
-
-
-@contextmanager
-def _long_fields() -> Iterator[None]:
-    before = csv.field_size_limit(FIELD_LIMIT)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
 
 
 # ---------------------------------------------------------------- columns into rows
@@ -164,38 +131,49 @@ def _layout(path: Path, kind: DelimitedFormat, header: Sequence[str], delimiter:
     )
 
 
-def _check_columns(path: Path, kind: Format, body: Sequence[Record]) -> None:
-    """Refuse `path|text|speaker` tables: their third column is no normalised text."""
-    threes = [r.fields for r in body if len(r.fields) == 3 and r.fields[1].strip() and r.fields[2].strip()]
-    short = [fields for fields in threes if len(fields[2]) * 4 < len(fields[1])]
-    if kind == "ljspeech" and len(threes) >= 4 and len(short) * 2 > len(threes):
-        raise TableError(
-            "columns",
-            f"the third column of `{path}` is no normalised text: it says `{printable(short[0][2])}` where the second "
-            f"says `{printable(short[0][1])}`",
-            hint="name the columns in a first line, such as `file|text|speaker`",
-        )
+def _without_blank_end(record: Record, layout: Layout) -> Record:
+    """Leave out blank columns after the last that the table has: a separator at the end of the line."""
+    fields = record.fields
+    while len(fields) > max(layout.counts) and not fields[-1].strip():
+        fields = fields[:-1]
+    return replace(record, fields=fields)
 
 
-def _take(collector: Collector, record: Record, path: Path, layout: Layout) -> None:
+def _take(collector: Collector, record: Record, path: Path, layout: Layout, third: Third) -> None:
     fields = record.fields
     texts = [fields[i] for i in layout.texts if i < len(fields)]
     row = _row(record, path, layout, text=next((text for text in texts if text.strip()), ""))
-    if len(fields) > max(layout.counts):
-        why = f"{len(fields)} columns where at most {max(layout.counts)} are expected: which of them is the text?"
-        collector.judge(row, "skip", "column_count", why)
-    elif len(fields) == 1:
+    name = fields[layout.audio] if layout.audio < len(fields) else ""
+    if row.id and leaves_folder(row.id) and collector.locator.inside(row.id) is not None:
+        row = replace(row, id=stem(row.id))  # an absolute path of something in the folder
+    if len(fields) == 1:
         collector.judge(row, "skip", "no_text", f"the line has no text, only `{printable(fields[0])}`")
-    elif len(fields) < min(layout.counts):
+    elif fault := _odd_count(record, layout, third):
+        collector.leave_out(row, name, "column_count", fault)
+    elif collector.locate(row, name, beside=_beside(path, layout, name, row.speaker)):
+        if record.unquoted:
+            collector.judge(row, "fix", "csv_quotes", f"csv quoting undone: `{printable(row.text, limit=40)}`")
+        if record.number in third.doubtful:
+            why = f"the third column, `{printable(fields[2], limit=30)}`, shares few words with the second: is it said?"
+            collector.judge(row, "accept", "columns", why)
+
+
+def _beside(path: Path, layout: Layout, name: str, speaker: str) -> Callable[[], Iterable[Path]]:
+    return (
+        partial(folders_beside, path, written=unquoted(name), speaker=speaker) if layout is GPT_SOVITS_LIST else tuple
+    )
+
+
+def _odd_count(record: Record, layout: Layout, third: Third) -> str:
+    num, most, least = len(record.fields), max(layout.counts), min(layout.counts)
+    if num > most:
+        return f"{num} columns where at most {most} are expected: which of them is the text?"
+    if record.number in third.odd:
+        return "3 columns where most rows have 2: does the text hold the separator?"
+    if num < least:
         named = f" ({', '.join(layout.names)})" if layout.names else ""
-        why = f"{len(fields)} columns where {min(layout.counts)} are expected{named}"
-        collector.judge(row, "skip", "column_count", why)
-    elif layout is GPT_SOVITS_LIST:
-        written = unquoted(fields[layout.audio])
-        beside = partial(folders_beside, path, written=written, speaker=row.speaker)
-        collector.locate(row, fields[layout.audio], beside=beside)
-    else:
-        collector.locate(row, fields[layout.audio])
+        return f"{num} columns where {least} are expected{named}"
+    return ""
 
 
 def _row(record: Record, path: Path, layout: Layout, *, text: str = "") -> Row:
@@ -212,3 +190,19 @@ def _row(record: Record, path: Path, layout: Layout, *, text: str = "") -> Row:
 
 def _field(record: Record, index: int | None) -> str:
     return record.fields[index] if index is not None and index < len(record.fields) else ""
+
+
+def _columns(layout: Layout, header: Sequence[str], body: Sequence[Record]) -> tuple[Column, ...]:
+    """Say which column was read as what, with the first value of each."""
+    uses = {layout.id: "id", layout.audio: "file", layout.speaker: "speaker", layout.language: "language"}
+    count = max(len(header), *(len(record.fields) for record in body), 0)
+    columns = []
+    for i in range(count if body else 0):
+        values = (_field(record, i).strip() for record in body)
+        example = next((value for value in values if value), "")
+        use = "text" if i in layout.texts else uses.get(i, "")
+        if example or header:
+            columns.append(Column(use, f"`{header[i].strip()}`" if i < len(header) else f"column {i + 1}", example))
+    if layout is LJSPEECH and len(columns) > LJSPEECH.texts[0]:
+        columns[1], columns[2] = columns[2], columns[1]  # the normalised text is preferred
+    return tuple(columns)

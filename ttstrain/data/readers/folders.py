@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from ttstrain.data.readers.collect import Collector
+from ttstrain.data.readers.ids import Place
 from ttstrain.data.readers.lines import read_text
 from ttstrain.data.readers.locate import is_audio_name
 from ttstrain.data.readers.rows import Row, RowTable, TableError
@@ -27,7 +28,7 @@ def read_wav_txt(root: Path) -> RowTable:
         except TableError as error:
             collector.judge(row, "skip", error.reason, error.message)
             continue
-        collector.rows.append(Row(id=row.id, audio=path, text=" ".join(text.split("\n")), source=row.source))
+        collector.add(Row(id=row.id, audio=path, text=" ".join(text.split("\n")), source=row.source), Place())
     return collector.table()
 
 

@@ -11,12 +11,14 @@ from ttstrain.data.readers.collect import Collector, stem
 from ttstrain.data.readers.columns import AUDIO, ID, LANGUAGE, SPEAKER, TEXT, first_of, language_code, plain
 from ttstrain.data.readers.lines import read_text, split_lines
 from ttstrain.data.readers.rows import Row, RowTable, TableError, printable
+from ttstrain.data.readers.uses import Uses
 
 
 def read_jsonl(path: Path, root: Path, *, files_anywhere: bool = True) -> RowTable:
     """Read objects whose keys go by any of the usual names, such as `audio` and `text`."""
     collector = Collector(root, "jsonl" if files_anywhere else "audiofolder", files_anywhere=files_anywhere)
     keys: set[str] = set()
+    uses = Uses()
     for number, text in _objects(path):
         source = f"{path.name}:{number}"
         blank = Row(id=source, audio=None, text="", source=source)
@@ -29,7 +31,10 @@ def read_jsonl(path: Path, root: Path, *, files_anywhere: bool = True) -> RowTab
             collector.judge(blank, "skip", "bad_row", "the line is not a JSON object")
             continue
         keys |= set(values)
-        _take(collector, source, {plain(key): value for key, value in values.items()})
+        named = {plain(key): value for key, value in values.items()}
+        uses.see(named, {plain(key): printable(key) for key in values})
+        _take(collector, source, named, uses)
+    collector.columns = uses.columns()
     table = collector.table()
     if not table.rows and not table.verdicts:
         raise TableError("no_rows", f"`{path}` holds no rows")
@@ -52,13 +57,18 @@ def _objects(path: Path) -> list[tuple[int, Any]]:
         raise TableError("encoding", f"`{path}` cannot be read: {error}") from error
 
 
-def _take(collector: Collector, source: str, values: Mapping[str, Any]) -> None:
+def _take(collector: Collector, source: str, values: Mapping[str, Any], uses: Uses) -> None:
     audio_key = first_of(AUDIO, values) or first_of(ID, values)
     name = values[audio_key] if audio_key else ""
     if isinstance(name, Mapping):  # as Hugging Face writes it
         name = name.get("path") or ""
-    texts = [values[key] for key in TEXT if values.get(key) is not None]
-    text = next((text for text in texts if not isinstance(text, str) or text.strip()), "")
+    texts = [key for key in TEXT if values.get(key) is not None]
+    text_key = next((key for key in texts if not isinstance(values[key], str) or values[key].strip()), None)
+    text = "" if text_key is None else values[text_key]
+    for use, key in (("file", audio_key), ("text", text_key), ("speaker", first_of(SPEAKER, values))):
+        uses.took(use, key)
+    for use, key in (("language", first_of(LANGUAGE, values)), ("id", first_of(ID, values))):
+        uses.took(use, key)
     written_id = _word(values, ID)
     name_is_text = isinstance(name, str)
     row = Row(

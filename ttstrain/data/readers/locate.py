@@ -1,7 +1,7 @@
 """From the name in a table to a file, without leaving the data folder.
 
 Formats whose definition has absolute paths (F5 csv, GPT-SoVITS list, JSONL) may name files anywhere. In the others a
-name is relative to the data folder: one that is absolute or climbs out is refused before anything is opened. A link
+name is of something in the data folder: one that leads out of it is refused before anything is opened. A link
 inside the folder may lead out of it, but only to sound (the audit sees to that).
 """
 
@@ -57,16 +57,29 @@ class Locator:
             return Lost("missing_file", "the row names no file")
         if SCHEME.match(name):
             return Lost("outside_folder", "the name is an address, not a file: download it first")
-        if not self.anywhere and leaves_folder(name):
+        inside = self.inside(name) if leaves_folder(name) else name
+        if inside is None and not self.anywhere:
             return Lost("outside_folder", "the name leads out of the data folder")
-        if self.anywhere and leaves_folder(name):
+        if inside is None:
             if os.path.lexists(self.root / name):
                 return Found(self.root / name)
             bare = PureWindowsPath(name).name
             found = self._below(bare) if bare else None
             return Found(found, moved=True) if found else Lost("missing_file", f"there is no `{printable(name)}`")
-        found = self._below(name)
-        return Found(found) if found else self._lost(name)
+        found = self._below(inside)
+        return Found(found) if found else self._lost(inside)
+
+    def inside(self, name: str) -> str | None:
+        """Return an absolute or climbing name of something in the folder relative to it, else None; opens nothing."""
+        spelled = name.replace("\\", "/")
+        if PureWindowsPath(name).drive or spelled.startswith(("//", "~")):
+            return None
+        here = self.root.absolute()
+        full = PurePosixPath(os.path.normpath(here / spelled))
+        for folder in (PurePosixPath(os.path.normpath(here)), PurePosixPath(os.path.realpath(here))):
+            if full.is_relative_to(folder) and full != folder:
+                return str(full.relative_to(folder))
+        return None
 
     def _below(self, name: str) -> Path | None:
         has_ending = PurePosixPath(name).suffix.lower() in AUDIO_SUFFIXES

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ttstrain.data import atomic
 from ttstrain.data.readers.collect import Collector, stem
 from ttstrain.data.readers.columns import AUDIO, ID, LANGUAGE, SPEAKER, TEXT, first_of, language_code, plain
+from ttstrain.data.readers.ids import Place
 from ttstrain.data.readers.rows import Row, RowTable, TableError
+from ttstrain.data.readers.samples import wav_of
+from ttstrain.data.readers.uses import Uses
 
 ROWS_AT_A_TIME = 256
+SHORT_DIGEST = 12  # hex digits
 ENDINGS = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3", b"\xff\xfb": ".mp3"}
 
 
@@ -28,57 +32,108 @@ def read_parquet(files: Sequence[Path], root: Path, unpack_to: Path) -> RowTable
         ) from error
 
     collector = Collector(root, "parquet")
+    uses = Uses()
     for path in files:
         try:
             with pyarrow.parquet.ParquetFile(path) as file:
                 columns = _columns(path, file.schema_arrow.names)
+                _look_at_others(file, columns, uses)
                 number = 0
-                for batch in file.iter_batches(ROWS_AT_A_TIME, columns=sorted(set(columns.values()))):
+                for batch in file.iter_batches(ROWS_AT_A_TIME, columns=columns.all):
                     for values in batch.to_pylist():
                         number += 1
-                        named = {key: values[column] for key, column in columns.items()}
-                        _take(collector, f"{path.name}:{number}", named, unpack_to)
+                        _take(collector, f"{path.name}:{number}", values, columns, uses=uses, unpack_to=unpack_to)
         except (pyarrow.ArrowException, OSError) as error:
             raise TableError("unreadable", f"`{path}` is no readable Parquet file: {error}") from error
     if not collector.rows and not collector.verdicts:
         raise TableError("no_rows", f"`{root}` holds Parquet files without rows")
+    collector.columns = uses.columns()
     return collector.table()
 
 
-def _columns(path: Path, names: Sequence[str]) -> dict[str, str]:
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    audio: str
+    texts: tuple[str, ...]  # the first that is not blank is the text
+    others: Mapping[str, str]  # id, speaker, language -> column
+
+    @property
+    def all(self) -> list[str]:
+        return sorted({self.audio, *self.texts, *self.others.values()})
+
+
+def _columns(path: Path, names: Sequence[str]) -> _Columns:
     actual = {plain(name): name for name in names}
-    found = {
-        key: actual[name]
-        for key, wanted in {"audio": AUDIO, "text": TEXT, "id": ID, "speaker": SPEAKER, "language": LANGUAGE}.items()
-        if (name := first_of(wanted, actual)) is not None
-    }
-    if missing := {"audio", "text"} - set(found):
+    audio = first_of(AUDIO, actual)
+    texts = tuple(actual[name] for name in TEXT if name in actual)
+    if audio is None or not texts:
+        missing = " or ".join(kind for kind, found in (("audio", audio), ("text", texts)) if not found)
         raise TableError(
             "columns",
-            f"`{path}` has no column of {' or '.join(sorted(missing))}: it has {', '.join(names)}",
+            f"`{path}` has no column of {missing}: it has {', '.join(names)}",
             hint=f"audio goes by {', '.join(AUDIO)}; text by {', '.join(TEXT)}",
         )
-    return found
+    others = {
+        key: actual[name]
+        for key, wanted in {"id": ID, "speaker": SPEAKER, "language": LANGUAGE}.items()
+        if (name := first_of(wanted, actual)) is not None
+    }
+    return _Columns(actual[audio], texts, others)
 
 
-def _take(collector: Collector, source: str, values: Mapping[str, Any], unpack_to: Path) -> None:
-    audio, text = values["audio"], values["text"]
-    content = audio.get("bytes") if isinstance(audio, Mapping) else None
+def _look_at_others(file: Any, columns: _Columns, uses: Uses) -> None:
+    """Take examples of the columns that are not read, those of words and numbers, from the first rows."""
+    from pyarrow import types
+
+    schema = file.schema_arrow
+    simple = (types.is_string, types.is_large_string, types.is_integer, types.is_floating, types.is_dictionary)
+    others = [
+        field.name for field in schema if field.name not in columns.all and any(test(field.type) for test in simple)
+    ]
+    if others and (batch := next(iter(file.iter_batches(ROWS_AT_A_TIME, columns=others)), None)) is not None:
+        for values in batch.to_pylist():
+            uses.see(values, {})
+    uses.see(dict.fromkeys(schema.names), {})
+
+
+def _take(
+    collector: Collector, source: str, values: Mapping[str, Any], columns: _Columns, *, uses: Uses, unpack_to: Path
+) -> None:
+    uses.see(values, {})
+    uses.took("file", columns.audio)
+    audio = values[columns.audio]
+    column = next((c for c in columns.texts if isinstance(values[c], str) and values[c].strip()), None)
+    uses.took("text", column)
+    for key, name in columns.others.items():
+        uses.took(key, name)
+    content = _content(audio) if isinstance(audio, Mapping) else None
     name = (audio.get("path") if isinstance(audio, Mapping) else audio) or ""
     row = Row(
-        id=_word(values, "id") or (stem(name) if isinstance(name, str) else "") or source,
+        id=_word(values, columns.others.get("id")) or (stem(name) if isinstance(name, str) else "") or source,
         audio=None,
-        text=text if isinstance(text, str) else "",
-        speaker=_word(values, "speaker"),
-        language=language_code(_word(values, "language")),
+        text="" if column is None else values[column],
+        speaker=_word(values, columns.others.get("speaker")),
+        language=language_code(_word(values, columns.others.get("language"))),
         source=source,
     )
     if isinstance(content, bytes):
-        collector.rows.append(replace(row, audio=_unpacked(content, unpack_to)))
+        path = _unpacked(content, unpack_to)
+        inner = PurePosixPath(name).parent.parts if isinstance(name, str) else ()
+        collector.add(replace(row, audio=path), Place((path.stem[:SHORT_DIGEST], *inner)))
+    elif isinstance(content, str):
+        collector.judge(row, "skip", "bad_row", content)
     elif isinstance(name, str):
         collector.locate(row, name)
     else:
         collector.judge(row, "skip", "bad_row", "the audio column holds neither bytes nor a path")
+
+
+def _content(audio: Mapping[str, Any]) -> bytes | str | None:
+    """Return a recording's bytes, those of its samples as a WAV file, what is wrong with it, or None without any."""
+    if isinstance(audio.get("bytes"), bytes):
+        content: bytes = audio["bytes"]
+        return content
+    return None if audio.get("array") is None else wav_of(audio["array"], audio.get("sampling_rate"))
 
 
 def _unpacked(content: bytes, folder: Path) -> Path:
@@ -90,6 +145,6 @@ def _unpacked(content: bytes, folder: Path) -> Path:
     return path
 
 
-def _word(values: Mapping[str, Any], key: str) -> str:
-    value = values.get(key)
+def _word(values: Mapping[str, Any], column: str | None) -> str:
+    value = None if column is None else values[column]
     return str(value).strip() if isinstance(value, str | int) else ""

@@ -68,6 +68,15 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table, or one key of its objects, and what it is read as."""
+
+    use: str  # "file", "text", "speaker", ...; empty where it is not used
+    name: str  # "column 2", or its name in backticks
+    example: str  # its first value that is not blank
+
+
+@dataclass(frozen=True, slots=True)
 class RowTable:
     """The rows of a data set and the findings of reading them."""
 
@@ -76,6 +85,7 @@ class RowTable:
     rows: list[Row]
     verdicts: list[Verdict] = field(default_factory=list)  # of rows left out, and of lines that are no rows
     files_anywhere: bool = False  # whether the format names files by absolute path
+    columns: tuple[Column, ...] = ()
 
 
 class TableError(DataError):

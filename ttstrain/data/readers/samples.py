@@ -1,0 +1,34 @@
+"""Samples that stand in a table as numbers, written as a sound file. Shapes: t samples, c channels."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+MOST_CHANNELS = 8  # the shorter side of two dimensions is the channels'
+INT16_RANGE = 1 << 15
+
+
+def wav_of(samples: Any, sample_rate: Any) -> bytes | str:
+    """Return a WAV file of (t,), (t, c) or (c, t) samples in -1 to 1, or in 16 bits; or what is wrong with them."""
+    import numpy as np
+    import soundfile
+
+    if not isinstance(sample_rate, int) or sample_rate <= 0:
+        return f"the audio column's samples have no `sampling_rate` but {sample_rate!r}"
+    try:
+        array = np.asarray(samples)
+    except ValueError:
+        return "the audio column's samples are lists of different lengths"
+    if array.ndim == 2 and array.shape[0] <= MOST_CHANNELS < array.shape[1]:
+        array = array.T
+    if array.ndim not in (1, 2) or array.dtype.kind not in "fiu" or not array.size:
+        return f"the audio column's samples are no sound: {array.dtype} of shape {array.shape}"
+    file = io.BytesIO()
+    if array.dtype.kind == "f":
+        soundfile.write(file, array.astype(np.float32), sample_rate, format="WAV", subtype="FLOAT")
+    elif array.min() >= -INT16_RANGE and array.max() < INT16_RANGE:
+        soundfile.write(file, array.astype(np.int16), sample_rate, format="WAV", subtype="PCM_16")
+    else:
+        return "the audio column's samples are whole numbers beyond 16 bits"
+    return file.getvalue()
