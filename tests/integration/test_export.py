@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -15,15 +16,19 @@ from small_runs import checkpoint, finetune, metrics, ttstrain, write_clips, wri
 from torch import Tensor
 
 from ttstrain.checkpoint import store, tensorfile
-from ttstrain.checkpoint.export import Source, export
+from ttstrain.checkpoint.export import Source, Training, export
 from ttstrain.checkpoint.meta import read_meta, write_meta
 from ttstrain.checkpoint.upstream import open_checkpoint
+from ttstrain.config.recipe import OptimizerKind
+from ttstrain.engine import export as engine_export
 from ttstrain.engine.export import gather
 from ttstrain.engine.start import resume
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.families.flow import export_texts
 from ttstrain.families.flow.config import FlowConfig
 from ttstrain.families.flow.export import as_upstream_reads, vocab_bytes
+from ttstrain.optim.groups import build_groups
+from ttstrain.optim.optimizers import Optimizers
 
 STEPS = 8
 
@@ -252,6 +257,61 @@ def test_our_resume_goes_on_with_an_exported_training_file(everything: Path, rec
     assert [row["step"] for row in metrics(again) if "train/loss/model" in row] == [9, 10]
     step = checkpoint(again, 10).state["optimizers"]["model"]["transformer.proj_out.weight"]["step"]
     assert float(step) == 10
+
+
+def training_of(source: Source, run: Path, kind: str) -> Training:
+    """Return what a run with another optimizer would hand over: its moments are those of a real first step."""
+    loaded, recipe = checkpoint(run, STEPS), engine_export._recipe_of(run)
+    recipe = recipe.model_copy(update={"optim": recipe.optim.model_copy(update={"kind": kind})})
+    task = engine_export._build(source.task, source.config, None)
+    table = build_groups(task.optimized(), task.named_parameters(), recipe.optim)
+    optimizers = Optimizers.build(table, total_steps=10, steps_per_epoch=10)
+    for parameter in task.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizers.step("model")
+    changed = replace(loaded, state={**loaded.state, "optimizers": optimizers.state_dict()})
+    weights = source.training
+    assert weights is not None
+    candidates = engine_export._Candidates(weights.online, weights.average)
+    found = engine_export._training(task, changed, candidates, recipe)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("kind", get_args(OptimizerKind))
+def test_every_optimizer_s_training_can_be_gone_on_with_or_is_refused(
+    kind: str, source: Source, run: Path, tmp_path: Path
+) -> None:
+    if kind == "schedule_free_adamw":
+        pytest.importorskip("schedulefree")
+    if kind == "adamw8bit":
+        pytest.importorskip("bitsandbytes")
+    changed = replace(source, training=training_of(source, run, kind))
+    if kind in ("lion", "adan", "scaled_adam", "sgd"):
+        with pytest.raises(RecipeError, match=f"the run's optimizer is `{kind}`"):
+            export(changed, tmp_path / "out", formats=["training"])
+        assert export(changed, tmp_path / "weights").files  # weights alone are given all the same
+        return
+    exported = export(changed, tmp_path / "out", formats=["training"])
+    assert exported.proven[0].startswith(f"training: torch's AdamW takes update {STEPS + 1} from it, at LR ")
+    assert any("start afresh" in note for note in exported.notes) == (kind != "adamw")
+
+
+def test_a_training_file_that_adamw_cannot_take_is_not_kept(source: Source, tmp_path: Path) -> None:
+    assert source.training is not None
+    for changes, said in (
+        ({"step": None}, "KeyError: 'step'"),
+        ({"exp_avg": torch.zeros(3)}, r"`exp_avg` of `.*` is \(3,\), not"),
+        ({"step": torch.tensor(500.0)}, "updates are counted as"),
+    ):
+        moments = {
+            name: {key: value for key, value in {**state, **changes}.items() if value is not None}
+            for name, state in source.training.moments.items()
+        }
+        spoilt = replace(source, training=replace(source.training, moments=moments))
+        with pytest.raises(CheckpointError, match=said):
+            export(spoilt, tmp_path / "out", formats=["training"])
+        assert not (tmp_path / "out").exists()
 
 
 # ---------------------------------------------------------------- the vocab

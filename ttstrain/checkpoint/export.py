@@ -48,6 +48,7 @@ class Training:
     betas: tuple[float, float]
     eps: float
     notes: tuple[str, ...] = ()  # what could not be taken along
+    refused: str = ""  # why a trainer with AdamW cannot go on; "" where it can
 
 
 @dataclass(frozen=True, slots=True)

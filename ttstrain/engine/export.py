@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ from ttstrain.modules import lora
 from ttstrain.optim.groups import build_groups
 from ttstrain.optim.kinds import ADAMW_STATE
 from ttstrain.optim.optimizers import Optimizers
+from ttstrain.optim.settings import LR_AS_ADAMW, settings_of
 from ttstrain.task import Task
 from ttstrain.tracking import jsonl
 
@@ -256,13 +257,14 @@ def _training(task: Task, loaded: store.Loaded, candidates: _Candidates, recipe:
         return None
     found = {name: state for own in loaded.state["optimizers"].values() for name, state in own.items()}
     moments: dict[str, Mapping[str, Any]] = {name: found.get(name, {}) for name, _ in task.named_parameters()}
+    kinds = _kinds(recipe, loaded.state["optimizers"])
     notes: tuple[str, ...] = ()
     if recipe is not None and recipe.lora is not None:
         moments = {name: {} for name in moments}
         notes = ("the adapters are merged into the weights, so the optimizer's moments start afresh",)
-    elif any(set(state) - ADAMW_STATE for state in moments.values()):
+    elif any(state and set(state) != ADAMW_STATE for state in moments.values()):
         moments = {name: {} for name in moments}
-        notes = ("the run's optimizer keeps other moments than AdamW, so they start afresh",)
+        notes = (f"`{', '.join(kinds)}` keeps other moments than AdamW, so they start afresh",)
     optim = None if recipe is None else recipe.optim
     lr = meta.schedule.lr_next or max((group.lr for group in meta.groups), default=0.0)
     return Training(
@@ -275,7 +277,23 @@ def _training(task: Task, loaded: store.Loaded, candidates: _Candidates, recipe:
         betas=(0.9, 0.999) if optim is None else optim.betas,
         eps=1e-8 if optim is None else optim.eps,
         notes=notes,
+        refused=_unlike_adamw(kinds),
     )
+
+
+def _kinds(recipe: Recipe | None, moments: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    """Name the kinds of a checkpoint's optimizers; without a recipe, by what they keep."""
+    if recipe is not None:
+        return sorted({settings_of(recipe.optim, name).kind for name in moments})
+    adamw = all(not state or set(state) == ADAMW_STATE for own in moments.values() for state in own.values())
+    return ["adamw"] if adamw else ["unknown"]
+
+
+def _unlike_adamw(kinds: Sequence[str]) -> str:
+    """Say why AdamW cannot take the run's learning rate over; "" where it can."""
+    if not (unlike := [kind for kind in kinds if kind not in LR_AS_ADAMW]):
+        return ""
+    return f"the run's optimizer is `{', '.join(unlike)}`, whose moments and learning rate mean nothing to AdamW"
 
 
 # ---------------------------------------------------------------- the choice

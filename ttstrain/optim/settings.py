@@ -12,6 +12,8 @@ READS_BETAS: frozenset[OptimizerKind] = frozenset(
     {"adamw", "adamw8bit", "lion", "adan", "muon", "schedule_free_adamw", "scaled_adam"}
 )
 READS_EPS: frozenset[OptimizerKind] = READS_BETAS - {"lion"}
+LR_AS_ADAMW: frozenset[OptimizerKind] = frozenset({"adamw", "adamw8bit", "muon", "schedule_free_adamw"})
+"""Kinds under which a LR means what it means under AdamW."""
 
 
 @dataclass(frozen=True, slots=True)

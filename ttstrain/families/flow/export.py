@@ -29,6 +29,7 @@ from ttstrain.families import ModelConfig
 from ttstrain.families.flow.config import FlowConfig
 from ttstrain.families.flow.export_texts import BACKBONES, infer_command, limits, readme, settings_yaml
 from ttstrain.families.flow.task import FlowTask
+from ttstrain.families.flow.training_proof import prove
 from ttstrain.families.flow.upstream import METADATA_KEY, F5Format
 from ttstrain.families.flow.vocab import PACKAGED, load_vocab
 from ttstrain.task import Task
@@ -58,6 +59,7 @@ class FlowExporter:
         check_vocab(source.versions, {VOCAB_HASH: vocab_hash(config)}, source=str(source.checkpoint))
         vocab, notes = vocab_bytes(config)
         files: list[WrittenFile] = []
+        proven: list[str] = []
         for wanted, place in PLACES.items():
             if wanted not in formats:
                 continue
@@ -68,6 +70,7 @@ class FlowExporter:
             file = inside / (TRAINING_FILE if wanted == "training" else name)
             if wanted == "training":
                 torch.save(training_file(source), file)
+                proven.append(prove(file, config, step=source.step))
             else:
                 tensors = published(source.weights) if wanted == "inference" else full_precision(source.weights)
                 tensorfile.write(file, tensors, metadata=metadata)
@@ -81,7 +84,7 @@ class FlowExporter:
             notes += source.training.notes
         (folder / README).write_text(readme(source, config, [file.name for file in files], notes), encoding="utf-8")
         use = [infer_command(config, source, file=name)] if "inference" in formats else []
-        return Written(files=files, use=use, notes=notes)
+        return Written(files=files, use=use, notes=notes, proven=proven)
 
     def config(self, folder: Path) -> FlowConfig:
         """Read `model.yaml` and `vocab.txt` as upstream does."""
@@ -166,6 +169,11 @@ def training_file(source: Source) -> dict[str, Any]:
         raise RecipeError(
             f"`{source.checkpoint}` holds no training that could go on: weights alone, or step 0",
             hint="export a checkpoint of a run, or use it as a base",
+        )
+    if training.refused:
+        raise RecipeError(
+            f"F5-TTS's trainer goes on with AdamW, and {training.refused}",
+            hint="leave out `--format training`, and start a new training there from the exported weights",
         )
     average = training.online if training.average is None else training.average
     lr = max(training.lr, LR_FLOOR * training.peak_lr)
