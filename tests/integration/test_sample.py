@@ -159,7 +159,7 @@ def test_references_that_cannot_be_used_are_refused(run: Path, tmp_path: Path) -
         (["--text", "Hi", "-o", "."], 2, "is a folder"),
         (["--texts", "none.txt", "-o", "out"], 3, "No such file"),
         (["--texts", "empty.txt", "-o", "out"], 3, "holds no text"),
-        (["--texts", "bad.jsonl", "-o", "out"], 3, "bad.jsonl:2 is not JSON"),
+        (["--texts", "bad.jsonl", "-o", "out"], 3, "bad.jsonl:2 cannot be read: it is not JSON"),
         (["--texts", "twice.jsonl", "-o", "out"], 3, "the name `a`"),
         (["--texts", "path.jsonl", "-o", "out"], 3, "cannot be the name of a file"),
         (["--texts", "field.jsonl", "-o", "out"], 3, "unknown field `txt`"),

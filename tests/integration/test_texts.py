@@ -124,6 +124,7 @@ def copied(run: Path, to: Path, **versions: str) -> Path:
     path = to / "checkpoints" / "step-00000004" / "meta.json"
     meta = json.loads(path.read_text())
     meta["versions"] |= versions
+    meta["digest"] = ""  # as in checkpoints from before `meta.json` was summed
     path.write_text(json.dumps(meta))
     return to
 

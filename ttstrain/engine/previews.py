@@ -317,7 +317,7 @@ def recover_base(run: Run, previews: Previews, open_base: Callable[[], OpenedChe
     finally:
         run.task.load_state_dict(own)
     entries = [_entry(preview, {"base": spoken[preview.name]}) for preview in lost if preview.name in spoken]
-    kept = [entry for entry in _entries(folder) if entry["name"] not in spoken] if (folder / NUMBERS).exists() else []
+    kept = [entry for entry in _entries(folder) if entry["name"] not in spoken]
     _write_numbers(folder, 0, [*kept, *entries])
     return [f"the base has spoken {len(entries)} previews again: what it said at step 0 was lost"]
 
@@ -360,8 +360,11 @@ def _write_numbers(folder: Path, step: int, entries: Sequence[Mapping[str, Any]]
 
 
 def _entries(folder: Path) -> list[dict[str, Any]]:
-    """Read what `_write_numbers` wrote."""
-    values = documents.read_object(folder / NUMBERS, error=CheckpointError, keys={"previews": list}, numbers="any")
+    """Read what `_write_numbers` wrote; nothing where the file is missing or damaged: it can be made again."""
+    try:
+        values = documents.read_object(folder / NUMBERS, error=CheckpointError, keys={"previews": list}, numbers="any")
+    except CheckpointError:
+        return []
     entries: list[dict[str, Any]] = values["previews"]
     return entries
 

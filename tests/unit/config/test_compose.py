@@ -217,7 +217,7 @@ def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes(b"name: \xff\n")
     with pytest.raises(RecipeError, match="is not UTF-8"):
         load_yaml(tmp_path / "latin.yaml")
-    with pytest.raises(RecipeError, match="cannot read"):
+    with pytest.raises(RecipeError, match="cannot be read: No such file"):
         load_yaml(tmp_path / "none.yaml")
 
 
