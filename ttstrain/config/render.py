@@ -10,6 +10,7 @@ from ttstrain import families
 from ttstrain.config.emit import emit, scalar
 from ttstrain.config.estimate import ACTIVATIONS
 from ttstrain.config.gpu import gpu_memory
+from ttstrain.config.mixing import clip_share
 from ttstrain.config.plan import GroupPlan, Plan, ReplayFacts
 from ttstrain.config.recipe import ReplayConfig, Schedule, base_title
 from ttstrain.data.text_summary import text_lines
@@ -192,8 +193,11 @@ def _run_lines(plan: Plan) -> list[str]:
     length = f"{plan.epochs:.1f} epochs of {plan.steps_per_epoch:.1f} steps"
     if plan.staged:
         length = f"{len(plan.stages)} stage{'s' * (len(plan.stages) > 1)}, {plan.epochs:.1f} epochs of their clips"
+    of_clips = clip_share(families.find_task(plan.recipe.task).config.model_validate(plan.recipe.model).companion_ratio)
+    mixed = f"{100 * of_clips:.3g} % of the micro-batches hold clips, the others examples without recordings"
     return [
         *_wrap("run", f"{plan.steps:,} steps = {length}"),
+        *(_wrap("", mixed) if of_clips < 1 else []),
         *_wrap("", f"a step is at most {frames:,} frames{made} · device {train.device} · precision {train.precision}"),
         *_wrap("", " · ".join(f"every {every:,} {', '.join(names)}" for every, names in sorted(times.items()))),
     ]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -24,6 +24,7 @@ from ttstrain import families
 from ttstrain.config.complaints import complaint, known_keys
 from ttstrain.config.compose import Composed
 from ttstrain.config.estimate import checkpoint_bytes, memory_bytes, num_checkpoints
+from ttstrain.config.mixing import clip_share, settle_shares
 from ttstrain.config.parameters import count_parameters, trainable_names
 from ttstrain.config.plan import DataFacts, GroupPlan, Plan
 from ttstrain.config.recipe import GroupRule, OptimConfig, Recipe
@@ -90,13 +91,13 @@ def resolve(
     check_data(recipe, facts)
     accumulate = _accumulate(recipe, world_size)
     batches_per_step = accumulate * world_size
-    steps_per_epoch = facts.batches_per_epoch / batches_per_step
-    stages = tuple(_stages(recipe, facts, batches_per_step))
+    config = families.find_task(recipe.task).config.model_validate(recipe.model)
+    steps_per_epoch = facts.batches_per_epoch / batches_per_step / clip_share(config.companion_ratio)
+    stages = tuple(_stages(recipe, facts, batches_per_step, config.companion_ratio))
     steps = sum(stage.steps for stage in stages)
     groups = tuple(_groups(recipe))
     decay, horizon = _ema(recipe, steps)
     parameters = count_parameters(recipe)
-    config = families.find_task(recipe.task).config.model_validate(recipe.model)
     weight_bytes = config.weight_bytes()
     save_every = _every(recipe.checkpoint.every, steps, times=10, at_least_every=1000)
     kept = num_checkpoints(recipe.checkpoint, steps=steps, save_every=save_every)
@@ -142,16 +143,26 @@ def _accumulate(recipe: Recipe, world_size: int) -> int:
     return max(1, round(wanted / at_once))
 
 
-def _stages(recipe: Recipe, facts: DataFacts, batches_per_step: int) -> Iterator[Stage]:
-    """Yield the parts of the run, each with its length in steps."""
-    whole = facts.batches_per_epoch / batches_per_step
+def _stages(
+    recipe: Recipe, facts: DataFacts, batches_per_step: int, ratio: Callable[[float], float]
+) -> Iterator[Stage]:
+    """Yield the parts of the run, each with its length in steps.
+
+    Where companions are mixed in, at a `ratio` to clips that follows the run, a pass over the clips takes more steps.
+    """
+    whole = facts.batches_per_epoch / batches_per_step / clip_share(ratio)
     if not recipe.stages:
         steps = _steps(recipe, facts, whole)
         yield Stage("", steps=steps, steps_per_epoch=whole, early_stop=recipe.train.early_stop)
         return
-    own = [found.batches_per_epoch / batches_per_step for found in facts.stages]
-    lengths = _stage_steps(recipe, facts, whole, own)
-    for stage, steps, steps_per_epoch in zip(recipe.stages, lengths, own, strict=True):
+    of_clips = [found.batches_per_epoch / batches_per_step for found in facts.stages]
+
+    def lengths_for(shares: Sequence[float]) -> list[int]:
+        return _stage_steps(recipe, facts, whole, [own / share for own, share in zip(of_clips, shares, strict=True)])
+
+    shares = settle_shares(ratio, lengths_for, parts=len(of_clips))
+    own = [steps / share for steps, share in zip(of_clips, shares, strict=True)]
+    for stage, steps, steps_per_epoch in zip(recipe.stages, lengths_for(shares), own, strict=True):
         yield Stage(
             name=stage.name,
             steps=steps,

@@ -107,6 +107,13 @@ class ModelConfig(Section):
     def length(self, clip: Clip) -> int:
         """Return the clip's length in frames, known from its duration without decoding; as `TaskData.length`."""
 
+    def companion_ratio(self, progress: float) -> float:
+        """Return how many micro-batches without recordings go with one of clips, at a share of the run.
+
+        As `Companions.ratio`; 0 where the task has none.
+        """
+        return 0.0
+
     def review(self, clips: Sequence[Clip]) -> Review:
         """Return what the family has to say about audited clips; those it leaves out are not computed."""
         return Review()

@@ -34,9 +34,9 @@ def facts() -> DataFacts:
 
 @pytest.fixture
 def make_plan(tmp_path: Path) -> Callable[..., Plan]:
-    def make(*overrides: str, recipe: str = "", world_size: int = 1, **changed: Any) -> Plan:
+    def make(*overrides: str, recipe: str = "", head: str = TINY, world_size: int = 1, **changed: Any) -> Plan:
         path = tmp_path / "r.yaml"
-        path.write_text(TINY + recipe, encoding="utf-8")
+        path.write_text(head + recipe, encoding="utf-8")
         composed = compose(path, overrides)
         return resolve(
             parse(composed),

@@ -126,6 +126,10 @@ class OrpheusConfig(ModelConfig):
         """Count the tokens of a clip's row, before repeated frames are left out."""
         return row_length(clip, self.rows)
 
+    def companion_ratio(self, progress: float) -> float:
+        """Return the questions for each micro-batch of speech."""
+        return 0.0 if self.rows.text_mix is None else self.rows.text_mix.ratio(progress)
+
     def review(self, clips: Sequence[Clip]) -> Review:
         """Look at lengths, tags, voices and control tokens of the rows to be."""
         return review(clips, self.rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -36,6 +37,17 @@ class TextMix(Section):
         if places != sorted(set(places)):
             raise ValueError("the points of `schedule` must follow each other")
         return self
+
+    def ratio(self, progress: float) -> float:
+        """Return how many micro-batches of text go with one of speech, at a share of the run."""
+        points = self.schedule
+        if progress <= points[0].at:
+            return points[0].ratio
+        for before, after in itertools.pairwise(points):
+            if progress <= after.at:
+                share = (progress - before.at) / (after.at - before.at)
+                return before.ratio + share * (after.ratio - before.ratio)
+        return points[-1].ratio
 
 
 class RowsConfig(Section):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ class Questions:
     def __init__(self, rows: RowsConfig) -> None:
         """Read and tokenize the file. Raises DataError that names the line that is none, or when no row is left."""
         assert rows.text_mix is not None
-        self._schedule = rows.text_mix.schedule
+        self._mix = rows.text_mix
         path, tokenizer = Path(rows.text_mix.path), load_tokenizer(rows.tokenizer)
         if is_tokenized(path):
             every = read_tokenized(path, tokenizer, labels=rows.labels)
@@ -44,14 +43,7 @@ class Questions:
 
     def ratio(self, progress: float) -> float:
         """Return how many micro-batches of questions go with one of speech, at a share of the run."""
-        points = self._schedule
-        if progress <= points[0].at:
-            return points[0].ratio
-        for before, after in itertools.pairwise(points):
-            if progress <= after.at:
-                share = (progress - before.at) / (after.at - before.at)
-                return before.ratio + share * (after.ratio - before.ratio)
-        return points[-1].ratio
+        return self._mix.ratio(progress)
 
     def batch(self, indices: Sequence[int]) -> OrpheusBatch:
         """Lay rows end to end."""
