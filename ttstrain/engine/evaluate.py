@@ -39,14 +39,16 @@ def evaluate(
     left as they were. Batches that do not fit in memory are divided for good; raises OutOfMemoryError, on every rank,
     where a single clip does not fit.
     """
-    values = {f"eval/loss/{name}": loss for name, loss in _losses(run, batches).items()}
-    values |= {f"eval/retention/{name}": loss for name, loss in _losses(run, retained).items()}
-    if stage is not None:
-        values |= {f"eval/stage/{name}": loss for name, loss in _losses(run, stage).items()}
+    with run.optimizers.evaluating():  # before the average comes in, which no optimizer may move
+        values = {f"eval/loss/{name}": loss for name, loss in _losses(run, batches).items()}
+        values |= {f"eval/retention/{name}": loss for name, loss in _losses(run, retained).items()}
+        if stage is not None:
+            values |= {f"eval/stage/{name}": loss for name, loss in _losses(run, stage).items()}
+        if run.ema is not None:
+            with run.ema.swapped_in(run.task.exported()):
+                values |= {f"eval/ema_loss/{name}": loss for name, loss in _losses(run, batches).items()}
+                values |= {f"eval/ema_retention/{name}": loss for name, loss in _losses(run, retained).items()}
     if run.ema is not None:
-        with run.ema.swapped_in(run.task.exported()):
-            values |= {f"eval/ema_loss/{name}": loss for name, loss in _losses(run, batches).items()}
-            values |= {f"eval/ema_retention/{name}": loss for name, loss in _losses(run, retained).items()}
         values["ema/distance"] = float(run.ema.distance(run.task.exported()))
     return values
 
@@ -58,7 +60,7 @@ def _losses(run: Run, batches: Sequence[Pieces]) -> dict[str, float]:
     counts: dict[str, Tensor] = {}
     own = [(i, pieces) for i, pieces in enumerate(batches) if i % run.ranks.world_size == run.ranks.rank]
     fits = True
-    with run.rng.preserved(), run.optimizers.evaluating(), evaluating(run.task):
+    with run.rng.preserved(), evaluating(run.task):
         for i, pieces in own:
             generator = torch.Generator().manual_seed(EVALUATION_SEED + i)
             at = 0
