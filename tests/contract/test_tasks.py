@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -18,11 +19,11 @@ from typing import Any
 import pytest
 import torch
 from small_runs import differences
-from torch import Tensor
+from torch import Tensor, nn
 
 from ttstrain import families
 from ttstrain.config.compose import compose
-from ttstrain.config.recipe import Recipe
+from ttstrain.config.recipe import LoraConfig, Recipe
 from ttstrain.config.resolve import parse
 from ttstrain.config.shipped import list_recipes
 from ttstrain.data.audio import read_clip
@@ -33,7 +34,8 @@ from ttstrain.engine.evaluate import evaluating
 from ttstrain.engine.precision import Precision
 from ttstrain.engine.rng import Rng
 from ttstrain.engine.start import start
-from ttstrain.errors import DataError
+from ttstrain.errors import DataError, RecipeError
+from ttstrain.modules import lora
 from ttstrain.task import DEFAULT_OPTIMIZER, Audio, Batch, Mean, Prompt, Task, TaskData
 
 CPU = torch.device("cpu")
@@ -201,6 +203,33 @@ def test_losses_are_finite_and_reach_every_trainable_parameter(subject: Subject)
     assert all(bool(torch.isfinite(p.grad).all()) for p in task.parameters() if p.grad is not None)
     still = [name for name, p in task.named_parameters() if p.grad is not None and not p.grad.any()]
     assert still == []  # connected, yet without effect
+
+
+def test_an_adapter_on_any_linear_layer_is_trained_or_refused(subject: Subject) -> None:
+    """A layer whose weights are read past it would be adapted, counted and never trained."""
+    pytest.importorskip("peft")
+    layers = [name for name, layer in subject.build().exported().named_modules() if isinstance(layer, nn.Linear)]
+    if not layers:
+        pytest.skip("has no linear layer")
+    try:
+        without = adapters_without_gradient(subject, layers)
+    except RecipeError as error:
+        (refused,) = re.findall(r"leave `([\w.]+)` out of `lora.targets`", error.hint or "")
+        without = adapters_without_gradient(subject, [name for name in layers if not name.endswith(refused)])
+    assert without == []
+
+
+def adapters_without_gradient(subject: Subject, layers: list[str]) -> list[str]:
+    task = subject.build()
+    lora.add_lora(task.exported(), LoraConfig(rank=2, targets=layers))
+    adapters = {name: parameter for name, parameter in task.named_parameters() if lora.is_up(name)}
+    assert len(adapters) == len(layers)
+    first, *others = subject.clips
+    drawn: Any = task.draw(subject.batch([replace(first, text="今天天气很好。", language="zh"), *others]))
+    for loss in task.losses(drawn.to(CPU)):
+        if loss.value.requires_grad:
+            loss.value.backward(inputs=list(adapters.values()), retain_graph=True)
+    return [name for name, parameter in adapters.items() if parameter.grad is None]
 
 
 def test_losses_have_names_of_their_own_and_the_last_of_each_optimizer_steps(subject: Subject) -> None:

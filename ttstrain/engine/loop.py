@@ -22,6 +22,7 @@ from ttstrain.engine.run import Run
 from ttstrain.engine.signals import Request, Signals
 from ttstrain.engine.snapshot import Snapshots
 from ttstrain.engine.step import AVERAGE, UPDATE_HINT, DidNotFit, StepReport, train_step
+from ttstrain.engine.untrained import tell_of_untrained
 from ttstrain.errors import DivergedError, Interrupted, OutOfMemoryError, PeerError, Preempted
 from ttstrain.task import Batch
 
@@ -68,6 +69,7 @@ def train(run: Run, held_out: HeldOut, snapshots: Snapshots) -> Ending:
             report = _step(run, batches, snapshots)
             if report is None:
                 continue
+            tell_of_untrained(run)
             step, last = progress.step, progress.step == curriculum.total_steps
             turn = step == curriculum.current.end and not last
             wish = _wish(run, signals)

@@ -159,6 +159,17 @@ def is_adapter(name: str) -> bool:
     return any(part in (DOWN, UP, MAGNITUDE) for part in name.split("."))
 
 
+def is_up(name: str) -> bool:
+    """Tell whether a parameter, by either of its names, is an adapter's second matrix, which starts at zero."""
+    return UP in name.split(".")
+
+
+def layer_of(name: str) -> str:
+    """Return the layer that an adapter's parameter, by either of its names, belongs to."""
+    parts = name.split(".")
+    return ".".join(parts[: next(i for i, part in enumerate(parts) if part in (DOWN, UP, MAGNITUDE))])
+
+
 def _moved(layer: Any) -> Tensor:
     """Return the weight with its adapter's product, of which DoRA keeps the direction."""
     product = layer.lora_B[ADAPTER].weight.float() @ layer.lora_A[ADAPTER].weight.float()

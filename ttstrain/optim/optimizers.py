@@ -5,9 +5,10 @@ The LR is written into the parameter groups right before the update and read bac
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -44,6 +45,8 @@ class _Optimizer:
     names: dict[str, tuple[nn.Parameter, Part]]  # parameter's name -> what it is and what steps it
     groups: dict[str, list[nn.Parameter]]  # group -> its parameters, with and without weight decay
     frozen: frozenset[str] = frozenset()  # groups that this update leaves alone
+    waiting: dict[str, list[str]] = field(default_factory=dict)  # group -> names of what had no gradient so far
+    updates: Counter[str] = field(default_factory=Counter)  # of groups that hold such parameters
 
     @property
     def live(self) -> dict[str, list[nn.Parameter]]:
@@ -56,6 +59,14 @@ class _Optimizer:
         for name in self.live:
             scopes.setdefault(self.clips.get(name), []).append(name)
         return [(self.max_grad_norm if clip is None else clip.max_grad_norm, own) for clip, own in scopes.items()]
+
+    def look_for_gradients(self) -> None:
+        """Note which parameters have a gradient for the first time."""
+        for group in [group for group in self.waiting if group not in self.frozen]:
+            self.updates[group] += 1
+            self.waiting[group] = [name for name in self.waiting[group] if self.names[name][0].grad is None]
+            if not self.waiting[group]:
+                del self.waiting[group]
 
     @property
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -230,6 +241,7 @@ class Optimizers:
         """
         optimizer = self._optimizers[name]
         _drop_frozen(optimizer)
+        optimizer.look_for_gradients()
         alone = self.new_rows if self._new_rows_alone else None
         with nullcontext() if alone is None else alone.old_rows_kept():
             for part in optimizer.parts:
@@ -245,9 +257,21 @@ class Optimizers:
             measure_whole(optimizer.groups, lambda: self.step(name), moves)
             return moves.ratios()
         _drop_frozen(optimizer)
+        optimizer.look_for_gradients()
         for part in optimizer.parts:
             measure_in_pieces(part, moves)
         return moves.ratios()
+
+    def take_without_gradient(self, *, after: int) -> list[str]:
+        """Name the parameters that had no gradient in the first `after` updates of their group, each once.
+
+        Counts from when this object was made, and only updates that train the group.
+        """
+        found: list[str] = []
+        for optimizer in self._optimizers.values():
+            for group in [group for group in optimizer.waiting if optimizer.updates[group] >= after]:
+                found += optimizer.waiting.pop(group)
+        return found
 
     def zero_grad(self, name: str) -> None:
         """Drop the gradients of every parameter, frozen ones too."""
@@ -317,7 +341,10 @@ def _index(parts: list[Part], max_grad_norm: float | None) -> _Optimizer:
             for name, parameter in zip(group.names, group.parameters, strict=True):
                 names[name] = (parameter, part)
     clips = {group.name: group.clip for part in parts for group in part.groups if group.clip is not None}
-    return _Optimizer(parts, max_grad_norm, clips, names, groups)
+    waiting: dict[str, list[str]] = {}
+    for group in chain.from_iterable(part.groups for part in parts):
+        waiting.setdefault(group.name, []).extend(group.names)
+    return _Optimizer(parts, max_grad_norm, clips, names, groups, waiting=waiting)
 
 
 def _drop_frozen(optimizer: _Optimizer) -> None:

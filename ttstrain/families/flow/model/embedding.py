@@ -200,10 +200,7 @@ class InputEmbedding(nn.Module):
 
     def forward(self, x: Tensor, cond: Tensor, text: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Embed x and cond (b, n, m) and text (b, w, t), zeros after its w frames, as (b, n, d)."""
-        mels = torch.cat([x, cond], dim=-1)
-        # One projection in two parts: most frames have no text, and no gradient goes back to the mels.
-        weight, width = self.proj.weight, mels.shape[-1]
-        spoken = F.pad(F.linear(text, weight[:, width:]), (0, 0, 0, x.shape[1] - text.shape[1]))
-        frames = F.linear(mels, weight[:, :width], self.proj.bias) + spoken
+        spoken = F.pad(text, (0, 0, 0, x.shape[1] - text.shape[1]))  # (b, n, t)
+        frames = self.proj(torch.cat([x, cond, spoken], dim=-1))
         out: Tensor = self.conv_pos_embed(frames, mask=mask) + frames
         return out
