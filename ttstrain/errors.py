@@ -45,6 +45,10 @@ class CheckpointError(UserError):
     exit_code = 4
 
 
+class FolderLostError(CheckpointError):
+    """The run's folder was removed or renamed under the run; its state is saved in another beside it."""
+
+
 class DivergedError(UserError):
     """Training diverged and the rollback budget is spent; a good checkpoint is on disk."""
 

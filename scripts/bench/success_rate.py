@@ -41,7 +41,7 @@ from sides import git, utc_now
 from success_arms import SMALL, STEP, Training, arms
 from worker import device_name
 
-from ttstrain.checkpoint import store
+from ttstrain.checkpoint import pointers
 from ttstrain.config.compose import compose
 from ttstrain.config.recipe import DataConfig
 from ttstrain.data import atomic
@@ -86,7 +86,7 @@ def write_table(path: Path, clips: Sequence[Clip]) -> Path:
 def make_base(data: Path, work: Path, *, steps: int) -> Path:
     """Train the small nets on other recordings; a base that is there is taken."""
     place = work / "base"
-    if not (place / "checkpoints" / store.LAST).is_file():
+    if not (place / "checkpoints" / pointers.LAST).is_file():
         schedule = "optim.schedule={kind: cosine, warmup_steps: 0.1, end_factor: 0.1}"
         lrs = ("optim.lr=1e-3", "optim.groups.0.lr=1e-3")
         training = Training("joint", "gpt_sovits_one_minute", (schedule, *lrs, "~train.early_stop"))

@@ -28,7 +28,8 @@ from ttstrain.checkpoint.lock import RunBusyError, hold
 from ttstrain.config.compose import compose
 from ttstrain.engine.run import Run
 from ttstrain.engine.start import resume
-from ttstrain.errors import CheckpointError, Interrupted, Preempted, RecipeError, UserError
+from ttstrain.errors import CheckpointError, FolderLostError, Interrupted, Preempted, RecipeError, UserError
+from ttstrain.tracking import jsonl
 from ttstrain.tracking.jsonl import JsonlTracker
 
 STEPS = 8
@@ -276,6 +277,58 @@ def test_the_best_of_an_abandoned_branch_is_not_called_best(copied: Callable[[st
     resume(run, ruined, checkpoint=Path("step-00000004"))
     assert min(row["eval/loss/total"] for row in metrics(run, after=4) if "eval/loss/total" in row) > 6  # ruined
     assert (run / "checkpoints" / "best").read_text() == "step-00000004\n"
+
+
+def test_a_course_that_was_left_is_left_for_good_though_it_saved_nothing(
+    copied: Callable[[str], Path], finished: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def die(*_: object, **__: object) -> None:
+        raise Killed
+
+    run, whole = copied(), finished("fp32")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("ttstrain.engine.checkpointing.save", die)
+        resume(run, ["optim.lr=1e-4"], checkpoint=Path("step-00000004"))
+    assert (run / "checkpoints" / "best").read_text() == (whole / "checkpoints" / "best").read_text()
+    assert jsonl.read(run / "metrics.1.jsonl") == jsonl.read(whole / "metrics.jsonl")
+    shutil.copytree(run, run.with_name("back"))
+    resume(run, [])
+    assert metrics(run, after=4)[0]["optim/lr/model/default"] == pytest.approx(cosine(4, total=8) / 10, rel=1e-12)
+    resume(run.with_name("back"), ["optim.lr=1e-3"], checkpoint=Path("step-00000007"))  # the course that was left
+    assert metrics(run.with_name("back")) == metrics(whole)
+
+
+@pytest.mark.parametrize("change", [shutil.rmtree, lambda run: run.rename(run.with_name("renamed"))])
+def test_a_run_whose_folder_goes_ends_at_once_and_saves_itself_beside(
+    recipe: Path,
+    finished: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    change: Callable[[Path], object],
+) -> None:
+    from ttstrain.engine import loop
+
+    step, run = loop.train_step, tmp_path / "whole"
+
+    def step_and_change(*arguments: Any, **options: Any) -> Any:
+        report = step(*arguments, **options)
+        if report.step == 3:
+            change(run)
+        return report
+
+    monkeypatch.setattr(loop, "train_step", step_and_change)
+    with pytest.raises(FolderLostError, match="removed or renamed") as caught:
+        finetune(recipe, tmp_path, "name=whole", *OVERRIDES["fp32"], "checkpoint.every=1000", "eval.every=1000")
+    beside = tmp_path / "whole-rescued"
+    assert f"`ttstrain resume {beside}`" in str(caught.value.hint)
+    monkeypatch.setattr(loop, "train_step", step)
+    resume(beside, ["checkpoint.every=1", "eval.every=2"])
+    saved = _without_best(checkpoint(beside, STEPS).state)
+    assert differences(saved, _without_best(checkpoint(finished("fp32"), STEPS).state)) == []
 
 
 def test_an_average_or_early_stop_asked_for_later_starts_there(

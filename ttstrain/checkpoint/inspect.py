@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ttstrain import families
-from ttstrain.checkpoint import pickle_names, store, tensorfile, unpickle
+from ttstrain.checkpoint import pickle_names, pointers, store, tensorfile, unpickle
 from ttstrain.checkpoint.contents import Contents, read_contents
 from ttstrain.checkpoint.damage import faults
 from ttstrain.checkpoint.meta import Meta, ScheduleMeta, check_vocab, compare_front_ends
@@ -244,8 +244,8 @@ def _own_view(path: Path, folder: Path) -> _View:
     notes = [*checkpoint.notes, *_front_end_notes(loaded.meta)]
     notes += [f"recipe `{loaded.meta.recipe}`, written {loaded.meta.time[:19].replace('T', ' ')} UTC"]
     if folder != path:
-        present = store.list_checkpoints(folder.parent)
-        best = store.read_pointer(folder.parent, store.BEST)
+        present = pointers.list_checkpoints(folder.parent)
+        best = pointers.read_pointer(folder.parent, pointers.BEST)
         notes.append(
             f"this is `{folder.name}` of {len(present)} checkpoints"
             + ("" if best is None else f"; the best is `{best.name}`")

@@ -82,7 +82,7 @@ def _torch_version() -> str:
 
 
 class Meta(_Record):
-    """Identity, position and content of one checkpoint. `files`, `parts` and `ranks` are filled in by the store."""
+    """Identity, position and content of one checkpoint. The store fills in `files`, `parts`, `ranks` and `order`."""
 
     family: str
     task: str
@@ -102,6 +102,7 @@ class Meta(_Record):
     schema_version: int = Field(default=SCHEMA, alias="schema")
     parts: tuple[str, ...] = ()
     ranks: int = 0
+    order: int = 0  # of writing, within its run: 1 is the first; 0 where nobody counted
     files: Mapping[str, FileMeta] = {}
     digest: str = ""  # sha256 of this file with nothing between these quotes; earlier checkpoints have none
 

@@ -7,7 +7,7 @@
         vocab.txt                           a copy of what `model.vocab` names, where the task reads such a file
         rank-0000.safetensors + .json       what differs between processes
         meta.json                           written last: identity, position, sha256 of each file
-    checkpoints/last, checkpoints/best      text files that name a folder
+    checkpoints/last, checkpoints/best      text files that name one of these folders, never anything elsewhere
 
 Nothing is pickled.
 """
@@ -18,11 +18,10 @@ import errno
 import hashlib
 import json
 import os
-import re
 import shutil
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,17 +29,13 @@ from typing import Any, Literal
 from torch import Tensor
 
 from ttstrain import documents
-from ttstrain.checkpoint import tensorfile
+from ttstrain.checkpoint import pointers, tensorfile
 from ttstrain.checkpoint.damage import fault_of, naming_a_sound_one, open_meta, refuse_damaged
-from ttstrain.checkpoint.lock import hold
-from ttstrain.checkpoint.meta import META_FILE, FileMeta, Meta, kept_name, write_meta
+from ttstrain.checkpoint.meta import FileMeta, Meta, kept_name, write_meta
 from ttstrain.checkpoint.tensorfile import FileSum
-from ttstrain.errors import CheckpointError, UserError
+from ttstrain.errors import CheckpointError
 from ttstrain.state import Tree, detach_copy
 
-CHECKPOINTS = "checkpoints"
-LAST, BEST = "last", "best"
-_STEP_FOLDER = re.compile(r"step-(\d{8,})")
 _STEMS = {"task": "weights"}  # part -> file name without ending, where they differ
 Reading = Literal["verified", "trusting", "lazy"]
 _PLAIN = {"ema": ("weights",)}  # part -> path of the tensors that keep their own names in the file
@@ -75,7 +70,7 @@ def save(
     """
     temporary = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(exist_ok=True)  # and not what that lies in: a run's folder that is gone stays gone
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         files: dict[str, FileMeta] = {}
@@ -87,7 +82,7 @@ def save(
             files[kept_name(key)] = _write_bytes(temporary / kept_name(key), text.encode())
         meta = meta.model_copy(update={"files": files, "parts": tuple(state), "ranks": len(per_rank)})
         write_meta(temporary, meta)
-        _sync_folder(temporary)
+        pointers.sync_folder(temporary)
         _put_in_place(temporary, folder)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -142,12 +137,14 @@ def weight_files(meta: Meta) -> list[str]:
     return [name for name in meta.files if Path(name).stem in stems]
 
 
-def is_checkpoint(folder: Path) -> bool:
-    """Tell whether a folder is one of our checkpoints."""
-    return (folder / META_FILE).is_file()
-
-
 # ---------------------------------------------------------------- a run's checkpoints
+
+
+@dataclass(frozen=True, slots=True)
+class _Best:
+    """The best step of a course; None where it has none."""
+
+    step: int | None
 
 
 class CheckpointStore:
@@ -162,14 +159,18 @@ class CheckpointStore:
         background: bool = True,
         texts: Mapping[str, str] | None = None,
     ) -> None:
-        self.root = run_dir / CHECKPOINTS
+        self.root = run_dir / pointers.CHECKPOINTS
         self.keep_last = keep_last
         self.keep_every = keep_every
         self.background = background
         self.texts = texts
         self._writer: threading.Thread | None = None
         self._error: BaseException | None = None
-        recover(self.root)
+        self._news: deque[str] = deque()  # filled by the writer, emptied by `news`
+        self._stays: set[str] = set()  # old checkpoints that could not be removed, and are told
+        self._best_of_course: _Best | None = None  # what the next save lets `best` name, where a course was left
+        run_dir.mkdir(parents=True, exist_ok=True)
+        pointers.recover(self.root)
 
     def folder(self, step: int) -> Path:
         """Where the checkpoint of a step lies."""
@@ -181,7 +182,7 @@ class CheckpointStore:
         """Write the checkpoint of `step`, point to it and prune; return its folder.
 
         In the background the state is copied to host memory first, so training may go on changing it; one checkpoint
-        is written at a time. An error of a background write is raised by the next `save` or `wait`.
+        is written at a time. An error of a background write is raised by the next `save`, `wait` or `news`.
         """
         self.wait()
         folder = self.folder(step)
@@ -195,9 +196,9 @@ class CheckpointStore:
     def point(self, name: str, step: int) -> None:
         """Let `last` or `best` name the checkpoint of `step`, which must exist."""
         self.wait()
-        if not is_checkpoint(self.folder(step)):
+        if not pointers.is_checkpoint(self.folder(step)):
             raise ValueError(f"no checkpoint of step {step} to call {name}")
-        _write_pointer(self.root / name, self.folder(step).name)
+        pointers.write_pointer(self.root / name, self.folder(step).name)
 
     def wait(self) -> None:
         """Return once nothing is being written. Raises the error of the latest background write."""
@@ -208,13 +209,35 @@ class CheckpointStore:
             error, self._error = self._error, None
             raise error
 
+    def news(self) -> list[str]:
+        """Return what was written since the last call, and what old checkpoint could not be removed; waits for nothing.
+
+        Raises the error of a background write that has failed.
+        """
+        if self._writer is not None and not self._writer.is_alive():
+            self.wait()
+        return [self._news.popleft() for _ in range(len(self._news))]
+
+    def go_on_from(self, step: int, *, best: int | None) -> None:
+        """Let `last` name the checkpoint of `step`, from which the run goes on; `best` is the best step until there.
+
+        Where that leaves another course, its best stays until the first save: then `best` names that of this course,
+        or nothing where that is gone.
+        """
+        last, named = pointers.pointed(self.root, pointers.LAST), pointers.pointed(self.root, pointers.BEST)
+        if last != self.folder(step).name:
+            self.point(pointers.LAST, step)
+        elif named is None or named <= last:
+            return
+        self._best_of_course = _Best(best)
+
     def last(self) -> Path | None:
         """Return the newest checkpoint's folder."""
-        return read_pointer(self.root, LAST)
+        return pointers.read_pointer(self.root, pointers.LAST)
 
     def best(self) -> Path | None:
         """Return the best checkpoint's folder."""
-        return read_pointer(self.root, BEST)
+        return pointers.read_pointer(self.root, pointers.BEST)
 
     def _start(self, write: Callable[[], None]) -> None:
         def run() -> None:
@@ -227,83 +250,40 @@ class CheckpointStore:
         self._writer.start()
 
     def _write(self, folder: Path, state: Mapping[str, Tree], meta: Meta, best: bool, per_rank: Sequence[Tree]) -> None:
+        others = [pointers.order(other) for other in pointers.list_checkpoints(self.root)]
+        meta = meta.model_copy(update={"order": 1 + max([0, *others])})
         save(folder, state, meta, per_rank=per_rank, texts=self.texts)
-        _write_pointer(self.root / LAST, folder.name)
+        pointers.write_pointer(self.root / pointers.LAST, folder.name)
         if best:
-            _write_pointer(self.root / BEST, folder.name)
+            pointers.write_pointer(self.root / pointers.BEST, folder.name)
+        elif self._best_of_course is not None:
+            self._settle_best(self._best_of_course.step)
+        self._best_of_course = None
+        self._news.append(f"checkpoint {folder.name}{' (best so far)' if best else ''}")
         self._prune()
 
+    def _settle_best(self, step: int | None) -> None:
+        if step is not None and pointers.is_checkpoint(self.folder(step)):
+            pointers.write_pointer(self.root / pointers.BEST, self.folder(step).name)
+        else:
+            (self.root / pointers.BEST).unlink(missing_ok=True)
+
     def _prune(self) -> None:
-        """Remove what no rule keeps. Age is the time of writing: after `--reset-step` a smaller step is newer."""
+        """Remove what no rule keeps. Age is the order of writing: clocks jump, and a branch has smaller steps."""
         for leftover in self.root.glob(".step-*"):
             shutil.rmtree(leftover, ignore_errors=True)
-        by_age = sorted(list_checkpoints(self.root), key=lambda folder: (folder / META_FILE).stat().st_mtime_ns)
-        kept = {*by_age[-self.keep_last :], self.last(), self.best()}
-        for folder in by_age:
-            if folder in kept or (self.keep_every and _step_of(folder) % self.keep_every == 0):
+        ordered = pointers.by_age(self.root)
+        pointed = [pointers.pointed(self.root, name) for name in (pointers.LAST, pointers.BEST)]
+        kept = {*pointed, *(folder.name for folder in ordered[-self.keep_last :])}
+        for folder in ordered:
+            if folder.name in kept or (self.keep_every and pointers.step_of(folder) % self.keep_every == 0):
                 continue
-            _remove(folder)
-
-
-def recover(root: Path) -> None:
-    """Put back a checkpoint that had stepped aside for its successor when the process died. For the run's writer."""
-    for aside, folder in _stepped_aside(root):
-        with suppress(FileNotFoundError):  # another process of the run was quicker
-            aside.rename(folder)
-
-
-def mend(path: Path) -> None:
-    """Do what `recover` does for the run that is about to be read at `path`, unless a process writes there now."""
-    for root in (path / CHECKPOINTS, path, path.parent):
-        if root.name == CHECKPOINTS and _stepped_aside(root):
-            with suppress(UserError, OSError), hold(root.parent):
-                recover(root)
-
-
-def _stepped_aside(root: Path) -> list[tuple[Path, Path]]:
-    """List the checkpoints that have no successor in their place yet, with that place."""
-    pairs = [(aside, root / aside.name[1 : -len(".old")]) for aside in root.glob(".step-*.old")]
-    return [(aside, folder) for aside, folder in pairs if is_checkpoint(aside) and not folder.exists()]
-
-
-def list_checkpoints(root: Path) -> list[Path]:
-    """List the complete checkpoints in a `checkpoints` folder by step."""
-    if not root.is_dir():
-        return []
-    found = [folder for folder in root.iterdir() if _STEP_FOLDER.fullmatch(folder.name) and is_checkpoint(folder)]
-    return sorted(found, key=_step_of)
-
-
-def read_pointer(root: Path, name: str) -> Path | None:
-    """Follow `last` or `best`. Raises CheckpointError when it names a checkpoint that is not there."""
-    path = root / name
-    if not path.is_file():
-        return None
-    folder = root / path.read_text(encoding="utf-8").strip()
-    if not is_checkpoint(folder):
-        present = ", ".join(found.name for found in list_checkpoints(root)) or "none"
-        raise CheckpointError(f"`{path}` names `{folder.name}`, which is not there", hint=f"complete ones: {present}")
-    return folder
-
-
-def _step_of(folder: Path) -> int:
-    match = _STEP_FOLDER.fullmatch(folder.name)
-    assert match is not None
-    return int(match[1])
-
-
-def _write_pointer(path: Path, name: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(name + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise CheckpointError(f"`{path}` could not be written: {error.strerror or error}") from error
+            try:
+                _remove(folder)
+            except OSError as error:  # as a network drive answers while another process reads there
+                if folder.name not in self._stays:
+                    self._news.append(f"warning: the old {folder.name} could not be removed: {error.strerror or error}")
+                self._stays.add(folder.name)
 
 
 def _put_in_place(temporary: Path, folder: Path) -> None:
@@ -313,26 +293,15 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
     if folder.exists():
         folder.rename(aside)
     temporary.rename(folder)
-    _sync_folder(folder.parent)
+    pointers.sync_folder(folder.parent)
     shutil.rmtree(aside, ignore_errors=True)
 
 
 def _remove(folder: Path) -> None:
     """Remove a checkpoint, first out of sight: a half-removed folder is never taken for one."""
     doomed = folder.with_name(f".{folder.name}.doomed")
-    try:
-        folder.rename(doomed)
-        shutil.rmtree(doomed)
-    except OSError as error:
-        raise CheckpointError(f"the old checkpoint `{folder}` could not be removed: {error.strerror}") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    folder.rename(doomed)
+    shutil.rmtree(doomed)
 
 
 # ---------------------------------------------------------------- one part

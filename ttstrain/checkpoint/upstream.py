@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ttstrain import families
-from ttstrain.checkpoint import adapted, hub, store
+from ttstrain.checkpoint import adapted, hub, pointers, store
 from ttstrain.checkpoint.contents import INDEX, Contents, read_contents
 from ttstrain.checkpoint.damage import refuse_damaged
 from ttstrain.checkpoint.meta import META_FILE, ScheduleMeta
@@ -297,17 +297,17 @@ def follow(path: Path, *, prefer: Literal["last", "best"] = "last") -> Path:
 
     A path that is a checkpoint already is returned as it is. Raises CheckpointError when there is none, or several.
     """
-    store.mend(path)
-    if path.is_file() and path.name in (store.LAST, store.BEST) and path.parent.name == store.CHECKPOINTS:
-        pointed = store.read_pointer(path.parent, path.name)
+    pointers.mend(path)
+    if path.is_file() and path.name in (pointers.LAST, pointers.BEST) and path.parent.name == pointers.CHECKPOINTS:
+        pointed = pointers.read_pointer(path.parent, path.name)
         assert pointed is not None
         return pointed
-    if not path.is_dir() or store.is_checkpoint(path):
+    if not path.is_dir() or pointers.is_checkpoint(path):
         return path
-    root = path / store.CHECKPOINTS if (path / store.CHECKPOINTS).is_dir() else path
+    root = path / pointers.CHECKPOINTS if (path / pointers.CHECKPOINTS).is_dir() else path
     if root == path and (chosen := choose_checkpoint(path)) is not None:
         return chosen.path
-    pointed = store.read_pointer(root, prefer) or store.read_pointer(root, store.LAST)
+    pointed = pointers.read_pointer(root, prefer) or pointers.read_pointer(root, pointers.LAST)
     if pointed is not None:
         return pointed
     if root != path:
@@ -337,7 +337,7 @@ def resolve_base(spec: str) -> Path:
     if spec.startswith(hub.HUB):
         return follow(hub.download(spec, preferred=SUFFIXES[:1], others=SUFFIXES[1:]), prefer="best")
     path = Path(spec).expanduser()
-    store.mend(path)
+    pointers.mend(path)
     if not path.exists():
         raise CheckpointError(
             f"the base `{spec}` does not exist", hint="a file, a folder, a run or hf://owner/repo/path"

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ttstrain import families
+from ttstrain.checkpoint.lock import RunLock
 from ttstrain.checkpoint.store import CheckpointStore
 from ttstrain.config.plan import Plan
 from ttstrain.config.recipe import Recipe, StageConfig
@@ -71,7 +72,14 @@ def choose_device(name: str, *, ranks: Ranks | None = None) -> torch.device:
 
 
 def build(
-    plan: Plan, prepared: Prepared, *, folder: Path, device: torch.device, ranks: Ranks, trackers: Trackers
+    plan: Plan,
+    prepared: Prepared,
+    *,
+    folder: Path,
+    device: torch.device,
+    ranks: Ranks,
+    trackers: Trackers,
+    lock: RunLock | None = None,
 ) -> Run:
     """Make every live part of a run; weights are fresh, the step is 0."""
     recipe = plan.recipe
@@ -166,6 +174,7 @@ def build(
             texts=config.kept_files(),
         ),
         trackers=trackers,
+        lock=lock,
     )
 
 

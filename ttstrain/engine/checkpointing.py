@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import shlex
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from ttstrain import families
 from ttstrain.checkpoint import store
 from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.meta import EmaMeta, GroupMeta, LoraMeta, Meta, ScheduleMeta
+from ttstrain.engine import folder
 from ttstrain.engine.run import Run
-from ttstrain.errors import DivergedError
+from ttstrain.errors import DivergedError, FolderLostError
 from ttstrain.modules import lora
 
 PER_RANK = "rng"  # the one part that differs between processes
@@ -28,11 +30,35 @@ def save(run: Run, *, best: bool = False, metrics: Mapping[str, float] | None = 
             "the checkpoints before are good",
         )
     generators = run.ranks.gather(run.rng.state_dict())
-    folder = run.store.folder(run.progress.step)
+    if run.ranks.broadcast(run.folder_is_lost()):
+        raise _save_beside(run, generators, describe(run, metrics=metrics or {}))
     if run.ranks.main:
-        state = {name: tree for name, tree in run.state.state_dict().items() if name != PER_RANK}
-        run.store.save(run.progress.step, state, describe(run, metrics=metrics or {}), best=best, per_rank=generators)
-    return folder
+        run.store.save(
+            run.progress.step, _shared(run), describe(run, metrics=metrics or {}), best=best, per_rank=generators
+        )
+    return run.store.folder(run.progress.step)
+
+
+def _shared(run: Run) -> dict[str, Any]:
+    """Return what is alike in every process."""
+    return {name: tree for name, tree in run.state.state_dict().items() if name != PER_RANK}
+
+
+def _save_beside(run: Run, generators: Sequence[Any], meta: Meta) -> FolderLostError:
+    """Write a run of this one checkpoint beside the folder that is gone; return what to raise in every process."""
+    place: Path | None = None
+    if run.ranks.main:
+        with folder.create_rescue(run.folder) as lock:
+            place = lock.folder
+            folder.write_description(place, run.plan)
+            beside = store.CheckpointStore(place, keep_last=1, background=False, texts=run.store.texts)
+            beside.save(run.progress.step, _shared(run), meta, per_rank=generators)
+    place = run.ranks.broadcast(place)
+    return FolderLostError(
+        f"the run's folder `{run.folder}` was removed or renamed while step {run.progress.step} was taken; "
+        f"the run as it stands is saved in `{place}`",
+        hint=f"continue with `ttstrain resume {shlex.quote(str(place))}`",
+    )
 
 
 def save_held(run: Run, content: Mapping[str, Any], *, step: int) -> Path:
@@ -68,20 +94,6 @@ def restore(run: Run, loaded: store.Loaded, *, source: Path, keep: Collection[st
         kept.add("task")
     run.state.load_state_dict(content, keep=kept)
     return notes
-
-
-def leave_branch(run: Run, step: int) -> None:
-    """Let `best` name no checkpoint after `step`, from which another course is taken now.
-
-    It names the best one before, or nothing where that is gone.
-    """
-    pointer = run.store.root / store.BEST
-    if not pointer.is_file() or pointer.read_text(encoding="utf-8").strip() <= run.store.folder(step).name:
-        return
-    if run.best.step is not None and store.is_checkpoint(run.store.folder(run.best.step)):
-        run.store.point(store.BEST, run.best.step)
-    else:
-        pointer.unlink()
 
 
 def describe(run: Run, *, metrics: Mapping[str, float], step: int | None = None) -> Meta:

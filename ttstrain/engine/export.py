@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from ttstrain import families
-from ttstrain.checkpoint import store
+from ttstrain.checkpoint import pointers, store
 from ttstrain.checkpoint.damage import open_meta
 from ttstrain.checkpoint.export import Adapters, Source, Training
 from ttstrain.checkpoint.loading import load_weights
@@ -44,11 +44,11 @@ ONLINE, AVERAGE = "online", "ema"
 
 def task_of(path: Path, *, recipe: str | None = None) -> str:
     """Tell what was trained, without reading tensors."""
-    store.mend(path)
+    pointers.mend(path)
     if not path.exists():
         raise CheckpointError(f"`{path}` does not exist", hint="a run's folder, a checkpoint or an upstream file")
     found = follow(path, prefer="best")
-    if store.is_checkpoint(found):
+    if pointers.is_checkpoint(found):
         return open_meta(found).task
     return parse(compose(_asked_recipe(found, recipe), [])).task
 
@@ -68,7 +68,7 @@ def gather(
     the asked weights are not there.
     """
     found = follow(path, prefer="best")
-    if not store.is_checkpoint(found):
+    if not pointers.is_checkpoint(found):
         return _of_upstream(found, weights=weights, recipe=recipe, compare=compare)
     if recipe is not None:
         raise RecipeError("a checkpoint of ours has its own settings", hint="leave `--recipe` out")

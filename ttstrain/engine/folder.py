@@ -58,6 +58,11 @@ def create_beside(original: Path) -> RunLock:
     return _claim(original.with_name(f"{stem}-reset"))
 
 
+def create_rescue(original: Path) -> RunLock:
+    """Make and lock a folder for the state of a run whose own is gone: `<name>-rescued`, `<name>-rescued-2`, …"""
+    return _claim(original.with_name(f"{original.name}-rescued"))
+
+
 def _claim(folder: Path) -> RunLock:
     """Make the folder, or the first free one with a number behind its name. To have made it is to own it."""
     candidate, number = folder, 2

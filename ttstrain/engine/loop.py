@@ -92,6 +92,7 @@ def train(run: Run, held_out: HeldOut, snapshots: Snapshots) -> Ending:
                 _save(run, best=improved, metrics=values)
             if ending or wish.leave:
                 run.store.wait()
+            _tell_saved(run)
             if ending:
                 return ending
             if wish.leave:
@@ -106,7 +107,7 @@ def due(step: int, every: int | None) -> bool:
 
 def _wish(run: Run, signals: Signals) -> _Wish:
     """Look for requests. Ranks agree after every step: what is asked of one is done by all."""
-    leave, save = signals.requested(), signals.save_requested()
+    leave, save = signals.requested(), signals.save_requested() or run.folder_is_lost()
     if run.ranks.alone:
         return _Wish(leave, save=save)
     wishes = (*get_args(Request), "save")
@@ -326,9 +327,13 @@ def _speak(run: Run, held_out: HeldOut) -> None:
 
 
 def _save(run: Run, *, best: bool = False, metrics: Mapping[str, float] | None = None) -> None:
-    folder = checkpointing.save(run, best=best, metrics=metrics)
-    if run.ranks.main:
-        run.trackers.note(f"checkpoint {folder.name}{' (best so far)' if best else ''}")
+    checkpointing.save(run, best=best, metrics=metrics)
+
+
+def _tell_saved(run: Run) -> None:
+    """Say which checkpoints have come to lie on the disk. Raises the error of one that could not be written."""
+    for line in run.store.news():
+        run.trackers.note(line)
 
 
 def _leave(run: Run, requested: Request) -> None:

@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from ttstrain.checkpoint import store
+from ttstrain.checkpoint import pointers
 from ttstrain.checkpoint.damage import open_meta
 from ttstrain.checkpoint.upstream import follow, open_checkpoint
 from ttstrain.engine import folder
@@ -27,7 +27,7 @@ def run_of(path: Path) -> Path | None:
     """Return the folder of our run that a path names: it, its `checkpoints`, or one of these; None for all else."""
     path = path.resolve() if path.name in ("", "..") else path  # `.`: a run has a name
     for run in (path, path.parent, path.parent.parent):
-        named = path == run or path.relative_to(run).parts[0] == store.CHECKPOINTS
+        named = path == run or path.relative_to(run).parts[0] == pointers.CHECKPOINTS
         if named and (run / folder.RECIPE).is_file():
             return run
     return None
@@ -44,10 +44,12 @@ def find(path: Path, *, run: Path | None, checkpoint: Path | None, recipe: str |
         if recipe is not None:
             raise RecipeError("a run of ours has its own recipe", hint="change keys with `key=value`")
         found = follow(path) if checkpoint is None else _own_checkpoint(run, checkpoint)
+        if not pointers.is_own(found):
+            raise CheckpointError(f"`{found}` leads out of `{run}`, which can only go on from its own checkpoints")
         meta = open_meta(found)
         return Origin(found, run, meta.step, () if meta.schedule is None else meta.schedule.stages)
     found = follow(path if checkpoint is None else _file_in(path, checkpoint))
-    if store.is_checkpoint(found):
+    if pointers.is_checkpoint(found):
         raise CheckpointError(
             f"`{found}` does not lie in a run's folder", hint=f"start a new run from it: `--base {found}`"
         )
@@ -69,7 +71,7 @@ def _own_checkpoint(run: Path, named: Path) -> Path:
 
     What lies elsewhere is never gone on from: the run would be another than the one that was named.
     """
-    root = run / store.CHECKPOINTS
+    root = run / pointers.CHECKPOINTS
     own = root / named.name
     inside = len(named.parts) == 1 or (named.exists() and named.parent.resolve() == root.resolve())
     if inside and own.exists():
@@ -79,7 +81,7 @@ def _own_checkpoint(run: Path, named: Path) -> Path:
             f"`{named}` is no checkpoint of `{run}`, which can only go on from its own",
             hint=f"use that one with `ttstrain {_way_to_use(named)}`",
         )
-    present = ", ".join(found.name for found in store.list_checkpoints(root)) or "none"
+    present = ", ".join(found.name for found in pointers.list_checkpoints(root)) or "none"
     raise CheckpointError(f"`{run}` has no checkpoint `{named}`", hint=f"complete ones: {present}")
 
 
@@ -87,7 +89,7 @@ def _way_to_use(checkpoint: Path) -> str:
     run = run_of(checkpoint)
     if run is None:
         return f"finetune RECIPE --base {shlex.quote(str(checkpoint))}"
-    named = f" --from {checkpoint.name}" if checkpoint.parent.name == store.CHECKPOINTS else ""
+    named = f" --from {checkpoint.name}" if checkpoint.parent.name == pointers.CHECKPOINTS else ""
     return f"resume {shlex.quote(str(run))}{named}"
 
 

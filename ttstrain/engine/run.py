@@ -1,4 +1,4 @@
-"""The live objects of one run. No methods: the loop is a function that reads from top to bottom."""
+"""The live objects of one run. The loop is a function that reads from top to bottom, not a method."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from ttstrain.checkpoint.lock import RunLock
 from ttstrain.checkpoint.store import CheckpointStore
 from ttstrain.config.plan import Plan
 from ttstrain.data.loader import Loader
@@ -45,3 +46,8 @@ class Run:
     state: TrainState
     store: CheckpointStore
     trackers: Trackers
+    lock: RunLock | None = None  # of the folder, in the main process
+
+    def folder_is_lost(self) -> bool:
+        """Tell whether the run's folder was removed or renamed under this process; only the main one knows."""
+        return self.lock is not None and self.lock.lost()

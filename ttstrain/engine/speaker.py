@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ttstrain import documents, families
-from ttstrain.checkpoint import store
+from ttstrain.checkpoint import pointers
 from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.tensorfile import read_tree
 from ttstrain.checkpoint.upstream import Absent, open_checkpoint, resolve_base
@@ -78,7 +78,7 @@ def open_speaker(
     """
     changes = _changes(overrides)
     path = resolve_base(spec)
-    own = store.is_checkpoint(path)
+    own = pointers.is_checkpoint(path)
     if own or recipe is not None:
         source = gather(path, weights=weights, recipe=recipe, training=False)
         task_name, section, tensors = source.task, source.config.model_dump(mode="json"), source.weights

@@ -11,7 +11,7 @@ from types import TracebackType
 
 import torch
 
-from ttstrain.checkpoint import store
+from ttstrain.checkpoint import pointers, store
 from ttstrain.checkpoint.loading import LoadReport, Tensors, compare, load_weights
 from ttstrain.checkpoint.lock import RunLock, hold
 from ttstrain.checkpoint.merging import explain, open_for, open_training
@@ -39,6 +39,7 @@ from ttstrain.engine.signals import preparing
 from ttstrain.errors import (
     CheckpointError,
     DivergedError,
+    FolderLostError,
     Interrupted,
     OutOfMemoryError,
     PeerError,
@@ -50,6 +51,7 @@ from ttstrain.errors import (
 )
 from ttstrain.modules import lora
 from ttstrain.task import Fitted
+from ttstrain.tracking import jsonl
 from ttstrain.tracking.build import build_trackers
 from ttstrain.tracking.tracker import RunInfo, Trackers
 
@@ -233,7 +235,7 @@ class _Processes:
 
 
 # What all processes raise during training, or none: it follows from what they share.
-_TOGETHER = (RecipeError, DivergedError, Interrupted, Preempted)
+_TOGETHER = (RecipeError, DivergedError, FolderLostError, Interrupted, Preempted)
 
 
 def _exit_code(error: BaseException) -> int:
@@ -244,7 +246,9 @@ def _exit_code(error: BaseException) -> int:
 
 def _build(plan: Plan, prepared: Prepared, place: Path, here: _Processes) -> Run:
     trackers = build_trackers(plan.recipe.tracking) if here.ranks.main else Trackers()
-    return build.build(plan, prepared, folder=place, device=here.device, ranks=here.ranks, trackers=trackers)
+    return build.build(
+        plan, prepared, folder=place, device=here.device, ranks=here.ranks, trackers=trackers, lock=here.lock
+    )
 
 
 def _check_disk(plan: Plan, place: Path) -> None:
@@ -363,7 +367,7 @@ def _compose(
 def _locked(run: Path) -> RunLock:
     """Take a run's lock, and mend what a process that died in the middle of a save has left."""
     lock = hold(run)
-    store.recover(run / store.CHECKPOINTS)
+    pointers.recover(run / pointers.CHECKPOINTS)
     return lock
 
 
@@ -389,8 +393,6 @@ def _restore(run: Run, origin: Origin, *, reset_step: bool, reset_optimizer: boo
         lines.append(f"started afresh: {_named(name for name in run.state.parts if name in keep | late)}")
     if unused := sorted(set(loaded.state) - set(run.state.parts)):
         lines.append(f"left behind, for this run has none: {_named(unused)}")
-    if run.folder == origin.run and run.ranks.main:
-        checkpointing.leave_branch(run, origin.step)
     return lines + notes + compare_front_ends(loaded.meta.versions, _front_end(run))
 
 
@@ -460,6 +462,20 @@ def _restore_upstream(run: Run, origin: Origin, *, keep: set[str]) -> list[str]:
 # ---------------------------------------------------------------- training
 
 
+def _take_course(run: Run, origin: Origin | None) -> list[str]:
+    """Let the run's folder say from where it goes on, before the first step; return a note where a course is left."""
+    if origin is None or origin.run != run.folder or not run.ranks.main:
+        return []
+    former = pointers.pointed(run.store.root, pointers.LAST)
+    notes = []
+    if former not in (None, origin.checkpoint.name):
+        kept = jsonl.keep_course(run.folder / jsonl.FILE_NAME, origin.step)
+        where = "" if kept is None else f"; its metrics are kept in `{kept.name}`"
+        notes.append(f"the course up to {former} is left{where}; `--from {former}` returns to it until it is pruned")
+    run.store.go_on_from(origin.step, best=run.best.step)
+    return notes
+
+
 def _train(
     run: Run, prepared: Prepared, here: _Processes, notes: Sequence[str], *, origin: Origin | None = None
 ) -> None:
@@ -482,6 +498,7 @@ def _train(
         start_step=run.progress.step,
         steps_per_epoch=run.plan.steps_per_epoch,
     )
+    notes = [*notes, *_take_course(run, origin)]
     status = "failed"
     try:
         run.trackers.start(info)

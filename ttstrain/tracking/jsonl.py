@@ -5,6 +5,7 @@
   leave it, is dropped when the run is resumed.
 - JSON has no NaN and no infinity: both are `null`, which `read` gives back as NaN.
 - A resume at step k first drops what was recorded after k, so that the file equals that of an uninterrupted run.
+- Where a run leaves a course for an earlier checkpoint, the file of that course is kept as `metrics.<n>.jsonl`.
 - After a rollback the steps that are taken again are appended: the file tells what happened. `guard/rollbacks` is
   higher from there on, and of two lines with one step the later one belongs to the weights.
 """
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ttstrain import documents
+from ttstrain.data import atomic
 from ttstrain.errors import DataError, RecipeError
 from ttstrain.tracking.tracker import RunInfo, Spoken, Weights
 
@@ -143,14 +145,45 @@ def trim(path: Path, step: int) -> None:
     os.truncate(path, exact or before)
 
 
+def keep_course(path: Path, step: int) -> Path | None:
+    """Keep the lines after `step`, from which the run goes on another way, in a copy `metrics.<n>.jsonl`; return it.
+
+    Where the file never came to this step but such a copy did, the run returns to that course: the two change places.
+    """
+    if not path.exists():
+        return None
+    end = _last_step(path)
+    older = [file for file in reversed(_kept(path)) if _last_step(file) >= step] if end < step else []
+    if not older and end <= step:
+        return None
+    kept = _next_kept(path)
+    atomic.write_bytes(kept, path.read_bytes())
+    if older:
+        atomic.write_bytes(path, older[0].read_bytes())
+    return kept
+
+
+def _last_step(path: Path) -> int:
+    return max((int(match[1]) for match in _LINE.finditer(path.read_bytes())), default=-1)
+
+
 def _set_aside(path: Path) -> None:
     """Rename what an earlier run left, so that a new run starts its own file and nothing is lost."""
-    if not path.exists() or path.stat().st_size == 0:
-        return
-    number = 1
-    while (kept := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
-        number += 1
-    path.rename(kept)
+    if path.exists() and path.stat().st_size > 0:
+        path.rename(_next_kept(path))
+
+
+def _kept(path: Path) -> list[Path]:
+    """List the copies `metrics.<n>.jsonl`, the oldest first."""
+    pattern = re.compile(rf"{re.escape(path.stem)}\.(\d+){re.escape(path.suffix)}")
+    numbered = [(int(match[1]), file) for file in path.parent.iterdir() if (match := pattern.fullmatch(file.name))]
+    return [file for _, file in sorted(numbered)]
+
+
+def _next_kept(path: Path) -> Path:
+    kept = _kept(path)
+    number = int(kept[-1].suffixes[0][1:]) + 1 if kept else 1
+    return path.with_name(f"{path.stem}.{number}{path.suffix}")
 
 
 def _to_json(value: float) -> float | None:

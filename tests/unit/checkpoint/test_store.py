@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from ttstrain.checkpoint import store, tensorfile
+from ttstrain.checkpoint import pointers, store, tensorfile
 from ttstrain.checkpoint.meta import EmaMeta, GroupMeta, Meta, ScheduleMeta, read_meta
 from ttstrain.checkpoint.store import CheckpointStore
 from ttstrain.errors import CheckpointError
@@ -209,7 +211,7 @@ def test_a_half_written_folder_is_no_checkpoint(tmp_path: Path, monkeypatch: pyt
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(store, "write_meta", die)
         checkpoints.save(2, make_state(), make_meta(2))
-    assert [folder.name for folder in store.list_checkpoints(checkpoints.root)] == ["step-00000001"]
+    assert [folder.name for folder in pointers.list_checkpoints(checkpoints.root)] == ["step-00000001"]
     assert checkpoints.last() == checkpoints.folder(1)
     checkpoints.save(3, make_state(), make_meta(3))
     assert sorted(path.name for path in checkpoints.root.iterdir()) == ["last", "step-00000001", "step-00000003"]
@@ -224,7 +226,7 @@ def test_a_death_between_the_two_renames_loses_nothing(tmp_path: Path, monkeypat
     assert_same(make_state(), store.load(again.folder(1)).state)
 
 
-def test_a_death_while_removing_an_old_checkpoint_does_not_bring_it_back(
+def test_an_old_checkpoint_that_cannot_be_removed_is_told_and_does_not_come_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoints = CheckpointStore(tmp_path, keep_last=1, background=False)
@@ -235,14 +237,78 @@ def test_a_death_while_removing_an_old_checkpoint_does_not_bring_it_back(
             next(folder.glob("*.safetensors")).unlink()
             raise OSError(errno.EIO, "Input/output error")
 
-    with monkeypatch.context() as patch, pytest.raises(CheckpointError, match="could not be removed"):
+    with monkeypatch.context() as patch:
         patch.setattr(store.shutil, "rmtree", remove_half)
         checkpoints.save(2, make_state(), make_meta(2))
+    assert checkpoints.news()[-1] == "warning: the old step-00000001 could not be removed: Input/output error"
     again = CheckpointStore(tmp_path, keep_last=1, background=False)
-    assert [folder.name for folder in store.list_checkpoints(again.root)] == ["step-00000002"]
+    assert [folder.name for folder in pointers.list_checkpoints(again.root)] == ["step-00000002"]
     assert again.last() == again.folder(2)
     again.save(3, make_state(), make_meta(3))
     assert sorted(path.name for path in again.root.iterdir()) == ["last", "step-00000003"]
+
+
+def test_an_old_checkpoint_that_is_in_use_is_told_once_and_removed_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = CheckpointStore(tmp_path, keep_last=1, background=True)
+    rename = Path.rename
+
+    def busy(path: Path, target: Path) -> Path:
+        if target.name.endswith(".doomed"):
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", busy)
+        for step in (1, 2, 3):
+            checkpoints.save(step, {"task": {"w": torch.zeros(1)}}, make_meta(step))
+        checkpoints.wait()
+    warnings = [line for line in checkpoints.news() if line.startswith("warning")]
+    assert [line.split(" could")[0] for line in warnings] == [
+        "warning: the old step-00000001",
+        "warning: the old step-00000002",
+    ]
+    checkpoints.save(4, {"task": {"w": torch.zeros(1)}}, make_meta(4))
+    checkpoints.wait()
+    assert sorted(path.name for path in checkpoints.root.iterdir()) == ["last", "step-00000004"]
+
+
+def test_a_checkpoint_is_news_when_it_is_on_the_disk_and_its_failure_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = CheckpointStore(tmp_path, keep_last=2, background=True)
+    released, write = threading.Event(), tensorfile.write
+
+    def write_late(*args: Any, **kwargs: Any) -> Any:
+        assert released.wait(10)
+        return write(*args, **kwargs)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tensorfile, "write", write_late)
+    checkpoints.save(1, {"task": {"w": torch.zeros(1)}}, make_meta(1), best=True)
+    assert checkpoints.news() == []
+    released.set()
+    checkpoints.wait()
+    assert checkpoints.last() == checkpoints.folder(1)
+    assert checkpoints.news() == ["checkpoint step-00000001 (best so far)"]
+    assert checkpoints.news() == []
+    monkeypatch.setattr(tensorfile, "write", refuse)
+    checkpoints.save(2, {"task": {"w": torch.zeros(1)}}, make_meta(2))
+    with pytest.raises(CheckpointError, match="No space left"):
+        while True:
+            assert checkpoints.news() == []
+    assert checkpoints.news() == []
+
+
+def test_a_run_folder_that_is_gone_is_not_made_again(tmp_path: Path) -> None:
+    checkpoints = CheckpointStore(tmp_path / "run", keep_last=2, background=False)
+    (tmp_path / "run").rmdir()
+    with pytest.raises(CheckpointError, match="could not be written"):
+        checkpoints.save(1, {"task": {"w": torch.zeros(1)}}, make_meta(1))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_same_step_can_be_written_twice(tmp_path: Path) -> None:
@@ -257,7 +323,7 @@ def test_last_best_and_every_nth_survive_pruning(tmp_path: Path) -> None:
     checkpoints = CheckpointStore(tmp_path, keep_last=2, keep_every=400, background=False)
     for step in range(100, 1100, 100):
         checkpoints.save(step, {"task": {"w": torch.ones(1)}}, make_meta(step), best=step == 300)
-    kept = [read_meta(folder).step for folder in store.list_checkpoints(checkpoints.root)]
+    kept = [read_meta(folder).step for folder in pointers.list_checkpoints(checkpoints.root)]
     assert kept == [300, 400, 800, 900, 1000]
     assert checkpoints.best() == checkpoints.folder(300)
     assert checkpoints.last() == checkpoints.folder(1000)
@@ -267,7 +333,99 @@ def test_after_a_reset_of_the_step_the_new_checkpoints_are_the_ones_kept(tmp_pat
     checkpoints = CheckpointStore(tmp_path, keep_last=2, background=False)
     for step in (900, 1000, 10, 20):
         checkpoints.save(step, {"task": {"w": torch.ones(1)}}, make_meta(step))
-    assert [read_meta(folder).step for folder in store.list_checkpoints(checkpoints.root)] == [10, 20]
+    assert [read_meta(folder).step for folder in pointers.list_checkpoints(checkpoints.root)] == [10, 20]
+
+
+def test_what_is_newest_does_not_depend_on_the_clock(tmp_path: Path) -> None:
+    checkpoints = CheckpointStore(tmp_path, keep_last=2, background=False)
+    for step in (1, 2, 3, 4):
+        checkpoints.save(step, {"task": {"w": torch.ones(1)}}, make_meta(step))
+        meta = checkpoints.folder(step) / "meta.json"
+        os.utime(meta, (2_000_000_000 - step, 2_000_000_000 - step))  # the clock runs backwards
+    assert [folder.name for folder in pointers.list_checkpoints(checkpoints.root)] == ["step-00000003", "step-00000004"]
+
+
+# ---------------------------------------------------------------- courses
+
+
+def run_of(tmp_path: Path, *, best: int, steps: Sequence[int] = (4, 8, 12), keep_last: int = 9) -> CheckpointStore:
+    checkpoints = CheckpointStore(tmp_path, keep_last=keep_last, background=False)
+    for step in steps:
+        checkpoints.save(step, {"task": {"w": torch.ones(1)}}, make_meta(step), best=step == best)
+    return checkpoints
+
+
+def pointed(checkpoints: CheckpointStore) -> tuple[str | None, str | None]:
+    return pointers.pointed(checkpoints.root, "last"), pointers.pointed(checkpoints.root, "best")
+
+
+@pytest.mark.parametrize("own", [4, None])
+def test_a_course_is_left_at_once_and_its_best_with_the_first_save(tmp_path: Path, own: int | None) -> None:
+    checkpoints = run_of(tmp_path, best=12)
+    checkpoints.go_on_from(4, best=own)
+    assert pointed(checkpoints) == ("step-00000004", "step-00000012")
+    again = CheckpointStore(tmp_path, keep_last=9, background=False)  # killed before its first save, and resumed
+    again.go_on_from(4, best=own)
+    assert pointed(again) == ("step-00000004", "step-00000012")
+    again.save(6, {"task": {"w": torch.ones(1)}}, make_meta(6))
+    assert pointed(again) == ("step-00000006", None if own is None else "step-00000004")
+    again.save(7, {"task": {"w": torch.ones(1)}}, make_meta(7), best=True)
+    again.save(8, {"task": {"w": torch.ones(1)}}, make_meta(8))
+    assert pointed(again) == ("step-00000008", "step-00000007")
+
+
+def test_a_course_can_be_returned_to_before_another_is_saved(tmp_path: Path) -> None:
+    checkpoints = run_of(tmp_path, best=8)
+    checkpoints.go_on_from(4, best=4)
+    checkpoints.go_on_from(12, best=8)
+    checkpoints.save(16, {"task": {"w": torch.ones(1)}}, make_meta(16))
+    assert pointed(checkpoints) == ("step-00000016", "step-00000008")
+
+
+def test_to_go_on_from_the_last_changes_nothing(tmp_path: Path) -> None:
+    checkpoints = run_of(tmp_path, best=8)
+    checkpoints.go_on_from(12, best=None)  # as where another metric is followed from here on
+    checkpoints.save(16, {"task": {"w": torch.ones(1)}}, make_meta(16))
+    assert pointed(checkpoints) == ("step-00000016", "step-00000008")
+
+
+# ---------------------------------------------------------------- pointers
+
+
+def test_a_pointer_never_leads_out_of_the_run(tmp_path: Path) -> None:
+    other = run_of(tmp_path / "other", best=8)
+    checkpoints = run_of(tmp_path / "mine", best=8)
+    for out in ("../../other/checkpoints/step-00000004", str(other.folder(4)), "..", ".", ""):
+        for name in ("last", "best"):
+            (checkpoints.root / name).write_text(out + "\n")
+        assert checkpoints.last() == checkpoints.folder(12)
+        with pytest.raises(CheckpointError, match="does not name a checkpoint of this run"):
+            checkpoints.best()
+    (checkpoints.root / "step-00000016").symlink_to(other.folder(4))
+    (checkpoints.root / "last").write_text("step-00000016\n")
+    with pytest.raises(CheckpointError, match="which is not there"):
+        checkpoints.last()
+    checkpoints.keep_last = 1
+    checkpoints.save(20, {"task": {"w": torch.ones(1)}}, make_meta(20))
+    assert [folder.name for folder in pointers.list_checkpoints(other.root)] == [
+        *("step-00000004", "step-00000008", "step-00000012")
+    ]
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\n", b"", b"\0" * 200, b"step-4\n"])
+def test_a_last_that_is_gone_or_damaged_is_the_newest_and_is_written_again(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    checkpoints = run_of(tmp_path, best=8, steps=(4, 12, 8))  # 8 was written last
+    last = checkpoints.root / "last"
+    assert pointers.mend_last(checkpoints.root) is None
+    if content is None:
+        last.unlink()
+    else:
+        last.write_bytes(content)
+    assert checkpoints.last() == checkpoints.folder(8)
+    assert "step-00000008" in str(pointers.mend_last(checkpoints.root))
+    assert last.read_text() == "step-00000008\n"
 
 
 def test_a_pointer_to_nothing_is_an_error_that_lists_what_is_there(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from ttstrain.checkpoint import store
+from ttstrain.checkpoint import pointers, store
 from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.lock import hold
 from ttstrain.checkpoint.meta import EmaMeta, GroupMeta, Meta, ScheduleMeta
@@ -58,10 +58,10 @@ def test_a_death_between_two_renames_of_a_save_is_mended_before_anything_reads(t
     for path in (tmp_path / "run", checkpoints.root, checkpoints.root / "last", last):
         last.rename(checkpoints.root / f".{last.name}.old")
         with hold(tmp_path / "run"):  # the writer is alive, and in the middle of it
-            store.mend(path)
+            pointers.mend(path)
             assert not last.exists()
         assert follow(path) == last
-        assert store.is_checkpoint(last)
+        assert pointers.is_checkpoint(last)
 
 
 def test_our_own_checkpoint_opens_without_reading_its_tensors(tmp_path: Path) -> None:

@@ -138,6 +138,24 @@ def test_a_new_run_in_a_used_folder_sets_the_old_file_aside(tmp_path: Path) -> N
     assert steps_in(tmp_path / "metrics.2.jsonl") == [1]
 
 
+def test_a_course_that_is_left_keeps_its_file_and_gets_it_back(tmp_path: Path) -> None:
+    path = record(tmp_path, range(1, 13))
+    whole = path.read_bytes()
+    assert jsonl.keep_course(path, 12) is None
+    kept = jsonl.keep_course(path, 4)
+    assert kept == tmp_path / "metrics.1.jsonl"
+    assert kept.read_bytes() == whole
+    record(tmp_path, (5, 6), resumed_at=4)
+    other = path.read_bytes()
+    again = jsonl.keep_course(path, 8)
+    assert (again, path.read_bytes()) == (tmp_path / "metrics.2.jsonl", whole)
+    assert (tmp_path / "metrics.2.jsonl").read_bytes() == other
+    record(tmp_path, (9, 10), resumed_at=8)
+    assert steps_in(path) == list(range(1, 11))
+    assert jsonl.keep_course(path, 14) is None  # nobody knows a course that came so far
+    assert jsonl.keep_course(tmp_path / "none.jsonl", 4) is None
+
+
 def test_reading_names_a_damaged_line_and_leaves_a_torn_last_one_out(tmp_path: Path) -> None:
     path = record(tmp_path, [1, 2])
     path.write_bytes(path.read_bytes() + b'{"step": 3, "tr')

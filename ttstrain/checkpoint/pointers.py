@@ -1,0 +1,146 @@
+"""Which checkpoints a run has: complete folders, the pointers `last` and `best`, and what a dead process left behind.
+
+A pointer is the name of a folder beside it. Neither it nor a link ever leads to anything else.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from ttstrain.checkpoint.lock import hold
+from ttstrain.checkpoint.meta import META_FILE, read_meta
+from ttstrain.data import atomic
+from ttstrain.errors import CheckpointError, UserError
+
+CHECKPOINTS = "checkpoints"
+LAST, BEST = "last", "best"
+_STEP_FOLDER = re.compile(r"step-(\d{8,})")
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Tell whether a folder is one of our checkpoints."""
+    return (folder / META_FILE).is_file()
+
+
+def is_own(folder: Path) -> bool:
+    """Tell whether a folder is a checkpoint that lies where it seems to."""
+    return is_checkpoint(folder) and not folder.is_symlink()
+
+
+def list_checkpoints(root: Path) -> list[Path]:
+    """List the complete checkpoints in a `checkpoints` folder by step; links are none, wherever they lead."""
+    if not root.is_dir():
+        return []
+    found = [folder for folder in root.iterdir() if _STEP_FOLDER.fullmatch(folder.name) and is_own(folder)]
+    return sorted(found, key=step_of)
+
+
+def by_age(root: Path) -> list[Path]:
+    """List the complete checkpoints by the order in which they were written."""
+    return sorted(list_checkpoints(root), key=lambda folder: (order(folder), _written_at(folder)))
+
+
+def _written_at(folder: Path) -> int:
+    try:
+        return (folder / META_FILE).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def order(folder: Path) -> int:
+    """Return which of its run's checkpoints this is, in the order of writing."""
+    try:
+        return read_meta(folder).order
+    except CheckpointError:  # damaged, which `inspect-ckpt` tells: the oldest
+        return -1
+
+
+def step_of(folder: Path) -> int:
+    """Return the step that a checkpoint's name tells."""
+    match = _STEP_FOLDER.fullmatch(folder.name)
+    assert match is not None
+    return int(match[1])
+
+
+# ---------------------------------------------------------------- last and best
+
+
+def read_pointer(root: Path, name: str) -> Path | None:
+    """Follow `last` or `best` to a checkpoint in this folder; a `last` that is gone or damaged is the newest one.
+
+    Raises CheckpointError when it names a checkpoint that is not there, or `best` names none at all.
+    """
+    path, named = root / name, pointed(root, name)
+    if named is None and name == LAST:
+        return next(reversed(by_age(root)), None)
+    if named is None and not path.exists():
+        return None
+    if named is None or not is_own(root / named):
+        what = "does not name a checkpoint of this run" if named is None else f"names `{named}`, which is not there"
+        present = ", ".join(found.name for found in list_checkpoints(root)) or "none"
+        raise CheckpointError(f"`{path}` {what}", hint=f"complete ones: {present}")
+    return root / named
+
+
+def pointed(root: Path, name: str) -> str | None:
+    """Return the checkpoint's name that a pointer holds; None where it is missing or holds anything else."""
+    try:
+        with (root / name).open("rb") as file:
+            text = file.read(100).decode("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return text if _STEP_FOLDER.fullmatch(text) else None
+
+
+def write_pointer(path: Path, name: str) -> None:
+    """Let `last` or `best` name a checkpoint beside it."""
+    try:
+        atomic.write_text(path, name + "\n")
+        sync_folder(path.parent)
+    except OSError as error:
+        raise CheckpointError(f"`{path}` could not be written: {error.strerror or error}") from error
+
+
+# ---------------------------------------------------------------- what a dead process left
+
+
+def recover(root: Path) -> None:
+    """Put back a checkpoint that had stepped aside for its successor when the process died. For the run's writer."""
+    for aside, folder in _stepped_aside(root):
+        with suppress(FileNotFoundError):  # another process of the run was quicker
+            aside.rename(folder)
+
+
+def mend(path: Path) -> None:
+    """Do what `recover` does for the run that is about to be read at `path`, unless a process writes there now."""
+    for root in (path / CHECKPOINTS, path, path.parent):
+        if root.name == CHECKPOINTS and _stepped_aside(root):
+            with suppress(UserError, OSError), hold(root.parent):
+                recover(root)
+
+
+def _stepped_aside(root: Path) -> list[tuple[Path, Path]]:
+    """List the checkpoints that have no successor in their place yet, with that place."""
+    pairs = [(aside, root / aside.name[1 : -len(".old")]) for aside in root.glob(".step-*.old")]
+    return [(aside, folder) for aside, folder in pairs if is_checkpoint(aside) and not folder.exists()]
+
+
+def mend_last(root: Path) -> str | None:
+    """Write a `last` that is gone or damaged again, to name the newest checkpoint; return a note that says so."""
+    newest = next(reversed(by_age(root)), None)
+    if newest is None or pointed(root, LAST) is not None:
+        return None
+    write_pointer(root / LAST, newest.name)
+    return f"WARNING: `{root / LAST}` was missing or damaged: it names the newest checkpoint again, {newest.name}"
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's list of names to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
