@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ttstrain.config.recipe import DataConfig
+from ttstrain.data.earlier import Earlier, Part, Side
 from ttstrain.data.manifest import Clip
 from ttstrain.errors import DataError
 
@@ -32,9 +33,14 @@ class DataSplit:
     num_shared: int = 0  # clips of the replay data left out because the data hold the same recording
 
 
-def split_data(clips: Sequence[Clip], replay: Sequence[Clip], data: DataConfig, *, seed: int) -> DataSplit:
-    """Divide the clips of a run. A recording of the data is never replayed: nothing held out is trained on."""
-    own = split_holdout(clips, data.holdout, seed)
+def split_data(
+    clips: Sequence[Clip], replay: Sequence[Clip], data: DataConfig, *, seed: int, earlier: Earlier | None = None
+) -> DataSplit:
+    """Divide the clips of a run. A recording of the data is never replayed: nothing held out is trained on.
+
+    A run that goes on keeps the held-out clips that it had `earlier`; those that are new are all trained on.
+    """
+    own = _split(clips, data.holdout, seed, earlier=earlier)
     if data.replay is None:
         return DataSplit(own.train, own.held_out, [], [])
     known = {clip.digest for clip in clips if clip.digest}
@@ -44,15 +50,34 @@ def split_data(clips: Sequence[Clip], replay: Sequence[Clip], data: DataConfig, 
             "no clip is left to replay: all are in the data themselves" if replay else "no clip is left to replay",
             hint="`data.replay.path` names other recordings than `data.path`",
         )
-    split = split_holdout(others, data.replay.holdout, seed, key="data.replay.holdout")
+    split = _split(others, data.replay.holdout, seed, key="data.replay.holdout", earlier=earlier)
     return DataSplit(own.train, own.held_out, split.train, split.held_out, len(replay) - len(others))
 
 
-def split_holdout(clips: Sequence[Clip], holdout: float, seed: int, *, key: str = "data.holdout") -> Split:
+def _split(
+    clips: Sequence[Clip], holdout: float, seed: int, *, key: str = "data.holdout", earlier: Earlier | None
+) -> Split:
+    """Hold out what was held out before, or choose, where nothing was or the user wants it chosen anew."""
+    side = None if earlier is None else earlier.data if key == "data.holdout" else earlier.replay
+    if earlier is None or side is None:
+        return split_holdout(clips, holdout, seed, key=key)
+    if key in earlier.drawn_anew:
+        return split_holdout(clips, holdout, seed, key=key, before=side)
+    held = {clip.id for clip in clips if side.part_of(clip) == "held out"}
+    # In their earlier order, for an evaluation's noise goes by it: a table that was sorted anew measures the same.
+    return Split(
+        [clip for clip in clips if clip.id not in held],
+        sorted((clip for clip in clips if clip.id in held), key=side.place_of),
+    )
+
+
+def split_holdout(
+    clips: Sequence[Clip], holdout: float, seed: int, *, key: str = "data.holdout", before: Side | None = None
+) -> Split:
     """Hold clips out, chosen by a hash of their content or id: adding other clips moves hardly any.
 
     `holdout` is a number of clips (int) or a share (float), as the recipe's `key` says. Byte-equal recordings stay on
-    one side.
+    one side. What was held out `before` comes first, then what is new, and what was trained on last.
     """
     wanted = holdout if isinstance(holdout, int) else min(MOST_HELD_OUT, max(1, round(holdout * len(clips))))
     if wanted >= len(clips):
@@ -62,14 +87,15 @@ def split_holdout(clips: Sequence[Clip], holdout: float, seed: int, *, key: str 
                 hint="hold out fewer, or 0",
             )
         wanted = 0
-    ranked: dict[str, list[Clip]] = {}
+    order: Mapping[Part, int] = {"held out": 0, "new": 1, "train": 2}
+    ranked: dict[tuple[int, str], list[Clip]] = {}
     for clip in clips:
         draw = hashlib.sha256(f"{seed}/{clip.digest or clip.id}".encode()).hexdigest()
-        ranked.setdefault(draw, []).append(clip)
+        ranked.setdefault((0 if before is None else order[before.part_of(clip)], draw), []).append(clip)
     held: set[str] = set()
-    for draw in sorted(ranked):
+    for place in sorted(ranked):
         if len(held) >= wanted:
             break
-        if len(held) + len(ranked[draw]) < len(clips):
-            held |= {clip.id for clip in ranked[draw]}
+        if len(held) + len(ranked[place]) < len(clips):
+            held |= {clip.id for clip in ranked[place]}
     return Split([clip for clip in clips if clip.id not in held], [clip for clip in clips if clip.id in held])

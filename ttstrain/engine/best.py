@@ -10,8 +10,11 @@ from typing import Any
 class Best:
     """Remembers the lowest value of one metric and the step it was seen at."""
 
-    def __init__(self, metric: str | None) -> None:
+    def __init__(self, metric: str | None, *, measured: str | None = None) -> None:
+        """`measured` hashes what evaluations measure, for whoever compares this run with its checkpoint."""
         self.metric = metric
+        self.measured = measured
+        self.since = 0  # evaluations up to this step, where it is not 0, measured something else
         self.value = math.inf
         self.step: int | None = None
 
@@ -33,9 +36,12 @@ class Best:
         self.value, self.step = math.inf, None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"metric": self.metric, "value": self.value if self.step is not None else None, "step": self.step}
+        value = self.value if self.step is not None else None
+        own = {"metric": self.metric, "value": value, "step": self.step}
+        return {**own, "measured": self.measured, "since": self.since}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
+        self.since = int(state_dict.get("since", 0))
         if state_dict["metric"] != self.metric or state_dict["step"] is None:
             return  # another metric: its values do not compare
         self.value, self.step = float(state_dict["value"]), int(state_dict["step"])

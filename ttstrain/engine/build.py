@@ -127,7 +127,11 @@ def build(
     if companions is not None:
         loader = Mixture(clip_loader, companions, total_rounds=plan.steps * plan.accumulate)
     precision = Precision(_precision(recipe, device, ranks), device)
-    guard, progress, best = Guard(recipe.guard), Progress(), Best(recipe.checkpoint.best)
+    guard, progress, best = (
+        Guard(recipe.guard),
+        Progress(),
+        Best(recipe.checkpoint.best, measured=prepared.measured(recipe)),
+    )
     stop = None
     if any(stage.early_stop is not None for stage in plan.stages):
         stop = early_stop.EarlyStop(plan.stages[0].early_stop)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from ttstrain.config.plan import DataFacts
 from ttstrain.config.recipe import Recipe
 from ttstrain.data.audit import AuditResult
 from ttstrain.data.cache import FeatureCache, Place
+from ttstrain.data.earlier import Earlier, fingerprint
 from ttstrain.data.loader import worker_count
 from ttstrain.data.location import cache_root, usable_cores
 from ttstrain.data.manifest import Clip
@@ -42,6 +43,27 @@ class Prepared:
     replay: Sequence[Clip] = ()  # drawn from for every epoch
     retained: Sequence[Clip] = ()  # held out of those
     failed: dict[str, str] = field(default_factory=dict)  # clip id -> why it has no features
+    earlier: Earlier | None = None  # what a run that goes on was on before
+
+    def measured(self, recipe: Recipe) -> str:
+        """Hash what evaluations measure."""
+        return fingerprint(
+            self.held_out,
+            self.retained,
+            most=recipe.eval.max_clips,
+            budget=recipe.data.batch_frames,
+            max_clips=recipe.data.max_clips,
+            features=self.task_data.fingerprint,
+        )
+
+    def measured_before(self, recipe: Recipe) -> str | None:
+        """Hash what the run's earlier start measured, as far as its clips tell; None where nothing does."""
+        if self.earlier is None:
+            return None
+        data, replay = self.earlier.data, self.earlier.replay
+        return replace(self, held_out=data.held_out, retained=() if replay is None else replay.held_out).measured(
+            recipe
+        )
 
 
 def no_progress(_title: str) -> AbstractContextManager[None]:
@@ -76,11 +98,13 @@ def prepare(
     device: torch.device,
     ranks: Ranks | None = None,
     show: ShowProgress = no_progress,
+    earlier: Earlier | None = None,
 ) -> Prepared:
     """Audit the data, split it and compute the features that are not cached yet.
 
-    The main rank does the work, the others wait and then read the cache. Raises RecipeError when the recipe names no
-    data, DataError when nothing of it can be used.
+    The main rank does the work, the others wait and then read the cache. `earlier` is what a run that goes on was on
+    before; only the main rank's counts. Raises RecipeError when the recipe names no data, DataError when nothing of it
+    can be used.
     """
     ranks = ranks or Ranks()
     cache = open_cache(recipe, place=recipe.data.features, device=device)
@@ -106,8 +130,8 @@ def prepare(
             raise DataError(
                 f"no clip has features: {next(iter(failed.values()))}", hint="`ttstrain prepare` names each clip"
             )
-    clips, replay, findings, replay_findings, failed = ranks.broadcast(
-        (clips, replay, findings, replay_findings, failed)
+    clips, replay, findings, replay_findings, failed, earlier = ranks.broadcast(
+        (clips, replay, findings, replay_findings, failed, earlier)
     )
     if not ranks.main:
         report = cache.build([*clips, *replay])
@@ -116,7 +140,7 @@ def prepare(
                 f"this machine has no features of a clip: {next(iter(report.failed.values()))}",
                 hint="give every machine the same recordings, or one `data.cache_dir` that all can read",
             )
-    split = split_data(clips, replay, recipe.data, seed=recipe.train.seed)
+    split = split_data(clips, replay, recipe.data, seed=recipe.train.seed, earlier=earlier)
     return Prepared(
         train=split.train,
         held_out=split.held_out,
@@ -128,4 +152,5 @@ def prepare(
         replay=split.replay,
         retained=split.retained,
         failed=failed,
+        earlier=earlier,
     )

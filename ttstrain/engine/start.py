@@ -26,8 +26,10 @@ from ttstrain.config.refuse import check_resume
 from ttstrain.config.render import plan_lines
 from ttstrain.config.resolve import DEFAULT, parse, resolve
 from ttstrain.data.audit import write_quarantine
+from ttstrain.data.earlier import write_record
 from ttstrain.data.manifest import write_manifest
 from ttstrain.engine import build, checkpointing, distributed, folder
+from ttstrain.engine.changed_data import check_measurable, clips_before, forget_measures, tell_changes
 from ttstrain.engine.distributed import Ranks
 from ttstrain.engine.kept import from_where_started, with_kept_files
 from ttstrain.engine.loop import train
@@ -131,7 +133,9 @@ def resume(
         checked = parse(composed)
         here.choose_device(checked)
         lora.check_installed(checked.lora)
-        prepared = prepare(checked, device=here.device, ranks=here.ranks, show=show)
+        before, before_notes = clips_before(origin.run, composed) if here.ranks.main else (None, [])
+        prepared = prepare(checked, device=here.device, ranks=here.ranks, show=show, earlier=before)
+        check_measurable(prepared)
         plan = resolve(
             checked,
             origins=composed.origins,
@@ -145,9 +149,10 @@ def resume(
         if here.ranks.main:
             _check_disk(plan, place)
         run = _build(plan, prepared, place, here)
-        notes = _restore(run, origin, reset_step=reset_step, reset_optimizer=reset_optimizer)
+        notes = _restore(run, origin, prepared, reset_step=reset_step, reset_optimizer=reset_optimizer)
         _check_alike(run)
-        notes = [*_describe(run, prepared), *kept_notes, *notes]
+        changed = [*before_notes, *tell_changes(run, prepared, step=origin.step)]
+        notes = [*_describe(run, prepared), *kept_notes, *changed, *notes]
         _train(run, prepared, here, notes, origin=origin)
     return place
 
@@ -283,6 +288,7 @@ def _describe(run: Run, prepared: Prepared) -> list[str]:
         write_quarantine(prepared.audited.replay, place / "data" / "replay_quarantine.jsonl")
         write_manifest(place / "data" / "replay.jsonl", prepared.replay)
         write_manifest(place / "data" / "replay_held_out.jsonl", prepared.retained)
+    write_record(place, prepared.earlier, held_out=prepared.held_out, retained=prepared.retained)
     lines = [f"left out: {clip}: {why}" for clip, why in prepared.failed.items()]
     if skipped := sum(prepared.facts.skipped.values()):
         lines.append(f"{skipped} rows left out, see {place / 'data' / 'quarantine.jsonl'}")
@@ -375,7 +381,7 @@ def _new_folder(origin: Origin, plan: Plan) -> RunLock:
     return folder.create(plan) if origin.run is None else folder.create_beside(origin.run)
 
 
-def _restore(run: Run, origin: Origin, *, reset_step: bool, reset_optimizer: bool) -> list[str]:
+def _restore(run: Run, origin: Origin, prepared: Prepared, *, reset_step: bool, reset_optimizer: bool) -> list[str]:
     keep = {name for name, reset in (("progress", reset_step), ("optimizers", reset_optimizer)) if reset}
     if origin.run is None:
         return _restore_upstream(run, origin, keep=keep)
@@ -393,6 +399,7 @@ def _restore(run: Run, origin: Origin, *, reset_step: bool, reset_optimizer: boo
         lines.append(f"started afresh: {_named(name for name in run.state.parts if name in keep | late)}")
     if unused := sorted(set(loaded.state) - set(run.state.parts)):
         lines.append(f"left behind, for this run has none: {_named(unused)}")
+    notes += forget_measures(run, prepared, loaded.state, keep=keep | late, step=origin.step)
     return lines + notes + compare_front_ends(loaded.meta.versions, _front_end(run))
 
 
@@ -497,6 +504,7 @@ def _train(
         total_steps=run.optimizers.curriculum.total_steps,
         start_step=run.progress.step,
         steps_per_epoch=run.plan.steps_per_epoch,
+        measured_since=run.best.since,
     )
     notes = [*notes, *_take_course(run, origin)]
     status = "failed"

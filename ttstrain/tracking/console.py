@@ -83,9 +83,10 @@ class ConsoleTracker:
         self._times.append((info.start_step, self._started))
         if info.resumed:
             rows = self._earlier_rows(info)
-            self._evals = _earlier_evals(rows, EVAL)
-            self._averaged = dict(_earlier_evals(rows, EVAL_OF_AVERAGE))
-            self._retained = _earlier_evals(rows, RETENTION)
+            alike = [row for row in rows if not info.measured_since or row["step"] > info.measured_since]
+            self._evals = _earlier_evals(alike, EVAL)
+            self._averaged = dict(_earlier_evals(alike, EVAL_OF_AVERAGE))
+            self._retained = _earlier_evals(alike, RETENTION)
             self._distances = [(int(row["step"]), row[DISTANCE]) for row in rows if DISTANCE in row]
             self._stage_ends = {int(row[STAGE]): int(row["step"]) for row in rows if STAGE in row}
         verb = f"resumes at step {info.start_step}" if info.resumed else "starts"

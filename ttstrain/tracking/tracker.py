@@ -46,6 +46,7 @@ class RunInfo:
     total_steps: int
     start_step: int  # updates already done
     steps_per_epoch: float
+    measured_since: int = 0  # evaluations up to this step, where it is not 0, do not compare with later ones
 
 
 class Tracker(Protocol):
