@@ -23,7 +23,7 @@ from ttstrain.data import atomic
 from ttstrain.data.columns_used import columns_used
 from ttstrain.data.location import cache_root, usable_cores
 from ttstrain.data.manifest import Clip, json_line, total_hours
-from ttstrain.data.measure import RULES, Measured, leads_outside, measure
+from ttstrain.data.measure import RULES, Measured, digest_of, leads_outside, measure
 from ttstrain.data.readers.locate import is_audio_name
 from ttstrain.data.readers.rows import Format, Row, RowTable, TableError, Verdict, printable
 from ttstrain.data.review import Remark
@@ -365,8 +365,38 @@ def _paths_to_decode(rows: Sequence[Row], texts: Sequence[CleanText]) -> list[Pa
 _REMOVE = "it keeps what was measured, and can be removed: recordings are then measured again"
 
 
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """What a file is known by."""
+
+    name: str
+    changed: int  # its status, in ns; sure only where the file system has it
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    measured: Measured
+    changed: int | None  # None where an earlier version wrote it
+
+
+def _changed(key: _Key | None) -> int | None:
+    return None if key is None else key.changed
+
+
+def _same_bytes(path: Path, one: _Remembered) -> bool:
+    """Tell whether a file holds what was measured; a file that could not be used is looked at again."""
+    try:
+        return bool(one.measured.digest) and digest_of(path) == one.measured.digest
+    except OSError:  # measuring it says what is wrong
+        return False
+
+
 class _Measurements:
-    """Measures files, or remembers: a file is known by its path, size, time of change and the rules' version."""
+    """Measures files, or remembers: a file is known by its path, size, time of change and the rules' version.
+
+    A copy may keep a file's time (`cp -p`, `rsync -t`, `tar`), but not the time of its status, which nobody sets. Where
+    that one is another, the file's bytes are hashed, which takes far less than to measure it.
+    """
 
     def __init__(self, folder: Path, root: Path, max_s: float) -> None:
         name = hashlib.sha256(str(root.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
@@ -376,7 +406,8 @@ class _Measurements:
     def of(self, paths: Sequence[Path], progress: Progress | None, workers: int) -> dict[Path, Measured]:
         keys = {path: self._key(path) for path in paths}
         kept = self._read()
-        known = {path: kept[key] for path, key in keys.items() if key is not None and key in kept}
+        remembered = {path: kept[key.name] for path, key in keys.items() if key is not None and key.name in kept}
+        known = {path: one.measured for path, one in remembered.items() if one.changed == _changed(keys[path])}
         unknown = [path for path in paths if path not in known]
         if progress is not None:
             progress(len(known), len(paths))
@@ -385,32 +416,37 @@ class _Measurements:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write("\n")  # ends a line that an interruption cut short
-            for path, result in self._measure(unknown, workers):
+            for path, result in self._measure(unknown, remembered, workers):
                 known[path] = result
                 if key := keys[path]:
-                    file.write(_summed({"key": key, **result.to_json()}) + "\n")
+                    file.write(_summed({"key": key.name, "changed": key.changed, **result.to_json()}) + "\n")
                 if progress is not None:
                     progress(len(known), len(paths))
         return known
 
-    def _measure(self, paths: Sequence[Path], workers: int) -> Iterator[tuple[Path, Measured]]:
-        # Threads: libsndfile and numpy let go of the interpreter's lock while they work.
+    def _measure(
+        self, paths: Sequence[Path], remembered: Mapping[Path, _Remembered], workers: int
+    ) -> Iterator[tuple[Path, Measured]]:
+        def look(path: Path) -> Measured:
+            one = remembered.get(path)
+            return one.measured if one is not None and _same_bytes(path, one) else measure(path, max_s=self.max_s)
+
+        # Threads: libsndfile, numpy and hashlib let go of the interpreter's lock while they work.
         pool = ThreadPoolExecutor(workers)
         try:
-            results = pool.map(lambda path: measure(path, max_s=self.max_s), paths)
-            yield from zip(paths, results, strict=True)
+            yield from zip(paths, pool.map(look, paths), strict=True)
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _key(self, path: Path) -> str | None:
+    def _key(self, path: Path) -> _Key | None:
         try:
             status = path.stat()
         except OSError:  # measuring it says what is wrong
             return None
         parts = (RULES, self.max_s, str(path.absolute()), status.st_size, status.st_mtime_ns)
-        return hashlib.sha256(repr(parts).encode("utf-8", "surrogateescape")).hexdigest()
+        return _Key(hashlib.sha256(repr(parts).encode("utf-8", "surrogateescape")).hexdigest(), status.st_ctime_ns)
 
-    def _read(self) -> dict[str, Measured]:
+    def _read(self) -> dict[str, _Remembered]:
         if not self.path.exists():
             return {}
         kept = {}
@@ -419,7 +455,7 @@ class _Measurements:
             try:
                 values = documents.check_object(documents.parse(line), {"key": str, "crc32": int})
                 if line.decode("utf-8") == _summed({key: values[key] for key in values if key != "crc32"}):
-                    kept[values["key"]] = Measured.from_json(values)
+                    kept[values["key"]] = _Remembered(Measured.from_json(values), values.get("changed"))
             except (ValueError, TypeError, KeyError):  # cut short by an interruption, or damaged: measured again
                 continue
         return kept

@@ -174,7 +174,7 @@ def _judge(path: Path, decoded: Decoded) -> Measured:
         findings.append(Finding("fix", "trimmed_silence", f"{cut / rate:.2f} s of silence cut off its ends"))
     findings += [*_of_the_band(mono[start:end], rate), *of_level]
     treatment = Treatment(channel=channel, gain=gain, offset=offset, start=start, end=end)
-    return Measured(tuple(findings), rate, _digest(path), treatment)
+    return Measured(tuple(findings), rate, digest_of(path), treatment)
 
 
 def _offset(samples: Samples) -> tuple[float, list[Finding]]:
@@ -321,7 +321,8 @@ def _what_it_is(path: Path) -> str | None:
     return "no kind of sound file that is known here"
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file, hex."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -79,6 +79,42 @@ def test_recordings_that_did_not_change_are_not_decoded_again(folder: Path, monk
     assert decoded == []
 
 
+def test_a_recording_replaced_by_one_of_equal_size_and_time_is_measured_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = judge(folder)
+    decoded: list[str] = []
+    really = audit_module.measure
+
+    def spy(path: Path, *, max_s: float) -> object:
+        decoded.append(path.name)
+        return really(path, max_s=max_s)
+
+    monkeypatch.setattr(audit_module, "measure", spy)
+    path = folder / "wavs/clip01.wav"
+    status, kept = path.stat(), path.read_bytes()
+    soundfile.write(path, syllables(len(soundfile.read(path)[0]) / RATE, seed=99), RATE)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # as `cp -p`, `rsync -t` and `tar` do
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    assert judge(folder).clips[1].digest != first.clips[1].digest
+    assert decoded == ["clip01.wav"]
+    decoded.clear()
+    for file in (folder / "wavs").iterdir():  # a data set unpacked anew: other files, the same bytes
+        status = file.stat()
+        content = kept if file == path else file.read_bytes()
+        file.unlink()
+        file.write_bytes(content)
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    again = judge(folder)
+    assert decoded == ["clip01.wav"]  # whose former content is not kept; the others were only hashed
+    assert again == first
+    decoded.clear()
+    hashed: list[Path] = []
+    monkeypatch.setattr(audit_module, "digest_of", hashed.append)
+    assert judge(folder) == first
+    assert (decoded, hashed) == ([], [])
+
+
 DAMAGES = {
     "cut inside a letter": lambda line: line[:20] + b"caf\xc3",
     "a bit of a number": lambda line: line.replace(b"1.0, 0.0", b"1.0, 2.0"),  # the offset that is taken off
