@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import ttstrain
@@ -24,6 +26,7 @@ PACKAGES = (
     "tensorboard",
     "bitsandbytes",
 )
+GIT_S = 10.0  # to wait for git, which may look at every file
 
 
 def describe_environment() -> dict[str, Any]:
@@ -32,6 +35,7 @@ def describe_environment() -> dict[str, Any]:
 
     return {
         "ttstrain": ttstrain.__version__,
+        "commit": _commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES},
@@ -40,6 +44,19 @@ def describe_environment() -> dict[str, Any]:
         "cpu_cores": os.cpu_count(),
         "cpu_threads": torch.get_num_threads(),
     }
+
+
+def _commit() -> str | None:
+    """Return the commit of ttstrain's own checkout, with `-dirty` where files differ; None for an installed one."""
+    root = Path(ttstrain.__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=GIT_S)
+    except (OSError, subprocess.SubprocessError):  # no git here, or it does not trust the folder
+        return None
+    return done.stdout.strip() or None
 
 
 def _version(package: str) -> str | None:

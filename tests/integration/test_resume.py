@@ -279,6 +279,34 @@ def test_the_best_of_an_abandoned_branch_is_not_called_best(copied: Callable[[st
     assert (run / "checkpoints" / "best").read_text() == "step-00000004\n"
 
 
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(
+    recipe: Path, finished: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def die(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("ttstrain.engine.checkpointing.save", die)
+        finetune(recipe, tmp_path, "name=whole", *OVERRIDES["fp32"])
+    run = tmp_path / "whole"
+    with pytest.raises(RecipeError, match="exists already") as caught:
+        finetune(recipe, tmp_path, "name=whole")
+    assert f"`ttstrain resume {run}`" in str(caught.value.hint)
+    assert resume(run, []) == run
+    assert_equal_ends(run, finished("fp32"))
+    assert metrics_of(run / "metrics.1.jsonl") == [0, 1]
+    commands = [json.loads((run / "sessions" / name / "env.json").read_text()) for name in ("0001", "0002")]
+    assert commands[0]["run_id"] == commands[1]["run_id"]
+    assert {path.name for path in (run / "sessions" / "0002").iterdir()} == {"env.json", "plan.json", "recipe.yaml"}
+
+
+def metrics_of(file: Path) -> list[float]:
+    return [row["step"] for row in jsonl.read(file)]
+
+
 def test_a_course_that_was_left_is_left_for_good_though_it_saved_nothing(
     copied: Callable[[str], Path], finished: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -412,7 +440,7 @@ def test_a_run_without_a_checkpoint_and_a_path_that_is_none_are_refused(
 ) -> None:
     run = copied()
     shutil.rmtree(run / "checkpoints")
-    with pytest.raises(CheckpointError, match="no checkpoint"):
+    with pytest.raises(CheckpointError, match="are gone: it was at step 8"):
         resume(run, [])
     with pytest.raises(RecipeError, match="does not exist"):
         resume(tmp_path / "nowhere", [])

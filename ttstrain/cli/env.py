@@ -21,7 +21,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
     packages, devices = found["packages"], found["devices"]
     missing = [name for name, version in packages.items() if version is None]
     lines = [
-        f"ttstrain  {found['ttstrain']}",
+        f"ttstrain  {found['ttstrain']}" + (f", commit {found['commit']}" if found["commit"] else ""),
         f"python    {found['python']} on {found['platform']}",
         *(
             f"{'packages' if i == 0 else '':9} {name} {version}"

@@ -11,7 +11,7 @@ from ttstrain import families
 from ttstrain.checkpoint import store
 from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.meta import EmaMeta, GroupMeta, LoraMeta, Meta, ScheduleMeta
-from ttstrain.engine import folder
+from ttstrain.engine import folder, sessions
 from ttstrain.engine.run import Run
 from ttstrain.errors import DivergedError, FolderLostError
 from ttstrain.modules import lora
@@ -50,7 +50,7 @@ def _save_beside(run: Run, generators: Sequence[Any], meta: Meta) -> FolderLostE
     if run.ranks.main:
         with folder.create_rescue(run.folder) as lock:
             place = lock.folder
-            folder.write_description(place, run.plan)
+            sessions.write_description(place, run.plan, goes_on_from=run.folder)
             beside = store.CheckpointStore(place, keep_last=1, background=False, texts=run.store.texts)
             beside.save(run.progress.step, _shared(run), meta, per_rank=generators)
     place = run.ranks.broadcast(place)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import secrets
-import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,12 +11,10 @@ from ttstrain import documents
 from ttstrain.checkpoint.lock import LOCK, RunLock, hold
 from ttstrain.config.plan import Plan
 from ttstrain.config.recipe import Recipe
-from ttstrain.config.render import recipe_yaml
-from ttstrain.data import atomic
-from ttstrain.environment import describe_environment
 from ttstrain.errors import CheckpointError, RecipeError
 
 RECIPE, PLAN, ENVIRONMENT = "recipe.yaml", "plan.json", "env.json"
+SESSIONS = "sessions"
 
 
 def create(plan: Plan) -> RunLock:
@@ -93,7 +88,7 @@ def _in_use(folder: Path) -> bool:
     if not folder.is_dir():
         return True
     left = {path.name for path in folder.iterdir()}
-    return not left <= {LOCK, PLAN, ENVIRONMENT}
+    return not left <= {LOCK, PLAN, ENVIRONMENT, SESSIONS}
 
 
 def _cannot_be_made(folder: Path, error: OSError) -> RecipeError:
@@ -102,22 +97,9 @@ def _cannot_be_made(folder: Path, error: OSError) -> RecipeError:
     )
 
 
-def write_description(folder: Path, plan: Plan) -> None:
-    """Write recipe, plan and environment; the run's identity is made once and kept by a resume."""
-    atomic.write_text(folder / PLAN, json.dumps(plan.to_json(), indent=1, ensure_ascii=False) + "\n")
-    started = datetime.now().astimezone().isoformat(timespec="seconds")
-    run_id = identity(folder) or secrets.token_hex(4)
-    texts = plan.facts.texts
-    environment = {
-        "run_id": run_id,
-        **describe_environment(),
-        "front_end": None if texts is None else dict(texts.front_end),
-        "command": sys.argv[1:],
-        "directory": str(Path.cwd()),
-        "started": started,
-    }
-    atomic.write_text(folder / ENVIRONMENT, json.dumps(environment, indent=1) + "\n")
-    atomic.write_text(folder / RECIPE, recipe_yaml(plan))  # the last: where it is, the others are
+def read_environment(folder: Path) -> dict[str, Any]:
+    """Return what a run's start says of its environment, as far as it can be read."""
+    return _read(folder / ENVIRONMENT)
 
 
 def identity(folder: Path) -> str | None:
@@ -164,7 +146,7 @@ def damage(folder: Path) -> list[str]:
     return found
 
 
-_IN_PLAN: dict[str, type] = {"name": str, "origins": dict, "steps": int, "steps_per_epoch": float}
+_IN_PLAN: dict[str, type] = {"name": str, "origins": dict, "steps": int, "steps_per_epoch": float, "save_every": int}
 _ANEW = "`ttstrain resume` writes it anew"
 
 

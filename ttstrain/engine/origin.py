@@ -9,8 +9,9 @@ from pathlib import Path
 from ttstrain.checkpoint import pointers
 from ttstrain.checkpoint.damage import open_meta
 from ttstrain.checkpoint.upstream import follow, open_checkpoint
-from ttstrain.engine import folder
+from ttstrain.engine import folder, sessions
 from ttstrain.errors import CheckpointError, RecipeError
+from ttstrain.tracking import jsonl
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,29 @@ def find(path: Path, *, run: Path | None, checkpoint: Path | None, recipe: str |
             f"`{found}` is an upstream training file: which recipe goes on with it?", hint="add `--recipe RECIPE`"
         )
     return Origin(found, None, opened.step)
+
+
+def not_begun(run: Path) -> bool:
+    """Tell whether a run ended before its first checkpoint was whole, so that it begins again from its base.
+
+    Raises CheckpointError where its checkpoints are lost, or where it began from something else than its base.
+    """
+    root = run / pointers.CHECKPOINTS
+    if pointers.list_checkpoints(root) or any((root / name).exists() for name in (pointers.LAST, pointers.BEST)):
+        return False
+    reached = jsonl.last_step(run / jsonl.FILE_NAME)
+    in_first_save = root.is_dir() and any(root.glob(".step-*"))
+    if reached > 2 * folder.read_plan(run)["save_every"] and not in_first_save:
+        raise CheckpointError(
+            f"the checkpoints of `{run}` are gone: it was at step {reached}, and there is nothing to go on from",
+            hint="put them back, or start a new run",
+        )
+    if (command := sessions.began_from_elsewhere(run)) is not None:
+        raise CheckpointError(
+            f"`{run}` ended before its first checkpoint, and it did not begin from its base",
+            hint=f"begin it again with `{command}`",
+        )
+    return True
 
 
 def _own_checkpoint(run: Path, named: Path) -> Path:

@@ -28,12 +28,12 @@ from ttstrain.config.resolve import DEFAULT, parse, resolve
 from ttstrain.data.audit import write_quarantine
 from ttstrain.data.earlier import write_record
 from ttstrain.data.manifest import write_manifest
-from ttstrain.engine import build, checkpointing, distributed, folder
+from ttstrain.engine import build, checkpointing, distributed, folder, sessions
 from ttstrain.engine.changed_data import check_measurable, clips_before, forget_measures, tell_changes
 from ttstrain.engine.distributed import Ranks
 from ttstrain.engine.kept import from_where_started, with_kept_files
 from ttstrain.engine.loop import train
-from ttstrain.engine.origin import Origin, find, run_of
+from ttstrain.engine.origin import Origin, find, not_begun, run_of
 from ttstrain.engine.prepare import Prepared, ShowProgress, no_progress, prepare
 from ttstrain.engine.previews import recover_base
 from ttstrain.engine.run import Run
@@ -79,28 +79,33 @@ ADDED_LATER = frozenset(
 def start(composed: Composed, *, show: ShowProgress = no_progress) -> Path:
     """Start a new run from its base weights, train it and return its folder."""
     with _Processes() as here:
-        recipe = parse(composed)
-        here.choose_device(recipe)
-        lora.check_installed(recipe.lora)
-        if here.ranks.main:
-            folder.check_name(recipe)
-        base = None if recipe.base is None else open_for(recipe)
-        prepared = prepare(recipe, device=here.device, ranks=here.ranks, show=show)
-        plan = resolve(
-            recipe,
-            origins=composed.origins,
-            facts=prepared.facts,
-            world_size=here.ranks.world_size,
-            source_name=composed.name,
-        )
-        place = here.hold(lambda: folder.create(plan))
-        if here.ranks.main:
-            _check_disk(plan, place)
-        run = _build(plan, prepared, place, here)
-        notes = [] if base is None else _load_base(run, base)
-        _check_alike(run)
-        notes = [*_describe(run, prepared), *notes]
-        _train(run, prepared, here, notes)
+        return _start(composed, composed.name, here, show=show)
+
+
+def _start(composed: Composed, name: str, here: _Processes, *, show: ShowProgress, place: Path | None = None) -> Path:
+    """Begin a run from its base, in a folder of its own or in `place`, which has been its folder before."""
+    recipe = parse(composed)
+    here.choose_device(recipe)
+    lora.check_installed(recipe.lora)
+    if here.ranks.main and place is None:
+        folder.check_name(recipe)
+    base = None if recipe.base is None else open_for(recipe)
+    prepared = prepare(recipe, device=here.device, ranks=here.ranks, show=show)
+    plan = resolve(
+        recipe,
+        origins=composed.origins,
+        facts=prepared.facts,
+        world_size=here.ranks.world_size,
+        source_name=name,
+    )
+    place = place or here.hold(lambda: folder.create(plan))
+    if here.ranks.main:
+        _check_disk(plan, place)
+    run = _build(plan, prepared, place, here)
+    notes = [] if base is None else _load_base(run, base)
+    _check_alike(run)
+    notes = [*_describe(run, prepared), *here.notes, *notes]
+    _train(run, prepared, here, notes)
     return place
 
 
@@ -122,9 +127,11 @@ def resume(
     with _Processes() as here:
         own = None if reset_step else run_of(path)  # a run that starts again from its weights is only read
         if own is not None:
-            here.hold(lambda: _locked(own))
+            here.hold(lambda: _locked(own, here))
+            if checkpoint is None and not_begun(own):
+                return _begin_again(own, overrides, here, data=data, show=show)
         origin = find(path, run=run_of(path), checkpoint=checkpoint, recipe=recipe)
-        composed, source_name = _compose(origin, overrides, recipe=recipe, data=data)
+        composed, source_name = _compose(origin.run, overrides, recipe=recipe, data=data)
         kept_notes: list[str] = []
         if origin.run is not None:
             composed, path_notes = from_where_started(composed, folder.directory(origin.run))
@@ -152,7 +159,7 @@ def resume(
         notes = _restore(run, origin, prepared, reset_step=reset_step, reset_optimizer=reset_optimizer)
         _check_alike(run)
         changed = [*before_notes, *tell_changes(run, prepared, step=origin.step)]
-        notes = [*_describe(run, prepared), *kept_notes, *changed, *notes]
+        notes = [*_describe(run, prepared, origin), *here.notes, *kept_notes, *changed, *notes]
         _train(run, prepared, here, notes, origin=origin)
     return place
 
@@ -172,6 +179,7 @@ class _Processes:
     def __init__(self) -> None:
         self.ranks = Ranks()
         self.lock: RunLock | None = None  # of the run's folder, in the main process
+        self.notes: list[str] = []  # on that folder
         self._training = False
         self._before_training = ExitStack()
 
@@ -188,6 +196,7 @@ class _Processes:
         """Let the main process take the lock of the run's folder, until the end; return the folder in every process."""
         if self.ranks.main:
             self.lock = take()
+            self.notes += [] if self.lock.warning is None else [self.lock.warning]
         place = self.ranks.broadcast(None if self.lock is None else self.lock.folder)
         assert place is not None
         return place
@@ -273,14 +282,16 @@ def _check_alike(run: Run) -> None:
         )
 
 
-def _describe(run: Run, prepared: Prepared) -> list[str]:
-    """Write into the run's folder what it is, now that nothing can refuse it any more; return notes on the data."""
+def _describe(run: Run, prepared: Prepared, origin: Origin | None = None) -> list[str]:
+    """Write into the run's folder what it is, now that nothing can refuse it any more; return notes for the user."""
     place = run.folder
+    lines = []
     if run.ranks.main:
-        folder.write_description(place, run.plan)
+        goes_on_from = None if origin is None else origin.checkpoint
+        lines += sessions.write_description(place, run.plan, goes_on_from=goes_on_from)
     run.ranks.barrier()
     if prepared.audited is None:
-        return []
+        return lines
     write_quarantine(prepared.audited.data, place / "data" / "quarantine.jsonl")
     write_manifest(place / "data" / "train.jsonl", prepared.train)
     write_manifest(place / "data" / "held_out.jsonl", prepared.held_out)
@@ -289,7 +300,7 @@ def _describe(run: Run, prepared: Prepared) -> list[str]:
         write_manifest(place / "data" / "replay.jsonl", prepared.replay)
         write_manifest(place / "data" / "replay_held_out.jsonl", prepared.retained)
     write_record(place, prepared.earlier, held_out=prepared.held_out, retained=prepared.retained)
-    lines = [f"left out: {clip}: {why}" for clip, why in prepared.failed.items()]
+    lines += [f"left out: {clip}: {why}" for clip, why in prepared.failed.items()]
     if skipped := sum(prepared.facts.skipped.values()):
         lines.append(f"{skipped} rows left out, see {place / 'data' / 'quarantine.jsonl'}")
     return lines
@@ -359,22 +370,34 @@ def _choose_new_rows(run: Run, fitted: Fitted) -> list[str]:
 
 
 def _compose(
-    origin: Origin, overrides: Sequence[str], *, recipe: str | None, data: Path | None
+    run: Path | None, overrides: Sequence[str], *, recipe: str | None, data: Path | None
 ) -> tuple[Composed, str]:
     """Return the recipe to go on with, and what its run is named after."""
-    if origin.run is None:
+    if run is None:
         assert recipe is not None
         composed = with_project(with_flags(compose(recipe, overrides), data=data))
         return composed, composed.name
-    composed = compose_run(origin.run, overrides, origins=folder.origins(origin.run))
-    return with_flags(composed, data=data), folder.name(origin.run)
+    composed = compose_run(run, overrides, origins=folder.origins(run))
+    return with_flags(composed, data=data), folder.name(run)
 
 
-def _locked(run: Path) -> RunLock:
+def _locked(run: Path, here: _Processes) -> RunLock:
     """Take a run's lock, and mend what a process that died in the middle of a save has left."""
     lock = hold(run)
     pointers.recover(run / pointers.CHECKPOINTS)
+    if (note := pointers.mend_last(run / pointers.CHECKPOINTS)) is not None:
+        here.notes.append(note)
     return lock
+
+
+def _begin_again(
+    run: Path, overrides: Sequence[str], here: _Processes, *, data: Path | None, show: ShowProgress
+) -> Path:
+    """Begin a run from its base once more, where it ended before it had a checkpoint: the steps come out the same."""
+    composed, name = _compose(run, overrides, recipe=None, data=data)
+    composed, path_notes = from_where_started(composed, folder.directory(run))
+    here.notes += [f"`{run}` ended before its first checkpoint: it begins again from its base", *path_notes]
+    return _start(composed, name, here, show=show, place=run)
 
 
 def _new_folder(origin: Origin, plan: Plan) -> RunLock:

@@ -128,6 +128,12 @@ def _row(values: Any) -> dict[str, float]:
     return documents.check_object(row, dict.fromkeys(row, float))
 
 
+def last_step(path: Path) -> int:
+    """Return the highest step that a file has a whole line of; -1 where it has none, or is not there."""
+    steps = (int(match[1]) for match in _LINE.finditer(path.read_bytes())) if path.is_file() else ()
+    return max(steps, default=-1)
+
+
 def trim(path: Path, step: int) -> None:
     """Cut the file behind the line of `step`; behind the last line before it when that step was not logged.
 
@@ -152,8 +158,8 @@ def keep_course(path: Path, step: int) -> Path | None:
     """
     if not path.exists():
         return None
-    end = _last_step(path)
-    older = [file for file in reversed(_kept(path)) if _last_step(file) >= step] if end < step else []
+    end = last_step(path)
+    older = [file for file in reversed(_kept(path)) if last_step(file) >= step] if end < step else []
     if not older and end <= step:
         return None
     kept = _next_kept(path)
@@ -161,10 +167,6 @@ def keep_course(path: Path, step: int) -> Path | None:
     if older:
         atomic.write_bytes(path, older[0].read_bytes())
     return kept
-
-
-def _last_step(path: Path) -> int:
-    return max((int(match[1]) for match in _LINE.finditer(path.read_bytes())), default=-1)
 
 
 def _set_aside(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 
 from ttstrain.checkpoint.meta import Meta
 from ttstrain.checkpoint.store import CheckpointStore
-from ttstrain.engine.origin import find, run_of
+from ttstrain.engine.origin import find, not_begun, run_of
 from ttstrain.errors import CheckpointError, RecipeError
 
 
@@ -78,6 +79,58 @@ def test_a_run_is_known_by_its_folder_its_checkpoints_and_each_of_them(
     monkeypatch.chdir(tmp_path / "mine")
     assert run_of(Path()) == tmp_path / "mine"
     assert found(Path()).samefile(own.folder(4))
+
+
+def write_start(run: Path, *, steps: int, **environment: object) -> Path:
+    """Write what a run leaves that ended before its first checkpoint, saving every 5 steps."""
+    run.mkdir(exist_ok=True)
+    plan = {"name": "a", "origins": {}, "steps": 99, "steps_per_epoch": 1.0, "save_every": 5}
+    (run / "plan.json").write_text(json.dumps(plan))
+    (run / "env.json").write_text(json.dumps({"command": ["finetune", "r.yaml"], "goes_on_from": None} | environment))
+    (run / "recipe.yaml").touch()
+    (run / "metrics.jsonl").write_text("".join(f'{{"step": {step}}}\n' for step in range(steps + 1)))
+    return run
+
+
+@pytest.mark.parametrize("steps", [0, 3, 5, 6])
+def test_a_run_that_ended_before_its_first_checkpoint_begins_again(tmp_path: Path, steps: int) -> None:
+    assert not_begun(write_start(tmp_path / "a", steps=steps))
+    (tmp_path / "a" / "metrics.jsonl").unlink()
+    assert not_begun(tmp_path / "a")
+
+
+def test_a_run_that_ended_in_a_slow_first_save_begins_again(tmp_path: Path) -> None:
+    run = write_start(tmp_path / "a", steps=50)
+    (run / "checkpoints" / ".step-00000005.tmp-7").mkdir(parents=True)
+    assert not_begun(run)
+
+
+def test_a_run_that_has_lost_its_checkpoints_does_not_begin_again(tmp_path: Path) -> None:
+    run = write_start(tmp_path / "a", steps=50)
+    with pytest.raises(CheckpointError, match="are gone: it was at step 50"):
+        not_begun(run)
+    make_run(run)
+    assert not not_begun(run)
+    shutil.rmtree(run / "checkpoints" / "step-00000002")
+    shutil.rmtree(run / "checkpoints" / "step-00000004")
+    assert not not_begun(run)  # its pointers name what is missing
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"command": ["resume", "old run", "--reset-step"], "goes_on_from": "old run/checkpoints/step-00000004"},
+        {"command": ["resume", "old run", "--reset-step"]},  # from before it was written down
+        {"command": ["resume", "model_10.pt", "--recipe", "r.yaml"]},
+    ],
+)
+def test_a_run_that_began_from_another_checkpoint_does_not_begin_from_its_base(
+    tmp_path: Path, environment: dict[str, object]
+) -> None:
+    run = write_start(tmp_path / "a", steps=1, **environment)
+    with pytest.raises(CheckpointError, match="did not begin from its base") as caught:
+        not_begun(run)
+    assert "`ttstrain resume " in str(caught.value.hint)
 
 
 def test_a_place_where_nothing_is_is_told_so(tmp_path: Path) -> None:
