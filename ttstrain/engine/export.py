@@ -383,6 +383,7 @@ def _of_upstream(path: Path, *, weights: Weights, recipe: str | None, compare: b
         weights=choice.weights,
         chosen=choice.name,
         reasons=choice.reasons,
+        versions=opened.front_end,
         absent=opened.absent,
     )
 

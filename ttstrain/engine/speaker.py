@@ -18,6 +18,7 @@ from torch import Tensor
 from ttstrain import documents, families
 from ttstrain.checkpoint import pointers
 from ttstrain.checkpoint.loading import load_weights
+from ttstrain.checkpoint.meta import check_vocab
 from ttstrain.checkpoint.tensorfile import read_tree
 from ttstrain.checkpoint.upstream import Absent, open_checkpoint, resolve_base
 from ttstrain.config.compose import COMMAND_LINE, RUN_RECIPE, Composed, Removed, parse_override
@@ -82,7 +83,7 @@ def open_speaker(
     if own or recipe is not None:
         source = gather(path, weights=weights, recipe=recipe, training=False)
         task_name, section, tensors = source.task, source.config.model_dump(mode="json"), source.weights
-        absent = source.absent
+        absent, versions = source.absent, source.versions
         told = f"{source.chosen} weights of {source.name}, step {source.step:,}: {source.reasons[0]}"
     else:
         opened = open_checkpoint(path)
@@ -93,6 +94,7 @@ def open_speaker(
                 hint=f"add `--recipe RECIPE` whose `model:` describes it, or give {settings}",
             )
         task_name, section, absent = opened.task, {**opened.config, **opened.section}, opened.absent
+        versions = opened.front_end
         if opened.vocab is not None:
             section["vocab"] = str(opened.vocab)
         if weights == "ema" and opened.ema is None:
@@ -105,6 +107,8 @@ def open_speaker(
         told = f"the {kind} of {path.name}: {opened.model} {opened.version}"
     device_name = changes.pop(DEVICE, "auto")
     checked = parse(_composed(task_name, section, changes))
+    front_end = families.find_task(task_name).config.model_validate(checked.model).front_end()
+    check_vocab(versions, {} if front_end is None else front_end.versions, source=str(path))
     spec_of_task = families.find_task(task_name)
     task_class: Any = spec_of_task.load_task()
     task: Task = task_class(spec_of_task.config.model_validate(checked.model))

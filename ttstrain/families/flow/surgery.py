@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ttstrain.checkpoint.tensorfile import StoredTensor
 from ttstrain.checkpoint.upstream import OpenedCheckpoint
+from ttstrain.data.texts import VOCAB
 from ttstrain.errors import CheckpointError
 from ttstrain.families.flow.alike import Kind, Origins
 from ttstrain.families.flow.readings import EMILIA, TABLE
@@ -135,22 +136,30 @@ class _Found:
 
 
 def _base_vocab(base: OpenedCheckpoint, *, num_tokens: int, vocab: Vocab, named: str | None) -> _Found:
-    """Find the base's vocab: where it is said to be, beside or in the base, by the size of the published one."""
+    """Find the base's vocab: where it is said to be, beside or in the base, by the size of the published one.
+
+    Where the base has a hash of its vocab, no other is taken.
+    """
+    told = base.front_end.get(VOCAB)
     if named is not None:
-        tokens = load_vocab(named, space_first=False).tokens
-        if len(tokens) != num_tokens:
-            raise CheckpointError(
-                f"`model.base_vocab` ({named}) has {len(tokens):,} tokens, `{base.path}` rows for {num_tokens:,}",
-                hint="name the vocab that this very file was trained with",
-            )
-        return _Found(tokens)
+        return _Found(_check_named(base, load_vocab(named, space_first=False), num_tokens=num_tokens, told=told))
     for source in _places(base):
-        tokens = load_vocab(source, space_first=False).tokens
-        if len(tokens) == num_tokens:
-            return _Found(tokens)
-    published = load_vocab(EMILIA).tokens
-    if len(published) == num_tokens:
-        return _Found(published, None if vocab.tokens == published else "the base has the published vocabulary's size")
+        found = load_vocab(source, space_first=False)
+        if len(found.tokens) == num_tokens and told in (None, f"sha256:{found.sha256}"):
+            return _Found(found.tokens)
+    published = load_vocab(EMILIA)
+    if told is not None:
+        for known in (published, vocab):
+            if told == f"sha256:{known.sha256}":
+                return _Found(known.tokens)
+        raise CheckpointError(
+            f"`{base.path}` was trained with another vocabulary than `model.vocab` ({told[:15]}…), and it lies neither "
+            "beside the base nor in it: rows would be taken for other symbols",
+            hint="give it as `model.base_vocab=vocab.txt`: rows are carried over by token",
+        )
+    if len(published.tokens) == num_tokens:
+        note = "the base has the published vocabulary's size"
+        return _Found(published.tokens, None if vocab.tokens == published.tokens else note)
     if len(vocab.tokens) == num_tokens:
         return _Found(vocab.tokens, "nothing says which vocabulary the base has; its size is that of `model.vocab`")
     raise CheckpointError(
@@ -158,6 +167,23 @@ def _base_vocab(base: OpenedCheckpoint, *, num_tokens: int, vocab: Vocab, named:
         "own vocabulary lies neither beside it nor in it",
         hint="give it as `model.base_vocab=vocab.txt`: rows are carried over by token",
     )
+
+
+def _check_named(base: OpenedCheckpoint, named: Vocab, *, num_tokens: int, told: str | None) -> tuple[str, ...]:
+    """Return the tokens of the vocab that the user gives for the base's own."""
+    if len(named.tokens) != num_tokens:
+        raise CheckpointError(
+            f"`model.base_vocab` ({named.source}) has {len(named.tokens):,} tokens, `{base.path}` rows for "
+            f"{num_tokens:,}",
+            hint="name the vocab that this very file was trained with",
+        )
+    if told not in (None, f"sha256:{named.sha256}"):
+        raise CheckpointError(
+            f"`model.base_vocab` ({named.source}) is not the vocabulary that `{base.path}` was trained with: its hash "
+            f"is {named.sha256[:8]}…, the base says {str(told).removeprefix('sha256:')[:8]}…",
+            hint="name the vocab that this very file was trained with",
+        )
+    return named.tokens
 
 
 def _places(base: OpenedCheckpoint) -> list[str]:

@@ -21,9 +21,11 @@ from ttstrain.checkpoint.meta import ScheduleMeta
 from ttstrain.checkpoint.tensorfile import StoredTensor
 from ttstrain.checkpoint.upstream import Kind, Label, OpenedCheckpoint, OptimizerGroup
 from ttstrain.config import yaml12
+from ttstrain.data.texts import VOCAB
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.families.flow import project
 from ttstrain.families.flow.readings import VERSIONS
+from ttstrain.families.flow.vocab import hash_of
 
 METADATA_KEY = "ttstrain"  # of safetensors metadata: JSON with `task` and `model`, as our export writes it
 
@@ -130,7 +132,8 @@ class F5Format:
             notes.append(
                 f"holds the average alone; its step {average.step:,} would pin upstream's EMA decay, ours starts again"
             )
-        vocab, vocab_notes = _vocab_beside(contents.path, used.tensors)
+        front_end = _front_end(contents)
+        vocab, vocab_notes = _vocab_beside(contents.path, used.tensors, told=front_end.get(VOCAB))
         notes += _project_notes(contents.path)
         return OpenedCheckpoint(
             path=contents.path,
@@ -152,6 +155,7 @@ class F5Format:
             buffers=_BUFFERS,
             vocab=vocab,
             globals=contents.globals,
+            front_end=front_end,
             notes=(*notes, *vocab_notes),
         )
 
@@ -497,19 +501,37 @@ def _ended(schedule: ScheduleMeta, groups: Sequence[OptimizerGroup]) -> str:
 # ---------------------------------------------------------------- vocab
 
 
-def _vocab_beside(path: Path, tensors: Mapping[str, StoredTensor]) -> tuple[Path | None, list[str]]:
-    """Find the vocab that a file was trained with, by its number of lines, and say what is odd about it."""
+def _front_end(contents: Contents) -> dict[str, str]:
+    """Read from our metadata what decided on tokens in training; empty in another trainer's file."""
+    try:
+        told = documents.parse((contents.metadata or {})[METADATA_KEY])
+        versions = {str(name): str(version) for name, version in told.get("front_end", {}).items()}
+        return {**({VOCAB: f"sha256:{told['vocab']['sha256']}"} if "vocab" in told else {}), **versions}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _vocab_beside(
+    path: Path, tensors: Mapping[str, StoredTensor], *, told: str | None
+) -> tuple[Path | None, list[str]]:
+    """Find the vocab that a file was trained with, and say what is odd about it.
+
+    It is known by its hash, where the file has been `told` it, and else by its number of lines.
+    """
     wanted = tensors[f"{_PREFIX}text_embed.text_embed.weight"].shape[0] - 1
     notes = []
     for vocab in _vocab_places(path):
         content = vocab.read_bytes()
         whole = content.endswith(b"\n")
         count = content.count(b"\n") + (0 if whole else 1)
-        if count == wanted:
+        if count != wanted:
+            notes.append(f"`{vocab.name}` beside it has {count:,} tokens, the net {wanted:,}: not its own")
+        elif told is not None and hash_of(str(vocab)) != told:
+            notes.append(f"`{vocab.name}` beside it has as many tokens as the net, and is another than its own")
+        else:
             if not whole:
                 notes.append(f"`{vocab.name}` lacks its last newline: upstream would cut its last token short")
             return vocab, notes
-        notes.append(f"`{vocab.name}` beside it has {count:,} tokens, the net {wanted:,}: not its own")
     return None, notes
 
 

@@ -72,6 +72,14 @@ def load_vocab(source: str, *, space_first: bool = True) -> Vocab:
     return Vocab(tokens=tuple(lines), source=source, sha256=digest, notes=notes)
 
 
+def hash_of(source: str) -> str | None:
+    """Return what a checkpoint says of its vocab, for a file; None for one that is no vocab."""
+    try:
+        return f"sha256:{load_vocab(source, space_first=False).sha256}"
+    except RecipeError:
+        return None
+
+
 def _read(source: str) -> str:
     if source.startswith("package:"):
         if source not in PACKAGED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.upstream import open_checkpoint
+from ttstrain.engine.speaker import open_speaker
 from ttstrain.errors import CheckpointError
 from ttstrain.families.flow.alike import Origins
 from ttstrain.families.flow.config import FlowConfig
@@ -182,6 +184,67 @@ def test_a_vocab_of_the_bases_size_is_taken_for_its_own_and_that_is_said(base: P
     mine, result = fitted(base, OLD)
     assert torch.equal(mine.state_dict()[TABLE], open_checkpoint(base).weights[TABLE].read())
     assert any("nothing says which vocabulary" in note for note in result.notes)
+
+
+# ---------------------------------------------------------------- a base that holds the hash of its vocab
+
+MINE = ["x" if token == "e" else token for token in OLD]  # another token in the place of one, as many rows
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Path:
+    """Write a net of the vocab `OLD` that says so, as our exports do, and without the vocab beside it."""
+    vocab = load_vocab(str(write(tmp_path / "old.txt", OLD)), space_first=False)
+    says = {
+        "model": {"dim": 16, "text_mask_padding": True, "pe_attn_head": None, "mel": "vocos"},
+        "vocab": {"tokens": len(OLD), "sha256": vocab.sha256},
+    }
+    path = tmp_path / "alone" / "model.safetensors"
+    path.parent.mkdir()
+    save_file(task(tmp_path / "old.txt").state_dict(), path, metadata={"ttstrain": json.dumps(says)})
+    return path
+
+
+def test_a_vocab_of_equal_size_and_another_hash_is_not_taken_for_the_bases_own(told: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"trained with another vocabulary than `model.vocab`") as caught:
+        fitted(told, MINE, tokenizer="custom")
+    assert "model.base_vocab" in str(caught.value.hint)
+    assert caught.value.exit_code == 4
+
+
+def test_a_vocab_beside_is_the_bases_own_by_its_hash(told: Path) -> None:
+    write(told.parent / "vocab.txt", MINE)
+    with pytest.raises(CheckpointError, match="trained with another vocabulary"):
+        fitted(told, MINE, tokenizer="custom")
+    assert open_checkpoint(told).vocab is None
+    write(told.parent / "my_vocab.txt", OLD)
+    mine, _ = fitted(told, MINE, tokenizer="custom")
+    old = open_checkpoint(told).weights[TABLE].read()
+    same = [row for row, token in enumerate(MINE, start=1) if token in OLD]
+    assert len(same) == len(OLD) - 1
+    assert torch.equal(mine.state_dict()[TABLE][same], old[same])
+
+
+def test_a_named_vocab_must_have_the_hash_that_the_base_says(told: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"`model.base_vocab` \(.*\) is not the vocabulary that"):
+        fitted(told, OLD[:4], base_vocab=str(write(tmp_path / "named.txt", MINE)))
+    mine, _ = fitted(told, OLD[:4], base_vocab=str(write(tmp_path / "named.txt", OLD)))
+    assert torch.equal(mine.state_dict()[TABLE], open_checkpoint(told).weights[TABLE].read()[:5])
+
+
+def test_the_recipes_vocab_is_the_bases_own_where_the_hash_says_so(told: Path) -> None:
+    _, result = fitted(told, OLD)
+    assert (result.notes, result.new_rows) == ((), {})
+
+
+def test_speech_is_not_made_with_another_vocab_than_the_weights_were_trained_with(told: Path) -> None:
+    mine = write(told.parents[1] / "mine.txt", MINE)
+    sizes = ["model.depth=1", "model.heads=1", "model.dim_head=8", "model.text_dim=16", "model.conv_layers=1"]
+    settings = [*sizes, "model.tokenizer=custom", "train.device=cpu"]
+    with pytest.raises(CheckpointError, match="was trained with another vocabulary") as caught:
+        open_speaker(str(told), [*settings, f"model.vocab={mine}"])
+    assert "`model.vocab`" in str(caught.value.hint)
+    assert open_speaker(str(told), [*settings, f"model.vocab={told.parents[1] / 'old.txt'}"]).task
 
 
 def test_a_base_of_the_published_size_has_the_published_vocab(tmp_path: Path) -> None:
