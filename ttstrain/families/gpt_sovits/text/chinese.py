@@ -7,16 +7,18 @@ published weights from v2 on were trained with; the two differ in a few characte
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 from ttstrain.families.gpt_sovits.text.mixed import read_mixed
 from ttstrain.families.gpt_sovits.text.pinyin import split_syllable
+from ttstrain.families.gpt_sovits.text.polyphones import reading_of
 from ttstrain.families.gpt_sovits.text.reading import Reading, load
 from ttstrain.families.gpt_sovits.text.tone_sandhi import Word, merge_words, spoken_tones, word_list
 
 _INTERJECTIONS = str.maketrans({"嗯": "恩", "呣": "母"})  # as upstream: their own syllables have no symbols
-_DEBTS = "钱债款账贷"
 _DIGITS = frozenset("零〇一二三四五六七八九")
 _NUMERALS = _DIGITS | frozenset("十百千万亿")
+_BEFORE_ONE = "这那每某另同任哪"
 # Characters that stand alone mostly as a particle, or have one reading alone and another in words.
 _ALONE = {"地": "de5", "得": "de5", "着": "zhe5", "了": "le5", "长": "chang2"}
 
@@ -32,7 +34,7 @@ def _syllables(run: str, *, erhua: bool) -> list[str]:
     """Return the syllable of each character as it is spoken, with its tone: `ni2 hao3`."""
     library = load("rjieba", language="zh")
     cut = _cut(run, library.tag)
-    readings = _pinyin([word for word, _ in cut])
+    readings = _pinyin(run, [word for word, _ in cut])
     words: list[Word] = []
     start = 0
     for text, pos in cut:
@@ -50,9 +52,15 @@ def _syllables(run: str, *, erhua: bool) -> list[str]:
 
 
 def _cut(run: str, tag: Callable[[str, bool], Sequence[tuple[str, str]]]) -> list[tuple[str, str]]:
-    """Return words and their parts of speech; what jieba's model of new words joins to a particle is parted again."""
+    """Return words and their parts of speech; what jieba's model of new words joins to a particle is parted again.
+
+    The 一 of 这一 goes with the word that follows, as upstream's cutting has it.
+    """
     words: list[tuple[str, str]] = []
     for word, pos in tag(run, True):
+        if len(word) == 2 and word[1] == "一" and word[0] in _BEFORE_ONE:
+            words.extend([(word[0], "r"), ("一", "m")])
+            continue
         known = tag(word, False) if len(word) > 1 and word[0] in _ALONE else ()
         words.extend(known if known and known[0][0] == word[0] else [(word, pos)])  # 开心 地说
     return words
@@ -66,19 +74,30 @@ def _is_counted(run: str, i: int) -> bool:
     return before[-1:] in _NUMERALS or run[i + 1 : i + 2] in _DIGITS
 
 
-def _pinyin(words: Sequence[str]) -> list[str]:
+def _pinyin(run: str, words: Sequence[str]) -> list[str]:
+    """Return the reading of each character: by pypinyin's phrases, else by what stands around it."""
     library = load("pypinyin", language="zh")
     readings: list[str] = []
-    for i, word in enumerate(words):
+    for word in words:
+        place = len(readings)
         alone = _ALONE.get(word)
-        if word == "还" and i + 1 < len(words) and words[i + 1][0] in _DEBTS:
-            alone = "huan2"
-        readings.extend(
+        own: list[str] = (
             [alone]
             if alone
             else library.lazy_pinyin(word, style=library.Style.TONE3, neutral_tone_with_five=True, errors=_each_unread)
         )
+        readings.extend(
+            reading_of(run, place + i, in_phrase=_in_phrase(word, i)) or reading for i, reading in enumerate(own)
+        )
     return readings
+
+
+@lru_cache(maxsize=1 << 14)
+def _in_phrase(word: str, place: int) -> bool:
+    """Whether one of the dictionary's phrases in a word holds the character at a place."""
+    phrases = load("pypinyin.constants", language="zh").PHRASES_DICT
+    spans = ((start, end) for start in range(place + 1) for end in range(place + 1, len(word) + 1))
+    return any(end - start > 1 and word[start:end] in phrases for start, end in spans)
 
 
 def _each_unread(characters: str) -> list[str]:

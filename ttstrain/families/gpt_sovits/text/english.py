@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ttstrain.families.gpt_sovits.text import english_text
 from ttstrain.families.gpt_sovits.text.homographs import choose, homographs
-from ttstrain.families.gpt_sovits.text.reading import Reading, is_spoken, load
+from ttstrain.families.gpt_sovits.text.reading import Reading, load
 from ttstrain.families.gpt_sovits.text.spelling import guess
 from ttstrain.families.gpt_sovits.text.symbols import UNKNOWN
 
@@ -38,7 +38,7 @@ def read(text: str, version: str) -> Reading:
     phones = read_words(normalized)
     if len(phones) < _FEWEST_PHONES:
         phones = [",", *phones]
-    return Reading(tuple(phones), normalized, dropped=_dropped(text))
+    return Reading(tuple(phones), normalized, dropped=tuple(english_text.unread(text, dictionary())))
 
 
 def read_words(normalized: str) -> list[str]:
@@ -62,12 +62,13 @@ def read_words(normalized: str) -> list[str]:
 
 @cache
 def dictionary() -> Mapping[str, tuple[str, ...]]:
-    """Return CMUdict's first pronunciation of each word in lower case."""
+    """Return CMUdict's first pronunciation of each word in lower case, and of some newer words."""
     text = lzma.decompress((_DATA / "cmudict.txt.xz").read_bytes()).decode()
     words = {word: tuple(phones.split(" ")) for word, phones in (line.split(" ", 1) for line in text.splitlines())}
     for word in _SPELLED:
         del words[word]
-    return words
+    more = (_DATA / "english_words.txt").read_text(encoding="utf-8")
+    return words | {word: tuple(phones.split()) for word, phones in (line.split(" ", 1) for line in more.splitlines())}
 
 
 # ---------------------------------------------------------------- words
@@ -113,9 +114,3 @@ def _compound(word: str) -> Sequence[str]:
         library.load()
     parts: list[str] = library.segment(word)
     return parts if len(parts) > 1 and all(len(part) > 2 and part in dictionary() for part in parts) else ()
-
-
-def _dropped(text: str) -> tuple[str, ...]:
-    """Return what the text holds and English has no words for: other scripts, emoji, signs."""
-    unread = english_text.unread(text)
-    return tuple(character for character in unread if is_spoken(character))

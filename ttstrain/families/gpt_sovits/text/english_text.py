@@ -8,37 +8,35 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Container
-from functools import cache
-from typing import Any
 
-from ttstrain.families.gpt_sovits.text.reading import load
+from ttstrain.families.gpt_sovits.text.english_numbers import expand_numbers
+from ttstrain.families.gpt_sovits.text.reading import unsaid
 
 _ABBREVIATIONS = {
     "mr": "mister", "mrs": "missus", "dr": "doctor", "drs": "doctors", "prof": "professor", "rev": "reverend",
-    "sr": "senior", "jr": "junior", "gen": "general", "col": "colonel", "maj": "major",
+    "sr": "senior", "jr": "junior", "gen": "general", "col": "colonel", "maj": "major", "apt": "apartment",
     "capt": "captain", "lt": "lieutenant", "sgt": "sergeant", "gov": "governor", "hon": "honorable", "esq": "esquire",
     "messrs": "messers", "co": "company", "ltd": "limited", "inc": "incorporated", "corp": "corporation",
     "dept": "department", "etc": "et cetera", "vs": "versus", "approx": "approximately", "ft": "fort", "mt": "mount",
+    "ave": "avenue", "blvd": "boulevard", "rd": "road", "ln": "lane", "hwy": "highway", "fig": "figure",
+    "vol": "volume", "tel": "telephone", "max": "maximum", "min": "minimum", "est": "established", "pp": "pages",
 }  # fmt: skip
-_UNITS = {
-    "km/h": ("kilometer per hour", "kilometers per hour"), "mph": ("mile per hour", "miles per hour"),
-    "km": ("kilometer", "kilometers"), "cm": ("centimeter", "centimeters"), "mm": ("millimeter", "millimeters"),
-    "m": ("meter", "meters"), "kg": ("kilogram", "kilograms"), "mg": ("milligram", "milligrams"),
-    "ml": ("milliliter", "milliliters"), "ft": ("foot", "feet"), "lbs": ("pound", "pounds"), "lb": ("pound", "pounds"),
-    "oz": ("ounce", "ounces"), "min": ("minute", "minutes"), "h": ("hour", "hours"), "s": ("second", "seconds"),
-    "°C": ("degree celsius", "degrees celsius"), "°F": ("degree fahrenheit", "degrees fahrenheit"),
-    "°": ("degree", "degrees"), "kHz": ("kilohertz", "kilohertz"), "Hz": ("hertz", "hertz"),
-    "GB": ("gigabyte", "gigabytes"), "MB": ("megabyte", "megabytes"), "%": ("percent", "percent"),
-}  # fmt: skip
-_CURRENCIES = {
-    "$": ("dollar", "dollars", "cent", "cents"),
-    "£": ("pound", "pounds", "penny", "pence"),
-    "€": ("euro", "euros", "cent", "cents"),
-}
+_BEFORE_NUMBERS = {"No": "number", "no": "number", "p": "page", "pp": "pages", "ch": "chapter", "sec": "section"}
 _SIGNS = {
-    "&": " and ", "@": " at ", "+": " plus ", "=": " equals ", "×": " times ", "÷": " divided by ", "#": " number ",
-    "%": " percent ", "°": " degrees ", "\u2212": " minus ",
+    "&": " and ", "@": " at ", "+": " plus ", "=": " equals ", "×": " times ", "÷": " divided by ",
+    "%": " percent ", "°": " degrees ", "\u2212": " minus ", "<": " less than ", ">": " greater than ",
+    "≤": " less than or equal to ", "≥": " greater than or equal to ", "≈": " approximately ", "≠": " not equal to ",
+    "√": " square root of ", "∞": " infinity ", "§": " section ", "©": " copyright ", "‰": " per thousand ",
 }  # fmt: skip
+_GREEK = {
+    "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "θ": "theta", "λ": "lambda", "μ": "mu",
+    "µ": "mu", "π": "pi", "σ": "sigma", "τ": "tau", "φ": "phi", "ω": "omega", "Δ": "delta", "Σ": "sigma",
+    "Ω": "omega",
+}  # fmt: skip
+_NO_ACCENT = str.maketrans({
+    "ß": "ss", "ø": "o", "Ø": "O", "æ": "ae", "Æ": "Ae", "œ": "oe", "Œ": "Oe", "ł": "l", "Ł": "L", "đ": "d", "Đ": "D",
+    "ð": "d", "þ": "th", "Þ": "Th", "ı": "i",
+})  # fmt: skip
 _HALF_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
 _MARKS = {";": ",", ":": ",", "、": ",", "。": ".", "…": "."}
 _STRESSED = (
@@ -46,48 +44,92 @@ _STRESSED = (
     "is it on at by as be we he or so if my me do up go an am i a"
 )
 _EMPHASIZED = frozenset(_STRESSED.split())  # short words that capitals stress, where they spell others
-
-_NUMBER = r"\d+(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?"
+_SAID_AS_WORDS = frozenset(
+    ("ram", "rom", "sim", "pin", "lan", "gif", "gui", "zip", "dos")
+)  # of three letters, and not spelled
+_LONGEST_SPELLED = 5  # letters of a name in capitals that no dictionary has
+_STARTERS = "The|We|It|He|She|They|This|That|I|But|And|In|You|There|Then|What|When|If|My|Our|So|No|Yes|Not|As|At|On"
 _LETTERS = r"[^\W\d_]"
 
 
 def normalize(text: str, words: Container[str]) -> str:
     """Write a text in words; `words` is the dictionary, by which names in capitals are told from spelled letters."""
-    text = text.translate(_HALF_WIDTH)
+    text = _plain_characters(text)
     text = re.sub(rf"(?<={_LETTERS})[’ʼ](?={_LETTERS})", "'", text)
     if "‘" not in text:  # else it closes a quotation
         text = re.sub(r"(?<=s)[’ʼ](?=\s|$)", "'", text)
-    text = _expand_abbreviations(text)
-    text = _expand_numbers(text)
+    shouted = text.isupper() and len(re.findall(rf"{_LETTERS}{{2,}}", text)) > 1  # nothing is told by its capitals
+    text = expand_numbers(_expand_signs(_expand_abbreviations(_expand_addresses(text))))
     text = re.sub(r"\s*(?:--+|[–—])\s*|\s+-\s+", ", ", text)
-    text = "".join(_SIGNS.get(c) or _MARKS.get(c) or c for c in text)
+    text = "".join(_SIGNS.get(c) or _MARKS.get(c) or (f" {_GREEK[c]} " if c in _GREEK else c) for c in text)
     text = "".join(c for c in unicodedata.normalize("NFD", text) if unicodedata.category(c) != "Mn")
-    if text.isupper():
-        text = text.capitalize()  # all of it is stressed, and nothing is told by it
-    text = re.sub(rf"{_LETTERS}+(?:'{_LETTERS}+)?", lambda found: _spell_capitals(found[0], words), text)
+    text = re.sub(
+        rf"{_LETTERS}+(?:'{_LETTERS}+)?", lambda found: _spell_capitals(found[0], words, shouted=shouted), text
+    )
     text = re.sub(r"[^A-Za-z'.,?!-]+", " ", text)
     text = re.sub(r"\s+(?=[.,?!])", "", text)
     text = re.sub(r"([.,?!-])[\s.,?!-]*(?=[.,?!-])[.,?!-]", r"\1", text)  # of marks in a row the first, as upstream
-    return text.strip()
+    text = text.strip()
+    return text[:1].upper() + text[1:] if shouted else text
 
 
-def unread(text: str) -> list[str]:
-    """Return the characters that no rule turns into words."""
-    known = {*_SIGNS, *_MARKS, *_CURRENCIES}
-    rest = [c for c in text.translate(_HALF_WIDTH) if not (c.isascii() and c.isalnum()) and c not in known]
-    return [c for c in rest if not re.fullmatch(r"[A-Za-z0-9]", unicodedata.normalize("NFD", c)[0])]
+def unread(text: str, words: Container[str]) -> list[str]:
+    """Return the letters and signs that make no difference to the words of a text."""
+    return unsaid(text, lambda part: normalize(part, words), plain=lambda c: c.isascii() and c.isalnum())
 
 
-# ---------------------------------------------------------------- abbreviations
+def _plain_characters(text: str) -> str:
+    """Write full-width letters, fractions, ① and ligatures as plain ones; ² and ³ as the words they are."""
+    text = re.sub(r"(\d)([¼-¾⅐-⅞])", r"\1 \2", text.translate(_HALF_WIDTH).translate(_NO_ACCENT))
+    text = re.sub(r"(?<![kcdm]m)(?<!\bm)(?<=[A-Za-z\d])([²³])", lambda m: " squared" if m[1] == "²" else " cubed", text)
+    return "".join(
+        unicodedata.normalize("NFKC", c).replace("⁄", "/")
+        if unicodedata.category(c) in ("No", "Nl", "Lm") and c not in "²³"
+        else c
+        for c in text
+    )
+
+
+# ---------------------------------------------------------------- abbreviations and signs
+
+
+def _expand_addresses(text: str) -> str:
+    """Say at, dot and slash in addresses of letters and pages."""
+    dotted = r"[A-Za-z\d-]+(?:\.[A-Za-z\d-]+)*\.(?:com|org|net|edu|gov|io|co|uk|de|cn|jp|ai|info|me|tv|js|py)\b"
+    text = re.sub(r"\bhttps?://", "", text)
+    text = re.sub(
+        rf"\b([\w.+-]+)@({dotted})",
+        lambda m: f"{m[1]} at {m[2]}".replace(".", " dot ").replace("_", " underscore "),
+        text,
+    )
+    return re.sub(
+        rf"\b(?:www\.)?{dotted}(?:/[\w/-]*)?",
+        lambda m: re.sub(r"^www\b", "w w w", m[0]).replace(".", " dot ").replace("/", " slash "),
+        text,
+    )
+
+
+def _expand_signs(text: str) -> str:
+    """Say what `&`, `#`, `*`, `^`, `+` and `/` mean beside letters and numbers."""
+    text = re.sub(r"\b([A-Z]{1,3})&([A-Z]{1,3})\b", lambda m: f"{' '.join(m[1])} and {' '.join(m[2])}", text)
+    text = re.sub(r"\b([CF])#", r"\1 sharp", text)
+    text = re.sub(r"#(?=\d)", " number ", text)
+    text = re.sub(rf"#(?={_LETTERS})", " hashtag ", text)
+    text = re.sub(r"(?<=\d)\s?\*\s?(?=\d)", " times ", text)
+    text = re.sub(r"(?<=\w)\^(?=\w)", " to the power of ", text)
+    text = re.sub(r"(?<=[A-Z])\+\+", " plus plus", text)
+    text = re.sub(r"\bw/o\b", "without", text)
+    text = re.sub(r"\bw/(?=\s|[a-z])", "with ", text)
+    text = re.sub(r"(?<=\d)\s-\s(?=\d+\s?=)", " minus ", text)
+    return re.sub(r"(?<=\d)\s?×\s?(?=\d[\d.,]*\s?=)", " times ", text)
 
 
 def _expand_abbreviations(text: str) -> str:
     text = re.sub(r"\be\.\s?g\.", "for example", text, flags=re.IGNORECASE)
     text = re.sub(r"\bi\.\s?e\.", "that is", text, flags=re.IGNORECASE)
-    text = re.sub(r"\bNo\.\s?(?=\d)", "number ", text)
-    text = re.sub(r"\bSt\.(?=\s+[A-Z])", "saint", text)
-    text = re.sub(r"\bSt\.(?=\s*$)", "street.", text)
-    text = re.sub(r"\bSt\.", "street", text)
+    text = re.sub(rf"\b({'|'.join(_BEFORE_NUMBERS)})\.\s?(?=\d)", lambda m: f"{_BEFORE_NUMBERS[m[1]]} ", text)
+    text = re.sub(r"\bPh\.?D\b\.?", "P H D", text)
+    text = _expand_streets(text)
     names = "|".join(_ABBREVIATIONS)
     # A point before the end of the text, or before a capital after `etc.` and the like, ends a sentence as well.
     text = re.sub(
@@ -96,7 +138,8 @@ def _expand_abbreviations(text: str) -> str:
         text,
         flags=re.IGNORECASE,
     )
-    # `U.S.`, `a.m.`: letters, each by its name.
+    # `U.S.`, `a.m.`, `J. K. Rowling`, `John F. Kennedy`: letters, each by its name.
+    text = re.sub(rf"\b([A-Z])\.\s?(?=(?:[A-Z]\.\s?)*(?!(?:{_STARTERS})\b)[A-Z][a-z])(?<!\b[a-z] \1\.)", r"\1 ", text)
     return re.sub(
         r"\b(?:[A-Za-z]\.){2,}(\s*$)?",
         lambda found: " ".join(found[0].replace(".", " ").split()).upper() + ("." if found[1] is not None else ""),
@@ -104,124 +147,34 @@ def _expand_abbreviations(text: str) -> str:
     )
 
 
-def _spell_capitals(word: str, words: Container[str]) -> str:
+def _expand_streets(text: str) -> str:
+    """Tell saint from street, doctor from drive: by what stands before and after."""
+    end = r"(?=[\s,]*(?:$|,|\.|\b(?:Apt|Suite|Ste|Unit|and|in|near|at|is|was)\b))"
+    text = re.sub(r"(?<=[a-z\d] )St\.(?=\s*$)", "street.", text)
+    text = re.sub(rf"(?<=[a-z] )St\.{end}", "street", text)
+    text = re.sub(rf"(?<=[a-z] )Dr\.{end}", "drive", text)
+    text = re.sub(r"\bSte\.(?=\s\d)", "suite", text)
+    text = re.sub(r"\bSt\.(?=\s+[A-Z])", "saint", text)
+    return re.sub(r"\bSt\.", "street", text)
+
+
+# ---------------------------------------------------------------- capitals
+
+
+def _spell_capitals(word: str, words: Container[str], *, shouted: bool) -> str:
     """Divide what is spelled letter by letter, and names of several words, unless the dictionary has them whole."""
     stem, apostrophe, ending = word.partition("'")
     lower = stem.lower()
     if stem.isupper() and len(stem) > 1:
-        if lower in _EMPHASIZED or (len(stem) > 3 and lower in words):
+        known = lower in words and (shouted or len(stem) > 3 or lower in _SAID_AS_WORDS)
+        if lower in _EMPHASIZED or known or (len(stem) > _LONGEST_SPELLED and re.search("[AEIOUY]", stem)):
             return word.lower()
         return " ".join(stem) + (apostrophe + ending.lower())
     if len(stem) > 1 and stem[0].isupper() and stem[1:].islower():
         return word
+    if re.fullmatch("[A-Z]{2,}s", stem) and not apostrophe:  # CDs
+        return f"{' '.join(stem[:-1])}'s"
     if any(character.isupper() for character in stem[1:]) and lower not in words:
         parts = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|.", stem)
-        return " ".join(_spell_capitals(part, words) for part in parts) + apostrophe + ending
+        return " ".join(_spell_capitals(part, words, shouted=False) for part in parts) + apostrophe + ending
     return word
-
-
-# ---------------------------------------------------------------- numbers
-
-
-def _expand_numbers(text: str) -> str:
-    text = re.sub(r"\b(\d{1,2})[:.](\d{2})(?=\s*[ap]\.?m\b)|\b([01]?\d|2[0-3]):([0-5]\d)\b", _time, text, flags=re.I)
-    text = re.sub(r"(?<=\d)(?=[AP]M\b|[ap]m\b)", " ", text)
-    signs = "".join(map(re.escape, _CURRENCIES))
-    scales = "hundred|thousand|million|billion|trillion"
-    text = re.sub(rf"([{signs}])\s?({_NUMBER})(\s(?:{scales})\b)?", _money, text)
-    text = re.sub(r"\b(\d+)(?:st|nd|rd|th)\b", lambda found: _ordinal(int(found[1])), text, flags=re.I)
-    months = "January|February|March|April|May|June|July|August|September|October|November|December"
-    text = re.sub(rf"\b({months}) (\d{{1,2}})(?![\d:.,]\d)\b", lambda m: f"{m[1]} {_ordinal(int(m[2]))}", text)
-    text = re.sub(r"(?<![\d/.])(\d+)/(\d+)(?![\d/])", _fraction, text)
-    text = re.sub(r"(?<=\d)\s?[–—-]\s?(?=\d)", " to ", text)
-    text = re.sub(r"(?<![\w.])['’]?(\d{2}|\d{4})['’]?s\b", _decade, text)
-    units = "|".join(map(re.escape, sorted(_UNITS, key=len, reverse=True)))
-    text = re.sub(rf"({_NUMBER})\s?({units})(?![\w/])", _quantity, text)
-    text = re.sub(r"(?<![\w.,])-(?=\d)", "minus ", text)
-    return re.sub(rf"({_NUMBER})", lambda found: f" {_number(found[0])} ", text)
-
-
-def _time(found: re.Match[str]) -> str:
-    hour, minute = int(found[1] or found[3]), int(found[2] or found[4])
-    if not minute:
-        return f"{_cardinal(hour)} o'clock" if found[3] else _cardinal(hour)
-    return f"{_cardinal(hour)} {'oh ' if minute < 10 else ''}{_cardinal(minute)}"
-
-
-def _money(found: re.Match[str]) -> str:
-    one, many, small_one, small_many = _CURRENCIES[found[1]]
-    amount = found[2].replace(",", "")
-    if found[3]:
-        return f"{_number(amount)}{found[3]} {many}"
-    whole, _, part = amount.partition(".")
-    if part and len(part) != 2:
-        return f"{_number(amount)} {many}"
-    spoken = f"{_cardinal(int(whole))} {one if int(whole) == 1 else many}" if int(whole) or not int(part or 0) else ""
-    if part and int(part):
-        small = f"{_cardinal(int(part))} {small_one if int(part) == 1 else small_many}"
-        return f"{spoken} and {small}" if spoken else small
-    return spoken
-
-
-def _fraction(found: re.Match[str]) -> str:
-    upper, lower = int(found[1]), int(found[2])
-    if lower == 2:
-        return f"{_cardinal(upper)} {'half' if upper == 1 else 'halves'}"
-    if lower == 4:
-        return f"{_cardinal(upper)} {'quarter' if upper == 1 else 'quarters'}"
-    if lower < 2 or lower > 100:
-        return f"{_cardinal(upper)} over {_cardinal(lower)}"
-    return f"{_cardinal(upper)} {_ordinal(lower)}{'' if upper == 1 else 's'}"
-
-
-def _decade(found: re.Match[str]) -> str:
-    spoken = _year(found[1]) if len(found[1]) == 4 else _cardinal(int(found[1]))
-    return f"{spoken[:-1]}ies" if spoken.endswith("y") else f"{spoken}s"
-
-
-def _quantity(found: re.Match[str]) -> str:
-    one, many = _UNITS[found[2]]
-    return f"{_number(found[1])} {one if found[1] == '1' else many}"
-
-
-def _number(digits: str) -> str:
-    """Read a number: four digits without a comma as a year, leading zeros and long numbers digit by digit."""
-    plain = digits.replace(",", "")
-    whole, _, part = plain.partition(".")
-    if part:
-        return f"{_cardinal(int(whole))} point {_digit_by_digit(part)}"
-    if (len(whole) > 1 and whole[0] == "0") or len(whole) > 15:
-        return _digit_by_digit(whole)
-    if "," not in digits and len(whole) == 4 and 1000 < int(whole) < 3000:
-        return _year(whole)
-    return _cardinal(int(whole))
-
-
-def _year(digits: str) -> str:
-    """Read 1984 in pairs, 1900 in hundreds, 2005 as a number, 1805 with an `oh`; as upstream does."""
-    value = int(digits)
-    century, rest = divmod(value, 100)
-    if value % 1000 == 0 or 2000 < value < 2010:
-        return _cardinal(value)
-    if rest == 0:
-        return f"{_cardinal(century)} hundred"
-    return f"{_cardinal(century)} {'oh ' if rest < 10 else ''}{_cardinal(rest)}"
-
-
-def _digit_by_digit(digits: str) -> str:
-    return " ".join(_cardinal(int(digit)) for digit in digits)
-
-
-def _cardinal(value: int) -> str:
-    spoken: str = _engine().number_to_words(value, andword="")
-    return spoken.replace(",", "")
-
-
-def _ordinal(value: int) -> str:
-    spoken: str = _engine().number_to_words(_engine().ordinal(value), andword="")
-    return spoken.replace(",", "")
-
-
-@cache
-def _engine() -> Any:
-    return load("inflect", language="en").engine()

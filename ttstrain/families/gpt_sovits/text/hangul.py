@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from ttstrain.families.gpt_sovits.text.n_insertion import inserted, is_soft
+
 _ONSETS = "ㄱㄲㄴㄷㄸㄹㅁㅂㅃㅅㅆㅇㅈㅉㅊㅋㅌㅍㅎ"
 _VOWELS = "ㅏㅐㅑㅒㅓㅔㅕㅖㅗㅘㅙㅚㅛㅜㅝㅞㅟㅠㅡㅢㅣ"
 _CODAS = ("", *"ㄱㄲㄳㄴㄵㄶㄷㄹㄺㄻㄼㄽㄾㄿㅀㅁㅂㅄㅅㅆㅇㅈㅊㅋㅌㅍㅎ")
@@ -76,6 +78,10 @@ def pronounced_letters(words: Sequence[str]) -> list[list[str]]:
     Consonants change across a space as well, but none moves to the next word.
     """
     taken = [[_take_apart(character) for character in word] for word in words]
+    for i, place in inserted(words):
+        before = taken[i][place - 1] if place else taken[i - 1][-1]
+        if before.coda and is_soft(taken[i][place].onset, taken[i][place].vowel):  # rule 29
+            taken[i][place].onset = "ㄴ"
     flat = [(syllable, i == 0) for word in taken for i, syllable in enumerate(word)]
     for (left, _), (right, begins) in pairwise(flat):
         _meet(left, right, joined=not begins)
@@ -89,6 +95,11 @@ def pronounced_letters(words: Sequence[str]) -> list[list[str]]:
 def is_hangul(character: str) -> bool:
     """Whether a character is a syllable of Hangul."""
     return "가" <= character <= "힣"
+
+
+def is_closed(character: str) -> bool:
+    """Whether a syllable ends in a consonant."""
+    return is_hangul(character) and bool(_take_apart(character).coda)
 
 
 def _take_apart(character: str) -> _Syllable:

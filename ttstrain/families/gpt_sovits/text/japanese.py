@@ -11,14 +11,16 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from ttstrain.families.gpt_sovits.text.japanese_text import write_out
 from ttstrain.families.gpt_sovits.text.reading import Reading, is_spoken, load
 from ttstrain.families.gpt_sovits.text.symbols import PITCH_FALL, PITCH_RISE
 
 _ACCENT_BORDER = "#"
 _PROSODY = (PITCH_RISE, PITCH_FALL, _ACCENT_BORDER)
 
-# Kana, kanji, and letters and digits of both widths; all else is a mark.
-_SPOKEN = re.compile(r"[A-Za-z\d\u3005\u3040-\u30ff\u4e00-\u9fff\uff11-\uff19\uff21-\uff3a\uff41-\uff5a\uff66-\uff9d]+")
+# Kana, kanji, and letters and digits of both widths, and a hyphen within a number or a word; all else is a mark.
+_SIGN = r"[A-Za-z\d\u3005-\u3007\u3040-\u30ff\u4e00-\u9fff\uff11-\uff19\uff21-\uff3a\uff41-\uff5a\uff66-\uff9d]"
+_SPOKEN = re.compile(rf"{_SIGN}+(?:(?:(?<=\d)-(?=\d)|(?<=[A-Za-z])-(?=[A-Za-z])){_SIGN}+)*")
 _MARKS = {"：": ",", "；": ",", "，": ",", "、": ",", "·": ",", "。": ".", "\n": ".", "！": "!", "？": "?"}
 
 # Of a full-context label: the phoneme; the mora's distance to the accent, its place from both ends of the accent
@@ -31,19 +33,18 @@ _NOT_THERE = -50  # as the value of a field that a pause has not
 
 def read(text: str, version: str) -> Reading:
     """Read a sentence; of marks in a row the first is kept."""
-    normalized = re.sub(r"([!?…,.-])[!?…,.-]+", r"\1", text)
-    spoken = normalized.replace("％", "パーセント").lower()
+    normalized = re.sub(r"([!?…,.-])[!?…,.-]+", r"\1", write_out(text))
     phones: list[str] = []
     dropped: list[str] = []
     end = 0
-    for run in _SPOKEN.finditer(spoken):
-        phones.extend(_marks(spoken[end : run.start()]))
+    for run in _SPOKEN.finditer(normalized):
+        phones.extend(_marks(normalized[end : run.start()]))
         read_phones = _phones(run[0])
         phones.extend(phone for phone in read_phones if version != "v1" or phone not in _PROSODY)
         if not read_phones:  # a prolonged sound mark alone
             dropped.extend(filter(is_spoken, run[0]))
         end = run.end()
-    phones.extend(_marks(spoken[end:]))
+    phones.extend(_marks(normalized[end:]))
     return Reading(tuple(phones), normalized, dropped=tuple(dropped))
 
 

@@ -12,7 +12,8 @@ from functools import cache
 from typing import Any
 
 from ttstrain.families.gpt_sovits.text import english, english_text
-from ttstrain.families.gpt_sovits.text.reading import Reading, is_spoken, load
+from ttstrain.families.gpt_sovits.text.han_numbers import by_digits, write_out
+from ttstrain.families.gpt_sovits.text.reading import Reading, load, unsaid
 from ttstrain.families.gpt_sovits.text.symbols import PAUSES, UNKNOWN
 
 _MARKS = str.maketrans({
@@ -32,7 +33,7 @@ def read_mixed(text: str, read: Read, *, simplify: bool) -> Reading:
     normalized = normalize(text, simplify=simplify)
     phones: list[str] = []
     word2ph: list[int] = []
-    dropped = [c for c in text if is_spoken(c) and not _is_read(c)]
+    dropped = unsaid(text, lambda part: normalize(part, simplify=simplify), plain=_is_plain)
     for run in re.findall(rf" |{_RUN.pattern}", normalized):
         if run == " ":
             word2ph.append(0)
@@ -57,10 +58,13 @@ def normalize(text: str, *, simplify: bool) -> str:
 
     Of marks in a row the first stays, quotation marks and brackets go, dashes become pauses.
     """
-    text = re.sub(r"[—–―]+", "，", text)
     text = re.sub(rf"(?<=[{_HANZI}])\s+|\s+(?=[{_HANZI}])", "", text)  # 2011 年 is a year as 2011年 is
+    text = re.sub(r"[—–―]+", "，", write_out(text, cantonese=not simplify))
     if text.strip():
         text = _verbalizer(simplify).normalize(text.replace("…", "……"))
+    if not simplify:
+        text = text.replace("幺", "一")
+    text = re.sub(r"\d+", lambda found: by_digits(found[0]), text)  # what nobody has read
     text = re.sub(r"\.{2,}", "…", text.translate(_MARKS))
     text = " ".join(_RUN.findall(text))
     text = re.sub(r"(?<![A-Za-z]) | (?![A-Za-z])", "", text)
@@ -74,10 +78,5 @@ def _verbalizer(simplify: bool) -> Any:
     )
 
 
-@cache
-def _is_read(character: str) -> bool:
-    """Whether a character becomes something to say, alone or beside a number."""
-    if "\u4e00" <= character <= "\u9fff" or (character.isascii() and character.isalnum()):
-        return True
-    texts = (f"{character}2", f"2{character}", f"2{character}2", f"二{character}二")
-    return any(len(re.sub(r"[!?…,.]", "", normalize(t, simplify=False))) > t.count("2") + t.count("二") for t in texts)
+def _is_plain(character: str) -> bool:
+    return "\u4e00" <= character <= "\u9fff" or (character.isascii() and character.isalnum())

@@ -17,6 +17,8 @@ _WORDS = Path(__file__).parent / "data" / "mandarin_words.txt"
 _PARTICLES = "吧呢哈啊呐噻嘛吖嗨呐哦哒额滴哩哟喽啰耶喔诶"
 _STRUCTURAL = "的地得"  # neutral where they are read `de`; upstream's rule takes 土地 for one as well
 _ASPECTS = {"了": "ul", "着": "uz", "过": "ug"}
+_ASPECT_SYLLABLES = ("le", "zhe", "guo")  # 着 is also the zhao2 of 睡着了
+_OBTAIN = ("得", "de2")  # alone, to get
 _SUFFIXES, _PLACES, _DIRECTIONS = "们子", "上下里", "来去"
 _BEFORE_DIRECTIONS = "上下进出回过起开"
 _BEFORE_GE = "几有两半多各整每做是"
@@ -156,8 +158,8 @@ def _apply_neutral(word: Word, tones: list[str], parts: Sequence[str]) -> None:
     ge = text.find("个")
     if (
         text[-1] in _PARTICLES
-        or (text[-1] in _STRUCTURAL and word.syllables[-1].startswith("de"))
-        or (len(text) == 1 and _ASPECTS.get(text) == pos)
+        or (text[-1] in _STRUCTURAL and word.syllables[-1][:-1] == "de" and (text, word.syllables[-1]) != _OBTAIN)
+        or (len(text) == 1 and _ASPECTS.get(text) == pos and word.syllables[-1][:-1] in _ASPECT_SYLLABLES)
         or (len(text) > 1 and text[-1] in _SUFFIXES and pos in ("r", "n"))  # 我们, 桌子
         or (len(text) > 1 and text[-1] in _PLACES and pos in ("s", "l", "f"))  # 家里
         or (len(text) > 1 and text[-1] in _DIRECTIONS and text[-2] in _BEFORE_DIRECTIONS)  # 回来
@@ -167,7 +169,7 @@ def _apply_neutral(word: Word, tones: list[str], parts: Sequence[str]) -> None:
         tones[ge] = "5"
     elif text in neutral or text[-2:] in neutral:
         tones[-1] = "5"
-    if len(text) == 3 and text[1] == "得":  # 来得及
+    if len(text) == 3 and text[1] == "得" and word.syllables[1][:-1] == "de":  # 来得及, not 我得走
         tones[1] = "5"
     end = 0
     for part in parts:
@@ -186,9 +188,9 @@ def _apply_third(text: str, tones: list[str], parts: Sequence[str]) -> None:
             tones[1] = "2"
     elif len(text) == 3:
         border = len(parts[0])
-        changed = _raise_first(tones, 0, border) | _raise_first(tones, border, 3)  # 所有 人
-        if not changed and border < 3 and tones[border - 1] == tones[border] == "3":  # 好 喜欢
-            tones[border - 1] = "2"
+        raised = _raise_first(tones, 0, border) | _raise_first(tones, border, 3)  # 所有 人
+        if not raised and border == 1 and tones[:2] == ["3", "3"]:  # 好 喜欢, not 媒体 也
+            tones[0] = "2"
     elif len(text) == 4:  # two words of two
         _raise_first(tones, 0, 2)
         _raise_first(tones, 2, 4)
