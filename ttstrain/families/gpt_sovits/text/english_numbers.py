@@ -143,7 +143,7 @@ def _dates(text: str) -> str:
     )
     text = re.sub(rf"\b({_MONTH}) (\d{{1,2}})(?![\d:.,]\d)\b", lambda m: f"{m[1]} {_ordinal(int(m[2]))}", text)
     text = re.sub(
-        rf"(\bthe )?\b(\d{{1,2}})(?:st|nd|rd|th)?(?: of)? ({_MONTH})\b",
+        rf"(\bthe )?\b(\d{{1,2}})(?: of)? ({_MONTH})\b",
         lambda m: f"{m[1] or 'the '}{_ordinal(int(m[2]))} of {m[3]}",
         text,
     )

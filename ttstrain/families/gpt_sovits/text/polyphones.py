@@ -105,6 +105,7 @@ _RULES: dict[str, tuple[_Rule, ...]] = {
 
 # Where even the dictionary's phrases are wrong in names.
 _EVERYWHERE: dict[str, tuple[_Rule, ...]] = {
+    "地": (_Rule("de5", r"(.)\1$"),),  # 轻轻地
     "着": (_RULES["着"][0],),
     "行": (_RULES["行"][0],),
     "差": (_RULES["差"][0],),
