@@ -95,7 +95,7 @@ def merge(parts: Sequence[OpenedCheckpoint]) -> OpenedCheckpoint:
         model=" + ".join(dict.fromkeys(part.model for part in parts)),
         version=", ".join(dict.fromkeys(part.version for part in parts)),
         config=config,
-        unknown=tuple(dict.fromkeys(key for part in parts for key in part.unknown)),
+        unknown=tuple(dict.fromkeys(key for part in parts for key in part.unknown if key not in config)),
         weights=weights,
         ema=None,
         ema_step=None,

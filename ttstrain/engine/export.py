@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -382,10 +383,16 @@ def _of_upstream(path: Path, *, weights: Weights, recipe: str | None, compare: b
         base=str(path),
         weights=choice.weights,
         chosen=choice.name,
-        reasons=choice.reasons,
+        reasons=(*choice.reasons, *_taken_on_trust(opened, settings)),
         versions=opened.front_end,
         absent=opened.absent,
     )
+
+
+def _taken_on_trust(opened: OpenedCheckpoint, recipe: Recipe) -> list[str]:
+    """Say which settings the file does not tell, and the recipe does."""
+    settings = [f"model.{key}={json.dumps(recipe.model[key])}" for key in opened.unknown]
+    return [f"`{opened.path.name}` does not tell {', '.join(settings)}: the recipe says so"] if settings else []
 
 
 def _asked_recipe(path: Path, recipe: str | None) -> str:

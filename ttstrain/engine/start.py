@@ -11,6 +11,7 @@ from types import TracebackType
 
 import torch
 
+from ttstrain import families
 from ttstrain.checkpoint import pointers, store
 from ttstrain.checkpoint.loading import LoadReport, Tensors, compare, load_weights
 from ttstrain.checkpoint.lock import RunLock, hold
@@ -346,9 +347,13 @@ def _taken_on_trust(plan: Plan, base: OpenedCheckpoint) -> str:
     if set(origins.values()) <= {RECIPE, COMMAND_LINE}:
         return f"`{base.path.name}` does not tell {', '.join(base.unknown)}: {settings}, as you say"
     where = ", ".join(dict.fromkeys(origins.values()))
+    taken = (
+        f"WARNING: `{base.path.name}` does not tell {', '.join(base.unknown)}. This run takes {settings} (from {where})"
+    )
+    if not families.find_task(plan.recipe.task).readings:
+        return f"{taken}: say it in the recipe where it is another"
     return (
-        f"WARNING: `{base.path.name}` does not tell {', '.join(base.unknown)}. This run takes {settings} "
-        f"(from {where}), and the wrong choice would load, train and speak gibberish. Check with "
+        f"{taken}, and the wrong choice would load, train and speak gibberish. Check with "
         "`ttstrain inspect-ckpt FILE --probe DATA`, then say it in the recipe"
     )
 

@@ -42,7 +42,7 @@ V1_BELOW = 82_978 * 1024  # bytes
 V2_BELOW = 700 * 1024 * 1024
 V1_SYMBOLS = 322
 V1_ROWS, LATER_ROWS = 512, 732  # of phonemes in a GPT
-V1_REFERENCE_CHANNELS = 1025
+V1_REFERENCE_CHANNELS, LATER_REFERENCE_CHANNELS = 1025, 704  # of the spectrogram that gives the style
 _PLUS_CHANNELS = {512: "v2Pro", 768: "v2ProPlus"}
 
 
@@ -75,6 +75,7 @@ class Version:
 
     name: str
     notes: tuple[str, ...] = ()
+    open: tuple[str, ...] = ()  # versions it may be, where nothing tells which: `name` is a guess
 
 
 def tell(
@@ -88,12 +89,16 @@ def tell(
     stated = stated_version(config)
     told = as_upstream_tells(path, head=head)
     by_size = told.by.startswith("its size")
-    ranked = [stated, told.version] if by_size else [told.version, stated]
+    ranked = [stated, *([told.version] if exported else [])] if by_size else [told.version, stated]
     name = next(version for version in (*ranked, *possible) if version in possible)
+    guessed = len(possible) > 1 and stated != name and (by_size or told.version != name)
     notes = [f"its config says {stated}: not believed"] if stated not in (None, name) else []
+    if guessed:
+        rule = "its file's size" if by_size and exported and told.version == name else "what is usual"
+        notes.append(f"it is {' or '.join(possible)}, and nothing in it tells which: {name} is a guess, by {rule}")
     if told.version != name and (exported or not by_size):
         notes.append(f"by {told.by}, upstream's tools take it for {told.version}; it is {name}")
-    return Version(name, tuple(notes))
+    return Version(name, tuple(notes), possible if guessed else ())
 
 
 def by_tensors(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
@@ -110,9 +115,12 @@ def by_tensors(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
     reference = shapes.get("ref_enc.spectral.0.fc.weight")
     if table is None and reference is None:
         return ("v2", *(version for version in EVERY if version != "v2"))
-    first = table is not None and table[0] == V1_SYMBOLS
-    first = first or (reference is not None and reference[1] == V1_REFERENCE_CHANNELS)
-    return ("v1",) if first else ("v2",)
+    symbols = None if table is None else table[0]
+    channels = None if reference is None else reference[1]
+    if symbols == V1_SYMBOLS or channels == V1_REFERENCE_CHANNELS:
+        return ("v1",)
+    published = symbols == LATER_ROWS or channels == LATER_REFERENCE_CHANNELS
+    return ("v2",) if published else ("v2", "v1")
 
 
 def with_symbols(rows: int) -> tuple[str, ...]:

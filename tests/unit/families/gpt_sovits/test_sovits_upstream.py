@@ -18,12 +18,13 @@ from ttstrain.checkpoint.merging import explain, merge, open_base, open_training
 from ttstrain.checkpoint.tensorfile import read_tree
 from ttstrain.checkpoint.upstream import follow, open_checkpoint
 from ttstrain.errors import CheckpointError
-from ttstrain.families.gpt_sovits.config import VaeNetConfig
+from ttstrain.families.gpt_sovits.config import VaeConfig, VaeNetConfig
 from ttstrain.families.gpt_sovits.export_files import halved, misjudged, vae_config, vae_file, write
 from ttstrain.families.gpt_sovits.shapes import generator_shapes
-from ttstrain.families.gpt_sovits.versions import as_upstream_tells, by_tensors
+from ttstrain.families.gpt_sovits.versions import PRO, as_upstream_tells, by_tensors, tell
 
 TASK = "gpt_sovits/vae"
+ANY = ("v2", "v1")  # of the VAEs without a speaker's vector
 
 
 class Pair(nn.Module):
@@ -257,6 +258,47 @@ def test_a_gpt_of_other_symbols_is_not_joined_to_a_vae(tmp_path: Path, gpt: Any,
 )
 def test_tensors_tell_the_version(shapes: dict[str, tuple[int, ...]], versions: tuple[str, ...]) -> None:
     assert by_tensors(shapes) == versions
+
+
+@pytest.mark.parametrize(
+    ("shapes", "config", "size", "told"),
+    [
+        # A run's `G_*.pth` says nothing of itself, and channels that nobody published tell no more than the family.
+        ({"sv_emb.weight": (8, 20480), "dec.conv_pre.weight": (16, 8, 7)}, {}, 100, ("v2Pro", PRO)),
+        ({"sv_emb.weight": (8, 20480), "dec.conv_pre.weight": (16, 8, 7)}, {"version": "v2ProPlus"}, 100, (PRO[1], ())),
+        ({"sv_emb.weight": (8, 20480), "dec.conv_pre.weight": (512, 8, 7)}, {}, 100, ("v2Pro", ())),
+        ({"cfm.estimator.proj_out.weight": (100, 1024)}, {}, 701 << 20, ("v3", ("v3", "v4"))),
+        ({"cfm.estimator.proj_out.weight": (100, 1024)}, {"version": "v4"}, 701 << 20, ("v4", ())),
+        ({"enc_p.text_embedding.weight": (400, 192), "ref_enc.spectral.0.fc.weight": (128, 500)}, {}, 100, ("v2", ANY)),
+        ({"enc_p.text_embedding.weight": (400, 192), "ref_enc.spectral.0.fc.weight": (128, 704)}, {}, 100, ("v2", ())),
+        ({"enc_p.text_embedding.weight": (400, 192), "ref_enc.spectral.0.fc.weight": (128, 1025)}, {}, 100, ("v1", ())),
+    ],
+)
+def test_a_version_that_nothing_tells_is_a_guess(
+    tmp_path: Path, shapes: Any, config: Any, size: int, told: Any
+) -> None:
+    name, open_ = told
+    path = tmp_path / "G_7.pth"
+    with path.open("wb") as file:
+        file.truncate(size)
+    found = tell(shapes, config, path=path, head=b"PK", exported=False)
+    assert (found.name, found.open) == (name, open_)
+    guesses = [note for note in found.notes if f"{name} is a guess" in note]
+    assert len(guesses) == bool(open_)
+    assert all(" or ".join(open_) in note for note in guesses)
+
+
+def test_a_guessed_version_yields_to_the_recipe_and_to_a_file_that_tells(tmp_path: Path) -> None:
+    path = toys.write_s2g(tmp_path / "G_7.pth", version="v2ProPlus", layout="training")
+    opened = open_checkpoint(path, task=TASK)
+    assert (opened.version, opened.unknown) == ("v2Pro or v2ProPlus", ("version",))
+    assert "it is v2Pro or v2ProPlus, and nothing in it tells which: v2Pro is a guess, by what is usual" in opened.notes
+    model = {**VaeConfig().model_dump(mode="json"), **opened.config}
+    for version in PRO:
+        opened.check_model({**model, "version": version})
+    published = toys.write_s2g(tmp_path / "s2G.pth", version="v2ProPlus")
+    both = open_base([str(published), str(path)], task=TASK)
+    assert (both.unknown, both.config["version"]) == ((), "v2ProPlus")
 
 
 @pytest.mark.parametrize(("version", "head"), [("v2", b"PK"), ("v2Pro", b"05"), ("v2ProPlus", b"06")])
