@@ -318,15 +318,17 @@ def _ema(plan: Plan) -> str:
 
 
 def _cost_lines(plan: Plan) -> list[str]:
-    parts = ", ".join(f"{part} {_bytes(size)}" for part, size in plan.memory.items() if size and part != "snapshot")
-    total = _bytes(plan.memory_bytes)
+    sizes = {part: size for part, size in plan.memory.items() if size and part != "snapshot"}
+    parts = ", ".join(f"{part} {shown_bytes(size)}" for part, size in sizes.items())
+    total = shown_bytes(plan.memory_bytes)
     memory = f"about {total} ({parts})" if ACTIVATIONS in plan.memory else f"{total} before activations ({parts})"
     lines = _wrap("memory", memory)
     if plan.memory["snapshot"]:
-        lines += _wrap("", f"and {_bytes(plan.memory['snapshot'])} of the host's for the rollback snapshot")
+        lines += _wrap("", f"and {shown_bytes(plan.memory['snapshot'])} of the host's for the rollback snapshot")
     lines += _scheme_lines(plan)
     each = plan.disk_bytes // plan.num_checkpoints
-    return lines + _wrap("disk", f"{_bytes(plan.disk_bytes)} for {plan.num_checkpoints} checkpoints of {_bytes(each)}")
+    checkpoints = f"{plan.num_checkpoints} checkpoints of {shown_bytes(each)}"
+    return lines + _wrap("disk", f"{shown_bytes(plan.disk_bytes)} for {checkpoints}")
 
 
 def _scheme_lines(plan: Plan) -> list[str]:
@@ -334,12 +336,12 @@ def _scheme_lines(plan: Plan) -> list[str]:
     if not plan.schemes:
         return []
     gpu = gpu_memory()
-    own = "no GPU here" if gpu is None else f"GPU {_bytes(gpu)}"
+    own = "no GPU here" if gpu is None else f"GPU {shown_bytes(gpu)}"
     lines = [f"{'schemes':{LABEL}}{'':31}{'state':>9} {'one batch':>11}  {own}"]
     for scheme in plan.schemes:
         fits = gpu is not None and scheme.state + scheme.activations <= GPU_SHARE * gpu
         verdict = "" if gpu is None else "fits" if fits else "too large"
-        numbers = f"{_bytes(scheme.state):>9} {_bytes(scheme.activations):>11}"
+        numbers = f"{shown_bytes(scheme.state):>9} {shown_bytes(scheme.activations):>11}"
         mark = ">" if scheme.chosen else " "
         lines.append(f"{'':{LABEL - 2}}{mark} {scheme.name:31}{numbers}  {verdict}".rstrip())
     others = [f"{scheme.name}: {scheme.keys}" for scheme in plan.schemes if not scheme.chosen]
@@ -417,5 +419,8 @@ def _count(number: int) -> str:
     return f"{number / 1e6:.1f} M" if number >= 100_000 else f"{number:,}"
 
 
-def _bytes(size: int) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+def shown_bytes(size: int) -> str:
+    """Write a size for people: `3.30 GB`, `27.2 MB`, `512 bytes`."""
+    if size >= 1e8:
+        return f"{size / 1e9:.2f} GB"
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size:,} bytes"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -31,6 +30,7 @@ from ttstrain.data.earlier import write_record
 from ttstrain.data.manifest import write_manifest
 from ttstrain.engine import build, checkpointing, distributed, folder, sessions
 from ttstrain.engine.changed_data import check_measurable, clips_before, forget_measures, tell_changes
+from ttstrain.engine.disk import check_disk
 from ttstrain.engine.distributed import Ranks
 from ttstrain.engine.kept import from_where_started, with_kept_files
 from ttstrain.engine.loop import train
@@ -58,7 +58,6 @@ from ttstrain.tracking import jsonl
 from ttstrain.tracking.build import build_trackers
 from ttstrain.tracking.tracker import RunInfo, Trackers
 
-FREE_SPACE_SHARE = 0.95  # of the disk's free bytes that a plan's checkpoints may take
 PART_NAMES = {  # of the state, as a person would call them
     "task": "weights",
     "optimizers": "moments",
@@ -101,7 +100,7 @@ def _start(composed: Composed, name: str, here: _Processes, *, show: ShowProgres
     )
     place = place or here.hold(lambda: folder.create(plan))
     if here.ranks.main:
-        _check_disk(plan, place)
+        check_disk(plan, place)
     run = _build(plan, prepared, place, here)
     notes = [] if base is None else _load_base(run, base)
     _check_alike(run)
@@ -155,7 +154,7 @@ def resume(
             check_resume(plan, origin.step, ended=origin.ended)
         place = own or here.hold(lambda: _new_folder(origin, plan))
         if here.ranks.main:
-            _check_disk(plan, place)
+            check_disk(plan, place)
         run = _build(plan, prepared, place, here)
         notes = _restore(run, origin, prepared, reset_step=reset_step, reset_optimizer=reset_optimizer)
         _check_alike(run)
@@ -264,15 +263,6 @@ def _build(plan: Plan, prepared: Prepared, place: Path, here: _Processes) -> Run
     return build.build(
         plan, prepared, folder=place, device=here.device, ranks=here.ranks, trackers=trackers, lock=here.lock
     )
-
-
-def _check_disk(plan: Plan, place: Path) -> None:
-    free = shutil.disk_usage(place).free
-    if plan.disk_bytes > FREE_SPACE_SHARE * free:
-        raise RecipeError(
-            f"the run's checkpoints take {plan.disk_bytes / 2**30:.1f} GiB, `{place}` has {free / 2**30:.1f} GiB left",
-            hint="keep fewer (`checkpoint.keep_last=1`), or choose another `--run-dir`",
-        )
 
 
 def _check_alike(run: Run) -> None:
