@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,32 @@ def check_name(recipe: Recipe) -> None:
             f"the run `{folder}` exists already",
             hint=f"continue it with `ttstrain resume {folder}`, or choose another `name=`",
         )
+
+
+def refuse_links(run: Path) -> None:
+    """Raise RecipeError when what is written in a run's folder would land elsewhere, for a link leads there."""
+    home = run.resolve()
+    for path in _written(run):
+        if path.is_symlink() and home not in path.resolve().parents:
+            raise RecipeError(
+                f"`{path}` is a link that leads out of the run, to `{path.resolve()}`: nothing is written there",
+                hint="put the files themselves there; to have a run on another disk, link its whole folder",
+            )
+
+
+def _written(run: Path) -> Iterator[Path]:
+    """Yield what a run writes, down to its files. What W&B links is its own business."""
+    for top in run.iterdir():
+        if top.name.startswith(_OURS):
+            yield top
+            if top.name != _WANDB:
+                yield from (Path(place) / name for place, *names in os.walk(top) for name in (*names[0], *names[1]))
+
+
+_WANDB = "wandb"
+_OURS = (  # beginnings of names
+    *("checkpoints", "samples", "incidents", "data", SESSIONS, "metrics.", "snapshot-rank-", "tensorboard", _WANDB),
+)
 
 
 def create_beside(original: Path) -> RunLock:

@@ -378,10 +378,13 @@ def _compose(
 
 def _locked(run: Path, here: _Processes) -> RunLock:
     """Take a run's lock, and mend what a process that died in the middle of a save has left."""
-    lock = hold(run)
-    pointers.recover(run / pointers.CHECKPOINTS)
-    if (note := pointers.mend_last(run / pointers.CHECKPOINTS)) is not None:
-        here.notes.append(note)
+    with ExitStack() as until_refused:
+        lock = until_refused.enter_context(hold(run))
+        folder.refuse_links(run)
+        pointers.recover(run / pointers.CHECKPOINTS)
+        if (note := pointers.mend_last(run / pointers.CHECKPOINTS)) is not None:
+            here.notes.append(note)
+        until_refused.pop_all()
     return lock
 
 

@@ -56,3 +56,28 @@ def test_a_place_where_no_folder_can_be_made_is_named(tmp_path: Path) -> None:
     for name in (None, "a"):
         with pytest.raises(RecipeError, match="cannot be made"):
             folder.create(plan(tmp_path / "file", name=name))
+
+
+@pytest.mark.parametrize(
+    "link", ["samples", "samples/step-00000004", "samples/step-00000004/a.wav", "checkpoints", "metrics.jsonl", "wandb"]
+)
+def test_nothing_is_written_where_a_link_leads_out_of_the_run(tmp_path: Path, link: str) -> None:
+    elsewhere, run = tmp_path / "elsewhere", tmp_path / "run"
+    elsewhere.mkdir()
+    (run / link).parent.mkdir(parents=True)
+    folder.refuse_links(run)
+    (run / link).symlink_to(elsewhere)
+    with pytest.raises(RecipeError, match=f"`{run / link}` is a link that leads out of the run, to `{elsewhere}`"):
+        folder.refuse_links(run)
+
+
+def test_links_within_a_run_and_of_a_whole_run_are_followed(tmp_path: Path) -> None:
+    run = tmp_path / "large disk" / "run"
+    (run / "samples" / "step-00000004").mkdir(parents=True)
+    (run / "samples" / "newest").symlink_to("step-00000004")
+    (run / "wandb").mkdir()
+    (run / "wandb" / "debug.log").symlink_to(tmp_path)  # W&B's own
+    (run / "my notes").symlink_to(tmp_path)  # the user's own, which nothing is written to
+    (tmp_path / "linked").symlink_to(run)
+    folder.refuse_links(run)
+    folder.refuse_links(tmp_path / "linked")
