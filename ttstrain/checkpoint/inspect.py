@@ -15,6 +15,7 @@ from ttstrain.checkpoint import pickle_names, pointers, store, tensorfile, unpic
 from ttstrain.checkpoint.contents import Contents, read_contents
 from ttstrain.checkpoint.damage import faults
 from ttstrain.checkpoint.meta import Meta, ScheduleMeta, check_vocab, compare_front_ends
+from ttstrain.checkpoint.reading import retried
 from ttstrain.checkpoint.tensorfile import StoredTensor
 from ttstrain.checkpoint.upstream import OpenedCheckpoint, all_keys, describe_keys, follow, identify, open_own
 from ttstrain.errors import CheckpointError, RecipeError, UserError
@@ -135,6 +136,10 @@ def inspect(path: Path) -> Inspection:
 
     Raises CheckpointError when it cannot be read. An unsafe pickle can be: its names are reported and nothing runs.
     """
+    return retried(path, lambda: _inspect(path))
+
+
+def _inspect(path: Path) -> Inspection:
     view = _open(path)
     checkpoint = view.checkpoint
     health = _examine(view)

@@ -20,6 +20,7 @@ from ttstrain.checkpoint.damage import open_meta
 from ttstrain.checkpoint.export import Adapters, Source, Training
 from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.meta import Meta
+from ttstrain.checkpoint.reading import retried
 from ttstrain.checkpoint.tensorfile import read_tree
 from ttstrain.checkpoint.upstream import OpenedCheckpoint, follow, open_checkpoint
 from ttstrain.config.compose import compose, compose_run
@@ -68,6 +69,14 @@ def gather(
     clips. Without `training` the moments, twice as large as the weights, stay on the disk. Raises CheckpointError where
     the asked weights are not there.
     """
+    return retried(
+        path,
+        lambda: _gather(path, weights=weights, recipe=recipe, compare=compare, training=training),
+        prefer="best",
+    )
+
+
+def _gather(path: Path, *, weights: Weights, recipe: str | None, compare: bool, training: bool) -> Source:
     found = follow(path, prefer="best")
     if not pointers.is_checkpoint(found):
         return _of_upstream(found, weights=weights, recipe=recipe, compare=compare)

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from ttstrain import documents, families
 from ttstrain.checkpoint import pointers
+from ttstrain.checkpoint.hub import HUB
 from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.meta import check_vocab
+from ttstrain.checkpoint.reading import retried
 from ttstrain.checkpoint.tensorfile import read_tree
 from ttstrain.checkpoint.upstream import Absent, open_checkpoint, resolve_base
 from ttstrain.config.compose import COMMAND_LINE, RUN_RECIPE, Composed, Removed, parse_override
@@ -78,6 +80,13 @@ def open_speaker(
     what net it is and no `recipe` does.
     """
     changes = _changes(overrides)
+    if spec.startswith(HUB):
+        return _open(spec, changes, weights=weights, recipe=recipe)
+    place = Path(spec).expanduser()
+    return retried(place, lambda: _open(spec, dict(changes), weights=weights, recipe=recipe), prefer="best")
+
+
+def _open(spec: str, changes: dict[tuple[str, ...], Any], *, weights: WeightsChoice, recipe: str | None) -> Speaker:
     path = resolve_base(spec)
     own = pointers.is_checkpoint(path)
     if own or recipe is not None:

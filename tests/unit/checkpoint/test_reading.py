@@ -1,0 +1,89 @@
+"""Who reads a run that is training gets a whole checkpoint, or an error of its own."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from ttstrain.checkpoint import reading, store
+from ttstrain.checkpoint.meta import Meta
+from ttstrain.checkpoint.reading import retried
+from ttstrain.checkpoint.store import CheckpointStore
+from ttstrain.checkpoint.upstream import follow
+from ttstrain.errors import CheckpointError
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CheckpointStore:
+    monkeypatch.setattr(reading, "PAUSE_S", 0.0)
+    checkpoints = CheckpointStore(tmp_path / "run", keep_last=1, background=False)
+    write(checkpoints, 1)
+    return checkpoints
+
+
+def write(checkpoints: CheckpointStore, step: int, *, value: float = 0.0) -> None:
+    meta = Meta(family="toy", task="toy", model={}, recipe="toy", step=step)
+    checkpoints.save(step, {"task": {"w": torch.full((4,), value)}}, meta)
+
+
+def interrupted(path: Path, *writes: Callable[[], object]) -> Callable[[], store.Loaded]:
+    """Read a checkpoint, and let one of `writes` come between the look at `last` and each reading."""
+    waiting = list(writes)
+
+    def read() -> store.Loaded:
+        folder = follow(path)
+        if waiting:
+            waiting.pop(0)()
+        return store.load(folder)
+
+    return read
+
+
+def test_a_checkpoint_that_is_pruned_while_it_is_read_is_followed_by_the_next(run: CheckpointStore) -> None:
+    path = run.root.parent
+    read = interrupted(path, lambda: write(run, 2), lambda: write(run, 3))
+    assert retried(path, read).meta.step == 3
+
+
+def test_a_checkpoint_that_is_replaced_by_one_of_its_name_is_read_anew(run: CheckpointStore) -> None:
+    path = run.folder(1)
+    aside = path.with_name(".step-00000001.old")
+
+    def replace_halfway() -> None:
+        write(run, 1, value=1.0)
+        path.rename(aside)
+
+    reads = []
+
+    def read() -> store.Loaded:
+        reads.append(1)
+        if len(reads) == 1:
+            replace_halfway()
+        elif len(reads) == 2 and aside.exists():  # the writer has gone on
+            aside.rename(path)
+        return store.load(path)
+
+    assert torch.equal(retried(path, read).state["task"]["w"], torch.ones(4))
+
+
+def test_a_damaged_checkpoint_is_an_error_at_once(run: CheckpointStore) -> None:
+    (run.folder(1) / "weights.safetensors").unlink()
+    reads = []
+
+    def read() -> store.Loaded:
+        reads.append(1)
+        return store.load(follow(run.root.parent))
+
+    with pytest.raises(CheckpointError, match="is missing from its checkpoint"):
+        retried(run.root.parent, read)
+    assert len(reads) == 1
+
+
+def test_a_checkpoint_that_is_gone_for_good_is_an_error(run: CheckpointStore) -> None:
+    path = run.folder(1)
+    with pytest.raises(CheckpointError):
+        retried(path, interrupted(path, lambda: shutil.rmtree(path)))

@@ -1,0 +1,48 @@
+"""Reading a run that may be training: its checkpoints are replaced and removed under whoever reads them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from ttstrain.checkpoint import pointers
+from ttstrain.checkpoint.meta import META_FILE
+from ttstrain.checkpoint.upstream import follow
+from ttstrain.errors import CheckpointError
+
+T = TypeVar("T")
+
+TRIES = 5
+PAUSE_S = 0.05  # before the second try, and twice as long before each further one
+
+
+def retried(path: Path, read: Callable[[], T], *, prefer: Literal["last", "best"] = "last") -> T:
+    """Return what `read` reads at `path`; again where the checkpoint was replaced or removed meanwhile.
+
+    `read` follows the path itself. Raises its error where what it read is still there, or the run is too quick.
+    """
+    pause_s = PAUSE_S
+    for _ in range(TRIES - 1):
+        before = _standing_at(path, prefer)
+        try:
+            return read()
+        except (CheckpointError, OSError):
+            if _standing_at(path, prefer) == before:
+                raise
+        time.sleep(pause_s)
+        pause_s *= 2
+    return read()
+
+
+def _standing_at(path: Path, prefer: Literal["last", "best"]) -> tuple[Path, int, int] | None:
+    """Tell one checkpoint from another of the same name; None where there is none of ours."""
+    try:
+        folder = follow(path, prefer=prefer)
+        if not pointers.is_checkpoint(folder):
+            return None
+        written = (folder / META_FILE).stat()
+    except (CheckpointError, OSError):
+        return None
+    return folder, written.st_ino, written.st_mtime_ns
