@@ -129,3 +129,39 @@ def test_a_family_is_found_without_torch(family: str) -> None:
 def test_a_file_has_one_subject(path: Path) -> None:
     assert path.stem not in ("utils", "helpers", "misc", "common")
     assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE
+
+
+# ---------------------------------------------------------------- commands that are printed
+
+_COMMAND = re.compile(
+    r"(?:ttstrain (?:finetune|resume|export|sample|prepare|inspect-ckpt|recipes migrate)|wandb sync)\b"
+)
+_FLAG = re.compile(r"(?:--(?:base|data|from|run-dir)|(?<![\w-])-o|touch) ?$")
+
+
+def unquoted_words(path: Path) -> Iterator[str]:
+    """Yield what an f-string puts into a command without quoting it for a shell."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.JoinedStr):
+            continue
+        before = ""
+        for part in node.values:
+            if isinstance(part, ast.Constant):
+                before += str(part.value)
+                continue
+            within = before.rpartition("`")[2]  # of the command, whose backtick may be open
+            word = ast.unparse(part)
+            if (_COMMAND.search(within) or _FLAG.search(within)) and "quoted(" not in word:
+                yield word
+            before += "word"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_printed_command_can_be_pasted(path: Path) -> None:
+    plain = ("{sound.name}", "{former}", "{checkpoint.name}")  # `step-00000004` and its like
+    assert [word for word in unquoted_words(path) if word.strip("f'\"") not in plain] == []
+
+
+def test_a_word_that_is_not_quoted_is_found(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("f'x `ttstrain resume {run}` y'\nf'--base {quoted(a)}'\nf'{a} is `b`'\nf'-o {c}'\n")
+    assert [word.strip("f'\"") for word in unquoted_words(tmp_path / "a.py")] == ["{run}", "{c}"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ttstrain.checkpoint.meta import FileMeta, Meta, read_meta
 from ttstrain.errors import CheckpointError
+from ttstrain.shell import quoted
 
 CHUNK = 4 << 20  # bytes
 _CHECKPOINTS = "checkpoints"
@@ -76,7 +76,7 @@ def _way_out(folder: Path) -> str:
     if sound is None:
         return "no other checkpoint of this run is sound: start again from its base, or from another run"
     run = folder.parent.parent
-    return f"`{sound.name}` {_SOUND}: `ttstrain resume {shlex.quote(str(run))} --from {sound.name}` goes on from it"
+    return f"`{sound.name}` {_SOUND}: `ttstrain resume {quoted(run)} --from {sound.name}` goes on from it"
 
 
 def sound_before(folder: Path) -> Path | None:

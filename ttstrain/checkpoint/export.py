@@ -8,7 +8,6 @@ tensors and computes the same numbers.
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from ttstrain.checkpoint.merging import merge
 from ttstrain.checkpoint.tensorfile import StoredTensor
 from ttstrain.checkpoint.upstream import Absent, OpenedCheckpoint, open_checkpoint
 from ttstrain.errors import CheckpointError, RecipeError
+from ttstrain.shell import quoted
 
 if TYPE_CHECKING:
     from ttstrain.config.recipe import LoraConfig
@@ -182,7 +182,7 @@ def export(source: Source, folder: Path, *, formats: Sequence[str] = ()) -> Expo
         num_bytes=sum(path.stat().st_size for path in files),
         num_tensors=num_tensors,
         difference=difference,
-        use=tuple(shlex.join(word.replace(FOLDER, str(folder)) for word in command) for command in written.use),
+        use=tuple(quoted(*(word.replace(FOLDER, str(folder)) for word in command)) for command in written.use),
         notes=tuple(written.notes),
         proven=tuple(written.proven),
     )

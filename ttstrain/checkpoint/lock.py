@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shlex
 import socket
 import sys
 from contextlib import suppress
@@ -19,6 +18,7 @@ from typing import Literal
 
 from ttstrain.documents import check_object, parse
 from ttstrain.errors import UserError
+from ttstrain.shell import quoted
 
 LOCK = ".lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # a network drive that was mounted without locks
@@ -143,7 +143,7 @@ def _myself() -> str:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "since": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "command": quoted(Path(sys.argv[0]).name, *sys.argv[1:]),
         }
     )
 
@@ -156,7 +156,7 @@ def _busy(folder: Path) -> RunBusyError:
         who = f"process {holder['pid']} on `{holder['host']}` since {holder['since']}: `{holder['command']}`"
     return RunBusyError(
         f"`{folder}` is being written by {who}",
-        hint=f"wait until it ends, or let it save and leave: `touch {shlex.quote(str(folder / 'STOP'))}`",
+        hint=f"wait until it ends, or let it save and leave: `touch {quoted(folder / 'STOP')}`",
     )
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from ttstrain.shell import quoted
+
 if TYPE_CHECKING:
     from ttstrain.checkpoint.upstream import OpenedCheckpoint
     from ttstrain.config.recipe import Recipe
@@ -216,7 +218,8 @@ def _write_vocab(path: Path, front_end: FrontEnd | None, texts: TextReport | Non
     atomic.write_text(path, "".join(f"{token}\n" for token in tokens))
     new = len(tokens) - len(front_end.vocab)
     named = f": {some_symbols(texts)}" if new else ""
-    return f"vocab     {path}: {len(tokens):,} tokens, {new} new{named}\n          use it with `model.vocab={path}`"
+    use = quoted(f"model.vocab={path}")
+    return f"vocab     {path}: {len(tokens):,} tokens, {new} new{named}\n          use it with `{use}`"
 
 
 # ---------------------------------------------------------------- scores

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from ttstrain.shell import quoted
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -97,7 +99,7 @@ def _files(out: Path, lines: list[Line], *, single: bool) -> list[Path]:
         raise RecipeError(f"`{out}` cannot be written: there is no folder `{out.parent}`", hint="make it first")
     if single:
         if out.is_dir():
-            raise RecipeError(f"`{out}` is a folder", hint=f"name a file in it: `-o {out / 'speech.wav'}`")
+            raise RecipeError(f"`{out}` is a folder", hint=f"name a file in it: `-o {quoted(out / 'speech.wav')}`")
         if out.suffix.lower() not in SOUND_FILES:
             raise RecipeError(f"`{out}` is no name of a sound file", hint=f"end it in {', '.join(SOUND_FILES)}")
         return [out]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ttstrain.engine import folder, sessions
 from ttstrain.engine.run import Run
 from ttstrain.errors import DivergedError, FolderLostError
 from ttstrain.modules import lora
+from ttstrain.shell import quoted
 
 PER_RANK = "rng"  # the one part that differs between processes
 
@@ -57,7 +57,7 @@ def _save_beside(run: Run, generators: Sequence[Any], meta: Meta) -> FolderLostE
     return FolderLostError(
         f"the run's folder `{run.folder}` was removed or renamed while step {run.progress.step} was taken; "
         f"the run as it stands is saved in `{place}`",
-        hint=f"continue with `ttstrain resume {shlex.quote(str(place))}`",
+        hint=f"continue with `ttstrain resume {quoted(place)}`",
     )
 
 

@@ -14,6 +14,7 @@ from ttstrain.checkpoint.lock import LOCK, RunLock, hold
 from ttstrain.config.plan import Plan
 from ttstrain.config.recipe import Recipe
 from ttstrain.errors import CheckpointError, RecipeError
+from ttstrain.shell import quoted
 
 RECIPE, PLAN, ENVIRONMENT = "recipe.yaml", "plan.json", "env.json"
 SESSIONS = "sessions"
@@ -45,7 +46,7 @@ def check_name(recipe: Recipe) -> None:
     if folder.exists() and _in_use(folder):
         raise RecipeError(
             f"the run `{folder}` exists already",
-            hint=f"continue it with `ttstrain resume {folder}`, or choose another `name=`",
+            hint=f"continue it with `ttstrain resume {quoted(folder)}`, or choose another `name=`",
         )
 
 

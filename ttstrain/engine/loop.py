@@ -24,6 +24,7 @@ from ttstrain.engine.snapshot import Snapshots
 from ttstrain.engine.step import AVERAGE, UPDATE_HINT, DidNotFit, StepReport, train_step
 from ttstrain.engine.untrained import tell_of_untrained
 from ttstrain.errors import DivergedError, Interrupted, OutOfMemoryError, PeerError, Preempted
+from ttstrain.shell import quoted
 from ttstrain.task import Batch
 
 Ending = Literal["done", "early stop", "stopped"]
@@ -339,7 +340,7 @@ def _tell_saved(run: Run) -> None:
 def _leave(run: Run, requested: Request) -> None:
     """Raise what a signal asks for, now that a checkpoint is on disk."""
     message = f"{requested} after step {run.progress.step}; saved `{run.store.folder(run.progress.step)}`"
-    hint = f"continue with `ttstrain resume {run.folder}`"
+    hint = f"continue with `ttstrain resume {quoted(run.folder)}`"
     if requested == "preempted":
         raise Preempted(message, hint=hint)
     if requested == "interrupted":

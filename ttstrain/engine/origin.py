@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from ttstrain.checkpoint.damage import open_meta
 from ttstrain.checkpoint.upstream import follow, open_checkpoint
 from ttstrain.engine import folder, sessions
 from ttstrain.errors import CheckpointError, RecipeError
+from ttstrain.shell import quoted
 from ttstrain.tracking import jsonl
 
 
@@ -52,13 +52,13 @@ def find(path: Path, *, run: Path | None, checkpoint: Path | None, recipe: str |
     found = follow(path if checkpoint is None else _file_in(path, checkpoint))
     if pointers.is_checkpoint(found):
         raise CheckpointError(
-            f"`{found}` does not lie in a run's folder", hint=f"start a new run from it: `--base {found}`"
+            f"`{found}` does not lie in a run's folder", hint=f"start a new run from it: `--base {quoted(found)}`"
         )
     opened = open_checkpoint(found)
     if opened.step is None or opened.kind != "training":
         raise CheckpointError(
             f"`{found}` is no training checkpoint ({opened.kind}): there is nothing to go on with",
-            hint=f"start a new run from it: `ttstrain finetune RECIPE --base {found}`",
+            hint=f"start a new run from it: `ttstrain finetune RECIPE --base {quoted(found)}`",
         )
     if recipe is None:
         raise RecipeError(
@@ -112,9 +112,9 @@ def _own_checkpoint(run: Path, named: Path) -> Path:
 def _way_to_use(checkpoint: Path) -> str:
     run = run_of(checkpoint)
     if run is None:
-        return f"finetune RECIPE --base {shlex.quote(str(checkpoint))}"
+        return f"finetune RECIPE --base {quoted(checkpoint)}"
     named = f" --from {checkpoint.name}" if checkpoint.parent.name == pointers.CHECKPOINTS else ""
-    return f"resume {shlex.quote(str(run))}{named}"
+    return f"resume {quoted(run)}{named}"
 
 
 def _file_in(project: Path, named: Path) -> Path:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import shlex
 import sys
 from collections.abc import Mapping
 from datetime import datetime
@@ -22,6 +21,7 @@ from ttstrain.config.render import recipe_yaml
 from ttstrain.data import atomic
 from ttstrain.engine.folder import ENVIRONMENT, PLAN, RECIPE, SESSIONS, identity, read_environment
 from ttstrain.environment import describe_environment
+from ttstrain.shell import quoted
 
 FILES = (PLAN, ENVIRONMENT, RECIPE)  # the recipe comes last: where it is, the others are
 _RESTARTS = {"--reset-step", "--recipe"}  # of `resume`: the run does not begin from its recipe's base
@@ -60,7 +60,7 @@ def began_from_elsewhere(folder: Path) -> str | None:
     written = read_environment(first)
     command = [str(part) for part in written.get("command") or ()]
     elsewhere = written.get("goes_on_from") is not None or (command[:1] == ["resume"] and _RESTARTS & {*command})
-    return shlex.join(["ttstrain", *command]) if elsewhere else None
+    return quoted("ttstrain", *command) if elsewhere else None
 
 
 def _environment(folder: Path, plan: Plan, goes_on_from: Path | None) -> dict[str, Any]:

@@ -53,6 +53,7 @@ from ttstrain.errors import (
     is_out_of_memory,
 )
 from ttstrain.modules import lora
+from ttstrain.shell import quoted
 from ttstrain.task import Fitted
 from ttstrain.tracking import jsonl
 from ttstrain.tracking.build import build_trackers
@@ -438,7 +439,7 @@ def _restore_upstream(run: Run, origin: Origin, *, keep: set[str]) -> list[str]:
     if run.plan.recipe.lora is not None:
         raise RecipeError(
             "another trainer's run goes on with all its weights, and `lora` trains adapters",
-            hint=f"start a new run from it: `ttstrain finetune RECIPE --base {origin.checkpoint}`",
+            hint=f"start a new run from it: `ttstrain finetune RECIPE --base {quoted(origin.checkpoint)}`",
         )
     if run.optimizers.new_rows is not None:
         raise RecipeError(

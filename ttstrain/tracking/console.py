@@ -22,6 +22,7 @@ from rich.text import Text
 
 from ttstrain import families
 from ttstrain.errors import DataError
+from ttstrain.shell import quoted
 from ttstrain.tracking import jsonl
 from ttstrain.tracking.screen import screen
 from ttstrain.tracking.tracker import RunInfo, Spoken, Weights
@@ -338,16 +339,16 @@ class ConsoleTracker:
         if self._incidents:
             counts = ", ".join(f"{kind} {count}" for kind, count in self._incidents.items())
             lines.append(f"  incidents: {counts} ({_short(info.run_dir / 'incidents')})")
-        lines.append(f"  run: {_short(info.run_dir)}")
+        lines.append(f"  run: {quoted(_short(info.run_dir))}")
         for pointer in ("best", "last"):
             file = info.run_dir / "checkpoints" / pointer
             if file.is_file():
-                lines.append(f"  {pointer} checkpoint: {_short(file.with_name(file.read_text().strip()))}")
+                lines.append(f"  {pointer} checkpoint: {quoted(_short(file.with_name(file.read_text().strip())))}")
         lines += self._export_lines(info)
         if self._num_samples:
-            lines.append(f"  samples: {_short(info.run_dir / 'samples')}")
+            lines.append(f"  samples: {quoted(_short(info.run_dir / 'samples'))}")
         if status == "stopped":  # the other ways to end early are errors, whose hint says the same
-            lines.append(f"  go on with: ttstrain resume {_short(info.run_dir)}")
+            lines.append(f"  go on with: {quoted('ttstrain', 'resume', _short(info.run_dir))}")
         return lines
 
     def _stage_pieces(self, info: RunInfo) -> list[str]:
@@ -370,7 +371,9 @@ class ConsoleTracker:
         pointer = next((path for path in pointers if path.is_file()), None)
         if task not in known or not known[task].export_class or pointer is None:
             return []
-        lines = [f"  export: ttstrain export {_short(info.run_dir)} -o {_short(info.run_dir / 'export')}"]
+        lines = [
+            f"  export: {quoted('ttstrain', 'export', _short(info.run_dir), '-o', _short(info.run_dir / 'export'))}"
+        ]
         step = int(pointer.read_text().strip().rpartition("-")[2])
         online, averaged = dict(self._evals).get(step), self._averaged.get(step)
         if online is not None and averaged is not None:

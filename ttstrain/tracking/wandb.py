@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from ttstrain.shell import quoted
 from ttstrain.tracking import spectrogram
 from ttstrain.tracking.tracker import RunInfo, Spoken, Weights
 from ttstrain.tracking.wandb_file import next_row
@@ -81,9 +82,7 @@ class WandbTracker:
         if self._run is None:
             return
         if error := _attempt(lambda: self._close(status), within_s=FINISH_TIMEOUT_S + LEAVE_S):
-            self._warn(
-                f"W&B could not finish: {_brief(error)}; `wandb sync {_brief_path(self._folder)}` sends the rest"
-            )
+            self._warn(f"W&B could not finish: {_brief(error)}; `{_sync(self._folder)}` sends the rest")
         self._run = None
         _attempt(_stop_service, within_s=LEAVE_S)  # only then is the file on disk complete
 
@@ -132,7 +131,7 @@ class WandbTracker:
         if mode == "online":
             self._note(f"W&B: {self._run.url}")
         else:
-            self._note(f"W&B: offline, `wandb sync {_brief_path(self._folder)}` uploads it")
+            self._note(f"W&B: offline, `{_sync(self._folder)}` uploads it")
 
     def _log_row(self, row: Mapping[str, Any]) -> None:
         if self._row is None:
@@ -269,5 +268,5 @@ def _brief(error: Exception) -> str:
     return lines[0]
 
 
-def _brief_path(path: Path) -> str:
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+def _sync(path: Path) -> str:
+    return quoted("wandb", "sync", path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

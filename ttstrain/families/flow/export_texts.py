@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from ttstrain.config.emit import emit
 from ttstrain.families.flow.config import HOP_LENGTH, SAMPLE_RATE, FlowConfig
 from ttstrain.families.flow.upstream import F5Format
 from ttstrain.families.flow.vocab import PACKAGED, load_vocab
+from ttstrain.shell import quoted
 
 BACKBONES = {"dit": "DiT", "unett": "UNetT"}
 WINDOW = 1024  # samples, of all published nets
@@ -156,7 +156,7 @@ def _use(source: Source, config: FlowConfig, files: Sequence[str]) -> str:
     parts = ["## Use", "", "In this folder:", ""]
     inference = next((name for name in files if "/" not in name), None)
     if inference is not None:
-        parts += ["```", shlex.join(infer_command(config, source, file=inference, folder=".")), "```", ""]
+        parts += ["```", quoted(*infer_command(config, source, file=inference, folder=".")), "```", ""]
         line = web_json(config)
         if line is not None:
             parts += [

@@ -20,6 +20,7 @@ from ttstrain.config.project import Chosen, ProjectSettings
 from ttstrain.data.readers.f5_project import DURATIONS, is_f5_project
 from ttstrain.errors import CheckpointError, DataError, RecipeError
 from ttstrain.families.flow.vocab import load_vocab
+from ttstrain.shell import quoted
 
 SETTINGS, VOCAB, LAST = "setting.json", "vocab.txt", "model_last.pt"
 TOKENIZERS = ("pinyin", "char", "custom")
@@ -100,7 +101,9 @@ def notes_on(path: Path) -> list[str]:
         notes.append(chosen.why if chosen.path == path else f"not the one that the folder stands for: {chosen.why}")
     settings = read_settings(path.parent)
     if settings is not None:
-        notes.append(f"{SETTINGS}: {settings.summary()}; `ttstrain recipes migrate {path.parent}` makes a recipe of it")
+        notes.append(
+            f"{SETTINGS}: {settings.summary()}; `ttstrain recipes migrate {quoted(path.parent)}` makes a recipe of it"
+        )
     return notes
 
 

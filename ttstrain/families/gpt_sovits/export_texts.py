@@ -8,6 +8,7 @@ from pathlib import Path
 from ttstrain import __version__
 from ttstrain.checkpoint.export import Source
 from ttstrain.families.gpt_sovits.config import SovitsConfig
+from ttstrain.shell import quoted
 
 _SUFFIXES = {"v1": "", "v2": "_v2", "v2Pro": "_v2Pro", "v2ProPlus": "_v2ProPlus"}
 
@@ -51,7 +52,7 @@ def _what(name: str, version: str) -> str:
 
 def _use(config: SovitsConfig, names: Sequence[str]) -> str:
     places = {name: weight_folder(name, config.version) for name in names if "/" not in name}
-    lines = [f"cp {name} GPT-SoVITS/{place}/" for name, place in places.items()]
+    lines = [quoted("cp", name, f"GPT-SoVITS/{place}/") for name, place in places.items()]
     text = (
         "## Use\n\nCopy the files to where GPT-SoVITS' web tool looks for weights of this version, press `refresh` on "
         "its inference page and choose them:\n\n```sh\n" + "\n".join(lines) + "\n```"
@@ -69,7 +70,7 @@ def _use(config: SovitsConfig, names: Sequence[str]) -> str:
     if vae is not None:
         text += (
             "\n\nTo train on in ttstrain it needs the published files before it, which have what it lacks: "
-            f"`--base s2G.pth --base s2D.pth --base {vae}`."
+            f"`--base s2G.pth --base s2D.pth --base {quoted(vae)}`."
         )
     return text
 

@@ -18,6 +18,7 @@ from ttstrain.families.orpheus.ids import (
 from ttstrain.families.orpheus.layout import said
 from ttstrain.families.orpheus.rows import prompt_ids
 from ttstrain.families.orpheus.tokenizer import RowTokenizer
+from ttstrain.shell import quoted
 
 FACTS: Final = "orpheus.json"
 SENTENCE: Final = "Hello there, how are you today?"
@@ -195,7 +196,7 @@ def _what(source: Source, config: OrpheusConfig, name: str, proven: Sequence[str
 def _use(config: OrpheusConfig) -> str:
     return (
         "## Use\n\n```bash\n"
-        f'ttstrain sample . --text "{SENTENCE}" -o hello.wav\n'
+        f"{quoted('ttstrain', 'sample', '.', '--text', SENTENCE, '-o', 'hello.wav')}\n"
         f"vllm serve . --max-model-len {context(config)}\n"
         "```\n\n"
         "The folder is also a base: `base: PATH` in a recipe. llama.cpp: `convert_hf_to_gguf.py .`; the vocabulary is "
