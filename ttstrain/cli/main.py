@@ -73,6 +73,7 @@ class CommandLine(TyperGroup):
             formatter.write_dl([(name, command.help) for name, command in COMMANDS.items()])
 
     def invoke(self, ctx: Any) -> Any:
+        command_line = [*getattr(ctx, "_protected_args", ()), *ctx.args]
         try:
             return super().invoke(ctx)
         except UserError as error:
@@ -96,6 +97,23 @@ class CommandLine(TyperGroup):
                 hint="end other programs that hold memory of the device, or use one with more",
             )
             raise typer.Exit(OutOfMemoryError.exit_code) from error
+        except Exception as error:
+            if type(error).__name__ != "NoSuchOption":  # click's, which typer keeps to itself
+                raise
+            option = str(getattr(error, "option_name", ""))
+            if (meant := _as_key(option, command_line)) is None:
+                raise
+            print_error(f"there is no option `{option}`", hint=f"keys of the recipe are set without dashes: `{meant}`")
+            raise typer.Exit(UserError.exit_code) from error
+
+
+def _as_key(option: str, command_line: list[str]) -> str | None:
+    """Write an unknown option as the key of the recipe that it names, for commands that take keys."""
+    from ttstrain.cli.options import TAKE_KEYS, as_override
+
+    if not command_line or command_line[0] not in TAKE_KEYS:
+        return None
+    return as_override(option, command_line)
 
 
 def load_command(name: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -22,6 +22,7 @@ OTHER_NAMES = {  # what other trainers call it
     "grad_accumulation_steps": "accumulate",
     "gradient_accumulation_steps": "accumulate",
     "num_warmup_updates": "warmup_steps",
+    "warmup": "warmup_steps",
     "warmup_ratio": "warmup_steps",
     "grad_clip": "max_grad_norm",
     "clip": "max_grad_norm",
@@ -159,16 +160,24 @@ def nearest_key(key: str, known: Sequence[str]) -> str | None:
     parent, _, name = key.rpartition(".")
     siblings = {_name(other) for other in known if _like(other.rpartition(".")[0], parent)}
     meant = OTHER_NAMES.get(name, name)
-    for near in (meant, *difflib.get_close_matches(name, siblings, n=1, cutoff=0.75)):
+    for near in (meant, *_near(name, siblings, cutoff=0.77)):
         if near in siblings:
             return f"{parent}.{near}" if parent else near
-    names = {_name(other) for other in known}
-    elsewhere = [meant] if meant in names else difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    sections = {_name(other.rpartition(".")[0]) for other in known}
+    names = {_name(other) for other in known} - sections
+    elsewhere = [meant] if meant in names else _near(name, names, cutoff=0.72)
     return min(
         (other for other in known if elsewhere and _name(other) == elsewhere[0]),
         key=lambda other: ("*" in other, other.count(".")),
         default=None,
     )
+
+
+def _near(name: str, names: Collection[str], *, cutoff: float) -> list[str]:
+    """Find the most similar name; none that only lacks words of `name`, for those are what it is about."""
+    some = [other for other in names if not name.startswith(f"{other}_") and not name.endswith(f"_{other}")]
+    longer = [other for other in sorted(some) if other.startswith(f"{name}_")]
+    return longer[:1] or difflib.get_close_matches(name, some, n=1, cutoff=cutoff)
 
 
 def _name(key: str) -> str:

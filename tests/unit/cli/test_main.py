@@ -229,3 +229,31 @@ def test_a_stream_that_is_gone_leaves_the_exit_code_alone(stream: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], env=buffered, timeout=60, check=False, **streams)
     os.close(writer)
     assert done.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["finetune", "quickstart", "--lr", "1e-5"], "optim.lr=1e-5"),
+        (["plan", "quickstart", "--lr=1e-5"], "optim.lr=1e-5"),
+        (["plan", "quickstart", "--learning-rate", "1e-5"], "optim.lr=1e-5"),
+        (["plan", "quickstart", "--lr", "75"], "optim.lr=VALUE"),  # a value that would be refused is not proposed
+        (["plan", "quickstart", "--batch-size", "4"], "data.batch_frames=VALUE"),  # clips there, frames here
+        (["resume", "runs/a", "--steps", "5"], "train.steps=5"),
+        (["plan", "quickstart", "--name", "my voice"], "'name=my voice'"),
+    ],
+)
+def test_an_option_that_is_a_key_of_the_recipe_is_answered_with_it(arguments: list[str], meant: str) -> None:
+    shown = CliRunner().invoke(main.app, arguments)
+    assert shown.exit_code == 2
+    assert shown.stderr.splitlines()[1] == f"hint: keys of the recipe are set without dashes: `{meant}`"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["plan", "quickstart", "--foo"], ["plan", "quickstart", "--base"], ["env", "--lr"]]
+)
+def test_other_options_are_left_to_the_parser(arguments: list[str]) -> None:
+    shown = CliRunner().invoke(main.app, arguments)
+    assert shown.exit_code == 2
+    assert "keys of the recipe" not in shown.stderr
+    assert "option" in shown.stderr.lower()

@@ -67,6 +67,19 @@ def test_an_unknown_key_is_named_with_its_line_and_the_nearest_one(
     assert caught.value.hint == f"did you mean `{near}`?"
 
 
+@pytest.mark.parametrize("key", ["sample_rate", "data.sample_rate", "samplerate", "model.data_path"])
+def test_a_key_is_not_answered_with_another_thing_that_shares_a_word(tmp_path: Path, key: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse(compose(write_recipe(tmp_path), [f"{key}=24000"]))
+    assert caught.value.hint == "`ttstrain schema` lists the keys"
+
+
+def write_recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text("task: flow\nextends: [models/f5_tiny]\n", encoding="utf-8")
+    return path
+
+
 def test_a_key_that_resembles_none_points_to_the_schema(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         parsed(tmp_path, "qqqqq: 1")

@@ -1,0 +1,72 @@
+"""Options that do not exist because they are keys of the recipe: `--lr 1e-5` is `optim.lr=1e-5`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+TAKE_KEYS = ("finetune", "resume", "plan", "prepare")  # commands that take `KEY=VALUE`
+SAME_VALUE = {  # what other trainers call a key whose values mean the same
+    "learning_rate": "lr",
+    "max_steps": "steps",
+    "num_epochs": "epochs",
+    "num_train_epochs": "epochs",
+    "grad_accumulation_steps": "accumulate",
+    "gradient_accumulation_steps": "accumulate",
+    "max_samples": "max_clips",
+    "num_warmup_updates": "warmup_steps",
+    "num_workers": "workers",
+}
+
+
+def as_override(option: str, arguments: Sequence[str]) -> str | None:
+    """Write an unknown option of a command line as `key=value`; None where no key is called so.
+
+    The value is that of `arguments` where the key takes it.
+    """
+    from ttstrain.config.complaints import OTHER_NAMES, known_keys
+    from ttstrain.config.recipe import Recipe
+    from ttstrain.shell import quoted
+
+    name = option.lstrip("-").replace("-", "_")
+    known = [key for key in known_keys(Recipe) if "*" not in key]
+    same = SAME_VALUE.get(name, name)
+    for meant in (same, OTHER_NAMES.get(name)):
+        keys = [key for key in known if key == meant or key.rpartition(".")[2] == meant]
+        if not keys:
+            continue
+        key = min(keys, key=lambda found: found.count("."))  # the first of those that lie highest
+        value = _value_of(option, arguments) if meant == same else None
+        return quoted(f"{key}={value}") if value is not None and _takes(key, value) else f"{key}=VALUE"
+    return None
+
+
+def _value_of(option: str, arguments: Sequence[str]) -> str | None:
+    for at, argument in enumerate(arguments):
+        if argument.startswith(f"{option}="):
+            return argument.partition("=")[2]
+        if argument == option and at + 1 < len(arguments):
+            return arguments[at + 1]
+    return None
+
+
+def _takes(key: str, value: str) -> bool:
+    """Tell whether a key takes a value as it is written on a command line."""
+    from pydantic import ValidationError
+
+    from ttstrain import families
+    from ttstrain.config.compose import parse_override
+    from ttstrain.config.recipe import Recipe
+    from ttstrain.errors import RecipeError
+
+    try:
+        path, read = parse_override(f"{key}={value}")
+        recipe: dict[str, Any] = {"task": next(iter(families.tasks()))}
+        at = recipe
+        for part in path[:-1]:
+            at = at.setdefault(part, {})
+        at[path[-1]] = read
+        Recipe.model_validate(recipe)
+    except (RecipeError, ValidationError):
+        return False
+    return True
