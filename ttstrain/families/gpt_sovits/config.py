@@ -18,6 +18,7 @@ from ttstrain.families import ModelConfig
 from ttstrain.families.gpt_sovits.review import review
 from ttstrain.families.gpt_sovits.shapes import discriminator_shapes, generator_shapes, gpt_shapes
 from ttstrain.families.gpt_sovits.text.front_end import SovitsFrontEnd
+from ttstrain.families.gpt_sovits.text.japanese_dictionary import Dictionary
 
 Version = Literal["v1", "v2", "v2Pro", "v2ProPlus"]
 Language = Literal["zh", "en", "ja", "ko", "yue"]
@@ -56,6 +57,16 @@ class TextConfig(Section):
 
     language: Language | Literal["auto"] = "auto"
     """Language of texts whose rows name none; `auto` goes by the script."""
+    japanese_dictionary: UserPath | None = None
+    """Folder of a compiled MeCab dictionary that Japanese is read with, such as upstream's `open_jtalk_dic_utf_8-1.11`;
+    without one, that of pyopenjtalk-plus."""
+    japanese_words: UserPath | None = None
+    """More Japanese words, a `.csv` or `.dic`, such as upstream's `ja_userdic/userdict.csv`."""
+
+    @property
+    def dictionary(self) -> Dictionary:
+        """What Japanese is read with."""
+        return Dictionary(self.japanese_dictionary or "", self.japanese_words or "")
 
 
 class SamplingConfig(Section):
@@ -186,7 +197,9 @@ class SovitsConfig(ModelConfig):
 
     def front_end(self) -> SovitsFrontEnd:
         """Return what turns texts into phonemes."""
-        return SovitsFrontEnd(version=self.version, default_language=self.text.language)
+        return SovitsFrontEnd(
+            version=self.version, default_language=self.text.language, dictionary=self.text.dictionary
+        )
 
     def review(self, clips: Sequence[Clip]) -> Review:
         """Read every text, and judge lengths and pace for the nets that are trained."""

@@ -25,6 +25,7 @@ from ttstrain.families.gpt_sovits.features.sound import FULL_SCALE, mix_gain, tr
 from ttstrain.families.gpt_sovits.features.tokens import load_quantizer, padded
 from ttstrain.families.gpt_sovits.phonemes import WITH_BERT, Spoken, read_clip
 from ttstrain.families.gpt_sovits.text.front_end import versions
+from ttstrain.families.gpt_sovits.text.japanese_dictionary import digest
 from ttstrain.families.gpt_sovits.vae.mel import Spectrograms
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ class SovitsData:
             *(f"{package} {version}" for package, version in sorted(versions().items())),
             f"language {self.config.text.language}",
         ]
+        if not self.config.text.dictionary.is_own:
+            parts.append(f"japanese dictionary {digest(self.config.text.dictionary)}")
         if self.config.reads_gpt:
             parts.append(f"bert {bert.bert_digest(files.bert)}")
         if self.config.is_pro:
@@ -95,7 +98,12 @@ class SovitsData:
         Chinese, `speaker` (20480,) of Pro versions, `ssl` (2 s, 768) fp16. Raises DataError where parts of a clip do
         not belong together.
         """
-        said = read_clip(clip, default_language=self.config.text.language, version=self.config.version)
+        said = read_clip(
+            clip,
+            default_language=self.config.text.language,
+            version=self.config.version,
+            dictionary=self.config.text.dictionary,
+        )
         whole = not clip.ready or is_whole(clip)
         if is_prepared(clip):
             gain, heard = 1.0, (wav * FULL_SCALE).round().clamp(1 - FULL_SCALE, FULL_SCALE - 1).to(torch.int16)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from ttstrain.errors import DataError
 from ttstrain.families.gpt_sovits.text.front_end import phonemize, spoken_language
+from ttstrain.families.gpt_sovits.text.japanese_dictionary import OWN, Dictionary
 from ttstrain.families.gpt_sovits.text.symbols import UNKNOWN, symbols
 
 if TYPE_CHECKING:
@@ -35,17 +36,17 @@ def language_of(clip: Clip, default: str) -> str:
     return spoken_language(clip.language or default, clip.text)
 
 
-def read_clip(clip: Clip, *, default_language: str, version: str) -> Spoken:
+def read_clip(clip: Clip, *, default_language: str, version: str, dictionary: Dictionary = OWN) -> Spoken:
     """Return a clip's phonemes. Raises DataError where it has none, or one that no id stands for."""
     if clip.tokens:
         return _prepared(clip, version)
     language = language_of(clip, default_language)
-    return _read(clip.text, language, version)
+    return _read(clip.text, language, version, dictionary)
 
 
 @lru_cache(maxsize=1 << 16)
-def _read(text: str, language: str, version: str) -> Spoken:
-    read = phonemize(text, language, version=version)
+def _read(text: str, language: str, version: str, dictionary: Dictionary) -> Spoken:
+    read = phonemize(text, language, version=version, dictionary=dictionary)
     if not read.ids:
         raise DataError(f"no phonemes in `{text[:40]}`")
     return Spoken(read.ids, language, read.normalized, read.word2ph, read.unknown)

@@ -63,7 +63,7 @@ def _read(clip: Clip, config: SovitsConfig) -> Spoken | Finding:
         if not clip.tokens:
             language_of(clip, default)
         reason = "no_phonemes"
-        return read_clip(clip, default_language=default, version=config.version)
+        return read_clip(clip, default_language=default, version=config.version, dictionary=config.text.dictionary)
     except DataError as error:
         return Finding(clip, "skip", reason, error.message)
 
@@ -94,7 +94,21 @@ def _remarks(spoken: Sequence[Spoken], other: Counter[str], config: SovitsConfig
     read_as += [f"prepared ({prepared})"] if prepared else []
     table = f"{len(symbols(config.version))} symbols of {config.version}"
     yield Remark("phonemes", f"{total:,} of the {table}; read as {', '.join(read_as)}")
+    if languages["ja"] and config.version != "v1":
+        yield Remark("pitch", _pitch(config))
     if other:
         stage = VAE if config.reads_gpt else GPT
         named = ", ".join(f"{count} {reason}" for reason, count in other.most_common())
         yield Remark("later", f"the {stage} would leave out {other.total()} of these clips: {named}")
+
+
+def _pitch(config: SovitsConfig) -> str:
+    """Say which dictionary the marks of Japanese pitch come from."""
+    if config.text.dictionary.is_own:
+        return (
+            "Japanese readings and pitch are those of pyopenjtalk-plus; for upstream's, set "
+            "`model.text.japanese_dictionary` to `open_jtalk_dic_utf_8-1.11`"
+        )
+    return f"Japanese readings and pitch are those of `{config.text.japanese_dictionary or 'pyopenjtalk-plus'}`" + (
+        f" and `{config.text.japanese_words}`" if config.text.japanese_words else ""
+    )

@@ -169,7 +169,7 @@ class Speech:
     def _read(self, text: str, language: str) -> Read:
         key = (text, language)
         if key not in self._reads:
-            said = phonemize(text, language, version=self._config.version)
+            said = phonemize(text, language, version=self._config.version, dictionary=self._config.text.dictionary)
             bert = None
             if language == WITH_BERT and said.word2ph is not None:
                 bert = self._encoders.read(said.normalized, said.word2ph)

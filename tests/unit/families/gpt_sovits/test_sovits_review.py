@@ -163,3 +163,13 @@ def test_what_nobody_will_speak_is_noted() -> None:
     noted = [finding for finding in config("gpt").review(clips).findings if finding.action == "accept"]
     assert [(finding.clip.id, finding.reason) for finding in noted] == [(clips[0].id, "not_spoken")]
     assert "→" in noted[0].why
+
+
+def test_japanese_pitch_says_which_dictionary_it_comes_from() -> None:
+    """Upstream's is another: words that both know may have their pitch elsewhere."""
+    one = clip(3.0, "今日はとてもいい天気ですね、散歩に行きましょう", language="ja")
+    remarks = {remark.label: remark.text for remark in config("gpt").review([one]).remarks}
+    assert "pyopenjtalk-plus" in remarks["pitch"]
+    assert "model.text.japanese_dictionary" in remarks["pitch"]
+    assert "pitch" not in {remark.label for remark in config("gpt").review([clip(3.0)]).remarks}
+    assert "pitch" not in {remark.label for remark in config("gpt", "v1").review([one]).remarks}

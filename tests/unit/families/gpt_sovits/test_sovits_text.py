@@ -24,6 +24,7 @@ from ttstrain.families.gpt_sovits.text.front_end import (
     versions,
 )
 from ttstrain.families.gpt_sovits.text.hangul import pronounced_letters
+from ttstrain.families.gpt_sovits.text.japanese_dictionary import Dictionary, digest
 from ttstrain.families.gpt_sovits.text.symbols import ARPABET, PAUSES, symbol_ids, symbols
 
 
@@ -306,6 +307,57 @@ def test_what_openjtalk_has_no_phoneme_for_is_told() -> None:
 def test_devoiced_vowels_are_read_as_the_others() -> None:
     assert "I" not in phonemize("きしゃです", "ja", version="v2").phones
     assert "U" not in phonemize("きしゃです", "ja", version="v2").phones
+
+
+def _user_words(folder: Path, *, surface: str, reading: str, accent: int, moras: int) -> Path:
+    """Write one word as OpenJTalk's user dictionaries have it, with a cost that beats every other."""
+    path = folder / "words.csv"
+    fields = f"{surface},1348,1348,-9000,名詞,固有名詞,一般,*,*,*,{surface},{reading},{reading},{accent}/{moras},*"
+    path.write_text(fields + "\n", encoding="utf-8")
+    return path
+
+
+def test_words_of_a_recipe_change_reading_and_pitch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TTSTRAIN_CACHE", str(tmp_path / "cache"))
+    words = Dictionary(words=str(_user_words(tmp_path, surface="箸", reading="ハシ", accent=2, moras=2)))
+    read = phonemize("箸が", "ja", version="v2", dictionary=words).phones
+    assert " ".join(read) == "h a [ sh i ] g a"
+    assert capfd.readouterr().out == ""
+    assert phones("箸が", "ja") == "h a ] sh i g a"  # and without them it is as before
+    assert phonemize("橋が", "ja", version="v2", dictionary=words).phones == tuple(phones("橋が", "ja").split())
+
+
+def test_a_dictionary_of_a_recipe_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The only compiled dictionary that every machine has is pyopenjtalk-plus's own, under another name."""
+    import pyopenjtalk
+
+    monkeypatch.setenv("TTSTRAIN_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "dictionary").symlink_to(pyopenjtalk.OPEN_JTALK_DICT_DIR.decode())
+    named = Dictionary(system=str(tmp_path / "dictionary"))
+    assert phonemize("橋が", "ja", version="v2", dictionary=named).phones == ("h", "a", "[", "sh", "i", "]", "g", "a")
+    front_end = SovitsFrontEnd(version="v2", default_language="ja", dictionary=named)
+    assert front_end.versions["japanese dictionary"] == digest(named)
+    assert "japanese dictionary" not in SovitsFrontEnd(version="v2", default_language="ja").versions
+
+
+@pytest.mark.parametrize(
+    ("dictionary", "said"),
+    [
+        (Dictionary(system="nowhere"), "`nowhere` has no sys.dic, matrix.bin, char.bin, unk.dic"),
+        (Dictionary(words="nowhere.csv"), "there is no file `nowhere.csv`"),
+    ],
+)
+def test_a_dictionary_that_is_not_there_is_named(dictionary: Dictionary, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        phonemize("橋", "ja", version="v2", dictionary=dictionary)
+
+
+def test_what_is_no_dictionary_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "words.dic").write_bytes(b"no dictionary")
+    with pytest.raises(RecipeError, match="cannot read the Japanese dictionary"):
+        phonemize("橋", "ja", version="v2", dictionary=Dictionary(words=str(tmp_path / "words.dic")))
 
 
 # ---------------------------------------------------------------- Cantonese

@@ -16,6 +16,7 @@ from typing import cast
 
 from ttstrain.data.texts import VOCAB, Token
 from ttstrain.errors import DataError
+from ttstrain.families.gpt_sovits.text.japanese_dictionary import OWN, Dictionary, digest
 from ttstrain.families.gpt_sovits.text.reading import Reading
 from ttstrain.families.gpt_sovits.text.symbols import (
     KOREAN_SPACE,
@@ -64,8 +65,8 @@ class Phonemes:
     unknown: tuple[str, ...]
 
 
-def phonemize(text: str, language: str, *, version: str) -> Phonemes:
-    """Read a text.
+def phonemize(text: str, language: str, *, version: str, dictionary: Dictionary = OWN) -> Phonemes:
+    """Read a text; `dictionary` is that of Japanese.
 
     Raises DataError where there is nothing to speak, or for a language that the version has no symbols for; RecipeError
     where a library is missing, with the command that installs it.
@@ -74,7 +75,8 @@ def phonemize(text: str, language: str, *, version: str) -> Phonemes:
         raise DataError(f"GPT-SoVITS does not speak `{language}`", hint=f"languages: {', '.join(LANGUAGES)}")
     if version == "v1" and language in ("ko", "yue"):
         raise DataError(f"v1 has no symbols for `{language}`", hint="`model.version=v2` or later")
-    reading = _reader(language)(text, version)
+    read = _reader(language)
+    reading = read(text, version, dictionary) if language == "ja" else read(text, version)
     table = symbol_ids(version)
     phones = tuple(phone if phone in table else UNKNOWN for phone in reading.phones)
     if all(phone in _SILENT for phone in phones):
@@ -135,17 +137,19 @@ class SovitsFrontEnd:
     `default_language` is that of texts whose rows name none; `auto` goes by the script.
     """
 
-    def __init__(self, *, version: str, default_language: str) -> None:
+    def __init__(self, *, version: str, default_language: str, dictionary: Dictionary = OWN) -> None:
         self.name: str = "phonemes"
         self.version = version
         self.default_language = default_language
+        self.dictionary = dictionary
         self.vocab: Sequence[str] = symbols(version)
         self.vocab_source = f"GPT-SoVITS {version}"
         self.max_unknown = 1.0  # the table cannot grow: what it lacks is told, and nothing refused
         self.unknown_as = "`UNK`, or not at all"
         self.separator = " "
         table = hashlib.sha256("\n".join(self.vocab).encode()).hexdigest()
-        self.versions: Mapping[str, str] = {"tokenizer": "phonemes", **versions(), VOCAB: f"sha256:{table}"}
+        own = {} if dictionary.is_own else {"japanese dictionary": digest(dictionary)}
+        self.versions: Mapping[str, str] = {"tokenizer": "phonemes", **versions(), **own, VOCAB: f"sha256:{table}"}
 
     def tokens(self, text: str, language: str = "") -> list[Token]:
         """Read one text into phonemes; what is not spoken stands at the end, as unknown.
@@ -154,7 +158,7 @@ class SovitsFrontEnd:
         """
         try:
             spoken = spoken_language(language or self.default_language, text)
-            read = phonemize(text, spoken, version=self.version)
+            read = phonemize(text, spoken, version=self.version, dictionary=self.dictionary)
         except DataError:
             return [Token(character, "unknown") for character in text if not character.isspace()]
         return [*map(Token, read.phones), *(Token(symbol, "unknown") for symbol in read.unknown)]
@@ -169,6 +173,6 @@ def _is_installed(name: str) -> bool:
 
 
 @cache
-def _reader(language: str) -> Callable[[str, str], Reading]:
+def _reader(language: str) -> Callable[..., Reading]:
     read = import_module(f"{_PACKAGE}.{_MODULES[language]}").read
-    return cast("Callable[[str, str], Reading]", read)
+    return cast("Callable[..., Reading]", read)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
+from ttstrain.families.gpt_sovits.text.japanese_dictionary import OWN, Dictionary, labels
 from ttstrain.families.gpt_sovits.text.japanese_text import write_out
-from ttstrain.families.gpt_sovits.text.reading import Reading, is_spoken, load
+from ttstrain.families.gpt_sovits.text.reading import Reading, is_spoken
 from ttstrain.families.gpt_sovits.text.symbols import PITCH_FALL, PITCH_RISE
 
 _ACCENT_BORDER = "#"
@@ -31,7 +31,7 @@ _LABEL = re.compile(
 _NOT_THERE = -50  # as the value of a field that a pause has not
 
 
-def read(text: str, version: str) -> Reading:
+def read(text: str, version: str, dictionary: Dictionary = OWN) -> Reading:
     """Read a sentence; of marks in a row the first is kept."""
     normalized = re.sub(r"([!?…,.-])[!?…,.-]+", r"\1", write_out(text))
     phones: list[str] = []
@@ -39,7 +39,7 @@ def read(text: str, version: str) -> Reading:
     end = 0
     for run in _SPOKEN.finditer(normalized):
         phones.extend(_marks(normalized[end : run.start()]))
-        read_phones = _phones(run[0])
+        read_phones = _phones(run[0], dictionary)
         phones.extend(phone for phone in read_phones if version != "v1" or phone not in _PROSODY)
         if not read_phones:  # a prolonged sound mark alone
             dropped.extend(filter(is_spoken, run[0]))
@@ -52,10 +52,10 @@ def _marks(text: str) -> Sequence[str]:
     return [_MARKS.get(mark, mark) for mark in text if not mark.isspace() or mark == "\n"]
 
 
-def _phones(text: str) -> list[str]:
-    labels = [_read_label(label) for label in _labels(text)]
+def _phones(text: str, dictionary: Dictionary) -> list[str]:
+    read = [_read_label(label) for label in labels(text, dictionary)]
     phones: list[str] = []
-    for (phone, to_accent, from_start, from_end, moras), after in zip(labels, [*labels[1:], *labels[-1:]], strict=True):
+    for (phone, to_accent, from_start, from_end, moras), after in zip(read, [*read[1:], *read[-1:]], strict=True):
         if phone == "sil":
             continue
         if phone == "pau":
@@ -78,10 +78,3 @@ def _read_label(label: str) -> tuple[str, int, int, int, int]:
         raise ValueError(f"no full-context label: {label}")
     numbers = [_NOT_THERE if found[name] == "xx" else int(found[name]) for name in found.groupdict() if name != "phone"]
     return found["phone"], numbers[0], numbers[1], numbers[2], numbers[3]
-
-
-def _labels(text: str) -> list[str]:
-    load("onnxruntime", language="ja")  # without it OpenJTalk reads 何 otherwise, and says so on every start
-    library: Any = load("pyopenjtalk", language="ja")
-    labels: list[str] = library.make_label(library.run_frontend(text))
-    return labels
