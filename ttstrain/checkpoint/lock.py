@@ -143,7 +143,7 @@ def _myself() -> str:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "since": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "command": quoted(Path(sys.argv[0]).name, *sys.argv[1:]),
+            "command": quoted("ttstrain", *sys.argv[1:]),
         }
     )
 
