@@ -47,6 +47,11 @@ class Contents:
     metadata: Mapping[str, str] | None = None  # of a safetensors file
 
     @property
+    def pickled(self) -> bool:
+        """Whether loading it elsewhere may run code."""
+        return self.container != "safetensors"
+
+    @property
     def unsafe(self) -> list[str]:
         """The names that a loader which obeys the pickle would run."""
         return pickle_names.unsafe_globals(self.globals)

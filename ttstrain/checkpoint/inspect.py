@@ -80,6 +80,7 @@ class Inspection:
     zero: list[str]
     damaged: list[str]  # files of our own checkpoint that are not what was written
     pickle_globals: list[str]
+    pickle_verdict: pickle_names.FileVerdict | None  # of loading it elsewhere; None where nothing is pickled
     unsafe: bool
     modules: list[ModuleReport]
     notes: list[str]
@@ -149,7 +150,7 @@ def _inspect(path: Path) -> Inspection:
         alone = checkpoint.ema is checkpoint.weights  # the file holds nothing else
         distance = None if alone else tensorfile.relative_distance(checkpoint.ema, checkpoint.weights)
         ema = EmaReport(present=True, step=checkpoint.ema_step, distance=_number(distance))
-    unsafe = pickle_names.unsafe_globals(view.globals)
+    verdict = pickle_names.judge(view.globals) if view.pickled else None
     return Inspection(
         path=str(path),
         family=None if checkpoint is None else checkpoint.family,
@@ -167,7 +168,8 @@ def _inspect(path: Path) -> Inspection:
         zero=health.zero,
         damaged=list(view.damaged),
         pickle_globals=list(view.globals),
-        unsafe=bool(unsafe),
+        pickle_verdict=verdict,
+        unsafe=verdict == "unsafe",
         modules=_modules(view),
         notes=[*view.notes, *(f"DAMAGED: {fault}" for fault in view.damaged.values()), *_pickle_notes(view.globals)],
     )
@@ -217,6 +219,7 @@ class _View:
     others: Mapping[str, StoredTensor]  # averages and moments: `ema/<name>`, `optimizer/<name>/exp_avg`, ...
     buffers: frozenset[str]
     globals: tuple[str, ...]
+    pickled: bool
     notes: tuple[str, ...]
     damaged: Mapping[str, str] = field(default_factory=dict)  # file of our checkpoint -> what is wrong with it
 
@@ -234,7 +237,7 @@ def _open(path: Path) -> _View:
     others = {f"ema/{name}": stored for name, stored in ema.items()} | _named("optimizer", checkpoint.moments or {})
     lacking = [entry.remark for entry in checkpoint.absent if entry.remark]
     notes = (*checkpoint.notes, *lacking, *inside)
-    return _View(checkpoint, checkpoint.weights, others, checkpoint.buffers, contents.globals, notes)
+    return _View(checkpoint, checkpoint.weights, others, checkpoint.buffers, contents.globals, contents.pickled, notes)
 
 
 def _own_view(path: Path, folder: Path) -> _View:
@@ -256,7 +259,7 @@ def _own_view(path: Path, folder: Path) -> _View:
             + ("" if best is None else f"; the best is `{best.name}`")
         )
     damaged = faults(folder, loaded.meta)
-    return _View(checkpoint, checkpoint.weights, others, checkpoint.buffers, (), tuple(notes), damaged)
+    return _View(checkpoint, checkpoint.weights, others, checkpoint.buffers, (), False, tuple(notes), damaged)
 
 
 def _front_end_notes(meta: Meta) -> Iterator[str]:
@@ -286,7 +289,7 @@ def _unknown_view(contents: Contents, notes: tuple[str, ...]) -> _View:
     unknown = f"no family of ttstrain knows this file; it holds {describe_keys(contents.tree)}"
     if stranger is not None:
         unknown = f"this {stranger.what}; {stranger.hint}"
-    return _View(None, weights, others, frozenset(), contents.globals, (unknown, *notes))
+    return _View(None, weights, others, frozenset(), contents.globals, contents.pickled, (unknown, *notes))
 
 
 def _named(prefix: str, tree: Any) -> dict[str, StoredTensor]:
@@ -341,7 +344,10 @@ def _pickle_notes(names: Sequence[str]) -> Iterable[str]:
     unknown = [name for name in names if pickle_names.classify(name) == "unknown"]
     if unknown:
         more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
-        yield f"its pickle names classes ttstrain does not know: {', '.join(unknown[:_SHOWN])}{more}"
+        yield (
+            f"its pickle names what ttstrain does not know, and what may run code when it is loaded elsewhere: "
+            f"{', '.join(unknown[:_SHOWN])}{more}. Nothing was executed here"
+        )
 
 
 def _tensor_report(name: str, stored: StoredTensor) -> TensorReport:

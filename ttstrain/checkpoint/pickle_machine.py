@@ -13,7 +13,15 @@ from typing import IO, Any
 
 import torch
 
-from ttstrain.checkpoint.tensorfile import StoredTensor
+from ttstrain.checkpoint.pickle_limits import (
+    DEEPEST_CALL,
+    LONGEST_NAME,
+    MOST_BITS,
+    Budget,
+    TooLargeError,
+    check_tree,
+)
+from ttstrain.checkpoint.tensorfile import MOST_DIMENSIONS, StoredTensor, check_shape
 from ttstrain.errors import CheckpointError
 from ttstrain.state import Tree
 
@@ -29,7 +37,7 @@ class Global:
         return f"{self.module}.{self.name}"
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, repr=False)
 class Record:
     """What a pickle says about an object that is not rebuilt."""
 
@@ -38,6 +46,9 @@ class Record:
     state: Any = None  # usually the object's `__dict__`
     items: list[Any] = field(default_factory=list)
     entries: dict[Any, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<{self.type}>"  # not what it holds, which may be anything
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +98,11 @@ _MARK = object()
 class Machine:
     """Runs the opcodes of one pickle on a stack; the only things it can make are data."""
 
-    def __init__(self, path: Path, locate: Locate) -> None:
+    def __init__(self, path: Path, locate: Locate, budget: Budget) -> None:
         self.path = path
         self.locate = locate
+        self.budget = budget
+        self.calls = 0  # that are going on inside each other
         self.found: dict[str, None] = {}
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
@@ -101,18 +114,21 @@ class Machine:
         """Run to the STOP opcode and return what is left on the stack."""
         try:
             for opcode, argument, _ in pickletools.genops(stream):
+                self.budget.spend(_COSTS.get(opcode.name, 1))
                 if opcode.name == "STOP":
-                    return self.stack.pop()
+                    return self._checked(self.stack.pop())
                 if opcode.name in _CONSTANTS:
-                    self.stack.append(argument)
+                    self.stack.append(_small(argument))
                 else:
                     _OPCODES[opcode.name](self, argument)
         except (ValueError, IndexError, KeyError, TypeError, AttributeError, EOFError, OverflowError) as error:
-            detail = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            raise CheckpointError(
-                f"`{self.path}` cannot be followed: its pickle is damaged ({detail[:120]})"
-            ) from error
+            raise CheckpointError(f"`{self.path}` cannot be followed: {_why(error)}") from error
         raise CheckpointError(f"`{self.path}` is cut short inside its pickle", hint="download it again")
+
+    @staticmethod
+    def _checked(tree: Tree) -> Tree:
+        check_tree(tree)
+        return tree
 
     # stack and memo
 
@@ -169,6 +185,8 @@ class Machine:
 
     def name(self, module: Any, name: Any) -> None:
         found = Global(PYTHON3.get(_only(str, module), module), _only(str, name))
+        if len(str(found)) > LONGEST_NAME:
+            raise TooLargeError(f"it names something of {len(str(found)):,} letters")
         self.found[str(found)] = None
         self.push(found)
 
@@ -177,7 +195,23 @@ class Machine:
             raise TypeError(f"a {type(function).__name__} is called")
         args = _only(tuple, args)
         known = KNOWN.get(str(function))
-        return Record(str(function), args) if known is None else known(self, *args)
+        if known is None:
+            return Record(str(function), args)
+        self.budget.spend(len(args))
+        self.calls += 1
+        if self.calls > DEEPEST_CALL:
+            raise TooLargeError("its calls go deeper than any checkpoint's")
+        made = known(self, *args)
+        self.calls -= 1
+        return made
+
+    def elements(self, values: Any) -> Sequence[Any]:
+        """Take what a container is to be filled with: a list or a tuple, or the entries of a dict."""
+        values = list(values.items()) if isinstance(values, dict) else values
+        if not isinstance(values, list | tuple):
+            raise TypeError(f"a container is filled from a {type(values).__name__}")
+        self.budget.spend(len(values))
+        return values
 
     def build(self, state: Any) -> None:
         target = self.top()
@@ -189,8 +223,8 @@ class Machine:
         """Resolve ("storage", type, key, location, size[, view]) as `torch.save` writes it."""
         tag, kind, key, _, numel, *view = _only(tuple, reference)
         if tag != "storage":
-            raise ValueError(f"a persistent id of kind {tag!r}")
-        dtype = STORAGE_DTYPES[kind.name]
+            raise ValueError("a persistent id that is no storage's")
+        dtype = STORAGE_DTYPES[_only(Global, kind).name]
         storage = Storage(_only(str, key), dtype, _count(numel))
         self.push(storage if not view or view[0] is None else self._view(storage, view[0]))
 
@@ -204,15 +238,17 @@ class Machine:
     ) -> StoredTensor:
         """Describe a tensor, making sure that it stays inside its storage."""
         storage = _only(Storage, storage)
-        shape, strides = tuple(map(_count, shape)), tuple(map(_count, strides))
+        shape, strides = _sizes(shape), _sizes(strides)
         if len(shape) != len(strides):
             raise ValueError("a tensor's shape and strides disagree")
+        check_shape(shape)
         dtype = dtype or storage.dtype
         start = (storage.first * storage.dtype.itemsize) + _count(offset) * dtype.itemsize
         begin = self.locate(storage)
         made = StoredTensor(self.path, begin + start, dtype, shape, strides if shape else ())
         if start + made.span * dtype.itemsize > storage.bytes:
             raise ValueError("a tensor reaches beyond its storage")
+        self.budget.describe(made.numel * dtype.itemsize)
         return made
 
 
@@ -229,19 +265,47 @@ def _count(value: Any) -> int:
     return number
 
 
+def _sizes(values: Any) -> tuple[int, ...]:
+    if not isinstance(values, list | tuple) or len(values) > MOST_DIMENSIONS:
+        raise ValueError(f"a shape that is not one of up to {MOST_DIMENSIONS} sizes")
+    return tuple(map(_count, values))
+
+
+def _small(constant: Any) -> Any:
+    if isinstance(constant, int) and constant.bit_length() > MOST_BITS:
+        raise TooLargeError(f"a number of {constant.bit_length():,} bits")
+    return constant
+
+
 def _hashable(key: Any) -> Any:
-    """Allow keys that hash without recursion: scalars and flat tuples of them."""
-    if key is None or isinstance(key, str | bytes | int | float | complex | Global | Record | frozenset):
+    """Allow keys that hash without recursion, and that cannot be made to collide: scalars and short tuples of them."""
+    if isinstance(key, tuple) and len(key) <= MOST_DIMENSIONS and all(map(_is_plain_key, key)):
         return key
-    if isinstance(key, tuple) and all(part is None or isinstance(part, str | bytes | int | float) for part in key):
-        return key
-    raise TypeError(f"a {type(key).__name__} as a key")
+    if not _is_plain_key(key) and not isinstance(key, complex | Global | Record):
+        raise TypeError(f"a {type(key).__name__} as a key")
+    return key
+
+
+def _is_plain_key(key: Any) -> bool:
+    if isinstance(key, int):
+        return key.bit_length() < 64
+    return key is None or isinstance(key, str | bytes | float)
+
+
+def _why(error: Exception) -> str:
+    """Say why a pickle cannot be followed, without showing what is in it."""
+    if isinstance(error, TooLargeError):
+        return str(error)
+    detail = f": {error}" if type(error) in (ValueError, TypeError) else ""
+    return f"its pickle is damaged ({type(error).__name__}{detail[:120]})"
 
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+# Opcodes that make more than a pointer or a small object: an empty set takes two hundred bytes.
+_COSTS = {"EMPTY_SET": 4, "SETITEM": 2, "REDUCE": 4, "NEWOBJ": 4, "NEWOBJ_EX": 4, "OBJ": 4, "INST": 4, "BUILD": 2}
 # Opcodes that push their argument.
 _CONSTANTS = _words(
     "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING BINBYTES"
@@ -345,7 +409,12 @@ _OPCODES: Mapping[str, Callable[[Machine, Any], None]] = {
 
 
 def _ordered_dict(machine: Machine, pairs: Sequence[Any] = ()) -> dict[Any, Any]:
-    return {_hashable(key): value for key, value in pairs}
+    return {_hashable(key): value for key, value in map(_pair, machine.elements(pairs))}
+
+
+def _pair(entry: Any) -> tuple[Any, Any]:
+    key, value = entry if isinstance(entry, list | tuple) else ()
+    return key, value
 
 
 def _tensor(machine: Machine, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> StoredTensor:
@@ -354,28 +423,33 @@ def _tensor(machine: Machine, storage: Any, offset: Any, shape: Any, strides: An
 
 def _tensor_of_dtype(machine: Machine, *args: Any) -> StoredTensor:
     storage, offset, shape, strides, _, _, dtype, *_ = args
-    return machine.tensor(storage, offset, shape, strides, TORCH_DTYPES[str(dtype)])
+    return machine.tensor(storage, offset, shape, strides, TORCH_DTYPES[str(_only(Global, dtype))])
 
 
 def _encode(machine: Machine, text: Any, encoding: Any) -> bytes:
     """Rebuild bytes the way protocol 2 spells them."""
     if encoding != "latin1":
         raise ValueError("bytes in an encoding that pickles do not use")
-    data: bytes = _only(str, text).encode("latin1")
+    machine.budget.spend(len(_only(str, text)) // 64)
+    data: bytes = text.encode("latin1")
     return data
+
+
+def _counter(machine: Machine, counts: Any = ()) -> dict[Any, Any]:
+    return {_hashable(key): value for key, value in map(_pair, machine.elements(counts or ()))}
 
 
 TORCH_DTYPES = {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
 KNOWN: Mapping[str, Callable[..., Any]] = {
     "collections.OrderedDict": _ordered_dict,
     "collections.defaultdict": lambda machine, factory=None: {},
-    "collections.Counter": lambda machine, counts=None: dict(counts or {}),
-    "builtins.set": lambda machine, values=(): set(map(_hashable, values)),
-    "builtins.frozenset": lambda machine, values=(): frozenset(map(_hashable, values)),
-    "copyreg._reconstructor": lambda machine, kind, base, state: Record(str(kind)),
+    "collections.Counter": _counter,
+    "builtins.set": lambda machine, values=(): set(map(_hashable, machine.elements(values))),
+    "builtins.frozenset": lambda machine, values=(): frozenset(map(_hashable, machine.elements(values))),
+    "copyreg._reconstructor": lambda machine, kind, base, state: Record(str(_only(Global, kind))),
     "copyreg.__newobj__": lambda machine, kind, *args: machine.call(kind, args),
     "_codecs.encode": _encode,
-    "torch.Size": lambda machine, sizes=(): tuple(sizes),
+    "torch.Size": lambda machine, sizes=(): _sizes(sizes),
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _tensor_of_dtype,

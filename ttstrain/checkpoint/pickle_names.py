@@ -8,6 +8,7 @@ from typing import Literal
 from ttstrain.checkpoint.pickle_machine import KNOWN, STORAGE_DTYPES, TORCH_DTYPES
 
 Verdict = Literal["harmless", "unknown", "unsafe"]
+FileVerdict = Literal["safe", "unknown", "unsafe"]
 
 
 def _words(text: str) -> frozenset[str]:
@@ -82,6 +83,17 @@ def classify(name: str) -> Verdict:
     if parts[0] in _UNSAFE_MODULES or _UNSAFE_PARTS.intersection(parts):
         return "unsafe"
     return "unknown"
+
+
+def judge(names: Sequence[str]) -> FileVerdict:
+    """Judge a whole pickle: safe only when each of its names is known to be harmless.
+
+    Of what nobody here knows, any may run code in a loader that obeys the pickle.
+    """
+    verdicts = {classify(name) for name in names}
+    if "unsafe" in verdicts:
+        return "unsafe"
+    return "unknown" if "unknown" in verdicts else "safe"
 
 
 def unsafe_globals(names: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -23,7 +23,9 @@ from ttstrain.errors import CheckpointError
 
 CHUNK = 16 << 20  # bytes handled at a time; large enough that hashing and disk are the limit
 PIECE = 1 << 20  # elements looked at together; small enough for the processor's cache
-MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library
+MAX_HEADER = 32 << 20  # bytes: some 250,000 tensors; the safetensors library allows three times as much
+MOST_DIMENSIONS = 64  # torch's own limit
+MOST_ELEMENTS = 1 << 58
 
 DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -196,6 +198,7 @@ def _header(path: Path) -> tuple[Header, int]:
     try:
         entries = documents.check_object(documents.parse(text), {})
         metadata = entries.pop("__metadata__", {})
+        documents.check_object(metadata, dict.fromkeys(metadata, str))
         tensors = {name: _entry(path, start, entry) for name, entry in entries.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"`{path}` is not a safetensors file: its header cannot be read ({error})") from error
@@ -215,12 +218,21 @@ def _header(path: Path) -> tuple[Header, int]:
 
 
 def _entry(path: Path, start: int, entry: Mapping[str, Any]) -> StoredTensor:
-    shape = tuple(int(size) for size in entry["shape"])
+    documents.check_object(entry, {"dtype": str, "shape": list, "data_offsets": list})
     begin, end = entry["data_offsets"]
-    dtype = DTYPES[entry["dtype"]]
+    if not all(type(size) is int for size in (*entry["shape"], begin, end)):
+        raise ValueError("a size that is no whole number")
+    shape, dtype = tuple(entry["shape"]), DTYPES[entry["dtype"]]
+    check_shape(shape)
     if min(shape, default=0) < 0 or end - begin != math.prod(shape) * dtype.itemsize:
         raise ValueError("a tensor's size and place disagree")
     return StoredTensor(path, start + begin, dtype, shape, contiguous_strides(shape))
+
+
+def check_shape(shape: Sequence[int]) -> None:
+    """Raise ValueError for a shape that torch has no tensor of, empty ones too."""
+    if len(shape) > MOST_DIMENSIONS or math.prod(max(size, 1) for size in shape) > MOST_ELEMENTS:
+        raise ValueError(f"a tensor of {len(shape)} dimensions that no memory could hold")
 
 
 def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:

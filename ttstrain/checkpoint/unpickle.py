@@ -14,10 +14,19 @@ import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from ttstrain.checkpoint.pickle_machine import PYTHON3, Machine, Record, Storage, anywhere, no_storage
+from ttstrain.checkpoint.pickle_limits import (
+    LONGEST_NAME,
+    MOST_PICKLE_BYTES,
+    SCANNED_OPERATIONS,
+    BoundedReads,
+    Budget,
+    MappedFile,
+)
+from ttstrain.checkpoint.pickle_machine import PYTHON3, Locate, Machine, Record, Storage, anywhere, no_storage
 from ttstrain.errors import CheckpointError
 from ttstrain.state import Tree
 
@@ -28,6 +37,7 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LOCAL_HEADER = 30  # bytes of a zip member's header before its name
 _HEADER_TAIL = b"\x03\x04"  # of the zip signature; GPT-SoVITS puts a version into the two bytes before it
 _PICKLE_SUFFIX = ".pkl"
+_MAGIC_OPERATIONS = 16  # the magic number's pickle takes three
 _PROBE = 1 << 20  # bytes looked at to tell whether something is a pickle of protocol 0 or 1, which have no signature
 
 
@@ -54,10 +64,10 @@ def read(path: Path) -> Pickled:
         if head[2:] == _HEADER_TAIL:
             return _read_zip(path, file)
         with _stream(file) as stream:
-            if _first_object(stream, path) == _LEGACY_MAGIC:
+            if _is_legacy(stream, path):
                 return _read_legacy(path, stream)
             stream.seek(0)
-            machine = Machine(path, no_storage)
+            machine = Machine(path, no_storage, Budget(len(stream)))
             return Pickled(machine.run(stream), machine.names(), "pickle")
 
 
@@ -80,7 +90,10 @@ def looks_pickled(path: Path) -> bool:
 
 
 def walk(tree: Tree) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield (path, leaf) of every leaf of a tree that came out of a file, each container once."""
+    """Yield (path, leaf) of every leaf of a tree that came out of a file, each container once.
+
+    Raises CheckpointError when the names in it are longer than any checkpoint's.
+    """
     seen: set[int] = set()
     stack: list[tuple[tuple[str, ...], Any]] = [((), tree)]
     while stack:
@@ -90,7 +103,15 @@ def walk(tree: Tree) -> Iterator[tuple[tuple[str, ...], Any]]:
             yield path, node
         elif id(node) not in seen:
             seen.add(id(node))
-            stack.extend(((*path, str(key)), value) for key, value in reversed(children))
+            if sum(map(len, path)) + len(path) > LONGEST_NAME:
+                raise CheckpointError(f"it holds things whose names are longer than {LONGEST_NAME:,} letters")
+            stack.extend(((*path, label(key)), value) for key, value in reversed(children))
+
+
+def label(key: Any) -> str:
+    """Name a key."""
+    text = str(key)
+    return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}…"
 
 
 def _children(node: Any) -> list[tuple[Any, Any]] | None:
@@ -103,25 +124,22 @@ def _children(node: Any) -> list[tuple[Any, Any]] | None:
     return None
 
 
-def _stream(file: IO[bytes]) -> IO[bytes]:
+def _stream(file: IO[bytes]) -> Any:
     """Map a file: reading what is not there then ends early, where a buffered file would first claim the memory."""
-    mapped: Any = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    stream: IO[bytes] = mapped  # it has all methods of a binary file that are used here
-    return stream
+    return MappedFile(file.fileno(), 0, access=mmap.ACCESS_READ)  # it has all methods of a binary file that are used
 
 
-def _first_object(file: IO[bytes], path: Path) -> Any:
-    machine = Machine(path, no_storage)
+def _is_legacy(file: IO[bytes], path: Path) -> bool:
     try:
-        return machine.run(file)
+        return bool(Machine(path, no_storage, Budget(0, _MAGIC_OPERATIONS)).run(file) == _LEGACY_MAGIC)
     except CheckpointError:
-        return None
+        return False
 
 
 def _scan(stream: IO[bytes], path: Path) -> list[str]:
     """Collect the names of one pickle: by running it, and where that fails by reading every opcode."""
     start = stream.tell()
-    machine = Machine(path, anywhere)
+    machine = Machine(path, anywhere, Budget(path.stat().st_size, SCANNED_OPERATIONS))
     try:
         machine.run(stream)
     except CheckpointError:
@@ -134,7 +152,8 @@ def _visible_names(stream: IO[bytes]) -> Iterator[str]:
     """Yield the names in a damaged pickle, as far as its opcodes can be read; `read` is who reports the damage."""
     strings = ["?", "?"]
     try:
-        for opcode, argument, _ in pickletools.genops(stream):
+        operations = islice(pickletools.genops(stream), SCANNED_OPERATIONS)
+        for opcode, argument, _ in operations:
             if opcode.name in ("GLOBAL", "INST"):
                 module, _, name = str(argument).partition(" ")
                 yield f"{PYTHON3.get(module, module)}.{name}"
@@ -154,7 +173,7 @@ def _streams(path: Path, file: IO[bytes]) -> Iterator[IO[bytes]]:
         for name, member in _open_zip(path, file).items():
             if name.endswith(_PICKLE_SUFFIX):
                 file.seek(member.offset)
-                yield io.BytesIO(file.read(member.size))
+                yield io.BytesIO(file.read(min(member.size, MOST_PICKLE_BYTES)))
         return
     with _stream(file) as stream:
         while True:
@@ -174,7 +193,7 @@ class _Member:
 def _open_zip(path: Path, file: IO[bytes]) -> dict[str, _Member]:
     """Find every member's data. The central directory counts; of the local headers only the lengths are used."""
     try:
-        with zipfile.ZipFile(file) as archive:
+        with zipfile.ZipFile(BoundedReads(file)) as archive:
             infos = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, OSError) as error:
         raise CheckpointError(
@@ -221,16 +240,31 @@ def _read_zip(path: Path, file: IO[bytes]) -> Pickled:
         return member.offset
 
     pickle = members[f"{root}/data.pkl"]
+    if pickle.size > MOST_PICKLE_BYTES:
+        raise CheckpointError(f"`{path}` cannot be followed: its pickle is larger than any checkpoint's")
     file.seek(pickle.offset)
-    machine = Machine(path, locate)
+    machine = Machine(path, locate, Budget(path.stat().st_size))
     tree = machine.run(io.BytesIO(file.read(pickle.size)))
     return Pickled(tree, machine.names(), "zip")
 
 
 def _read_legacy(path: Path, file: IO[bytes]) -> Pickled:
-    """Read the layout of torch < 1.6: pickles one after the other, then the storages."""
-    for _ in range(2):  # protocol version and system information
-        Machine(path, no_storage).run(file)
+    """Read the layout of torch < 1.6: pickles one after the other, then the storages.
+
+    Whoever loads such a file obeys all of its pickles, so the names of all count.
+    """
+    budget = Budget(path.stat().st_size)
+    names: dict[str, None] = {}
+
+    def run(locate: Locate) -> Any:
+        machine = Machine(path, locate, budget)
+        made = machine.run(file)
+        names.update(machine.found)
+        return made
+
+    file.seek(0)
+    for _ in range(3):  # the magic number, protocol version and system information
+        run(no_storage)
     start = file.tell()
     storages: dict[str, Storage] = {}
 
@@ -238,25 +272,33 @@ def _read_legacy(path: Path, file: IO[bytes]) -> Pickled:
         storages[storage.key] = storage
         return 0
 
-    Machine(path, remember).run(file)
-    keys = Machine(path, no_storage).run(file)
-    offsets: dict[str, int] = {}
-    position, size = file.tell(), path.stat().st_size
-    for key in keys:
-        storage = storages.get(key)
-        if storage is None:
-            raise CheckpointError(f"`{path}` is damaged: it holds a storage {key} that nothing uses")
-        offsets[key] = position + 8  # after the number of elements
-        position = offsets[key] + storage.bytes
-        if position > size:
-            raise CheckpointError(f"`{path}` is cut short inside storage {key}", hint="download it again")
+    run(remember)
+    keys = run(no_storage)
+    offsets = _storage_offsets(path, keys, storages, file.tell())
 
     def locate(storage: Storage) -> int:
         if storage.key not in offsets:
-            raise CheckpointError(f"`{path}` is damaged: the data of storage {storage.key} are not there")
+            raise CheckpointError(f"`{path}` is damaged: the data of storage {storage.key[:40]} are not there")
         return offsets[storage.key]
 
     file.seek(start)
-    machine = Machine(path, locate)
-    tree = machine.run(file)
-    return Pickled(tree, machine.names(), "legacy")
+    budget.tensor_bytes = Budget(path.stat().st_size).tensor_bytes
+    tree = run(locate)
+    return Pickled(tree, tuple(names), "legacy")
+
+
+def _storage_offsets(path: Path, keys: Any, storages: Mapping[str, Storage], position: int) -> dict[str, int]:
+    """Find where each storage of a legacy file begins; they lie one after the other from `position` on."""
+    size = path.stat().st_size
+    offsets: dict[str, int] = {}
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise CheckpointError(f"`{path}` is damaged: it does not list its storages")
+    for key in keys:
+        storage = storages.get(key)
+        if storage is None:
+            raise CheckpointError(f"`{path}` is damaged: it holds a storage {key[:40]} that nothing uses")
+        offsets[key] = position + 8  # after the number of elements
+        position = offsets[key] + storage.bytes
+        if position > size:
+            raise CheckpointError(f"`{path}` is cut short inside storage {key[:40]}", hint="download it again")
+    return offsets

@@ -16,11 +16,13 @@ from ttstrain.checkpoint.contents import INDEX, Contents, read_contents
 from ttstrain.checkpoint.damage import refuse_damaged
 from ttstrain.checkpoint.meta import META_FILE, ScheduleMeta
 from ttstrain.checkpoint.tensorfile import StoredTensor
+from ttstrain.checkpoint.unpickle import label
 from ttstrain.config.project import choose_checkpoint
 from ttstrain.errors import CheckpointError
 from ttstrain.state import Tree
 
 Kind = Literal["base", "training", "export", "adapter", "unknown"]
+_SHOWN = 80  # letters of a key
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
 
 
@@ -275,15 +277,15 @@ def all_keys(tree: Tree) -> list[str]:
     """List the keys of a file and of the state dicts in it."""
     if not isinstance(tree, Mapping):
         return []
-    inner = [str(key) for value in tree.values() if isinstance(value, Mapping) for key in value]
-    return [*(str(key) for key in tree), *inner]
+    inner = [label(key) for value in tree.values() if isinstance(value, Mapping) for key in value]
+    return [*map(label, tree), *inner]
 
 
 def describe_keys(tree: Tree) -> str:
     """Name the first things in a file, for an error."""
     if not isinstance(tree, Mapping):
         return "a single tensor" if isinstance(tree, StoredTensor) else f"a {type(tree).__name__}"
-    shown = [f"`{key}`" for key in list(tree)[:3]]
+    shown = [f"`{label(key)[:_SHOWN]}`" for key in list(tree)[:3]]
     return ", ".join(shown) + (f" and {len(tree) - 3} more" if len(tree) > 3 else "") if shown else "nothing"
 
 

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 _WIDTH = 80  # of output that goes to a file
 _SHOWN = 5  # names of a long list
 _PARTS = 8  # modules listed
+_VERDICTS = {
+    "safe": "safe: all of them only build data",
+    "unknown": "UNKNOWN: do not load it elsewhere",
+    "unsafe": "UNSAFE: never load it elsewhere",
+}
 _LONG = 40  # characters of a module's name
 
 
@@ -127,9 +132,8 @@ def _lines(found: Inspection) -> Iterable[tuple[str, str]]:
     yield "numbers", "all finite" if not found.nonfinite else f"NOT FINITE in {_names(found.nonfinite)}"
     if found.zero:
         yield "all zero", _names(found.zero)
-    if found.pickle_globals:
-        verdict = "UNSAFE" if found.unsafe else "safe"
-        yield "pickle", f"{len(found.pickle_globals)} names, {verdict}"
+    if found.pickle_verdict is not None:
+        yield "pickle", f"{len(found.pickle_globals)} names, {_VERDICTS[found.pickle_verdict]}"
 
 
 def _average(found: Inspection) -> str:
@@ -164,19 +168,22 @@ def _group_table(found: Inspection) -> Any:
 
 
 def print_tensors(listed: Sequence[TensorReport], console: Console) -> None:
-    """Print each tensor's shape and numbers."""
-    from rich import box
-    from rich.table import Table
+    """Print each tensor's shape and numbers, one a line."""
+    rows = [_TITLES, *map(_cells, listed)]
+    widths = [min(max(len(row[column]) for row in rows), _WIDEST) for column in range(len(_TITLES))]
+    for number, (name, *cells) in enumerate(rows):
+        figures = "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True))
+        console.print(f"{name:<{widths[0]}}  {figures}", style="bold" if not number else None, **_PLAIN)
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("tensor", overflow="fold")
-    for title in ("dtype", "shape", "min", "max", "rms"):
-        table.add_column(title, justify="right", no_wrap=title != "shape")
-    for tensor in listed:
-        numbers = ["-" if value is None else f"{value:.4g}" for value in (tensor.low, tensor.high, tensor.rms)]
-        shape = "x".join(map(str, tensor.shape)) or "scalar"
-        table.add_row(tensor.name, tensor.dtype, shape, *numbers)
-    console.print(table)
+
+_TITLES = ("tensor", "dtype", "shape", "min", "max", "rms")
+_WIDEST = 60  # letters of a column; a longer name moves the rest of its line
+_PLAIN: Any = {"markup": False, "soft_wrap": True, "highlight": False}
+
+
+def _cells(tensor: TensorReport) -> tuple[str, ...]:
+    numbers = ["-" if value is None else f"{value:.4g}" for value in (tensor.low, tensor.high, tensor.rms)]
+    return (tensor.name, tensor.dtype, "x".join(map(str, tensor.shape)) or "scalar", *numbers)
 
 
 def print_difference(found: Difference, console: Console) -> None:

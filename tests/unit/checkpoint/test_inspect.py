@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -36,6 +37,7 @@ KEYS = [
     "zero",
     "damaged",
     "pickle_globals",
+    "pickle_verdict",
     "unsafe",
     "modules",
     "notes",
@@ -166,10 +168,21 @@ def test_an_unsafe_file_is_still_described_and_runs_nothing(
     torch.save({**content, "extra": Bomb()}, tmp_path / "x.pt")
     found = inspect(tmp_path / "x.pt")
     assert found.unsafe
+    assert found.pickle_verdict == "unsafe"
     assert "posix.mkdir" in found.pickle_globals
     assert any(note.startswith("UNSAFE") for note in found.notes)
     assert found.step == 10
     assert not (tmp_path / "exploded").exists()
+
+
+def test_a_pickle_is_safe_only_when_all_it_names_is_known(tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(2)}, tmp_path / "known.pt")
+    torch.save({"w": torch.ones(2), "options": logging.LogRecord}, tmp_path / "unknown.pt")
+    tensorfile.write(tmp_path / "x.safetensors", {"w": torch.ones(2)})
+    known, unknown, plain = (inspect(tmp_path / name) for name in ("known.pt", "unknown.pt", "x.safetensors"))
+    assert (known.pickle_verdict, unknown.pickle_verdict, plain.pickle_verdict) == ("safe", "unknown", None)
+    assert not unknown.unsafe
+    assert any("logging.LogRecord" in note and "may run code" in note for note in unknown.notes)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn])

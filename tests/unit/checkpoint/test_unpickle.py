@@ -220,6 +220,76 @@ def test_names_are_judged(name: str, verdict: str) -> None:
     assert pickle_names.classify(name) == verdict
 
 
+# Each of these acts when a loader obeys it: it runs code, writes, connects, imports, or calls what its arguments name.
+ACTING = [
+    "posix.system",
+    "os.system",
+    "subprocess.Popen",
+    "builtins.eval",
+    "builtins.exec",
+    "builtins.__import__",
+    "builtins.getattr",
+    "importlib.import_module",
+    "runpy.run_path",
+    "webbrowser.open",
+    "shutil.rmtree",
+    "socket.create_connection",
+    "pty.spawn",
+    "operator.methodcaller",
+    "pip._internal.main",
+    "pydoc.pipepager",
+    "bdb.Bdb.run",
+    "timeit.timeit",
+    "cProfile.run",
+    "torch.hub.load",
+    "torch.jit.load",
+    "torch.compile",
+    "torch.utils.cpp_extension.load",
+    "torch._inductor.codecache.load",
+    "numpy.load",
+    "numpy.fromfile",
+    "numpy.memmap",
+    "numpy.f2py.compile",
+    "numpy.testing.measure",
+    "pandas.read_pickle",
+    "pandas.eval",
+    "transformers.AutoModel.from_pretrained",
+    "lightning.pytorch.Trainer",
+    "logging.FileHandler",
+    "logging.config.dictConfig",
+    "logging.config._resolve",
+    "ensurepip.bootstrap",
+    "idlelib.pyshell.main",
+    "lib2to3.main.main",
+    "unittest.main",
+    "test.support.script_helper.assert_python_ok",
+    "weakref.finalize",
+    "atexit.register",
+    "gc.collect",
+    "typing.get_type_hints",
+    "dataclasses.make_dataclass",
+    "types.FunctionType",
+    "types.CodeType",
+    "copyreg.add_extension",
+    "pathlib.Path.unlink",
+    "pathlib.PosixPath.write_text",
+    "collections.namedtuple",
+    "collections.OrderedDict.fromkeys",
+    "turtle.Screen",
+    "xml.etree.ElementTree.parse",
+    "sqlite3.connect",
+    "configparser.ConfigParser.read",
+    "anything.at.all",
+]
+
+
+@pytest.mark.parametrize("name", ACTING)
+def test_a_file_that_acts_is_never_called_safe(name: str) -> None:
+    harmless = ["collections.OrderedDict", "torch._utils._rebuild_tensor_v2", "torch.FloatStorage"]
+    assert pickle_names.judge(harmless) == "safe"
+    assert pickle_names.judge([*harmless, name]) in ("unknown", "unsafe")
+
+
 @pytest.mark.parametrize(
     "stream",
     [

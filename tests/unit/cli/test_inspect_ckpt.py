@@ -85,6 +85,10 @@ class Bomb:
         return os.system, ("touch exploded",)
 
 
+class Unknown:
+    pass
+
+
 def test_an_unsafe_file_is_shown_with_a_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,6 +98,11 @@ def test_an_unsafe_file_is_shown_with_a_warning(
     assert code == 0
     assert "UNSAFE" in out
     assert "posix.system" in out
+    assert "UNKNOWN" not in out
+    torch.save({"w": torch.ones(2), "x": Unknown()}, tmp_path / "y.pt")
+    _, out, _ = run(["y.pt"], capsys, monkeypatch)
+    assert "UNKNOWN: do not load it elsewhere" in out
+    assert "names, safe" not in out
     assert not (tmp_path / "exploded").exists()
 
 

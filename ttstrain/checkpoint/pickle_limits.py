@@ -1,0 +1,118 @@
+"""How much a pickle may ask of its reader: no checkpoint comes near, and a hostile file ends here within seconds.
+
+A pickle of some bytes can describe terabytes: an opcode of two bytes repeats what another made, and a view repeats
+what a storage holds.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+MOST_OPERATIONS = 10_000_000  # opcodes and elements they copy; a tensor takes about forty
+SCANNED_OPERATIONS = 1_000_000  # looked at for names once a pickle could not be followed
+MOST_PICKLE_BYTES = 256 << 20
+MOST_DIRECTORY_BYTES = 32 << 20  # of a zip: some 400,000 members
+MOST_REPEATS = 16  # times that tensors may use their file's bytes: tied weights, views
+SPARE_BYTES = 64 << 20  # that small files may repeat all the same
+MOST_NODES = 4_000_000  # of a tree in which what is used twice counts twice
+MOST_BITS = 512  # of an integer
+DEEPEST = 100  # containers in containers
+LONGEST_NAME = 4_000  # letters of a key, with those of the containers it lies in
+DEEPEST_CALL = 8  # calls that a rebuild makes of another
+
+
+class TooLargeError(ValueError):
+    """A file asks for more than any checkpoint needs."""
+
+
+class Budget:
+    """What one file may still ask for."""
+
+    def __init__(self, file_bytes: int, operations: int | None = None) -> None:
+        self.operations = MOST_OPERATIONS if operations is None else operations
+        self.tensor_bytes = MOST_REPEATS * file_bytes + SPARE_BYTES
+
+    def spend(self, operations: int) -> None:
+        """Take operations off. Raises TooLargeError when none is left."""
+        self.operations -= operations
+        if self.operations < 0:
+            raise TooLargeError("it takes more operations than any checkpoint")
+
+    def describe(self, tensor_bytes: int) -> None:
+        """Take the bytes of one tensor off. Raises TooLargeError when the tensors would repeat the file too often."""
+        self.tensor_bytes -= tensor_bytes
+        if self.tensor_bytes < 0:
+            raise TooLargeError(f"its tensors are more than {MOST_REPEATS} times as large as the file")
+
+
+class MappedFile(mmap.mmap):
+    """A file in memory that gives nothing larger than a pickle away in one piece."""
+
+    def read(self, n: int | None = None) -> bytes:
+        if n is not None and n > MOST_PICKLE_BYTES:
+            raise TooLargeError("one value in it is larger than any checkpoint's")
+        return super().read(n)
+
+    def readline(self) -> bytes:
+        start = self.tell()
+        if self.find(b"\n", start, start + MOST_PICKLE_BYTES) < 0:
+            raise TooLargeError("a line in it does not end")
+        return super().readline()
+
+
+class _Readable(Protocol):
+    def read(self, n: int = -1, /) -> bytes: ...
+    def seek(self, offset: int, whence: int = 0, /) -> int: ...
+    def tell(self) -> int: ...
+
+
+class BoundedReads:
+    """A file from which a zip's directory can be read, unless it claims to be huge."""
+
+    def __init__(self, file: _Readable) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, n: int = -1) -> bytes:
+        if n > MOST_DIRECTORY_BYTES:
+            raise ValueError("its table of contents is larger than any checkpoint's")
+        return self._file.read(n)
+
+
+def check_tree(tree: Any) -> None:
+    """Raise TooLargeError for a tree of plain containers that holds itself, is too deep, or repeats itself too often.
+
+    A container that is used in several places counts each time, as it does for whoever walks the tree.
+    """
+    sizes: dict[int, int | None] = {}  # id -> nodes below, itself included; None while its children are counted
+    depths: dict[int, int] = {}
+    stack: list[Any] = [tree]
+    while stack:
+        node = stack[-1]
+        children = [child for child in _children(node) if isinstance(child, dict | list | tuple)]
+        state = sizes.get(id(node), -1)
+        if state == -1:
+            sizes[id(node)] = None
+            for child in children:
+                if sizes.get(id(child), -1) is None:
+                    raise TooLargeError("a container in it holds itself")
+                if id(child) not in sizes:
+                    stack.append(child)
+            continue
+        stack.pop()
+        if state is not None:
+            continue  # counted already, on another way
+        sizes[id(node)] = total = 1 + sum(sizes[id(child)] or 0 for child in children) + len(_children(node))
+        depths[id(node)] = depth = 1 + max((depths[id(child)] for child in children), default=0)
+        if total > MOST_NODES:
+            raise TooLargeError("its containers repeat each other more often than in any checkpoint")
+        if depth > DEEPEST:
+            raise TooLargeError(f"its containers are nested more than {DEEPEST} deep")
+
+
+def _children(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        return node.values()
+    return node if isinstance(node, list | tuple) else ()
