@@ -50,6 +50,7 @@ class Loss:
     name: str = ""  # how the loss is logged; default: the optimizer's name
     steps: bool = True  # False while another loss of this micro-batch still adds to the same optimizer's gradient
     metrics: Mapping[str, Tensor | Mean] = field(default_factory=dict)  # name -> (); logged, never descended
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)  # sums that `Task.learn` gets, of the whole step
 
     @property
     def label(self) -> str:
@@ -140,6 +141,14 @@ class Task(nn.Module, ABC):
         step sees the updated module. Never yield inside a `with` block: the engine enters autocast around `next()`.
         Every process of a run yields the same losses and metrics in the same order, whatever its batch holds.
         """
+
+    def learn(self, statistics: Mapping[str, Tensor]) -> None:
+        """Move what no optimizer moves, such as a codebook, by the `statistics` of a step's losses.
+
+        Called after the optimizers have stepped, where the losses gave any: each is the sum over all micro-batches and
+        processes, so that every process moves alike. A step that the guard refuses is not learned from.
+        """
+        raise NotImplementedError(f"{type(self).__name__} yields statistics and does not learn from them")
 
     def optimized(self) -> Mapping[str, nn.Module]:
         """Map each optimizer's name to the module it owns; the modules are disjoint and cover every parameter."""

@@ -20,7 +20,7 @@ import ranked
 import torch
 from processes import Processes
 from small_runs import checkpoint, command, differences, ttstrain, write_clips, write_recipe
-from toys import Gan, Joint, Regression
+from toys import Counting, Gan, Joint, Regression
 
 from ttstrain.config.recipe import OptimizerKind
 from ttstrain.engine.distributed import Ranks
@@ -40,7 +40,7 @@ def two() -> Iterator[Processes]:
 # ---------------------------------------------------------------- steps
 
 
-@pytest.mark.parametrize("task_class", [Regression, Joint, Gan])
+@pytest.mark.parametrize("task_class", [Regression, Joint, Gan, Counting])
 def test_two_ranks_train_what_one_process_trains_on_the_same_clips(two: TwoRanks, task_class: type) -> None:
     alone = ranked.train_toy_alone(task_class, STEPS)
     ranks = two(ranked.train_toy, task_class, STEPS)

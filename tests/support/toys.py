@@ -112,6 +112,24 @@ class Joint(Task):
         return {"total": F.mse_loss(self.gpt(batch.x), batch.y) + F.l1_loss(self.vae(batch.x), batch.y)}
 
 
+class Counting(Regression):
+    """Keeps a running mean of its inputs, which no optimizer moves."""
+
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(4))
+
+    def losses(self, batch: ToyBatch) -> Iterator[Loss]:
+        statistics = {"sum": batch.x.sum(0), "count": torch.tensor(float(len(batch.x)))}
+        for loss in super().losses(replace(batch, x=batch.x - self.mean)):
+            yield replace(loss, statistics=statistics)
+
+    def learn(self, statistics: Mapping[str, Tensor]) -> None:
+        self.mean.lerp_(statistics["sum"] / statistics["count"], 0.1)
+
+
 def make_run(
     task: Task,
     *,

@@ -21,7 +21,7 @@ from ttstrain.engine.previews import Previews, speak
 from ttstrain.engine.run import Run
 from ttstrain.engine.signals import Request, Signals
 from ttstrain.engine.snapshot import Snapshots
-from ttstrain.engine.step import AVERAGE, UPDATE_HINT, DidNotFit, StepReport, train_step
+from ttstrain.engine.step import AVERAGE, STATISTICS, UPDATE_HINT, DidNotFit, StepReport, train_step
 from ttstrain.engine.untrained import tell_of_untrained
 from ttstrain.errors import DivergedError, Interrupted, OutOfMemoryError, PeerError, Preempted
 from ttstrain.shell import quoted
@@ -210,7 +210,8 @@ def _check_update(run: Run, update: str | None, snapshots: Snapshots) -> None:
     found = next((one for one in run.ranks.gather(update) if one is not None), None)
     if found is None:
         return
-    what = "the average of the weights" if found == AVERAGE else f"the weights of optimizer `{found}`"
+    others = {AVERAGE: "the average of the weights", STATISTICS: "what is learned from the whole step's counts"}
+    what = others.get(found, f"the weights of optimizer `{found}`")
     message = (
         f"memory ran out in step {run.progress.step + 1} while it updated {what}: "
         "that takes the same memory whatever the batch is, so smaller micro-batches would not help"

@@ -20,6 +20,7 @@ from ttstrain.state import Progress
 from ttstrain.task import Batch, Loss, Mean, Task
 
 AVERAGE = "average"  # beside the optimizers' names
+STATISTICS = "statistics"  # likewise
 UPDATE_HINT = (
     "train less of the model (`lora`, `frozen`), take an optimizer with smaller moments (`optim.kind`), or a device "
     "with more memory; where little is missing, $PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True may help"
@@ -66,11 +67,14 @@ class _Tally:
     metrics: dict[str, Tensor] = field(default_factory=dict)
     counts: dict[str, Tensor] = field(default_factory=dict)  # of the metrics that are means over units of their own
     by_optimizer: dict[str, Tensor] = field(default_factory=dict)
+    statistics: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, loss: Loss, share: Tensor | float) -> None:
         value = loss.value.detach().float() * share
         for table, key in ((self.losses, loss.label), (self.by_optimizer, loss.updates)):
             table[key] = table[key] + value if key in table else value
+        for key, sums in loss.statistics.items():
+            self.statistics[key] = self.statistics[key] + sums.detach() if key in self.statistics else sums.detach()
         for key, metric in loss.metrics.items():
             part = metric.total.detach().float() if isinstance(metric, Mean) else metric.detach().float() * share
             self.metrics[key] = self.metrics[key] + part if key in self.metrics else part
@@ -194,11 +198,24 @@ def _compute(run: Stepping, batches: Sequence[Batch], walk: _Walk, *, total: flo
                 if not run.ranks.all_fit(True):
                     _stop_short(run, None, walk)
                 _update(run, loss.updates, walk)
+    if walk.tally.statistics and not walk.refused:
+        _learn(run, walk)
     if run.ema is not None and not walk.refused:
         walk.updating = AVERAGE
         run.ema.update(run.progress.step + 1)
     if not run.ranks.all_fit(True):
         _stop_short(run, None, walk)
+
+
+def _learn(run: Stepping, walk: _Walk) -> None:
+    """Sum what the losses met over ranks, and let the task learn from it."""
+    if not run.ranks.all_fit(True):
+        _stop_short(run, None, walk)
+    walk.updating, walk.exchanging = STATISTICS, True
+    for name, own in walk.tally.statistics.items():
+        walk.tally.statistics[name] = run.ranks.sum(own.contiguous().clone())
+    walk.exchanging = False
+    run.task.learn(walk.tally.statistics)
 
 
 def _stop_short(run: Stepping, micro_batch: Batch | None, walk: _Walk, *, update: str | None = None) -> NoReturn:

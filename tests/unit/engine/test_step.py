@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from toys import Gan, Joint, Regression, make_batch, make_run, split
+from toys import Counting, Gan, Joint, Regression, make_batch, make_run, split
 
 from ttstrain.config.recipe import Constant, GroupRule, GuardConfig, OptimConfig
 from ttstrain.engine.distributed import Ranks
@@ -16,7 +16,7 @@ PLAIN = OptimConfig(lr=1e-2, weight_decay=0.01, decay_norms_and_biases=True, sch
 
 
 def weights(run) -> list[torch.Tensor]:
-    return [parameter.detach().clone() for parameter in run.task.parameters()]
+    return [tensor.clone() for tensor in run.task.state_dict().values()]
 
 
 def same(a, b) -> bool:
@@ -44,7 +44,7 @@ def test_gan_through_the_engine_equals_the_hand_written_loop_bitwise():
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("task_class", [Regression, Joint])
+@pytest.mark.parametrize("task_class", [Regression, Joint, Counting])
 def test_unequal_micro_batches_equal_one_large_batch(task_class):
     torch.manual_seed(2)
     task = task_class()
@@ -55,8 +55,17 @@ def test_unequal_micro_batches_equal_one_large_batch(task_class):
         two = train_step(pieces, split(batch, 3, 5))
         assert one.losses == pytest.approx(two.losses, rel=1e-6)
         assert one.grad_norms == pytest.approx(two.grad_norms, rel=1e-5)
-    for a, b in zip(whole.task.parameters(), pieces.task.parameters(), strict=True):
+    for a, b in zip(weights(whole), weights(pieces), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+def test_what_a_step_met_is_learned_once_the_optimizers_have_stepped_and_then_averaged():
+    run = make_run(Counting(), ema_decay=0.9)
+    batch = make_batch(6)
+    train_step(run, split(batch, 2, 4))
+    torch.testing.assert_close(run.task.mean, 0.1 * batch.x.mean(0))
+    decay = run.ema.decay_at(1)
+    torch.testing.assert_close(run.ema.state_dict()["weights"]["mean"], (1 - decay) * run.task.mean)
 
 
 def test_the_generators_loss_leaves_nothing_in_the_discriminator():
@@ -84,7 +93,9 @@ def test_reported_lr_is_the_lr_that_stepped(monkeypatch):
     assert len({lrs["gpt"] for lrs in used}) > 5
 
 
-@pytest.mark.parametrize(("task_class", "poison"), [(Regression, math.nan), (Regression, math.inf), (Gan, math.nan)])
+@pytest.mark.parametrize(
+    ("task_class", "poison"), [(Regression, math.nan), (Regression, math.inf), (Gan, math.nan), (Counting, math.nan)]
+)
 def test_a_poisoned_batch_changes_nothing_but_the_counters(task_class, poison):
     run = make_run(task_class(), ema_decay=0.9)
     train_step(run, [make_batch(4)])

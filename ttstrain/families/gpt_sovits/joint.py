@@ -19,7 +19,14 @@ from ttstrain.families.gpt_sovits.speech import Speech
 from ttstrain.families.gpt_sovits.vae.base import DISCRIMINATOR, GPT, VAE, fitted, start_quantizer
 from ttstrain.families.gpt_sovits.vae.mel import Spectrograms
 from ttstrain.families.gpt_sovits.vae.synthesizer import build_discriminator, build_vae
-from ttstrain.families.gpt_sovits.vae.training import VaeParts, draw_segments, evaluate_vae, vae_losses, vae_remarks
+from ttstrain.families.gpt_sovits.vae.training import (
+    VaeParts,
+    draw_segments,
+    evaluate_vae,
+    learn_codes,
+    vae_losses,
+    vae_remarks,
+)
 from ttstrain.task import DEFAULT_OPTIMIZER, Fitted, Loss, Mean, Prompt, Sample, Task
 
 if TYPE_CHECKING:
@@ -81,6 +88,10 @@ class JointTask(Task):
         value = per_clip(losses, loss=settings.loss, dpo=settings.dpo)
         yield Loss(value, name="gpt", steps=False, metrics=gpt_task.metrics(losses))
         yield from vae_losses(self.parts, batch, updates=DEFAULT_OPTIMIZER)
+
+    def learn(self, statistics: Mapping[str, Tensor]) -> None:
+        """Move the codebook of a quantizer that is trained."""
+        learn_codes(self.vae, statistics)
 
     # ---------------------------------------------------------------- evaluation
 

@@ -1,7 +1,11 @@
 """The quantizer: which of 1024 vectors a frame of HuBERT's features is nearest to.
 
 Frozen, it is a table. Trained, as SoundStream (arXiv 2107.03312), its vectors are moving averages of what falls to
-them; upstream's numbers.
+them; upstream's numbers. They move once a step, by what all its micro-batches and processes met together.
+
+Upstream also puts features in the place of vectors that are met less than twice a batch, and overwrites them from the
+averages before they are used: it has no effect there, and there is none of it here. With effect it would take most of a
+published codebook away, for a batch of a few clips has fewer tokens than two for each of the codes.
 
 Legend: b clips, s semantic tokens, d = 768 channels, k = 1024 codes.
 """
@@ -19,7 +23,14 @@ from ttstrain.families.gpt_sovits.shapes import SSL_CHANNELS
 NUM_CODES = 1024
 DECAY = 0.99  # of the moving averages
 SMOOTHING = 1e-5
-RARE = 2.0  # codes that are met less often than this are given another vector
+
+
+@dataclass(frozen=True, slots=True)
+class Met:
+    """What fell to each code; adds up over batches."""
+
+    counts: Tensor  # (k,)
+    sums: Tensor  # (k, d) of the features
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +39,7 @@ class Quantized:
 
     vectors: Tensor  # (b, d, s); the gradient passes to the features as if nothing had been rounded
     commit: Tensor  # () mean squared distance
+    met: Met | None  # in training mode
 
 
 class Codebook(nn.Module):
@@ -52,25 +64,19 @@ class Codebook(nn.Module):
         return distance.argmin(dim=1)
 
     @torch.no_grad()
-    def learn(self, features: Tensor, codes: Tensor) -> None:
-        """Move the averages towards what was met: features (n, d) and their codes (n,)."""
-        rare = self.cluster_size < RARE
-        if bool(rare.any()):
-            self.embed.copy_(torch.where(rare[:, None], _drawn(features), self.embed))
-        met = F.one_hot(codes, NUM_CODES).to(features)  # (n, k)
-        self.cluster_size.mul_(DECAY).add_(met.sum(0), alpha=1 - DECAY)
-        self.embed_avg.mul_(DECAY).add_(met.T @ features, alpha=1 - DECAY)
+    def learn(self, met: Met) -> None:
+        """Move the averages towards what a step met."""
+        self.cluster_size.mul_(DECAY).add_(met.counts, alpha=1 - DECAY)
+        self.embed_avg.mul_(DECAY).add_(met.sums, alpha=1 - DECAY)
         total = self.cluster_size.sum()
         smoothed = (self.cluster_size + SMOOTHING) / (total + NUM_CODES * SMOOTHING) * total
         self.embed.copy_(self.embed_avg / smoothed[:, None])
 
 
-def _drawn(features: Tensor) -> Tensor:
-    """Draw as many features as there are codes, each at most once if there are enough."""
-    count = len(features)
-    if count >= NUM_CODES:
-        return features[torch.randperm(count, device=features.device)[:NUM_CODES]]
-    return features[torch.randint(0, count, (NUM_CODES,), device=features.device)]
+def _met(features: Tensor, codes: Tensor) -> Met:
+    """Count and sum features (n, d) by their codes (n,)."""
+    met = F.one_hot(codes, NUM_CODES).to(features)  # (n, k)
+    return Met(met.sum(0), met.T @ features)
 
 
 class _Layer(nn.Module):
@@ -109,12 +115,11 @@ class Quantizer(nn.Module):
         return F.embedding(codes, self.codebook.embed).mT
 
     def forward(self, features: Tensor) -> Quantized:
-        """Round features (b, d, s) and, in training mode, let the codebook learn from them."""
+        """Round features (b, d, s) and, in training mode, collect what the codebook is to learn from them."""
         rows = features.mT  # (b, s, d)
         flat = rows.detach().flatten(0, 1)
         codes = self.codebook.nearest(flat)
         nearest = F.embedding(codes, self.codebook.embed).view(rows.shape)
-        if self.training:
-            self.codebook.learn(flat, codes)
         through = rows + (nearest - rows).detach()
-        return Quantized(through.mT, F.mse_loss(through.detach(), rows))
+        met = _met(flat, codes) if self.training else None
+        return Quantized(through.mT, F.mse_loss(through.detach(), rows), met)

@@ -91,7 +91,7 @@ class Synthesizer(nn.Module):
     # ---------------------------------------------------------------- semantic tokens
 
     def quantize(self, ssl: Tensor) -> Quantized:
-        """Round HuBERT's features (b, 768, 2 s) to the codebook; in training mode it learns from them."""
+        """Round HuBERT's features (b, 768, 2 s) to the codebook."""
         with torch.autocast(ssl.device.type, enabled=False):
             quantized: Quantized = self.quantizer(self.ssl_proj(ssl.float()))
         return quantized

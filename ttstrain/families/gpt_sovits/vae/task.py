@@ -16,7 +16,14 @@ from ttstrain.families.gpt_sovits.speech import Speech, no_partner
 from ttstrain.families.gpt_sovits.vae.base import DISCRIMINATOR, VAE, fitted, start_quantizer
 from ttstrain.families.gpt_sovits.vae.mel import Spectrograms
 from ttstrain.families.gpt_sovits.vae.synthesizer import build_discriminator, build_vae
-from ttstrain.families.gpt_sovits.vae.training import VaeParts, draw_segments, evaluate_vae, vae_losses, vae_remarks
+from ttstrain.families.gpt_sovits.vae.training import (
+    VaeParts,
+    draw_segments,
+    evaluate_vae,
+    learn_codes,
+    vae_losses,
+    vae_remarks,
+)
 from ttstrain.task import Fitted, Loss, Prompt, Sample, Task
 
 if TYPE_CHECKING:
@@ -65,6 +72,10 @@ class VaeTask(Task):
     def losses(self, batch: SovitsBatch) -> Iterator[Loss]:
         """Yield the discriminator's loss and then the generator's, scored by the discriminator that has stepped."""
         yield from vae_losses(self.parts, batch, updates="generator")
+
+    def learn(self, statistics: Mapping[str, Tensor]) -> None:
+        """Move the codebook of a quantizer that is trained."""
+        learn_codes(self.vae, statistics)
 
     # ---------------------------------------------------------------- evaluation
 

@@ -27,6 +27,7 @@ from ttstrain.families.gpt_sovits.vae.losses import (
     scores_of,
 )
 from ttstrain.families.gpt_sovits.vae.mel import Spectrograms
+from ttstrain.families.gpt_sovits.vae.quantizer import Met, Quantized
 from ttstrain.families.gpt_sovits.vae.synthesizer import Conditions, Latents, Synthesizer, cut, cut_wav
 from ttstrain.task import Loss
 
@@ -38,6 +39,7 @@ EXPLODED_KL = 300.0  # a fresh net begins near 50
 TOO_STRONG = 0.9  # distance of the discriminator's mean scores; 1 tells every sound, 0 none
 TOO_WEAK = 0.02
 EVALUATED_NOISE = 0.5  # of the prior, as upstream speaks
+CODES_MET, FEATURES_MET = "codebook.counts", "codebook.sums"  # what a codebook that is trained learns from
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class Made:
 
     wav: Tensor  # (b, 1, segment)
     latents: Latents
-    commit: Tensor | None  # (), only where the quantizer is trained
+    quantized: Quantized | None  # only where the quantizer is trained
 
 
 # ---------------------------------------------------------------- one step
@@ -122,12 +124,24 @@ def vae_losses(parts: VaeParts, batch: SovitsBatch, *, updates: str, noise: Tens
         terms["adv"] = adversarial_loss(scores_of(fake))
     terms["mel"] = mel_distance(target.mel, parts.spectrograms.mel(made.wav[:, 0]))
     terms["kl"] = _mean_kl(made.latents)
-    if made.commit is not None:
-        terms["commit"] = made.commit
+    statistics: dict[str, Tensor] = {}
+    if made.quantized is not None:
+        terms["commit"] = made.quantized.commit
+        statistics = met_of(made.quantized)
     weights = {"mel": config.c_mel, "kl": config.c_kl}
     total = torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()
     metrics = {name: term.detach() for name, term in terms.items()}
-    yield Loss(total, updates=updates, name="generator", metrics=metrics)
+    yield Loss(total, updates=updates, name="generator", metrics=metrics, statistics=statistics)
+
+
+def met_of(quantized: Quantized) -> dict[str, Tensor]:
+    """Return what the codebook is to learn, by name."""
+    return {} if quantized.met is None else {CODES_MET: quantized.met.counts, FEATURES_MET: quantized.met.sums}
+
+
+def learn_codes(vae: Synthesizer, statistics: Mapping[str, Tensor]) -> None:
+    """Let the codebook learn from what a whole step met."""
+    vae.quantizer.codebook.learn(Met(statistics[CODES_MET], statistics[FEATURES_MET]))
 
 
 def make_target(parts: VaeParts, batch: SovitsBatch) -> Target:
@@ -143,22 +157,22 @@ def make_target(parts: VaeParts, batch: SovitsBatch) -> Target:
 
 def make(parts: VaeParts, batch: SovitsBatch, target: Target, *, noise: Tensor | None = None) -> Made:
     """Take a batch through the latent and make its pieces."""
-    given, commit = conditions(parts, batch)
+    given, quantized = conditions(parts, batch)
     latents: Latents = parts.vae(target.spec, given, noise=noise)
     piece = cut(latents.z, batch.segment_starts, parts.config.segment_frames)
-    return Made(wav=parts.vae.dec(piece, latents.style), latents=latents, commit=commit)
+    return Made(wav=parts.vae.dec(piece, latents.style), latents=latents, quantized=quantized)
 
 
-def conditions(parts: VaeParts, batch: SovitsBatch) -> tuple[Conditions, Tensor | None]:
-    """Return what the VAE is told, and the quantizer's own loss where it is trained."""
-    commit = None
+def conditions(parts: VaeParts, batch: SovitsBatch) -> tuple[Conditions, Quantized | None]:
+    """Return what the VAE is told, and what the quantizer made where it is trained."""
+    quantized = None
     if parts.config.freeze_quantizer:
         tokens = parts.vae.quantizer.decode(batch.codes)
     else:
         if batch.ssl is None:
             raise ValueError("a quantizer that is trained needs HuBERT's features in the batch")
         quantized = parts.vae.quantize(batch.ssl)
-        tokens, commit = quantized.vectors, quantized.commit
+        tokens = quantized.vectors
     given = Conditions(
         tokens=tokens,
         phones=batch.phones,
@@ -166,7 +180,7 @@ def conditions(parts: VaeParts, batch: SovitsBatch) -> tuple[Conditions, Tensor 
         frame_lengths=batch.frame_lengths,
         speaker=batch.speaker,
     )
-    return given, commit
+    return given, quantized
 
 
 def _mean_kl(latents: Latents) -> Tensor:
