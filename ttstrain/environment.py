@@ -53,7 +53,14 @@ def _commit() -> str | None:
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=GIT_S)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=GIT_S,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},  # look, and write nothing
+        )
     except (OSError, subprocess.SubprocessError):  # no git here, or it does not trust the folder
         return None
     return done.stdout.strip() or None

@@ -307,6 +307,26 @@ def metrics_of(file: Path) -> list[float]:
     return [row["step"] for row in jsonl.read(file)]
 
 
+def test_a_base_whose_run_goes_on_while_the_data_are_prepared_is_read_as_it_is_then(
+    recipe: Path, copied: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ttstrain.engine import start
+
+    base, prepare = copied(), start.prepare
+    (base / "checkpoints" / "best").write_text("step-00000004\n")
+
+    def prepare_meanwhile(*arguments: Any, **options: Any) -> Any:
+        (base / "checkpoints" / "best").write_text("step-00000006\n")
+        shutil.rmtree(base / "checkpoints" / "step-00000004")
+        return prepare(*arguments, **options)
+
+    monkeypatch.setattr(start, "prepare", prepare_meanwhile)
+    settings = ["train.steps=1", "optim.lr=1e-9", "optim.schedule.warmup_steps=0", "ema.enabled=false"]
+    run = finetune(recipe, tmp_path, "name=run", f"base={base}", *settings)
+    mine, theirs = checkpoint(run, 1).state["task"], checkpoint(base, 6).state["task"]
+    assert all(torch.allclose(mine[name], theirs[name], atol=1e-6) for name in theirs)
+
+
 def test_a_course_that_was_left_is_left_for_good_though_it_saved_nothing(
     copied: Callable[[str], Path], finished: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

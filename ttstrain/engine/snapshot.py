@@ -70,7 +70,7 @@ class DiskSnapshots:
         self.step = step
         for old in self._folder.iterdir():  # of a killed process, too
             if old != fresh:
-                shutil.rmtree(old)
+                shutil.rmtree(old, ignore_errors=True)  # one that stays, as a network drive may have it, goes next time
 
     def restore(self, state: TrainState) -> None:
         """Put the held state back, but for what a rollback leaves where it is."""

@@ -103,7 +103,7 @@ def _start(composed: Composed, name: str, here: _Processes, *, show: ShowProgres
     if here.ranks.main:
         check_disk(plan, place)
     run = _build(plan, prepared, place, here)
-    notes = [] if base is None else _load_base(run, base)
+    notes = [] if base is None else _load_base_as_it_is_now(run, base)
     _check_alike(run)
     notes = [*_describe(run, prepared), *here.notes, *notes]
     _train(run, prepared, here, notes)
@@ -299,6 +299,14 @@ def _describe(run: Run, prepared: Prepared, origin: Origin | None = None) -> lis
 
 
 # ---------------------------------------------------------------- weights to start from
+
+
+def _load_base_as_it_is_now(run: Run, base: OpenedCheckpoint) -> list[str]:
+    """Load the base; one that its own run has replaced while the data were prepared is opened again."""
+    try:
+        return _load_base(run, base)
+    except FileNotFoundError:
+        return _load_base(run, open_for(run.plan.recipe))
 
 
 def _load_base(run: Run, base: OpenedCheckpoint) -> list[str]:
