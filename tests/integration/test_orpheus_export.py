@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from ttstrain.engine.export import gather
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.families.orpheus import export as orpheus_export
 from ttstrain.families.orpheus import proof
+from ttstrain.families.orpheus.config import OrpheusConfig
 from ttstrain.families.orpheus.export_texts import config_json
 from ttstrain.modules import lora
 
@@ -107,6 +109,46 @@ def test_generation_stops_where_speech_ends(exported: Exported) -> None:
 def test_the_tokenizer_is_the_base_s_byte_for_byte(exported: Exported, recipe: Path) -> None:
     own, theirs = (folder / "tokenizer.json" for folder in (exported.folder / "bf16", recipe.parent / "model"))
     assert own.read_bytes() == theirs.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def of_a_published_base(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Export over a base whose tokenizer stops where Llama's does, as every published one says."""
+    root = tmp_path_factory.mktemp("published")
+    model = write_model(root / "model")
+    token = {"content": "<|eot_id|>", "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<|begin_of_text|>",
+        "eos_token": "<|eot_id|>",
+        "model_max_length": 131_072,
+    }
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    (model / "special_tokens_map.json").write_text(json.dumps({"bos_token": "<|begin_of_text|>", "eos_token": token}))
+    source = gather(run)
+    assert isinstance(source.config, OrpheusConfig)
+    rows = source.config.rows.model_copy(update={"tokenizer": str(model)})
+    source = replace(source, config=source.config.model_copy(update={"rows": rows}))
+    return export(source, root / "out").folder
+
+
+def test_every_reader_finds_the_end_of_speech_to_stop_at(of_a_published_base: Path) -> None:
+    eos = 259 + 2
+
+    def read(name: str) -> Any:
+        return json.loads((of_a_published_base / name).read_text())
+
+    assert AutoTokenizer.from_pretrained(of_a_published_base).eos_token_id == eos
+    assert read("config.json")["eos_token_id"] == eos
+    assert read("generation_config.json")["eos_token_id"][0] == eos
+    assert read("orpheus.json")["stop_token_ids"][0] == eos
+    assert read("tokenizer_config.json")["eos_token"] == read("special_tokens_map.json")["eos_token"]
+    assert read("tokenizer_config.json")["model_max_length"] == 131_072  # all else is the base's
+
+
+def test_a_gguf_stops_at_the_end_of_speech(of_a_published_base: Path) -> None:
+    gguf = pytest.importorskip("gguf", reason="needs llama.cpp's package `gguf`")
+    assert gguf.SpecialVocab(of_a_published_base).special_token_ids["eos"] == 259 + 2
 
 
 def test_facts_for_engines_are_what_transformers_tokenizer_makes(exported: Exported) -> None:

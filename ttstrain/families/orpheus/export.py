@@ -18,6 +18,7 @@ from torch import Tensor
 from ttstrain.checkpoint import tensorfile
 from ttstrain.checkpoint.export import Source, Written, WrittenFile
 from ttstrain.checkpoint.upstream import open_checkpoint
+from ttstrain.documents import read_object
 from ttstrain.errors import CheckpointError
 from ttstrain.families import ModelConfig
 from ttstrain.families.orpheus import peft_folder
@@ -28,13 +29,14 @@ from ttstrain.families.orpheus.export_texts import (
     engine_facts,
     generation_json,
     readme,
+    stop_token,
     tokenizer_config_json,
     use,
 )
 from ttstrain.families.orpheus.net import hidden_states
 from ttstrain.families.orpheus.proof import prove
 from ttstrain.families.orpheus.task import OrpheusTask
-from ttstrain.families.orpheus.tokenizer import FILE, TOKENIZER_CONFIG, RowTokenizer, load_tokenizer
+from ttstrain.families.orpheus.tokenizer import FILE, SPECIAL_TOKENS, TOKENIZER_CONFIG, RowTokenizer, load_tokenizer
 from ttstrain.task import Task
 
 WEIGHTS, README = "model.safetensors", "README.md"
@@ -66,7 +68,7 @@ class OrpheusExporter:
         places = {name: folder if len(formats) == 1 else folder / name for name in formats}
         for name, inside in places.items():
             inside.mkdir(exist_ok=True)
-            copy_tokenizer(tokenizer, config, inside)
+            write_tokenizer(tokenizer, config, inside)
             _write_json(inside / FACTS, engine_facts(config, tokenizer))
             if name == ADAPTER:
                 file = peft_folder.write(source, inside)
@@ -106,16 +108,20 @@ def published(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Te
     return {key.removeprefix(PREFIX): tensor.detach().to("cpu", dtype).contiguous() for key, tensor in weights.items()}
 
 
-def copy_tokenizer(tokenizer: RowTokenizer, config: OrpheusConfig, folder: Path) -> None:
-    """Copy the tokenizer's files byte for byte; what transformers needs beside tokenizer.json is made where missing."""
+def write_tokenizer(tokenizer: RowTokenizer, config: OrpheusConfig, folder: Path) -> None:
+    """Copy the tokenizer byte for byte, and its settings with the token that ends speech as the one to stop at."""
     if tokenizer.folder is None:
         (folder / FILE).write_text(tokenizer.to_json(), encoding="utf-8")
     else:
-        for name in (FILE, TOKENIZER_CONFIG, "special_tokens_map.json", "chat_template.jinja"):
+        for name in (FILE, "chat_template.jinja"):
             if (tokenizer.folder / name).is_file():
                 shutil.copyfile(tokenizer.folder / name, folder / name)
-    if not (folder / TOKENIZER_CONFIG).is_file():
-        _write_json(folder / TOKENIZER_CONFIG, tokenizer_config_json(config))
+    for name in (TOKENIZER_CONFIG, SPECIAL_TOKENS):
+        settings = tokenizer_config_json(config) if name == TOKENIZER_CONFIG else None
+        if tokenizer.folder is not None and (tokenizer.folder / name).is_file():
+            settings = read_object(tokenizer.folder / name, error=CheckpointError)
+        if settings is not None:
+            _write_json(folder / name, {**settings, "eos_token": stop_token(config)})
 
 
 def _orpheus(config: ModelConfig) -> OrpheusConfig:

@@ -79,11 +79,20 @@ def tokenizer_config_json(config: OrpheusConfig) -> dict[str, Any]:
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": "<|begin_of_text|>",
-        "eos_token": "<|eot_id|>",
+        "eos_token": stop_token(config),
         "pad_token": "<custom_token_7>",
         "clean_up_tokenization_spaces": False,
         "model_max_length": config.max_position_embeddings,
     }
+
+
+def stop_token(config: OrpheusConfig) -> str:
+    """Return the token that ends speech, as the tokenizer spells it.
+
+    llama.cpp's converter takes the stop token from the tokenizer's settings and not from config.json; a Llama's own,
+    `<|eot_id|>`, ends a text, and a model that is stopped there speaks on to the limit.
+    """
+    return f"<custom_token_{config.ids.eos - config.ids.first_custom}>"
 
 
 def stop_ids(config: OrpheusConfig) -> list[int]:

@@ -47,6 +47,8 @@ def prove(source: Source, folder: Path, *, dtype: torch.dtype | None) -> str:
     texts = [said(text, voice, config.rows.voice) for text in TEXTS]
     base = None if dtype is not None else resolve_base(source.base or "").parent
     found = _read_elsewhere(folder, texts, config, base=base)
+    if (stop := int(found["eos"])) != config.ids.eos:
+        raise _differs(f"the tokenizer's token to stop at is {stop}, not {config.ids.eos}, which ends speech")
     task = OrpheusTask(config).eval().float()
     weights = source.weights if dtype is None else {key: value.to(dtype) for key, value in source.weights.items()}
     load_weights(task.exported(), weights, source=str(source.checkpoint))

@@ -28,6 +28,7 @@ def main(request: Path, answer: Path) -> None:
         for text in wanted["texts"]
     ]
     found: dict[str, Tensor] = {f"ids{i}": ids for i, ids in enumerate(prompts)}
+    found["eos"] = torch.tensor(tokenizer.eos_token_id)
     model = _over_base(folder, wanted) if wanted["base"] else _whole(folder)
     for i, ids in enumerate(prompts):
         found[f"logits{i}"] = model(ids[None]).logits[0, -1].float().contiguous()

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 FILE: Final = "tokenizer.json"
 TOKENIZER_CONFIG: Final = "tokenizer_config.json"
+SPECIAL_TOKENS: Final = "special_tokens_map.json"
 TOY: Final = "package:toy"
-_BESIDE: Final = (TOKENIZER_CONFIG, "special_tokens_map.json", "config.json", "generation_config.json")
+_BESIDE: Final = (TOKENIZER_CONFIG, SPECIAL_TOKENS, "config.json", "generation_config.json")
 
 
 @dataclass(frozen=True, slots=True)
