@@ -33,15 +33,18 @@ class Progress:
     micro_batches: int = 0
     clips: int = 0
     frames: int = 0
+    owes_evaluation: bool = False  # one was due after this step, and a signal left no time for it
 
     def state_dict(self) -> dict[str, Any]:
-        return {"step": self.step, "micro_batches": self.micro_batches, "clips": self.clips, "frames": self.frames}
+        state = {"step": self.step, "micro_batches": self.micro_batches, "clips": self.clips, "frames": self.frames}
+        return {**state, "owes_evaluation": True} if self.owes_evaluation else state
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
         self.step = int(state_dict["step"])
         self.micro_batches = int(state_dict["micro_batches"])
         self.clips = int(state_dict["clips"])
         self.frames = int(state_dict["frames"])
+        self.owes_evaluation = bool(state_dict.get("owes_evaluation", False))
 
 
 class TrainState:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import pairwise
@@ -14,10 +15,12 @@ import pytest
 import torch
 from small_runs import checkpoint, differences, finetune, metrics, same, ttstrain, write_clips, write_recipe
 
-from ttstrain.engine import loop
+from ttstrain.checkpoint import store
+from ttstrain.checkpoint.finite import non_finite
+from ttstrain.engine import loop, recovery
 from ttstrain.engine.run import Run
 from ttstrain.engine.start import resume
-from ttstrain.errors import DivergedError, OutOfMemoryError
+from ttstrain.errors import CheckpointError, DivergedError, OutOfMemoryError, Preempted
 from ttstrain.families.flow.task import FlowTask
 from ttstrain.task import Loss
 
@@ -97,13 +100,13 @@ def test_a_refused_step_changes_neither_weights_nor_moments_nor_average(
     recipe: Path, tmp_path: Path, poison: Poison, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Mapping[str, Any]] = []
-    recover = loop._recover
+    recover = recovery.after_refusal
 
-    def look(run: Run, *arguments: Any) -> None:
+    def look(run: Run, *arguments: Any, **options: Any) -> bool:
         seen.append(run.state.snapshot())
-        recover(run, *arguments)
+        return recover(run, *arguments, **options)
 
-    monkeypatch.setattr(loop, "_recover", look)
+    monkeypatch.setattr(recovery, "after_refusal", look)
     poison.spoil = at(4)
     run = finetune(recipe, tmp_path, "name=r")
     before = checkpoint(run, 3).state
@@ -165,21 +168,41 @@ def test_three_bad_steps_in_a_row_go_back_to_the_snapshot_bit_for_bit(
     assert {path.name for path in run.iterdir()}.isdisjoint({"snapshot-rank-0"})
 
 
-def test_after_a_rollback_the_data_move_on_without_the_clips(recipe: Path, tmp_path: Path, poison: Poison) -> None:
-    poison.spoil = at(6, 7, 8)
-    # one clip in a batch, so that some are left
-    overrides = ["guard.snapshot_every=4", "train.accumulate=1", "data.batch_frames=140"]
-    run = finetune(recipe, tmp_path / "a", "name=r", *overrides)
+ONE_CLIP = ["guard.snapshot_every=4", "train.accumulate=1", "data.batch_frames=140"]  # in a batch, so some are left
+
+
+def test_a_batch_that_fails_again_on_good_weights_loses_its_clips(recipe: Path, tmp_path: Path, poison: Poison) -> None:
+    poison.spoil = at(6, 7, 8, 9)
+    run = finetune(recipe, tmp_path / "a", "name=r", *ONE_CLIP)
     bad = poison.attempts[7]
+    assert poison.attempts[8] == bad  # tried again on the state that was gone back to
+    assert [incident["action"] for incident in incidents(run)] == ["skip", "skip", "rollback", "skip"]
     assert incidents(run)[-1]["clips"] == bad
     assert checkpoint(run, 8).state["loader"]["excluded"] == sorted(bad)
-    assert all(bad[0] not in clips for clips in poison.attempts[8:])
+    assert all(bad[0] not in clips for clips in poison.attempts[9:])
 
     spoilt, poison.attempts, poison.spoil = poison.attempts, [], at()
-    finetune(recipe, tmp_path / "b", "name=r", *overrides, "train.steps=12")
+    finetune(recipe, tmp_path / "b", "name=r", *ONE_CLIP, "train.steps=12")
     undisturbed = [clips for clips in poison.attempts[8:] if clips != bad]
     assert spoilt[:8] == poison.attempts[:8]
-    assert spoilt[8:] == undisturbed[: len(spoilt) - 8]  # not rewound, and nothing else left out
+    assert spoilt[9:] == undisturbed[: len(spoilt) - 9]  # not rewound, and nothing else left out
+
+
+def test_a_batch_that_goes_well_the_second_time_keeps_its_clips(recipe: Path, tmp_path: Path, poison: Poison) -> None:
+    poison.spoil = at(6, 7, 8)
+    run = finetune(recipe, tmp_path, "name=r", *ONE_CLIP)
+    assert poison.attempts[8] == poison.attempts[7]
+    assert checkpoint(run, 8).state["loader"]["excluded"] == []
+    rows = [row["step"] for row in metrics(run) if "train/loss/model" in row]
+    assert rows == [1, 2, 3, 4, 5, 5, 6, 7, 8]
+
+
+def test_two_accidents_cost_a_small_run_no_clip(recipe: Path, tmp_path: Path, poison: Poison) -> None:
+    poison.spoil = lambda attempt: 1e4 if attempt in (8, 12) else None
+    guard = "guard={window: 5, spike: 12, snapshot_every: 3}"
+    run = finetune(recipe, tmp_path, "name=r", "train.steps=12", "data.batch_frames=140", guard)
+    assert [(i["kind"], i["action"]) for i in incidents(run)] == [("spike", "rollback")] * 2
+    assert checkpoint(run, 12).state["loader"]["excluded"] == []
 
 
 def test_clips_stay_when_asked_to_or_when_nothing_would_be_left(recipe: Path, tmp_path: Path, poison: Poison) -> None:
@@ -318,8 +341,225 @@ def test_out_of_memory_leaves_a_good_checkpoint(recipe: Path, tmp_path: Path, po
         finetune(recipe, tmp_path, "name=r", f"checkpoint={{every: {every}, best: null}}", "guard.snapshot_every=3")
     assert caught.value.exit_code == 6
     good = 3  # the snapshot's, newer than the checkpoint of step 2
-    assert f"checkpoints/step-{good:08d}` is good" in str(caught.value.hint)
+    assert f"checkpoints/step-{good:08d}` is saved" in str(caught.value.hint)
     assert checkpoint(tmp_path / "r", good).meta.step == good
+
+
+# ---------------------------------------------------------------- what must not be kept
+
+
+def spoil_state(monkeypatch: pytest.MonkeyPatch, place: str, *, at_step: int, times: int = 1) -> list[str]:
+    """Put NaN into the state after a step, behind the guard's back; return the names it was put under."""
+    step, left, names = loop.train_step, [times], list[str]()
+
+    def spoiled(run: Run, batches: Any, **options: Any) -> Any:
+        report = step(run, batches, **options)
+        if run.progress.step == at_step and left[0]:
+            left[0] -= 1
+            name, _ = next(iter(run.task.named_parameters()))
+            state = run.state.state_dict()
+            tensors = {
+                "task": state["task"][name],
+                "ema": run.ema and state["ema"]["weights"][name],
+                "optimizers": state["optimizers"]["model"][name]["exp_avg_sq"],
+            }
+            with torch.no_grad():
+                tensors[place].view(-1)[-1] = math.inf
+            names.append(name)
+        return report
+
+    monkeypatch.setattr(loop, "train_step", spoiled)
+    return names
+
+
+@pytest.mark.parametrize("place", ["task", "ema", "optimizers"])
+def test_a_state_that_is_not_finite_is_taken_back_before_it_is_kept(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    names = spoil_state(monkeypatch, place, at_step=6)
+    run = finetune(recipe, tmp_path, "name=r", "guard.snapshot_every=2", "eval.every=null")
+    (incident,) = incidents(run)
+    assert (incident["kind"], incident["action"], incident["restored_step"]) == ("non_finite_state", "rollback", 4)
+    assert names[0] in incident["notes"][0]
+    assert place in incident["notes"][0]
+    assert [row["step"] for row in metrics(run) if "train/loss/model" in row] == [1, 2, 3, 4, 5, 6, 5, 6, 7, 8]
+    for step in range(1, 9):
+        assert non_finite(checkpoint(run, step).state) == [], step
+
+
+def test_a_state_that_never_becomes_finite_ends_the_run_with_a_good_checkpoint(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil_state(monkeypatch, "task", at_step=4, times=99)
+    settings = "guard={max_rollbacks: 2, snapshot_every: 3}"
+    with pytest.raises(DivergedError, match=r"what step 4 led to is not finite after 2 rollbacks") as caught:
+        finetune(recipe, tmp_path, "name=r", settings, "eval.every=3")
+    assert "step-00000003` is good (held-out loss" in str(caught.value.hint)
+    assert (tmp_path / "r" / "checkpoints" / "last").read_text() == "step-00000003\n"
+    assert non_finite(checkpoint(tmp_path / "r", 3).state) == []
+
+
+def test_what_is_worse_than_the_base_is_not_called_good(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    totals = iter([5.0])
+
+    def evaluate(self: FlowTask, batch: Any, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        return {"total": torch.tensor(next(totals, 9.0))}
+
+    monkeypatch.setattr(FlowTask, "evaluate", evaluate)
+    spoil_state(monkeypatch, "task", at_step=4, times=99)
+    settings = "guard={max_rollbacks: 1, snapshot_every: 3}"
+    with pytest.raises(DivergedError) as caught:
+        finetune(recipe, tmp_path, "name=r", settings, "ema.enabled=false")
+    hint = str(caught.value.hint)
+    assert "is good" not in hint
+    assert "held-out loss 9, before the first step 5" in hint
+    assert "no checkpoint of this run is better than its base" in hint
+
+
+def test_a_base_with_nan_is_refused_by_name(recipe: Path, tmp_path: Path) -> None:
+    base = checkpoint(finetune(recipe, tmp_path, "name=b"), 8)
+    run = tmp_path / "b"
+    name = "transformer.proj_out.weight"
+    weights = {key: tensor.clone() for key, tensor in base.state["task"].items()}
+    weights[name][3] = math.nan
+    store.save(run / "checkpoints" / "step-00000008", {**base.state, "task": weights}, base.meta)
+    with pytest.raises(CheckpointError, match=rf"NaN or infinity in 1 tensors: `{name}`") as caught:
+        finetune(recipe, tmp_path, "name=x", f"base={run}")
+    assert caught.value.exit_code == 4
+
+
+# ---------------------------------------------------------------- an evaluation that is not finite
+
+
+def evaluations(monkeypatch: pytest.MonkeyPatch, values: list[float], then: float) -> None:
+    """Let each held-out batch have the next of these losses."""
+    coming = iter(values)
+
+    def evaluate(self: FlowTask, batch: Any, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        return {"total": torch.tensor(next(coming, then))}
+
+    monkeypatch.setattr(FlowTask, "evaluate", evaluate)
+
+
+def test_a_held_out_loss_that_is_nan_is_an_incident_and_a_rollback(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluations(monkeypatch, [5.0, 4.0, NAN, 3.0], then=2.5)  # before step 1, after 2, 4, 4 again
+    run = finetune(recipe, tmp_path, "name=r", "ema.enabled=false", "guard.snapshot_every=3")
+    (incident,) = incidents(run)
+    assert (incident["kind"], incident["action"], incident["restored_step"]) == ("non_finite_eval", "rollback", 3)
+    assert "eval/loss/total" in incident["notes"][0]
+    rows = metrics(run)
+    assert [row["step"] for row in rows if "train/loss/model" in row] == [1, 2, 3, 4, 4, 5, 6, 7, 8]
+    assert [row["eval/loss/total"] for row in rows if "eval/loss/total" in row][3:] == [3.0, 2.5, 2.5]
+
+
+def test_held_out_losses_that_stay_nan_end_the_run_with_5_and_a_good_checkpoint(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluations(monkeypatch, [5.0, 4.0], then=NAN)
+    with pytest.raises(DivergedError) as caught:
+        finetune(recipe, tmp_path, "name=r", "ema.enabled=false", "guard.snapshot_every=2")
+    assert caught.value.exit_code == 5
+    assert checkpoint(tmp_path / "r", 2).meta.step == 2
+    assert "`" in str(caught.value.hint)
+
+
+def test_a_base_whose_held_out_loss_is_nan_is_said_before_the_first_step(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, poison: Poison
+) -> None:
+    evaluations(monkeypatch, [], then=NAN)
+    with pytest.raises(DivergedError, match=r"`eval/loss/total` is not finite before the first step"):
+        finetune(recipe, tmp_path, "name=r", "ema.enabled=false")
+    assert poison.attempts == []
+
+
+# ---------------------------------------------------------------- errors of other kinds
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a defect"), KeyError("total"), OSError(5, "Input/output error")])
+def test_any_error_that_ends_the_run_leaves_the_held_state(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, poison: Poison, error: Exception
+) -> None:
+    def fail(attempt: int) -> None:
+        if attempt == 6:
+            raise error
+
+    poison.spoil = fail
+    with pytest.raises(type(error)):
+        finetune(recipe, tmp_path, "name=r", "guard.snapshot_every=2", "checkpoint={every: 100, best: null}")
+    assert (tmp_path / "r" / "checkpoints" / "last").read_text() == "step-00000004\n"
+    assert resume(tmp_path / "r", []) == tmp_path / "r"
+
+
+def test_an_error_between_two_steps_loses_no_step(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wish = loop._wish
+
+    def fail(run: Run, *arguments: Any, **options: Any) -> Any:
+        if run.progress.step == 5:
+            raise RuntimeError("a defect")
+        return wish(run, *arguments, **options)
+
+    monkeypatch.setattr(loop, "_wish", fail)
+    with pytest.raises(RuntimeError):
+        finetune(recipe, tmp_path, "name=r", "guard.snapshot_every=2", "checkpoint={every: 100, best: null}")
+    assert (tmp_path / "r" / "checkpoints" / "last").read_text() == "step-00000005\n"
+
+
+def test_an_incident_that_cannot_be_written_ends_nothing(recipe: Path, tmp_path: Path, poison: Poison) -> None:
+    def spoil(attempt: int) -> float | None:
+        if attempt == 2:
+            (tmp_path / "r" / "incidents").write_text("in the way")
+        return NAN if attempt == 3 else None
+
+    poison.spoil = spoil
+    run = finetune(recipe, tmp_path, "name=r")
+    assert metrics(run)[-1]["step"] == 8
+
+
+# ---------------------------------------------------------------- signals
+
+
+def test_a_signal_is_answered_though_every_step_is_refused(recipe: Path, tmp_path: Path, poison: Poison) -> None:
+    def spoil(attempt: int) -> float | None:
+        if attempt == 7:
+            signal.raise_signal(signal.SIGTERM)
+        return NAN if attempt > 5 else None
+
+    poison.spoil = spoil
+    with pytest.raises(Preempted, match="after step 5"):
+        finetune(recipe, tmp_path, "name=r", "checkpoint.every=100", "checkpoint.best=null")
+    assert len(poison.attempts) == 7
+    assert checkpoint(tmp_path / "r", 5).meta.step == 5
+
+
+def test_a_signal_saves_first_and_the_evaluation_is_made_up_for(
+    recipe: Path, tmp_path: Path, poison: Poison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = finetune(recipe, tmp_path / "whole", "name=r", "checkpoint.every=4")
+
+    def spoil(attempt: int) -> None:
+        if attempt == 4:  # an evaluation is due after this step
+            signal.raise_signal(signal.SIGTERM)
+
+    poison.spoil, poison.attempts = spoil, []
+    with pytest.raises(Preempted, match="after step 4"):
+        finetune(recipe, tmp_path, "name=r", "checkpoint.every=4")
+    run = tmp_path / "r"
+    assert all("eval/loss/total" not in row for row in metrics(run, after=2))
+    poison.spoil = at()
+    resume(run, [])
+
+    def evaluated(run: Path) -> dict[float, float]:
+        return {row["step"]: row["eval/loss/total"] for row in metrics(run) if "eval/loss/total" in row}
+
+    assert evaluated(run) == evaluated(whole)
+    for part in ("task", "optimizers", "ema", "best", "progress", "loader", "guard"):
+        assert differences(checkpoint(run, 8).state[part], checkpoint(whole, 8).state[part]) == [], part
 
 
 # ---------------------------------------------------------------- frozen for a while, stopped early

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from ttstrain.checkpoint.finite import named, non_finite
 from ttstrain.checkpoint.tensorfile import StoredTensor, read_tree
 from ttstrain.errors import CheckpointError
+from ttstrain.state import Tree
 
 Tensors = Mapping[str, Tensor] | Mapping[str, StoredTensor] | Mapping[str, Tensor | StoredTensor]
 
@@ -71,18 +73,30 @@ def load_weights(module: nn.Module, tensors: Tensors, *, source: str) -> LoadRep
 
     Tensors that are still in a file are read only once everything is known to fit.
 
-    Raises CheckpointError unless every tensor of either side has its counterpart; the module is untouched then.
+    Raises CheckpointError unless every tensor of either side has its counterpart and is finite; the module is untouched
+    then.
     """
     report = compare(module, tensors, source=source)
     if not report.perfect:
         raise misfit(report)
-    module.load_state_dict(read_tree(tensors), strict=True)
+    read = read_tree(tensors)
+    check_finite(read, source=source)
+    module.load_state_dict(read, strict=True)
     return report
 
 
 def misfit(report: LoadReport) -> CheckpointError:
     """Say what of a file does not fit a model."""
     return CheckpointError(f"`{report.source}` does not fit the model:\n{report}", hint=_hint(report))
+
+
+def check_finite(tree: Tree, *, source: str) -> None:
+    """Raise CheckpointError where tensors hold NaN or infinity, in a row that no text uses too: training spreads it."""
+    if bad := non_finite(tree):
+        raise CheckpointError(
+            f"`{source}` holds NaN or infinity in {len(bad)} tensors: {named(bad)}",
+            hint="it was damaged or its training diverged: take an earlier checkpoint, or another base",
+        )
 
 
 def _hint(report: LoadReport) -> str:

@@ -30,7 +30,7 @@ from ttstrain.engine.previews import Previews, choose_previews
 from ttstrain.engine.rng import Rng
 from ttstrain.engine.run import Run
 from ttstrain.engine.snapshot import Snapshots
-from ttstrain.errors import RecipeError
+from ttstrain.errors import RecipeError, first_line
 from ttstrain.modules import lora
 from ttstrain.optim.ema import Ema
 from ttstrain.optim.groups import build_groups
@@ -198,7 +198,7 @@ def hold_out(run: Run, prepared: Prepared) -> HeldOut:
     clips = list(prepared.held_out)[: recipe.eval.max_clips] if run.plan.eval_every is not None else []
     previews = Previews()
     if run.plan.sample_every is not None and run.ranks.main:
-        previews = Previews(choose_previews(recipe, prepared), has_base=recipe.base is not None)
+        previews = _previews(recipe, prepared)
     retained = list(prepared.retained)[: recipe.eval.max_clips] if run.plan.eval_every is not None else []
     return HeldOut(
         batches=_in_one_piece(run, clips),
@@ -206,6 +206,14 @@ def hold_out(run: Run, prepared: Prepared) -> HeldOut:
         retained=_in_one_piece(run, retained),
         stages={stage.name: _of_stage(run, stage, clips) for stage in recipe.stages},
     )
+
+
+def _previews(recipe: Recipe, prepared: Prepared) -> Previews:
+    """Choose what is spoken; a recording that cannot be read costs the previews, and not the run."""
+    try:
+        return Previews(choose_previews(recipe, prepared), has_base=recipe.base is not None)
+    except Exception as error:
+        return Previews(notes=[f"WARNING: there are no previews: {first_line(error)}"])
 
 
 def _of_stage(run: Run, stage: StageConfig, clips: Sequence[Clip]) -> list[Pieces] | None:

@@ -65,6 +65,7 @@ def forget_measures(
     if then is None or then == run.best.measured or "best" in keep:
         return []
     run.best.since = step
+    run.guard.first_loss = None
     forgotten = []
     if run.best.step is not None:
         forgotten.append(f"the best loss ({run.best.value:.4f} at step {run.best.step})")

@@ -61,9 +61,12 @@ def _save_beside(run: Run, generators: Sequence[Any], meta: Meta) -> FolderLostE
     )
 
 
-def save_held(run: Run, content: Mapping[str, Any], *, step: int) -> Path:
-    """Write a held snapshot as a checkpoint, so that a run that gives up leaves a good state behind."""
-    generators = run.ranks.gather(content[PER_RANK])
+def save_held(run: Run, content: Mapping[str, Any], *, step: int, alone: bool = False) -> Path:
+    """Write a held snapshot as a checkpoint, so that a run that gives up leaves a good state behind.
+
+    `alone`: by this process, without the generators of the others, which may be gone.
+    """
+    generators = [content[PER_RANK]] if alone else run.ranks.gather(content[PER_RANK])
     if run.ranks.main:
         state = {name: tree for name, tree in content.items() if name != PER_RANK}
         run.store.save(step, state, describe(run, metrics={}, step=step), per_rank=generators)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from ttstrain.engine.run import Run
+from ttstrain.engine.signals import Hurried
 from ttstrain.errors import OutOfMemoryError, is_out_of_memory
 from ttstrain.task import Batch, Mean
 
@@ -29,42 +30,53 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
+def never() -> bool:
+    """Be in no hurry."""
+    return False
+
+
 def evaluate(
-    run: Run, batches: Sequence[Pieces], retained: Sequence[Pieces] = (), *, stage: Sequence[Pieces] | None = None
+    run: Run,
+    batches: Sequence[Pieces],
+    retained: Sequence[Pieces] = (),
+    *,
+    stage: Sequence[Pieces] | None = None,
+    hurried: Callable[[], bool] = never,
 ) -> dict[str, float]:
     """Return `eval/loss/<name>` of the weights and `eval/ema_loss/<name>` of their average.
 
     Of `retained`, batches of what must not be forgotten, `eval/retention/<name>` and `eval/ema_retention/<name>`; of
     `stage`, those of the running stage, `eval/stage/<name>`. Ranks share the batches. Training's random numbers are
     left as they were. Batches that do not fit in memory are divided for good; raises OutOfMemoryError, on every rank,
-    where a single clip does not fit.
+    where a single clip does not fit, and Hurried, on every rank, where `hurried` says so between two batches.
     """
     with run.optimizers.evaluating():  # before the average comes in, which no optimizer may move
-        values = {f"eval/loss/{name}": loss for name, loss in _losses(run, batches).items()}
-        values |= {f"eval/retention/{name}": loss for name, loss in _losses(run, retained).items()}
+        values = {f"eval/loss/{name}": loss for name, loss in _losses(run, batches, hurried).items()}
+        values |= {f"eval/retention/{name}": loss for name, loss in _losses(run, retained, hurried).items()}
         if stage is not None:
-            values |= {f"eval/stage/{name}": loss for name, loss in _losses(run, stage).items()}
+            values |= {f"eval/stage/{name}": loss for name, loss in _losses(run, stage, hurried).items()}
         if run.ema is not None:
             with run.ema.swapped_in(run.task.exported()):
-                values |= {f"eval/ema_loss/{name}": loss for name, loss in _losses(run, batches).items()}
-                values |= {f"eval/ema_retention/{name}": loss for name, loss in _losses(run, retained).items()}
+                values |= {f"eval/ema_loss/{name}": loss for name, loss in _losses(run, batches, hurried).items()}
+                values |= {f"eval/ema_retention/{name}": loss for name, loss in _losses(run, retained, hurried).items()}
     if run.ema is not None:
         values["ema/distance"] = float(run.ema.distance(run.task.exported()))
     return values
 
 
-def _losses(run: Run, batches: Sequence[Pieces]) -> dict[str, float]:
+def _losses(run: Run, batches: Sequence[Pieces], hurried: Callable[[], bool]) -> dict[str, float]:
     if not batches:
         return {}
     sums: dict[str, Tensor] = {}
     counts: dict[str, Tensor] = {}
     own = [(i, pieces) for i, pieces in enumerate(batches) if i % run.ranks.world_size == run.ranks.rank]
-    fits = True
+    fits, left = True, False
     with run.rng.preserved(), evaluating(run.task):
         for i, pieces in own:
             generator = torch.Generator().manual_seed(EVALUATION_SEED + i)
             at = 0
-            while fits and at < len(pieces):
+            left = left or hurried()
+            while fits and not left and at < len(pieces):
                 if _add(run, pieces[at], generator, sums, counts):
                     at += 1
                 else:
@@ -74,6 +86,8 @@ def _losses(run: Run, batches: Sequence[Pieces]) -> dict[str, float]:
             f"the evaluation after step {run.progress.step} did not fit in memory, clip by clip",
             hint="hold shorter clips out (`data.max_s`), or set `eval.every=null`",
         )
+    if not run.ranks.all_fit(not left):
+        raise Hurried
     return _mean(run, sums, counts)
 
 

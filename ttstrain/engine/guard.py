@@ -19,12 +19,13 @@ from ttstrain.config.recipe import GuardConfig
 from ttstrain.data import atomic
 
 Judgement = Literal["good", "overflow", "non_finite_loss", "non_finite_gradient", "spike"]
-Kind = Literal[Judgement, "out_of_memory"]
+Kind = Literal[Judgement, "out_of_memory", "non_finite_eval", "non_finite_state"]
 Action = Literal["step", "skip", "rollback", "give up", "halve", "fall back"]
 
 NORMAL = 1.4826  # median absolute deviation -> standard deviation of a normal distribution
 SMALLEST_SHARE = 0.01  # of the median: a loss that hardly varies must not turn noise into spikes
 EXPLOSION = 3.0  # times the median: a batch of one odd clip reaches twice, and many deviations, without any harm
+FEWEST = 8  # losses that say how high those of the steps after a snapshot may be
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +80,14 @@ class Guard:
     def __init__(self, config: GuardConfig) -> None:
         self._config = config
         self._recent: dict[str, deque[float]] = {}
+        self._held: dict[str, list[float]] = {}  # what `_recent` was when the state was last held for a rollback
+        self._since: dict[str, list[float]] = {}  # losses accepted since then
+        self._ceilings: dict[str, float] = {}  # the highest of steps that a rollback takes again
         self._skips_in_a_row = 0
         self.skipped = 0
         self.rollbacks = 0
         self.lr_factor = 1.0
+        self.first_loss: float | None = None  # held out, before the first step: what a later state is compared with
 
     def judge(self, optimizer: str, *, loss: float, grad_norm: float, overflow_is_scale: bool) -> Verdict:
         """Judge one optimizer's update from its loss and its gradient norm before clipping.
@@ -99,14 +104,18 @@ class Guard:
         return Verdict(judgement, loss, grad_norm)
 
     def _is_spike(self, optimizer: str, loss: float) -> bool:
-        recent = self._recent.get(optimizer)
-        if self._config.spike is None or recent is None or len(recent) < self._config.window:
+        if self._config.spike is None:
             return False
-        return is_spike(loss, recent, threshold=self._config.spike)
+        recent = self._recent.get(optimizer, ())
+        if len(recent) >= self._config.window:
+            return is_spike(loss, recent, threshold=self._config.spike)
+        ceiling = self._ceilings.get(optimizer)
+        return ceiling is not None and loss > ceiling + (EXPLOSION - 1) * abs(ceiling)
 
     def accept(self, optimizer: str, loss: float) -> None:
         """Let a good loss into the statistics."""
         self._recent.setdefault(optimizer, deque(maxlen=self._config.window)).append(loss)
+        self._since.setdefault(optimizer, []).append(loss)
 
     def settle_good_step(self) -> None:
         """Note that a whole step went well."""
@@ -118,7 +127,8 @@ class Guard:
 
     def begin_stage(self) -> None:
         """Forget what losses were like: other clips may have others, which are no spikes."""
-        self._recent.clear()
+        for known in (self._recent, self._held, self._since, self._ceilings):
+            known.clear()
         self._skips_in_a_row = 0
 
     def decide(self, judgement: Judgement, *, half_done: bool = False) -> Action:
@@ -140,11 +150,26 @@ class Guard:
         """Whether the rollbacks the recipe allows are spent."""
         return self.rollbacks >= self._config.max_rollbacks
 
+    def hold(self) -> None:
+        """Note that the state as it is now is held for a rollback."""
+        self._held = {name: list(losses) for name, losses in self._recent.items()}
+        self._since.clear()
+
     def note_rollback(self) -> None:
-        """Count a rollback, forget the losses since the snapshot's neighbourhood, and lower the LR if asked to."""
+        """Count a rollback, go back to the losses from before the held state, and lower the LR if asked to.
+
+        Where these are too few to judge by, the steps that are taken again may have losses as high as they had, and
+        no more than `EXPLOSION` times that.
+        """
         self.rollbacks += 1
         self._skips_in_a_row = 0
-        self._recent.clear()
+        for name in self._recent.keys() | self._since.keys():
+            seen = [*self._held.get(name, []), *self._since.get(name, [])]
+            if len(seen) >= FEWEST:
+                self._ceilings[name] = max(seen)
+        window = self._config.window
+        self._recent = {name: deque(losses, maxlen=window) for name, losses in self._held.items()}
+        self._since.clear()
         self.lr_factor *= self._config.lr_factor
 
     def state_dict(self) -> dict[str, Any]:
@@ -154,6 +179,8 @@ class Guard:
             "skipped": self.skipped,
             "rollbacks": self.rollbacks,
             "lr_factor": self.lr_factor,
+            "ceilings": dict(self._ceilings),
+            "first_loss": self.first_loss,
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
@@ -163,6 +190,9 @@ class Guard:
         self.skipped = int(state_dict["skipped"])
         self.rollbacks = int(state_dict["rollbacks"])
         self.lr_factor = float(state_dict["lr_factor"])
+        self._ceilings = dict(state_dict.get("ceilings", {}))  # runs from before these were kept have none
+        self.first_loss = state_dict.get("first_loss")
+        self._held, self._since = {}, {}
 
 
 def is_spike(loss: float, recent: Sequence[float] | deque[float], *, threshold: float) -> bool:

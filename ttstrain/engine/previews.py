@@ -32,6 +32,7 @@ from ttstrain.data.readers.locate import AUDIO_SUFFIXES
 from ttstrain.engine.evaluate import evaluating
 from ttstrain.engine.prepare import Prepared
 from ttstrain.engine.run import Run
+from ttstrain.engine.signals import Hurried
 from ttstrain.errors import CheckpointError, UserError, first_line, is_out_of_memory
 from ttstrain.modules.mel_distance import mel_distance
 from ttstrain.task import Audio, Prompt, Sample
@@ -42,10 +43,8 @@ REFERENCE_S = (2.0, 10.0)  # a voice is recognisable in 2 s, and a longer prompt
 NUMBERS = "numbers.json"
 SUFFIXES: Mapping[Weights, str] = {"online": "", "ema": ".ema", "base": ".base"}
 METRICS: Mapping[Weights, str] = {"online": "", "ema": "ema_", "base": "base_"}
+Breakable = Callable[[], AbstractContextManager[None]]
 CHEAP_BYTES = 1 << 30  # a base up to this size is read again to compare with
-
-# What a preview may die of without ending the run: a prompt or a disk that will not do, memory, numbers.
-FAILURES = (UserError, RuntimeError, ValueError, ArithmeticError, LookupError, OSError, MemoryError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +65,7 @@ class Previews:
     sentences: Sequence[Preview] = ()
     has_base: bool = False  # the weights of step 0 are a trained model's, worth comparing with
     told: set[str] = field(default_factory=set)  # remarks that need no repetition
+    notes: Sequence[str] = ()  # why there are none
 
 
 # ---------------------------------------------------------------- choosing
@@ -137,21 +137,23 @@ def _file_name(clip_id: str) -> str:
 # ---------------------------------------------------------------- speaking
 
 
-def speak(run: Run, previews: Previews) -> dict[str, float]:
+def speak(run: Run, previews: Previews, *, breakable: Breakable = nullcontext) -> dict[str, float]:
     """Speak every preview with the weights and with their average, put the base beside them, and measure.
 
-    Only the main rank speaks. Modes, weights and random numbers are as before afterwards, whatever happens; what fails
-    is said and left out.
+    Only the main rank speaks. Modes, weights and random numbers are as before afterwards, whatever happens; what fails,
+    by any error, is said and left out. Raises Hurried where `breakable`, entered around each sentence, does.
     """
     if not run.ranks.main or not previews.sentences:
         return {}
     step = run.progress.step
     folder = _folder(run, step)
-    folder.mkdir(parents=True, exist_ok=True)
-    spoken = {"online": _speak_all(run, previews, folder, weights="online")}
-    if run.ema is not None and step > 0:  # at step 0 it is a copy
-        averaged = run.ema.swapped_in(run.task.exported())
-        spoken["ema"] = _speak_all(run, previews, folder, weights="ema", swap=averaged)
+    spoken: dict[str, dict[str, Spoken]] = {}
+    with _told(run, previews, "what the previews say"):
+        folder.mkdir(parents=True, exist_ok=True)
+        spoken["online"] = _speak_all(run, previews, folder, weights="online", breakable=breakable)
+        if run.ema is not None and step > 0:  # at step 0 it is a copy
+            averaged = run.ema.swapped_in(run.task.exported())
+            spoken["ema"] = _speak_all(run, previews, folder, weights="ema", swap=averaged, breakable=breakable)
     entries = []
     values: dict[str, float] = {}
     for preview in previews.sentences:
@@ -182,12 +184,14 @@ def _speak_all(
     *,
     weights: Weights,
     swap: AbstractContextManager[None] | None = None,
+    breakable: Breakable = nullcontext,
 ) -> dict[str, Spoken]:
     spoken: dict[str, Spoken] = {}
     with run.rng.preserved(), run.optimizers.evaluating(), swap or nullcontext(), evaluating(run.task):
         for preview in previews.sentences:
             with _told(run, previews, f"preview {preview.name}{SUFFIXES[weights]}"):
-                sample = run.task.sample(preview.prompt)
+                with breakable():
+                    sample = run.task.sample(preview.prompt)
                 for note in sample.notes:
                     _tell(run, previews, f"preview {preview.name}: {note}")
                 path = _write(sample, folder / f"{preview.name}{SUFFIXES[weights]}.wav")
@@ -197,10 +201,12 @@ def _speak_all(
 
 @contextmanager
 def _told(run: Run, previews: Previews, what: str) -> Iterator[None]:
-    """Say what failed, once, and go on."""
+    """Say what failed, once, and go on: previews are to look at, and no defect in them is worth a run."""
     try:
         yield
-    except FAILURES as error:
+    except Hurried:
+        raise
+    except Exception as error:
         reason = first_line(error)
         if is_out_of_memory(error):
             torch.cuda.empty_cache()
@@ -306,19 +312,19 @@ def recover_base(run: Run, previews: Previews, open_base: Callable[[], OpenedChe
         return [f"previews have no base beside them: what it said at step 0 is lost, and {why}"]
     own = {name: tensor.detach().clone() for name, tensor in run.task.state_dict().items()}
     folder = _folder(run, 0)
-    folder.mkdir(parents=True, exist_ok=True)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         opened = open_base()
         load_weights(run.task, run.task.fitted(opened).weights, source=opened.title)
         again = Previews(lost, told=previews.told)
         spoken = _speak_all(run, again, folder, weights="base")
-    except UserError as error:
-        return [f"previews have no base beside them: {error.message}"]
+        entries = [_entry(preview, {"base": spoken[preview.name]}) for preview in lost if preview.name in spoken]
+        kept = _entries(folder) if (folder / NUMBERS).exists() else []
+        _write_numbers(folder, 0, [*(entry for entry in kept if entry["name"] not in spoken), *entries])
+    except Exception as error:
+        return [f"previews have no base beside them: {first_line(error)}"]
     finally:
         run.task.load_state_dict(own)
-    entries = [_entry(preview, {"base": spoken[preview.name]}) for preview in lost if preview.name in spoken]
-    kept = [entry for entry in _entries(folder) if entry["name"] not in spoken]
-    _write_numbers(folder, 0, [*kept, *entries])
     return [f"the base has spoken {len(entries)} previews again: what it said at step 0 was lost"]
 
 

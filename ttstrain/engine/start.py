@@ -518,7 +518,8 @@ def _train(
 ) -> None:
     """Train to the end, whatever it is; trackers hear how it ended."""
     held_out = build.hold_out(run, prepared)
-    notes = [*notes, *recover_base(run, held_out.previews, lambda: open_for(run.plan.recipe))]
+    again = recover_base(run, held_out.previews, lambda: open_for(run.plan.recipe))
+    notes = [*notes, *held_out.previews.notes, *again]
     if held_out.previews.sentences:
         notes.append(f"previews are spoken by {run.task.ready_to_speak()}")
     snapshots = build.make_snapshots(run)

@@ -105,3 +105,47 @@ def test_losses_of_another_stage_are_no_spikes():
     guard.begin_stage()
     assert judged(guard, 9.0) == "good"
     assert guard.state_dict()["recent"] == {}
+
+
+# ---------------------------------------------------------------- after a rollback
+
+
+def test_after_a_rollback_the_losses_from_before_the_held_state_judge_at_once():
+    guard = full(Guard(GuardConfig(window=4, spike=6.0)), [1.0, 1.1, 0.9, 1.0])
+    guard.hold()
+    full(guard, [5.0, 5.0, 5.0, 5.0])  # a slow explosion after the held state
+    guard.note_rollback()
+    assert judged(guard, 5.0) == "spike"
+    assert judged(guard, 1.2) == "good"
+
+
+def test_after_a_rollback_to_a_young_state_losses_may_be_as_high_as_they_were_and_no_more():
+    guard = Guard(GuardConfig(window=100, spike=6.0))
+    full(guard, [4.0, 3.9, 3.0])
+    guard.hold()
+    full(guard, [2.9, 2.8, 2.7, 2.6, 2.5, 2.4])
+    assert judged(guard, 1e6) == "good"  # never seen: the window is not full
+    guard.note_rollback()
+    assert judged(guard, 11.9) == "good"
+    assert judged(guard, 12.1) == "spike"
+    restored = Guard(GuardConfig(window=100, spike=6.0))
+    restored.load_state_dict(json.loads(json.dumps(guard.state_dict())))
+    assert judged(restored, 12.1) == "spike"
+
+
+def test_a_few_losses_are_no_measure_and_another_stage_has_its_own():
+    guard = full(Guard(GuardConfig(window=100, spike=6.0)), [1.0, 1.0])
+    guard.note_rollback()
+    assert judged(guard, 50.0) == "good"
+    full(guard, [1.0] * 20)
+    guard.note_rollback()
+    assert judged(guard, 50.0) == "spike"
+    guard.begin_stage()
+    assert judged(guard, 50.0) == "good"
+
+
+def test_a_state_from_before_these_figures_were_kept_is_read():
+    state = {"recent": {}, "skips_in_a_row": 0, "skipped": 1, "rollbacks": 1, "lr_factor": 1.0}
+    guard = Guard(GuardConfig())
+    guard.load_state_dict(state)
+    assert (guard.rollbacks, guard.first_loss) == (1, None)

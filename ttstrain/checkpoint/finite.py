@@ -1,0 +1,57 @@
+"""Does a state hold only finite numbers? Asked before it is kept: what has become NaN once never trains again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from ttstrain.state import Tree
+
+_FAST = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+@torch.no_grad()
+def non_finite(tree: Tree) -> list[str]:
+    """Name the leaves of a state tree that hold NaN or infinity, as `part/key/key`.
+
+    Reads every tensor once and waits for each device once. Integers are finite.
+    """
+    leaves: dict[tuple[torch.device, torch.dtype], list[tuple[str, Tensor]]] = {}
+    bad = []
+    for name, leaf in _walk(tree, ""):
+        if isinstance(leaf, float):
+            bad += [] if math.isfinite(leaf) else [name]
+        elif leaf.is_floating_point() and leaf.numel():
+            known = leaf if leaf.dtype in _FAST else leaf.float()
+            leaves.setdefault((known.device, known.dtype), []).append((name, known.detach()))
+    largest: dict[torch.device, list[Tensor]] = {}
+    names: dict[torch.device, list[str]] = {}
+    for (device, _), named in leaves.items():
+        # The largest magnitude, not a norm: squares of finite numbers may overflow. NaN stays NaN in it.
+        found = torch._foreach_norm([leaf for _, leaf in named], math.inf)
+        largest.setdefault(device, []).append(torch.stack([one.double() for one in found]))
+        names.setdefault(device, []).extend(name for name, _ in named)
+    for device, parts in largest.items():
+        finite = torch.isfinite(torch.cat(parts)).tolist()
+        bad += [name for name, good in zip(names[device], finite, strict=True) if not good]
+    return bad
+
+
+def _walk(tree: Tree, at: str) -> Iterator[tuple[str, Tensor | float]]:
+    if isinstance(tree, Tensor | float):
+        yield at, tree
+    elif isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield from _walk(value, f"{at}/{key}" if at else str(key))
+    elif isinstance(tree, list | tuple):
+        for index, value in enumerate(tree):
+            yield from _walk(value, f"{at}/{index}" if at else str(index))
+
+
+def named(names: list[str], *, shown: int = 3) -> str:
+    """Write the first names, and how many more there are."""
+    more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
+    return ", ".join(f"`{name}`" for name in names[:shown]) + more
