@@ -140,7 +140,7 @@ def test_a_run_that_was_told_to_leave_goes_on_as_if_it_had_not(
 
     def log_and_ask(self: JsonlTracker, step: int, values: Mapping[str, float]) -> None:
         log(self, step, values)
-        if step == 4 and "train/loss/model" in values:  # after the step's own look for requests
+        if step == 4 and "train/loss/model" in values:  # before its evaluation, which a signal leaves no time for
             ask(run)
 
     with monkeypatch.context() as patch:
@@ -152,8 +152,9 @@ def test_a_run_that_was_told_to_leave_goes_on_as_if_it_had_not(
             with pytest.raises(raised) as caught:
                 finetune(recipe, tmp_path, *arguments)
             assert f"ttstrain resume {run}" in str(caught.value.hint)
-    assert [folder.name for folder in sorted((run / "checkpoints").glob("step-*"))] == ["step-00000005"]
-    assert metrics(run)[-1]["step"] == 5
+    assert [folder.name for folder in sorted((run / "checkpoints").glob("step-*"))] == ["step-00000004"]
+    assert metrics(run)[-1]["step"] == 4
+    assert ("eval/loss/total" in metrics(run)[-1]) == (raised is None)
     resume(run, [])
     whole = finished("fp32")
     assert differences(_without_best(checkpoint(run, STEPS).state), _without_best(checkpoint(whole, STEPS).state)) == []

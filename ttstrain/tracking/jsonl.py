@@ -62,6 +62,8 @@ class JsonlTracker:
                 hint="is it your file, and does the disk have room?",
             ) from error
         self._end = self._file.seek(0, os.SEEK_END)
+        if info.resumed:
+            self._go_on_with_line(path)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         numbers = {key: _to_json(value) for key, value in values.items()}
@@ -85,6 +87,14 @@ class JsonlTracker:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def _go_on_with_line(self, path: Path) -> None:
+        """Let more of the last line's step join it, as it would have without a break."""
+        last = path.read_bytes().splitlines(keepends=True)[-1:]
+        with suppress(ValueError, AttributeError, TypeError, KeyError, IndexError):  # not a line of ours
+            values = dict(json.loads(last[0]))
+            self._step, self._values = int(values.pop("step")), values
+            self._line_start = self._end - len(last[0])
 
     def _write_line(self, line: bytes) -> None:
         assert self._file is not None, "log before start"

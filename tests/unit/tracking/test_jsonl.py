@@ -219,3 +219,15 @@ def test_a_killed_process_leaves_whole_lines(tmp_path: Path) -> None:
     data = path.read_bytes()
     assert data.endswith(b"}\n")
     assert [row["step"] for row in jsonl.read(path)] == list(range(1, data.count(b"\n") + 1))
+
+
+def test_an_evaluation_that_a_resume_makes_up_for_joins_the_line_of_its_step(tmp_path: Path) -> None:
+    record(tmp_path, [1, 2])
+    tracker = JsonlTracker(warn=silent)
+    tracker.start(info(tmp_path, start_step=2, resumed=True))
+    tracker.log(2, {"eval/loss/total": 0.5})
+    tracker.log(3, {"train/loss/total": 0.25})
+    tracker.finish("done")
+    rows = jsonl.read(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert rows[1] == {"step": 2, "train/loss/total": 0.5, "guard/rollbacks": 0, "eval/loss/total": 0.5}
