@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 from ttstrain.checkpoint.finite import named, non_finite
 from ttstrain.engine import checkpointing
@@ -351,15 +351,15 @@ def _save_alone(run: Run, snapshots: Snapshots, whereabouts: Whereabouts, what: 
     with suppress(Exception):
         run.store.wait()
     try:
-        step, content = snapshots.step, None
+        step = snapshots.step
+        content: Mapping[str, Any] | None = None
         if not whereabouts.in_step and not non_finite(state := run.state.state_dict()):
             step, content = run.progress.step, state
         if step == 0:
             return
         place = run.store.last()
         if place is None or place < run.store.folder(step):
-            content = content or snapshots.content()
-            place = checkpointing.save_held(run, content, step=step, alone=True)
+            place = checkpointing.save_held(run, content or snapshots.content(), step=step, alone=True)
         run.trackers.note(f"WARNING: the run ends ({what}); `{place}` is saved")
     except Exception as error:
         run.trackers.note(f"WARNING: the run ends ({what}), and could not be saved: {first_line(error)}")
