@@ -26,11 +26,23 @@ def of_a_gpt() -> None:
     _attend(x, x, x, mask=mask, dropout=0.1)
 
 
+@pytest.mark.parametrize("tf32", [True, False])
+def test_a_chosen_gpu_computes_fp32_as_the_recipe_says(tf32: bool) -> None:
+    before = torch.backends.cudnn.allow_tf32
+    try:
+        with pretended_cuda():
+            choose_device("auto", tf32=tf32)
+            assert torch.backends.cuda.matmul.allow_tf32 is tf32
+            assert torch.backends.cudnn.allow_tf32 is tf32
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
 @pytest.mark.parametrize(("call", "kernel"), [(of_flow, "flash"), (of_a_gpt, "efficient")])
 def test_a_chosen_gpu_attends_without_cudnn(call: Callable[[], None], kernel: str) -> None:
     with pretended_cuda() as gpu:
         call()
         assert dict(gpu.attention) == {"cudnn": 1}  # what torch would do
-        assert choose_device("auto") == GPU
+        assert choose_device("auto", tf32=True) == GPU
         call()
         assert dict(gpu.attention) == {"cudnn": 1, kernel: 1}

@@ -175,7 +175,7 @@ def mixture_gradient(like: Tensor, rank: int) -> Tensor:
 def exchange_on_gpus() -> dict[str, Any]:
     """Sum on this rank's GPU over NCCL, and numbers and objects of the host over gloo."""
     with joined() as ranks:
-        device = build.choose_device("cuda", ranks=ranks)
+        device = build.choose_device("cuda", tf32=True, ranks=ranks)
         parameters = [nn.Parameter(torch.zeros(shape, device=device)) for shape in ((600, 500), (3,), (2,))]
         for parameter in parameters[: 2 + ranks.rank]:
             parameter.grad = torch.full_like(parameter, 1.0 + ranks.rank)

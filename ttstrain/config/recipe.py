@@ -299,7 +299,7 @@ class OptimConfig(Section):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """For `sgd` and `muon`."""
     decay_norms_and_biases: bool = False
-    """Apply weight decay to one-dimensional parameters too, as upstream trainers do."""
+    """Apply weight decay to gains and offsets of whatever shape too, as upstream trainers do."""
     max_grad_norm: Norm | None = 1.0
     """Clip each optimizer's gradients to this norm; null never clips."""
     groups: list[GroupRule] = []
@@ -385,6 +385,8 @@ class TrainConfig(Section):
     """Frames in one step over all devices, instead of `accumulate`, so that any number of GPUs makes the same step."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto` is bf16 where the device really has it, fp32 elsewhere."""
+    tf32: bool = True
+    """Let a GPU round what goes into fp32 products and convolutions to TF32's 10 bits: several times faster."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     seed: Seed = 0

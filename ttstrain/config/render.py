@@ -198,9 +198,17 @@ def _run_lines(plan: Plan) -> list[str]:
     return [
         *_wrap("run", f"{plan.steps:,} steps = {length}"),
         *(_wrap("", mixed) if of_clips < 1 else []),
-        *_wrap("", f"a step is at most {frames:,} frames{made} · device {train.device} · precision {train.precision}"),
+        *_wrap("", f"a step is at most {frames:,} frames{made} · device {train.device} · {_precision(plan)}"),
         *_wrap("", " · ".join(f"every {every:,} {', '.join(names)}" for every, names in sorted(times.items()))),
     ]
+
+
+def _precision(plan: Plan) -> str:
+    """Say in what a run computes; of TF32, wherever fp32 may be what a GPU computes in."""
+    train = plan.recipe.train
+    if train.precision not in ("auto", "fp32") or train.device == "cpu":
+        return f"precision {train.precision}"
+    return f"precision {train.precision} (fp32 on a GPU: {'in TF32' if train.tf32 else 'without TF32'})"
 
 
 def _trained_lines(plan: Plan) -> list[str]:

@@ -42,8 +42,11 @@ from ttstrain.task import RowsFirst, Task
 from ttstrain.tracking.tracker import Trackers
 
 
-def choose_device(name: str, *, ranks: Ranks | None = None) -> torch.device:
-    """Resolve `auto` to this process's GPU, or to the CPU where there is none."""
+def choose_device(name: str, *, tf32: bool, ranks: Ranks | None = None) -> torch.device:
+    """Resolve `auto` to this process's GPU, or to the CPU where there is none; make a GPU ready.
+
+    `tf32` says whether it may compute fp32 products in TF32.
+    """
     ranks = ranks or Ranks()
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -66,8 +69,8 @@ def choose_device(name: str, *, ranks: Ranks | None = None) -> torch.device:
         # torch 2.11's first choice on H100 and H200. It builds a plan for every new shape, about 0.5 s each way
         # (modelscope/FunASR#3704), and can give NaN gradients under a mask (pytorch#196678).
         torch.backends.cuda.enable_cudnn_sdp(False)
-        torch.backends.cuda.matmul.allow_tf32 = True
-        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        torch.backends.cudnn.allow_tf32 = tf32
     return device
 
 

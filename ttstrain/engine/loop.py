@@ -334,7 +334,7 @@ def _log(run: Run, taken: _Taken) -> None:
 
 def _mfu(run: Run, batches: Sequence[Batch], *, step_s: float) -> float | None:
     """Return the share of this process's device that useful arithmetic took; None where one of the two is unknown."""
-    peak = peak_flops(run.device, run.precision.kind)
+    peak = peak_flops(run.device, run.precision.kind, run.plan.recipe.train.tf32)
     if peak is None:
         return None
     counted = [flops for batch in batches if (flops := run.task.flops(batch)) is not None]

@@ -34,9 +34,12 @@ PEAKS: Final[Mapping[str, tuple[float, float]]] = {
 }
 
 
-def peak_flops(device: torch.device, kind: Kind) -> float | None:
-    """Return the operations a second that a device computes at most; None for a CPU or a device not in the table."""
-    if device.type != "cuda":
+def peak_flops(device: torch.device, kind: Kind, tf32: bool) -> float | None:
+    """Return the operations a second that a device computes at most.
+
+    None for a CPU, a device that is not in the table, or fp32 without TF32, of which the table knows nothing.
+    """
+    if device.type != "cuda" or (kind == "fp32" and not tf32):
         return None
     return peak_of(torch.cuda.get_device_name(device), kind)
 

@@ -17,7 +17,7 @@ from ttstrain import families
 from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.tensorfile import read_tree
 from ttstrain.checkpoint.upstream import open_checkpoint, resolve_base
-from ttstrain.config.recipe import DataConfig
+from ttstrain.config.recipe import DataConfig, TrainConfig
 from ttstrain.data.audio import read_clip
 from ttstrain.data.audit import audit
 from ttstrain.data.manifest import Clip
@@ -116,7 +116,7 @@ def probe(path: str, data: str, *, vocab: str | None = None, show: ShowProgress 
             hint="`ttstrain inspect-ckpt` without `--probe` says what it is",
         )
     clips = choose_clips(data)
-    device = choose_device("auto")
+    device = choose_device("auto", tf32=TrainConfig().tf32)
     weights = read_tree(opened.weights)
     judged = []
     with show("probing") as progress:

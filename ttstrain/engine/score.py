@@ -141,7 +141,7 @@ class Scorer:
 
 def load_scorer(recipe: Recipe, opened: OpenedCheckpoint, cache: FeatureCache) -> Scorer:
     """Load a checkpoint's average, or its weights where it holds no average."""
-    device = choose_device(recipe.train.device)
+    device = choose_device(recipe.train.device, tf32=recipe.train.tf32)
     spec = families.find_task(recipe.task)
     task_class: Any = spec.load_task()
     task: Task = task_class(spec.config.model_validate(recipe.model))

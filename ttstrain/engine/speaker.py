@@ -24,6 +24,7 @@ from ttstrain.checkpoint.reading import retried
 from ttstrain.checkpoint.tensorfile import read_tree
 from ttstrain.checkpoint.upstream import Absent, open_checkpoint, resolve_base
 from ttstrain.config.compose import COMMAND_LINE, RUN_RECIPE, Composed, Removed, parse_override
+from ttstrain.config.recipe import TrainConfig
 from ttstrain.config.resolve import parse
 from ttstrain.data.audio import read_clip
 from ttstrain.data.decode import decode
@@ -122,7 +123,7 @@ def _open(spec: str, changes: dict[tuple[str, ...], Any], *, weights: WeightsCho
     task_class: Any = spec_of_task.load_task()
     task: Task = task_class(spec_of_task.config.model_validate(checked.model))
     load_weights(task.exported(), {**_unneeded(task, absent), **tensors}, source=str(path))
-    device = choose_device(str(device_name))
+    device = choose_device(str(device_name), tf32=TrainConfig().tf32)
     task.to(device).eval()
     run = path.parent.parent if own and (path.parent.parent / RUN_RECIPE).is_file() else None
     return Speaker(task=task, run=run, vocoder=task.ready_to_speak(), lines=(told,))

@@ -190,7 +190,7 @@ class _Processes:
         return self
 
     def choose_device(self, recipe: Recipe) -> None:
-        self.device = build.choose_device(recipe.train.device, ranks=self.ranks)
+        self.device = build.choose_device(recipe.train.device, tf32=recipe.train.tf32, ranks=self.ranks)
         self.ranks.barrier()  # a process without a GPU says so before the data are prepared
 
     def hold(self, take: Callable[[], RunLock]) -> Path:

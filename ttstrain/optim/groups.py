@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -23,6 +23,7 @@ from ttstrain.task import RowsFirst
 DEFAULT_GROUP = "default"
 TABLES = "tables"  # name of the group of tables whose new rows train first
 FROZEN_BY_TASK = "(frozen by the task)"
+MULTIPLYING = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.Embedding, nn.EmbeddingBag)  # layers with weights
 _LAYER_NUMBER = re.compile(r"(?:^|\.)(\d+)(?=\.|$)")
 
 
@@ -113,6 +114,7 @@ class _Found:
     parameter: nn.Parameter
     optimizer: str
     rule: GroupRule | None
+    is_vector: bool  # a norm, a bias or another gain: `decay_norms_and_biases` is about it
 
 
 def build_groups(
@@ -133,7 +135,14 @@ def build_groups(
     named = dict(named_parameters)
     rules = _match_rules(list(named), optim.groups)
     owners = _owners(modules, named)
-    found = [_Found(name, named[name], owners[name], rules[name]) for name in named if name in owners]
+    matrices = {
+        id(part.weight) for root in modules.values() for part in root.modules() if isinstance(part, MULTIPLYING)
+    }
+    found = [
+        _Found(name, named[name], owners[name], rules[name], is_vector=_is_vector(named[name], matrices))
+        for name in named
+        if name in owners
+    ]
     for item in found:
         if item.rule is not None and item.rule.frozen is True:
             item.parameter.requires_grad_(False)
@@ -289,6 +298,14 @@ def _check_rules_train(
             )
 
 
+def _is_vector(parameter: nn.Parameter, matrices: Collection[int]) -> bool:
+    """Tell a gain or an offset for each channel, of whatever shape, from a layer's weights, which may be a single row.
+
+    GRN's gains are (1, 1, c), those of weight normalisation (c, 1, 1).
+    """
+    return sum(size > 1 for size in parameter.shape) <= 1 and id(parameter) not in matrices
+
+
 def _is_table(module: nn.Module) -> bool:
     return isinstance(module, nn.Embedding | nn.EmbeddingBag)
 
@@ -318,7 +335,7 @@ def _groups_of(
     groups = []
     for name, factor, layer in _layers(rule, members):
         for vectors in (False, True):
-            part = [item for item in layer if (item.parameter.ndim <= 1) is vectors]
+            part = [item for item in layer if item.is_vector is vectors]
             if not part:
                 continue
             groups.append(
@@ -378,7 +395,7 @@ def _asks_for_decay_of_vectors(rule: GroupRule | None, members: Sequence[_Found]
     """A rule over nothing but norms and biases that sets a weight decay means them."""
     if rule is None or rule.weight_decay is None:
         return False
-    return all(item.parameter.ndim <= 1 for item in members)
+    return all(item.is_vector for item in members)
 
 
 def _layers(rule: GroupRule | None, members: Sequence[_Found]) -> list[tuple[str, float, list[_Found]]]:

@@ -42,6 +42,20 @@ def test_a_plan_fits_eighty_columns_and_one_screen(make_plan: MakePlan, recipe: 
     assert all(line == line.rstrip() for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("train.precision=fp32", "train.device=cuda"), "precision fp32 (fp32 on a GPU: in TF32)"),
+        (("train.tf32=false", "train.device=auto"), "precision auto (fp32 on a GPU: without TF32)"),
+        (("train.precision=fp32", "train.device=cpu"), "precision fp32"),
+        (("train.precision=bf16", "train.device=cuda"), "precision bf16"),
+    ],
+)
+def test_a_plan_says_what_fp32_is_on_a_gpu(make_plan: MakePlan, overrides: tuple[str, ...], said: str) -> None:
+    lines = " ".join(screen(make_plan("train.steps=100", *overrides)).split())
+    assert f"{said} every" in lines
+
+
 def test_a_plan_says_what_matters(make_plan: MakePlan) -> None:
     said = screen(make_plan("train.steps=1000", "data.path=some/where", recipe=GROUPS))
     for fact in (

@@ -37,7 +37,15 @@ def test_a_device_is_known_by_the_name_cuda_gives_it(name: str, half: float) -> 
 
 def test_what_no_table_holds_is_not_guessed() -> None:
     assert peak_of("NVIDIA GeForce GT 1030", "bf16") is None
-    assert peak_flops(torch.device("cpu"), "fp32") is None
+    assert peak_flops(torch.device("cpu"), "fp32", True) is None
+
+
+def test_the_table_knows_fp32_in_tf32_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H200")
+    gpu = torch.device("cuda", 0)
+    assert peak_flops(gpu, "fp32", True) == peak_of("NVIDIA H200", "fp32")
+    assert peak_flops(gpu, "fp32", False) is None
+    assert peak_flops(gpu, "bf16", False) == peak_of("NVIDIA H200", "bf16")
 
 
 def test_the_logged_share_is_the_steps_operations_over_its_time_and_the_peak(

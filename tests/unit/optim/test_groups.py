@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from ttstrain.config.recipe import Constant, GroupRule, OptimConfig, OptimizerOverride
@@ -60,6 +61,21 @@ def test_without_rules_matrices_decay_and_norms_and_biases_do_not() -> None:
     assert all(name.endswith("bias") or ".norm." in name for name in plain.names)
     assert (decayed.weight_decay, plain.weight_decay) == (0.1, 0.0)
     assert {group.lr for group in table.groups} == {3e-4}
+
+
+def test_gains_of_any_shape_do_not_decay_and_layers_of_one_row_do() -> None:
+    """GRN's are (1, 1, c), weight normalisation's (c, 1, 1); a linear layer with one output has weights (1, c)."""
+    model = nn.Module()
+    model.grn = nn.ParameterDict({"gamma": torch.zeros(1, 1, 8), "beta": torch.zeros(1, 1, 8)})
+    model.normed = nn.ParameterDict({"weight_g": torch.ones(8, 1, 1), "weight_v": torch.ones(8, 4, 3)})
+    model.scale = nn.Parameter(torch.ones(()))
+    model.score = nn.Linear(8, 1)
+    model.mix = nn.Conv1d(1, 1, 3)
+    model.table = nn.Embedding(5, 1)
+    decay = {name: g.weight_decay for g in table_of(model, weight_decay=0.1).groups for name in g.names}
+    assert {name for name, value in decay.items() if value} == {
+        "normed.weight_v", "score.weight", "mix.weight", "table.weight"
+    }  # fmt: skip
 
 
 def test_norms_and_biases_decay_when_told() -> None:
