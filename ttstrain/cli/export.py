@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from ttstrain.cli import paths
+
 if TYPE_CHECKING:
     from ttstrain.checkpoint.export import Exported, Source
 
@@ -22,8 +24,15 @@ class Weights(str, Enum):
 
 
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN|CKPT", help="A run's folder, a checkpoint, or an upstream file.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make; it must not hold anything.")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            parser=paths.path, metavar="RUN|CKPT", help="A run's folder, a checkpoint, or an upstream file."
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", parser=paths.path, help="Folder to make; it must not hold anything.")
+    ],
     *,
     weights: Annotated[
         Weights, typer.Option(help="`auto` takes the lower held-out loss of weights and average.")

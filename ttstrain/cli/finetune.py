@@ -7,23 +7,33 @@ from typing import Annotated
 
 import typer
 
+from ttstrain.cli import paths
 from ttstrain.cli.progress import show_progress
 
 
 def finetune(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A recipe's name (`ttstrain recipes`) or a YAML file.")
+        str,
+        typer.Argument(
+            parser=paths.name, metavar="RECIPE", help="A recipe's name (`ttstrain recipes`) or a YAML file."
+        ),
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Other values for keys of the recipe.")
     ] = None,
     *,
-    data: Annotated[Path | None, typer.Option(help="Recordings to train on: a folder or a metadata file.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(parser=paths.path, help="Recordings to train on: a folder or a metadata file.")
+    ] = None,
     base: Annotated[
         list[str] | None,
-        typer.Option(help="Weights to start from: file, folder, run or hf://…; several: later over earlier."),
+        typer.Option(
+            parser=paths.name, help="Weights to start from: file, folder, run or hf://…; several: later over earlier."
+        ),
     ] = None,
-    run_dir: Annotated[Path | None, typer.Option(help="Folder in which the run's folder is made.")] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(parser=paths.path, help="Folder in which the run's folder is made.")
+    ] = None,
     nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine, one per GPU.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
 ) -> None:

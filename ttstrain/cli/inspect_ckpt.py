@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ttstrain.cli import paths
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -25,8 +27,12 @@ _LONG = 40  # characters of a module's name
 
 
 def inspect_ckpt(
-    path: Annotated[Path, typer.Argument(help="A checkpoint file of any trainer, a checkpoint folder, or a run.")],
-    other: Annotated[Path | None, typer.Argument(help="Compare the weights with this checkpoint's.")] = None,
+    path: Annotated[
+        Path, typer.Argument(parser=paths.path, help="A checkpoint file of any trainer, a checkpoint folder, or a run.")
+    ],
+    other: Annotated[
+        Path | None, typer.Argument(parser=paths.path, help="Compare the weights with this checkpoint's.")
+    ] = None,
     *,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     tensors: Annotated[
@@ -37,7 +43,10 @@ def inspect_ckpt(
         typer.Option(metavar="DATA", help="Judge it on a few recordings under every reading that its shapes allow."),
     ] = None,
     vocab: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="For `--probe`: the checkpoint's vocabulary, if not beside it.")
+        Path | None,
+        typer.Option(
+            parser=paths.path, metavar="FILE", help="For `--probe`: the checkpoint's vocabulary, if not beside it."
+        ),
     ] = None,
 ) -> None:
     """Tell what PATH is: model, step, LR of each group, average, damage. Nothing in it is executed.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ttstrain.cli import paths
 from ttstrain.cli.progress import show_progress
 
 if TYPE_CHECKING:
@@ -16,18 +17,27 @@ if TYPE_CHECKING:
 
 def plan(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A recipe's name (`ttstrain recipes`) or a YAML file.")
+        str,
+        typer.Argument(
+            parser=paths.name, metavar="RECIPE", help="A recipe's name (`ttstrain recipes`) or a YAML file."
+        ),
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Other values for keys of the recipe.")
     ] = None,
     *,
-    data: Annotated[Path | None, typer.Option(help="Recordings to train on: a folder or a metadata file.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(parser=paths.path, help="Recordings to train on: a folder or a metadata file.")
+    ] = None,
     base: Annotated[
         list[str] | None,
-        typer.Option(help="Weights to start from: file, folder, run or hf://...; several: later over earlier."),
+        typer.Option(
+            parser=paths.name, help="Weights to start from: file, folder, run or hf://...; several: later over earlier."
+        ),
     ] = None,
-    run_dir: Annotated[Path | None, typer.Option(help="Folder in which the run's folder is made.")] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(parser=paths.path, help="Folder in which the run's folder is made.")
+    ] = None,
     nproc: Annotated[int, typer.Option(min=1, help="Processes to plan for.")] = 1,
     json: Annotated[bool, typer.Option("--json", help="Print the plan as one JSON document.")] = False,
     yaml: Annotated[bool, typer.Option("--yaml", help="Print every value of the recipe with its origin.")] = False,

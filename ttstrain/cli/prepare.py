@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from ttstrain.cli import paths
 from ttstrain.shell import quoted
 
 if TYPE_CHECKING:
@@ -22,19 +23,26 @@ SHOWN_SCORES = 10
 
 
 def prepare(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="Recordings: a folder, their table, or `package:demo`.")],
+    data: Annotated[
+        Path,
+        typer.Argument(parser=paths.path, metavar="DATA", help="Recordings: a folder, their table, or `package:demo`."),
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Other values for keys of the recipe.")
     ] = None,
     *,
     recipe: Annotated[str, typer.Option(help="The recipe to prepare for: a shipped name or a YAML file.")] = "",
-    out: Annotated[Optional[Path], typer.Option("-o", "--out", help="Folder for the lists of clips.")] = None,  # noqa: UP045
+    out: Annotated[
+        Optional[Path], typer.Option("-o", "--out", parser=paths.path, help="Folder for the lists of clips.")  # noqa: UP045
+    ] = None,
     score: Annotated[
         str, typer.Option(metavar="CKPT", help="Rank the transcripts by how this checkpoint, or run, hears them.")
     ] = "",
     vocab_out: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Write the recipe's vocabulary with the missing symbols added."),
+        typer.Option(
+            parser=paths.path, metavar="FILE", help="Write the recipe's vocabulary with the missing symbols added."
+        ),
     ] = None,
     num_shown: Annotated[
         int, typer.Option("--show-tokens", metavar="N", min=0, help="Show N sentences as the model reads them.")

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from ttstrain.cli import paths
 from ttstrain.errors import RecipeError
 
 recipes = typer.Typer(
@@ -49,8 +50,12 @@ def show(name: Annotated[str, typer.Argument(help="A recipe's name.")]) -> None:
 
 @recipes.command("migrate")
 def migrate(
-    project: Annotated[Path, typer.Argument(metavar="PROJECT", help="An upstream project's folder of checkpoints.")],
-    to: Annotated[Path | None, typer.Option("-o", "--out", help="File to write; printed if not given.")] = None,
+    project: Annotated[
+        Path, typer.Argument(parser=paths.path, metavar="PROJECT", help="An upstream project's folder of checkpoints.")
+    ],
+    to: Annotated[
+        Path | None, typer.Option("-o", "--out", parser=paths.path, help="File to write; printed if not given.")
+    ] = None,
 ) -> None:
     """Make a recipe of an upstream project's settings, and say what was changed and why."""
     from ttstrain.config.project import write_recipe
@@ -70,7 +75,9 @@ def migrate(
 @recipes.command("copy")
 def copy(
     name: Annotated[str, typer.Argument(help="A recipe's name.")],
-    to: Annotated[Path | None, typer.Argument(help="File or folder; the folder you are in if not given.")] = None,
+    to: Annotated[
+        Path | None, typer.Argument(parser=paths.path, help="File or folder; the folder you are in if not given.")
+    ] = None,
 ) -> None:
     """Copy a recipe, to be edited and run as `ttstrain finetune ./<name>.yaml`."""
     from ttstrain.config.shipped import SCHEMA_LINE, find_recipe, schema_path

@@ -7,13 +7,16 @@ from typing import Annotated
 
 import typer
 
+from ttstrain.cli import paths
 from ttstrain.cli.progress import show_progress
 
 
 def resume(
     run: Annotated[
         Path,
-        typer.Argument(metavar="RUN", help="A run's folder, a checkpoint, an upstream training file or project."),
+        typer.Argument(
+            parser=paths.path, metavar="RUN", help="A run's folder, a checkpoint, an upstream training file or project."
+        ),
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Other values for keys of the recipe.")
@@ -21,9 +24,13 @@ def resume(
     *,
     reset_step: Annotated[bool, typer.Option("--reset-step", help="Start counter and schedule again.")] = False,
     reset_optimizer: Annotated[bool, typer.Option("--reset-optimizer", help="Drop the optimizer's moments.")] = False,
-    checkpoint: Annotated[Path | None, typer.Option("--from", help="Checkpoint to go on from.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--from", parser=paths.path, help="Checkpoint to go on from.")
+    ] = None,
     recipe: Annotated[str | None, typer.Option(help="Recipe for an upstream training file.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Recordings to go on with, for an upstream training file.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(parser=paths.path, help="Recordings to go on with, for an upstream training file.")
+    ] = None,
     nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine, one per GPU.")] = 1,
 ) -> None:
     """Go on with RUN exactly where its last checkpoint left it.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from ttstrain.cli import paths
 from ttstrain.shell import quoted
 
 if TYPE_CHECKING:
@@ -30,20 +31,30 @@ class Weights(str, Enum):
 
 def sample(
     checkpoint: Annotated[
-        str, typer.Argument(metavar="CKPT", help="A run, a checkpoint, an exported folder, an upstream file or hf://…")
+        str,
+        typer.Argument(
+            parser=paths.name,
+            metavar="CKPT",
+            help="A run, a checkpoint, an exported folder, an upstream file or hf://…",
+        ),
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as model.sampling.steps=32.")
     ] = None,
     *,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Sound file to write; a folder with `--texts`.")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", parser=paths.path, help="Sound file to write; a folder with `--texts`.")
+    ],
     text: Annotated[Optional[str], typer.Option(help="What to say.")] = None,  # noqa: UP045  typer of Python 3.10
     texts: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="File with one text per line; or .jsonl or .tsv with text, name, ref_audio, ref_text."),
+        typer.Option(
+            parser=paths.path,
+            help="File with one text per line; or .jsonl or .tsv with text, name, ref_audio, ref_text.",
+        ),
     ] = None,
     ref_audio: Annotated[
-        Optional[Path], typer.Option(help="Recording of the voice to speak with, 3 to 12 s.")  # noqa: UP045
+        Optional[Path], typer.Option(parser=paths.path, help="Recording of the voice to speak with, 3 to 12 s.")  # noqa: UP045
     ] = None,
     ref_text: Annotated[Optional[str], typer.Option(help="Exactly what it says.")] = None,  # noqa: UP045
     weights: Annotated[

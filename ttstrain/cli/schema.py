@@ -7,9 +7,13 @@ from typing import Annotated
 
 import typer
 
+from ttstrain.cli import paths
+
 
 def schema(
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write to this file instead of stdout.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", parser=paths.path, help="Write to this file instead of stdout.")
+    ] = None,
 ) -> None:
     """Print the JSON Schema of a recipe.
 

@@ -102,3 +102,30 @@ def test_real_recordings_are_planned(shared_data: Path) -> None:
     assert plan["data"]["num_clips"] + plan["data"]["num_holdout"] == 32
     assert plan["data"]["hours"] * 3600 == pytest.approx(222, rel=0.1)
     assert plan["data"]["skipped"] == {}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["plan", "quickstart", "--data", ""],
+        ["plan", "quickstart", "--base", ""],
+        ["plan", "quickstart", "--run-dir", " "],
+        ["prepare", ""],
+        ["prepare", "package:demo", "-o", ""],
+        ["finetune", "quickstart", "--data", ""],
+        ["resume", ""],
+        ["sample", "", "--text", "Hello.", "-o", "a.wav"],
+        ["export", "run", "-o", ""],
+        ["inspect-ckpt", ""],
+        ["recipes", "copy", "quickstart", ""],
+        ["schema", "-o", ""],
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown = run(app, arguments)
+    assert shown.exit_code == 2
+    assert "is empty" in shown.output
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,19 @@
+"""Paths on the command line. An empty one, as `--data "$UNSET"` gives, never stands for the current folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+
+def path(written: str) -> Path:
+    """Return what was written as a path. Raises BadParameter, exit code 2, when nothing was."""
+    return Path(name(written))
+
+
+def name(written: str) -> str:
+    """Return a path, address or name as it was written. Raises BadParameter, exit code 2, when nothing was."""
+    if not written.strip():
+        raise typer.BadParameter("it is empty: a variable that is not set? The current folder is `.`")
+    return written
