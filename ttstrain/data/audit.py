@@ -23,6 +23,7 @@ from ttstrain.data import atomic
 from ttstrain.data.columns_used import columns_used
 from ttstrain.data.location import cache_root, usable_cores
 from ttstrain.data.manifest import Clip, json_line, total_hours
+from ttstrain.data.markup import labels
 from ttstrain.data.measure import RULES, Measured, digest_of, leads_outside, measure
 from ttstrain.data.readers.locate import is_audio_name
 from ttstrain.data.readers.rows import Format, Row, RowTable, TableError, Verdict, printable
@@ -258,6 +259,7 @@ def _noted(judged: Sequence[_Judged]) -> list[_Judged]:
     _note_repeats(clips, notes)
     _note_pace(clips, notes)
     _note_scripts(clips, notes)
+    _note_labels(clips, notes)
     result = []
     for one in judged:
         if one.clip is not None:
@@ -306,6 +308,12 @@ def _note_scripts(clips: Sequence[Clip], notes: dict[str, list[tuple[str, str]]]
         own = main_script(clip.text)
         if own != usual and own:
             notes[clip.id].append(("unsupported_chars", f"written in {own.title()}, the others in {usual.title()}"))
+
+
+def _note_labels(clips: Sequence[Clip], notes: dict[str, list[tuple[str, str]]]) -> None:
+    for i, name in labels([(clip.text, clip.speaker) for clip in clips]).items():
+        why = f"the text begins with `{printable(name)}:`: is the name said?"
+        notes[clips[i].id].append(("speaker_label", why))
 
 
 def find_orphans(table: RowTable) -> list[Path]:

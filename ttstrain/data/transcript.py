@@ -9,8 +9,14 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
+from ttstrain.data.markup import doubtful, without_entities, without_markup
+from ttstrain.data.mojibake import undo
+from ttstrain.data.readers.rows import printable
+
 TERMINAL_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
-INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb]")
+INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u180b-\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0d\ufeff\ufff9-\ufffb\U000e0100-\U000e01ef]"
+)
 BREAKS = "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"  # controls that separate words
 JOINERS = "\u200c\u200d"  # spelled in Persian and Indic scripts, glue in emoji
 EMOJI = re.compile(
@@ -30,7 +36,7 @@ PAUSE_S = 1.0  # silence that a recording may hold whatever its text
 class Repair:
     """One thing that was wrong with a text."""
 
-    action: Literal["fix", "skip"]
+    action: Literal["fix", "skip", "accept"]  # `accept` only notes it
     reason: str
     why: str
 
@@ -50,10 +56,15 @@ class SpokenSeconds:
 
 
 def clean(text: str) -> CleanText:
-    """Strip what is not language, compose characters, and say what was done."""
+    """Strip what is not language, compose characters, and say what was done, or what only a person can decide.
+
+    Training, previews and `sample` read every text through this.
+    """
     repairs: list[Repair] = []
-    if "\ufffd" in text:
-        repairs.append(Repair("skip", "encoding", "U+FFFD in the text: a wrong encoding spoiled it before"))
+    written, text = text, _read_back(text, repairs)
+    if (entities := without_entities(text)) is not None:
+        repairs.append(Repair("fix", "entities", f"`{entities.example}` and the like became the characters they name"))
+        text = entities.text
 
     visible = _without_controls(text)
     if visible != text:
@@ -63,20 +74,58 @@ def clean(text: str) -> CleanText:
     if spaced.strip() != visible.strip():
         repairs.append(Repair("fix", "whitespace", "tabs, line breaks or unusual spaces became spaces"))
 
+    for found in without_markup(spaced):
+        repairs.append(Repair("fix", found.reason, f"`{printable(found.example, limit=30)}` taken out of the text"))
+        spaced = found.text
+
     plain = _without_emoji(spaced)
     if plain != spaced:
         repairs.append(Repair("fix", "unsupported_chars", f"{_named(spaced, plain)} taken out of the text"))
 
-    composed = unicodedata.normalize("NFC", plain)
+    composed = compose(plain)
     if composed != plain:
         repairs.append(Repair("fix", "normalised", "letters and accents composed (NFC)"))
 
     result = composed.strip()
-    if repairs:
+    if any(repair.action == "fix" for repair in repairs):
         result = re.sub(" {2,}", " ", result)
     if not any(c.isalnum() for c in result):
-        repairs.append(Repair("skip", "no_text", "no letter or digit is left" if text.strip() else "the text is empty"))
+        why = "no letter or digit is left" if written.strip() else "the text is empty"
+        repairs.append(Repair("skip", "no_text", why))
+    for found in doubtful(result):
+        why = f"`{printable(found.example, limit=30)}` stays in the text: is it said?"
+        repairs.append(Repair("accept", found.reason, why))
     return CleanText(result, tuple(repairs))
+
+
+def compose(text: str) -> str:
+    """Compose letters and their accents (NFC), and keep the letters that NFC would take apart as they are.
+
+    Those are in use, in Bengali and Hindi for instance, and whoever made a vocabulary of such texts has them in it.
+    """
+    if text.isascii() or unicodedata.is_normalized("NFC", text):
+        return text
+    pieces, start = [], 0
+    for i, c in enumerate(text):
+        if c > "\x7f" and not unicodedata.combining(c) and len(unicodedata.normalize("NFC", c)) > 1:
+            pieces += [unicodedata.normalize("NFC", text[start:i]), c]
+            start = i + 1
+    return "".join([*pieces, unicodedata.normalize("NFC", text[start:])])
+
+
+def _read_back(text: str, repairs: list[Repair]) -> str:
+    """Undo a wrong encoding where that is certain."""
+    if "\ufffd" in text:
+        repairs.append(Repair("skip", "encoding", "U+FFFD in the text: a wrong encoding spoiled it before"))
+    undone = undo(text)
+    if undone is None:
+        return text
+    shown = f"UTF-8 read as {undone.encoding}: `{printable(undone.before, limit=12)}` is `{undone.after}`"
+    if undone.whole:
+        repairs.append(Repair("fix", "encoding", f"{shown}, read back"))
+    else:
+        repairs.append(Repair("skip", "encoding", f"{shown}, and other characters of it are lost"))
+    return undone.text
 
 
 def _without_controls(text: str) -> str:

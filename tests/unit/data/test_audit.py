@@ -202,6 +202,14 @@ def test_an_odd_pace_is_noted_beside_many_even_ones(tmp_path: Path) -> None:
     assert noted == ["odd"]
 
 
+def test_names_before_texts_and_tags_are_noted_with_examples(folder: Path) -> None:
+    rows = [f"clip0{i}|Ann: {text_for(1.4)} {i} [music]" for i in range(3)]
+    (folder / "metadata.csv").write_text("\n".join(rows))
+    result = judge(folder)
+    assert result.count("accept").items() >= {"speaker_label": 3, "tags": 3}.items()
+    assert "the text begins with `Ann:`" in " ".join(summary(result).split())
+
+
 def test_another_script_is_noted_beside_many_of_one(tmp_path: Path) -> None:
     folder = write_ljspeech(tmp_path / "set", [1.0] * 12)
     add(folder, "arabic|لم يتفوق عليه أحد قط")

@@ -216,7 +216,9 @@ class FlowTask(Task):
     def _unread(self, text: str) -> list[str]:
         """Say which symbols the vocab lacks: the net is given spaces in their place."""
         unknown = Counter(
-            token for token in tokenize(text, kind=self.config.tokenizer) if token not in self.vocab.index
+            token
+            for token in tokenize(self.vocab.spelling.of(text), kind=self.config.tokenizer)
+            if token not in self.vocab.index
         )
         if not unknown:
             return []

@@ -29,8 +29,8 @@ def tokenize(text: str, *, kind: TokenizerKind) -> list[str]:
 
 
 def encode(text: str, vocab: Vocab, *, kind: TokenizerKind) -> list[int]:
-    """Return the vocab indices of a text."""
-    return vocab.encode(tokenize(text, kind=kind))
+    """Return the vocab indices of a text, its letters spelled as the vocab spells them."""
+    return vocab.encode(tokenize(vocab.spelling.of(text), kind=kind))
 
 
 class FlowFrontEnd:
@@ -50,10 +50,12 @@ class FlowFrontEnd:
             VOCAB: f"sha256:{vocab.sha256}",
         }
         self._index = vocab.index
+        self._spelling = vocab.spelling
 
     def tokens(self, text: str, language: str = "") -> list[Token]:
         """Read one text of any language; a token that the vocab lacks would be read as index 0, the space."""
         del language
+        text = self._spelling.of(text)
         read = [Token(character) for character in text] if self.kind == "char" else marked_tokens(text)
         return [token if token.text in self._index else Token(token.text, "unknown") for token in read]
 

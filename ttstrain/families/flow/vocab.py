@@ -15,6 +15,7 @@ from importlib import resources
 from pathlib import Path
 
 from ttstrain.errors import RecipeError
+from ttstrain.families.flow.spelling import Spelling
 
 PACKAGED = {"package:emilia": "vocab_emilia.txt"}
 
@@ -32,6 +33,11 @@ class Vocab:
     def index(self) -> dict[str, int]:
         """Map each token to its index."""
         return {token: number for number, token in enumerate(self.tokens)}
+
+    @cached_property
+    def spelling(self) -> Spelling:
+        """How this table writes letters that Unicode has two spellings of."""
+        return Spelling(self.tokens)
 
     def encode(self, tokens: Iterable[str]) -> list[int]:
         """Return the tokens' indices; an unknown token becomes 0, the space."""
