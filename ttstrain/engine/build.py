@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,12 +60,7 @@ def choose_device(name: str, *, tf32: bool, ranks: Ranks | None = None) -> torch
             raise RecipeError(f"`train.device={name}` but no GPU can be used", hint="see `ttstrain env`; or use `cpu`")
         if device.index is not None and not ranks.alone:
             raise RecipeError(f"`train.device={name}` is one GPU for {ranks.world_size} processes", hint="use `cuda`")
-        device = torch.device("cuda", ranks.local_rank if device.index is None else device.index)
-        if device.index >= torch.cuda.device_count():
-            raise RecipeError(
-                f"there is no GPU {device.index}: this machine has {torch.cuda.device_count()}",
-                hint="start one process per GPU (`--nproc`), or use `train.device=cpu`",
-            )
+        device = _own_gpu(device, ranks)
         torch.cuda.set_device(device)
         # torch 2.11's first choice on H100 and H200. It builds a plan for every new shape, about 0.5 s each way
         # (modelscope/FunASR#3704), and can give NaN gradients under a mask (pytorch#196678).
@@ -72,6 +68,32 @@ def choose_device(name: str, *, tf32: bool, ranks: Ranks | None = None) -> torch
         torch.backends.cuda.matmul.allow_tf32 = tf32
         torch.backends.cudnn.allow_tf32 = tf32
     return device
+
+
+def _own_gpu(device: torch.device, ranks: Ranks) -> torch.device:
+    """Choose this process's GPU among those it sees, which no other process may have.
+
+    A scheduler that gives each process one GPU to see (Slurm's `--gpus-per-task=1`) has chosen already.
+    """
+    count = torch.cuda.device_count()
+    wanted = ranks.local_rank if device.index is None else device.index
+    bound = not ranks.alone and count == 1
+    if wanted >= count and not bound:
+        raise RecipeError(
+            f"there is no GPU {wanted}: this machine has {count}",
+            hint="start one process per GPU (`--nproc`), or use `train.device=cpu`",
+        )
+    own = torch.device("cuda", 0 if bound else wanted)
+    if ranks.alone:
+        return own
+    taken = ranks.gather((platform.node(), str(torch.cuda.get_device_properties(own).uuid)))
+    if taken.count(taken[ranks.rank]) > 1:
+        sharing = [str(rank) for rank, gpu in enumerate(taken) if gpu == taken[ranks.rank]]
+        raise RecipeError(
+            f"processes {', '.join(sharing)} have the same GPU of `{platform.node()}`",
+            hint="start one process per GPU (`--nproc`), or use `train.device=cpu`",
+        )
+    return own
 
 
 def build(

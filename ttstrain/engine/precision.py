@@ -16,6 +16,7 @@ from ttstrain.task import Loss
 Kind = Literal["fp32", "bf16", "fp16"]
 DTYPES: Mapping[Kind, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 BF16_CAPABILITY = (8, 0)  # Ampere; older cards emulate bf16 and are slower with it than without
+FP16_CAPABILITY = (7, 0)  # Volta, the first with tensor cores
 PROBE_SIZE = 64
 PROBE_TOLERANCE = 0.05  # of the largest value: several times what bf16's eight bits make of a sum of 64 products
 
@@ -30,6 +31,19 @@ def choose(
     if kind != "auto":
         return kind
     return "bf16" if (has_bf16 or really_has_bf16)(device) else "fp32"
+
+
+def remark(wanted: str, chosen: Kind, device: torch.device) -> str:
+    """Say what `auto` did not choose on a GPU, and what may be faster there; "" where there is nothing to say."""
+    if wanted != "auto" or chosen != "fp32" or device.type != "cuda":
+        return ""
+    major, minor = torch.cuda.get_device_capability(device)
+    name = torch.cuda.get_device_name(device)
+    if (major, minor) >= BF16_CAPABILITY:
+        return f"WARNING: {name} computes bf16 wrongly: trained in fp32. Is its driver sound?"
+    if (major, minor) >= FP16_CAPABILITY:
+        return f"{name} has no bf16: trained in fp32; `train.precision=fp16` may be several times faster"
+    return f"{name} has no bf16: trained in fp32"
 
 
 def really_has_bf16(device: torch.device) -> bool:

@@ -28,7 +28,7 @@ from ttstrain.config.resolve import DEFAULT, parse, resolve
 from ttstrain.data.audit import write_quarantine
 from ttstrain.data.earlier import write_record
 from ttstrain.data.manifest import write_manifest
-from ttstrain.engine import build, checkpointing, distributed, folder, sessions
+from ttstrain.engine import build, checkpointing, distributed, folder, precision, sessions
 from ttstrain.engine.changed_data import check_measurable, clips_before, forget_measures, tell_changes
 from ttstrain.engine.disk import check_disk
 from ttstrain.engine.distributed import Ranks
@@ -520,6 +520,8 @@ def _train(
     held_out = build.hold_out(run, prepared)
     again = recover_base(run, held_out.previews, lambda: open_for(run.plan.recipe))
     notes = [*notes, *held_out.previews.notes, *again]
+    if said := precision.remark(run.plan.recipe.train.precision, run.precision.kind, run.device):
+        notes.append(said)
     if held_out.previews.sentences:
         notes.append(f"previews are spoken by {run.task.ready_to_speak()}")
     snapshots = build.make_snapshots(run)

@@ -7,7 +7,7 @@ import torch
 from toys import CPU, Regression, make_batch, make_run
 
 from ttstrain.engine import precision
-from ttstrain.engine.precision import Precision, choose, computes_in, really_has_bf16
+from ttstrain.engine.precision import Precision, choose, computes_in, really_has_bf16, remark
 from ttstrain.engine.step import train_step
 
 
@@ -40,6 +40,24 @@ def test_bf16_needs_the_hardware_and_right_results(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     monkeypatch.setattr(precision, "computes_in", lambda *_: right)
     assert really_has_bf16(torch.device("cuda", 0)) is expected
+
+
+@pytest.mark.parametrize(
+    ("capability", "said"),
+    [
+        ((7, 5), "a card has no bf16: trained in fp32; `train.precision=fp16` may be several times faster"),
+        ((6, 1), "a card has no bf16: trained in fp32"),
+        ((9, 0), "WARNING: a card computes bf16 wrongly: trained in fp32. Is its driver sound?"),
+    ],
+)
+def test_fp32_that_nobody_asked_for_is_said(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], said: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a card")
+    gpu = torch.device("cuda", 0)
+    assert remark("auto", "fp32", gpu) == said
+    assert remark("fp32", "fp32", gpu) == remark("auto", "bf16", gpu) == remark("auto", "fp32", CPU) == ""
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
