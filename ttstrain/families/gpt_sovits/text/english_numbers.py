@@ -27,6 +27,9 @@ _UNITS = {
     "MHz": ("megahertz", "megahertz"), "GHz": ("gigahertz", "gigahertz"), "TB": ("terabyte", "terabytes"),
     "GB": ("gigabyte", "gigabytes"), "MB": ("megabyte", "megabytes"), "KB": ("kilobyte", "kilobytes"),
     "kW": ("kilowatt", "kilowatts"), "W": ("watt", "watts"), "V": ("volt", "volts"), "dB": ("decibel", "decibels"),
+    "Mbps": ("megabit per second", "megabits per second"),
+    "Gbps": ("gigabit per second", "gigabits per second"),
+    "tsp": ("teaspoon", "teaspoons"), "tbsp": ("tablespoon", "tablespoons"),
     "Ω": ("ohm", "ohms"), "%": ("percent", "percent"), "‰": ("per thousand", "per thousand"),
 }  # fmt: skip
 _CURRENCIES = {
@@ -162,12 +165,12 @@ def _date(written: str, *, year: str, month: str, day: str) -> str:
 def _names(text: str) -> str:
     """Read the numbers of kings, rooms, flights and houses, and hyphens between a number and a word."""
     text = re.sub(
-        rf"\b({_KINGS}) ([IVX]{{2,5}}|[VX])\b",
+        rf"\b({_KINGS}) ([IVXL]{{2,6}}|[VX])\b",
         lambda m: f"{m[1]} the {_ordinal(roman(m[2])).capitalize()}" if roman(m[2]) else m[0],
         text,
     )
     text = re.sub(
-        rf"\b({_PARTS}) ([IVX]+)\b",
+        rf"\b({_PARTS}) ([IVXL]+)\b",
         lambda m: f"{m[1]} {_cardinal(roman(m[2]))}" if roman(m[2]) else m[0],
         text,
     )
@@ -232,6 +235,10 @@ def _amount(found: re.Match[str]) -> str:
 def _others(text: str) -> str:
     """Read ordinals, fractions, ranges, decades and quantities."""
     text = re.sub(r"\b([\d,]*\d)(?:st|nd|rd|th)\b", lambda m: _ordinal(int(m[1].replace(",", ""))), text, flags=re.I)
+    text = re.sub(r"(?<=\d)in\b", " inches", text)
+    text = re.sub(r"(?<=\d)x\b(?!\s?\d)", " times", text)
+    text = re.sub(r"\b(\d+)/100\b", r"\1 out of 100", text)
+    text = re.sub(r"(?<=\d)\s/\s(?=\d)", " divided by ", text)
     text = re.sub(
         r"(?<![\d/.])(?:(\d+)\s)?(\d+)/(\d+)(?![\d/])",
         lambda m: f"{_cardinal(int(m[1]))} and {_article(_fraction(m[2], m[3]))}" if m[1] else _fraction(m[2], m[3]),

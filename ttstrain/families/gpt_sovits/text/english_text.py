@@ -118,6 +118,7 @@ def _expand_signs(text: str) -> str:
     text = re.sub(r"(?<=\d)\s?\*\s?(?=\d)", " times ", text)
     text = re.sub(r"(?<=\w)\^(?=\w)", " to the power of ", text)
     text = re.sub(r"(?<=[A-Z])\+\+", " plus plus", text)
+    text = re.sub(r"\btsp\b(?<!\d tsp)(?<!\dtsp)", "teaspoon", text)
     text = re.sub(r"\bw/o\b", "without", text)
     text = re.sub(r"\bw/(?=\s|[a-z])", "with ", text)
     text = re.sub(r"(?<=\d)\s-\s(?=\d+\s?=)", " minus ", text)

@@ -33,6 +33,7 @@ _SPELLED = (
     "身份证|号码|號碼|热线|熱線|电话|電話|手机|传真|拨打|致电|车牌|航班|房间号|房号"
 )
 _WEEKDAYS = r"(?:周|星期|礼拜|禮拜|週)[一二三四五六日天]|[一二三四五六七八九十]+[月日号點点]"
+_BEFORE_MINUS = "是为到至达低约了于在有从温度幅值率差额量数高跌降升得即分"  # a hyphen after these is no part of a name
 _FULL_STOP = "点"
 _UNIT_OF = {"kg": "公斤", "g": "克", "Hz": "赫兹", "kHz": "千赫兹", "V": "伏", "W": "瓦", "GB": "G B", "dB": "分贝"}
 _ARITHMETIC = {"÷": "除以", "×": "乘以", "*": "乘以", "+": "加", "=": "等于", "-": "减", "−": "减", "/": "除以"}
@@ -153,6 +154,9 @@ def _digit_by_digit(text: str) -> str:
     text = re.sub(r"(?<![\d.])\d{3,4}(?=[号號]?(?:房间?|室)|路公交|路车)", lambda m: by_digits(m[0]), text)
     text = re.sub(r"(?<![\d.])24/7(?![\d/])", "二十四七", text)
     text = re.sub(r"(?<![\d.])\d+(?:\.\d+){2,}(?![\d.])", lambda m: _FULL_STOP.join(map(_part, m[0].split("."))), text)
+    text = re.sub(r"(?<=单元)\d{3,4}(?!\d)", lambda m: by_digits(m[0]), text)
+    text = re.sub(r"(?<![\d·])(\d{1,2})·(\d{1,2})(?![\d·])", lambda m: by_digits(m[0]), text)
+    text = re.sub(r"(?<=[A-Z])·(?=\d)", "", text)
     text = re.sub(r"(?<=[A-Za-z])\d{3,}(?![\d.])", lambda m: by_digits(m[0]), text)
     text = re.sub(r"(?<![\d.,])\d{3,4}(?=[pP](?![A-Za-z]))", lambda m: by_digits(m[0]), text)
     return re.sub(r"(?<![\d.:,-])0\d+(?![\d.:])", lambda m: by_digits(m[0]), text)
@@ -177,7 +181,7 @@ def _ranges(text: str) -> str:
     text = re.sub(rf"({_WEEKDAYS}){_DASH}(?={_WEEKDAYS})", r"\1到", text)
     text = re.sub(rf"(?<=\d)%\s?{_DASH}\s?(?={_NUMBER}%)", "%到", text)
     text = re.sub(rf"(?<=[\d])(万|亿|元|岁|年|月|日|号|天|℃|°C|°|kg|km|cm|米|点)\s?{_DASH}\s?(?=\d)", r"\1到", text)
-    text = re.sub(rf"(比分|战胜|击败|[以])([是为]?)\s?(\d{{1,3}}){_DASH}(\d{{1,3}})(?!\d)", r"\1\2\3比\4", text)
+    text = re.sub(rf"(比分|结果|战胜|击败|[以])([是为]?)\s?(\d{{1,3}}){_DASH}(\d{{1,3}})(?!\d)", r"\1\2\3比\4", text)
 
     def rising(found: re.Match[str]) -> str:
         return f"{found[1]}到{found[2]}" if float(found[1]) < float(found[2]) else found[0]
@@ -189,10 +193,10 @@ def _ranges(text: str) -> str:
 def _hyphens(text: str) -> str:
     """Keep a hyphen between a name and its number from being a minus; between characters it is a pause."""
     text = re.sub(r"(?<=[A-Za-z])[-–](?=\d)", " ", text)
-    text = re.sub(rf"(?<={_HAN})[-–](?=\d+(?!\d*[%％℃°.]))", "", text)
+    text = re.sub(rf"(?<![{_BEFORE_MINUS}])(?<={_HAN})[-–](?=\d+(?![\d.]*(?:[%％℃°度元分.到至])))", "", text)
     text = re.sub(r"(?<=\d)[-–](?=[A-Za-z])", " ", text)
     text = re.sub(rf"(?<={_HAN})[-–](?={_HAN})", "，", text)
-    text = re.sub(r"(?<![\d.)）=])-(?=\d)", "负", text) if "=" not in text else text
+    text = re.sub(r"(?<![\d.)）=])[-–](?=\d)", "负", text) if "=" not in text else text
     return re.sub(r"负(\d+(?:\.\d+)?)[%％]", r"负百分之\1", text)
 
 
@@ -234,7 +238,8 @@ def _formulas(text: str) -> str:
     text = re.sub(r"(?<=[A-Za-z])\s?&\s?(?=[A-Za-z])", " and ", text)
     text = re.sub(r"@", "艾特", text)
     value, mark = rf"\(?(?:负?{_NUMBER}|(?<![A-Za-z])[a-zA-Z](?![A-Za-z]))\)?", f"[{re.escape(''.join(_ARITHMETIC))}]"
-    return re.sub(rf"(?<![\d:.]){value}(?:\s?{mark}\s?{value})+(?![\d:])", _formula, text)
+    text = re.sub(rf"(?<![\d:.]){value}(?:\s?{mark}\s?{value})+(?![\d:])", _formula, text)
+    return re.sub(r"(?<=\w)\s?([+=])\s?(?=\w)", lambda m: _ARITHMETIC[m[1]], text)
 
 
 def _formula(found: re.Match[str]) -> str:

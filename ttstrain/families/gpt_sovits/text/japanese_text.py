@@ -26,7 +26,7 @@ _LETTERS = dict(zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", _NAMES.split(), strict=True))
 _SIGNS = {
     "%": "パーセント", "‰": "パーミル", "℃": "度", "°C": "度", "℉": "度", "°": "度", "㎡": "平方メートル",
     "m²": "平方メートル", "km²": "平方キロメートル", "m³": "立方メートル", "±": "プラスマイナス", "≒": "約", "≈": "約",
-    "№": "ナンバー", "π": "パイ", "√": "ルート", "∞": "無限大",
+    "№": "ナンバー", "〒": "郵便番号", "km/h": "キロ", "m/s": "メートル", "π": "パイ", "√": "ルート", "∞": "無限大",
 }  # fmt: skip
 _MONEY = {"¥": "円", "￥": "円", "$": "ドル", "€": "ユーロ", "£": "ポンド", "₩": "ウォン"}
 _ARITHMETIC = {"+": "足す", "-": "引く", "−": "引く", "×": "かける", "÷": "割る", "*": "かける", "=": "イコール"}
@@ -122,7 +122,7 @@ def _numbers(text: str) -> str:
 
 
 def _score(found: re.Match[str]) -> str:
-    return f"{han_number(found[1])}対{han_number(found[2])}"  # OpenJTalk reads 2対 as two pairs
+    return f"{han_number(found[1])}タイ{han_number(found[2])}"  # OpenJTalk reads 対 as a pair
 
 
 def _range(found: re.Match[str]) -> str:
@@ -136,6 +136,8 @@ def _signs(text: str) -> str:
     for sign in sorted(_SIGNS, key=len, reverse=True):
         text = text.replace(sign, _SIGNS[sign])
     text = re.sub(r"(?<=\d)\s?[×xX]\s?(?=\d)", "かける", text)
+    text = re.sub(r"(?<=\d)L(?![A-Za-z])", "リットル", text)
+    text = re.sub(r"\b(?:[Vv]er\.?|[Vv](?=\d+点))\s?(?=\d)", "バージョン", text, flags=re.A)
     return re.sub(r"#(?=\d)", "ナンバー", text)
 
 
@@ -151,7 +153,7 @@ def _letters(text: str) -> str:
     text = re.sub(r"(?<=\b[A-Z])#", "シャープ", text)
     text = re.sub(r"(?<=[\w])([&@+])(?=[\w])", lambda m: _BETWEEN_LETTERS[m[1]], text)
     text = re.sub(r"(?<=[A-Za-z])-(?=\d)", "", text)
-    return re.sub(r"(?<![A-Za-z])[a-z](?![A-Za-z])", lambda m: m[0].upper(), text)
+    return re.sub(r"(?<![A-Za-z\d/])[a-z](?![A-Za-z])", lambda m: m[0].upper(), text)
 
 
 def _spelled(letters: str) -> str:

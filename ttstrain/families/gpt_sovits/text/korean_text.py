@@ -139,7 +139,7 @@ def _telephone(written: str) -> str:
 def _signed(text: str) -> str:
     """Say below zero of temperatures, minus of all else; drop a hyphen between a name and its number."""
     text = re.sub(rf"(?<=[A-Za-z]){_DASH}(?=\d)", " ", text)
-    text = re.sub(rf"(?<![\w.)]){_DASH}(?={_NUMBER}\s?(?:℃|°C|도(?![가-힣])))", "영하 ", text)
+    text = re.sub(rf"(?<![\w.)]){_DASH}(?={_NUMBER}\s?(?:℃|°C|도(?!시|서|면)))", "영하 ", text)
     text = re.sub(rf"(?<![\w.)]){_DASH}(?=[$€£¥₩]?\d)", "마이너스 ", text)
     return re.sub(r"(?<!\w)\+(?=\d)", "플러스 ", text)
 

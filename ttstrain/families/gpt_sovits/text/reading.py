@@ -11,6 +11,7 @@ from typing import Any
 from ttstrain.errors import RecipeError
 
 SIGNS = frozenset("%#&@*/\\§¶†‡•※‰_")  # punctuation by Unicode, and words where they are said
+_MOST_JUDGED = 64  # signs of a text
 INSTALL = 'pip install "ttstrain[gpt_sovits]"'
 
 
@@ -58,6 +59,9 @@ def unsaid(text: str, say: Callable[[str], object], *, plain: Callable[[str], bo
     ]
     if not places:
         return []
+    if len(places) > _MOST_JUDGED:  # a page of emoji: each sign where it first stands
+        first = {text[place]: place for place in reversed(places)}
+        places = sorted(first.values())
     said = say(text)
     return [text[place] for place in places if say(f"{text[:place]} {text[place + 1 :]}") == said]
 
