@@ -10,7 +10,7 @@ import pytest
 from small_runs import RECIPE, checkpoint, finetune, metrics, write_clips, write_recipe
 
 from ttstrain.engine.start import resume
-from ttstrain.errors import RecipeError
+from ttstrain.errors import DataError, RecipeError
 
 MakeRun = Callable[..., Path]
 
@@ -88,3 +88,17 @@ def test_held_out_clips_that_are_gone_are_no_reason_to_hold_out_trained_ones(sta
     resume(run, ["train.steps=4", "data.holdout=1"])
     assert len(held_out(run)) == 1
     assert held_out(run) != [second]
+
+
+def test_data_that_moved_are_found_with_the_option_or_the_key(start: MakeRun, tmp_path: Path) -> None:
+    run = start(f"data.path={tmp_path / 'speech'}")
+    moved = (tmp_path / "speech").rename(tmp_path / "moved here")
+    with pytest.raises(DataError) as caught:
+        resume(run, ["train.steps=3"])
+    assert "`data.path=PATH` (or `--data PATH`)" in str(caught.value.hint)
+    resume(run, ["train.steps=3"], data=moved)
+    resume(run, ["train.steps=4"])  # it goes on from there
+    again = moved.rename(tmp_path / "speech")
+    with pytest.raises(RecipeError, match="is set by an option and by"):
+        resume(run, ["train.steps=5", f"data.path={again}"], data=again)
+    resume(run, ["train.steps=5", f"data.path={again}"])

@@ -29,7 +29,10 @@ def resume(
     ] = None,
     recipe: Annotated[str | None, typer.Option(help="Recipe for an upstream training file.")] = None,
     data: Annotated[
-        Path | None, typer.Option(parser=paths.path, help="Recordings to go on with, for an upstream training file.")
+        Path | None,
+        typer.Option(
+            parser=paths.path, help="Recordings to go on with: where a run's lie now, or for an upstream file."
+        ),
     ] = None,
     nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine, one per GPU.")] = 1,
 ) -> None:

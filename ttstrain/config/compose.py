@@ -100,7 +100,9 @@ def with_flags(
     if base:
         given["base"] = base[0] if len(base) == 1 else list(base)
     for key in given:
-        if composed.origins.get(key) == COMMAND_LINE:
+        # The place tells, too: the origin of a run's value may be the command line that it was started with.
+        here = any(composed.places.get(above) == COMMAND_LINE for above in (key, key.partition(".")[0]))
+        if here and composed.origins.get(key) == COMMAND_LINE:
             raise RecipeError(f"`{key}` is set by an option and by `{key}=...`", hint="give it once")
     layers = _Layers(copy.deepcopy(composed.values), dict(composed.origins), dict(composed.places))
     layers.override([(tuple(key.split(".")), value) for key, value in given.items()])

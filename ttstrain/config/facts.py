@@ -76,7 +76,7 @@ def audit_data(recipe: Recipe, progress: Callable[[int, int], None] | None = Non
     if data.replay is None:
         return Audited(found)
     named = {"path": data.replay.path, "format": data.replay.format, "language": data.replay.language}
-    replay = review_data(recipe, _audit(data.model_copy(update=named), progress))
+    replay = review_data(recipe, _audit(data.model_copy(update=named), progress, key="data.replay.path"))
     clips = [replace(clip, id=f"replay/{clip.id}") for clip in replay.clips]
     return Audited(found, replay=replace(replay, clips=clips))
 
@@ -96,12 +96,12 @@ def review_data(recipe: Recipe, result: AuditResult) -> AuditResult:
     return found
 
 
-def _audit(data: DataConfig, progress: Callable[[int, int], None] | None) -> AuditResult:
+def _audit(data: DataConfig, progress: Callable[[int, int], None] | None, *, key: str = "data.path") -> AuditResult:
     from ttstrain.data.audit import audit
     from ttstrain.data.readers import read_rows
 
     assert data.path is not None
-    return audit(read_rows(data.path, data.format, cache_dir=data.cache_dir), data, progress)
+    return audit(read_rows(data.path, data.format, cache_dir=data.cache_dir, key=key), data, progress)
 
 
 def count_frames(

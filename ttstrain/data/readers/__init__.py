@@ -29,14 +29,20 @@ def read_rows(
     format: Format | str = "auto",  # noqa: A002  what the recipe calls it
     *,
     cache_dir: str | None = None,
+    key: str = "data.path",
 ) -> RowTable:
-    """Read the rows of a data set: a folder, a table, or `package:demo`.
+    """Read the rows of a data set: a folder, a table, or `package:demo`. `key` is what names it in the recipe.
 
     Raises TableError, a DataError, when there is nothing to read or it cannot be read, naming file and line.
     """
     path = _package_folder(path) if str(path).startswith(PACKAGE_DATA) else Path(path).expanduser()
     if not path.exists():
-        raise TableError("no_data", f"there is no `{path}`", hint="`--data` is a folder of recordings or its table")
+        flag = " (or `--data PATH`)" if key == "data.path" else ""
+        raise TableError(
+            "no_data",
+            f"there is no `{path}`",
+            hint=f"say where it lies with `{key}=PATH`{flag}: a folder of recordings, or its table",
+        )
     if path.is_dir():
         return _read_folder(path, format, cache_dir)
     return _read_table(path, path.parent, format, cache_dir)
