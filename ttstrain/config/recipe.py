@@ -463,9 +463,15 @@ class CheckpointConfig(Section):
     """Write while training goes on."""
 
 
+def _off_for_disabled(mode: str) -> str:
+    return "off" if mode == "disabled" else mode
+
+
 class TrackingConfig(Section):
-    wandb: Literal["off", "online", "offline", "auto"] = "auto"
-    """`auto` is online when logged in, offline otherwise."""
+    wandb: Annotated[Literal["off", "disabled", "online", "offline", "auto"], AfterValidator(_off_for_disabled)] = (
+        "auto"
+    )
+    """`auto` is online when logged in, offline otherwise. `$WANDB_MODE` decides unless the recipe itself sets this."""
     wandb_project: str = "ttstrain"
     wandb_entity: str | None = None
     tags: list[str] = []

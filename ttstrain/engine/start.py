@@ -260,7 +260,7 @@ def _exit_code(error: BaseException) -> int:
 
 
 def _build(plan: Plan, prepared: Prepared, place: Path, here: _Processes) -> Run:
-    trackers = build_trackers(plan.recipe.tracking) if here.ranks.main else Trackers()
+    trackers = build_trackers(plan.recipe.tracking, origins=plan.origins) if here.ranks.main else Trackers()
     return build.build(
         plan, prepared, folder=place, device=here.device, ranks=here.ranks, trackers=trackers, lock=here.lock
     )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Literal
 
+from ttstrain.config.compose import COMMAND_LINE, RECIPE
 from ttstrain.config.recipe import TrackingConfig
 from ttstrain.tracking.console import ConsoleTracker
 from ttstrain.tracking.jsonl import JsonlTracker
@@ -15,17 +18,32 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def build_trackers(config: TrackingConfig, *, console: Console | None = None) -> Trackers:
+WandbMode = Literal["off", "online", "offline", "auto"]
+MODES: Mapping[str, WandbMode] = {  # of `$WANDB_MODE`; the last two are W&B's former names
+    "disabled": "off",
+    "online": "online",
+    "offline": "offline",
+    "run": "online",
+    "dryrun": "offline",
+}
+
+
+def build_trackers(
+    config: TrackingConfig, *, origins: Mapping[str, str] | None = None, console: Console | None = None
+) -> Trackers:
     """Build what a recipe's `tracking:` asks for; nothing is opened or imported before `start`.
 
-    `metrics.jsonl` comes first, because a resumed console reads the earlier evaluations from it. Raises RecipeError
-    when a package is missing.
+    `origins` tell who set what: `$WANDB_MODE` counts where neither the recipe nor the command line sets
+    `tracking.wandb`. `metrics.jsonl` comes first, because a resumed console reads the earlier evaluations from it.
+    Raises RecipeError when a package is missing.
     """
     screen = ConsoleTracker(console)
+    said = origins is None or origins.get("tracking.wandb") in (RECIPE, COMMAND_LINE)
+    mode = _wandb_mode(config, said=said, warn=screen.warn)
     trackers = Trackers([JsonlTracker(warn=screen.warn), screen])
-    if config.wandb != "off":
+    if mode != "off":
         wandb = WandbTracker(
-            mode=config.wandb,
+            mode=mode,
             project=config.wandb_project,
             entity=config.wandb_entity,
             tags=config.tags,
@@ -36,3 +54,14 @@ def build_trackers(config: TrackingConfig, *, console: Console | None = None) ->
     if config.tensorboard:
         trackers.append(TensorboardTracker())
     return trackers
+
+
+def _wandb_mode(config: TrackingConfig, *, said: bool, warn: Callable[[str], None]) -> WandbMode:
+    wanted: WandbMode = config.wandb if config.wandb != "disabled" else "off"
+    named = os.environ.get("WANDB_MODE", "").strip().lower()
+    if not named or said:
+        return wanted
+    if named not in MODES:
+        warn(f"WANDB_MODE is `{named}`, which is none of {', '.join(MODES)}: `tracking.wandb` is `{wanted}`")
+        return wanted
+    return MODES[named]

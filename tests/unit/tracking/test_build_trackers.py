@@ -38,3 +38,36 @@ def test_choosing_imports_nothing_heavy() -> None:
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "origin", "environment", "mode"),
+    [
+        ("auto", "default", "disabled", None),
+        ("offline", "configs/tracking/offline", "disabled", None),
+        ("offline", "configs/tracking/offline", "online", "online"),
+        ("auto", "default", "dryrun", "offline"),
+        ("auto", "default", "", "auto"),
+        ("offline", "recipe", "disabled", "offline"),
+        ("online", "command line", "disabled", "online"),
+        ("off", "recipe", "online", None),
+        ("disabled", "recipe", "online", None),
+        ("disabled", "command line", "", None),
+    ],
+)
+def test_wandb_mode_counts_unless_the_recipe_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, recipe: str, origin: str, environment: str, mode: str | None
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", environment)
+    config = TrackingConfig(wandb=recipe)  # type: ignore[arg-type]
+    *_, last = build_trackers(config, origins={"tracking.wandb": origin})
+    assert getattr(last, "_wanted", None) == mode
+
+
+def test_an_unknown_wandb_mode_is_told_and_left_aside(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "of")
+    *_, last = build_trackers(TrackingConfig(wandb="offline"), origins={})
+    assert getattr(last, "_wanted", None) == "offline"
+    assert "WANDB_MODE is `of`" in capsys.readouterr().err
