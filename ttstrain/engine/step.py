@@ -13,7 +13,7 @@ from torch import Tensor
 from ttstrain.engine.distributed import Ranks
 from ttstrain.engine.guard import Guard, Verdict
 from ttstrain.engine.precision import Precision
-from ttstrain.errors import OutOfMemoryError, is_out_of_memory
+from ttstrain.errors import OutOfMemoryError, RecipeError, is_out_of_memory
 from ttstrain.optim.ema import Ema
 from ttstrain.optim.optimizers import Optimizers
 from ttstrain.state import Progress
@@ -132,12 +132,13 @@ def train_step(run: Stepping, micro_batches: Sequence[Batch], *, measure: bool =
     refuses leaves its optimizer, and every later one of this step, untouched; one that stepped before it has stepped,
     and the report says so. `measure` adds per-group figures that logging wants and the update does not need.
 
-    Raises DidNotFit, without gradients left, when memory runs out.
+    Raises DidNotFit, without gradients left, when memory runs out, and RecipeError where there is nothing to learn.
     """
     run.optimizers.set_lr(run.progress.step, factor=run.guard.lr_factor)
     lrs = run.optimizers.logged_lrs()
     batches = [run.task.draw(batch) for batch in micro_batches]
     counts = _count(run, batches)
+    _check_weight(run, batches, total=counts[0])
     walk = _Walk(measured=_Measured() if measure else None)
     if not _walk_through(run, batches, walk, total=counts[0]):
         run.ranks.all_fit(False)
@@ -243,6 +244,18 @@ def _count(run: Stepping, batches: Sequence[Batch]) -> list[float]:
         return own
     counts: list[float] = run.ranks.sum(torch.tensor(own, dtype=torch.float64)).tolist()  # on the host: no wait
     return counts
+
+
+def _check_weight(run: Stepping, batches: Sequence[Batch], *, total: float) -> None:
+    """Raise RecipeError, on every rank, where nothing of the global batch is to be learned: no mean is defined."""
+    if not total > 0:
+        clips = [f"`{clip}`" for batch in batches for clip in batch.ids]
+        shown = ", ".join(clips[:3]) + (f" and {len(clips) - 3} more" if len(clips) > 3 else "")
+        raise RecipeError(
+            f"step {run.progress.step + 1} has nothing to learn: its batch weighs {total:g} ({shown})",
+            hint="look at what `model:` hides or masks of such clips, or take more of them in a step "
+            "(`data.batch_frames`, `train.accumulate`)",
+        )
 
 
 def _update(run: Stepping, name: str, walk: _Walk) -> None:

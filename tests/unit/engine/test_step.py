@@ -1,5 +1,6 @@
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from ttstrain.config.recipe import Constant, GroupRule, GuardConfig, OptimConfig
 from ttstrain.engine.distributed import Ranks
 from ttstrain.engine.snapshot import STAYS
 from ttstrain.engine.step import AVERAGE, DidNotFit, train_step
-from ttstrain.errors import OutOfMemoryError
+from ttstrain.errors import OutOfMemoryError, RecipeError
 from ttstrain.task import Loss
 
 PLAIN = OptimConfig(lr=1e-2, weight_decay=0.01, decay_norms_and_biases=True, schedule=Constant(warmup_steps=0))
@@ -66,6 +67,17 @@ def test_what_a_step_met_is_learned_once_the_optimizers_have_stepped_and_then_av
     torch.testing.assert_close(run.task.mean, 0.1 * batch.x.mean(0))
     decay = run.ema.decay_at(1)
     torch.testing.assert_close(run.ema.state_dict()["weights"]["mean"], (1 - decay) * run.task.mean)
+
+
+def test_a_step_with_nothing_to_learn_is_refused_and_a_micro_batch_without_weight_is_not():
+    run, nothing = make_run(Regression()), replace(make_batch(4), weight=0.0)
+    with pytest.raises(RecipeError, match=r"step 1 has nothing to learn: its batch weighs 0 \(`clip-0-0`, .* 1 more\)"):
+        train_step(run, [nothing])
+    assert run.progress.step == 0
+    alone = make_run(copy.deepcopy(run.task))
+    one, other = train_step(alone, [make_batch(6, seed=2)]), train_step(run, [make_batch(6, seed=2), nothing])
+    assert other.losses == pytest.approx(one.losses)
+    assert same(weights(run), weights(alone))
 
 
 def test_the_generators_loss_leaves_nothing_in_the_discriminator():
