@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ttstrain import terminal
 from ttstrain.cli import paths
 
 if TYPE_CHECKING:
@@ -54,7 +55,6 @@ def inspect_ckpt(
     Some nets look alike and differ in how their tensors are meant; `--probe DATA` tells them apart by their losses.
     """
     import torch
-    from rich.console import Console
 
     from ttstrain.checkpoint.inspect import diff, inspect, list_tensors
 
@@ -70,7 +70,7 @@ def inspect_ckpt(
     torch.set_num_threads(1)  # the disk is the limit, and threads that wait for it burn what others could use
     if other is not None and tensors is not None:
         raise typer.BadParameter("give a second checkpoint or `--tensors`, not both")
-    console = Console(highlight=False, soft_wrap=False)
+    console = terminal.console(soft_wrap=False)
     if not console.is_terminal:
         console.width = _WIDTH
     if other is not None:
@@ -155,7 +155,9 @@ def _average(found: Inspection) -> str:
 def _modules(found: Inspection) -> str:
     ordered = sorted(found.modules, key=lambda module: -module.parameters)
     total = max(found.parameters, 1)
-    shown = [f"{module.name[:_LONG]} {module.parameters / total:.1%}" for module in ordered[:_PARTS]]
+    shown = [
+        f"{terminal.on_one_line(module.name[:_LONG])} {module.parameters / total:.1%}" for module in ordered[:_PARTS]
+    ]
     more = [f"{len(ordered) - _PARTS} more"] if len(ordered) > _PARTS else []
     return ", ".join(shown + more)
 
@@ -163,13 +165,14 @@ def _modules(found: Inspection) -> str:
 def _group_table(found: Inspection) -> Any:
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("group", overflow="fold")
     for title in ("next LR", "weight decay", "parameters"):
         table.add_column(title, justify="right")
     for group in found.groups:
-        table.add_row(group.name, f"{group.lr:.3g}", f"{group.weight_decay:g}", f"{group.parameters:,}")
+        table.add_row(Text(group.name), f"{group.lr:.3g}", f"{group.weight_decay:g}", f"{group.parameters:,}")
     return table
 
 
@@ -192,7 +195,7 @@ _PLAIN: Any = {"markup": False, "soft_wrap": True, "highlight": False}
 
 def _cells(tensor: TensorReport) -> tuple[str, ...]:
     numbers = ["-" if value is None else f"{value:.4g}" for value in (tensor.low, tensor.high, tensor.rms)]
-    return (tensor.name, tensor.dtype, "x".join(map(str, tensor.shape)) or "scalar", *numbers)
+    return (terminal.on_one_line(tensor.name), tensor.dtype, "x".join(map(str, tensor.shape)) or "scalar", *numbers)
 
 
 def print_difference(found: Difference, console: Console) -> None:
@@ -212,4 +215,4 @@ def print_difference(found: Difference, console: Console) -> None:
 
 def _names(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-    return f"{len(names):,}: {', '.join(names[:_SHOWN])}{more}"
+    return f"{len(names):,}: {', '.join(map(terminal.on_one_line, names[:_SHOWN]))}{more}"

@@ -24,8 +24,10 @@ from ttstrain.data.pool import end_all
 from ttstrain.engine.launch import first_here
 from ttstrain.engine.signals import starting
 from ttstrain.errors import OutOfMemoryError, PeerError, UserError, first_line, is_out_of_memory
+from ttstrain.terminal import escaped, protected
 
 INTERNAL_ERROR = 1
+_LONGEST = 4000  # characters of an error that are shown: names in a file may be of any length
 CTRL_C = 130  # 128 + SIGINT
 
 
@@ -143,9 +145,10 @@ def print_error(message: str, *, hint: str | None = None) -> None:
     with suppress(OSError):
         sys.stdout.flush()
     with suppress(OSError):
-        print(f"error: {message}", file=sys.stderr)
+        cut = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}…"
+        print(f"error: {escaped(cut)}", file=sys.stderr)
         if hint:
-            print(f"hint: {hint}", file=sys.stderr)
+            print(f"hint: {escaped(hint)}", file=sys.stderr)
 
 
 app = new_app(cls=CommandLine, no_args_is_help=True)
@@ -169,7 +172,7 @@ def ttstrain_command(
 
 def main() -> None:
     """Run the command line; the program's entry point."""
-    with starting(speak=first_here()) if _trains(sys.argv[1:]) else nullcontext():
+    with protected(), starting(speak=first_here()) if _trains(sys.argv[1:]) else nullcontext():
         try:
             app(prog_name="ttstrain")
         except Exception:  # whatever reaches this line is our defect: show it whole, and say whose it is

@@ -9,6 +9,7 @@ import typer
 
 from ttstrain.cli import paths
 from ttstrain.cli.progress import show_progress
+from ttstrain.terminal import console
 
 if TYPE_CHECKING:
     from ttstrain.config.compose import Composed
@@ -86,11 +87,9 @@ def make_plan(composed: Composed, *, world_size: int = 1) -> Plan:
 
 def print_plan(made: Plan) -> None:
     """Print a plan for people."""
-    from rich.console import Console
-
     from ttstrain.config.render import render_plan
 
-    render_plan(made, Console(highlight=False))
+    render_plan(made, console())
 
 
 def print_json(made: Plan) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from ttstrain import terminal
 from ttstrain.cli import paths
 from ttstrain.shell import quoted
 
@@ -194,11 +195,9 @@ def _print_texts(texts: TextReport | None, front_end: FrontEnd | None, result: A
     """Print what the model makes of the texts, and some of them as it reads them."""
     if texts is None or front_end is None:
         return
-    from rich.console import Console
-
     from ttstrain.data.text_summary import LABEL, WIDTH, legend, show_tokens, text_lines
 
-    console = Console(highlight=False, markup=False)
+    console = terminal.console(markup=False)
     for line in text_lines(texts):
         console.print(line, soft_wrap=True, style="yellow" if "UNKNOWN" in line else None)
     if texts.refused:

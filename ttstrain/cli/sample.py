@@ -11,6 +11,7 @@ import typer
 
 from ttstrain.cli import paths
 from ttstrain.shell import quoted
+from ttstrain.terminal import escaped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -193,4 +194,4 @@ def _means(figures: list[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    print(escaped(message), file=sys.stderr, flush=True)

@@ -8,10 +8,12 @@ from typing import IO, Any, cast
 
 from rich.console import Console
 
+from ttstrain.terminal import safe_console
+
 
 def screen(**options: Any) -> Console:
     """Make a console on stderr. What cannot be written is lost, and no error comes of it."""
-    return Console(file=cast(IO[str], _Stderr()), **options)
+    return safe_console(cast(IO[str], _Stderr()), **options)
 
 
 class _Stderr:
