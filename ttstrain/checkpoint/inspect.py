@@ -252,14 +252,22 @@ def _own_view(path: Path, folder: Path) -> _View:
     notes = [*checkpoint.notes, *_front_end_notes(loaded.meta)]
     notes += [f"recipe `{loaded.meta.recipe}`, written {loaded.meta.time[:19].replace('T', ' ')} UTC"]
     if folder != path:
-        present = pointers.list_checkpoints(folder.parent)
-        best = pointers.read_pointer(folder.parent, pointers.BEST)
-        notes.append(
-            f"this is `{folder.name}` of {len(present)} checkpoints"
-            + ("" if best is None else f"; the best is `{best.name}`")
-        )
+        notes += _run_notes(folder)
     damaged = faults(folder, loaded.meta)
     return _View(checkpoint, checkpoint.weights, others, checkpoint.buffers, (), False, tuple(notes), damaged)
+
+
+def _run_notes(folder: Path) -> Iterator[str]:
+    """Say which of a run's checkpoints this is, and what its pointers do not say."""
+    root = folder.parent
+    yield f"this is `{folder.name}` of {len(pointers.list_checkpoints(root))} checkpoints"
+    if pointers.pointed(root, pointers.LAST) is None:
+        yield f"WARNING: `{root / pointers.LAST}` is missing or damaged; the newest checkpoint is taken for it"
+    try:
+        if (best := pointers.read_pointer(root, pointers.BEST)) is not None:
+            yield f"the best is `{best.name}`"
+    except CheckpointError as error:
+        yield f"WARNING: {error.message}"
 
 
 def _front_end_notes(meta: Meta) -> Iterator[str]:

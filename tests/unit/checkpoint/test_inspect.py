@@ -124,6 +124,16 @@ def test_our_own_checkpoint_and_its_run_are_described_alike(tmp_path: Path) -> N
     assert of_run.nonfinite == of_checkpoint.nonfinite
 
 
+def test_a_run_whose_pointers_are_damaged_is_described_by_its_newest(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", {"w": torch.ones(2)}).parent.parent
+    for name in ("last", "best"):
+        (run / "checkpoints" / name).write_bytes(b"\xff\n")
+    found = inspect(run)
+    assert found.step == 30
+    warnings = [note for note in found.notes if note.startswith("WARNING: `")]
+    assert [f"checkpoints/{name}`" in note for name, note in zip(("last", "best"), warnings, strict=True)] == [True] * 2
+
+
 def test_a_folder_with_one_file_says_which(layouts: Path, tmp_path: Path) -> None:
     (tmp_path / "model_10.pt").write_bytes((layouts / "model_10.pt").read_bytes())
     found = inspect(tmp_path)
