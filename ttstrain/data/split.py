@@ -84,7 +84,7 @@ def split_holdout(
         if isinstance(holdout, int) and holdout > 0:
             raise DataError(
                 f"`{key}={holdout}` leaves nothing of {len(clips)} clips to train on",
-                hint="hold out fewer, or 0",
+                hint=f"hold out fewer; `{key}=0` trains on all of them",
             )
         wanted = 0
     order: Mapping[Part, int] = {"held out": 0, "new": 1, "train": 2}

@@ -60,6 +60,7 @@ def test_every_language_has_sentences(language: str) -> None:
         ("今日★好→", "yue", "★→"),
         ("오늘 ★ 좋아요 → *", "ko", "★→*"),
         ("今日は★です→", "ja", "★→"),
+        ("A＊bold＊word", "en", "＊"),
     ],
 )
 def test_a_sign_that_nobody_says_is_told(text: str, language: str, unsaid: str) -> None:

@@ -153,7 +153,7 @@ def _letters(text: str) -> str:
     text = re.sub(r"(?<=\b[A-Z])#", "シャープ", text)
     text = re.sub(r"(?<=[\w])([&@+])(?=[\w])", lambda m: _BETWEEN_LETTERS[m[1]], text)
     text = re.sub(r"(?<=[A-Za-z])-(?=\d)", "", text)
-    return re.sub(r"(?<![A-Za-z\d/])[a-z](?![A-Za-z])", lambda m: m[0].upper(), text)
+    return re.sub(r"(?<![A-Za-z\d/])[a-z](?![A-Za-z])|(?<=\d)[a-fh-kn-su-z](?![A-Za-z])", lambda m: m[0].upper(), text)
 
 
 def _spelled(letters: str) -> str:

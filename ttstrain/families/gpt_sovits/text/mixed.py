@@ -63,7 +63,7 @@ def normalize(text: str, *, simplify: bool) -> str:
     if text.strip():
         text = _verbalizer(simplify).normalize(text.replace("…", "……"))
     if not simplify:
-        text = text.replace("幺", "一")
+        text = text.replace("幺", "一").replace("两百", "二百")
     text = re.sub(r"\d+", lambda found: by_digits(found[0]), text)  # what nobody has read
     text = re.sub(r"\.{2,}", "…", text.translate(_MARKS))
     text = " ".join(_RUN.findall(text))

@@ -22,6 +22,19 @@ _WORDS = (
     "뒷일 앞일 옛일 밭일 들일 헛일 궂은일 바깥일 허드렛일 나랏일 맨입 한입 "
     "베갯잇 담요 밤이슬 설익 금융 검열 남존여비 낯익 짓이기"
 )  # each with ㄴ before its last soft vowel that has a consonant before it
+_ALONE = (
+    "별일",
+    "볼일",
+    "앞일",
+    "옛일",
+    "밭일",
+    "들일",
+    "헛일",
+    "막일",
+    "뒷일",
+    "맨입",
+    "한입",
+)  # of them, at a beginning
 _SUFFIXES = {  # after two syllables or more: a station, for the use of, an inflammation
     "역": "번역 면역 통역 영역 직역 방역 병역 현역 전역 광역 음역 퇴역",
     "용": "활용 적용 작용 착용 복용 식용 약용 악용 인용 신용 전용 혼용 겸용 남용 통용 응용 병용 공용 관용 "
@@ -55,7 +68,8 @@ def _in_word(word: str) -> Iterable[int]:
     for noun in _NOUNS.split():
         yield from (found.start() for found in re.finditer(noun, word) if found.start())
     for known in _WORDS.split():
-        if (start := word.find(known)) >= 0:
+        start = word.find(known)
+        if start == 0 or (start > 0 and known not in _ALONE):  # 한입, not 북한입니다
             yield start + max(place for place, syllable in enumerate(known) if syllable in "약유일입잇요이익융열여")
     for suffix, others in _SUFFIXES.items():
         found = re.search(rf"..({suffix})(?=$|(?:{_PARTICLES})$|(?:{_PARTICLES})[가-힣]{{0,2}}$)", word)

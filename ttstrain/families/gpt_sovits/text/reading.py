@@ -44,7 +44,7 @@ def load(module: str, *, language: str) -> Any:
 
 def is_spoken(character: str) -> bool:
     """Tell letters, digits and signs, whose loss a person would want to know of, from punctuation and spaces."""
-    return unicodedata.category(character)[0] in "LNS" or character in SIGNS
+    return unicodedata.category(character)[0] in "LNS" or unicodedata.normalize("NFKC", character) in SIGNS
 
 
 def unsaid(text: str, say: Callable[[str], object], *, plain: Callable[[str], bool]) -> list[str]:
