@@ -257,7 +257,8 @@ def test_nan_on_one_rank_of_a_whole_run_is_one_incident(two: TwoRanks, recipe: P
     (written,) = (run / "incidents").iterdir()
     incident = json.loads(written.read_text())
     assert (incident["step"], incident["action"], incident["restored_step"]) == (3, "rollback", 2)
-    assert sorted(checkpoint(run, 8).state["loader"]["excluded"]) == sorted(set(incident["clips"]))
+    assert incident["clips"]
+    assert checkpoint(run, 8).state["loader"]["excluded"] == []  # one failure is no proof
 
 
 # ---------------------------------------------------------------- stopping and failing

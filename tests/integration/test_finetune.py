@@ -341,7 +341,7 @@ def test_ctrl_c_in_the_first_evaluation_still_leaves_a_checkpoint(
     monkeypatch.setattr(loop, "evaluate", interrupt)
     with pytest.raises(Interrupted):
         finetune(recipe, tmp_path, "name=r")
-    assert pointers.is_checkpoint(tmp_path / "r" / "checkpoints" / "step-00000001")
+    assert pointers.is_checkpoint(tmp_path / "r" / "checkpoints" / "step-00000000")
 
 
 def test_a_second_ctrl_c_stops_at_once(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,59 +171,89 @@ def test_three_bad_steps_in_a_row_go_back_to_the_snapshot_bit_for_bit(
 ONE_CLIP = ["guard.snapshot_every=4", "train.accumulate=1", "data.batch_frames=140"]  # in a batch, so some are left
 
 
-def test_a_batch_that_fails_again_on_good_weights_loses_its_clips(recipe: Path, tmp_path: Path, poison: Poison) -> None:
-    poison.spoil = at(6, 7, 8, 9)
-    run = finetune(recipe, tmp_path / "a", "name=r", *ONE_CLIP)
-    bad = poison.attempts[7]
-    assert poison.attempts[8] == bad  # tried again on the state that was gone back to
-    assert [incident["action"] for incident in incidents(run)] == ["skip", "skip", "rollback", "skip"]
+def spoil_clip(poison: Poison, number: int = 5) -> list[str]:
+    """Let every batch fail that holds the clip of one attempt; the list holds it once it was met."""
+    bad: list[str] = []
+
+    def spoil(attempt: int) -> float | None:
+        if attempt == number:
+            bad.extend(poison.attempts[-1])
+        return NAN if set(bad) & set(poison.attempts[-1]) else None
+
+    poison.spoil = spoil
+    return bad
+
+
+def test_a_clip_whose_batches_fail_again_and_again_is_left_out(recipe: Path, tmp_path: Path, poison: Poison) -> None:
+    bad = spoil_clip(poison)
+    run = finetune(recipe, tmp_path, "name=r", *ONE_CLIP, "train.steps=16")
+    assert [incident["action"] for incident in incidents(run)] == ["skip", "skip", "skip", "skip", "exclude"]
     assert incidents(run)[-1]["clips"] == bad
-    assert checkpoint(run, 8).state["loader"]["excluded"] == sorted(bad)
-    assert all(bad[0] not in clips for clips in poison.attempts[9:])
-
-    spoilt, poison.attempts, poison.spoil = poison.attempts, [], at()
-    finetune(recipe, tmp_path / "b", "name=r", *ONE_CLIP, "train.steps=12")
-    undisturbed = [clips for clips in poison.attempts[8:] if clips != bad]
-    assert spoilt[:8] == poison.attempts[:8]
-    assert spoilt[9:] == undisturbed[: len(spoilt) - 9]  # not rewound, and nothing else left out
+    assert checkpoint(run, 16).state["loader"]["excluded"] == bad
+    tried = [i for i, clips in enumerate(poison.attempts) if clips == bad]
+    assert tried[0] + 1 == tried[1]  # at once
+    assert tried[2] + 1 == tried[3]  # and in the next epoch
+    assert len(tried) == 4
+    assert checkpoint(run, 16).state["guard"]["rollbacks"] == 0
 
 
-def test_a_batch_that_goes_well_the_second_time_keeps_its_clips(recipe: Path, tmp_path: Path, poison: Poison) -> None:
-    poison.spoil = at(6, 7, 8)
-    run = finetune(recipe, tmp_path, "name=r", *ONE_CLIP)
-    assert poison.attempts[8] == poison.attempts[7]
-    assert checkpoint(run, 8).state["loader"]["excluded"] == []
-    rows = [row["step"] for row in metrics(run) if "train/loss/model" in row]
-    assert rows == [1, 2, 3, 4, 5, 5, 6, 7, 8]
+def test_a_clip_stays_when_asked_to(recipe: Path, tmp_path: Path, poison: Poison) -> None:
+    spoil_clip(poison)
+    run = finetune(recipe, tmp_path, "name=r", *ONE_CLIP, "train.steps=16", "guard.exclude=false")
+    assert checkpoint(run, 16).state["loader"]["excluded"] == []
 
 
-def test_two_accidents_cost_a_small_run_no_clip(recipe: Path, tmp_path: Path, poison: Poison) -> None:
-    poison.spoil = lambda attempt: 1e4 if attempt in (8, 12) else None
-    guard = "guard={window: 5, spike: 12, snapshot_every: 3}"
-    run = finetune(recipe, tmp_path, "name=r", "train.steps=12", "data.batch_frames=140", guard)
-    assert [(i["kind"], i["action"]) for i in incidents(run)] == [("spike", "rollback")] * 2
-    assert checkpoint(run, 12).state["loader"]["excluded"] == []
-
-
-def test_clips_stay_when_asked_to_or_when_nothing_would_be_left(recipe: Path, tmp_path: Path, poison: Poison) -> None:
-    poison.spoil = at(6, 7, 8)
-    run = finetune(recipe, tmp_path, "name=a", "guard.exclude=false")
-    assert checkpoint(run, 8).state["loader"]["excluded"] == []
-    poison.attempts = []
-    run = finetune(recipe, tmp_path, "name=b", "data.batch_frames=2000")
+def test_clips_stay_when_nothing_would_be_left(recipe: Path, tmp_path: Path, poison: Poison) -> None:
+    poison.spoil = at(3, 4, 6, 7)
+    run = finetune(recipe, tmp_path, "name=r", "data.batch_frames=2000")
     assert len(set(poison.attempts[7])) == 6  # all there are
     assert checkpoint(run, 8).state["loader"]["excluded"] == []
     assert "without them no data would be left" in incidents(run)[-1]["notes"][0]
 
 
-def test_a_spike_goes_back_at_once(recipe: Path, tmp_path: Path, poison: Poison) -> None:
+def test_a_batch_that_goes_well_the_second_time_loses_nothing(recipe: Path, tmp_path: Path, poison: Poison) -> None:
+    poison.spoil = at(6, 9)
+    run = finetune(recipe, tmp_path, "name=r", *ONE_CLIP)
+    assert poison.attempts[6] == poison.attempts[5]
+    state = checkpoint(run, 8).state
+    assert (state["loader"]["excluded"], state["guard"]["suspects"], state["guard"]["rollbacks"]) == ([], [], 0)
+    assert [row["step"] for row in metrics(run) if "train/loss/model" in row] == list(range(1, 9))
+
+
+def test_batches_that_fail_in_a_row_accuse_the_weights_and_no_clip(
+    recipe: Path, tmp_path: Path, poison: Poison
+) -> None:
+    poison.spoil = at(6, 7, 8, 10, 11, 12)
+    run = finetune(recipe, tmp_path, "name=r", *ONE_CLIP)
+    assert [incident["action"] for incident in incidents(run)] == 2 * ["skip", "skip", "rollback"]
+    state = checkpoint(run, 8).state
+    assert (state["loader"]["excluded"], state["guard"]["suspects"]) == ([], [])
+
+
+SPIKES = ["train.steps=10", "guard={window: 5, spike: 12, snapshot_every: 3}"]
+
+
+def test_a_spike_is_refused_and_its_batch_tried_once_more(recipe: Path, tmp_path: Path, poison: Poison) -> None:
     poison.spoil = at(8, factor=1e4)
-    run = finetune(recipe, tmp_path, "name=r", "train.steps=10", "guard={window: 5, spike: 12, snapshot_every: 3}")
+    run = finetune(recipe, tmp_path, "name=r", *SPIKES)
     (incident,) = incidents(run)
-    assert (incident["kind"], incident["action"], incident["restored_step"]) == ("spike", "rollback", 6)
+    assert (incident["kind"], incident["action"], incident["restored_step"]) == ("spike", "skip", None)
+    assert poison.attempts[8] == poison.attempts[7]
+    rows = [row for row in metrics(run) if "train/loss/model" in row]
+    assert [row["step"] for row in rows] == list(range(1, 11))
+    assert max(row["train/loss/model"] for row in rows) < 100
+
+
+def test_spikes_in_a_row_go_back(recipe: Path, tmp_path: Path, poison: Poison) -> None:
+    poison.spoil = at(8, 9, 10, factor=1e4)
+    run = finetune(recipe, tmp_path, "name=r", *SPIKES)
+    assert [(i["kind"], i["action"]) for i in incidents(run)] == [
+        ("spike", "skip"),
+        ("spike", "skip"),
+        ("spike", "rollback"),
+    ]
     rows = [row for row in metrics(run) if "train/loss/model" in row]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6, 7, 7, 8, 9, 10]
-    assert max(row["train/loss/model"] for row in rows) < 100
 
 
 def test_best_names_the_checkpoint_of_its_figures_when_steps_are_taken_again(

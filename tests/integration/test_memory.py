@@ -16,7 +16,7 @@ from small_runs import RECIPE, checkpoint, differences, finetune, metrics, write
 from toys import Gan, Joint, Regression, ToyBatch, make_batch, make_run, split
 
 from ttstrain.data.loader import Loader
-from ttstrain.engine import loop
+from ttstrain.engine import loop, recovery
 from ttstrain.engine.snapshot import MemorySnapshots
 from ttstrain.engine.start import resume
 from ttstrain.errors import OutOfMemoryError
@@ -74,7 +74,7 @@ def walk(run: Any, batches: Sequence[Sequence[ToyBatch]]) -> list[Any]:
     snapshots = MemorySnapshots()
     snapshots.take(run.state, run.progress.step)
     pieces = ([piece for b in own for piece in run.loader.divided(b, limit=run.loader.limit)] for own in batches)
-    return [loop._step(run, own, snapshots) for own in pieces]
+    return [loop._step(run, own, snapshots).report for own in pieces]
 
 
 @pytest.mark.parametrize("task_class", [Regression, Joint])
@@ -115,18 +115,18 @@ def test_half_a_step_is_taken_back(tmp_path: Path) -> None:
     torch.manual_seed(5)
     run = whole_run(Full(), tmp_path)
     snapshots = MemorySnapshots()
-    assert loop._step(run, [make_batch(4)], snapshots) is not None
+    assert loop._step(run, [make_batch(4)], snapshots).report is not None
     snapshots.take(run.state, run.progress.step)
     held = run.state.snapshot()
-    assert loop._step(run, [make_batch(2, seed=1)], snapshots) is not None
+    assert loop._step(run, [make_batch(2, seed=1)], snapshots).report is not None
     run.task.full = True
-    assert loop._step(run, [make_batch(4, seed=2)], snapshots) is None
+    assert loop._step(run, [make_batch(4, seed=2)], snapshots).report is None
     now = run.state.snapshot()
     for part in ("task", "optimizers", "ema", "progress"):
         assert differences(now[part], held[part]) == []
     (incident,) = [json.loads(file.read_text()) for file in (tmp_path / "incidents").iterdir()]
     assert (incident["kind"], incident["action"], incident["restored_step"]) == ("out_of_memory", "halve", 1)
-    after = loop._step(run, run.loader.divided(make_batch(4, seed=3), limit=run.loader.limit), snapshots)
+    after = loop._step(run, run.loader.divided(make_batch(4, seed=3), limit=run.loader.limit), snapshots).report
     assert after is not None
     assert after.stepped == ["discriminator", "generator"]
 
@@ -231,7 +231,7 @@ def test_a_clip_that_does_not_fit_alone_ends_the_run_with_a_good_checkpoint(
     with pytest.raises(OutOfMemoryError, match=r"with the clip `.*` alone") as caught:
         finetune(recipe, tmp_path, "name=r")
     assert caught.value.exit_code == 6
-    assert "checkpoints/step-00000000` is good" in str(caught.value.hint)
+    assert "checkpoints/step-00000000` is saved" in str(caught.value.hint)
     assert checkpoint(tmp_path / "r", 0).meta.step == 0
 
 
@@ -250,7 +250,7 @@ def test_an_update_that_does_not_fit_is_told_at_once(
     with pytest.raises(OutOfMemoryError, match="in step 4 while it updated the weights of optimizer `model`") as caught:
         finetune(recipe, tmp_path, "name=r")
     assert "smaller micro-batches would not help" in caught.value.message
-    assert "checkpoints/step-00000003` is good" in str(caught.value.hint)
+    assert "checkpoints/step-00000003` is saved" in str(caught.value.hint)
     assert checkpoint(tmp_path / "r", 3).meta.step == 3
     assert not (tmp_path / "r" / "incidents").exists()
 
@@ -298,7 +298,7 @@ def test_a_preview_that_does_not_fit_is_a_warning(
 def test_fp16_without_range_gives_way_and_a_resume_stays_there(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], half: str
 ) -> None:
-    monkeypatch.setattr(loop, "really_has_bf16", lambda _: half == "bf16")
+    monkeypatch.setattr(recovery, "really_has_bf16", lambda _: half == "bf16")
     losses = FlowTask.losses
 
     def overflowing(self: FlowTask, batch: Any) -> Iterator[Loss]:
@@ -338,7 +338,7 @@ def test_one_bad_batch_of_a_gan_is_taken_back_and_the_second_is_fp16s(tmp_path: 
     snapshots.take(run.state, 0)
     kinds = []
     for seed in range(3):
-        report = loop._step(run, [make_batch(4, seed=seed)], snapshots)
+        report = loop._step(run, [make_batch(4, seed=seed)], snapshots).report
         kinds.append((run.precision.kind, report is not None))
     assert kinds == [("fp16", False), ("fp32", False), ("fp32", True)]
     assert run.guard.rollbacks == 2

@@ -21,7 +21,7 @@ from ttstrain.config.compose import compose
 from ttstrain.config.recipe import GuardConfig, OptimConfig
 from ttstrain.data import cache
 from ttstrain.data.loader import Loader
-from ttstrain.engine import build, distributed, loop, prepare, signals
+from ttstrain.engine import build, distributed, loop, prepare, recovery, signals
 from ttstrain.engine import start as starting
 from ttstrain.engine.checksum import checksums
 from ttstrain.engine.distributed import Ranks
@@ -209,8 +209,10 @@ def meet_poison(task_class: type[Task], poison: float, max_skips: int) -> dict[s
         before = weights(run)
         bad = make_batch(4, seed=2 + ranks.rank, poison=poison if ranks.rank == 1 else None)
         report = train_step(run, [bad])
-        with _replaced(loop.Incident, "write", lambda self, _: incidents.append(self) or Path("incident")):
-            loop._recover(run, report, snapshots)  # the part of the loop that a refusal reaches
+        with _replaced(recovery.Incident, "write", lambda self, _: incidents.append(self) or Path("incident")):
+            recovery.after_refusal(
+                run, report, snapshots, (), again=False
+            )  # the part of the loop that a refusal reaches
         after = weights(run)
         train_step(run, [_own(make_batch(8, seed=9), ranks)])
         return {
@@ -246,10 +248,10 @@ def meet_memory(task_class: type[Task], size: int, at_rank: int) -> dict[str, An
         snapshots = MemorySnapshots()
         snapshots.take(run.state, 0)
         taken = []
-        with _replaced(loop.Incident, "write", lambda *_: Path("incident")):
+        with _replaced(recovery.Incident, "write", lambda *_: Path("incident")):
             for seed in range(3):
                 pieces = [p for b in _pieces(make_batch(ROWS, seed=seed))[ranks.rank] for p in run.loader.divided(b)]
-                taken.append(loop._step(run, pieces, snapshots) is not None)
+                taken.append(loop._step(run, pieces, snapshots).report is not None)
         return {"taken": taken, "limit": run.loader.limit, "weights": weights(run), "notes": notes}
 
 

@@ -418,9 +418,9 @@ class EmaConfig(Section):
 
 class GuardConfig(Section):
     max_skips: Count = 3
-    """Skipped steps in a row before the run rolls back."""
+    """Steps refused in a row before the run rolls back; a batch that is refused is tried once more first."""
     spike: Annotated[float, Field(gt=0, le=1e9)] | None = 12.0
-    """Roll back when a loss is three times the recent median and this many robust standard deviations above it; null
+    """Refuse a step whose loss is three times the recent median and this many robust standard deviations above it; null
     never does."""
     window: Count = 128
     """Finite losses the median is taken over; spikes are judged once it is full."""
@@ -432,7 +432,7 @@ class GuardConfig(Section):
     lr_factor: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Multiply every LR by this after each rollback."""
     exclude: bool = True
-    """Leave the clips of the offending batch out from then on."""
+    """Leave clips out that were in two batches which failed twice each while other batches went well."""
 
 
 class EvalConfig(Section):

@@ -20,7 +20,7 @@ from ttstrain.data import atomic
 
 Judgement = Literal["good", "overflow", "non_finite_loss", "non_finite_gradient", "spike"]
 Kind = Literal[Judgement, "out_of_memory", "non_finite_eval", "non_finite_state"]
-Action = Literal["step", "skip", "rollback", "give up", "halve", "fall back"]
+Action = Literal["step", "skip", "rollback", "give up", "halve", "fall back", "exclude"]
 
 NORMAL = 1.4826  # median absolute deviation -> standard deviation of a normal distribution
 SMALLEST_SHARE = 0.01  # of the median: a loss that hardly varies must not turn noise into spikes
@@ -39,6 +39,14 @@ class Verdict:
     @property
     def good(self) -> bool:
         return self.judgement == "good"
+
+
+@dataclass(frozen=True, slots=True)
+class Accused:
+    """Clips of a batch that was refused twice on the same weights."""
+
+    judgement: Judgement
+    clips: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +95,8 @@ class Guard:
         self.skipped = 0
         self.rollbacks = 0
         self.lr_factor = 1.0
+        self.accused: Accused | None = None  # until the next step says whether it is they or the weights
+        self.suspects: set[str] = set()  # clips that were accused once while others went well
         self.first_loss: float | None = None  # held out, before the first step: what a later state is compared with
 
     def judge(self, optimizer: str, *, loss: float, grad_norm: float, overflow_is_scale: bool) -> Verdict:
@@ -130,20 +140,37 @@ class Guard:
         for known in (self._recent, self._held, self._since, self._ceilings):
             known.clear()
         self._skips_in_a_row = 0
+        self.accused = None
 
     def decide(self, judgement: Judgement, *, half_done: bool = False) -> Action:
         """Choose between skipping this step and going back, after a refused update.
 
         `half_done` says that another optimizer has stepped already: a generator and its discriminator only ever go
-        back together.
+        back together. Nothing else has moved the weights since they were good, so a single refused step is skipped,
+        and only several in a row tell that the weights are what is wrong.
         """
         if judgement == "overflow":
             return "skip"
         self.skipped += 1
         self._skips_in_a_row += 1
-        if half_done or judgement == "spike" or self._skips_in_a_row >= self._config.max_skips:
-            return "rollback"
-        return "skip"
+        return "rollback" if half_done or self._skips_in_a_row >= self._config.max_skips else "skip"
+
+    @property
+    def first_skip(self) -> bool:
+        """Whether the step that was just skipped is the first since a good one."""
+        return self._skips_in_a_row == 1
+
+    def convict(self) -> Accused | None:
+        """Return who of the accused was accused before; a step of others has just gone well, so it is not the weights.
+
+        Of the accused a batch alone does not tell which clip is bad: each that is accused in two of them.
+        """
+        accused, self.accused = self.accused, None
+        if accused is None:
+            return None
+        guilty = [clip for clip in accused.clips if clip in self.suspects]
+        self.suspects |= set(accused.clips)
+        return Accused(accused.judgement, guilty) if guilty else None
 
     @property
     def exhausted(self) -> bool:
@@ -163,6 +190,7 @@ class Guard:
         """
         self.rollbacks += 1
         self._skips_in_a_row = 0
+        self.accused = None
         for name in self._recent.keys() | self._since.keys():
             seen = [*self._held.get(name, []), *self._since.get(name, [])]
             if len(seen) >= FEWEST:
@@ -180,6 +208,8 @@ class Guard:
             "rollbacks": self.rollbacks,
             "lr_factor": self.lr_factor,
             "ceilings": dict(self._ceilings),
+            "accused": None if self.accused is None else [self.accused.judgement, list(self.accused.clips)],
+            "suspects": sorted(self.suspects),
             "first_loss": self.first_loss,
         }
 
@@ -190,7 +220,11 @@ class Guard:
         self.skipped = int(state_dict["skipped"])
         self.rollbacks = int(state_dict["rollbacks"])
         self.lr_factor = float(state_dict["lr_factor"])
-        self._ceilings = dict(state_dict.get("ceilings", {}))  # runs from before these were kept have none
+        # Runs from before these were kept have none of them.
+        self._ceilings = dict(state_dict.get("ceilings", {}))
+        accused = state_dict.get("accused")
+        self.accused = None if accused is None else Accused(accused[0], list(accused[1]))
+        self.suspects = set(state_dict.get("suspects", ()))
         self.first_loss = state_dict.get("first_loss")
         self._held, self._since = {}, {}
 

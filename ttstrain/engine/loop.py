@@ -71,7 +71,7 @@ class _Try:
     """What came of a step."""
 
     report: StepReport | None = None  # None: it was not taken
-    again: Sequence[Batch] = ()  # batches to try once more on the state that was gone back to
+    again: Sequence[Batch] = ()  # batches to try once more
 
 
 def train(run: Run, held_out: HeldOut, snapshots: Snapshots) -> Ending:
@@ -93,13 +93,14 @@ def train(run: Run, held_out: HeldOut, snapshots: Snapshots) -> Ending:
             batches = again or run.loader.next(plan.accumulate)
             waited = perf_counter() - started
             now.in_step = True
-            tried = _step(run, batches, snapshots, held_out, again=bool(again))
+            tried = _step(run, batches, snapshots, held_out.batches, again=bool(again))
             now.in_step = False
             report, again = tried.report, tried.again
             if report is None:
                 if (ending := _answer(run, snapshots, held_out, _wish(run, signals))) is not None:
                     return ending
                 continue
+            recovery.after_good_step(run)
             tell_of_untrained(run)
             taken = _Taken(report, batches, step_s=perf_counter() - started, data_s=waited)
             if (ending := _finish_step(run, taken, held_out, snapshots, signals)) is not None:
@@ -272,7 +273,14 @@ def _announce_stage(run: Run) -> None:
 # ---------------------------------------------------------------- one step
 
 
-def _step(run: Run, batches: Sequence[Batch], snapshots: Snapshots, held_out: HeldOut, *, again: bool) -> _Try:
+def _step(
+    run: Run,
+    batches: Sequence[Batch],
+    snapshots: Snapshots,
+    held_out: Sequence[Pieces] = (),
+    *,
+    again: bool = False,
+) -> _Try:
     """Take a step, in smaller pieces where memory runs out, unless the guard refuses it."""
     whole = batches
     measure = due(run.progress.step + 1, run.plan.recipe.train.measure_every)
@@ -284,7 +292,7 @@ def _step(run: Run, batches: Sequence[Batch], snapshots: Snapshots, held_out: He
             micro_batch, half_done, update = short.micro_batch, short.half_done, short.update
         else:
             if report.refused:
-                retry = recovery.after_refusal(run, report, snapshots, held_out.batches, again=again)
+                retry = recovery.after_refusal(run, report, snapshots, held_out, again=again)
                 return _Try(again=whole if retry else ())
             return _Try(report)
         if run.device.type == "cuda":

@@ -16,7 +16,7 @@ from typing import Any, Literal, NoReturn
 from ttstrain.checkpoint.finite import named, non_finite
 from ttstrain.engine import checkpointing
 from ttstrain.engine.evaluate import Pieces, evaluate
-from ttstrain.engine.guard import Action, Incident
+from ttstrain.engine.guard import Accused, Action, Incident
 from ttstrain.engine.precision import really_has_bf16
 from ttstrain.engine.run import Run
 from ttstrain.engine.snapshot import Snapshots
@@ -80,10 +80,10 @@ def hold_first(run: Run, snapshots: Snapshots) -> None:
 def after_refusal(
     run: Run, report: StepReport, snapshots: Snapshots, held_out: Sequence[Pieces], *, again: bool
 ) -> bool:
-    """Skip the step or go back to the last good state; True where the same batch shall be tried on that state.
+    """Skip the step or go back to the last good state; True where the same batch shall be tried once more.
 
-    A batch that fails `again`, on weights that were good, is what is wrong: its clips are left out. One that does not
-    was an accident. Raises DivergedError, with the held state on disk, where the rollbacks are spent.
+    A batch is tried again before anything is concluded: what goes well then was an accident. One that fails `again`
+    accuses its clips. Raises DivergedError, with the held state on disk, where the rollbacks are spent.
     """
     optimizer, verdict = next(iter(report.refused.items()))
     action = run.guard.decide(verdict.judgement, half_done=bool(report.stepped))
@@ -92,25 +92,22 @@ def after_refusal(
     failed_at = run.progress.step
     clips = [clip for own in run.ranks.gather(list(report.ids)) for clip in own]
     notes: list[str] = []
-    if again and not report.stepped:
-        action = "skip"  # the weights are the held ones
+    retry = not again and (run.guard.first_skip if action == "skip" else bool(report.stepped))
     if _fp16_is_to_blame(run, report, action):
         notes.append(fall_back(run))
-        action = "rollback" if report.stepped else "fall back"
+        action, retry = "rollback" if report.stepped else "fall back", False
     elif action == "rollback" and run.guard.exhausted:
         action = "give up"
-    elif again:
-        notes += _exclude(run, clips)
-    try_again = action == "rollback" and not notes and not again and run.plan.recipe.guard.exclude
-    if try_again and not run.loader.can_exclude(clips):
-        notes.append("the batch's clips stay: without them no data would be left")
-        try_again = False
-    elif try_again:
-        notes.append("its clips are tried once more, and left out if they fail again")
+    elif again and report.stepped:
+        notes += _exclude(run, clips)  # on the held weights
+    elif again and action == "skip":
+        run.guard.accused = Accused(verdict.judgement, clips)
     restored: int | None = None
     if action == "rollback":
         restored = snapshots.step
         notes += _go_back(run, snapshots)
+    if retry and action != "give up":
+        notes.append("the batch is tried once more")
     incident = Incident(
         step=failed_at,
         kind=verdict.judgement,
@@ -126,7 +123,29 @@ def after_refusal(
     tell(run, incident)
     if action == "give up":
         _give_up(run, snapshots, held_out, f"step {failed_at + 1} failed again", incident)
-    return try_again
+    return retry
+
+
+def after_good_step(run: Run) -> None:
+    """Leave out the clips that a batch before was refused for, now that others have gone well on the same weights."""
+    convicted = run.guard.convict()
+    if convicted is None:
+        return
+    left_out = run.loader.can_exclude(convicted.clips)
+    if not (notes := _exclude(run, convicted.clips)):
+        return
+    incident = Incident(
+        step=run.progress.step,
+        kind=convicted.judgement,
+        action="exclude" if left_out else "skip",
+        optimizer=None,
+        loss=None,
+        grad_norm=None,
+        lrs={},
+        clips=convicted.clips,
+        notes=[*notes, "each was in two batches that were refused twice, while other batches went well"],
+    )
+    tell(run, incident)
 
 
 def take_back(run: Run, unsound: Unsound, snapshots: Snapshots, held_out: Sequence[Pieces]) -> None:
@@ -218,6 +237,8 @@ def fall_back(run: Run) -> str:
 
 def _exclude(run: Run, clips: Sequence[str]) -> list[str]:
     """Leave the offending clips out from now on, unless nothing would be left."""
+    if not run.plan.recipe.guard.exclude:
+        return []
     if not run.loader.can_exclude(clips):
         return ["the batch's clips stay: without them no data would be left"]
     run.loader.exclude(clips)

@@ -4,7 +4,7 @@ import math
 import pytest
 
 from ttstrain.config.recipe import GuardConfig
-from ttstrain.engine.guard import Guard, Incident, is_spike
+from ttstrain.engine.guard import Accused, Guard, Incident, is_spike
 
 NAN, INF = math.nan, math.inf
 
@@ -149,3 +149,34 @@ def test_a_state_from_before_these_figures_were_kept_is_read():
     guard = Guard(GuardConfig())
     guard.load_state_dict(state)
     assert (guard.rollbacks, guard.first_loss) == (1, None)
+
+
+# ---------------------------------------------------------------- who is to blame
+
+
+def accuse(guard: Guard, *clips: str) -> list[str]:
+    guard.accused = Accused("non_finite_loss", clips)
+    convicted = guard.convict()
+    return [] if convicted is None else list(convicted.clips)
+
+
+def test_of_two_batches_that_failed_the_clip_that_was_in_both_is_bad():
+    guard = Guard(GuardConfig())
+    assert accuse(guard, "a", "bad", "b") == []
+    restored = Guard(GuardConfig())
+    restored.load_state_dict(json.loads(json.dumps(guard.state_dict())))
+    assert accuse(restored, "c", "bad", "d") == ["bad"]
+
+
+def test_weights_that_are_to_blame_accuse_nobody():
+    guard = Guard(GuardConfig())
+    guard.accused = Accused("spike", ["a"])
+    guard.note_rollback()
+    assert guard.convict() is None
+    assert guard.suspects == set()
+
+
+def test_a_spike_counts_like_any_refused_step_and_half_a_step_goes_back_at_once():
+    guard = Guard(GuardConfig(max_skips=3))
+    assert [guard.decide("spike") for _ in range(3)] == ["skip", "skip", "rollback"]
+    assert Guard(GuardConfig()).decide("spike", half_done=True) == "rollback"
