@@ -169,7 +169,8 @@ def _apply_neutral(word: Word, tones: list[str], parts: Sequence[str]) -> None:
         tones[ge] = "5"
     elif text in neutral or text[-2:] in neutral:
         tones[-1] = "5"
-    if len(text) == 3 and text[1] == "得" and word.syllables[1][:-1] == "de":  # 来得及, not 我得走
+    # 来得及, not 我得走 or 不得已
+    if len(text) == 3 and text[1] == "得" and text[0] != "不" and word.syllables[1][:-1] == "de":
         tones[1] = "5"
     end = 0
     for part in parts:
