@@ -81,6 +81,7 @@ class Source:
     others: Mapping[str, Tensor] = field(default_factory=dict)  # trained beside them, such as a discriminator
     epoch: int | None = None  # number of times that the data were gone through, rounded up
     absent: tuple[Absent, ...] = ()  # what an upstream file lacks by design
+    warnings: tuple[str, ...] = ()  # what speaks against these weights
 
 
 @dataclass(frozen=True, slots=True)

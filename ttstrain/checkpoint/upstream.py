@@ -17,6 +17,7 @@ from ttstrain.checkpoint.damage import refuse_damaged
 from ttstrain.checkpoint.meta import META_FILE, ScheduleMeta
 from ttstrain.checkpoint.tensorfile import StoredTensor
 from ttstrain.checkpoint.unpickle import label
+from ttstrain.checkpoint.worth import never_better
 from ttstrain.config.project import choose_checkpoint
 from ttstrain.errors import CheckpointError
 from ttstrain.state import Tree
@@ -239,6 +240,8 @@ def open_own(folder: Path, *, damaged: Literal["refuse", "show"] = "refuse") -> 
         weights = adapted.merged(weights, scaling=meta.lora.scaling)
         ema = None if ema is None else adapted.merged(ema, scaling=meta.lora.scaling)
         notes = (*notes, f"{meta.lora.describe()}: shown and used as merged into the base's weights")
+    if (warning := never_better(meta, state)) is not None:
+        notes = (*notes, warning)
     return OpenedCheckpoint(
         path=folder,
         family=meta.family,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import Enum
 from pathlib import Path
 from textwrap import fill
@@ -77,6 +78,8 @@ def print_result(source: Source, exported: Exported) -> None:
     _print_entry("files", ", ".join(exported.files))
     _print_entry("from", f"{source.name}, step {source.step:,} ({source.checkpoint.name})")
     _print_entry("weights", f"{source.chosen}: {'; '.join(source.reasons)}")
+    for warning in source.warnings:
+        print(warning, file=sys.stderr)
     computes = ""
     if exported.difference is not None:
         same = "the same" if exported.difference == 0 else f"within {exported.difference:.1g}"
@@ -118,6 +121,7 @@ def print_json(source: Source, exported: Exported) -> None:
         "step": source.step,
         "weights": source.chosen,
         "reasons": list(source.reasons),
+        "warnings": list(source.warnings),
         "losses": dict(source.losses),
         "checked": {"tensors": exported.num_tensors, "difference": exported.difference, "tools": list(exported.proven)},
         "notes": list(exported.notes),

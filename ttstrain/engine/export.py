@@ -23,6 +23,7 @@ from ttstrain.checkpoint.meta import Meta
 from ttstrain.checkpoint.reading import retried
 from ttstrain.checkpoint.tensorfile import read_tree
 from ttstrain.checkpoint.upstream import OpenedCheckpoint, follow, open_checkpoint
+from ttstrain.checkpoint.worth import never_better
 from ttstrain.config.compose import compose, compose_run
 from ttstrain.config.recipe import LoraConfig, Recipe, base_title
 from ttstrain.config.resolve import parse
@@ -139,6 +140,7 @@ def _of_run(checkpoint: Path, *, weights: Weights, compare: bool, training: bool
         training=_training(plain, loaded, candidates, settings),
         adapters={ONLINE: candidates.online_adapters, AVERAGE: candidates.average_adapters}.get(choice.name),
         others=_others(plain, loaded),
+        warnings=() if (warning := never_better(meta, loaded.state)) is None else (warning,),
         epoch=_epoch(meta, run),
     )
 
@@ -148,7 +150,7 @@ def _without_moments(checkpoint: Path) -> store.Loaded:
     lazy = store.load_lazily(checkpoint)
     if _schedule_free(lazy):
         return store.load(checkpoint)
-    wanted = [part for part in ("task", "ema") if part in lazy.meta.parts]
+    wanted = [part for part in ("task", "ema", "best") if part in lazy.meta.parts]
     state: dict[str, Any] = {part: store.load_part(checkpoint, part) for part in wanted}
     return store.Loaded(state=state, meta=lazy.meta, per_rank=[])
 

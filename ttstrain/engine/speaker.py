@@ -93,7 +93,7 @@ def _open(spec: str, changes: dict[tuple[str, ...], Any], *, weights: WeightsCho
     if own or recipe is not None:
         source = gather(path, weights=weights, recipe=recipe, training=False)
         task_name, section, tensors = source.task, source.config.model_dump(mode="json"), source.weights
-        absent, versions = source.absent, source.versions
+        absent, versions, warnings = source.absent, source.versions, source.warnings
         told = f"{source.chosen} weights of {source.name}, step {source.step:,}: {source.reasons[0]}"
     else:
         opened = open_checkpoint(path)
@@ -104,7 +104,7 @@ def _open(spec: str, changes: dict[tuple[str, ...], Any], *, weights: WeightsCho
                 hint=f"add `--recipe RECIPE` whose `model:` describes it, or give {settings}",
             )
         task_name, section, absent = opened.task, {**opened.config, **opened.section}, opened.absent
-        versions = opened.front_end
+        versions, warnings = opened.front_end, ()
         if opened.vocab is not None:
             section["vocab"] = str(opened.vocab)
         if weights == "ema" and opened.ema is None:
@@ -126,7 +126,7 @@ def _open(spec: str, changes: dict[tuple[str, ...], Any], *, weights: WeightsCho
     device = choose_device(str(device_name), tf32=TrainConfig().tf32)
     task.to(device).eval()
     run = path.parent.parent if own and (path.parent.parent / RUN_RECIPE).is_file() else None
-    return Speaker(task=task, run=run, vocoder=task.ready_to_speak(), lines=(told,))
+    return Speaker(task=task, run=run, vocoder=task.ready_to_speak(), lines=(*warnings, told))
 
 
 def _unneeded(task: Task, absent: Sequence[Absent]) -> dict[str, Tensor]:

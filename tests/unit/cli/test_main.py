@@ -141,6 +141,7 @@ def test_exit_codes_are_those_that_scripts_rely_on() -> None:
         "RecipeError": 2,
         "DataError": 3,
         "CheckpointError": 4,
+        "FolderLostError": 4,
         "DivergedError": 5,
         "OutOfMemoryError": 6,
         "Preempted": 75,

@@ -1,0 +1,26 @@
+"""Whether a run's weights are worth anything: what its evaluations said of them against where it started."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ttstrain.checkpoint.meta import Meta
+
+
+def never_better(meta: Meta, state: Mapping[str, Any]) -> str | None:
+    """Warn where no evaluation of a run, up to a checkpoint, was better than the one before its first step.
+
+    `state` holds the checkpoint's part `best`. None where one was better, and where nothing was measured.
+    """
+    best = state.get("best")
+    if not isinstance(best, Mapping) or best.get("step") != 0 or meta.step == 0:
+        return None
+    metric, at_start = best.get("metric"), best.get("value")
+    now = meta.metrics.get(str(metric))
+    figures = f"`{metric}` was {at_start:.4f} before the first step" if isinstance(at_start, float) else ""
+    figures += f" and is {now:.4f} at step {meta.step:,}" if figures and now is not None else ""
+    return (
+        f"WARNING: up to step {meta.step:,} this run was never better than what it started from"
+        f"{f' ({figures})' if figures else ''}: training made it worse, and its base is the better choice"
+    )
