@@ -18,6 +18,7 @@ import numpy as np
 
 from ttstrain.data.decode import Decoded, Samples, decode
 from ttstrain.data.manifest import Treatment
+from ttstrain.data.other_formats import what_it_is
 from ttstrain.data.readers.rows import Action
 from ttstrain.data.riff import check_riff
 
@@ -117,7 +118,7 @@ def _of_sound(path: Path, max_s: float) -> Measured:
     try:
         decoded = decode(path, max_s=max_s)
     except (soundfile.LibsndfileError, ValueError) as error:
-        return _skip("unreadable", _what_it_is(path) or f"it cannot be decoded: {error}")
+        return _skip("unreadable", what_it_is(path) or f"it cannot be decoded: {error}")
     if fault := _fault_of_length(decoded, max_s):
         return Measured((fault,), decoded.sample_rate)
     if not np.isfinite(decoded.samples).all():
@@ -300,25 +301,6 @@ def _hop(rate: int) -> int:
 def decibels(level: float) -> str:
     """Say a level of full scale in dB."""
     return f"{20 * math.log10(level):.0f} dBFS" if level else "exactly zero"
-
-
-# ---------------------------------------------------------------- what a file is instead of sound
-
-
-def _what_it_is(path: Path) -> str | None:
-    with path.open("rb") as file:
-        start = file.read(512)
-    if start.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, not the recording: run `git lfs pull`"
-    if start.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
-        return "a web page: the download failed"
-    if start[4:8] == b"ftyp":
-        return "an MP4 file (m4a, aac), which cannot be decoded here: convert it to flac or wav"
-    if all(byte >= 32 or byte in b"\t\n\r" for byte in start):
-        return "text, not sound"
-    if start.startswith((b"RIFF", b"fLaC", b"OggS")):
-        return None
-    return "no kind of sound file that is known here"
 
 
 def digest_of(path: Path) -> str:

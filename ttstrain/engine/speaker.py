@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from ttstrain.config.resolve import parse
 from ttstrain.data.audio import read_clip
 from ttstrain.data.decode import decode
 from ttstrain.data.manifest import read_manifest
+from ttstrain.data.other_formats import what_it_is
 from ttstrain.engine.build import choose_device
 from ttstrain.engine.export import gather
 from ttstrain.engine.previews import choose_reference
@@ -172,8 +174,10 @@ def read_voice(path: Path, text: str) -> Voice:
     try:
         decoded = decode(path)
     except (OSError, soundfile.LibsndfileError) as error:
+        kind = what_it_is(path) if os.access(path, os.R_OK) else None
         raise DataError(
-            f"the reference `{path}` cannot be read: {error}", hint="WAV, FLAC, OGG and MP3 files are read"
+            f"the reference `{path}` {f'is {kind}' if kind else f'cannot be read: {error}'}",
+            hint="WAV, FLAC, OGG and MP3 files are read",
         ) from error
     if not text.strip():
         raise DataError(f"what does the reference `{path}` say?", hint="give its exact words as `--ref-text`")

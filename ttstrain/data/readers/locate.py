@@ -16,7 +16,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ttstrain.data.readers.rows import printable
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64", ".m4a", ".aac")
+DECODED = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64")
+NOT_DECODED = (".m4a", ".aac", ".mp4", ".3gp", ".webm", ".mka", ".wma", ".amr", ".ape", ".wv")  # told by name
+AUDIO_SUFFIXES = (*DECODED, *NOT_DECODED)
 FOLDERS = ("", "wavs", "wav", "audio", "clips")  # below the data folder, in the order they are looked at
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|file:")
 
