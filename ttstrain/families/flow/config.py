@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from ttstrain.config.recipe import Depth, Section, Seed, Size, Step
+from ttstrain.data.review import Remark, Review
 from ttstrain.errors import RecipeError
 from ttstrain.families import ModelConfig
 from ttstrain.families.flow.cost import HALF, SINGLE, activation_bytes
 from ttstrain.families.flow.shapes import CONV_GROUPS, LORA_TARGETS, parameter_shapes
-from ttstrain.families.flow.text import FlowFrontEnd
+from ttstrain.families.flow.text import FlowFrontEnd, other_readings
 from ttstrain.families.flow.vocab import PACKAGED, load_vocab
 
 if TYPE_CHECKING:
@@ -183,6 +184,11 @@ class FlowConfig(ModelConfig):
         """Return what reads the texts. Raises RecipeError without the vocab's file or the tokenizer's libraries."""
         vocab = load_vocab(self.vocab, space_first=self.tokenizer != "custom")
         return FlowFrontEnd(vocab, kind=self.tokenizer, max_unknown=self.max_unknown)
+
+    def review(self, clips: Sequence[Clip]) -> Review:
+        """Say which texts upstream's inference would read otherwise than the net learns them."""
+        remark = None if self.tokenizer != "char" else other_readings([clip.text for clip in clips])
+        return Review() if remark is None else Review(remarks=(Remark("reads", remark),))
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         return parameter_shapes(self, num_tokens=self.num_tokens())

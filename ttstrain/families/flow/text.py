@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Any, Literal
 
+from ttstrain.data.readers.rows import printable
 from ttstrain.data.texts import VOCAB, Token
 from ttstrain.errors import RecipeError
 from ttstrain.families.flow.vocab import Vocab
@@ -84,6 +85,28 @@ def marked_tokens(text: str) -> list[Token]:
                 tokens.extend(_spoken(*syllables(character)) if _is_chinese(character) else [Token(character)])
         before = word[-1:]
     return tokens
+
+
+def other_readings(texts: Sequence[str]) -> str | None:
+    """Say how many texts upstream's inference reads otherwise than as plain characters; None where it is none."""
+    try:
+        _front_end()
+    except RecipeError:
+        return (
+            "`tokenizer: char` reads plain characters; upstream's inference sends every text through its pinyin "
+            "function, which is not installed here and may read them otherwise"
+        )
+    first, count = "", 0
+    for text in texts:
+        if (read := pinyin_tokens(text)) != list(text):
+            count += 1
+            first = first or f"{printable(text, limit=30)!r} as {printable(''.join(read), limit=30)!r}"
+    if not count:
+        return None
+    return (
+        f"WARNING: upstream's inference reads {count:,} of {len(texts):,} texts otherwise than `tokenizer: char` "
+        f"learns them, {first}; `tokenizer: custom` with the same vocab learns what it reads"
+    )
 
 
 def front_end_versions() -> dict[str, str]:

@@ -25,7 +25,7 @@ from ttstrain.families.orpheus.loss import HeadLoss, HeadOptions, head_loss
 from ttstrain.families.orpheus.net import build_net, hidden_states, prove_isolation
 from ttstrain.families.orpheus.rows import prompt_ids
 from ttstrain.families.orpheus.sampler import read, write
-from ttstrain.families.orpheus.tokenizer import load_tokenizer
+from ttstrain.families.orpheus.tokenizer import another_tokenizer, load_tokenizer
 from ttstrain.task import Audio, Fitted, Loss, Mean, Prompt, Sample, Task, trained_share
 
 if TYPE_CHECKING:
@@ -85,10 +85,11 @@ class OrpheusTask(Task):
             if rows < wanted:
                 weights[name] = _with_rows(base.weights[name].read(), wanted, like=self.config.ids)
                 notes.append(f"{wanted - rows} rows added to {name.removeprefix(PREFIX)}, the mean of the audio rows")
+        notes += another_tokenizer(tokenizer, beside=base.path)
         rows_known = min(base.weights[name].shape[0] for name in tables) if tables else wanted
         new = tuple(range(rows_known, wanted))
         if not new:
-            return Fitted(base.weights)
+            return Fitted(base.weights, notes=tuple(notes))
         return Fitted(weights, notes=tuple(notes), new_rows=dict.fromkeys(tables, new) if new else {})
 
     # ---------------------------------------------------------------- training

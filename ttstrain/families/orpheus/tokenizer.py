@@ -107,6 +107,17 @@ def load_tokenizer(spec: str) -> RowTokenizer:
     )
 
 
+def another_tokenizer(tokenizer: RowTokenizer, *, beside: Path) -> list[str]:
+    """Warn where a tokenizer is not the one that lies beside a base's weights."""
+    path = (beside if beside.is_dir() else beside.parent) / FILE
+    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest()[:16] == tokenizer.digest:
+        return []
+    return [
+        f"WARNING: the tokenizer `{tokenizer.source}` is another than the one beside the base, `{path}`: the same text "
+        "may become other ids than the base learned. `model.rows.tokenizer` chooses"
+    ]
+
+
 def find_ids(tokenizer: Tokenizer, *, source: str) -> TokenIds:
     """Find where the control and audio tokens lie. Raises CheckpointError unless all are there and in order."""
     first = tokenizer.token_to_id("<custom_token_0>")

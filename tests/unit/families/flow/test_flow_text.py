@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
+from ttstrain.data.manifest import Clip
 from ttstrain.data.texts import Token
 from ttstrain.errors import RecipeError
+from ttstrain.families.flow.config import FlowConfig
 from ttstrain.families.flow.text import (
     FlowFrontEnd,
     TokenizerKind,
@@ -89,3 +92,13 @@ def test_no_script_breaks_the_front_end(text: str) -> None:
 def test_versions_that_decide_on_tokens_are_known() -> None:
     pytest.importorskip("rjieba")
     assert set(front_end_versions()) == {"pypinyin", "rjieba"}
+
+
+def test_texts_that_upstreams_inference_reads_otherwise_are_told_before_training() -> None:
+    texts = ["Hello there.", "größer ist es", "“quoted”"]
+    clips = [Clip(id=text, path=Path("a.wav"), text=text, duration_s=1.0, sample_rate=8000) for text in texts]
+    [remark] = FlowConfig(tokenizer="char").review(clips).remarks
+    assert remark.text.startswith("WARNING: upstream's inference reads 2 of 3 texts otherwise than `tokenizer: char`")
+    assert "'größer ist es' as 'größ er ist es'" in remark.text
+    assert FlowConfig(tokenizer="char").review(clips[:1]).remarks == ()
+    assert FlowConfig().review(clips).remarks == ()

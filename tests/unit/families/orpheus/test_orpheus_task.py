@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_orpheus import NET
+from small_orpheus import NET, write_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from ttstrain.checkpoint.loading import load_weights
@@ -248,3 +248,13 @@ def test_a_llama_without_audio_tokens_is_refused(copy: Path) -> None:
     (copy / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match="no audio tokens"):
         open_checkpoint(resolve_base(str(copy)))
+
+
+def test_a_tokenizer_that_is_not_the_bases_own_is_told(tmp_path: Path) -> None:
+    opened = open_checkpoint(write_model(tmp_path / "base"))
+    assert OrpheusTask(CONFIG).fitted(opened).notes == ()
+    other = tmp_path / "base" / "tokenizer.json"
+    other.write_text(other.read_text().replace('"version"', ' "version"', 1))
+    [note] = OrpheusTask(CONFIG).fitted(opened).notes
+    assert "WARNING: the tokenizer `" in note
+    assert f"is another than the one beside the base, `{other}`" in note
