@@ -56,9 +56,16 @@ class DivergedError(UserError):
 
 
 class OutOfMemoryError(UserError):
-    """Memory ran out and no smaller micro-batch is left to try."""
+    """Memory ran out and no smaller micro-batch is left to try.
+
+    `saved` says that whoever raised it has seen to a good checkpoint on disk.
+    """
 
     exit_code = 6
+
+    def __init__(self, message: str, *, hint: str | None = None, saved: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.saved = saved
 
 
 class Preempted(UserError):

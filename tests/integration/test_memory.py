@@ -291,6 +291,28 @@ def test_a_preview_that_does_not_fit_is_a_warning(
     assert "it did not fit in memory beside the training" in " ".join(capfd.readouterr().err.split())
 
 
+def test_a_run_whose_later_evaluation_does_not_fit_is_saved_before_it_ends(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate, step = FlowTask.evaluate, []
+
+    def cramped(self: FlowTask, batch: Any, generator: torch.Generator) -> Any:
+        if step:
+            raise torch.OutOfMemoryError(CUDA)
+        return evaluate(self, batch, generator)
+
+    def count(self: torch.optim.AdamW, *arguments: Any, **options: Any) -> Any:
+        step.append(self)
+        return adamw(self, *arguments, **options)
+
+    adamw = torch.optim.AdamW.step
+    monkeypatch.setattr(FlowTask, "evaluate", cramped)
+    monkeypatch.setattr(torch.optim.AdamW, "step", count)
+    with pytest.raises(OutOfMemoryError, match="the evaluation after step 4 did not fit in memory"):
+        finetune(recipe, tmp_path, "name=r", "eval.every=4", "checkpoint.every=100")
+    assert checkpoint(tmp_path / "r", 4).meta.step == 4
+
+
 # ---------------------------------------------------------------- fp16 that keeps overflowing
 
 

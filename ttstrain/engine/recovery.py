@@ -289,7 +289,7 @@ def _leave_for_memory(run: Run, snapshots: Snapshots, message: str, *, hint: str
     run.ranks.barrier()  # a launcher ends all with the first, and the main process may still have been writing
     if not run.ranks.main:
         raise PeerError(message, exit_code=OutOfMemoryError.exit_code, told=True)
-    raise OutOfMemoryError(message, hint=f"{hint}; `{good}` is saved")
+    raise OutOfMemoryError(message, hint=f"{hint}; `{good}` is saved", saved=True)
 
 
 def tell_of_memory(run: Run, micro_batch: Batch | None, *, limit: int, restored: int | None) -> None:
@@ -359,10 +359,11 @@ def saved_on_error(run: Run, snapshots: Snapshots) -> Iterator[Whereabouts]:
     whereabouts = Whereabouts()
     try:
         yield whereabouts
-    except (DivergedError, FolderLostError, OutOfMemoryError, Interrupted, Preempted):
+    except (DivergedError, FolderLostError, Interrupted, Preempted):
         raise
     except Exception as error:
-        if run.ranks.main and snapshots.step >= 0 and not run.folder_is_lost():
+        seen_to = isinstance(error, OutOfMemoryError) and error.saved
+        if not seen_to and run.ranks.main and snapshots.step >= 0 and not run.folder_is_lost():
             what = error.message if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
             _save_alone(run, snapshots, whereabouts, what)
         raise
