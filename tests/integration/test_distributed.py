@@ -13,11 +13,13 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
 import ranked
 import torch
+import torch.distributed as dist
 from processes import Processes
 from small_runs import checkpoint, command, differences, ttstrain, write_clips, write_recipe
 from toys import Counting, Gan, Joint, Regression
@@ -111,6 +113,17 @@ def test_objects_and_sums_reach_every_rank(two: TwoRanks) -> None:
         assert found["broadcast"]["rank"] == 0
         assert found["sum"].tolist() == [3]
         assert (found["same"], found["drifted"]) == ([], ["apart"])
+
+
+def test_gpus_are_connected_before_anything_fills_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    sums: list[torch.device] = []
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor: sums.append(tensor.device))
+    Ranks(world_size=2).connect(torch.device("cpu"))
+    assert sums == []
+    monkeypatch.setattr(torch, "zeros", lambda *_, device: SimpleNamespace(device=device))
+    Ranks(world_size=2).connect(torch.device("cuda", 1))
+    Ranks().connect(torch.device("cuda", 1))
+    assert sums == [torch.device("cuda", 1)]
 
 
 # ---------------------------------------------------------------- the guard

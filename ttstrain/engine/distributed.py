@@ -57,6 +57,15 @@ class Ranks:
     def alone(self) -> bool:
         return self.world_size == 1
 
+    def connect(self, device: torch.device) -> None:
+        """Connect the GPUs while their memory is free.
+
+        NCCL would do so in the first sum of gradients, when torch holds nearly all of it, and what NCCL lacks there is
+        an error of one rank for which the others wait.
+        """
+        if device.type == "cuda":
+            self.sum(torch.zeros((), device=device))
+
     # ------------------------------------------------------------ every step
 
     def sum(self, values: Tensor) -> Tensor:

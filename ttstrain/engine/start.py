@@ -192,6 +192,7 @@ class _Processes:
     def choose_device(self, recipe: Recipe) -> None:
         self.device = build.choose_device(recipe.train.device, tf32=recipe.train.tf32, ranks=self.ranks)
         self.ranks.barrier()  # a process without a GPU says so before the data are prepared
+        self.ranks.connect(self.device)
 
     def hold(self, take: Callable[[], RunLock]) -> Path:
         """Let the main process take the lock of the run's folder, until the end; return the folder in every process."""
