@@ -11,6 +11,7 @@ from pretended_cuda import GPU, needs_cuda_build, pretended_cuda
 from ttstrain.engine.build import choose_device
 from ttstrain.families.flow.model.attention import attend
 from ttstrain.families.gpt_sovits.gpt.attention import _attend
+from ttstrain.modules.full_precision import full_precision
 
 pytestmark = needs_cuda_build
 
@@ -46,3 +47,18 @@ def test_a_chosen_gpu_attends_without_cudnn(call: Callable[[], None], kernel: st
         assert choose_device("auto", tf32=True) == GPU
         call()
         assert dict(gpu.attention) == {"cudnn": 1, kernel: 1}
+
+
+def test_encoders_that_need_full_precision_keep_cudnn() -> None:
+    """Without it convolutions would be unfolded into matrices, several times slower."""
+    with pretended_cuda() as gpu:
+        with gpu.fake:
+            wav, kernel = torch.zeros(1, 1, 16_000, device=GPU), torch.zeros(512, 1, 10, device=GPU)
+
+        def backend() -> str:
+            return str(torch._C._select_conv_backend(wav, kernel, None, [5], [0], [1], False, [0], 1, None))
+
+        outside = backend()
+        with full_precision():
+            assert backend() == outside
+        assert "Cudnn" in outside
