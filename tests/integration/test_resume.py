@@ -350,6 +350,7 @@ def test_a_course_that_was_left_is_left_for_good_though_it_saved_nothing(
     assert metrics(run.with_name("back")) == metrics(whole)
 
 
+@pytest.mark.parametrize("snapshot", ["memory", "disk"])  # which cannot be written any more
 @pytest.mark.parametrize("change", [shutil.rmtree, lambda run: run.rename(run.with_name("renamed"))])
 def test_a_run_whose_folder_goes_ends_at_once_and_saves_itself_beside(
     recipe: Path,
@@ -358,6 +359,7 @@ def test_a_run_whose_folder_goes_ends_at_once_and_saves_itself_beside(
     monkeypatch: pytest.MonkeyPatch,
     *,
     change: Callable[[Path], object],
+    snapshot: str,
 ) -> None:
     from ttstrain.engine import loop
 
@@ -370,8 +372,9 @@ def test_a_run_whose_folder_goes_ends_at_once_and_saves_itself_beside(
         return report
 
     monkeypatch.setattr(loop, "train_step", step_and_change)
+    settings = ["checkpoint.every=1000", "eval.every=1000", f"guard.snapshot={snapshot}"]
     with pytest.raises(FolderLostError, match="removed or renamed") as caught:
-        finetune(recipe, tmp_path, "name=whole", *OVERRIDES["fp32"], "checkpoint.every=1000", "eval.every=1000")
+        finetune(recipe, tmp_path, "name=whole", *OVERRIDES["fp32"], *settings)
     beside = tmp_path / "whole-rescued"
     assert f"`ttstrain resume {beside}`" in str(caught.value.hint)
     monkeypatch.setattr(loop, "train_step", step)

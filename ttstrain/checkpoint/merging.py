@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from ttstrain import families
 from ttstrain.checkpoint import hub
 from ttstrain.checkpoint.loading import LoadReport, Mismatch, misfit
+from ttstrain.checkpoint.reading import retried
 from ttstrain.checkpoint.tensorfile import StoredTensor
 from ttstrain.checkpoint.upstream import Absent, OpenedCheckpoint, differences, open_checkpoint, resolve_base
 from ttstrain.config.recipe import Recipe, base_files
@@ -20,9 +22,16 @@ def open_base(files: Sequence[str], *, task: str) -> OpenedCheckpoint:
     """Open the files that a recipe's `base:` names, and what belongs to them; the later win, tensor by tensor."""
     parts: list[OpenedCheckpoint] = []
     for spec in files:
-        opened = open_checkpoint(resolve_base(spec), task=task)
+        opened = _open(spec, task=task)
         parts += [opened, *(open_checkpoint(path, task=task) for path in opened.partners)]
     return merge(parts)
+
+
+def _open(spec: str, *, task: str) -> OpenedCheckpoint:
+    if spec.startswith(hub.HUB):
+        return open_checkpoint(resolve_base(spec), task=task)
+    place = Path(spec).expanduser()  # of a run that trains, its best one may be replaced while it is looked at
+    return retried(place, lambda: open_checkpoint(resolve_base(spec), task=task), prefer="best")
 
 
 def open_for(recipe: Recipe) -> OpenedCheckpoint:

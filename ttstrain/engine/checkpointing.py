@@ -34,29 +34,39 @@ def save(run: Run, *, best: bool = False, metrics: Mapping[str, float] | None = 
         raise _save_beside(run, generators, describe(run, metrics=metrics or {}))
     if run.ranks.main:
         run.store.save(
-            run.progress.step, _shared(run), describe(run, metrics=metrics or {}), best=best, per_rank=generators
+            run.progress.step,
+            shared(run.state.state_dict()),
+            describe(run, metrics=metrics or {}),
+            best=best,
+            per_rank=generators,
         )
     return run.store.folder(run.progress.step)
 
 
-def _shared(run: Run) -> dict[str, Any]:
-    """Return what is alike in every process."""
-    return {name: tree for name, tree in run.state.state_dict().items() if name != PER_RANK}
+def shared(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a state is alike in every process."""
+    return {name: tree for name, tree in content.items() if name != PER_RANK}
 
 
 def _save_beside(run: Run, generators: Sequence[Any], meta: Meta) -> FolderLostError:
-    """Write a run of this one checkpoint beside the folder that is gone; return what to raise in every process."""
-    place: Path | None = None
-    if run.ranks.main:
-        with folder.create_rescue(run.folder) as lock:
-            place = lock.folder
-            sessions.write_description(place, run.plan, goes_on_from=run.folder)
-            beside = store.CheckpointStore(place, keep_last=1, background=False, texts=run.store.texts)
-            beside.save(run.progress.step, _shared(run), meta, per_rank=generators)
-    place = run.ranks.broadcast(place)
+    """Save the run as it stands beside the folder that is gone; return what to raise in every process."""
+    place = write_beside(run, shared(run.state.state_dict()), generators, meta) if run.ranks.main else None
+    return folder_lost(run, run.ranks.broadcast(place), step=meta.step)
+
+
+def write_beside(run: Run, state: Mapping[str, Any], generators: Sequence[Any], meta: Meta) -> Path:
+    """Write a run of one checkpoint beside the folder that is gone, and return its folder. For the main process."""
+    with folder.create_rescue(run.folder) as lock:
+        sessions.write_description(lock.folder, run.plan, goes_on_from=run.folder)
+        beside = store.CheckpointStore(lock.folder, keep_last=1, background=False, texts=run.store.texts)
+        beside.save(meta.step, state, meta, per_rank=generators)
+        return lock.folder
+
+
+def folder_lost(run: Run, place: Path | None, *, step: int) -> FolderLostError:
+    """Say that the run's folder is gone, and that the state of a step is saved in another."""
     return FolderLostError(
-        f"the run's folder `{run.folder}` was removed or renamed while step {run.progress.step} was taken; "
-        f"the run as it stands is saved in `{place}`",
+        f"the run's folder `{run.folder}` was removed or renamed under the run; step {step} is saved in `{place}`",
         hint=f"continue with `ttstrain resume {quoted(place)}`",
     )
 
@@ -68,8 +78,7 @@ def save_held(run: Run, content: Mapping[str, Any], *, step: int, alone: bool = 
     """
     generators = [content[PER_RANK]] if alone else run.ranks.gather(content[PER_RANK])
     if run.ranks.main:
-        state = {name: tree for name, tree in content.items() if name != PER_RANK}
-        run.store.save(step, state, describe(run, metrics={}, step=step), per_rank=generators)
+        run.store.save(step, shared(content), describe(run, metrics={}, step=step), per_rank=generators)
         run.store.wait()
     return run.store.folder(step)
 

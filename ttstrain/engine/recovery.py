@@ -363,7 +363,7 @@ def saved_on_error(run: Run, snapshots: Snapshots) -> Iterator[Whereabouts]:
         raise
     except Exception as error:
         seen_to = isinstance(error, OutOfMemoryError) and error.saved
-        if not seen_to and run.ranks.main and snapshots.step >= 0 and not run.folder_is_lost():
+        if not seen_to and run.ranks.main and snapshots.step >= 0:
             what = error.message if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
             _save_alone(run, snapshots, whereabouts, what)
         raise
@@ -379,9 +379,16 @@ def _save_alone(run: Run, snapshots: Snapshots, whereabouts: Whereabouts, what: 
             step, content = run.progress.step, state
         if step == 0:
             return
+        if run.folder_is_lost():
+            content = content or snapshots.content()
+            generators, meta = [content[checkpointing.PER_RANK]], checkpointing.describe(run, metrics={}, step=step)
+            lost = checkpointing.write_beside(run, checkpointing.shared(content), generators, meta)
+            raise checkpointing.folder_lost(run, lost, step=step)
         place = run.store.last()
         if place is None or place < run.store.folder(step):
             place = checkpointing.save_held(run, content or snapshots.content(), step=step, alone=True)
         run.trackers.note(f"WARNING: the run ends ({what}); `{place}` is saved")
+    except FolderLostError:
+        raise
     except Exception as error:
         run.trackers.note(f"WARNING: the run ends ({what}), and could not be saved: {first_line(error)}")
