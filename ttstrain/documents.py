@@ -121,13 +121,14 @@ def read_bytes(path: Path, *, error: type[UserError], hint: str | None = None, m
     """Read a whole file of at most `most_bytes`. Raises `error` when it is larger, no ordinary file, or forbidden."""
     try:
         check_ordinary(path, error=error, hint=hint)
+        too_large = path.stat().st_size > most_bytes  # a file of the system may say 0, and hold more
         with path.open("rb") as file:
-            content = file.read(most_bytes + 1)
+            content = b"" if too_large else file.read(most_bytes + 1)
     except OSError as fault:
         raise error(f"`{path}` cannot be read: {fault.strerror or fault}", hint=hint) from fault
     except MemoryError as fault:
         raise error(f"`{path}` cannot be read: it does not fit into memory", hint=hint) from fault
-    if len(content) > most_bytes:
+    if too_large or len(content) > most_bytes:
         raise error(f"`{path}` cannot be read: it is larger than {most_bytes / MEBIBYTE:,.0f} MiB", hint=hint)
     return content
 

@@ -19,6 +19,7 @@ from ttstrain.checkpoint.reading import retried
 from ttstrain.checkpoint.tensorfile import StoredTensor
 from ttstrain.checkpoint.upstream import OpenedCheckpoint, all_keys, describe_keys, follow, identify, open_own
 from ttstrain.errors import CheckpointError, RecipeError, UserError
+from ttstrain.places import refused_as
 
 _SHOWN = 3  # names of unknown classes in a note
 _TRAINING_ONLY = ("optimizer", "lr_scheduler", "callbacks", "loops")  # entries of unknown files that are no weights
@@ -132,6 +133,7 @@ class Difference:
 # ---------------------------------------------------------------- one checkpoint
 
 
+@refused_as(CheckpointError)
 def inspect(path: Path) -> Inspection:
     """Inspect a checkpoint file of any trainer, one of our checkpoints, or a run by its last one.
 
@@ -175,6 +177,7 @@ def _inspect(path: Path) -> Inspection:
     )
 
 
+@refused_as(CheckpointError)
 def list_tensors(path: Path, pattern: str) -> list[TensorReport]:
     """Look at every tensor whose name matches a shell pattern, averages and moments too.
 
@@ -188,6 +191,7 @@ def list_tensors(path: Path, pattern: str) -> list[TensorReport]:
     return [_tensor_report(name, stored) for name, stored in matching.items()]
 
 
+@refused_as(CheckpointError)
 def diff(a: Path, b: Path) -> Difference:
     """Compare the weights of two checkpoints tensor by tensor."""
     first, second = _open(a).weights, _open(b).weights

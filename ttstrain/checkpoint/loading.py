@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ttstrain.checkpoint.finite import named, non_finite
 from ttstrain.checkpoint.tensorfile import StoredTensor, read_tree
 from ttstrain.errors import CheckpointError
+from ttstrain.places import refused_as
 from ttstrain.state import Tree
 
 Tensors = Mapping[str, Tensor] | Mapping[str, StoredTensor] | Mapping[str, Tensor | StoredTensor]
@@ -68,6 +69,7 @@ def compare(module: nn.Module, tensors: Tensors, *, source: str) -> LoadReport:
     )
 
 
+@refused_as(CheckpointError)
 def load_weights(module: nn.Module, tensors: Tensors, *, source: str) -> LoadReport:
     """Load a file's tensors into a module, converting to the module's dtypes and devices.
 

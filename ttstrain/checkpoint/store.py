@@ -34,6 +34,7 @@ from ttstrain.checkpoint.damage import fault_of, naming_a_sound_one, open_meta, 
 from ttstrain.checkpoint.meta import FileMeta, Meta, kept_name, write_meta
 from ttstrain.checkpoint.tensorfile import FileSum
 from ttstrain.errors import CheckpointError
+from ttstrain.places import refused_as
 from ttstrain.state import Tree, detach_copy
 
 _STEMS = {"task": "weights"}  # part -> file name without ending, where they differ
@@ -94,6 +95,7 @@ def save(
     return meta
 
 
+@refused_as(CheckpointError)
 def load(folder: Path, *, verify: bool = True) -> Loaded:
     """Read a checkpoint folder; `verify` compares each file with the sha256 in its meta while reading.
 
@@ -102,6 +104,7 @@ def load(folder: Path, *, verify: bool = True) -> Loaded:
     return _load(folder, reading="verified" if verify else "trusting")
 
 
+@refused_as(CheckpointError)
 def load_lazily(folder: Path) -> Loaded:
     """Read a checkpoint's JSON and leave its tensors on the disk, as `StoredTensor`s; nothing is hashed."""
     return _load(folder, reading="lazy")
@@ -115,6 +118,7 @@ def _load(folder: Path, *, reading: Reading) -> Loaded:
     return Loaded(state=state, meta=meta, per_rank=ranks)
 
 
+@refused_as(CheckpointError)
 def load_part(folder: Path, part: str, *, verify: bool = True) -> Tree:
     """Read one part of a checkpoint, such as `task` or `ema`."""
     meta = open_meta(folder)

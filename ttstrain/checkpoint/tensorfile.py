@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ttstrain import documents
 from ttstrain.errors import CheckpointError
+from ttstrain.places import refused_as
 
 CHUNK = 16 << 20  # bytes handled at a time; large enough that hashing and disk are the limit
 PIECE = 1 << 20  # elements looked at together; small enough for the processor's cache
@@ -250,6 +251,7 @@ def _place(stored: StoredTensor) -> tuple[int, int]:
     return stored.offset, stored.numel
 
 
+@refused_as(CheckpointError)
 def read_tree(tree: Any) -> Any:
     """Replace every `StoredTensor` in a tree of dicts and lists by the tensor it stands for."""
     if isinstance(tree, StoredTensor):

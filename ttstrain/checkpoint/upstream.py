@@ -20,6 +20,7 @@ from ttstrain.checkpoint.unpickle import label
 from ttstrain.checkpoint.worth import never_better
 from ttstrain.config.project import choose_checkpoint
 from ttstrain.errors import CheckpointError
+from ttstrain.places import refused_as
 from ttstrain.state import Tree
 
 Kind = Literal["base", "training", "export", "adapter", "unknown"]
@@ -164,6 +165,7 @@ class UpstreamFormat(Protocol):
 # ---------------------------------------------------------------- opening
 
 
+@refused_as(CheckpointError)
 def open_checkpoint(path: Path, *, task: str | None = None) -> OpenedCheckpoint:
     """Open a checkpoint file, or a folder of ours, for use as weights; `task` is what the recipe trains.
 
@@ -295,6 +297,7 @@ def describe_keys(tree: Tree) -> str:
 # ---------------------------------------------------------------- finding
 
 
+@refused_as(CheckpointError)
 def follow(path: Path, *, prefer: Literal["last", "best"] = "last") -> Path:
     """Turn a run's folder, a `last` or `best` pointer, or a folder with one checkpoint file into that checkpoint.
 
@@ -333,6 +336,7 @@ def _only_file(folder: Path) -> Path:
     raise CheckpointError(f"`{folder}` holds no checkpoint", hint=f"looked for {', '.join(SUFFIXES)} and {META_FILE}")
 
 
+@refused_as(CheckpointError)
 def resolve_base(spec: str) -> Path:
     """Find what a recipe's `base:` names: `hf://owner/repo[@revision]/path`, a file, a folder, a run.
 

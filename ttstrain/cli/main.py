@@ -6,7 +6,6 @@ A command's module is imported when that command is called, so `ttstrain --help`
 from __future__ import annotations
 
 import difflib
-import errno
 import importlib
 import os
 import sys
@@ -14,6 +13,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -24,6 +24,7 @@ from ttstrain.data.pool import end_all
 from ttstrain.engine.launch import first_here
 from ttstrain.engine.signals import starting
 from ttstrain.errors import OutOfMemoryError, PeerError, UserError, first_line, is_out_of_memory
+from ttstrain.places import is_refusal, refusal
 from ttstrain.terminal import escaped, protected
 
 INTERNAL_ERROR = 1
@@ -83,10 +84,11 @@ class CommandLine(TyperGroup):
                 print_error(error.message, hint=error.hint)
             raise typer.Exit(error.exit_code) from error
         except OSError as error:
-            if error.errno != errno.ENAMETOOLONG:
+            if not is_refusal(error) or _is_ours(error):
                 raise
-            print_error(f"no path can be that long: `{str(error.filename)[:60]}…`", hint="look at what was given")
-            raise typer.Exit(UserError.exit_code) from error
+            refused = refusal(error, UserError)
+            print_error(refused.message, hint=refused.hint)
+            raise typer.Exit(refused.exit_code) from error
         except KeyboardInterrupt as error:
             if first_here():
                 print_error("interrupted")
@@ -107,6 +109,11 @@ class CommandLine(TyperGroup):
                 raise
             print_error(f"there is no option `{option}`", hint=f"keys of the recipe are set without dashes: `{meant}`")
             raise typer.Exit(UserError.exit_code) from error
+
+
+def _is_ours(error: OSError) -> bool:
+    """Tell whether a file of this installation is in trouble, which is a defect and no place that a person named."""
+    return os.path.realpath(os.fsdecode(error.filename)).startswith(str(Path(ttstrain.__file__).resolve().parent))
 
 
 def _as_key(option: str, command_line: list[str]) -> str | None:

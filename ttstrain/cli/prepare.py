@@ -9,6 +9,8 @@ import typer
 
 from ttstrain import terminal
 from ttstrain.cli import paths
+from ttstrain.errors import DataError
+from ttstrain.places import refused_as
 from ttstrain.shell import quoted
 
 if TYPE_CHECKING:
@@ -129,8 +131,9 @@ def _write_lists(result: AuditResult, out: Path | None, cache_dir: str | None) -
     if out is None:
         name = sha256(str(result.root.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
         out = cache_root(cache_dir) / "prepared" / name
-    write_manifest(out / "manifest.jsonl", result.clips)
-    write_quarantine(result, out / "quarantine.jsonl")
+    with refused_as(DataError, path=out, hint="`-o` names another folder"):
+        write_manifest(out / "manifest.jsonl", result.clips)
+        write_quarantine(result, out / "quarantine.jsonl")
     return out
 
 
@@ -222,11 +225,12 @@ def _write_vocab(path: Path, front_end: FrontEnd | None, texts: TextReport | Non
     if path.exists():
         raise RecipeError(f"`{path}` exists already", hint="a trained vocabulary must not change; choose another name")
     tokens = extended_vocab(front_end.vocab, texts.unknown)
-    atomic.write_text(path, "".join(f"{token}\n" for token in tokens))
+    with refused_as(DataError, path=path, hint="`--vocab-out` names it"):
+        atomic.write_text(path, "".join(f"{token}\n" for token in tokens))
     new = len(tokens) - len(front_end.vocab)
-    named = f": {some_symbols(texts)}" if new else ""
+    which = f": {some_symbols(texts)}" if new else ""
     use = quoted(f"model.vocab={path}")
-    return f"vocab     {path}: {len(tokens):,} tokens, {new} new{named}\n          use it with `{use}`"
+    return f"vocab     {path}: {len(tokens):,} tokens, {new} new{which}\n          use it with `{use}`"
 
 
 # ---------------------------------------------------------------- scores

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from ttstrain.cli import paths
+from ttstrain.documents import check_ordinary
+from ttstrain.errors import DataError
+from ttstrain.places import refused_as
 from ttstrain.shell import quoted
 from ttstrain.terminal import escaped
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ttstrain.engine.speaker import Line, Speaker, Voice
+    from ttstrain.task import Audio
 
 VOICE = "model.sampling.voice="  # names a voice, where a model knows them by name
 SOUND_FILES = (".wav", ".flac", ".ogg")
@@ -70,7 +74,7 @@ def sample(
     `temperature`, `voice` and `max_tokens` of Orpheus; and `train.device`.
     """
     from ttstrain.engine.speaker import Line, open_speaker, read_lines
-    from ttstrain.errors import DataError, RecipeError
+    from ttstrain.errors import RecipeError
 
     if (text is None) == (texts is None):
         raise typer.BadParameter("give either `--text` or `--texts`")
@@ -80,6 +84,8 @@ def sample(
         raise DataError("there is nothing to say: the text is empty")
     lines = [Line(out.stem, text)] if text is not None else read_lines(_given(texts))
     files = _files(out, lines, single=text is not None)
+    for file in files:
+        _check_writable(file)
     given = None if ref_audio is None else _voice(ref_audio, ref_text or "")
     speaker = open_speaker(checkpoint, overrides or [], weights=weights.value, recipe=recipe)
     for told in speaker.lines:
@@ -117,8 +123,33 @@ def _files(out: Path, lines: list[Line], *, single: bool) -> list[Path]:
         return [out]
     if out.exists() and not out.is_dir():
         raise RecipeError(f"`{out}` is not a folder", hint="`--texts` writes one file per text into a folder")
-    out.mkdir(exist_ok=True)
+    with refused_as(DataError, hint=_OTHER_OUT):
+        out.mkdir(exist_ok=True)
     return [out / f"{line.name}.wav" for line in lines]
+
+
+_OTHER_OUT = "`-o` names it"
+
+
+def _check_writable(path: Path) -> None:
+    """Raise DataError where a sound file cannot be written, before anything is computed for it."""
+    with refused_as(DataError, hint=_OTHER_OUT):
+        there = path.exists()
+        if there:
+            check_ordinary(path, error=DataError, hint=_OTHER_OUT)
+        with path.open("ab"):
+            pass
+        if not there:
+            path.unlink()
+
+
+def _write(path: Path, audio: Audio) -> None:
+    import soundfile
+
+    try:
+        soundfile.write(path, audio.wav.numpy(), audio.sample_rate)
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise DataError(f"`{path}` could not be written: {error}", hint=f"is the disk full? {_OTHER_OUT}") from error
 
 
 def _voice(path: Path, text: str) -> Voice:
@@ -146,9 +177,6 @@ def _own_voice(speaker: Speaker, *, asked: str) -> Voice | None:
 def _speak(speaker: Speaker, work: list[tuple[Line, Voice | None, Path]]) -> None:
     from time import perf_counter
 
-    import soundfile
-
-    from ttstrain.errors import DataError
     from ttstrain.task import Prompt
 
     failed = 0
@@ -168,7 +196,7 @@ def _speak(speaker: Speaker, work: list[tuple[Line, Voice | None, Path]]) -> Non
             continue
         took = perf_counter() - started
         seconds = spoken.audio.wav.shape[-1] / spoken.audio.sample_rate
-        soundfile.write(path, spoken.audio.wav.numpy(), spoken.audio.sample_rate)
+        _write(path, spoken.audio)
         for note in spoken.notes:
             _say(f"warning: {'' if len(work) == 1 else f'{line.name}: '}{note}")
         if spoken.numbers:

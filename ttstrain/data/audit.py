@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ttstrain import documents
 from ttstrain.config.recipe import DataConfig
 from ttstrain.data import atomic
 from ttstrain.data.columns_used import columns_used
-from ttstrain.data.location import cache_root, usable_cores
+from ttstrain.data.location import CACHE_HINT, cache_root, usable_cores
 from ttstrain.data.manifest import Clip, json_line, total_hours
 from ttstrain.data.markup import labels
 from ttstrain.data.measure import RULES, Measured, digest_of, leads_outside, measure
@@ -30,6 +30,7 @@ from ttstrain.data.readers.rows import Format, Row, RowTable, TableError, Verdic
 from ttstrain.data.review import Remark
 from ttstrain.data.transcript import CleanText, clean, main_script, skeleton, spoken_seconds
 from ttstrain.errors import DataError
+from ttstrain.places import refused_as
 
 DECODE_AT_LEAST_S = 600.0
 MOST_MISSING = 0.5  # share of rows without a recording above which the data set is refused
@@ -346,7 +347,7 @@ def _refuse_if_hopeless(result: AuditResult) -> None:
         raise TableError(
             "missing_file",
             f"{missing} of {result.num_rows} rows of `{result.root}` name no recording ({counts})",
-            hint=example,
+            hint=_forbidden_below(result.root) or example,
         )
     if not result.clips:
         if result.skipped.get("outside_folder", 0) * 2 > result.num_rows and result.format == "ljspeech":
@@ -356,6 +357,15 @@ def _refuse_if_hopeless(result: AuditResult) -> None:
             f"none of the {result.num_rows} rows of `{result.root}` can be used: {counts or 'there are none'}",
             hint=example or None,
         )
+
+
+def _forbidden_below(root: Path) -> str | None:
+    """Name a folder in which nothing may be looked at, which is another matter than a recording that is missing."""
+    try:
+        closed = [one.path for one in os.scandir(root) if one.is_dir() and not os.access(one.path, os.R_OK | os.X_OK)]
+    except OSError:
+        return None
+    return f"`{closed[0]}` may not be looked into: see its permissions (`ls -ld`)" if closed else None
 
 
 # ---------------------------------------------------------------- measurements, kept between audits
@@ -421,8 +431,7 @@ class _Measurements:
             progress(len(known), len(paths))
         if not unknown:
             return known
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
+        with refused_as(DataError, path=self.path, hint=CACHE_HINT), self._opened() as file:
             file.write("\n")  # ends a line that an interruption cut short
             for path, result in self._measure(unknown, remembered, workers):
                 known[path] = result
@@ -431,6 +440,10 @@ class _Measurements:
                 if progress is not None:
                     progress(len(known), len(paths))
         return known
+
+    def _opened(self) -> IO[str]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return self.path.open("a", encoding="utf-8")
 
     def _measure(
         self, paths: Sequence[Path], remembered: Mapping[Path, _Remembered], workers: int

@@ -24,10 +24,11 @@ from torch import Tensor
 
 from ttstrain.data import atomic
 from ttstrain.data.audio import read_clip
-from ttstrain.data.location import usable_cores
+from ttstrain.data.location import CACHE_HINT, usable_cores
 from ttstrain.data.manifest import Clip
 from ttstrain.data.workers import start_pool, worker_context
 from ttstrain.errors import DataError, OutOfMemoryError, first_line, is_of_the_device, is_out_of_memory
+from ttstrain.places import refused_as
 from ttstrain.task import TaskData
 
 LAYOUT = 1  # raise when what a file holds or how it is named changes
@@ -208,13 +209,8 @@ def _features(clip: Clip, task_data: TaskData) -> Features:
 
 def _write(path: Path, features: Features) -> None:
     content = safetensors.torch.save(features, metadata={"crc32": str(_checksum(features))})
-    try:
+    with refused_as(DataError, path=path, hint=CACHE_HINT, what="the feature cache"):
         atomic.write_bytes(path, content, durability="cached")
-    except OSError as error:
-        raise DataError(
-            f"the feature cache `{path.parent}` cannot be written: {error.strerror}",
-            hint="point `data.cache_dir` or $TTSTRAIN_CACHE to a folder with free space",
-        ) from error
 
 
 def _read(path: Path) -> Features:

@@ -12,6 +12,9 @@ def cache_root(cache_dir: str | None = None) -> Path:
     return Path(named).expanduser() if named else Path.home() / ".cache" / "ttstrain"
 
 
+CACHE_HINT = "the cache lies where `data.cache_dir` or $TTSTRAIN_CACHE says: point it to a folder with free space"
+
+
 def usable_cores() -> int:
     """Count the processor cores this process may run on."""
     if hasattr(os, "sched_getaffinity"):

@@ -27,6 +27,7 @@ from ttstrain.engine.build import choose_device
 from ttstrain.engine.evaluate import EVALUATION_SEED, evaluating
 from ttstrain.engine.precision import Precision, choose
 from ttstrain.errors import DataError
+from ttstrain.places import refused_as
 from ttstrain.task import Task
 
 SUSPICIOUS = -3.0  # robust standard deviations from the median
@@ -218,7 +219,8 @@ def _separation(own: Sequence[float], foreign: Sequence[float]) -> float:
 def write_scores(scoring: Scoring, path: Path) -> None:
     """Write one JSON line per clip, the most suspicious first."""
     lines = [json_line(entry.to_json()) for entry in scoring.scores]
-    atomic.write_text(path, "".join(line + "\n" for line in lines))
+    with refused_as(DataError, path=path):
+        atomic.write_text(path, "".join(line + "\n" for line in lines))
 
 
 def _describe(opened: OpenedCheckpoint) -> str:

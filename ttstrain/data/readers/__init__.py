@@ -16,6 +16,8 @@ from ttstrain.data.readers.jsonl import read_jsonl
 from ttstrain.data.readers.lines import read_text
 from ttstrain.data.readers.parquet import read_parquet
 from ttstrain.data.readers.rows import Action, Format, Row, RowTable, TableError, Verdict, printable
+from ttstrain.errors import DataError
+from ttstrain.places import refused_as
 
 __all__ = ["Action", "Format", "Row", "RowTable", "TableError", "Verdict", "printable", "read_rows"]
 
@@ -24,6 +26,7 @@ TABLE_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.tsv", "metadata.txt",
 TABLE_PATTERNS = ("*.list", "*.jsonl", "*.tsv", "*.csv")
 
 
+@refused_as(DataError)
 def read_rows(
     path: str | Path,
     format: Format | str = "auto",  # noqa: A002  what the recipe calls it

@@ -6,8 +6,12 @@ import codecs
 from dataclasses import dataclass
 from pathlib import Path
 
+from ttstrain import documents
 from ttstrain.data.readers.rows import TableError
+from ttstrain.errors import DataError
 
+MOST_BYTES = 1 << 30
+MOST_ROWS = 10_000_000  # a row takes about a kilobyte of memory while a table is read
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 NOT_TEXT = {
     b"RIFF": "a RIFF file (wav)",
@@ -35,9 +39,11 @@ def read_text(path: Path) -> str:
     Raises TableError naming the line that is not UTF-8.
     """
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise TableError("unreadable", f"`{path}` cannot be read: {error.strerror}") from error
+        content = documents.read_bytes(path, error=DataError, most_bytes=MOST_BYTES)
+    except DataError as error:
+        raise TableError("unreadable", error.message, hint=error.hint) from error
+    if content.count(b"\n") > MOST_ROWS:
+        raise TableError("unreadable", f"`{path}` has more than {MOST_ROWS:,} lines", hint="train on a part of it")
     if kind := next((kind for magic, kind in NOT_TEXT.items() if content.startswith(magic)), None):
         raise TableError("encoding", f"`{path}` is not text: it is {kind}")
     if content.startswith(UTF16_MARKS):

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttstrain import __version__
+from ttstrain import __version__, documents
 from ttstrain.checkpoint import tensorfile
 from ttstrain.checkpoint.export import Source, Training, Written, WrittenFile
 from ttstrain.checkpoint.meta import check_vocab
@@ -270,4 +270,4 @@ def as_upstream_reads(content: bytes) -> tuple[str, ...]:
 def _content(source: str) -> bytes:
     if source in PACKAGED:
         return resources.files(__package__).joinpath(PACKAGED[source]).read_bytes()
-    return Path(source).expanduser().read_bytes()
+    return documents.read_bytes(Path(source).expanduser(), error=CheckpointError)

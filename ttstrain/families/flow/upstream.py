@@ -521,7 +521,7 @@ def _vocab_beside(
     wanted = tensors[f"{_PREFIX}text_embed.text_embed.weight"].shape[0] - 1
     notes = []
     for vocab in _vocab_places(path):
-        content = vocab.read_bytes()
+        content = documents.read_bytes(vocab, error=CheckpointError)
         whole = content.endswith(b"\n")
         count = content.count(b"\n") + (0 if whole else 1)
         if count != wanted:

@@ -14,6 +14,7 @@ from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
+from ttstrain import documents
 from ttstrain.errors import RecipeError
 from ttstrain.families.flow.spelling import Spelling
 
@@ -86,19 +87,16 @@ def hash_of(source: str) -> str | None:
         return None
 
 
+_KINDS_OF_VOCAB = "`model.vocab` is a file with one token per line, or `package:emilia`"
+
+
 def _read(source: str) -> str:
     if source.startswith("package:"):
         if source not in PACKAGED:
             raise RecipeError(f"no vocab `{source}` ships with ttstrain", hint=f"there is {', '.join(PACKAGED)}")
         content = resources.files(__package__).joinpath(PACKAGED[source]).read_bytes()
     else:
-        try:
-            content = Path(source).expanduser().read_bytes()
-        except OSError as error:
-            raise RecipeError(
-                f"cannot read the vocab `{source}`: {error.strerror}",
-                hint="`model.vocab` is a file with one token per line, or `package:emilia`",
-            ) from error
+        content = documents.read_bytes(Path(source).expanduser(), error=RecipeError, hint=_KINDS_OF_VOCAB)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ttstrain import documents
 from ttstrain.checkpoint.hub import HUB, fetch_repository
 from ttstrain.errors import CheckpointError, DataError, RecipeError
 from ttstrain.families.orpheus.ids import NUM_CUSTOM, TokenIds
@@ -90,7 +91,8 @@ def load_tokenizer(spec: str) -> RowTokenizer:
         folder = None
     else:
         path = _file(spec)
-        folder, written = path.parent, path.read_bytes()
+        folder = path.parent
+        written = documents.read_bytes(path, error=CheckpointError, most_bytes=128 * documents.MEBIBYTE)
         try:
             tokenizer = tokenizers.Tokenizer.from_buffer(written)
         except ValueError as error:
