@@ -157,5 +157,5 @@ def test_a_changed_recording_gets_new_features(tmp_path: Path) -> None:
 def test_an_unwritable_cache_is_no_fault_of_the_clips(tmp_path: Path) -> None:
     clips = write_clips(tmp_path / "wavs", [0.5])
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(DataError, match="the feature cache `.*` cannot be used: Not a directory"):
+    with pytest.raises(DataError, match=r"the feature cache `.*` cannot be used: Not a directory"):
         FeatureCache(tmp_path / "file", ToyData()).build(clips)
