@@ -234,9 +234,7 @@ def check_resume(plan: Plan, step: int, *, ended: Sequence[Sequence[Any]] = ()) 
         if not left
         else f"from step {step:,} on its schedule stays below {LR_FLOOR:g} of the peak"
     )
-    last = curriculum.stages[-1]
-    more = max(2 * total, step + total) if not plan.staged else 2 * last.steps
-    key = "train.steps" if not plan.staged else f"stages.{len(plan.stages) - 1}.steps"
+    longer = _longer(plan, len(plan.stages) - 1, run_steps=max(2 * total, step + total))
     constant = "optim.schedule.kind=constant"
     if plan.staged:
         constant = f"'stages.{len(plan.stages) - 1}.schedule={{kind: constant}}'"
@@ -244,10 +242,23 @@ def check_resume(plan: Plan, step: int, *, ended: Sequence[Sequence[Any]] = ()) 
         f"this run has ended: {ended_how}; the next update would use LR {lrs}",
         hint=(
             "three ways on: `--reset-step` starts the schedule again and keeps weights and moments; "
-            f"`{key}={more}` plans a longer {'stage' if plan.staged else 'run'}; "
-            f"`{key}={more} {constant}` goes on at the peak LR"
+            f"`{longer}` plans a longer {'stage' if plan.staged else 'run'}; "
+            f"`{longer} {constant}` goes on at the peak LR"
         ),
     )
+
+
+def _longer(plan: Plan, index: int, *, run_steps: int, times: int = 2) -> str:
+    """Write the override that makes a stage so many times as long, in the key that says its length.
+
+    Where that is a share of the run, or where there are no stages, the run gets `run_steps`.
+    """
+    stages = plan.recipe.stages
+    if not stages or stages[index].share is not None:
+        return f"train.steps={min(run_steps, MOST_STEPS)}"
+    if (epochs := stages[index].epochs) is not None:
+        return f"stages.{index}.epochs={times * epochs:g}"
+    return f"stages.{index}.steps={min(times * plan.stages[index].steps, MOST_STEPS)}"
 
 
 def _check_height(group: GroupPlan, plan: Plan, place: Place) -> None:
@@ -277,9 +288,10 @@ def _check_warmup(group: GroupPlan, plan: Plan, place: Place) -> None:
             hint=f"set `{key}.warmup_steps=auto`",
         )
     if warmup >= stage.steps and warmup > 0:
-        longer = f"train longer, `train.steps={10 * warmup}`"
-        if plan.staged:
-            longer = f"give the stage more steps, `stages.{place.index}.steps={10 * warmup}`"
+        times = -(-10 * warmup // stage.steps)
+        longer = f"train longer, `{_longer(plan, place.index, times=times, run_steps=times * plan.steps)}`"
+        if not plan.staged:
+            longer = f"train longer, `train.steps={min(10 * warmup, MOST_STEPS)}`"
         raise RecipeError(
             f"the warmup of group `{group.key}` takes {warmup:,} steps and {_what(stage)} has {stage.steps:,}: "
             f"the LR never reaches its peak of {stage.peak_lr(group):g}",

@@ -85,7 +85,7 @@ def check_texts(report: TextReport) -> None:
 
 def _above(value: float) -> float:
     """Round up to two digits after the point, which is a limit that holds."""
-    return int(value * 100 + 1) / 100
+    return min(int(value * 100 + 1) / 100, 1.0)
 
 
 # ---------------------------------------------------------------- sentences

@@ -225,3 +225,55 @@ def test_a_staged_run_has_ended_where_its_stages_did(make_plan: MakePlan) -> Non
     with pytest.raises(RecipeError, match="its schedule has 70 steps and the run is at step 70") as caught:
         check_resume(plan, 70, ended=[("a", 40)])
     assert "`stages.1.steps=60` plans a longer stage" in str(caught.value.hint)
+
+
+# ---------------------------------------------------------------- hints that help
+
+STAGES = {
+    "steps": "stages: [{name: a, steps: 20}, {name: b, steps: 20, SCHEDULE}]\n",
+    "epochs": "stages: [{name: a, epochs: 1}, {name: b, epochs: 1, SCHEDULE}]\n",
+    "share": "train: {steps: 40}\nstages: [{name: a, share: 0.5}, {name: b, share: 0.5, SCHEDULE}]\n",
+}
+TWO_STAGES = (StageFacts(100, 0.5, 5, 20),) * 2
+OVERRIDE = re.compile(r"`((?:~?[a-z]\w*\.)[\w.]+=[^`\s]+)`")
+
+
+def proposed(error: RecipeError) -> list[str]:
+    return OVERRIDE.findall(str(error.hint))
+
+
+@pytest.mark.parametrize("length", STAGES)
+def test_a_stage_is_made_longer_by_the_key_that_says_its_length(make_plan: MakePlan, length: str) -> None:
+    schedule = "schedule: {kind: cosine, warmup_steps: 30}"
+    recipe = STAGES[length].replace("SCHEDULE", schedule)
+    error = refused(make_plan, recipe=recipe, stages=TWO_STAGES)
+    *_, longer = proposed(error)
+    assert make_plan(longer, recipe=recipe, stages=TWO_STAGES).stages[1].steps >= 300
+    ended = STAGES[length].replace(", SCHEDULE", "")
+    plan = make_plan(recipe=ended, stages=TWO_STAGES)
+    with pytest.raises(RecipeError) as caught:
+        check_resume(plan, 40)
+    [longer] = proposed(caught.value)
+    check_resume(make_plan(longer, recipe=ended, stages=TWO_STAGES), 40)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "facts"),
+    [
+        (("train.steps=100", "optim.schedule.warmup_steps=100"), {}),
+        (("train.steps=100", "optim.schedule={kind: f5_linear, warmup_steps: 0}"), {}),
+        (("train.steps=100", "ema.decay=0.9999"), {}),
+        (("train.steps=100", "ema.start_step=100"), {}),
+        (("train.steps=100", "eval.every=null", "checkpoint.best=eval/loss/total"), {}),
+        (("train.steps=100", "checkpoint.best=eval/stage/total"), {}),
+        (("train.steps=100", "checkpoint.best=eval/los/total"), {}),
+        (("train.steps=100", "data.batch_frames=99"), {"num_clips": 0, "batches_per_epoch": 0, "hours": 0.0}),
+    ],
+)
+def test_a_value_that_a_hint_proposes_is_not_refused(
+    make_plan: MakePlan, overrides: tuple[str, ...], facts: dict[str, object]
+) -> None:
+    for override in proposed(refused(make_plan, *overrides, **facts)):
+        key = override.partition("=")[0]
+        kept = [given for given in overrides if not given.startswith(f"{key}=")]
+        assert make_plan(*kept, override)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ttstrain.data import text_summary
 from ttstrain.data.manifest import Clip
 from ttstrain.data.text_summary import WIDTH, check_texts, example, show_tokens, text_lines
 from ttstrain.data.texts import TextReport, Token, extended_vocab, read_clip_text, read_texts
@@ -133,3 +134,8 @@ def test_the_language_of_a_row_reaches_the_front_end() -> None:
 def test_a_vocab_grows_at_its_end_in_a_fixed_order() -> None:
     grown = extended_vocab([" ", "b", "a"], ["ş", "a", "ğ", "\x07", "\ud800"])
     assert grown == [" ", "b", "a", "ğ", "ş"]
+
+
+@pytest.mark.parametrize(("share", "limit"), [(0.0, 0.01), (0.123, 0.13), (0.999, 1.0), (1.0, 1.0)])
+def test_the_limit_that_is_proposed_holds_and_is_a_share(share: float, limit: float) -> None:
+    assert text_summary._above(share) == limit
