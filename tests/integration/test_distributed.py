@@ -113,6 +113,7 @@ def test_objects_and_sums_reach_every_rank(two: TwoRanks) -> None:
         assert found["broadcast"]["rank"] == 0
         assert found["sum"].tolist() == [3]
         assert (found["same"], found["drifted"]) == ([], ["apart"])
+        assert found["drifted between cards of two kinds"] == ["far"]
 
 
 def test_gpus_are_connected_before_anything_fills_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -298,12 +298,15 @@ def exchange() -> dict[str, Any]:
         own = {"rank": ranks.rank, "tensor": torch.full((2,), float(ranks.rank))}
         drifted = {"same": torch.ones(3), "apart": torch.ones(2), "flag": torch.zeros(2, dtype=torch.bool)}
         drifted["apart"][ranks.rank] += 2**-20  # one bit each, and the same norm
+        with _replaced(distributed, "_kind_of", lambda _: f"card {ranks.rank}"):
+            by_norm = ranks.differ({**drifted, "far": torch.ones(4) + ranks.rank})
         return {
             "gathered": ranks.gather(own),
             "broadcast": ranks.broadcast(own),
             "sum": ranks.sum(torch.tensor([1.0 + ranks.rank])),
             "same": ranks.differ({"a": torch.ones(3), "b": torch.tensor(math.nan)}),
             "drifted": ranks.differ(drifted),
+            "drifted between cards of two kinds": by_norm,
         }
 
 
