@@ -158,6 +158,8 @@ def test_what_a_schedule_free_optimizer_stands_for_is_exported(recipe: Path, tmp
             expected = trained + (1 - 1 / 0.9) * (moments[key]["z"] - trained)
             torch.testing.assert_close(weights[key], expected, rtol=0, atol=1e-6)
     assert any(not torch.equal(weights[key], held["task"][key]) for key in moments)
+    (note,) = [note for note in open_checkpoint(run).notes if "schedule-free" in note]
+    assert "not the averaged ones that it was evaluated on" in note
 
 
 def test_adapters_are_merged(recipe: Path, run: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from ttstrain.checkpoint.damage import refuse_damaged
 from ttstrain.checkpoint.meta import META_FILE, ScheduleMeta
 from ttstrain.checkpoint.tensorfile import StoredTensor
 from ttstrain.checkpoint.unpickle import label
-from ttstrain.checkpoint.worth import never_better
+from ttstrain.checkpoint.worth import never_better, trained_schedule_free
 from ttstrain.config.project import choose_checkpoint
 from ttstrain.errors import CheckpointError
 from ttstrain.places import refused_as
@@ -244,6 +244,12 @@ def open_own(folder: Path, *, damaged: Literal["refuse", "show"] = "refuse") -> 
         notes = (*notes, f"{meta.lora.describe()}: shown and used as merged into the base's weights")
     if (warning := never_better(meta, state)) is not None:
         notes = (*notes, warning)
+    if trained_schedule_free(state):
+        notes = (
+            *notes,
+            "trained schedule-free: these are the weights it steps with, not the averaged ones that it was evaluated "
+            "on. `ttstrain export` writes those",
+        )
     return OpenedCheckpoint(
         path=folder,
         family=meta.family,

@@ -1,4 +1,4 @@
-"""Whether a run's weights are worth anything: what its evaluations said of them against where it started."""
+"""What to know of a run's weights before they are used: whether they are better than their base, and what they are."""
 
 from __future__ import annotations
 
@@ -24,3 +24,12 @@ def never_better(meta: Meta, state: Mapping[str, Any]) -> str | None:
         f"WARNING: up to step {meta.step:,} this run was never better than what it started from"
         f"{f' ({figures})' if figures else ''}: training made it worse, and its base is the better choice"
     )
+
+
+def trained_schedule_free(state: Mapping[str, Any]) -> bool:
+    """Tell whether a checkpoint's weights are those that a schedule-free optimizer steps with.
+
+    They are not the averaged ones that it stands for and is evaluated on. `state` holds the checkpoint's optimizers.
+    """
+    moments: Mapping[str, Mapping[str, Any]] = state.get("optimizers", {})
+    return any("z" in own for optimizer in moments.values() for own in optimizer.values())

@@ -23,7 +23,7 @@ from ttstrain.checkpoint.meta import Meta
 from ttstrain.checkpoint.reading import retried
 from ttstrain.checkpoint.tensorfile import read_tree
 from ttstrain.checkpoint.upstream import OpenedCheckpoint, follow, open_checkpoint
-from ttstrain.checkpoint.worth import never_better
+from ttstrain.checkpoint.worth import never_better, trained_schedule_free
 from ttstrain.config.compose import compose, compose_run
 from ttstrain.config.recipe import LoraConfig, Recipe, base_title
 from ttstrain.config.resolve import parse
@@ -148,16 +148,11 @@ def _of_run(checkpoint: Path, *, weights: Weights, compare: bool, training: bool
 def _without_moments(checkpoint: Path) -> store.Loaded:
     """Read weights and average alone, unless an optimizer's state is a part of what the weights are."""
     lazy = store.load_lazily(checkpoint)
-    if _schedule_free(lazy):
+    if trained_schedule_free(lazy.state):
         return store.load(checkpoint)
     wanted = [part for part in ("task", "ema", "best") if part in lazy.meta.parts]
     state: dict[str, Any] = {part: store.load_part(checkpoint, part) for part in wanted}
     return store.Loaded(state=state, meta=lazy.meta, per_rank=[])
-
-
-def _schedule_free(loaded: store.Loaded) -> bool:
-    moments = loaded.state.get("optimizers", {})
-    return any("z" in state for own in moments.values() for state in own.values())
 
 
 def _others(task: Task, loaded: store.Loaded) -> dict[str, Tensor]:
@@ -243,7 +238,7 @@ def _adapters(task: Task, settings: LoraConfig | None) -> Adapters | None:
 @contextmanager
 def _evaluated(task: Task, loaded: store.Loaded, *, run: Path | None, recipe: Recipe | None) -> Iterator[None]:
     """Show the weights that a schedule-free optimizer stands for, which are not those it trains."""
-    if not _schedule_free(loaded):
+    if not trained_schedule_free(loaded.state):
         yield
         return
     if run is None or recipe is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ttstrain.checkpoint.meta import Meta
-from ttstrain.checkpoint.worth import never_better
+from ttstrain.checkpoint.worth import never_better, trained_schedule_free
 
 METRIC = "eval/loss/total"
 
@@ -27,3 +27,9 @@ def test_a_run_that_was_never_better_is_warned_of() -> None:
 def test_nothing_is_said_where_it_was_better_or_nothing_was_measured(best: object) -> None:
     assert never_better(meta(30), {} if best is None else {"best": best}) is None
     assert never_better(meta(0), {"best": {"metric": METRIC, "value": 4.0, "step": 0}}) is None  # nothing trained yet
+
+
+def test_weights_of_a_schedule_free_optimizer_are_known_by_its_state() -> None:
+    assert trained_schedule_free({"optimizers": {"model": {"a": {}, "b": {"z": None, "exp_avg_sq": None}}}})
+    assert not trained_schedule_free({"optimizers": {"model": {"a": {"exp_avg": None}}}})
+    assert not trained_schedule_free({})
