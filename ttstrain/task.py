@@ -124,6 +124,7 @@ class Task(nn.Module, ABC):
     """What one run trains. Subclasses implement `losses` and `evaluate`; the rest has defaults."""
 
     voices: ClassVar[Literal["recording", "name"]] = "recording"  # what tells `sample` whose voice to speak with
+    voice_names: ClassVar[tuple[str, ...]] = ()  # those that the published weights know, where voices go by name
 
     def draw(self, batch: Any) -> Any:
         """Make this step's random choices that decide `batch.weight`, on the host, before any loss is computed.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from small_orpheus import RECIPE, write_all, write_codec, write_model
 from small_runs import checkpoint, differences, finetune, metrics, ttstrain, write_recipe
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from ttstrain.data.manifest import read_manifest, write_manifest
 from ttstrain.engine.start import resume
 from ttstrain.errors import UserError
 from ttstrain.families.orpheus.ids import TokenIds
@@ -181,3 +183,14 @@ def test_a_voice_is_asked_for_by_name(recipe: Path, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "knows its voices by name" in done.stderr
     assert "model.sampling.voice=NAME" in done.stderr
+    clips = read_manifest(run / "data" / "train.jsonl")
+    write_manifest(run / "data" / "train.jsonl", [replace(clip, speaker="ann") for clip in clips])
+    unknown = ttstrain("sample", run, *asked[:2], "-o", tmp_path / "a.wav", "model.sampling.voice=nobody")
+    assert unknown.returncode == 2, unknown.stderr
+    assert "this run knows no voice `nobody`" in unknown.stderr
+    assert "hint: it was trained on ann; published weights know tara, " in unknown.stderr
+    long = "This sentence takes about three seconds. " * 3
+    spoken = ttstrain("sample", run, "--text", long, "-o", tmp_path / "b.wav")
+    assert spoken.returncode == 0, spoken.stderr
+    assert ", 3 chunks, " in spoken.stdout
+    assert soundfile.info(tmp_path / "b.wav").frames == 3 * 10 * 2048  # 70 tokens each

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import time
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from typer.testing import CliRunner, Result
 from ttstrain.checkpoint import store
 from ttstrain.checkpoint.meta import read_meta
 from ttstrain.cli.main import app
+from ttstrain.engine.speaker import read_lines
 
 FAST = "model.sampling.steps=1"
 
@@ -125,6 +128,30 @@ def test_one_text_that_fails_does_not_stop_the_others(run: Path, tmp_path: Path)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["ok.wav"]
 
 
+def test_texts_are_read_as_those_of_the_training_are(run: Path, voice: Path, tmp_path: Path) -> None:
+    own = ("--ref-audio", voice, "--ref-text", "Some words that it says")
+    written = unicodedata.normalize("NFD", "<i>Héllo</i> &amp; goodbye \N{WAVING HAND SIGN}")
+    result = sample(run, "--text", written, "-o", tmp_path / "a.wav", FAST, *own)
+    assert result.exit_code == 0, result.output
+    assert "warning: `&amp;` and the like became" in result.stderr
+    assert "warning: `<i>` taken out of the text" in result.stderr
+    assert "letters and accents composed" in result.stderr
+    assert "read as spaces" not in result.stderr
+    plain = sample(run, "--text", "Héllo & goodbye", "-o", tmp_path / "b.wav", FAST, *own)
+    assert "warning" not in plain.stderr
+    assert np.array_equal(soundfile.read(tmp_path / "a.wav")[0], soundfile.read(tmp_path / "b.wav")[0])
+    assert "no letter or digit" in refused(sample(run, "--text", "...", "-o", tmp_path / "c.wav"), 3)
+
+
+def test_a_reference_text_that_nobody_says_in_that_time_is_warned_about(run: Path, tmp_path: Path) -> None:
+    hum = tmp_path / "hum.wav"
+    soundfile.write(hum, [0.2 * math.sin(i / 10) for i in range(27_200)], 8000)
+    for text, fits in (("Some words that it says", True), ("A", False), ("Far too many words for it. " * 20, False)):
+        result = sample(run, "--text", "Hello", "-o", tmp_path / "a.wav", FAST, "--ref-audio", hum, "--ref-text", text)
+        assert result.exit_code == 0, result.output
+        assert ("is not what it says" in result.stderr) is not fits
+
+
 # ---------------------------------------------------------------- what cannot be used
 
 
@@ -200,3 +227,11 @@ def test_options_that_make_no_sense_together_are_a_usage_error(arguments: list[s
 
 def test_a_checkpoint_that_is_not_there_is_said(tmp_path: Path) -> None:
     assert "does not exist" in refused(sample(tmp_path / "no", "--text", "Hi", "-o", tmp_path / "a.wav"), 4)
+
+
+def test_many_texts_are_read_at_once(tmp_path: Path) -> None:
+    texts = tmp_path / "many.txt"
+    texts.write_text("".join(f"Text number {i}.\n" for i in range(16_000)))
+    started = time.process_time()
+    assert len(read_lines(texts)) == 16_000
+    assert time.process_time() - started < 8  # it took time by the square: 10 s and more for the names alone

@@ -73,7 +73,7 @@ def sample(
     `KEY=VALUE` sets how: `model.sampling.*`, such as `steps`, `cfg_strength`, `seed` and `vocoder` of F5,
     `temperature`, `voice` and `max_tokens` of Orpheus; and `train.device`.
     """
-    from ttstrain.engine.speaker import Line, open_speaker, read_lines
+    from ttstrain.engine.speaker import line_of, open_speaker, read_lines
     from ttstrain.errors import RecipeError
 
     if (text is None) == (texts is None):
@@ -82,11 +82,12 @@ def sample(
         raise typer.BadParameter("`--ref-text` is what `--ref-audio` says: give both")
     if text is not None and not text.strip():
         raise DataError("there is nothing to say: the text is empty")
-    lines = [Line(out.stem, text)] if text is not None else read_lines(_given(texts))
+    lines = [line_of(out.stem, text, where="the text")] if text is not None else read_lines(_given(texts))
     files = _files(out, lines, single=text is not None)
     for file in files:
         _check_writable(file)
-    given = None if ref_audio is None else _voice(ref_audio, ref_text or "")
+    read = _Voices()
+    given = None if ref_audio is None else read(ref_audio, ref_text or "")
     speaker = open_speaker(checkpoint, overrides or [], weights=weights.value, recipe=recipe)
     for told in speaker.lines:
         _say(told)
@@ -96,7 +97,7 @@ def sample(
             "this model knows its voices by name and hears no recording",
             hint="name one: `model.sampling.voice=NAME`, as the rows of its training do",
         )
-    voices = [_voice(line.ref_audio, line.ref_text) if line.ref_audio is not None else given for line in lines]
+    voices = [read(line.ref_audio, line.ref_text) if line.ref_audio is not None else given for line in lines]
     if None in voices:
         named = [text.removeprefix(VOICE) for text in overrides or [] if text.startswith(VOICE)]
         own = _own_voice(speaker, asked=named[-1] if named else "")
@@ -152,18 +153,31 @@ def _write(path: Path, audio: Audio) -> None:
         raise DataError(f"`{path}` could not be written: {error}", hint=f"is the disk full? {_OTHER_OUT}") from error
 
 
-def _voice(path: Path, text: str) -> Voice:
-    from ttstrain.engine.speaker import read_voice
+class _Voices:
+    """Reads each reference once, however many lines ask for it, and says what is odd about it."""
 
-    return read_voice(path, text)
+    def __init__(self) -> None:
+        self._read: dict[tuple[Path, str], Voice] = {}
+
+    def __call__(self, path: Path, text: str) -> Voice:
+        from ttstrain.engine.speaker import read_voice
+
+        if (path, text) not in self._read:
+            voice = self._read[path, text] = read_voice(path, text)
+            for note in voice.notes:
+                _say(f"warning: {note}")
+        return self._read[path, text]
 
 
 def _own_voice(speaker: Speaker, *, asked: str) -> Voice | None:
     """Let a run speak after one of its own clips, or with that clip's name; anything else without a voice."""
     from ttstrain.engine.speaker import voice_of_run
+    from ttstrain.engine.voice_names import check_voice_name
 
     voice = None if speaker.run is None else voice_of_run(speaker.run)
     if speaker.task.voices == "name":
+        if asked and speaker.run is not None:
+            check_voice_name(asked, run=speaker.run, published=speaker.task.voice_names)
         whose = f"`{voice.speaker}`, as {voice.name}" if voice is not None and voice.speaker else "no name"
         _say(f"voice: `{asked}`" if asked else f"voice: {whose}; `{VOICE}NAME` asks for another")
         return voice
@@ -197,7 +211,7 @@ def _speak(speaker: Speaker, work: list[tuple[Line, Voice | None, Path]]) -> Non
         took = perf_counter() - started
         seconds = spoken.audio.wav.shape[-1] / spoken.audio.sample_rate
         _write(path, spoken.audio)
-        for note in spoken.notes:
+        for note in (*line.notes, *spoken.notes):
             _say(f"warning: {'' if len(work) == 1 else f'{line.name}: '}{note}")
         if spoken.numbers:
             _say(f"{'' if len(work) == 1 else f'{line.name}: '}{_figures(spoken.numbers)}")

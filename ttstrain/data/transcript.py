@@ -7,11 +7,12 @@ import re
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ttstrain.data.markup import doubtful, without_entities, without_markup
 from ttstrain.data.mojibake import undo
 from ttstrain.data.readers.rows import printable
+from ttstrain.errors import DataError
 
 TERMINAL_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 INVISIBLE = re.compile(
@@ -29,6 +30,8 @@ UNUSABLE = {"Cs", "Co", "Cn"}  # halves of pairs, private use, unassigned
 ALPHABET_PER_S = (3.0, 25.0)
 SYLLABLES_PER_S = (1.5, 14.0)
 DIGIT_LETTERS = (1, 8)
+USUAL_PER_S = (12.0, 4.5)  # letters, syllables
+USUAL_DIGIT_LETTERS = 4
 PAUSE_S = 1.0  # silence that a recording may hold whatever its text
 
 
@@ -98,6 +101,25 @@ def clean(text: str) -> CleanText:
     return CleanText(result, tuple(repairs))
 
 
+def readable(text: str, *, what: str) -> CleanText:
+    """Clean a text that is to be spoken as those of the training were. Raises DataError when nothing can be read."""
+    cleaned = clean(text)
+    if fault := next((repair for repair in cleaned.repairs if repair.action == "skip"), None):
+        raise DataError(f"{what} cannot be spoken: {fault.why}")
+    return cleaned
+
+
+def misfit(text: str, seconds: float) -> str:
+    """Say why nobody says a text in so many seconds; empty where people may."""
+    spoken = spoken_seconds(text)
+    if spoken.least <= seconds <= spoken.most:
+        return ""
+    letters = len(skeleton(text))
+    return (
+        f"{letters} letters take {spoken.least:.1f} to {spoken.most:.1f} s to say, the recording lasts {seconds:.1f} s"
+    )
+
+
 def compose(text: str) -> str:
     """Compose letters and their accents (NFC), and keep the letters that NFC would take apart as they are.
 
@@ -154,6 +176,25 @@ def _named(before: str, after: str) -> str:
 
 def spoken_seconds(text: str) -> SpokenSeconds:
     """Return the shortest and the longest time that people take to say a text."""
+    letters, syllables, digits = _count(text)
+    least = (letters + digits * DIGIT_LETTERS[0]) / ALPHABET_PER_S[1] + syllables / SYLLABLES_PER_S[1]
+    most = (letters + digits * DIGIT_LETTERS[1]) / ALPHABET_PER_S[0] + syllables / SYLLABLES_PER_S[0]
+    return SpokenSeconds(least, most + PAUSE_S)
+
+
+def usual_seconds(text: str) -> float:
+    """Return about how long a text takes to say at a calm pace."""
+    count = _count(text)
+    return (count.letters + count.digits * USUAL_DIGIT_LETTERS) / USUAL_PER_S[0] + count.syllables / USUAL_PER_S[1]
+
+
+class _Count(NamedTuple):
+    letters: int
+    syllables: int
+    digits: int
+
+
+def _count(text: str) -> _Count:
     letters = syllables = digits = 0
     for c in text:
         if c.isnumeric() or unicodedata.category(c) == "Sc" or c == "%":
@@ -163,9 +204,7 @@ def spoken_seconds(text: str) -> SpokenSeconds:
                 syllables += 1
             else:
                 letters += 1
-    least = (letters + digits * DIGIT_LETTERS[0]) / ALPHABET_PER_S[1] + syllables / SYLLABLES_PER_S[1]
-    most = (letters + digits * DIGIT_LETTERS[1]) / ALPHABET_PER_S[0] + syllables / SYLLABLES_PER_S[0]
-    return SpokenSeconds(least, most + PAUSE_S)
+    return _Count(letters, syllables, digits)
 
 
 def main_script(text: str) -> str:

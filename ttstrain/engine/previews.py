@@ -29,6 +29,7 @@ from ttstrain.data import atomic
 from ttstrain.data.audio import read_clip
 from ttstrain.data.manifest import Clip
 from ttstrain.data.readers.locate import AUDIO_SUFFIXES
+from ttstrain.data.transcript import clean
 from ttstrain.engine.evaluate import evaluating
 from ttstrain.engine.prepare import Prepared
 from ttstrain.engine.run import Run
@@ -56,6 +57,7 @@ class Preview:
     recorded: Tensor | None = None  # (n, n_mels) log-mel of a held-out recording of the same text
     recorded_s: float | None = None
     voice: str = ""  # the clip whose voice it is
+    notes: tuple[str, ...] = ()  # what of the text is read in another way than it is written
 
 
 @dataclass(slots=True)
@@ -79,7 +81,7 @@ def choose_previews(recipe: Recipe, prepared: Prepared) -> list[Preview]:
     everything = [*prepared.held_out, *prepared.train]
     if recipe.sample.texts:
         reference = choose_reference(everything, apart_from=None)
-        return [_preview(f"text-{i + 1}", text, reference, prepared) for i, text in enumerate(recipe.sample.texts)]
+        return [_of_text(i + 1, text, reference, prepared) for i, text in enumerate(recipe.sample.texts)]
     previews = []
     for clip in list(prepared.held_out)[: recipe.sample.count]:
         reference = choose_reference(everything, apart_from=clip)
@@ -99,6 +101,13 @@ def choose_reference(clips: Sequence[Clip], *, apart_from: Clip | None) -> Clip 
                 return clip
     # None is handy: the one that misses by least.
     return min(same or others, key=lambda clip: max(low - clip.duration_s, clip.duration_s - high), default=None)
+
+
+def _of_text(number: int, text: str, reference: Clip | None, prepared: Prepared) -> Preview:
+    """Read a text of the recipe as those of the data are read."""
+    cleaned = clean(text)
+    changes = tuple(repair.why for repair in cleaned.repairs if repair.action != "accept")
+    return replace(_preview(f"text-{number}", cleaned.text, reference, prepared), notes=changes)
 
 
 def _preview(
@@ -192,7 +201,7 @@ def _speak_all(
             with _told(run, previews, f"preview {preview.name}{SUFFIXES[weights]}"):
                 with breakable():
                     sample = run.task.sample(preview.prompt)
-                for note in sample.notes:
+                for note in (*preview.notes, *sample.notes):
                     _tell(run, previews, f"preview {preview.name}: {note}")
                 path = _write(sample, folder / f"{preview.name}{SUFFIXES[weights]}.wav")
                 spoken[preview.name] = _measured(preview, sample, path)

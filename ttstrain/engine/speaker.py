@@ -6,8 +6,9 @@ import csv
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +32,7 @@ from ttstrain.data.audio import read_clip
 from ttstrain.data.decode import decode
 from ttstrain.data.manifest import read_manifest
 from ttstrain.data.other_formats import what_it_is
+from ttstrain.data.transcript import CleanText, misfit, readable
 from ttstrain.engine.build import choose_device
 from ttstrain.engine.export import gather
 from ttstrain.engine.previews import choose_reference
@@ -59,6 +61,7 @@ class Voice:
     text: str
     name: str
     speaker: str = ""
+    notes: tuple[str, ...] = ()  # what is odd about it, for people
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ class Line:
     text: str
     ref_audio: Path | None = None
     ref_text: str = ""
+    notes: tuple[str, ...] = ()  # what of the text is read in another way than it is written
 
 
 # ---------------------------------------------------------------- the speaker
@@ -168,7 +172,7 @@ def _composed(task: str, section: Mapping[str, Any], changes: Mapping[tuple[str,
 
 
 def read_voice(path: Path, text: str) -> Voice:
-    """Read a recording and what it says. Raises DataError when it cannot be read."""
+    """Read a recording and what it says, as texts of a training are read. Raises DataError when it cannot be."""
     if not path.is_file():
         raise DataError(f"the reference `{path}` does not exist")
     try:
@@ -181,7 +185,12 @@ def read_voice(path: Path, text: str) -> Voice:
         ) from error
     if not text.strip():
         raise DataError(f"what does the reference `{path}` say?", hint="give its exact words as `--ref-text`")
-    return Voice(Audio(torch.from_numpy(decoded.samples.mean(axis=1)), decoded.sample_rate), text, path.name)
+    cleaned = readable(text, what=f"the text of the reference `{path}`")
+    notes = [f"the text of `{path.name}`: {why}" for why in _changes_of(cleaned)]
+    if why := misfit(cleaned.text, len(decoded.samples) / decoded.sample_rate):
+        notes.append(f"the text of `{path.name}` is not what it says: {why}; pace and length go by it")
+    audio = Audio(torch.from_numpy(decoded.samples.mean(axis=1)), decoded.sample_rate)
+    return Voice(audio, cleaned.text, path.name, notes=tuple(notes))
 
 
 def voice_of_run(run: Path) -> Voice | None:
@@ -216,9 +225,9 @@ def read_lines(path: Path) -> list[Line]:
     lines = [_line(path, number, row) for number, row in rows]
     if not lines:
         raise DataError(f"`{path}` holds no text")
-    names = [line.name for line in lines]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise DataError(f"`{path}` gives several texts the name `{sorted(twice)[0]}`")
+    names = Counter(line.name for line in lines)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise DataError(f"`{path}` gives several texts the name `{min(twice)}`")
     return lines
 
 
@@ -268,9 +277,19 @@ def _line(path: Path, number: int, row: Mapping[str, Any]) -> Line:
     if not re.fullmatch(r"[^/\\\0]+", name) or name in (".", ".."):
         raise DataError(f"{path}:{number}: `{name}` cannot be the name of a file")
     audio = row.get("ref_audio")
-    return Line(
-        name=name,
-        text=row["text"],
+    line = line_of(name, row["text"], where=f"{path}:{number}")
+    return replace(
+        line,
         ref_audio=path.parent / Path(audio).expanduser() if audio else None,
         ref_text=row.get("ref_text", ""),
     )
+
+
+def line_of(name: str, text: str, *, where: str) -> Line:
+    """Read a text as those of a training are read. Raises DataError when nothing of it can be spoken."""
+    cleaned = readable(text, what=where)
+    return Line(name, cleaned.text, notes=_changes_of(cleaned))
+
+
+def _changes_of(cleaned: CleanText) -> tuple[str, ...]:
+    return tuple(repair.why for repair in cleaned.repairs if repair.action == "fix")

@@ -16,6 +16,7 @@ import torch
 import torchaudio
 from torch import Tensor
 
+from ttstrain.data.pieces import ANY_MARK, cut
 from ttstrain.errors import DataError
 from ttstrain.families.flow import silence
 from ttstrain.families.flow.config import HOP_LENGTH, SAMPLE_RATE
@@ -176,17 +177,16 @@ def _common_cut(wav: Tensor, rate: int, text: str) -> _Cut | None:
 
 
 def chunks(text: str, *, max_bytes: int) -> list[str]:
-    """Split a text after punctuation into pieces of at most `max_bytes` of UTF-8 where its sentences allow it."""
-    pieces: list[str] = []
-    piece = ""
-    for sentence in _MARK.split(text):
-        if not sentence:
-            continue
-        if piece and len(piece.encode()) + len(sentence.encode()) > max_bytes:
-            pieces.append(piece.strip())
-            piece = ""
-        piece += sentence + " " if _is_narrow(sentence[-1]) else sentence
-    return [*pieces, piece.strip()] if piece.strip() else pieces
+    """Split a text into pieces of at most `max_bytes` of UTF-8: at upstream's marks, then where its words allow it.
+
+    Upstream knows ASCII and full-width marks alone, and speaks a Hindi or an Arabic text in one piece of any length.
+    """
+    return cut(text, size=lambda part: len(part.encode()), most=max_bytes, marks=(_MARK, ANY_MARK))
+
+
+def longest_s(frames: Sequence[int], voice: Voice) -> float:
+    """Return the seconds of the longest piece with its prompt, in which the net was not trained beyond `WINDOW_S`."""
+    return max(frames) * HOP_LENGTH / SAMPLE_RATE + voice.seconds
 
 
 def max_bytes(voice: Voice, *, speed: float, seconds_per_byte: float) -> int:

@@ -25,10 +25,12 @@ from ttstrain.families.flow.readings import TABLE
 from ttstrain.families.flow.score import text_gain
 from ttstrain.families.flow.speech import (
     NO_VOICE,
+    WINDOW_S,
     Voice,
     chunks,
     cross_fade,
     join_mels,
+    longest_s,
     max_bytes,
     num_frames,
     prepare,
@@ -179,7 +181,7 @@ class FlowTask(Task):
             mel=levelled,
             vocoder=sound,
             num_chunks=len(pieces),
-            notes=(*voice.notes, *self._unread(voice.text + prompt.text)),
+            notes=(*voice.notes, *_overlong(longest_s(frames, voice)), *self._unread(voice.text + prompt.text)),
         )
 
     def _shown(self, voice: Voice) -> Tensor:
@@ -224,3 +226,11 @@ class FlowTask(Task):
             return []
         shown = ", ".join(f"`{token}`" for token in list(unknown)[:8]) + (" ..." if len(unknown) > 8 else "")
         return [f"not in the vocab and read as spaces: {shown}"]
+
+
+def _overlong(seconds: float) -> list[str]:
+    if seconds <= WINDOW_S + 1:  # a guess, rounded
+        return []
+    return [
+        f"a piece lasts {seconds:.0f} s with its reference, more than the {WINDOW_S:.0f} s that one can be spoken in"
+    ]

@@ -59,7 +59,7 @@ class SamplingConfig(Section):
     repetition_penalty: Annotated[float, Field(ge=1, le=100)] = 1.1
     """On every token that was seen; with less than 1.1 the model loops."""
     max_tokens: Rows = 1200
-    """Longest speech; 1200 tokens are 14 s."""
+    """Longest speech; 1200 tokens are 14 s. Of a longer text, longest piece."""
     grammar: Literal["free", "masked"] = "free"
     """`free` lets the model break the order of slots, and says how often; `masked` allows a slot's own codes alone."""
     voice: str | None = None
@@ -111,6 +111,11 @@ class OrpheusConfig(ModelConfig):
             raise ValueError("`head_dim` must be even, rotary positions turn pairs")
         if max(self.bos_token_id, self.eot_token_id) >= self.text_vocab_size:
             raise ValueError("`bos_token_id` and `eot_token_id` are text ids, below `text_vocab_size`")
+        if self.sampling.voice is not None and self.rows.voice not in ("auto", self.sampling.voice):
+            named = f"names every text `{self.rows.voice}`" if self.rows.voice else "gives no text a name"
+            raise ValueError(
+                f"`sampling.voice` would not be used: `rows.voice` {named}; `rows.voice: auto` leaves a choice"
+            )
         if self.vocab_size < self.ids.end_audio:
             raise ValueError(
                 f"`vocab_size` {self.vocab_size:,} has no room for the audio tokens, which need {self.ids.end_audio:,}"

@@ -5,13 +5,18 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
-from ttstrain.families.orpheus.ids import NUM_SLOTS, SAMPLE_RATE, SAMPLES_PER_FRAME
+from ttstrain.data.pieces import ANY_MARK, SENTENCE_END, cut
+from ttstrain.data.transcript import usual_seconds
+from ttstrain.families.orpheus.ids import NUM_SLOTS, SAMPLE_RATE, SAMPLES_PER_FRAME, TOKENS_PER_S
 from ttstrain.families.orpheus.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from ttstrain.data.manifest import Clip
     from ttstrain.families.orpheus.data_config import RowsConfig
 
+MOST_USED: Final = 0.8  # of the tokens that a piece may take
+SHORTEST_PIECE_S: Final = 4.0  # a text that takes less is not cut, however few tokens it may take
+PUBLISHED_VOICES: Final = ("tara", "leah", "jess", "leo", "dan", "mia", "zac", "zoe")  # of the English models
 OVERHEAD: Final = 8  # SOH BOS ... EOT EOH SOA SOS ... EOS EOA
 
 
@@ -19,6 +24,12 @@ def said(text: str, speaker: str, voice: str | None) -> str:
     """Return what the model reads: the text after the name of its voice, or bare."""
     name = speaker if voice == "auto" else voice
     return f"{name}: {text}" if name else text
+
+
+def pieces_of(text: str, *, max_tokens: int) -> list[str]:
+    """Cut a text after its sentences into what so many tokens have room for, at a calm pace and with some to spare."""
+    room = max(SHORTEST_PIECE_S, MOST_USED * max_tokens / TOKENS_PER_S)
+    return cut(text, size=usual_seconds, most=room, marks=(SENTENCE_END, ANY_MARK)) or [text]
 
 
 def num_frames(clip: Clip) -> int:

@@ -20,11 +20,11 @@ from ttstrain.families.orpheus.config import PREFIX, OrpheusConfig
 from ttstrain.families.orpheus.cost import forward_flops
 from ttstrain.families.orpheus.edges import measure_edges
 from ttstrain.families.orpheus.ids import CODEBOOK_SIZE, NUM_SLOTS, SAMPLE_RATE, TokenIds
-from ttstrain.families.orpheus.layout import said
+from ttstrain.families.orpheus.layout import PUBLISHED_VOICES, pieces_of, said
 from ttstrain.families.orpheus.loss import HeadLoss, HeadOptions, head_loss
 from ttstrain.families.orpheus.net import build_net, hidden_states, prove_isolation
 from ttstrain.families.orpheus.rows import prompt_ids
-from ttstrain.families.orpheus.sampler import read, write
+from ttstrain.families.orpheus.sampler import Written, read, write
 from ttstrain.families.orpheus.tokenizer import another_tokenizer, load_tokenizer
 from ttstrain.task import Audio, Fitted, Loss, Mean, Prompt, Sample, Task, trained_share
 
@@ -45,6 +45,7 @@ class OrpheusTask(Task):
     """Learn to continue a text with its speech."""
 
     voices = "name"
+    voice_names = PUBLISHED_VOICES
 
     def __init__(self, config: OrpheusConfig) -> None:
         super().__init__()
@@ -179,43 +180,48 @@ class OrpheusTask(Task):
     def sample(self, prompt: Prompt) -> Sample:
         """Speak with the voice that the text or the settings name; a reference recording is not heard.
 
-        Of its numbers `slot_violations` is the share of tokens out of their slot, `stopped` 1 where it ended by
+        A text that `sampling.max_tokens` have no room for is spoken in pieces, each with the voice's name. Of its
+        numbers `slot_violations` is the share of tokens out of their slot, `stopped` 1 where every piece ended by
         itself, `lead_s`, `tail_s`, `lead_db` and `tail_db` are those of `Edges`.
         Raises DataError when nothing that was written makes a frame.
         """
         sound = self.ready_to_speak()
         assert self._codec is not None
-        rows, settings, ids = self.config.rows, self.config.sampling, self.config.ids
-        words = said(prompt.text, settings.voice or prompt.speaker, rows.voice)
-        text = load_tokenizer(rows.tokenizer).encode(words)
+        settings = self.config.sampling
         seed = settings.seed if prompt.seed is None else prompt.seed
-        written = read(
-            write(
-                self.net,
-                prompt_ids(text, ids),
-                settings=settings,
-                ids=ids,
-                generator=torch.Generator().manual_seed(seed),
-            ),
-            ids,
-        )
-        if not len(written.frames):
+        pieces = pieces_of(prompt.text, max_tokens=settings.max_tokens)
+        written = [self._written(piece, prompt.speaker, seed=seed + i) for i, piece in enumerate(pieces)]
+        num_tokens, num_misplaced = (sum(w.num_tokens for w in written), sum(w.num_misplaced for w in written))
+        stopped = [w.stopped for w in written]
+        if not any(len(w.frames) for w in written):
             raise DataError(
-                f"none of {written.num_tokens:,} tokens made a frame: the model does not keep to the slots yet",
+                f"none of {num_tokens:,} tokens made a frame: the model does not keep to the slots yet",
                 hint="train longer; `model.sampling.grammar=masked` makes it speak whatever it knows",
             )
-        notes = [] if written.stopped else [f"did not stop by itself within {settings.max_tokens:,} tokens"]
-        if written.num_misplaced:
-            share = 100 * written.num_misplaced / written.num_tokens
-            notes.append(f"{share:.2g} % of {written.num_tokens:,} tokens were out of their slot and left out")
-        wav = self._codec.to(self.net.lm_head.weight.device).decode(written.frames, seed=seed)
-        audio = Audio(wav.clamp(-1, 1), SAMPLE_RATE)
+        notes = []
+        if not all(stopped):
+            which = "" if len(pieces) == 1 else f"{stopped.count(False)} of {len(pieces)} pieces "
+            notes.append(f"{which}did not stop by itself within {settings.max_tokens:,} tokens")
+        if num_misplaced:
+            share = 100 * num_misplaced / num_tokens
+            notes.append(f"{share:.2g} % of {num_tokens:,} tokens were out of their slot and left out")
+        codec = self._codec.to(self.net.lm_head.weight.device)
+        wavs = [codec.decode(w.frames, seed=seed + i) for i, w in enumerate(written) if len(w.frames)]
+        audio = Audio(torch.cat(wavs).clamp(-1, 1), SAMPLE_RATE)
         numbers = {
-            "slot_violations": written.num_misplaced / max(written.num_tokens, 1),
-            "stopped": float(written.stopped),
+            "slot_violations": num_misplaced / max(num_tokens, 1),
+            "stopped": float(all(stopped)),
             **measure_edges(audio.wav).numbers(),
         }
-        return Sample(audio=audio, vocoder=sound, notes=tuple(notes), numbers=numbers)
+        return Sample(audio=audio, vocoder=sound, notes=tuple(notes), numbers=numbers, num_chunks=len(pieces))
+
+    def _written(self, text: str, speaker: str, *, seed: int) -> Written:
+        """Write the tokens of one piece."""
+        rows, settings, ids = self.config.rows, self.config.sampling, self.config.ids
+        words = said(text, settings.voice or speaker, rows.voice)
+        prompt = prompt_ids(load_tokenizer(rows.tokenizer).encode(words), ids)
+        generator = torch.Generator().manual_seed(seed)
+        return read(write(self.net, prompt, settings=settings, ids=ids, generator=generator), ids)
 
 
 def _with_rows(matrix: Tensor, rows: int, *, like: TokenIds) -> Tensor:

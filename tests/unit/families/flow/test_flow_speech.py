@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,33 @@ def test_chunks_lose_no_word_and_stay_short_where_sentences_allow(max_bytes: int
     assert "".join(pieces).replace(" ", "") == text.replace(" ", "")
     longest = max(len(sentence.encode()) for sentence in speech._MARK.split(text))
     assert all(len(piece.encode()) <= max(max_bytes, longest) for piece in pieces)
-    assert len(pieces) == (1 if max_bytes == 1000 else len(pieces)) and (max_bytes > 1 or len(pieces) == 8)
+    assert len(pieces) == (1 if max_bytes == 1000 else len(pieces)) and (max_bytes > 1 or len(pieces) >= 8)
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "आज मौसम बहुत अच्छा है और हम बाहर जा रहे हैं। ",
+        "هل تسمعني الآن؟ نعم، أسمعك جيدا؛ ",
+        "今日はいい天気、明日は雨、",
+        "今天天气很好我们出去走走",
+        "สวัสดีครับวันนี้อากาศดีมาก",
+        "no marks at all in here ",
+    ],
+)
+def test_a_long_text_of_any_script_is_spoken_in_pieces_that_fit(sentence: str) -> None:
+    text = sentence * 40
+    pieces = speech.chunks(text, max_bytes=200)
+    assert "".join(pieces).replace(" ", "") == text.replace(" ", "")
+    assert all(len(piece.encode()) <= 200 for piece in pieces)
+    assert all(unicodedata.category(piece[0])[0] != "M" for piece in pieces)
+    if "।" in sentence:
+        assert all(piece.endswith("।") for piece in pieces)
+
+
+def test_a_piece_that_cannot_be_cut_is_said_to_be_too_long() -> None:
+    notes = small_task().sample(Prompt("a" * 3000)).notes
+    assert any("a piece lasts 60 s" in note for note in notes)
 
 
 def test_a_long_text_is_spoken_in_pieces_that_overlap() -> None:
