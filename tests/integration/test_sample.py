@@ -170,7 +170,7 @@ def test_references_that_cannot_be_used_are_refused(run: Path, tmp_path: Path) -
     garbage.write_bytes(b"no sound at all")
     soundfile.write(hum, [0.2 * math.sin(i / 10) for i in range(14 * 8000)], 8000)
     assert "does not exist" in refused(speak(tmp_path / "missing.wav"), 3)
-    assert "cannot be read" in refused(speak(garbage), 3)
+    assert "is text, not sound" in refused(speak(garbage), 3)
     assert "is silent" in refused(speak(silent), 3)
     assert "what does the reference" in refused(speak(hum, " "), 3)
     assert "lasts 14.0 s" in refused(speak(hum), 3)
