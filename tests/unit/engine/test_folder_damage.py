@@ -10,7 +10,7 @@ import pytest
 from ttstrain.engine import folder
 from ttstrain.errors import CheckpointError
 
-PLAN = {"name": "voice", "origins": {"optim.lr": "recipe"}, "steps": 10, "steps_per_epoch": 2.5}
+PLAN = {"name": "voice", "origins": {"optim.lr": "recipe"}, "steps": 10, "steps_per_epoch": 2.5, "save_every": 5}
 ENVIRONMENT = {"run_id": "0a1b2c3d", "directory": "/"}
 
 
