@@ -102,3 +102,19 @@ def test_data_that_moved_are_found_with_the_option_or_the_key(start: MakeRun, tm
     with pytest.raises(RecipeError, match="is set by an option and by"):
         resume(run, ["train.steps=5", f"data.path={again}"], data=again)
     resume(run, ["train.steps=5", f"data.path={again}"])
+
+
+def test_what_was_counted_of_another_metric_is_forgotten_and_said(
+    start: MakeRun, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = start("train.early_stop={patience: 9}")
+    assert checkpoint(run, 2).state["early_stop"]["metric"] == "eval/loss/total"
+    other = "eval/loss/t0"
+    resume(run, ["train.steps=3", "eval.every=9", f"checkpoint.best={other}", f"train.early_stop.metric={other}"])
+    said = " ".join(capfd.readouterr().err.split())
+    assert f"`checkpoint.best` was `eval/loss/total`: the best of `{other}` is not known yet" in said
+    assert "`train.early_stop.metric` was `eval/loss/total`: the patience begins again" in said
+    state = checkpoint(run, 3).state
+    value = next(row[other] for row in metrics(run, after=2) if other in row)
+    assert state["early_stop"] == {"best": value, "num_bad": 0, "metric": other}
+    assert (state["best"]["value"], state["best"]["step"]) == (value, 3)

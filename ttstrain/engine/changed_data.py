@@ -61,9 +61,11 @@ def forget_measures(
 
     `state` is that of the checkpoint, made at `step`; `keep` names the parts that were not taken from it.
     """
-    then = state.get("best", {}).get("measured") or prepared.measured_before(run.plan.recipe)
-    if then is None or then == run.best.measured or "best" in keep:
+    if "best" in keep:
         return []
+    then = state.get("best", {}).get("measured") or prepared.measured_before(run.plan.recipe)
+    if then is None or then == run.best.measured:
+        return _other_metrics(run, state, keep=keep)
     run.best.since = step
     run.guard.first_loss = None
     forgotten = []
@@ -79,3 +81,17 @@ def forget_measures(
         "WARNING: what is measured is not what it was (the held-out clips, their texts, or their micro-batches): "
         f"{' and '.join(forgotten)} {'are' if len(forgotten) > 1 else 'is'} forgotten, for losses would not compare"
     ]
+
+
+def _other_metrics(run: Run, state: Mapping[str, Any], *, keep: Collection[str]) -> list[str]:
+    """Forget what was counted of another metric than the recipe names now."""
+    lines = []
+    best, stop = state.get("best", {}), state.get("early_stop", {})
+    if best.get("metric") not in (None, run.best.metric) and run.best.metric is not None:
+        lines.append(f"`checkpoint.best` was `{best['metric']}`: the best of `{run.best.metric}` is not known yet")
+    config = None if run.early_stop is None or run.plan.staged else run.early_stop.config
+    if config is not None and "early_stop" not in keep and stop.get("metric") not in (None, config.metric):
+        assert run.early_stop is not None
+        run.early_stop.restart(config)
+        lines.append(f"`train.early_stop.metric` was `{stop['metric']}`: the patience begins again")
+    return lines

@@ -46,7 +46,7 @@ class EarlyStop:
 
     def state_dict(self) -> dict[str, Any]:
         best = self.best if math.isfinite(self.best) else None  # JSON has no infinity
-        return {"best": best, "num_bad": self.num_bad}
+        return {"best": best, "num_bad": self.num_bad, "metric": None if self.config is None else self.config.metric}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
         best = state_dict["best"]
