@@ -506,6 +506,17 @@ def test_a_base_whose_held_out_loss_is_nan_is_said_before_the_first_step(
     assert poison.attempts == []
 
 
+def test_under_fp16_an_evaluation_that_is_nan_is_made_again_with_more_range(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluations(monkeypatch, [5.0, NAN], then=4.0)
+    run = finetune(recipe, tmp_path, "name=r", "ema.enabled=false", "train.precision=fp16")
+    rows = metrics(run)
+    assert [row["eval/loss/total"] for row in rows if "eval/loss/total" in row] == [5.0, 4.0, 4.0, 4.0, 4.0]
+    assert checkpoint(run, 8).state["precision"]["kind"] in ("bf16", "fp32")
+    assert checkpoint(run, 8).state["guard"]["rollbacks"] == 0
+
+
 # ---------------------------------------------------------------- errors of other kinds
 
 

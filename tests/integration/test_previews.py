@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from vocoders import write_bigvgan, write_vocos
 
 from ttstrain.engine import previews
 from ttstrain.engine.start import resume
-from ttstrain.errors import CheckpointError, DataError
+from ttstrain.errors import CheckpointError, DataError, Preempted
 from ttstrain.families.flow.task import FlowTask
 from ttstrain.task import Audio, Prompt, Sample
 
@@ -133,6 +134,7 @@ FAILURES: list[Callable[[], Exception]] = [
     lambda: RuntimeError("shapes do not match"),
     lambda: DataError("the reference is silent", hint="record it louder"),
     lambda: OSError(28, "No space left on device"),
+    lambda: TypeError("a defect"),
 ]
 
 
@@ -162,6 +164,37 @@ def test_a_failing_preview_is_said_and_leaves_everything_as_it_was(
     assert tasks and all(task.training for task in tasks)
     assert differences(checkpoint(run, 4).state, checkpoint(spoken, 4).state) == []
     assert numbers(run, 4) == []
+
+
+def test_a_signal_amid_speaking_breaks_it_off_and_the_state_is_saved(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoken: list[int] = []
+
+    def sample(self: FlowTask, prompt: Prompt) -> Sample:
+        spoken.append(1)
+        if len(spoken) == 2:  # the first at step 2
+            signal.raise_signal(signal.SIGTERM)
+            raise AssertionError("went on")
+        return Sample(Audio(torch.rand(2400), 24_000))
+
+    monkeypatch.setattr(FlowTask, "sample", sample)
+    with pytest.raises(Preempted, match="after step 2"):
+        finetune(recipe, tmp_path, *SPEAKING, "name=r", "sample.count=1", "checkpoint={every: 100, best: null}")
+    assert len(spoken) == 2
+    assert checkpoint(tmp_path / "r", 2).meta.step == 2
+
+
+def test_previews_that_cannot_be_chosen_cost_no_run(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise DataError("the recording is gone")
+
+    monkeypatch.setattr(previews, "read_clip", fail)
+    run = finetune(recipe, tmp_path, *SPEAKING, "name=r")
+    assert metrics(run)[-1]["step"] == 4
+    assert "WARNING: there are no previews: the recording is gone" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_stop_amid_speaking_puts_weights_modes_and_random_numbers_back(

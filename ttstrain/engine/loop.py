@@ -202,13 +202,17 @@ def _measure(
     values: dict[str, float] = {}
     run.progress.owes_evaluation = evaluates
     try:
-        if evaluates and not wish.hurried:
+        if wish.hurried:
+            raise Hurried
+        if evaluates:
             values = _evaluate(run, held_out, signals)
             run.progress.owes_evaluation = False
-        if speaks and not wish.hurried and all(math.isfinite(value) for value in values.values()):
+        if speaks and all(math.isfinite(value) for value in values.values()):
             _report(run, speak(run, held_out.previews, breakable=signals.breakable))
     except Hurried:
-        pass
+        if run.ranks.main:
+            what = "the evaluation, which a resume makes up for" if run.progress.owes_evaluation else "samples"
+            run.trackers.note(f"left out to save in time after step {run.progress.step}: {what}")
     return values
 
 

@@ -83,7 +83,7 @@ def test_a_killed_process_is_named(launch_scripts: Launch) -> None:
     assert not raised.value.told
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_reaches_every_process(launch_scripts: Launch, number: signal.Signals, code: int) -> None:
     signal_me(number, after=0.5)
     assert launch_scripts(*[f"import signal; signal.signal({int(number)}, signal.SIG_DFL); {SLEEP}"] * 2) == code
@@ -100,6 +100,16 @@ def test_signal_handlers_are_put_back(launch_scripts: Launch) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     launch_scripts(leave(0))
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_under_nohup_a_hangup_reaches_nobody(launch_scripts: Launch) -> None:
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        signal_me(signal.SIGHUP, after=0.3)
+        assert launch_scripts(leave(0, after=0.8)) == 0
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, former)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel of Linux")
