@@ -20,6 +20,7 @@ from ttstrain.errors import CheckpointError
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 constants = pytest.importorskip("huggingface_hub.constants")
+pytest.importorskip("huggingface_hub.errors")
 COMMIT = "84e5a410d9cead4de2f847e7c9369a6440bdfaca"
 V1 = "hf://SWivid/F5-TTS/F5TTS_v1_Base"
 
