@@ -120,6 +120,11 @@ def test_a_text_that_holds_the_separator_is_left_out(folder: Path) -> None:
     assert [verdict.row.audio for verdict in table.verdicts] == [folder / "wavs/b.wav"]
 
 
+def test_a_bar_in_most_texts_of_a_table_with_tabs_is_a_part_of_them(folder: Path) -> None:
+    table = read(folder, "a\tone | two\nb\tthree | four\nc\tfive\n")
+    assert texts(table) == {"a": "one | two", "b": "three | four", "c": "five"}
+
+
 @pytest.mark.parametrize("header", ["", "audio_file|text\n"])
 def test_a_separator_at_the_end_makes_no_column(header: str, folder: Path) -> None:
     table = read(folder, f"{header}wavs/a.wav|one|\nwavs/b.wav|two||\n")

@@ -85,17 +85,30 @@ def recognise(path: Path, records: Sequence[Record]) -> DelimitedFormat:
 
 
 def find_delimiter(path: Path, lines: Sequence[str]) -> Delimiter:
-    """Return the first of `|`, tab and comma that half of the lines hold."""
+    """Return the first of `|`, tab and comma that half of the lines hold.
+
+    Where one is in some lines only, another that comes before it in every line is the separator: that one is of texts.
+    """
     sample = lines[:200]
     candidates: tuple[Delimiter, ...] = ("|", "\t", ",")
-    for delimiter in candidates:
-        if sum(delimiter in line for line in sample) * 2 >= len(sample):
-            return delimiter
+    for i, delimiter in enumerate(candidates):
+        count = sum(delimiter in line for line in sample)
+        if count * 2 < len(sample):
+            continue
+        before = (
+            other for other in candidates[i + 1 :] if all(_comes_first(other, delimiter, line) for line in sample)
+        )
+        return delimiter if count == len(sample) else next(before, delimiter)
     raise TableError(
         "delimiter",
         f"`{path}` has no column separator: its first line is `{printable(lines[0])}`",
         hint="each line should be `id|text` or `id|text|normalised text`",
     )
+
+
+def _comes_first(one: str, other: str, line: str) -> bool:
+    """Tell whether a line holds `one`, and not `other` before it."""
+    return one in line and other not in line[: line.index(one)]
 
 
 def _joined(lines: Sequence[Line]) -> str:
