@@ -306,7 +306,9 @@ def _load_base_as_it_is_now(run: Run, base: OpenedCheckpoint) -> list[str]:
     """Load the base; one that its own run has replaced while the data were prepared is opened again."""
     try:
         return _load_base(run, base)
-    except FileNotFoundError:
+    except (CheckpointError, FileNotFoundError) as error:
+        if not isinstance(error.__cause__ if isinstance(error, CheckpointError) else error, FileNotFoundError):
+            raise
         return _load_base(run, open_for(run.plan.recipe))
 
 
