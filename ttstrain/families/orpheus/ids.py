@@ -14,6 +14,7 @@ CODEBOOK_SIZE: Final = 4096  # ids each slot owns
 SAMPLES_PER_FRAME: Final = 2048  # at SAMPLE_RATE: 85.3 ms
 SAMPLE_RATE: Final = 24_000  # Hz
 TOKENS_PER_S: Final = NUM_SLOTS * SAMPLE_RATE / SAMPLES_PER_FRAME  # 82.03
+MOST_TOKENIZER_BYTES: Final = 128 << 20  # of a tokenizer.json; Llama 3's has 17 million
 FIRST_AUDIO: Final = 10  # N of slot 0, code 0; the ten before it are control tokens
 NUM_CUSTOM: Final = FIRST_AUDIO + NUM_SLOTS * CODEBOOK_SIZE  # 28,682; released tokenizers have one or two more
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from ttstrain import documents
 from ttstrain.checkpoint.hub import HUB, fetch_repository
 from ttstrain.errors import CheckpointError, DataError, RecipeError
-from ttstrain.families.orpheus.ids import NUM_CUSTOM, TokenIds
+from ttstrain.families.orpheus.ids import MOST_TOKENIZER_BYTES, NUM_CUSTOM, TokenIds
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -92,7 +92,7 @@ def load_tokenizer(spec: str) -> RowTokenizer:
     else:
         path = _file(spec)
         folder = path.parent
-        written = documents.read_bytes(path, error=CheckpointError, most_bytes=128 * documents.MEBIBYTE)
+        written = documents.read_bytes(path, error=CheckpointError, most_bytes=MOST_TOKENIZER_BYTES)
         try:
             tokenizer = tokenizers.Tokenizer.from_buffer(written)
         except ValueError as error:

@@ -7,12 +7,14 @@ the rows count and the rest is said.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from pydantic import ValidationError
 
 from ttstrain import documents
 from ttstrain.checkpoint.contents import Contents, read_contents
@@ -22,7 +24,7 @@ from ttstrain.errors import CheckpointError
 from ttstrain.families.orpheus import peft_folder
 from ttstrain.families.orpheus.config import PREFIX, OrpheusConfig, RopeScaling
 from ttstrain.families.orpheus.export_texts import FACTS
-from ttstrain.families.orpheus.ids import NUM_CUSTOM, PUBLISHED, TokenIds
+from ttstrain.families.orpheus.ids import MOST_TOKENIZER_BYTES, NUM_CUSTOM, PUBLISHED, TokenIds
 from ttstrain.families.orpheus.trainer_folder import read_trainer_state
 
 EMBEDDING: Final = "model.embed_tokens.weight"
@@ -35,6 +37,7 @@ SIZES: Final = (
     "num_attention_heads",
     "num_key_value_heads",
 )
+_MOST: Final = 1 << 24  # of a size: no net comes near
 IDENTITY: Final = (*SIZES, "head_dim", "rms_norm_eps", "rope_theta", "rope_scaling", "tie_word_embeddings")
 
 
@@ -157,23 +160,42 @@ def _json(file: Path) -> Mapping[str, Any]:
 
 def _architecture(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Read sizes and rotary positions, as transformers 4 writes them or as transformers 5 does."""
-    missing = [key for key in SIZES if key not in settings and key != "num_key_value_heads"]
+    file = path.parent / "config.json"
+    missing = [key for key in SIZES if settings.get(key) is None and key != "num_key_value_heads"]
     if missing:
-        raise CheckpointError(f"`{path.parent / 'config.json'}` does not tell {', '.join(missing)}")
-    heads = settings["num_attention_heads"]
+        raise CheckpointError(f"`{file}` does not tell {', '.join(missing)}")
     rope = settings.get("rope_parameters") or {}
     scaling = rope or settings.get("rope_scaling") or {}
+    _check_numbers(settings, rope, scaling, file)
+    heads = settings["num_attention_heads"]
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind not in ("default", "llama3"):
-        raise CheckpointError(f"`{path.parent / 'config.json'}` scales rotary positions by `{kind}`, Llama 3 does not")
+        raise CheckpointError(f"`{file}` scales rotary positions by `{kind}`, Llama 3 does not")
     stretch = {key: scaling[key] for key in RopeScaling.model_fields if key in scaling} if kind == "llama3" else None
+    try:
+        rope_scaling = None if stretch is None else RopeScaling.model_validate(stretch).model_dump()
+    except ValidationError as error:
+        raise CheckpointError(f"`{file}` scales rotary positions in another way than Llama 3: {error}") from error
     return {
-        **{key: settings.get(key, heads) for key in SIZES},
+        **{key: heads if settings.get(key) is None else settings[key] for key in SIZES},
         "head_dim": settings.get("head_dim") or settings["hidden_size"] // heads,
         "rms_norm_eps": float(settings.get("rms_norm_eps", 1e-6)),
         "rope_theta": float(rope.get("rope_theta", settings.get("rope_theta", 10_000.0))),
-        "rope_scaling": None if stretch is None else RopeScaling.model_validate(stretch).model_dump(),
+        "rope_scaling": rope_scaling,
     }
+
+
+def _check_numbers(settings: Mapping[str, Any], rope: Any, scaling: Any, file: Path) -> None:
+    """Raise CheckpointError where a setting of the net is no number of its kind."""
+    if not isinstance(rope, Mapping) or not isinstance(scaling, Mapping):
+        raise CheckpointError(f"`{file}` cannot be read: its rotary positions are no table of settings")
+    whole = {key: settings[key] for key in (*SIZES, "head_dim", "vocab_size") if settings.get(key) is not None}
+    wrong = [key for key, value in whole.items() if type(value) is not int or not 0 < value < _MOST]
+    real = {"rms_norm_eps": settings.get("rms_norm_eps", 1e-6)}
+    real["rope_theta"] = rope.get("rope_theta", settings.get("rope_theta", 1e4))
+    wrong += [key for key, value in real.items() if type(value) not in (int, float) or not 0 < value < math.inf]
+    if wrong:
+        raise CheckpointError(f"`{file}` cannot be read: `{wrong[0]}` is not a number that it could be")
 
 
 def _registered(config: Mapping[str, Any], rows: int) -> list[str]:
@@ -187,7 +209,7 @@ def _section(folder: Path, config: Mapping[str, Any], rows: int, *, ids: TokenId
     ids = _token_ids(folder) if ids is None else ids
     if ids is None:
         return {}
-    stated = _json(folder / FACTS).get("ttstrain", {}) if (folder / FACTS).is_file() else {}
+    stated = _facts(folder)
     section = {
         **config,
         "vocab_size": rows,
@@ -197,6 +219,17 @@ def _section(folder: Path, config: Mapping[str, Any], rows: int, *, ids: TokenId
         "rows": {**stated.get("rows", {}), "tokenizer": str(folder)},
     }
     return section | ({"sampling": stated["sampling"]} if "sampling" in stated else {})
+
+
+def _facts(folder: Path) -> Mapping[str, Any]:
+    """Read what our own export says beside a model; empty in a folder of others."""
+    file = folder / FACTS
+    if not file.is_file():
+        return {}
+    stated = _json(file).get("ttstrain", {})
+    if not isinstance(stated, Mapping) or not isinstance(stated.get("rows", {}), Mapping):
+        raise CheckpointError(f"`{file}` cannot be read: it is not as it was exported", hint="export the run again")
+    return stated
 
 
 # ---------------------------------------------------------------- what should agree
@@ -229,7 +262,7 @@ def _equal(one: StoredTensor, other: StoredTensor) -> bool:
 def _vocabulary_notes(rows: int, settings: Mapping[str, Any], folder: Path) -> list[str]:
     notes = []
     claimed = settings.get("vocab_size")
-    if claimed != rows:
+    if claimed is not None and claimed != rows:
         notes.append(f"config.json says vocab_size {claimed:,}, the embedding has {rows:,} rows: the rows count")
     size = _tokenizer_size(folder)
     if size is not None and size != rows:
@@ -242,10 +275,29 @@ def _tokenizer_size(folder: Path) -> int | None:
     file = folder / "tokenizer.json"
     if not file.is_file():
         return None
-    content = _json(file)
-    vocab = content.get("model", {}).get("vocab", {})
-    ids = [*vocab.values()] if isinstance(vocab, dict) else [len(vocab) - 1]
-    return 1 + max([*ids, *(token["id"] for token in content.get("added_tokens", []))], default=-1)
+    content = _tokenizer(file)
+    model = content.get("model")
+    vocab = model.get("vocab") if isinstance(model, Mapping) else None
+    ids: list[Any] = [*vocab.values()] if isinstance(vocab, dict) else []
+    if isinstance(vocab, list):
+        ids = [len(vocab) - 1]
+    if not all(type(number) is int for number in ids):
+        raise CheckpointError(f"`{file}` cannot be read: an id of its vocabulary is no whole number")
+    return 1 + max([*ids, *_added(content, file).values()], default=-1)
+
+
+def _tokenizer(file: Path) -> Mapping[str, Any]:
+    return documents.read_object(file, error=CheckpointError, most_bytes=MOST_TOKENIZER_BYTES)
+
+
+def _added(content: Mapping[str, Any], file: Path) -> dict[str, int]:
+    """Map the tokens that were added to a tokenizer to their ids."""
+    tokens = content.get("added_tokens") or []
+    keys: dict[str, type] = {"content": str, "id": int}
+    try:
+        return {token["content"]: token["id"] for token in (documents.check_object(one, keys) for one in tokens)}
+    except (documents.DocumentError, TypeError) as error:
+        raise CheckpointError(f"`{file}` cannot be read: an added token is none ({error})") from error
 
 
 def _counts_as_small(folder: Path) -> bool:
@@ -258,7 +310,7 @@ def _token_ids(folder: Path) -> TokenIds | None:
     file = folder / "tokenizer.json"
     if not file.is_file():
         return None
-    ids = {token.get("content"): token.get("id") for token in _json(file).get("added_tokens", [])}
+    ids = _added(_tokenizer(file), file)
     first, last = ids.get("<custom_token_0>"), ids.get(f"<custom_token_{NUM_CUSTOM - 1}>")
     bos, eot = ids.get("<|begin_of_text|>"), ids.get("<|eot_id|>")
     if first is None or bos is None or eot is None or last != first + NUM_CUSTOM - 1:
