@@ -42,7 +42,9 @@ def open_for(recipe: Recipe) -> OpenedCheckpoint:
 
 
 def check_base(recipe: Recipe) -> None:
-    """Look whether a recipe's base can be started from, by its headers: no weight is read, nothing is downloaded.
+    """Look whether a recipe's base can be started from, by its headers, and by the sums that a checkpoint of ours has.
+
+    Nothing is downloaded.
 
     Raises CheckpointError as a run would: a file is missing or damaged, of another family, model or version, or not
     the whole model. Of a base that lies on the Hub nothing is known.
