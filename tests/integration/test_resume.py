@@ -226,7 +226,7 @@ def test_reset_step_starts_the_schedule_again_and_keeps_what_was_learnt(
         assert differences(held[part], saved[part]) == [], part
     assert set(flat(held["progress"]).values()) == {0}
     assert held["best"]["step"] is None
-    assert held["early_stop"] == {"best": None, "num_bad": 0}
+    assert held["early_stop"] == {"best": None, "num_bad": 0, "metric": "eval/loss/total"}
     said = capfd.readouterr().err.replace("\n", " ")
     assert "goes on from step-00000008" in said
     assert "FROM SCRATCH" not in said
