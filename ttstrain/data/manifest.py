@@ -69,7 +69,7 @@ def read_manifest(path: Path) -> list[Clip]:
     for number, line in enumerate(text.split("\n"), 1):
         if line:
             try:
-                clips.append(_clip(documents.parse(line)))
+                clips.append(_clip(documents.check_object(documents.parse(line), _IN_A_LINE)))
             except (ValueError, TypeError, KeyError) as error:
                 raise DataError(f"`{path}` line {number} is not a clip: {error}", hint=hint) from error
     return clips
@@ -80,6 +80,16 @@ def json_line(values: dict[str, Any]) -> str:
     line = json.dumps(values, ensure_ascii=False)
     has_half_pairs = any("\ud800" <= c <= "\udfff" for c in line)
     return json.dumps(values) if has_half_pairs else line
+
+
+_IN_A_LINE: dict[str, type] = {
+    "id": str,
+    "path": str,
+    "text": str,
+    "duration_s": float,
+    "sample_rate": int,
+    "treatment": dict,
+}
 
 
 def _clip(values: dict[str, Any]) -> Clip:

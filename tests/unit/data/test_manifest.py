@@ -46,3 +46,25 @@ def test_length_at_another_rate_is_what_resampling_gives(rates: tuple[int, int],
     described = clip(sample_rate=rates[0], treatment=Treatment(start=7, end=7 + samples))
     resampled = torchaudio.functional.resample(torch.zeros(samples), *rates)
     assert described.samples_at(rates[1]) == len(resampled)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '"x"',
+        "[]",
+        "null",
+        "{}",
+        '{"id": "a", "path": 1, "text": "", "duration_s": 1, "sample_rate": 1, "treatment": {}}',
+        '{"id": "a", "path": "", "text": "", "duration_s": 1, "sample_rate": 1, "treatment": "x"}',
+        '{"id": "a", "path": "", "text": "", "duration_s": 1, "sample_rate": 1, "treatment": {}, "notes": 3}',
+        '{"id": "a", "path": "", "text": "", "duration_s": 1, "sample_rate": 1, "treatment": {}, "ready": [1]}',
+        '{"id": "caf\udcc3',
+        "[" * 5000,
+    ],
+)
+def test_a_line_of_another_kind_is_no_clip(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(line.encode("utf-8", "surrogateescape"))
+    with pytest.raises(DataError, match=r"train\.jsonl` (line 1 is not a clip|cannot be read)"):
+        read_manifest(path)
