@@ -17,7 +17,7 @@ _FAST = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 def non_finite(tree: Tree) -> list[str]:
     """Name the leaves of a state tree that hold NaN or infinity, as `part/key/key`.
 
-    Reads every tensor once and waits for each device once. Integers are finite.
+    Reads every tensor once and waits for each device once, unless it finds something. Integers are finite.
     """
     leaves: dict[tuple[torch.device, torch.dtype], list[tuple[str, Tensor]]] = {}
     bad = []
@@ -27,17 +27,23 @@ def non_finite(tree: Tree) -> list[str]:
         elif leaf.is_floating_point() and leaf.numel():
             known = leaf if leaf.dtype in _FAST else leaf.float()
             leaves.setdefault((known.device, known.dtype), []).append((name, known.detach()))
-    largest: dict[torch.device, list[Tensor]] = {}
-    names: dict[torch.device, list[str]] = {}
-    for (device, _), named in leaves.items():
-        # The largest magnitude, not a norm: squares of finite numbers may overflow. NaN stays NaN in it.
-        found = torch._foreach_norm([leaf for _, leaf in named], math.inf)
-        largest.setdefault(device, []).append(torch.stack([one.double() for one in found]))
-        names.setdefault(device, []).extend(name for name, _ in named)
-    for device, parts in largest.items():
+    norms: dict[torch.device, list[Tensor]] = {}
+    measured: dict[torch.device, list[tuple[str, Tensor]]] = {}
+    for (device, dtype), group in leaves.items():
+        half = dtype in (torch.bfloat16, torch.float16)
+        found = torch._foreach_norm([leaf for _, leaf in group], 2.0, torch.float32 if half else None)
+        norms.setdefault(device, []).append(torch.stack(found).double())
+        measured.setdefault(device, []).extend(group)
+    for device, parts in norms.items():
         finite = torch.isfinite(torch.cat(parts)).tolist()
-        bad += [name for name, good in zip(names[device], finite, strict=True) if not good]
+        bad += [name for (name, leaf), good in zip(measured[device], finite, strict=True) if not good and _is_bad(leaf)]
     return bad
+
+
+def _is_bad(tensor: Tensor) -> bool:
+    """Look at the numbers themselves, where a norm is not finite: squares of finite numbers may overflow."""
+    lowest, highest = torch.aminmax(tensor)  # NaN is both
+    return not bool(torch.isfinite(lowest) & torch.isfinite(highest))
 
 
 def _walk(tree: Tree, at: str) -> Iterator[tuple[str, Tensor | float]]:
