@@ -113,6 +113,19 @@ def test_the_command_line_is_known_to_nobody_below_it(path: Path) -> None:
     assert [module for module in imports(path) if module.startswith("ttstrain.cli")] == []
 
 
+BARE = re.compile(r"\bjson\.loads?\(|\byaml\.(?:safe_)?load|\bsafe_load\(|\bpickle\.load")
+# A copy of our own values; a program of its own that reads what we wrote for it; batches from our own workers.
+READS_ITS_OWN = ("engine/speaker.py", "families/orpheus/reader.py", "data/loader.py", "data/pool.py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_json_and_yaml_are_read_with_limits(path: Path) -> None:
+    if name_of(path).removeprefix("ttstrain/") in ("documents.py", *READS_ITS_OWN):
+        return
+    code = "\n".join(line.partition("#")[0] for line in path.read_text(encoding="utf-8").splitlines())
+    assert BARE.findall(code) == [], "use `ttstrain.documents` or `ttstrain.config.yaml12`"
+
+
 @pytest.mark.parametrize("module", WITHOUT_TORCH)
 def test_torch_is_not_imported_where_a_plan_is_made(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from ttstrain import documents
 from ttstrain.data import atomic
 from ttstrain.data.manifest import Clip, json_line, read_manifest
 from ttstrain.errors import DataError
@@ -97,10 +98,11 @@ def _ever(side: Side | None) -> Collection[str]:
 def _read_names(path: Path) -> dict[str, list[str]]:
     """Read `write_record`'s file; what is damaged is left to the manifests."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return {key: [str(name) for name in values[key]] for key in ("data", "replay")}
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        keys = {"data": list, "replay": list}
+        values = documents.read_object(path, error=DataError, keys=keys, most_bytes=documents.MAX_TABLE)
+    except DataError:
         return {}
+    return {key: [str(name) for name in values[key]] for key in keys}
 
 
 def names_of(clips: Iterable[Clip]) -> list[str]:

@@ -91,9 +91,9 @@ class JsonlTracker:
     def _go_on_with_line(self, path: Path) -> None:
         """Let more of the last line's step join it, as it would have without a break."""
         last = path.read_bytes().splitlines(keepends=True)[-1:]
-        with suppress(ValueError, AttributeError, TypeError, KeyError, IndexError):  # not a line of ours
-            values = dict(json.loads(last[0]))
-            self._step, self._values = int(values.pop("step")), values
+        with suppress(documents.DocumentError, IndexError):  # not a line of ours
+            values = documents.check_object(documents.parse(last[0], numbers="any"), {"step": int})
+            self._step, self._values = values.pop("step"), values
             self._line_start = self._end - len(last[0])
 
     def _write_line(self, line: bytes) -> None:
