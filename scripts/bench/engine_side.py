@@ -16,6 +16,7 @@ os.environ["WANDB_MODE"] = "offline"
 import torch
 from worker import Finished, TimedBatches, device_name, now, versions
 
+from ttstrain.checkpoint.store import CheckpointStore
 from ttstrain.config.plan import DataFacts, Plan
 from ttstrain.config.recipe import Recipe
 from ttstrain.config.resolve import resolve
@@ -145,7 +146,7 @@ def make_run(
         early_stop=None,
         loader=loader,
         state=TrainState(**parts, loader=loader),
-        store=None,
+        store=CheckpointStore(folder, keep_last=1),
         trackers=trackers,
         **{"ema": ema, **parts},
     )

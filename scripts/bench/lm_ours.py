@@ -61,7 +61,7 @@ def main() -> None:
     options, answers = begin(workload.SIZES)
 
     recipe = recipe_of(workload.SIZES[options.size], options.precision)
-    device = choose_device("auto")
+    device = choose_device("auto", tf32=True)
     spec = families.find_task(recipe.task)
     task = spec.load_task()(spec.config.model_validate(recipe.model)).to(device)
     task.train()

@@ -89,7 +89,7 @@ def main() -> None:
 
     size = workload.SIZES[options.size]
     recipe = recipe_of(size, options.precision)
-    device = choose_device("auto")
+    device = choose_device("auto", tf32=True)
     spec = families.find_task(recipe.task)
     task: Any = spec.load_task()(spec.config.model_validate(recipe.model)).to(device)
     task.train()

@@ -15,7 +15,8 @@ SCANNED_OPERATIONS = 1_000_000  # looked at for names once a pickle could not be
 MOST_PICKLE_BYTES = 256 << 20
 MOST_DIRECTORY_BYTES = 32 << 20  # of a zip: some 400,000 members
 MOST_REPEATS = 16  # times that tensors may use their file's bytes: tied weights, views
-SPARE_BYTES = 64 << 20  # that small files may repeat all the same
+SPARE_BYTES = 64 << 30  # that all tensors of a small file may come to all the same: files that only hold shapes
+LARGEST_VIEW = 4 << 30  # bytes of one tensor that repeats what is stored; the largest table of a 3B net takes 2
 MOST_NODES = 4_000_000  # of a tree in which what is used twice counts twice
 MOST_BITS = 512  # of an integer
 DEEPEST = 100  # containers in containers
@@ -40,11 +41,16 @@ class Budget:
         if self.operations < 0:
             raise TooLargeError("it takes more operations than any checkpoint")
 
-    def describe(self, tensor_bytes: int) -> None:
-        """Take the bytes of one tensor off. Raises TooLargeError when the tensors would repeat the file too often."""
+    def describe(self, tensor_bytes: int, *, stored_bytes: int) -> None:
+        """Take the bytes of one tensor off, of which so many are stored.
+
+        Raises TooLargeError when this tensor, or all together, would take far more memory than the file holds.
+        """
         self.tensor_bytes -= tensor_bytes
+        if tensor_bytes > MOST_REPEATS * stored_bytes + LARGEST_VIEW:
+            raise TooLargeError(f"a tensor in it takes {tensor_bytes / 2**30:,.0f} GiB, of which little is stored")
         if self.tensor_bytes < 0:
-            raise TooLargeError(f"its tensors are more than {MOST_REPEATS} times as large as the file")
+            raise TooLargeError("its tensors take far more memory than the file holds")
 
 
 class MappedFile(mmap.mmap):

@@ -248,7 +248,7 @@ class Machine:
         made = StoredTensor(self.path, begin + start, dtype, shape, strides if shape else ())
         if start + made.span * dtype.itemsize > storage.bytes:
             raise ValueError("a tensor reaches beyond its storage")
-        self.budget.describe(made.numel * dtype.itemsize)
+        self.budget.describe(made.numel * dtype.itemsize, stored_bytes=made.span * dtype.itemsize)
         return made
 
 

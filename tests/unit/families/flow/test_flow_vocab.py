@@ -57,7 +57,7 @@ def test_space_must_come_first_unless_the_vocab_is_custom(vocab_file: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(None, "cannot read"), (b"", "is empty"), (b" \n\xff\n", "is not UTF-8")]
+    ("content", "said"), [(None, "cannot be read: No such file"), (b"", "is empty"), (b" \n\xff\n", "is not UTF-8")]
 )
 def test_unreadable_vocabs_are_refused(vocab_file: Path, content: bytes | None, said: str) -> None:
     if content is not None:
