@@ -149,7 +149,7 @@ def test_a_reference_text_that_nobody_says_in_that_time_is_warned_about(run: Pat
     for text, fits in (("Some words that it says", True), ("A", False), ("Far too many words for it. " * 20, False)):
         result = sample(run, "--text", "Hello", "-o", tmp_path / "a.wav", FAST, "--ref-audio", hum, "--ref-text", text)
         assert result.exit_code == 0, result.output
-        assert ("is not what it says" in result.stderr) is not fits
+        assert ("cannot be all that it says" in result.stderr) is not fits
 
 
 # ---------------------------------------------------------------- what cannot be used

@@ -73,7 +73,7 @@ def test_what_prepare_writes_is_named(
     code, err = run(monkeypatch, capfd, "prepare", "package:demo", *more, option, str(place))
     assert code == 3
     assert f"error: `{tmp_path}/afile" in err
-    assert f"`{option}` names" in err
+    assert f"with `{option}`" in err
     assert "Traceback" not in err
 
 

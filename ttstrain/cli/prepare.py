@@ -131,7 +131,7 @@ def _write_lists(result: AuditResult, out: Path | None, cache_dir: str | None) -
     if out is None:
         name = sha256(str(result.root.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
         out = cache_root(cache_dir) / "prepared" / name
-    with refused_as(DataError, path=out, hint="`-o` names another folder"):
+    with refused_as(DataError, path=out, hint="name another folder with `-o`"):
         write_manifest(out / "manifest.jsonl", result.clips)
         write_quarantine(result, out / "quarantine.jsonl")
     return out
@@ -225,7 +225,7 @@ def _write_vocab(path: Path, front_end: FrontEnd | None, texts: TextReport | Non
     if path.exists():
         raise RecipeError(f"`{path}` exists already", hint="a trained vocabulary must not change; choose another name")
     tokens = extended_vocab(front_end.vocab, texts.unknown)
-    with refused_as(DataError, path=path, hint="`--vocab-out` names it"):
+    with refused_as(DataError, path=path, hint="name another file with `--vocab-out`"):
         atomic.write_text(path, "".join(f"{token}\n" for token in tokens))
     new = len(tokens) - len(front_end.vocab)
     which = f": {some_symbols(texts)}" if new else ""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from ttstrain.cli import paths
-from ttstrain.documents import check_ordinary
 from ttstrain.errors import DataError
 from ttstrain.places import refused_as
 from ttstrain.shell import quoted
@@ -129,15 +128,15 @@ def _files(out: Path, lines: list[Line], *, single: bool) -> list[Path]:
     return [out / f"{line.name}.wav" for line in lines]
 
 
-_OTHER_OUT = "`-o` names it"
+_OTHER_OUT = "name another place with `-o`"
 
 
 def _check_writable(path: Path) -> None:
     """Raise DataError where a sound file cannot be written, before anything is computed for it."""
     with refused_as(DataError, hint=_OTHER_OUT):
         there = path.exists()
-        if there:
-            check_ordinary(path, error=DataError, hint=_OTHER_OUT)
+        if there and not path.is_file():
+            raise DataError(f"`{path}` cannot be written: it is no ordinary file", hint=_OTHER_OUT)
         with path.open("ab"):
             pass
         if not there:

@@ -188,7 +188,7 @@ def read_voice(path: Path, text: str) -> Voice:
     cleaned = readable(text, what=f"the text of the reference `{path}`")
     notes = [f"the text of `{path.name}`: {why}" for why in _changes_of(cleaned)]
     if why := misfit(cleaned.text, len(decoded.samples) / decoded.sample_rate):
-        notes.append(f"the text of `{path.name}` is not what it says: {why}; pace and length go by it")
+        notes.append(f"the text given for `{path.name}` cannot be all that it says: {why}; pace and length go by both")
     audio = Audio(torch.from_numpy(decoded.samples.mean(axis=1)), decoded.sample_rate)
     return Voice(audio, cleaned.text, path.name, notes=tuple(notes))
 
