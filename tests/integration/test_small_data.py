@@ -59,7 +59,8 @@ def test_one_clip_is_told_what_it_takes(base: Path, tmp_path: Path) -> None:
     options = [*SMALL, *SHORT, f"run_dir={tmp_path}", "--data", data, "--base", base]
     refused = ttstrain("finetune", "f5_one_minute", *options, "data.holdout=1")
     assert refused.returncode == 3
-    assert "`data.holdout=1` leaves nothing of 1 clips to train on" in refused.stderr
+    assert "`data.holdout=1` leaves no clip to train on (1 in all)" in refused.stderr
+    assert "`eval.every=null`" in refused.stderr
     unmeasured = ttstrain("finetune", "f5_one_minute", *options, "data.holdout=0", "eval.every=auto")
     assert unmeasured.returncode == 2
     assert "`train.early_stop` is set, but no clip is held out" in unmeasured.stderr

@@ -134,3 +134,18 @@ def test_a_checkpoint_whose_weights_may_not_be_read_is_named(monkeypatch: pytest
     closed(tmp_path / "c" / "weights.safetensors", monkeypatch)
     with pytest.raises(CheckpointError, match=r"weights\.safetensors` cannot be .*: Permission denied"):
         store.load(tmp_path / "c")
+
+
+def test_a_data_folder_that_cannot_be_looked_into_is_bad_data(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def refuse(path: Path, *_: object, **__: object) -> bool:
+        if tmp_path in path.parents:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return False
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    code, err = run(monkeypatch, capfd, "plan", "smoke/flow", "--data", str(tmp_path))
+    assert code == 3
+    assert f"error: `{tmp_path}/" in err
+    assert "Traceback" not in err

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 from ttstrain import families
 from ttstrain.config.compose import Composed, with_defaults
+from ttstrain.errors import DataError
+from ttstrain.places import refused_as
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,8 @@ def with_project(composed: Composed) -> Composed:
     if not isinstance(path, str) or not isinstance(task, str):
         return composed
     folder = Path(path).expanduser()
-    found = next((own for known in formats() if (own := known.settings(task=task, data=folder)) is not None), None)
+    with refused_as(DataError):
+        found = next((own for known in formats() if (own := known.settings(task=task, data=folder)) is not None), None)
     if found is None:
         return composed
     return with_defaults(composed, found.values, origin=found.origin)

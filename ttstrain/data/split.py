@@ -83,8 +83,8 @@ def split_holdout(
     if wanted >= len(clips):
         if isinstance(holdout, int) and holdout > 0:
             raise DataError(
-                f"`{key}={holdout}` leaves nothing of {len(clips)} clips to train on",
-                hint=f"hold out fewer; `{key}=0` trains on all of them",
+                f"`{key}={holdout}` leaves no clip to train on ({len(clips)} in all)",
+                hint=f"hold out fewer, or none with `{key}=0`; a run that measures none needs `eval.every=null` too",
             )
         wanted = 0
     order: Mapping[Part, int] = {"held out": 0, "new": 1, "train": 2}
