@@ -11,13 +11,13 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from ttstrain.config.compose import compose, with_flags
-from ttstrain.config.facts import audit_data
-from ttstrain.config.recipe import Recipe
-from ttstrain.config.resolve import parse
 from ttstrain.data.manifest import Clip
-from ttstrain.engine.prepare import open_cache
-from ttstrain.engine.score import load_scorer, open_scorer, score_texts
+from ttstrain.judge.score import load_scorer, open_scorer, score_texts
+from ttstrain.plan.facts import audit_data
+from ttstrain.plan.resolve import parse
+from ttstrain.recipe.compose import compose, with_flags
+from ttstrain.recipe.schema import Recipe
+from ttstrain.runs.prepare import open_cache
 
 NEIGHBOURS = 4  # texts that a clip may get instead of its own: those of the most similar length in symbols
 DRAWS = 5000

@@ -1,6 +1,6 @@
 """Read JSON and small texts that anybody may have written: bounded in size and depth, and never a traceback.
 
-Everything that reads JSON goes through here; YAML is read by `ttstrain.config.yaml12`, over the same `read_text`.
+Everything that reads JSON goes through here; YAML is read by `ttstrain.recipe.yaml12`, over the same `read_text`.
 `parse` raises `DocumentError`, for readers that judge line by line; the functions that take a path raise the
 `UserError` that the caller names.
 """

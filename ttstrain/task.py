@@ -18,10 +18,10 @@ from typing_extensions import Self
 from ttstrain.errors import RecipeError
 
 if TYPE_CHECKING:
-    from ttstrain.checkpoint.tensorfile import StoredTensor
     from ttstrain.checkpoint.upstream import OpenedCheckpoint
     from ttstrain.data.manifest import Clip
     from ttstrain.data.review import Review
+    from ttstrain.tensors.tensorfile import StoredTensor
 
 DEFAULT_OPTIMIZER = "model"
 

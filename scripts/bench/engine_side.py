@@ -17,25 +17,25 @@ import torch
 from worker import Finished, TimedBatches, device_name, now, versions
 
 from ttstrain.checkpoint.store import CheckpointStore
-from ttstrain.config.plan import DataFacts, Plan
-from ttstrain.config.recipe import Recipe
-from ttstrain.config.resolve import resolve
-from ttstrain.engine import loop
-from ttstrain.engine.best import Best
-from ttstrain.engine.distributed import Ranks
-from ttstrain.engine.guard import Guard
-from ttstrain.engine.precision import Precision, choose
-from ttstrain.engine.previews import Previews
-from ttstrain.engine.rng import Rng
-from ttstrain.engine.run import Run
-from ttstrain.engine.snapshot import Snapshots
+from ttstrain.infer.previews import Previews
 from ttstrain.optim.ema import Ema
 from ttstrain.optim.groups import build_groups
 from ttstrain.optim.optimizers import Optimizers
+from ttstrain.plan.plan import DataFacts, Plan
+from ttstrain.plan.resolve import resolve
+from ttstrain.recipe.schema import Recipe
 from ttstrain.state import Progress, TrainState
 from ttstrain.task import Batch, Task
 from ttstrain.tracking.build import build_trackers
 from ttstrain.tracking.tracker import RunInfo
+from ttstrain.train import loop
+from ttstrain.train.best import Best
+from ttstrain.train.distributed import Ranks
+from ttstrain.train.guard import Guard
+from ttstrain.train.precision import Precision, choose
+from ttstrain.train.rng import Rng
+from ttstrain.train.run import Run
+from ttstrain.train.snapshot import Snapshots
 
 NEVER = 10**9
 

@@ -13,12 +13,12 @@ import torch
 from worker import begin
 
 from ttstrain import families
-from ttstrain.config.recipe import Recipe
-from ttstrain.engine.build import choose_device
-from ttstrain.engine.snapshot import MemorySnapshots
 from ttstrain.families.orpheus.batch import OrpheusBatch
 from ttstrain.families.orpheus.ids import PUBLISHED
 from ttstrain.families.orpheus.rows import pack, row_of
+from ttstrain.recipe.schema import Recipe
+from ttstrain.train.build import choose_device
+from ttstrain.train.snapshot import MemorySnapshots
 
 FIGURES = 6  # of a loss that is told
 

@@ -14,12 +14,12 @@ from engine_side import Stopwatch
 from worker import begin, now
 
 from ttstrain import families
-from ttstrain.config.recipe import Recipe
-from ttstrain.engine import loop
-from ttstrain.engine.build import choose_device
-from ttstrain.engine.snapshot import MemorySnapshots
 from ttstrain.families.flow.data import FlowBatch, FlowExample
 from ttstrain.optim import measured
+from ttstrain.recipe.schema import Recipe
+from ttstrain.train import loop
+from ttstrain.train.build import choose_device
+from ttstrain.train.snapshot import MemorySnapshots
 
 SNAPSHOT_EVERY = 100  # steps; what `guard.snapshot_every: auto` comes to in all but the shortest runs
 EMA_DECAY = 0.9999

@@ -3,7 +3,7 @@
     python -m venv ../venv-f5 && ../venv-f5/bin/pip install "torch==2.11.*" "torchaudio==2.11.*" f5-tts
     python scripts/bench/step.py --upstream-python ../venv-f5/bin/python
 
-Each side is a process that runs its own training loop (`Trainer.train` there, `ttstrain.engine.loop.train` here) on the
+Each side is a process that runs its own training loop (`Trainer.train` there, `ttstrain.train.loop.train` here) on the
 same batches, with the same net, dropout, precision and number of threads. They take turns, and the order changes with
 every pair of rounds; a ratio is always between the two rounds of one pair. The data pipeline is not part of it: batches
 are padded and on the device before the clock starts.

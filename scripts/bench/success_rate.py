@@ -42,15 +42,15 @@ from success_arms import SMALL, STEP, Training, arms
 from worker import device_name
 
 from ttstrain.checkpoint import pointers
-from ttstrain.config.compose import compose
-from ttstrain.config.recipe import DataConfig
 from ttstrain.data import atomic
 from ttstrain.data.audit import audit
 from ttstrain.data.manifest import Clip, total_hours
 from ttstrain.data.readers import read_rows
 from ttstrain.data.workers import start_pool
-from ttstrain.engine.start import start
 from ttstrain.errors import DivergedError
+from ttstrain.recipe.compose import compose
+from ttstrain.recipe.schema import DataConfig
+from ttstrain.runs.start import start
 from ttstrain.tracking import jsonl
 
 RESULTS = Path(__file__).with_name("results")

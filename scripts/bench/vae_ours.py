@@ -17,12 +17,12 @@ from torch.nn.utils.rnn import pad_sequence
 from worker import begin
 
 from ttstrain import families
-from ttstrain.config.recipe import Recipe
-from ttstrain.engine.build import choose_device
-from ttstrain.engine.snapshot import MemorySnapshots
 from ttstrain.families.gpt_sovits.batch import SovitsBatch, num_tokens
 from ttstrain.families.gpt_sovits.vae.synthesizer import Synthesizer
 from ttstrain.families.gpt_sovits.vae.training import vae_losses
+from ttstrain.recipe.schema import Recipe
+from ttstrain.train.build import choose_device
+from ttstrain.train.snapshot import MemorySnapshots
 
 
 def recipe_of(size: workload.Size, precision: str) -> Recipe:

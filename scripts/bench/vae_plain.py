@@ -23,12 +23,12 @@ from vae_ours import padded_ssl, recipe_of
 from worker import Finished, TimedBatches, begin, device_name, versions
 
 from ttstrain import families
-from ttstrain.engine.build import choose_device
 from ttstrain.families.gpt_sovits.vae.encoders import TextEncoder, WaveNet
 from ttstrain.families.gpt_sovits.vae.layers import NormedConv1d, NormedUpsampling
 from ttstrain.families.gpt_sovits.vae.mel import Spectrograms
 from ttstrain.families.gpt_sovits.vae.synthesizer import Conditions, Synthesizer, cut
 from ttstrain.modules.dropout import Dropout
+from ttstrain.train.build import choose_device
 
 C_MEL = 45.0
 LEAK = 0.1

@@ -16,17 +16,32 @@ from ttstrain import families
 
 PACKAGE = Path(ttstrain.__file__).parent
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if "_shipped" not in path.parts)
-CORE = ("checkpoint", "cli", "config", "data", "engine", "modules", "optim", "tracking")
+CORE = (
+    "checkpoint",
+    "cli",
+    "data",
+    "export",
+    "infer",
+    "judge",
+    "modules",
+    "optim",
+    "plan",
+    "recipe",
+    "runs",
+    "tensors",
+    "tracking",
+    "train",
+)
 # Imported by `ttstrain --help` or `ttstrain plan`.
 WITHOUT_TORCH = (
     "ttstrain.cli.main",
-    "ttstrain.config.compose",
-    "ttstrain.config.facts",
-    "ttstrain.config.shipped",
-    "ttstrain.config.plan",
-    "ttstrain.config.render",
-    "ttstrain.config.resolve",
-    "ttstrain.config.schema",
+    "ttstrain.recipe.compose",
+    "ttstrain.plan.facts",
+    "ttstrain.recipe.shipped",
+    "ttstrain.plan.plan",
+    "ttstrain.plan.render",
+    "ttstrain.plan.resolve",
+    "ttstrain.plan.json_schema",
     "ttstrain.data.audit",
     "ttstrain.data.manifest",
     "ttstrain.data.readers",
@@ -104,18 +119,18 @@ def test_no_family_knows_another(path: Path) -> None:
 
 @pytest.mark.parametrize("path", files_of("modules", "optim", "data", "tracking"), ids=name_of)
 def test_the_lower_layers_do_not_reach_up(path: Path) -> None:
-    above = ("ttstrain.engine", "ttstrain.cli")
+    above = ("ttstrain.train", "ttstrain.runs", "ttstrain.infer", "ttstrain.cli")
     assert [module for module in imports(path) if module.startswith(above)] == []
 
 
-@pytest.mark.parametrize("path", files_of("config", "engine", "checkpoint"), ids=name_of)
+@pytest.mark.parametrize("path", files_of("recipe", "plan", "train", "runs", "checkpoint"), ids=name_of)
 def test_the_command_line_is_known_to_nobody_below_it(path: Path) -> None:
     assert [module for module in imports(path) if module.startswith("ttstrain.cli")] == []
 
 
 BARE = re.compile(r"\bjson\.loads?\(|\byaml\.(?:safe_)?load|\bsafe_load\(|\bpickle\.load")
 # A copy of our own values; a program of its own that reads what we wrote for it; batches from our own workers.
-READS_ITS_OWN = ("engine/speaker.py", "families/orpheus/reader.py", "data/loader.py", "data/pool.py")
+READS_ITS_OWN = ("infer/load.py", "families/orpheus/reader.py", "data/loader.py", "data/pool.py")
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -123,7 +138,7 @@ def test_json_and_yaml_are_read_with_limits(path: Path) -> None:
     if name_of(path).removeprefix("ttstrain/") in ("documents.py", *READS_ITS_OWN):
         return
     code = "\n".join(line.partition("#")[0] for line in path.read_text(encoding="utf-8").splitlines())
-    assert BARE.findall(code) == [], "use `ttstrain.documents` or `ttstrain.config.yaml12`"
+    assert BARE.findall(code) == [], "use `ttstrain.documents` or `ttstrain.recipe.yaml12`"
 
 
 @pytest.mark.parametrize("module", WITHOUT_TORCH)

@@ -22,21 +22,21 @@ from small_runs import differences
 from torch import Tensor, nn
 
 from ttstrain import families
-from ttstrain.config.compose import compose
-from ttstrain.config.recipe import LoraConfig, Recipe
-from ttstrain.config.resolve import parse
-from ttstrain.config.shipped import list_recipes
 from ttstrain.data.audio import read_clip
 from ttstrain.data.audit import audit
 from ttstrain.data.manifest import Clip
 from ttstrain.data.readers import read_rows
-from ttstrain.engine.evaluate import evaluating
-from ttstrain.engine.precision import Precision
-from ttstrain.engine.rng import Rng
-from ttstrain.engine.start import start
 from ttstrain.errors import DataError, RecipeError
 from ttstrain.modules import lora
+from ttstrain.plan.resolve import parse
+from ttstrain.recipe.compose import compose
+from ttstrain.recipe.schema import LoraConfig, Recipe
+from ttstrain.recipe.shipped import list_recipes
+from ttstrain.runs.start import start
 from ttstrain.task import DEFAULT_OPTIMIZER, Audio, Batch, Mean, Prompt, Task, TaskData
+from ttstrain.train.evaluate import evaluating
+from ttstrain.train.precision import Precision
+from ttstrain.train.rng import Rng
 
 CPU = torch.device("cpu")
 UNIT_S = 0.09  # what a recording is counted in is shorter, an Orpheus frame of 85 ms included
@@ -122,9 +122,9 @@ def test_describing_a_task_imports_no_torch() -> None:
     code = """
 import json, sys
 from ttstrain import families
-from ttstrain.config.compose import compose
-from ttstrain.config.shipped import list_recipes
-from ttstrain.config.resolve import parse
+from ttstrain.recipe.compose import compose
+from ttstrain.recipe.shipped import list_recipes
+from ttstrain.plan.resolve import parse
 for name, spec in families.tasks().items():
     spec.config().num_parameters()
 for entry in list_recipes():

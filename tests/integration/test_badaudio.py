@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ttstrain.config.recipe import DataConfig
 from ttstrain.data.audit import AuditResult, audit, write_quarantine
 from ttstrain.data.decode import decode, treat
 from ttstrain.data.readers import read_rows
 from ttstrain.data.readers.rows import TableError, Verdict
 from ttstrain.data.summary import summary
+from ttstrain.recipe.schema import DataConfig
 
 SEVERITY = ["accept", "fix", "skip", "refuse"]
 

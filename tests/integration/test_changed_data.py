@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from small_runs import RECIPE, checkpoint, finetune, metrics, write_clips, write_recipe
 
-from ttstrain.engine.start import resume
 from ttstrain.errors import DataError, RecipeError
+from ttstrain.runs.start import resume
 
 MakeRun = Callable[..., Path]
 

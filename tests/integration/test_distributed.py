@@ -24,9 +24,9 @@ from processes import Processes
 from small_runs import checkpoint, command, differences, ttstrain, write_clips, write_recipe
 from toys import Counting, Gan, Joint, Regression
 
-from ttstrain.config.recipe import OptimizerKind
-from ttstrain.engine.distributed import Ranks
 from ttstrain.errors import DataError, OutOfMemoryError, PeerError, Preempted, RecipeError
+from ttstrain.recipe.schema import OptimizerKind
+from ttstrain.train.distributed import Ranks
 
 TwoRanks = Callable[..., list[Any]]
 STEPS = 6

@@ -15,20 +15,21 @@ from safetensors.torch import load_file
 from small_runs import checkpoint, finetune, metrics, ttstrain, write_clips, write_recipe
 from torch import Tensor
 
-from ttstrain.checkpoint import store, tensorfile
-from ttstrain.checkpoint.export import Source, Training, export
+from ttstrain.checkpoint import store
 from ttstrain.checkpoint.meta import read_meta, write_meta
 from ttstrain.checkpoint.upstream import open_checkpoint
-from ttstrain.config.recipe import OptimizerKind
-from ttstrain.engine import export as engine_export
-from ttstrain.engine.export import gather
-from ttstrain.engine.start import resume
 from ttstrain.errors import CheckpointError, RecipeError
+from ttstrain.export import choose as engine_export
+from ttstrain.export.choose import gather
+from ttstrain.export.write import Source, Training, export
 from ttstrain.families.flow import export_texts
 from ttstrain.families.flow.config import FlowConfig
 from ttstrain.families.flow.export import as_upstream_reads, vocab_bytes
 from ttstrain.optim.groups import build_groups
 from ttstrain.optim.optimizers import Optimizers
+from ttstrain.recipe.schema import OptimizerKind
+from ttstrain.runs.start import resume
+from ttstrain.tensors import tensorfile
 
 STEPS = 8
 

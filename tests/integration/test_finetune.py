@@ -19,14 +19,14 @@ import torch
 from small_runs import checkpoint, command, finetune, metrics, ttstrain, write_clips, write_recipe
 
 from ttstrain.checkpoint import pointers
-from ttstrain.config.compose import compose_run
-from ttstrain.config.resolve import parse, resolve
-from ttstrain.engine import loop
-from ttstrain.engine.prepare import prepare
-from ttstrain.engine.run import Run
-from ttstrain.engine.start import resume
 from ttstrain.errors import CheckpointError, DataError, Interrupted, RecipeError
+from ttstrain.plan.resolve import parse, resolve
+from ttstrain.recipe.compose import compose_run
+from ttstrain.runs.prepare import prepare
+from ttstrain.runs.start import resume
 from ttstrain.tracking.wandb_file import read_offline_run, run_files
+from ttstrain.train import loop
+from ttstrain.train.run import Run
 
 STEPS = 60
 GROUPS = "[{name: text, match: ['*text_embed*'], lr_scale: 0.5}, {name: late, match: ['*proj_out*'], frozen: [0, 3]}]"
@@ -132,7 +132,7 @@ def test_the_logged_lr_is_the_lr_that_stepped_everywhere(
         return loop.train(run, *arguments)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", spy)
-    monkeypatch.setattr("ttstrain.engine.start.train", train)
+    monkeypatch.setattr("ttstrain.runs.start.train", train)
     run = finetune(recipe, tmp_path, "name=r", f"optim.groups={GROUPS}", "tracking.wandb=offline")
 
     def lrs(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:

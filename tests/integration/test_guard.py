@@ -16,13 +16,13 @@ import torch
 from small_runs import checkpoint, differences, finetune, metrics, same, ttstrain, write_clips, write_recipe
 
 from ttstrain.checkpoint import store
-from ttstrain.checkpoint.finite import non_finite
-from ttstrain.engine import loop, recovery
-from ttstrain.engine.run import Run
-from ttstrain.engine.start import resume
 from ttstrain.errors import CheckpointError, DivergedError, OutOfMemoryError, Preempted
 from ttstrain.families.flow.task import FlowTask
+from ttstrain.runs.start import resume
 from ttstrain.task import Loss
+from ttstrain.tensors.finite import non_finite
+from ttstrain.train import loop, recovery
+from ttstrain.train.run import Run
 
 NAN = math.nan
 
@@ -137,7 +137,7 @@ def test_an_incident_names_the_clips_and_what_was_seen(
 @pytest.fixture
 def restored(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Any]]:
     """Collect the state after every rollback."""
-    from ttstrain.engine import snapshot
+    from ttstrain.train import snapshot
 
     seen: list[Mapping[str, Any]] = []
     for kind in (snapshot.MemorySnapshots, snapshot.DiskSnapshots):

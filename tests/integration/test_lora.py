@@ -13,12 +13,12 @@ from small_runs import RECIPE, checkpoint, differences, finetune, metrics, ttstr
 from ttstrain import families
 from ttstrain.checkpoint.inspect import diff, inspect, list_tensors
 from ttstrain.checkpoint.loading import load_weights
-from ttstrain.checkpoint.tensorfile import read_tree
 from ttstrain.checkpoint.upstream import open_checkpoint
-from ttstrain.config.recipe import LoraConfig
-from ttstrain.engine.start import resume
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.modules import lora
+from ttstrain.recipe.schema import LoraConfig
+from ttstrain.runs.start import resume
+from ttstrain.tensors.tensorfile import read_tree
 
 STEPS = 6
 LORA = ("lora={rank: 4, alpha: 8, dropout: 0.1}", f"train.steps={STEPS}")

@@ -16,12 +16,12 @@ from small_runs import RECIPE, checkpoint, differences, finetune, metrics, write
 from toys import Gan, Joint, Regression, ToyBatch, make_batch, make_run, split
 
 from ttstrain.data.loader import Loader
-from ttstrain.engine import loop, recovery
-from ttstrain.engine.snapshot import MemorySnapshots
-from ttstrain.engine.start import resume
 from ttstrain.errors import OutOfMemoryError
 from ttstrain.families.flow.task import FlowTask
+from ttstrain.runs.start import resume
 from ttstrain.task import Loss, Task
+from ttstrain.train import loop, recovery
+from ttstrain.train.snapshot import MemorySnapshots
 
 CUDA = "CUDA out of memory"
 
@@ -369,7 +369,7 @@ def test_one_bad_batch_of_a_gan_is_taken_back_and_the_second_is_fp16s(tmp_path: 
 def test_gradients_that_overflow_at_the_smallest_scale_are_not_skipped_for_ever(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ttstrain.engine.precision import Precision
+    from ttstrain.train.precision import Precision
 
     backward = Precision.backward
 

@@ -15,9 +15,9 @@ from small_runs import checkpoint, differences, finetune, metrics, ttstrain, wri
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from ttstrain.data.manifest import read_manifest, write_manifest
-from ttstrain.engine.start import resume
 from ttstrain.errors import UserError
 from ttstrain.families.orpheus.ids import TokenIds
+from ttstrain.runs.start import resume
 
 IDS = TokenIds(first_custom=259, bos=256, eot=258)
 SHORT = ("train.steps=2", "eval.every=null", "checkpoint.every=2", "name=r")

@@ -20,10 +20,10 @@ from small_runs import checkpoint, finetune, ttstrain
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from ttstrain.checkpoint.export import Exported, export
 from ttstrain.checkpoint.upstream import open_checkpoint
-from ttstrain.engine.export import gather
 from ttstrain.errors import CheckpointError, RecipeError
+from ttstrain.export.choose import gather
+from ttstrain.export.write import Exported, export
 from ttstrain.families.orpheus import export as orpheus_export
 from ttstrain.families.orpheus import proof
 from ttstrain.families.orpheus.config import OrpheusConfig

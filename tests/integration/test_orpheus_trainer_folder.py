@@ -18,16 +18,16 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from ttstrain.checkpoint.loading import load_weights
-from ttstrain.checkpoint.tensorfile import read_tree
 from ttstrain.checkpoint.upstream import OpenedCheckpoint, open_checkpoint, resolve_base
-from ttstrain.config.recipe import OptimConfig
-from ttstrain.engine.start import resume
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.families.orpheus.batch import OrpheusBatch
 from ttstrain.families.orpheus.rows import pack, row_of
 from ttstrain.families.orpheus.task import OrpheusTask
 from ttstrain.optim.groups import build_groups
 from ttstrain.optim.optimizers import Optimizers
+from ttstrain.recipe.schema import OptimConfig
+from ttstrain.runs.start import resume
+from ttstrain.tensors.tensorfile import read_tree
 
 LR, STEPS, SAVED = 1e-3, 4, 2
 

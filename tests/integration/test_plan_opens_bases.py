@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 
 from ttstrain.checkpoint.merging import check_base
 from ttstrain.cli.main import app
-from ttstrain.config.compose import compose
-from ttstrain.config.resolve import parse
 from ttstrain.errors import CheckpointError
 from ttstrain.families.flow.config import FlowConfig
 from ttstrain.families.flow.task import FlowTask
+from ttstrain.plan.resolve import parse
+from ttstrain.recipe.compose import compose
 
 NET: dict[str, Any] = {"dim": 32, "depth": 1, "heads": 1, "dim_head": 32, "text_dim": 16, "conv_layers": 1}
 

@@ -13,8 +13,8 @@ from small_runs import checkpoint, finetune, ttstrain, write_clips, write_recipe
 
 from ttstrain.cli.inspect_ckpt import inspect_ckpt
 from ttstrain.cli.probe import lines
-from ttstrain.engine.probe import Judged, compare, probe
 from ttstrain.errors import CheckpointError, UserError
+from ttstrain.judge.probe import Judged, compare, probe
 
 FLAGS: dict[str, dict[str, Any]] = {
     "v1": {"text_mask_padding": True, "pe_attn_head": None},

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from ttstrain.cli.main import load_command
-from ttstrain.config.compose import compose
-from ttstrain.config.resolve import parse
+from ttstrain.plan.resolve import parse
+from ttstrain.recipe.compose import compose
 
 REPO = Path(__file__).resolve().parents[2]
 GUIDES = sorted(

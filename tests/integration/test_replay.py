@@ -13,8 +13,8 @@ from processes import Processes
 from small_runs import checkpoint, differences, finetune, metrics, ttstrain, write_clips, write_recipe
 
 from ttstrain.data.manifest import read_manifest
-from ttstrain.engine.start import resume
 from ttstrain.errors import DataError
+from ttstrain.runs.start import resume
 
 STEPS = 8
 

@@ -25,12 +25,12 @@ from small_runs import (
 )
 
 from ttstrain.checkpoint.lock import RunBusyError, hold
-from ttstrain.config.compose import compose
-from ttstrain.engine.run import Run
-from ttstrain.engine.start import resume
 from ttstrain.errors import CheckpointError, FolderLostError, Interrupted, Preempted, RecipeError, UserError
+from ttstrain.recipe.compose import compose
+from ttstrain.runs.start import resume
 from ttstrain.tracking import jsonl
 from ttstrain.tracking.jsonl import JsonlTracker
+from ttstrain.train.run import Run
 
 STEPS = 8
 LAST = f"step-{STEPS:08d}"
@@ -75,7 +75,7 @@ def stopped_short(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
         runs.append(run)
         return "done"
 
-    monkeypatch.setattr("ttstrain.engine.start.train", look)
+    monkeypatch.setattr("ttstrain.runs.start.train", look)
     return runs
 
 
@@ -134,7 +134,7 @@ def test_a_run_that_was_told_to_leave_goes_on_as_if_it_had_not(
     ask: Callable[[Path], Any],
     raised: type[UserError] | None,
 ) -> None:
-    monkeypatch.setattr("ttstrain.engine.signals.POLL_S", 0.0)
+    monkeypatch.setattr("ttstrain.train.signals.POLL_S", 0.0)
     run = tmp_path / "cut"
     log = JsonlTracker.log
 
@@ -168,7 +168,7 @@ def _without_best(state: Mapping[str, Any]) -> dict[str, Any]:
 def test_a_run_asked_to_leave_at_its_last_step_is_done(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ttstrain.engine import loop
+    from ttstrain.train import loop
 
     step = loop.train_step
 
@@ -290,7 +290,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("ttstrain.engine.checkpointing.save", die)
+        patch.setattr("ttstrain.train.checkpointing.save", die)
         finetune(recipe, tmp_path, "name=whole", *OVERRIDES["fp32"])
     run = tmp_path / "whole"
     with pytest.raises(RecipeError, match="exists already") as caught:
@@ -311,7 +311,7 @@ def metrics_of(file: Path) -> list[float]:
 def test_a_base_whose_run_goes_on_while_the_data_are_prepared_is_read_as_it_is_then(
     recipe: Path, copied: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ttstrain.engine import start
+    from ttstrain.runs import start
 
     base, prepare = copied(), start.prepare
     (base / "checkpoints" / "best").write_text("step-00000004\n")
@@ -339,7 +339,7 @@ def test_a_course_that_was_left_is_left_for_good_though_it_saved_nothing(
 
     run, whole = copied(), finished("fp32")
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("ttstrain.engine.checkpointing.save", die)
+        patch.setattr("ttstrain.train.checkpointing.save", die)
         resume(run, ["optim.lr=1e-4"], checkpoint=Path("step-00000004"))
     assert (run / "checkpoints" / "best").read_text() == (whole / "checkpoints" / "best").read_text()
     assert jsonl.read(run / "metrics.1.jsonl") == jsonl.read(whole / "metrics.jsonl")
@@ -361,7 +361,7 @@ def test_a_run_whose_folder_goes_ends_at_once_and_saves_itself_beside(
     change: Callable[[Path], object],
     snapshot: str,
 ) -> None:
-    from ttstrain.engine import loop
+    from ttstrain.train import loop
 
     step, run = loop.train_step, tmp_path / "whole"
 
@@ -387,7 +387,7 @@ def test_an_average_or_early_stop_asked_for_later_starts_there(
     recipe: Path, tmp_path: Path, stopped_short: list[Run], capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ttstrain.engine.start.train", train_for_real)
+        patch.setattr("ttstrain.runs.start.train", train_for_real)
         run = finetune(recipe, tmp_path, "name=run", "ema.enabled=false", "train.steps=4")
     resume(run, ["train.steps=8", "ema.enabled=true", "train.early_stop={patience: 2}"])
     held = stopped_short[0].state.snapshot()
@@ -396,7 +396,7 @@ def test_an_average_or_early_stop_asked_for_later_starts_there(
 
 
 def train_for_real(*arguments: Any) -> Any:
-    from ttstrain.engine.loop import train
+    from ttstrain.train.loop import train
 
     return train(*arguments)
 

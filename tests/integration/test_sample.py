@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from ttstrain.checkpoint import store
 from ttstrain.checkpoint.meta import read_meta
 from ttstrain.cli.main import app
-from ttstrain.engine.speaker import read_lines
+from ttstrain.infer.load import read_lines
 
 FAST = "model.sampling.steps=1"
 

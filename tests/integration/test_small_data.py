@@ -10,8 +10,8 @@ import pytest
 from small_runs import checkpoint, finetune, metrics, ttstrain, write_clips, write_recipe
 
 from ttstrain.checkpoint.upstream import open_checkpoint, resolve_base
-from ttstrain.engine.export import gather
-from ttstrain.engine.speaker import open_speaker
+from ttstrain.export.choose import gather
+from ttstrain.infer.load import open_speaker
 
 NET = "model={dim: 32, depth: 1, heads: 1, dim_head: 32, text_dim: 16, conv_layers: 1, tokenizer: char}"
 SMALL = ["extends=[hardware/cpu, tracking/offline]", NET, "tracking.wandb=off", "sample.every=null"]

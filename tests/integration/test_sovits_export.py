@@ -15,15 +15,15 @@ from small_runs import finetune, ttstrain, write_clips
 from torch import Tensor
 
 from ttstrain import families
-from ttstrain.checkpoint.export import Exported, Source, export
 from ttstrain.checkpoint.inspect import inspect
-from ttstrain.engine.export import gather
-from ttstrain.engine.speaker import open_speaker
 from ttstrain.errors import CheckpointError
+from ttstrain.export.choose import gather
+from ttstrain.export.write import Exported, Source, export
 from ttstrain.families.gpt_sovits.config import VaeNetConfig
 from ttstrain.families.gpt_sovits.gpt.net import build_gpt
 from ttstrain.families.gpt_sovits.shapes import generator_shapes
 from ttstrain.families.gpt_sovits.vae.synthesizer import build_vae
+from ttstrain.infer.load import open_speaker
 from ttstrain.task import Task
 
 # What upstream's process_ckpt and inference look at; kept apart from the package's own table.

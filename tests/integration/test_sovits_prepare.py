@@ -12,7 +12,6 @@ import sovits_toys
 import torch
 from small_runs import ttstrain, write_clips
 
-from ttstrain.config.recipe import DataConfig
 from ttstrain.data.audio import read_clip
 from ttstrain.data.audit import audit
 from ttstrain.data.readers import read_rows
@@ -20,6 +19,7 @@ from ttstrain.families.gpt_sovits.config import JointConfig
 from ttstrain.families.gpt_sovits.data import SovitsData
 from ttstrain.families.gpt_sovits.features.tokens import CODEBOOK
 from ttstrain.families.gpt_sovits.text.symbols import symbols
+from ttstrain.recipe.schema import DataConfig
 
 
 @pytest.fixture

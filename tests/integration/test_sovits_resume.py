@@ -12,14 +12,14 @@ import torch
 from small_runs import checkpoint, metrics, write_clips
 from torch import Tensor, nn
 
-from ttstrain.checkpoint.tensorfile import read_tree
 from ttstrain.checkpoint.upstream import open_checkpoint
-from ttstrain.config.compose import compose
-from ttstrain.config.resolve import parse
-from ttstrain.engine.start import resume
 from ttstrain.errors import CheckpointError
 from ttstrain.optim.scaled_adam import ScaledAdam
 from ttstrain.optim.schedule import lr_at
+from ttstrain.plan.resolve import parse
+from ttstrain.recipe.compose import compose
+from ttstrain.runs.start import resume
+from ttstrain.tensors.tensorfile import read_tree
 
 UNSEEN = 731  # a phone of Cantonese: its row gets no gradient from English
 STEPS, LR = 5, 1e-3

@@ -10,8 +10,8 @@ import pytest
 import soundfile
 from small_runs import checkpoint, cut_off, differences, finetune, metrics, ttstrain, write_clips
 
-from ttstrain.config.shipped import shipped
-from ttstrain.engine.start import resume
+from ttstrain.recipe.shipped import shipped
+from ttstrain.runs.start import resume
 
 STEPS = 4
 SMOKE = shipped("recipes") / "smoke" / "gpt_sovits_joint.yaml"

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from small_runs import RECIPE, checkpoint, differences, finetune, metrics, same, ttstrain, write_clips, write_recipe
 
-from ttstrain.engine import loop
-from ttstrain.engine.run import Run
-from ttstrain.engine.start import resume
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.families.flow.task import FlowTask
+from ttstrain.runs.start import resume
 from ttstrain.task import Loss
+from ttstrain.train import loop
+from ttstrain.train.run import Run
 
 TEXT = RECIPE.replace("steps: 8, ", "").replace(
     "optim: {", 'optim: {groups: [{name: text, match: ["*text_embed*"], lr_scale: 2}], '

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from ttstrain.config.compose import compose
-from ttstrain.config.resolve import parse
+from ttstrain.plan.resolve import parse
+from ttstrain.recipe.compose import compose
 
 BENCH = Path(__file__).resolve().parents[2] / "scripts" / "bench"
 ARMS = ("ours", "no-warmup", "no-clipping", "one-lr", "none-of-them", "upstream")

@@ -13,9 +13,9 @@ from small_runs import finetune, ttstrain, write_clips, write_recipe
 from ttstrain.checkpoint import store
 from ttstrain.checkpoint.inspect import inspect
 from ttstrain.cli.prepare import prepare
-from ttstrain.engine.start import resume
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.families.flow.vocab import load_vocab
+from ttstrain.runs.start import resume
 
 UNKNOWN = "Ğ"  # in no published vocab
 

@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save_file
 from small_runs import finetune, write_clips, write_recipe
 from torch import Tensor
 
-from ttstrain.checkpoint.export import Source, export
 from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.upstream import open_checkpoint
-from ttstrain.engine.export import gather
+from ttstrain.export.choose import gather
+from ttstrain.export.write import Source, export
 from ttstrain.families.flow.config import FlowConfig
 from ttstrain.families.flow.export import FlowExporter
 from ttstrain.families.flow.task import FlowTask

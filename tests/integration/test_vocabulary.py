@@ -11,10 +11,10 @@ import torch
 from small_runs import checkpoint, differences, finetune, write_clips, write_recipe
 
 from ttstrain.checkpoint.upstream import open_checkpoint
-from ttstrain.engine.start import resume
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.families.flow.readings import TABLE
 from ttstrain.families.flow.surgery import transplant
+from ttstrain.runs.start import resume
 
 ALONE, STEPS = 3, 6
 OLD = (" ", *"oinshrdlcumwfgypbvkETAOINSHRDLCUMWFGYPBVK.,'jqxz")

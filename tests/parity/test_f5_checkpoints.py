@@ -13,10 +13,8 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from ttstrain.checkpoint import tensorfile
 from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.upstream import OpenedCheckpoint, open_checkpoint
-from ttstrain.config.recipe import GroupRule, OptimConfig
 from ttstrain.errors import CheckpointError
 from ttstrain.families.flow.config import FlowConfig
 from ttstrain.families.flow.data import FlowData, FlowExample
@@ -27,6 +25,8 @@ from ttstrain.families.flow.upstream import F5Format
 from ttstrain.optim.ema import Ema
 from ttstrain.optim.groups import build_groups
 from ttstrain.optim.optimizers import Optimizers
+from ttstrain.recipe.schema import GroupRule, OptimConfig
+from ttstrain.tensors import tensorfile
 
 MODELS = Path(__file__).resolve().parents[2] / "configs" / "models"
 FILES = {

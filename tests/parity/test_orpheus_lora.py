@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from ttstrain.config.recipe import LoraConfig
 from ttstrain.families.orpheus.config import LORA_TARGETS, OrpheusConfig
 from ttstrain.families.orpheus.net import build_net, hidden_states
 from ttstrain.modules import lora
+from ttstrain.recipe.schema import LoraConfig
 
 # Upstream's finetune/lora.py trains head and embedding whole besides the adapters.
 ADAPTERS = LoraConfig(rank=4, alpha=8, rslora=True, unfrozen=["model.embed_tokens.weight", "lm_head.weight"])

@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ttstrain.engine.evaluate import evaluating
 from ttstrain.families.orpheus.batch import IGNORED, SPEECH, OrpheusBatch
 from ttstrain.families.orpheus.config import OrpheusConfig
 from ttstrain.families.orpheus.ids import CODEBOOK_SIZE, PUBLISHED
 from ttstrain.families.orpheus.net import hidden_states
 from ttstrain.families.orpheus.task import OrpheusTask
+from ttstrain.train.evaluate import evaluating
 
 CONFIG = OrpheusConfig(
     hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16

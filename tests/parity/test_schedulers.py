@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ttstrain.config.recipe import Constant, Exponential, F5Linear
 from ttstrain.optim.ema import Ema
 from ttstrain.optim.schedule import lr_at
+from ttstrain.recipe.schema import Constant, Exponential, F5Linear
 
 # Upstream multiplies its LR step by step; over these curves that drifts from the closed form by less than this.
 OF_PEAK = 1e-15  # absolute, as a factor of the peak LR: ten times tighter than 1e-12 for any LR below 1000

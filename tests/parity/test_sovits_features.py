@@ -14,7 +14,6 @@ from golden_weights import golden_weight
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ttstrain.config.recipe import DataConfig
 from ttstrain.data.audit import audit
 from ttstrain.data.manifest import Clip
 from ttstrain.data.readers import read_rows
@@ -25,6 +24,7 @@ from ttstrain.families.gpt_sovits.features.ready import read_ready, ready_values
 from ttstrain.families.gpt_sovits.features.tokens import CODEBOOK, PARTS, from_weights, padded
 from ttstrain.families.gpt_sovits.phonemes import read_clip
 from ttstrain.families.gpt_sovits.review import review
+from ttstrain.recipe.schema import DataConfig
 
 TOY = dict.fromkeys(("hubert", "bert", "speaker", "quantizer"), "package:toy")
 

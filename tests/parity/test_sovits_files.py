@@ -11,16 +11,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ttstrain.checkpoint.contents import read_contents
 from ttstrain.checkpoint.inspect import inspect
 from ttstrain.checkpoint.merging import merge, open_training
-from ttstrain.checkpoint.tensorfile import StoredTensor, read_tree
 from ttstrain.checkpoint.upstream import open_checkpoint
 from ttstrain.errors import CheckpointError
 from ttstrain.families.gpt_sovits.config import GptNetConfig, VaeNetConfig
 from ttstrain.families.gpt_sovits.shapes import discriminator_shapes, generator_shapes, gpt_shapes
 from ttstrain.families.gpt_sovits.upstream import BUFFERS, plain
 from ttstrain.families.gpt_sovits.versions import as_upstream_tells
+from ttstrain.tensors.contents import read_contents
+from ttstrain.tensors.tensorfile import StoredTensor, read_tree
 
 VERSIONS = ["v2", "v2Pro"]
 

@@ -14,13 +14,13 @@ from sovits_goldens import Golden, PinnedTask, checked, goldens
 from torch import Tensor
 from toys import make_run
 
-from ttstrain.config.recipe import Constant, GroupRule, OptimConfig, OptimizerOverride
-from ttstrain.engine.step import train_step
 from ttstrain.families.gpt_sovits.config import VaeNetConfig
 from ttstrain.families.gpt_sovits.vae.discriminator import Discriminator, Judgement
 from ttstrain.families.gpt_sovits.vae.mel import Spectrograms, spectrogram
 from ttstrain.families.gpt_sovits.vae.synthesizer import build_discriminator, build_vae
 from ttstrain.families.gpt_sovits.vae.training import make, make_target
+from ttstrain.recipe.schema import Constant, GroupRule, OptimConfig, OptimizerOverride
+from ttstrain.train.step import train_step
 
 FORWARD = 1e-4  # absolute, as the fixtures' report suggests; upstream itself is 1e-5 off its float64
 GRADIENT = 10 * 1.4e-5  # of a gradient's largest entry: upstream's own move by 1.4e-5 of it with oneDNN off

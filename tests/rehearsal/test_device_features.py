@@ -7,14 +7,14 @@ from pretended_cuda import GPU, needs_cuda_build, pretended_cuda
 from torch import Tensor
 
 from ttstrain import families
-from ttstrain.config.compose import compose
-from ttstrain.config.resolve import parse
-from ttstrain.config.shipped import list_recipes
 from ttstrain.data.audio import read_clip
 from ttstrain.data.audit import audit
 from ttstrain.data.manifest import Clip
 from ttstrain.data.readers import read_rows
 from ttstrain.errors import RecipeError
+from ttstrain.plan.resolve import parse
+from ttstrain.recipe.compose import compose
+from ttstrain.recipe.shipped import list_recipes
 
 pytestmark = needs_cuda_build
 

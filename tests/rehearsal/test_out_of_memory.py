@@ -13,10 +13,10 @@ from processes import Processes
 from small_runs import RECIPE, write_clips, write_recipe
 
 from ttstrain import families
-from ttstrain.config.compose import compose
-from ttstrain.config.resolve import parse
-from ttstrain.engine.start import start
 from ttstrain.errors import OutOfMemoryError
+from ttstrain.plan.resolve import parse
+from ttstrain.recipe.compose import compose
+from ttstrain.runs.start import start
 
 pytestmark = needs_cuda_build
 

@@ -9,10 +9,10 @@ import torch
 from pretended_cuda import GPU, PretendedCuda, needs_cuda_build, pretended_cuda
 from torch import nn
 
-from ttstrain.config.recipe import OptimConfig
 from ttstrain.optim import measured, rounded
 from ttstrain.optim.groups import build_groups
 from ttstrain.optim.optimizers import Optimizers
+from ttstrain.recipe.schema import OptimConfig
 
 pytestmark = needs_cuda_build
 

@@ -17,19 +17,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from toys import Regression, ToyBatch, make_batch, make_run, split
 
-from ttstrain.config.compose import compose
-from ttstrain.config.recipe import GuardConfig, OptimConfig
 from ttstrain.data import cache
 from ttstrain.data.loader import Loader
-from ttstrain.engine import build, distributed, loop, prepare, recovery, signals
-from ttstrain.engine import start as starting
-from ttstrain.engine.checksum import checksums
-from ttstrain.engine.distributed import Ranks
-from ttstrain.engine.evaluate import evaluate
-from ttstrain.engine.run import Run
-from ttstrain.engine.snapshot import MemorySnapshots
-from ttstrain.engine.step import StepReport, train_step
+from ttstrain.recipe.compose import compose
+from ttstrain.recipe.schema import GuardConfig, OptimConfig
+from ttstrain.runs import prepare
+from ttstrain.runs import start as starting
 from ttstrain.task import Loss, Task
+from ttstrain.train import build, distributed, loop, recovery, signals
+from ttstrain.train.checksum import checksums
+from ttstrain.train.distributed import Ranks
+from ttstrain.train.evaluate import evaluate
+from ttstrain.train.run import Run
+from ttstrain.train.snapshot import MemorySnapshots
+from ttstrain.train.step import StepReport, train_step
 
 OPTIM = OptimConfig(lr=1e-2, weight_decay=0.1, decay_norms_and_biases=True, max_grad_norm=0.5)
 ROWS = 12

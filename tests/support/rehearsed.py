@@ -12,9 +12,9 @@ from pretended_cuda import GPU, pretended_cuda
 from torch import Tensor, nn
 from toys import make_run
 
-from ttstrain.engine import loop
-from ttstrain.engine.snapshot import MemorySnapshots
 from ttstrain.task import Loss, Task
+from ttstrain.train import loop
+from ttstrain.train.snapshot import MemorySnapshots
 
 
 def take_a_step() -> dict[str, Any]:

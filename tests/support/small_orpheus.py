@@ -14,9 +14,6 @@ from torch import Tensor, nn
 from toys import make_run
 from transformers import LlamaForCausalLM
 
-from ttstrain.config.recipe import OptimConfig
-from ttstrain.engine.distributed import Ranks
-from ttstrain.engine.step import train_step
 from ttstrain.families.orpheus.codec import load_codec
 from ttstrain.families.orpheus.config import OrpheusConfig
 from ttstrain.families.orpheus.data_config import RowsConfig
@@ -25,6 +22,9 @@ from ttstrain.families.orpheus.rows import pack, speech_row
 from ttstrain.families.orpheus.task import OrpheusTask
 from ttstrain.families.orpheus.tokenizer import TOY, load_tokenizer
 from ttstrain.families.orpheus.toy import CODEC
+from ttstrain.recipe.schema import OptimConfig
+from ttstrain.train.distributed import Ranks
+from ttstrain.train.step import train_step
 
 NET: Mapping[str, Any] = {
     "hidden_size": 32,

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from ttstrain.checkpoint import store
-from ttstrain.config.compose import compose
-from ttstrain.engine.start import start
+from ttstrain.recipe.compose import compose
+from ttstrain.runs.start import start
 from ttstrain.tracking import jsonl
 
 DEMO = Path(__file__).resolve().parents[2] / "ttstrain" / "_demo"

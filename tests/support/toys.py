@@ -10,17 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ttstrain.config.recipe import GuardConfig, OptimConfig
-from ttstrain.engine.best import Best
-from ttstrain.engine.distributed import Ranks
-from ttstrain.engine.guard import Guard
-from ttstrain.engine.precision import Precision
-from ttstrain.engine.rng import Rng
 from ttstrain.optim.ema import Ema
 from ttstrain.optim.groups import build_groups
 from ttstrain.optim.optimizers import Optimizers
+from ttstrain.recipe.schema import GuardConfig, OptimConfig
 from ttstrain.state import Progress, TrainState
 from ttstrain.task import Loss, Task
+from ttstrain.train.best import Best
+from ttstrain.train.distributed import Ranks
+from ttstrain.train.guard import Guard
+from ttstrain.train.precision import Precision
+from ttstrain.train.rng import Rng
 
 CPU = torch.device("cpu")
 

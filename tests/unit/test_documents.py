@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from ttstrain import documents
-from ttstrain.config import yaml12
 from ttstrain.errors import CheckpointError, DataError, RecipeError
+from ttstrain.recipe import yaml12
 
 
 @pytest.mark.parametrize(

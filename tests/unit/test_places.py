@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from ttstrain import places
-from ttstrain.checkpoint import store, tensorfile
+from ttstrain.checkpoint import store
 from ttstrain.checkpoint.inspect import inspect
 from ttstrain.cli import main as command_line
 from ttstrain.errors import CheckpointError, DataError, UserError
 from ttstrain.families.flow.vocab import load_vocab
+from ttstrain.tensors import tensorfile
 
 
 def refusing(number: int, path: str) -> OSError:

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from ttstrain import terminal
-from ttstrain.checkpoint import tensorfile
 from ttstrain.cli import main as command_line
+from ttstrain.tensors import tensorfile
 
 EVIL = "\x1b]0;owned\x07\x1b[2K\r\x9b31m\u202e\x08\x7f"
 

@@ -1,1 +1,1 @@
-"""What a run leaves on disk, and what other trainers left there."""
+"""Checkpoints of runs: saving, loading, merging and inspecting them, and opening those of other trainers."""

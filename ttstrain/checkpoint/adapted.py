@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ttstrain.checkpoint.tensorfile import PIECE, StoredTensor
 from ttstrain.modules.lora import DOWN, MAGNITUDE, UP, is_adapter, merge, plain_name
+from ttstrain.tensors.tensorfile import PIECE, StoredTensor
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from ttstrain import families
-from ttstrain.checkpoint import pickle_names, pointers, store, tensorfile, unpickle
-from ttstrain.checkpoint.contents import Contents, read_contents
+from ttstrain.checkpoint import pointers, store
 from ttstrain.checkpoint.damage import faults
 from ttstrain.checkpoint.meta import Meta, ScheduleMeta, check_vocab, compare_front_ends
 from ttstrain.checkpoint.reading import retried
-from ttstrain.checkpoint.tensorfile import StoredTensor
 from ttstrain.checkpoint.upstream import OpenedCheckpoint, all_keys, describe_keys, follow, identify, open_own
 from ttstrain.errors import CheckpointError, RecipeError, UserError
 from ttstrain.places import refused_as
+from ttstrain.tensors import pickle_names, tensorfile, unpickle
+from ttstrain.tensors.contents import Contents, read_contents
+from ttstrain.tensors.tensorfile import StoredTensor
 
 _SHOWN = 3  # names of unknown classes in a note
 _TRAINING_ONLY = ("optimizer", "lr_scheduler", "callbacks", "loops")  # entries of unknown files that are no weights

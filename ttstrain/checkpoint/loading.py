@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ttstrain.checkpoint.finite import named, non_finite
-from ttstrain.checkpoint.tensorfile import StoredTensor, read_tree
 from ttstrain.errors import CheckpointError
 from ttstrain.places import refused_as
 from ttstrain.state import Tree
+from ttstrain.tensors.finite import named, non_finite
+from ttstrain.tensors.tensorfile import StoredTensor, read_tree
 
 Tensors = Mapping[str, Tensor] | Mapping[str, StoredTensor] | Mapping[str, Tensor | StoredTensor]
 

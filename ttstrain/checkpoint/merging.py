@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ttstrain import families
-from ttstrain.checkpoint import hub
 from ttstrain.checkpoint.loading import LoadReport, Mismatch, misfit
 from ttstrain.checkpoint.reading import retried
-from ttstrain.checkpoint.tensorfile import StoredTensor
 from ttstrain.checkpoint.upstream import Absent, OpenedCheckpoint, differences, open_checkpoint, resolve_base
-from ttstrain.config.recipe import Recipe, base_files
 from ttstrain.errors import CheckpointError
+from ttstrain.recipe.schema import Recipe, base_files
+from ttstrain.tensors import hub
+from ttstrain.tensors.tensorfile import StoredTensor
 
 
 def open_base(files: Sequence[str], *, task: str) -> OpenedCheckpoint:

@@ -29,13 +29,14 @@ from typing import Any, Literal
 from torch import Tensor
 
 from ttstrain import documents
-from ttstrain.checkpoint import pointers, tensorfile
+from ttstrain.checkpoint import pointers
 from ttstrain.checkpoint.damage import fault_of, naming_a_sound_one, open_meta, refuse_damaged
 from ttstrain.checkpoint.meta import FileMeta, Meta, kept_name, write_meta
-from ttstrain.checkpoint.tensorfile import FileSum
 from ttstrain.errors import CheckpointError
 from ttstrain.places import refused_as
 from ttstrain.state import Tree, detach_copy
+from ttstrain.tensors import tensorfile
+from ttstrain.tensors.tensorfile import FileSum
 
 _STEMS = {"task": "weights"}  # part -> file name without ending, where they differ
 Reading = Literal["verified", "trusting", "lazy"]

@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ttstrain import families
-from ttstrain.checkpoint import adapted, hub, pointers, store
-from ttstrain.checkpoint.contents import INDEX, Contents, read_contents
+from ttstrain.checkpoint import adapted, pointers, store
 from ttstrain.checkpoint.damage import refuse_damaged
 from ttstrain.checkpoint.meta import META_FILE, ScheduleMeta
-from ttstrain.checkpoint.tensorfile import StoredTensor
-from ttstrain.checkpoint.unpickle import label
 from ttstrain.checkpoint.worth import never_better, trained_schedule_free
-from ttstrain.config.project import choose_checkpoint
 from ttstrain.errors import CheckpointError
 from ttstrain.places import refused_as
+from ttstrain.plan.project import choose_checkpoint
 from ttstrain.state import Tree
+from ttstrain.tensors import hub
+from ttstrain.tensors.contents import INDEX, Contents, read_contents
+from ttstrain.tensors.tensorfile import StoredTensor
+from ttstrain.tensors.unpickle import label
 
 Kind = Literal["base", "training", "export", "adapter", "unknown"]
 _SHOWN = 80  # letters of a key

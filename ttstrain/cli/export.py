@@ -13,7 +13,7 @@ import typer
 from ttstrain.cli import paths
 
 if TYPE_CHECKING:
-    from ttstrain.checkpoint.export import Exported, Source
+    from ttstrain.export.write import Exported, Source
 
 
 class Weights(str, Enum):
@@ -58,9 +58,9 @@ def export(
     A run stands for its best checkpoint. The files are read back and compared, tensor by tensor and by a forward pass,
     before the folder gets its name.
     """
-    from ttstrain.checkpoint.export import TRAINING, check_request
-    from ttstrain.checkpoint.export import export as write
-    from ttstrain.engine.export import gather, task_of
+    from ttstrain.export.choose import gather, task_of
+    from ttstrain.export.write import TRAINING, check_request
+    from ttstrain.export.write import export as write
 
     wanted = check_request(task_of(run, recipe=recipe), out, formats or [])
     goes_on = TRAINING in wanted

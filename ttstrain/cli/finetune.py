@@ -41,10 +41,10 @@ def finetune(
 
     A run starts from `base` weights with a fresh optimizer and counter. To go on with a run, use `ttstrain resume`.
     """
-    from ttstrain.config.compose import compose, with_flags
-    from ttstrain.config.project import with_project
-    from ttstrain.config.resolve import parse
-    from ttstrain.engine.launch import first_speaks, launch
+    from ttstrain.plan.project import with_project
+    from ttstrain.plan.resolve import parse
+    from ttstrain.recipe.compose import compose, with_flags
+    from ttstrain.runs.launch import first_speaks, launch
 
     with first_speaks():
         composed = with_flags(compose(recipe, overrides or []), data=data, base=base, run_dir=run_dir)
@@ -60,7 +60,7 @@ def finetune(
         arguments = _arguments(recipe, overrides or [], data=data, base=base, run_dir=run_dir)
         raise typer.Exit(launch(arguments, nproc=nproc))
 
-    from ttstrain.engine.start import start
+    from ttstrain.runs.start import start
 
     start(composed, show=show_progress)
 

@@ -21,11 +21,11 @@ from typer.core import TyperGroup
 
 import ttstrain
 from ttstrain.data.pool import end_all
-from ttstrain.engine.launch import first_here
-from ttstrain.engine.signals import starting
 from ttstrain.errors import OutOfMemoryError, PeerError, UserError, first_line, is_out_of_memory
 from ttstrain.places import is_refusal, refusal
+from ttstrain.runs.launch import first_here
 from ttstrain.terminal import escaped, protected
+from ttstrain.train.signals import starting
 
 INTERNAL_ERROR = 1
 _LONGEST = 4000  # characters of an error that are shown: names in a file may be of any length

@@ -24,8 +24,8 @@ def as_override(option: str, arguments: Sequence[str]) -> str | None:
 
     The value is that of `arguments` where the key takes it.
     """
-    from ttstrain.config.complaints import OTHER_NAMES, known_keys
-    from ttstrain.config.recipe import Recipe
+    from ttstrain.plan.complaints import OTHER_NAMES, known_keys
+    from ttstrain.recipe.schema import Recipe
     from ttstrain.shell import quoted
 
     name = option.lstrip("-").replace("-", "_")
@@ -55,9 +55,9 @@ def _takes(key: str, value: str) -> bool:
     from pydantic import ValidationError
 
     from ttstrain import families
-    from ttstrain.config.compose import parse_override
-    from ttstrain.config.recipe import Recipe
     from ttstrain.errors import RecipeError
+    from ttstrain.recipe.compose import parse_override
+    from ttstrain.recipe.schema import Recipe
 
     try:
         path, read = parse_override(f"{key}={value}")

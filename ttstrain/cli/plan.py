@@ -12,8 +12,8 @@ from ttstrain.cli.progress import show_progress
 from ttstrain.terminal import console
 
 if TYPE_CHECKING:
-    from ttstrain.config.compose import Composed
-    from ttstrain.config.plan import Plan
+    from ttstrain.plan.plan import Plan
+    from ttstrain.recipe.compose import Composed
 
 
 def plan(
@@ -47,8 +47,8 @@ def plan(
 
     `KEY=VALUE` overrides a key, such as `optim.lr=2e-5`. Nothing is trained; the data are checked.
     """
-    from ttstrain.config.compose import compose, with_flags
-    from ttstrain.config.project import with_project
+    from ttstrain.plan.project import with_project
+    from ttstrain.recipe.compose import compose, with_flags
 
     if json and yaml:
         raise typer.BadParameter("give `--json` or `--yaml`, not both")
@@ -58,7 +58,7 @@ def plan(
     if json:
         print_json(made)
     elif yaml:
-        from ttstrain.config.render import recipe_yaml
+        from ttstrain.plan.render import recipe_yaml
 
         print(recipe_yaml(made), end="")
     else:
@@ -72,8 +72,8 @@ def show_plan(composed: Composed, *, world_size: int = 1) -> None:
 
 def make_plan(composed: Composed, *, world_size: int = 1) -> Plan:
     """Check the recipe and its data and resolve both into a plan."""
-    from ttstrain.config.facts import gather_facts
-    from ttstrain.config.resolve import parse, resolve
+    from ttstrain.plan.facts import gather_facts
+    from ttstrain.plan.resolve import parse, resolve
 
     recipe = parse(composed)
     if recipe.base is not None:
@@ -87,7 +87,7 @@ def make_plan(composed: Composed, *, world_size: int = 1) -> Plan:
 
 def print_plan(made: Plan) -> None:
     """Print a plan for people."""
-    from ttstrain.config.render import render_plan
+    from ttstrain.plan.render import render_plan
 
     render_plan(made, console())
 

@@ -15,11 +15,11 @@ from ttstrain.shell import quoted
 
 if TYPE_CHECKING:
     from ttstrain.checkpoint.upstream import OpenedCheckpoint
-    from ttstrain.config.recipe import Recipe
     from ttstrain.data.audit import AuditResult
     from ttstrain.data.cache import BuildReport, FeatureCache
     from ttstrain.data.texts import FrontEnd, TextReport
-    from ttstrain.engine.score import Scoring
+    from ttstrain.judge.score import Scoring
+    from ttstrain.recipe.schema import Recipe
 
 SCORES = "scores.jsonl"
 SHOWN_SCORES = 10
@@ -59,10 +59,10 @@ def prepare(
     only checked.
     """
     from ttstrain.cli.progress import show_progress
-    from ttstrain.config.facts import review_data
     from ttstrain.data.audit import audit
     from ttstrain.data.readers import read_rows
     from ttstrain.data.summary import findings_lines, summary
+    from ttstrain.plan.facts import review_data
 
     wanted = _recipe(recipe, data, overrides or [])
     if wanted is None:
@@ -88,7 +88,7 @@ def prepare(
             print(added)
     built = None if wanted is None else _build(wanted, result)
     if built is not None:
-        from ttstrain.engine.prepare import look_again
+        from ttstrain.runs.prepare import look_again
 
         checked, result = result, look_again(result, built[0], built[1].failed)
         _write_lists(result, out, config.cache_dir)
@@ -105,16 +105,16 @@ def prepare(
 
 
 def _recipe(name: str, data: Path, overrides: list[str]) -> Recipe | None:
-    from ttstrain.config.compose import compose, with_flags
-    from ttstrain.config.project import with_project
-    from ttstrain.config.resolve import parse
+    from ttstrain.plan.project import with_project
+    from ttstrain.plan.resolve import parse
+    from ttstrain.recipe.compose import compose, with_flags
 
     return parse(with_project(with_flags(compose(name, overrides), data=data))) if name else None
 
 
 def _data_config(data: Path, overrides: list[str]) -> Any:
-    from ttstrain.config.recipe import DataConfig
     from ttstrain.errors import RecipeError
+    from ttstrain.recipe.schema import DataConfig
 
     if overrides:
         raise RecipeError("`KEY=VALUE` changes a recipe, and none is given", hint="add `--recipe RECIPE`")
@@ -139,7 +139,7 @@ def _write_lists(result: AuditResult, out: Path | None, cache_dir: str | None) -
 
 def _build(recipe: Recipe, result: AuditResult) -> tuple[FeatureCache, BuildReport]:
     from ttstrain.cli.progress import show_progress
-    from ttstrain.engine.prepare import open_cache
+    from ttstrain.runs.prepare import open_cache
 
     cache = open_cache(recipe, place="disk")
     with show_progress("computing features") as progress:
@@ -183,7 +183,7 @@ def _need_vocab(recipe: Recipe) -> None:
 
 
 def _front_end(recipe: Recipe) -> FrontEnd | None:
-    from ttstrain.config.facts import front_end_of
+    from ttstrain.plan.facts import front_end_of
 
     return front_end_of(recipe)
 
@@ -237,7 +237,7 @@ def _write_vocab(path: Path, front_end: FrontEnd | None, texts: TextReport | Non
 
 
 def _open_scorer(recipe: Recipe, path: str) -> OpenedCheckpoint:
-    from ttstrain.engine.score import open_scorer
+    from ttstrain.judge.score import open_scorer
 
     return open_scorer(recipe, path)
 
@@ -250,7 +250,7 @@ def _score(
     lists: Path,
 ) -> Scoring:
     from ttstrain.cli.progress import show_progress
-    from ttstrain.engine.score import score, write_scores
+    from ttstrain.judge.score import score, write_scores
 
     cache, report = built
     clips = [clip for clip in result.clips if clip.id not in report.failed]

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from ttstrain.cli.progress import show_progress
 
 if TYPE_CHECKING:
-    from ttstrain.engine.probe import Probe
+    from ttstrain.judge.probe import Probe
 
 
 def run_probe(path: Path, data: str, *, vocab: Path | None, json: bool) -> None:
     """Probe a checkpoint and print the result, for people or for scripts."""
-    from ttstrain.engine.probe import probe
+    from ttstrain.judge.probe import probe
 
     found = probe(str(path), data, vocab=None if vocab is None else str(vocab), show=show_progress)
     if json:

@@ -29,7 +29,7 @@ def _recipes(ctx: typer.Context) -> None:
 @recipes.command("list")
 def list_all() -> None:
     """List the recipes and what each is for: on a terminal within its width, else one line each."""
-    from ttstrain.config.shipped import list_recipes
+    from ttstrain.recipe.shipped import list_recipes
 
     entries = list_recipes()
     indent = max(len(entry.name) for entry in entries) + 2
@@ -43,7 +43,7 @@ def list_all() -> None:
 @recipes.command("show")
 def show(name: Annotated[str, typer.Argument(help="A recipe's name.")]) -> None:
     """Print a recipe."""
-    from ttstrain.config.shipped import find_recipe
+    from ttstrain.recipe.shipped import find_recipe
 
     print(find_recipe(name).read_text(encoding="utf-8"), end="")
 
@@ -58,7 +58,7 @@ def migrate(
     ] = None,
 ) -> None:
     """Make a recipe of an upstream project's settings, and say what was changed and why."""
-    from ttstrain.config.project import write_recipe
+    from ttstrain.plan.project import write_recipe
 
     if not project.is_dir():
         raise RecipeError(f"`{project}` is no folder", hint="such as `ckpts/my_voice`, which holds setting.json")
@@ -80,7 +80,7 @@ def copy(
     ] = None,
 ) -> None:
     """Copy a recipe, to be edited and run as `ttstrain finetune ./<name>.yaml`."""
-    from ttstrain.config.shipped import SCHEMA_LINE, find_recipe, schema_path
+    from ttstrain.recipe.shipped import SCHEMA_LINE, find_recipe, schema_path
 
     source = find_recipe(name)
     target = Path() if to is None else to

@@ -42,7 +42,7 @@ def resume(
     folder beside the run's. `KEY=VALUE` changes the recipe from here on, such as `train.steps=2000`.
     """
     if nproc > 1:
-        from ttstrain.engine.launch import launch
+        from ttstrain.runs.launch import launch
 
         flags = [("--reset-step", reset_step), ("--reset-optimizer", reset_optimizer)]
         arguments = ["resume", str(run), *(overrides or []), *(name for name, given in flags if given)]
@@ -51,7 +51,7 @@ def resume(
         arguments += ["--data", str(data)] if data is not None else []
         raise typer.Exit(launch(arguments, nproc=nproc))
 
-    from ttstrain.engine.start import resume as resume_run
+    from ttstrain.runs.start import resume as resume_run
 
     resume_run(
         run,

@@ -18,7 +18,7 @@ from ttstrain.terminal import escaped
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ttstrain.engine.speaker import Line, Speaker, Voice
+    from ttstrain.infer.load import Line, Speaker, Voice
     from ttstrain.task import Audio
 
 VOICE = "model.sampling.voice="  # names a voice, where a model knows them by name
@@ -72,8 +72,8 @@ def sample(
     `KEY=VALUE` sets how: `model.sampling.*`, such as `steps`, `cfg_strength`, `seed` and `vocoder` of F5,
     `temperature`, `voice` and `max_tokens` of Orpheus; and `train.device`.
     """
-    from ttstrain.engine.speaker import line_of, open_speaker, read_lines
     from ttstrain.errors import RecipeError
+    from ttstrain.infer.load import line_of, open_speaker, read_lines
 
     if (text is None) == (texts is None):
         raise typer.BadParameter("give either `--text` or `--texts`")
@@ -159,7 +159,7 @@ class _Voices:
         self._read: dict[tuple[Path, str], Voice] = {}
 
     def __call__(self, path: Path, text: str) -> Voice:
-        from ttstrain.engine.speaker import read_voice
+        from ttstrain.infer.load import read_voice
 
         if (path, text) not in self._read:
             voice = self._read[path, text] = read_voice(path, text)
@@ -170,8 +170,8 @@ class _Voices:
 
 def _own_voice(speaker: Speaker, *, asked: str) -> Voice | None:
     """Let a run speak after one of its own clips, or with that clip's name; anything else without a voice."""
-    from ttstrain.engine.speaker import voice_of_run
-    from ttstrain.engine.voice_names import check_voice_name
+    from ttstrain.infer.load import voice_of_run
+    from ttstrain.infer.voice_names import check_voice_name
 
     voice = None if speaker.run is None else voice_of_run(speaker.run)
     if speaker.task.voices == "name":

@@ -21,8 +21,8 @@ def schema(
     """
     import json
 
-    from ttstrain.config.schema import recipe_schema
     from ttstrain.errors import RecipeError
+    from ttstrain.plan.json_schema import recipe_schema
 
     text = json.dumps(recipe_schema(), indent=1, ensure_ascii=False) + "\n"
     if out is None:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from ttstrain import documents
-from ttstrain.config.recipe import DataConfig
 from ttstrain.data import atomic
 from ttstrain.data.columns_used import columns_used
 from ttstrain.data.location import CACHE_HINT, cache_root, usable_cores
@@ -31,6 +30,7 @@ from ttstrain.data.review import Remark
 from ttstrain.data.transcript import CleanText, clean, main_script, skeleton, spoken_seconds
 from ttstrain.errors import DataError
 from ttstrain.places import refused_as
+from ttstrain.recipe.schema import DataConfig
 
 DECODE_AT_LEAST_S = 600.0
 MOST_MISSING = 0.5  # share of rows without a recording above which the data set is refused

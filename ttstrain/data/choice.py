@@ -6,9 +6,9 @@ import difflib
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
-from ttstrain.config.recipe import StageConfig, StageData
 from ttstrain.data.manifest import Clip
 from ttstrain.errors import RecipeError
+from ttstrain.recipe.schema import StageConfig, StageData
 
 
 def chosen(clips: Sequence[Clip], wanted: StageData) -> list[Clip]:

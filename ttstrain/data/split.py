@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ttstrain.config.recipe import DataConfig
 from ttstrain.data.earlier import Earlier, Part, Side
 from ttstrain.data.manifest import Clip
 from ttstrain.errors import DataError
+from ttstrain.recipe.schema import DataConfig
 
 MOST_HELD_OUT = 64  # by a share; a number of clips is taken at its word
 

@@ -14,18 +14,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ttstrain.config.recipe import Section
 from ttstrain.data.review import Review
 from ttstrain.errors import RecipeError
+from ttstrain.recipe.schema import Section
 
 if TYPE_CHECKING:
-    from ttstrain.checkpoint.export import Exporter
     from ttstrain.checkpoint.upstream import OpenedCheckpoint, UpstreamFormat
-    from ttstrain.config.parameters import ParameterCounts
-    from ttstrain.config.project import ProjectFormat
-    from ttstrain.config.recipe import Recipe
     from ttstrain.data.manifest import Clip
     from ttstrain.data.texts import FrontEnd
+    from ttstrain.export.write import Exporter
+    from ttstrain.plan.parameters import ParameterCounts
+    from ttstrain.plan.project import ProjectFormat
+    from ttstrain.recipe.schema import Recipe
     from ttstrain.task import Task, TaskData
 
 

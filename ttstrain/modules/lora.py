@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ttstrain.config.recipe import LoraConfig
 from ttstrain.errors import CheckpointError, RecipeError
+from ttstrain.recipe.schema import LoraConfig
 
 ADAPTER = "default"  # peft's name of the one adapter
 DOWN, UP, MAGNITUDE = "lora_A", "lora_B", "lora_magnitude_vector"

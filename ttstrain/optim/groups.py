@@ -15,9 +15,9 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from ttstrain.config.recipe import GroupRule, OptimConfig, Schedule
 from ttstrain.errors import RecipeError
 from ttstrain.optim.settings import READS_BETAS, OptimizerSettings, peak_lr, settings_of
+from ttstrain.recipe.schema import GroupRule, OptimConfig, Schedule
 from ttstrain.task import RowsFirst
 
 DEFAULT_GROUP = "default"

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 
-from ttstrain.config.recipe import (
+from ttstrain.errors import RecipeError
+from ttstrain.recipe.schema import (
     Constant,
     Cosine,
     CosineRestarts,
@@ -21,7 +22,6 @@ from ttstrain.config.recipe import (
     Schedule,
     WarmupStableDecay,
 )
-from ttstrain.errors import RecipeError
 
 AUTO_WARMUP_SHARE = 0.05
 AUTO_WARMUP_LONG_RUN = 5000  # runs of at least so many steps

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ttstrain.config.recipe import GroupRule, OptimConfig, OptimizerKind, OptimizerOverride
 from ttstrain.errors import RecipeError
+from ttstrain.recipe.schema import GroupRule, OptimConfig, OptimizerKind, OptimizerOverride
 
 READS_MOMENTUM: frozenset[OptimizerKind] = frozenset({"muon", "sgd"})
 READS_BETAS: frozenset[OptimizerKind] = frozenset(

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
-from ttstrain.config.recipe import EarlyStop, Schedule
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.optim.schedule import lr_at, warmup_length
+from ttstrain.recipe.schema import EarlyStop, Schedule
 
 
 @dataclass(frozen=True, slots=True)

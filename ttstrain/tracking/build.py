@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
-from ttstrain.config.compose import COMMAND_LINE, RECIPE
-from ttstrain.config.recipe import TrackingConfig
+from ttstrain.recipe.compose import COMMAND_LINE, RECIPE
+from ttstrain.recipe.schema import TrackingConfig
 from ttstrain.tracking.console import ConsoleTracker
 from ttstrain.tracking.jsonl import JsonlTracker
 from ttstrain.tracking.tensorboard import TensorboardTracker

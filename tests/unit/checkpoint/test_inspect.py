@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ttstrain.checkpoint import tensorfile
 from ttstrain.checkpoint.inspect import diff, inspect, list_tensors
 from ttstrain.checkpoint.meta import EmaMeta, GroupMeta, Meta, ScheduleMeta
 from ttstrain.checkpoint.store import CheckpointStore
 from ttstrain.errors import CheckpointError, UserError
+from ttstrain.tensors import tensorfile
 
 KEYS = [
     "path",

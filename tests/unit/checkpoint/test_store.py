@@ -15,10 +15,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from ttstrain.checkpoint import pointers, store, tensorfile
+from ttstrain.checkpoint import pointers, store
 from ttstrain.checkpoint.meta import EmaMeta, GroupMeta, Meta, ScheduleMeta, read_meta
 from ttstrain.checkpoint.store import CheckpointStore
 from ttstrain.errors import CheckpointError
+from ttstrain.tensors import tensorfile
 
 
 def make_meta(step: int = 7, **changes: Any) -> Meta:

@@ -199,7 +199,7 @@ def test_a_command_whose_module_is_missing_fails_alone(monkeypatch: pytest.Monke
 def test_a_real_ctrl_c_while_data_are_checked(tmp_path: Path) -> None:
     shutil.copytree(Path(ttstrain.__file__).parent / "_demo", tmp_path / "data")
     code = (
-        "import time, ttstrain.config.facts as facts\n"
+        "import time, ttstrain.plan.facts as facts\n"
         "def gather_facts(*arguments):\n    print('waiting', flush=True)\n    time.sleep(30)\n"
         "facts.gather_facts = gather_facts\n"
         "from ttstrain.cli.main import main\nimport sys\nsys.argv = ['ttstrain', 'plan', 'quickstart']\nmain()"

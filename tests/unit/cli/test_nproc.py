@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ttstrain.cli.main import app
-from ttstrain.engine import launch as launching
+from ttstrain.runs import launch as launching
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ttstrain.cli.main import app
-from ttstrain.config.yaml12 import read_document
+from ttstrain.recipe.yaml12 import read_document
 
 PROGRAM = Path(sys.executable).with_name("ttstrain")
 run = CliRunner().invoke

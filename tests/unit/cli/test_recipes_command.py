@@ -5,9 +5,9 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from ttstrain.cli.main import app
-from ttstrain.config.compose import compose
-from ttstrain.config.resolve import parse
-from ttstrain.config.shipped import SCHEMA_LINE, find_recipe, list_recipes, schema_path
+from ttstrain.plan.resolve import parse
+from ttstrain.recipe.compose import compose
+from ttstrain.recipe.shipped import SCHEMA_LINE, find_recipe, list_recipes, schema_path
 
 run = CliRunner().invoke
 

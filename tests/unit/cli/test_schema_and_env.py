@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import ttstrain
 from ttstrain.cli.main import app
-from ttstrain.config.schema import recipe_schema
+from ttstrain.plan.json_schema import recipe_schema
 
 run = CliRunner().invoke
 

@@ -11,12 +11,12 @@ import pytest
 import soundfile
 from speech_toys import RATE, syllables, text_for, write_ljspeech
 
-from ttstrain.config.recipe import DataConfig
 from ttstrain.data import audit as audit_module
 from ttstrain.data.audit import AuditResult, audit, write_quarantine
 from ttstrain.data.readers import read_rows
 from ttstrain.data.readers.rows import TableError
 from ttstrain.data.summary import summary
+from ttstrain.recipe.schema import DataConfig
 
 
 def judge(folder: Path, **options: object) -> AuditResult:

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from ttstrain.config.recipe import StageConfig, StageData
 from ttstrain.data.choice import check_choices, choose_ids, chosen
 from ttstrain.data.manifest import Clip
 from ttstrain.errors import RecipeError
+from ttstrain.recipe.schema import StageConfig, StageData
 
 CLIPS = [
     Clip(

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ttstrain.config.recipe import DataConfig
 from ttstrain.data.earlier import Earlier, Side, changes, fingerprint, read_earlier, write_record
 from ttstrain.data.manifest import Clip, write_manifest
 from ttstrain.data.split import DataSplit, split_data
+from ttstrain.recipe.schema import DataConfig
 
 
 def clips(count: int, *, first: int = 0) -> list[Clip]:

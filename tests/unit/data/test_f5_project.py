@@ -12,11 +12,11 @@ import pytest
 import soundfile
 from small_runs import write_clips
 
-from ttstrain.config.recipe import DataConfig
 from ttstrain.data.audit import audit
 from ttstrain.data.manifest import read_manifest, write_manifest
 from ttstrain.data.readers import TableError, read_rows
 from ttstrain.errors import DataError
+from ttstrain.recipe.schema import DataConfig
 
 pyarrow = pytest.importorskip("pyarrow")
 COUNT = 5

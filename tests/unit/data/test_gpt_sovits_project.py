@@ -9,11 +9,11 @@ import soundfile
 import torch
 from small_runs import DEMO
 
-from ttstrain.config.recipe import DataConfig
 from ttstrain.data.audit import AuditResult, audit
 from ttstrain.data.cache import FeatureCache
 from ttstrain.data.manifest import read_manifest, write_manifest
 from ttstrain.data.readers import TableError, read_rows
+from ttstrain.recipe.schema import DataConfig
 
 WAVS = sorted((DEMO / "clips").glob("*.flac"))[:3] or sorted((DEMO / "clips").iterdir())[:3]
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from ttstrain.config.recipe import DataConfig
 from ttstrain.data.audit import audit
 from ttstrain.data.measure import measure
 from ttstrain.data.other_formats import what_it_is
 from ttstrain.data.readers import read_rows
 from ttstrain.data.readers.rows import TableError
-from ttstrain.engine.speaker import read_voice
 from ttstrain.errors import DataError
+from ttstrain.infer.load import read_voice
+from ttstrain.recipe.schema import DataConfig
 
 NOISE = bytes(range(1, 250)) * 3
 BOX = struct.pack(">I", 32) + b"ftyp"

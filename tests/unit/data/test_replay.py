@@ -12,13 +12,13 @@ import pytest
 import torch
 from speech_toys import ToyBatch, ToyData, write_clips
 
-from ttstrain.config.recipe import DataConfig, ReplayConfig
 from ttstrain.data.cache import FeatureCache
 from ttstrain.data.loader import Loader
 from ttstrain.data.manifest import Clip
 from ttstrain.data.sampler import draw_replay, plan_epoch, plan_mixed_epoch
 from ttstrain.data.split import split_data
 from ttstrain.errors import DataError
+from ttstrain.recipe.schema import DataConfig, ReplayConfig
 
 OWN = [100 + 7 * i for i in range(12)]
 OTHERS = [80 + 13 * i for i in range(30)]

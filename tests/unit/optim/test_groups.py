@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from ttstrain.config.recipe import Constant, GroupRule, OptimConfig, OptimizerOverride
 from ttstrain.errors import RecipeError
 from ttstrain.optim.groups import FROZEN_BY_TASK, Group, GroupTable, build_groups, describe
 from ttstrain.optim.settings import settings_of
+from ttstrain.recipe.schema import Constant, GroupRule, OptimConfig, OptimizerOverride
 
 
 class Block(nn.Module):

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ttstrain.config.recipe import Constant, Cosine, GroupRule, OptimConfig, OptimizerOverride
 from ttstrain.errors import CheckpointError
 from ttstrain.optim import measured
 from ttstrain.optim.groups import build_groups
 from ttstrain.optim.optimizers import Optimizers
 from ttstrain.optim.schedule import lr_at
+from ttstrain.recipe.schema import Constant, Cosine, GroupRule, OptimConfig, OptimizerOverride
 from ttstrain.state import detach_copy
 
 TOTAL = 40

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ttstrain.config.recipe import Constant, GroupRule, OptimConfig
 from ttstrain.errors import RecipeError
 from ttstrain.optim.groups import build_groups
 from ttstrain.optim.optimizers import Optimizers
+from ttstrain.recipe.schema import Constant, GroupRule, OptimConfig
 
 Array = NDArray[np.float64]
 LR, DECAY, BETAS = 1e-2, 0.1, (0.9, 0.98)

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from ttstrain.config.recipe import OptimConfig
 from ttstrain.errors import RecipeError
 from ttstrain.optim import rounded
 from ttstrain.optim.groups import build_groups
 from ttstrain.optim.optimizers import Optimizers
 from ttstrain.optim.rounded import RoundedAdamW, round_stochastically
+from ttstrain.recipe.schema import OptimConfig
 
 
 def test_rounding_is_right_on_average_and_to_a_neighbour() -> None:

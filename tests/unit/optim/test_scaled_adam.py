@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ttstrain.config.recipe import Constant, OptimConfig
 from ttstrain.optim.groups import build_groups
 from ttstrain.optim.optimizers import Optimizers
 from ttstrain.optim.scaled_adam import ScaledAdam
+from ttstrain.recipe.schema import Constant, OptimConfig
 
 
 def upstream_run(fixtures: Path) -> tuple[dict[str, object], dict[str, Tensor], dict[str, Tensor]]:

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from ttstrain.config.recipe import (
+from ttstrain.errors import RecipeError
+from ttstrain.optim.schedule import curve, lr_at, warmup_length
+from ttstrain.recipe.schema import (
     Constant,
     Cosine,
     CosineRestarts,
@@ -21,8 +23,6 @@ from ttstrain.config.recipe import (
     OptimConfig,
     WarmupStableDecay,
 )
-from ttstrain.errors import RecipeError
-from ttstrain.optim.schedule import curve, lr_at, warmup_length
 
 PEAK = 2e-4
 BODIES: list[Any] = [

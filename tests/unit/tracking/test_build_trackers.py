@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from ttstrain.config.recipe import TrackingConfig
 from ttstrain.errors import RecipeError
+from ttstrain.recipe.schema import TrackingConfig
 from ttstrain.tracking.build import build_trackers
 
 
@@ -32,7 +32,7 @@ def test_tensorboard_is_asked_for_and_refused_by_name_when_missing(monkeypatch: 
 
 def test_choosing_imports_nothing_heavy() -> None:
     script = (
-        "import sys; from ttstrain.config.recipe import TrackingConfig; from ttstrain.tracking.build import "
+        "import sys; from ttstrain.recipe.schema import TrackingConfig; from ttstrain.tracking.build import "
         "build_trackers; build_trackers(TrackingConfig(wandb='online')); "
         "print([name for name in ('torch', 'wandb', 'tensorboard') if name in sys.modules])"
     )

@@ -19,12 +19,10 @@ import torch
 from torch import Tensor
 
 from ttstrain import __version__, documents
-from ttstrain.checkpoint import tensorfile
-from ttstrain.checkpoint.export import Source, Training, Written, WrittenFile
 from ttstrain.checkpoint.meta import check_vocab
-from ttstrain.config import yaml12
 from ttstrain.data.texts import VOCAB as VOCAB_HASH
 from ttstrain.errors import CheckpointError, RecipeError
+from ttstrain.export.write import Source, Training, Written, WrittenFile
 from ttstrain.families import ModelConfig
 from ttstrain.families.flow.config import FlowConfig
 from ttstrain.families.flow.export_texts import BACKBONES, infer_command, limits, readme, settings_yaml
@@ -32,7 +30,9 @@ from ttstrain.families.flow.task import FlowTask
 from ttstrain.families.flow.training_proof import prove
 from ttstrain.families.flow.upstream import METADATA_KEY, F5Format
 from ttstrain.families.flow.vocab import PACKAGED, load_vocab
+from ttstrain.recipe import yaml12
 from ttstrain.task import Task
+from ttstrain.tensors import tensorfile
 
 VOCAB, SETTINGS, README = "vocab.txt", "model.yaml", "README.md"
 TRAINING_FILE = "model_last.pt"  # the name upstream's trainer looks for first

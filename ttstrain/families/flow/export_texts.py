@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ttstrain.checkpoint.export import FOLDER, Source
-from ttstrain.config.emit import emit
+from ttstrain.export.write import FOLDER, Source
 from ttstrain.families.flow.config import HOP_LENGTH, SAMPLE_RATE, FlowConfig
 from ttstrain.families.flow.upstream import F5Format
 from ttstrain.families.flow.vocab import PACKAGED, load_vocab
+from ttstrain.recipe.emit import emit
 from ttstrain.shell import quoted
 
 BACKBONES = {"dit": "DiT", "unett": "UNetT"}

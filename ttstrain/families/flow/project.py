@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from ttstrain import documents
-from ttstrain.config.project import Chosen, ProjectSettings
 from ttstrain.data.readers.f5_project import DURATIONS, is_f5_project
 from ttstrain.errors import CheckpointError, DataError, RecipeError
 from ttstrain.families.flow.vocab import load_vocab
+from ttstrain.plan.project import Chosen, ProjectSettings
 from ttstrain.shell import quoted
 
 SETTINGS, VOCAB, LAST = "setting.json", "vocab.txt", "model_last.pt"
@@ -109,7 +109,7 @@ def notes_on(path: Path) -> list[str]:
 
 def _updates(path: Path) -> int:
     """Return how far a file's training has come, without reading its tensors."""
-    from ttstrain.checkpoint.contents import read_contents
+    from ttstrain.tensors.contents import read_contents
 
     numbered = _NUMBERED.fullmatch(path.name)
     tree = read_contents(path).tree

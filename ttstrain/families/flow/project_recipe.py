@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ttstrain.config.emit import emit
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.families.flow.config import HOP_LENGTH, SAMPLE_RATE
 from ttstrain.families.flow.project import (
@@ -25,6 +24,7 @@ from ttstrain.families.flow.project import (
     read_settings,
     vocab_settings,
 )
+from ttstrain.recipe.emit import emit
 
 CONFIGS = {
     "F5TTS_v1_Base": "models/f5_v1_base",

@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ttstrain.checkpoint.tensorfile import StoredTensor
 from ttstrain.checkpoint.upstream import OpenedCheckpoint
 from ttstrain.data.texts import VOCAB
 from ttstrain.errors import CheckpointError
@@ -26,6 +25,7 @@ from ttstrain.families.flow.alike import Kind, Origins
 from ttstrain.families.flow.readings import EMILIA, TABLE
 from ttstrain.families.flow.vocab import PACKAGED, Vocab, load_vocab
 from ttstrain.task import Fitted
+from ttstrain.tensors.tensorfile import StoredTensor
 
 # Length of a new row's own noise, as a share of the row's. A mean says little, and what tells rows apart is the noise.
 _NOISE: Mapping[Kind, float] = {"similar": 0.05, "script": 0.3, "mean": 0.3}

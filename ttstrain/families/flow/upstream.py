@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from ttstrain import documents
-from ttstrain.checkpoint.contents import Contents
 from ttstrain.checkpoint.meta import ScheduleMeta
-from ttstrain.checkpoint.tensorfile import StoredTensor
 from ttstrain.checkpoint.upstream import Kind, Label, OpenedCheckpoint, OptimizerGroup
-from ttstrain.config import yaml12
 from ttstrain.data.texts import VOCAB
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.families.flow import project
 from ttstrain.families.flow.readings import VERSIONS
 from ttstrain.families.flow.vocab import hash_of
+from ttstrain.recipe import yaml12
+from ttstrain.tensors.contents import Contents
+from ttstrain.tensors.tensorfile import StoredTensor
 
 METADATA_KEY = "ttstrain"  # of safetensors metadata: JSON with `task` and `model`, as our export writes it
 

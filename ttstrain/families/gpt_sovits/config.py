@@ -11,7 +11,6 @@ from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
-from ttstrain.config.recipe import Depth, Rows, Section, Seed, Size, UserPath
 from ttstrain.data.manifest import Clip
 from ttstrain.data.review import Review
 from ttstrain.families import ModelConfig
@@ -19,6 +18,7 @@ from ttstrain.families.gpt_sovits.review import review
 from ttstrain.families.gpt_sovits.shapes import discriminator_shapes, generator_shapes, gpt_shapes
 from ttstrain.families.gpt_sovits.text.front_end import SovitsFrontEnd
 from ttstrain.families.gpt_sovits.text.japanese_dictionary import Dictionary
+from ttstrain.recipe.schema import Depth, Rows, Section, Seed, Size, UserPath
 
 Version = Literal["v1", "v2", "v2Pro", "v2ProPlus"]
 Language = Literal["zh", "en", "ja", "ko", "yue"]

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from ttstrain import __version__
-from ttstrain.checkpoint.contents import read_contents
-from ttstrain.checkpoint.export import Source, Written, WrittenFile
 from ttstrain.errors import RecipeError
+from ttstrain.export.write import Source, Written, WrittenFile
 from ttstrain.families import ModelConfig
 from ttstrain.families.gpt_sovits import export_files as files
 from ttstrain.families.gpt_sovits.architecture import VAE_IDENTITY
@@ -34,6 +33,7 @@ from ttstrain.families.gpt_sovits.upstream import plain
 from ttstrain.families.gpt_sovits.vae.quantizer import NUM_CODES
 from ttstrain.families.gpt_sovits.vae.synthesizer import Synthesizer
 from ttstrain.task import Task
+from ttstrain.tensors.contents import read_contents
 
 README = "README.md"
 INFERENCE, PRETRAINED = "inference", "pretrained"

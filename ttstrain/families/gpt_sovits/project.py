@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ttstrain.config.project import Chosen, ProjectSettings
 from ttstrain.errors import CheckpointError
+from ttstrain.plan.project import Chosen, ProjectSettings
 
 GENERATOR = re.compile(r"G_(\d+)\.pth")
 LIGHTNING = re.compile(r"epoch=(\d+)-step=(\d+)\.ckpt")
@@ -103,7 +103,7 @@ def notes_on(path: Path) -> list[str]:
 
 def _reached(path: Path) -> _Reached:
     """Read how far a file's training has come, without reading its tensors."""
-    from ttstrain.checkpoint.contents import read_contents
+    from ttstrain.tensors.contents import read_contents
 
     tree: Any = read_contents(path).tree
     if not isinstance(tree, Mapping):

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from ttstrain.checkpoint.meta import ScheduleMeta
-from ttstrain.checkpoint.tensorfile import StoredTensor
 from ttstrain.checkpoint.upstream import OptimizerGroup
+from ttstrain.tensors.tensorfile import StoredTensor
 
 ADAMW = frozenset({"step", "exp_avg", "exp_avg_sq"})
 SCALED_ADAM = frozenset({"step", "delta", "exp_avg_sq", "param_rms", "scale_exp_avg_sq", "scale_grads"})

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ttstrain.checkpoint.contents import Contents, read_contents
-from ttstrain.checkpoint.pickle_machine import Record
-from ttstrain.checkpoint.tensorfile import StoredTensor
 from ttstrain.checkpoint.upstream import Absent, Kind, Label, OpenedCheckpoint
 from ttstrain.errors import CheckpointError
 from ttstrain.families.gpt_sovits.architecture import discriminator_section, gpt_section, identity, vae_section
 from ttstrain.families.gpt_sovits.project import notes_on
 from ttstrain.families.gpt_sovits.training_state import TrainingState, lightning_state, pair_state
 from ttstrain.families.gpt_sovits.versions import PRO, TRAINED, by_tensors, tell, with_symbols
+from ttstrain.tensors.contents import Contents, read_contents
+from ttstrain.tensors.pickle_machine import Record
+from ttstrain.tensors.tensorfile import StoredTensor
 
 GPT, VAE, DISCRIMINATOR = "gpt.", "vae.", "discriminator."
 BUFFERS = frozenset(

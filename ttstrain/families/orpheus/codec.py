@@ -21,8 +21,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ttstrain import documents
-from ttstrain.checkpoint.contents import read_contents
-from ttstrain.checkpoint.hub import HUB, fetch_repository
 from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.upstream import refuse_unsafe
 from ttstrain.errors import CheckpointError, DataError, RecipeError
@@ -31,6 +29,8 @@ from ttstrain.families.orpheus.ids import CODEBOOK_SIZE, SAMPLE_RATE, SAMPLES_PE
 from ttstrain.families.orpheus.tokenizer import TOY
 from ttstrain.families.orpheus.toy import CODEC, CODEC_SEED
 from ttstrain.modules.full_precision import full_precision
+from ttstrain.tensors.contents import read_contents
+from ttstrain.tensors.hub import HUB, fetch_repository
 
 WEIGHTS: Final = ("model.safetensors", "pytorch_model.bin")
 # A batch's products are summed in another order than one clip's. Measured on a CPU with 1 and 2 threads, the likeness

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from ttstrain.config.recipe import Depth, Rows, Section, Seed, Size
 from ttstrain.data.review import Review
 from ttstrain.families import MemoryScheme, ModelConfig
 from ttstrain.families.orpheus.data_config import RowsConfig
@@ -18,11 +17,12 @@ from ttstrain.families.orpheus.ids import PUBLISHED, TokenIds
 from ttstrain.families.orpheus.layout import row_length
 from ttstrain.families.orpheus.lint import review
 from ttstrain.families.orpheus.memory import activations, memory_schemes
+from ttstrain.recipe.schema import Depth, Rows, Section, Seed, Size
 
 if TYPE_CHECKING:
-    from ttstrain.config.parameters import ParameterCounts
-    from ttstrain.config.recipe import Recipe
     from ttstrain.data.manifest import Clip
+    from ttstrain.plan.parameters import ParameterCounts
+    from ttstrain.recipe.schema import Recipe
 
 PREFIX = "net."  # of the task's keys before those of a Hugging Face folder
 LORA_TARGETS = ("*.self_attn.[qkvo]_proj", "*.mlp.gate_proj", "*.mlp.up_proj", "*.mlp.down_proj")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ttstrain.config.recipe import Rows, Section, Share, UserPath
+from ttstrain.recipe.schema import Rows, Section, Share, UserPath
 
 TAGS = ("laugh", "chuckle", "sigh", "cough", "sniffle", "groan", "yawn", "gasp")  # of the published English models
 

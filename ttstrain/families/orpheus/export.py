@@ -15,11 +15,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ttstrain.checkpoint import tensorfile
-from ttstrain.checkpoint.export import Source, Written, WrittenFile
 from ttstrain.checkpoint.upstream import open_checkpoint
 from ttstrain.documents import read_object
 from ttstrain.errors import CheckpointError
+from ttstrain.export.write import Source, Written, WrittenFile
 from ttstrain.families import ModelConfig
 from ttstrain.families.orpheus import peft_folder
 from ttstrain.families.orpheus.config import PREFIX, OrpheusConfig
@@ -38,6 +37,7 @@ from ttstrain.families.orpheus.proof import prove
 from ttstrain.families.orpheus.task import OrpheusTask
 from ttstrain.families.orpheus.tokenizer import FILE, SPECIAL_TOKENS, TOKENIZER_CONFIG, RowTokenizer, load_tokenizer
 from ttstrain.task import Task
+from ttstrain.tensors import tensorfile
 
 WEIGHTS, README = "model.safetensors", "README.md"
 ADAPTER = "adapter"

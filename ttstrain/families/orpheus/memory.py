@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from ttstrain.families import MemoryScheme
 
 if TYPE_CHECKING:
-    from ttstrain.config.parameters import ParameterCounts
-    from ttstrain.config.recipe import Recipe
     from ttstrain.families.orpheus.config import OrpheusConfig
+    from ttstrain.plan.parameters import ParameterCounts
+    from ttstrain.recipe.schema import Recipe
 
 DEFAULT_RANK = 32  # of the adapters that are compared where the recipe has none
 HALF, SINGLE = 2, 4  # bytes

@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from ttstrain import documents
-from ttstrain.checkpoint import adapted, tensorfile
-from ttstrain.checkpoint.export import Adapters, Source
-from ttstrain.checkpoint.hub import HUB, find_cached
-from ttstrain.checkpoint.tensorfile import StoredTensor
+from ttstrain.checkpoint import adapted
 from ttstrain.checkpoint.upstream import follow, resolve_base
 from ttstrain.errors import CheckpointError
+from ttstrain.export.write import Adapters, Source
 from ttstrain.families.orpheus.config import PREFIX
 from ttstrain.modules.lora import DOWN, MAGNITUDE, UP
+from ttstrain.tensors import tensorfile
+from ttstrain.tensors.hub import HUB, find_cached
+from ttstrain.tensors.tensorfile import StoredTensor
 
 SETTINGS: Final = "adapter_config.json"
 WEIGHTS: Final = "adapter_model.safetensors"

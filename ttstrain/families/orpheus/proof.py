@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ttstrain.checkpoint.export import Source
 from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.upstream import resolve_base
 from ttstrain.errors import CheckpointError
+from ttstrain.export.write import Source
 from ttstrain.families.orpheus.config import OrpheusConfig
 from ttstrain.families.orpheus.layout import said
 from ttstrain.families.orpheus.net import hidden_states

@@ -29,8 +29,8 @@ from ttstrain.families.orpheus.tokenizer import another_tokenizer, load_tokenize
 from ttstrain.task import Audio, Fitted, Loss, Mean, Prompt, Sample, Task, trained_share
 
 if TYPE_CHECKING:
-    from ttstrain.checkpoint.tensorfile import StoredTensor
     from ttstrain.checkpoint.upstream import OpenedCheckpoint
+    from ttstrain.tensors.tensorfile import StoredTensor
 
 SLOTS = tuple(f"slot{slot}" for slot in range(NUM_SLOTS))
 EMBEDDING, HEAD = f"{PREFIX}model.embed_tokens.weight", f"{PREFIX}lm_head.weight"

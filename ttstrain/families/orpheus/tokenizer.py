@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ttstrain import documents
-from ttstrain.checkpoint.hub import HUB, fetch_repository
 from ttstrain.errors import CheckpointError, DataError, RecipeError
 from ttstrain.families.orpheus.ids import MOST_TOKENIZER_BYTES, NUM_CUSTOM, TokenIds
+from ttstrain.tensors.hub import HUB, fetch_repository
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from ttstrain import documents
-from ttstrain.checkpoint.contents import read_contents
 from ttstrain.checkpoint.meta import ScheduleMeta
-from ttstrain.checkpoint.tensorfile import StoredTensor
 from ttstrain.checkpoint.upstream import OptimizerGroup, refuse_unsafe
 from ttstrain.errors import CheckpointError
+from ttstrain.tensors.contents import read_contents
+from ttstrain.tensors.tensorfile import StoredTensor
 
 STATE, OPTIMIZER, SCHEDULER = "trainer_state.json", "optimizer.pt", "scheduler.pt"
 ADAMW: Final = frozenset({"step", "exp_avg", "exp_avg_sq"})

@@ -17,8 +17,6 @@ import torch
 from pydantic import ValidationError
 
 from ttstrain import documents
-from ttstrain.checkpoint.contents import Contents, read_contents
-from ttstrain.checkpoint.tensorfile import StoredTensor
 from ttstrain.checkpoint.upstream import Label, OpenedCheckpoint
 from ttstrain.errors import CheckpointError
 from ttstrain.families.orpheus import peft_folder
@@ -26,6 +24,8 @@ from ttstrain.families.orpheus.config import PREFIX, OrpheusConfig, RopeScaling
 from ttstrain.families.orpheus.export_texts import FACTS
 from ttstrain.families.orpheus.ids import MOST_TOKENIZER_BYTES, NUM_CUSTOM, PUBLISHED, TokenIds
 from ttstrain.families.orpheus.trainer_folder import read_trainer_state
+from ttstrain.tensors.contents import Contents, read_contents
+from ttstrain.tensors.tensorfile import StoredTensor
 
 EMBEDDING: Final = "model.embed_tokens.weight"
 HEAD: Final = "lm_head.weight"

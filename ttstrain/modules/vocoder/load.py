@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from ttstrain import documents
-from ttstrain.checkpoint.contents import read_contents
-from ttstrain.checkpoint.hub import HUB, fetch_repository
 from ttstrain.checkpoint.loading import compare
-from ttstrain.checkpoint.tensorfile import StoredTensor, read_tree
 from ttstrain.checkpoint.upstream import refuse_unsafe
-from ttstrain.config import yaml12
 from ttstrain.errors import CheckpointError
 from ttstrain.modules.mel import MelKind
 from ttstrain.modules.vocoder.bigvgan import BigVgan, BigVganConfig, fold_weight_norm
 from ttstrain.modules.vocoder.vocos import Vocos, VocosConfig
+from ttstrain.recipe import yaml12
+from ttstrain.tensors.contents import read_contents
+from ttstrain.tensors.hub import HUB, fetch_repository
+from ttstrain.tensors.tensorfile import StoredTensor, read_tree
 
 SAMPLE_RATE, N_FFT, HOP_LENGTH = 24_000, 1024, 256  # of every mel that ttstrain makes
 TOLERANCE = 1e-4  # between a file's mel filters and ours: float32 of two libraries

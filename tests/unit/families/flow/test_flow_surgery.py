@@ -14,7 +14,6 @@ from torch import Tensor
 
 from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.upstream import open_checkpoint
-from ttstrain.engine.speaker import open_speaker
 from ttstrain.errors import CheckpointError
 from ttstrain.families.flow.alike import Origins
 from ttstrain.families.flow.config import FlowConfig
@@ -22,6 +21,7 @@ from ttstrain.families.flow.readings import TABLE
 from ttstrain.families.flow.surgery import transplant
 from ttstrain.families.flow.task import FlowTask
 from ttstrain.families.flow.vocab import load_vocab
+from ttstrain.infer.load import open_speaker
 from ttstrain.task import Fitted
 
 OLD = (" ", "a", "e", "S", "s", "ni2", "ni4", "lue4", "か", "б", "д")

@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from ttstrain.checkpoint.upstream import follow, open_checkpoint, resolve_base
-from ttstrain.config.compose import compose, with_flags
-from ttstrain.config.project import with_project, write_recipe
-from ttstrain.config.resolve import parse
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.families.flow.project import choose, vocab_settings
+from ttstrain.plan.project import with_project, write_recipe
+from ttstrain.plan.resolve import parse
+from ttstrain.recipe.compose import compose, with_flags
 
 RECIPE = "extends: [models/f5_v1_base]\ntask: flow\n"
 

@@ -15,7 +15,6 @@ import torch
 from small_runs import write_clips
 from torch import Tensor
 
-from ttstrain.config.recipe import DataConfig
 from ttstrain.data.audio import read_clip
 from ttstrain.data.audit import audit
 from ttstrain.data.cache import FeatureCache
@@ -29,6 +28,7 @@ from ttstrain.families.gpt_sovits.features.encoders import Encoders, choose_devi
 from ttstrain.families.gpt_sovits.features.tokens import padded
 from ttstrain.families.gpt_sovits.text.symbols import symbols
 from ttstrain.families.gpt_sovits.vae.mel import Spectrograms
+from ttstrain.recipe.schema import DataConfig
 
 CHINESE = "我在这里说你的时候"
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import sovits_toys
 
-from ttstrain.config.facts import review_data
-from ttstrain.config.recipe import Recipe
 from ttstrain.data.audit import AuditResult
 from ttstrain.data.manifest import Clip, Treatment
 from ttstrain.data.review import Review
 from ttstrain.errors import DataError
 from ttstrain.families.gpt_sovits.config import GptConfig, JointConfig, SovitsConfig, VaeConfig
+from ttstrain.plan.facts import review_data
+from ttstrain.recipe.schema import Recipe
 
 SENTENCE = "The quick brown fox jumps over the lazy dog again."  # about 40 phonemes
 

@@ -17,10 +17,6 @@ from toys import make_run
 from tests.support.sovits_toys import gpt_config, model_section, vae_config
 from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.upstream import OpenedCheckpoint
-from ttstrain.config.recipe import GroupRule, OptimConfig
-from ttstrain.engine.evaluate import evaluating
-from ttstrain.engine.precision import Precision
-from ttstrain.engine.step import train_step
 from ttstrain.errors import CheckpointError, DataError
 from ttstrain.families.gpt_sovits.batch import SovitsBatch, num_tokens
 from ttstrain.families.gpt_sovits.config import JointConfig, VaeConfig
@@ -29,6 +25,10 @@ from ttstrain.families.gpt_sovits.vae.mel import Spectrograms
 from ttstrain.families.gpt_sovits.vae.task import VaeTask
 from ttstrain.families.gpt_sovits.vae.training import make, make_target, starts_at, vae_losses
 from ttstrain.modules.dropout import Dropout
+from ttstrain.recipe.schema import GroupRule, OptimConfig
+from ttstrain.train.evaluate import evaluating
+from ttstrain.train.precision import Precision
+from ttstrain.train.step import train_step
 
 CPU = torch.device("cpu")
 FRAMES = (31, 24, 40)

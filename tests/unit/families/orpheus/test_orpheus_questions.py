@@ -41,9 +41,9 @@ def data_of(path: Path, **mix: Any) -> OrpheusData:
 
 @pytest.fixture(scope="module")
 def speech(questions: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[FeatureCache, list[Any]]:
-    from ttstrain.config.recipe import DataConfig
     from ttstrain.data.audit import audit
     from ttstrain.data.readers import read_rows
+    from ttstrain.recipe.schema import DataConfig
 
     clips = audit(read_rows("package:demo"), DataConfig(path="package:demo")).clips[:12]
     cache = FeatureCache(tmp_path_factory.mktemp("cache"), data_of(questions), place="memory")

@@ -153,9 +153,9 @@ def test_a_text_cannot_spell_control_tokens(text: str) -> None:
 
 @pytest.fixture(scope="module")
 def demo() -> Sequence[Clip]:
-    from ttstrain.config.recipe import DataConfig
     from ttstrain.data.audit import audit
     from ttstrain.data.readers import read_rows
+    from ttstrain.recipe.schema import DataConfig
 
     return audit(read_rows("package:demo"), DataConfig(path="package:demo")).clips[:3]
 

@@ -17,8 +17,6 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.upstream import open_checkpoint, resolve_base
-from ttstrain.config.recipe import LoraConfig
-from ttstrain.engine.evaluate import evaluating
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.families.orpheus.batch import OrpheusBatch
 from ttstrain.families.orpheus.config import OrpheusConfig
@@ -28,6 +26,8 @@ from ttstrain.families.orpheus.rows import Row, answer_row, pack, speech_row
 from ttstrain.families.orpheus.task import SLOTS, OrpheusTask
 from ttstrain.families.orpheus.tokenizer import TOY, load_tokenizer
 from ttstrain.modules import lora
+from ttstrain.recipe.schema import LoraConfig
+from ttstrain.train.evaluate import evaluating
 
 SECTION: dict[str, Any] = {**NET, "rows": RowsConfig(tokenizer=TOY, codec=TOY)}
 CONFIG = OrpheusConfig(**SECTION)

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor
 
-from ttstrain.checkpoint.hub import HUB
 from ttstrain.errors import CheckpointError, DataError
 from ttstrain.families.gpt_sovits.features.files import digest_of_folder, find_folder
 from ttstrain.families.gpt_sovits.features.toy import TOY, toy_bert
 from ttstrain.families.gpt_sovits.features.transformer import import_transformers, load_encoder
 from ttstrain.modules.full_precision import full_precision
+from ttstrain.tensors.hub import HUB
 
 if TYPE_CHECKING:
     from transformers import BertModel

@@ -8,8 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from ttstrain.checkpoint.hub import HUB, download
 from ttstrain.errors import CheckpointError
+from ttstrain.tensors.hub import HUB, download
 
 WEIGHTS: Final = ("model.safetensors", "pytorch_model.bin")
 TENSORS: Final = (".safetensors",)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 from torch import Tensor
 
-from ttstrain.checkpoint.contents import Contents, read_contents
-from ttstrain.checkpoint.tensorfile import StoredTensor
 from ttstrain.checkpoint.upstream import refuse_unsafe
 from ttstrain.errors import CheckpointError, DataError
+from ttstrain.tensors.contents import Contents, read_contents
+from ttstrain.tensors.tensorfile import StoredTensor
 
 if TYPE_CHECKING:
     from ttstrain.data.manifest import Clip

@@ -9,7 +9,6 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from ttstrain.checkpoint.contents import read_contents
 from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.upstream import refuse_unsafe
 from ttstrain.errors import CheckpointError, DataError
@@ -18,6 +17,7 @@ from ttstrain.families.gpt_sovits.features.files import digest_of, find_file
 from ttstrain.families.gpt_sovits.features.sound import RATES
 from ttstrain.families.gpt_sovits.features.toy import TOY, toy_speaker
 from ttstrain.modules.full_precision import full_precision
+from ttstrain.tensors.contents import read_contents
 
 WIDTH: Final = 20_480
 FRAME: Final = 400  # samples at 16 kHz that the first frame needs

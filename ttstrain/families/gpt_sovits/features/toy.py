@@ -79,10 +79,10 @@ def toy_speaker() -> SpeakerNet:
 @lru_cache(maxsize=1)
 def toy_quantizer() -> dict[str, Tensor]:
     """Return `ssl_proj` and a codebook of the demo speech's own frames, under the keys of an `s2G`."""
-    from ttstrain.config.recipe import DataConfig
     from ttstrain.data.audio import read_clip
     from ttstrain.data.audit import audit
     from ttstrain.data.readers import read_rows
+    from ttstrain.recipe.schema import DataConfig
 
     hubert = toy_hubert()
     with _seeded():

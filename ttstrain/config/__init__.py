@@ -1,1 +1,0 @@
-"""Recipe (what the user wrote), Plan (what will be run) and the way from one to the other. Imports no torch."""

@@ -1,0 +1,429 @@
+"""From a run or a checkpoint to the weights worth exporting, and why these."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from ttstrain import families
+from ttstrain.checkpoint import pointers, store
+from ttstrain.checkpoint.damage import open_meta
+from ttstrain.checkpoint.loading import load_weights
+from ttstrain.checkpoint.meta import Meta
+from ttstrain.checkpoint.reading import retried
+from ttstrain.checkpoint.upstream import OpenedCheckpoint, follow, open_checkpoint
+from ttstrain.checkpoint.worth import never_better, trained_schedule_free
+from ttstrain.errors import CheckpointError, RecipeError
+from ttstrain.export.write import Adapters, Source, Training
+from ttstrain.families import ModelConfig
+from ttstrain.judge.blends import blend_name, compare_blends
+from ttstrain.modules import lora
+from ttstrain.optim.groups import build_groups
+from ttstrain.optim.kinds import ADAMW_STATE
+from ttstrain.optim.optimizers import Optimizers
+from ttstrain.optim.settings import LR_AS_ADAMW, settings_of
+from ttstrain.plan.resolve import parse
+from ttstrain.recipe.compose import compose, compose_run
+from ttstrain.recipe.schema import LoraConfig, Recipe, base_title
+from ttstrain.runs import folder
+from ttstrain.task import Task
+from ttstrain.tensors.tensorfile import read_tree
+from ttstrain.tracking import jsonl
+
+Weights = Literal["auto", "online", "ema"]
+TOTAL = "total"  # the loss that decides
+FITTING_SHARE = 0.2  # of the run that an average may reach back and still be taken unmeasured
+ONLINE, AVERAGE = "online", "ema"
+
+
+def task_of(path: Path, *, recipe: str | None = None) -> str:
+    """Tell what was trained, without reading tensors."""
+    pointers.mend(path)
+    if not path.exists():
+        raise CheckpointError(f"`{path}` does not exist", hint="a run's folder, a checkpoint or an upstream file")
+    found = follow(path, prefer="best")
+    if pointers.is_checkpoint(found):
+        return open_meta(found).task
+    return parse(compose(_asked_recipe(found, recipe), [])).task
+
+
+def gather(
+    path: Path,
+    *,
+    weights: Weights = "auto",
+    recipe: str | None = None,
+    compare: bool = False,
+    training: bool = True,
+) -> Source:
+    """Choose the weights to export from a run, one of its checkpoints, or an upstream file under a recipe.
+
+    A run stands for its best checkpoint. `compare` measures weights, average and blends of both on the run's held-out
+    clips. Without `training` the moments, twice as large as the weights, stay on the disk. Raises CheckpointError where
+    the asked weights are not there.
+    """
+    return retried(
+        path,
+        lambda: _gather(path, weights=weights, recipe=recipe, compare=compare, training=training),
+        prefer="best",
+    )
+
+
+def _gather(path: Path, *, weights: Weights, recipe: str | None, compare: bool, training: bool) -> Source:
+    found = follow(path, prefer="best")
+    if not pointers.is_checkpoint(found):
+        return _of_upstream(found, weights=weights, recipe=recipe, compare=compare)
+    if recipe is not None:
+        raise RecipeError("a checkpoint of ours has its own settings", hint="leave `--recipe` out")
+    return _of_run(found, weights=weights, compare=compare, training=training)
+
+
+# ---------------------------------------------------------------- our own checkpoints
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidates:
+    """The two kinds of weights under the keys of `Task.exported()`, adapters merged."""
+
+    online: Mapping[str, Tensor]
+    average: Mapping[str, Tensor] | None
+    online_adapters: Adapters | None = None
+    average_adapters: Adapters | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    weights: Mapping[str, Tensor]
+    name: str
+    reasons: tuple[str, ...]
+    losses: Mapping[str, float]
+
+
+def _of_run(checkpoint: Path, *, weights: Weights, compare: bool, training: bool) -> Source:
+    loaded = store.load(checkpoint) if training else _without_moments(checkpoint)
+    meta = loaded.meta
+    run = checkpoint.parent.parent if (checkpoint.parent.parent / folder.RECIPE).is_file() else None
+    settings = None if run is None else _recipe_of(run)
+    config = _config(meta, checkpoint)
+    task = _build(meta.task, config, settings)
+    candidates = _candidates(task, loaded, checkpoint, run=run, recipe=settings)
+    if compare:
+        if run is None or settings is None:
+            raise CheckpointError(
+                f"`{checkpoint}` does not lie in a run's folder, which lists the held-out clips",
+                hint="leave `--compare` out",
+            )
+        choice = _by_comparison(candidates, meta, settings, run, config=config, asked=weights)
+    else:
+        choice = _choose(candidates, meta, _losses(meta, run), asked=weights)
+    plain = _build(meta.task, config, None)
+    return Source(
+        checkpoint=checkpoint,
+        name=run.name if run is not None else meta.recipe,
+        task=meta.task,
+        config=config,
+        step=meta.step,
+        weights=choice.weights,
+        chosen=choice.name,
+        reasons=choice.reasons,
+        losses=choice.losses,
+        base=None if settings is None else base_title(settings.base),
+        versions=meta.versions,
+        training=_training(plain, loaded, candidates, settings),
+        adapters={ONLINE: candidates.online_adapters, AVERAGE: candidates.average_adapters}.get(choice.name),
+        others=_others(plain, loaded),
+        warnings=() if (warning := never_better(meta, loaded.state)) is None else (warning,),
+        epoch=_epoch(meta, run),
+    )
+
+
+def _without_moments(checkpoint: Path) -> store.Loaded:
+    """Read weights and average alone, unless an optimizer's state is a part of what the weights are."""
+    lazy = store.load_lazily(checkpoint)
+    if trained_schedule_free(lazy.state):
+        return store.load(checkpoint)
+    wanted = [part for part in ("task", "ema", "best") if part in lazy.meta.parts]
+    state: dict[str, Any] = {part: store.load_part(checkpoint, part) for part in wanted}
+    return store.Loaded(state=state, meta=lazy.meta, per_rank=[])
+
+
+def _others(task: Task, loaded: store.Loaded) -> dict[str, Tensor]:
+    """Return what was trained and is not exported, such as a discriminator."""
+    exported = set(task.exported().state_dict())
+    return {key: loaded.state["task"][key] for key in task.state_dict() if key not in exported}
+
+
+def _epoch(meta: Meta, run: Path | None) -> int | None:
+    """Count the passes over the data, the last one as a whole; None where nothing tells."""
+    if run is None:
+        return None
+    try:
+        steps_per_epoch: float = folder.read_plan(run)["steps_per_epoch"]
+    except CheckpointError:
+        return None
+    return max(1, math.ceil(meta.step / steps_per_epoch))
+
+
+def _recipe_of(run: Path) -> Recipe:
+    return parse(compose_run(run, [], origins=folder.origins(run)))
+
+
+def _config(meta: Meta, checkpoint: Path) -> ModelConfig:
+    try:
+        return families.find_task(meta.task).config.model_validate(meta.model)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise CheckpointError(
+            f"`{checkpoint}` has model settings that this ttstrain does not know: "
+            f"`{'.'.join(map(str, first['loc']))}`: {first['msg']}",
+            hint=f"it was written by ttstrain {meta.ttstrain}",
+        ) from error
+
+
+def _build(name: str, config: ModelConfig, recipe: Recipe | None) -> Task:
+    """Build the task as the run had it, adapters included."""
+    task_class: Any = families.find_task(name).load_task()
+    task: Task = task_class(config)
+    if recipe is not None and recipe.lora is not None:
+        lora.add_lora(task.exported(), recipe.lora, default_targets=config.lora_targets())
+    return task
+
+
+def _candidates(
+    task: Task, loaded: store.Loaded, checkpoint: Path, *, run: Path | None, recipe: Recipe | None
+) -> _Candidates:
+    if run is None and any(map(lora.is_adapter, loaded.state["task"])):
+        raise CheckpointError(
+            f"`{checkpoint}` holds adapters, and their settings are in the run's recipe",
+            hint="export it from its run's folder",
+        )
+    load_weights(task, loaded.state["task"], source=str(checkpoint))
+    settings = None if recipe is None else recipe.lora
+    with _evaluated(task, loaded, run=run, recipe=recipe):
+        online, online_adapters = _merged(task), _adapters(task, settings)
+    average = average_adapters = None
+    if "ema" in loaded.state:
+        load_weights(task.exported(), loaded.state["ema"]["weights"], source=f"{checkpoint}, average")
+        average, average_adapters = _merged(task), _adapters(task, settings)
+    return _Candidates(online, average, online_adapters, average_adapters)
+
+
+def _merged(task: Task) -> dict[str, Tensor]:
+    """Copy the weights, adapters merged in float32 and not rounded to the base's type again."""
+    return {key: tensor.clone() for key, tensor in lora.merged_state_dict(task.exported(), dtype=torch.float32).items()}
+
+
+def _adapters(task: Task, settings: LoraConfig | None) -> Adapters | None:
+    """Copy what was trained over the base; None where everything was."""
+    if settings is None:
+        return None
+    exported = task.exported()
+    trained = {lora.plain_name(name): tensor for name, tensor in exported.named_parameters() if tensor.requires_grad}
+    return Adapters(
+        settings=settings,
+        targets=tuple(lora.adapted_layers(exported)),
+        tensors={key: tensor.detach().clone() for key, tensor in lora.adapter_state_dict(exported).items()},
+        whole={key: tensor.detach().clone() for key, tensor in trained.items() if not lora.is_adapter(key)},
+    )
+
+
+@contextmanager
+def _evaluated(task: Task, loaded: store.Loaded, *, run: Path | None, recipe: Recipe | None) -> Iterator[None]:
+    """Show the weights that a schedule-free optimizer stands for, which are not those it trains."""
+    if not trained_schedule_free(loaded.state):
+        yield
+        return
+    if run is None or recipe is None:
+        raise CheckpointError(
+            "these weights were trained schedule-free, and what they stand for takes the run's recipe to compute",
+            hint="export the checkpoint from its run's folder",
+        )
+    plan = folder.read_plan(run)
+    named = [(lora.plain_name(name), parameter) for name, parameter in task.named_parameters()]
+    optimizers = Optimizers.build(
+        build_groups(task.optimized(), named, recipe.optim),
+        total_steps=plan["steps"],
+        steps_per_epoch=plan["steps_per_epoch"],
+    )
+    optimizers.load_state_dict(loaded.state["optimizers"])
+    with optimizers.evaluating():
+        yield
+
+
+def _training(task: Task, loaded: store.Loaded, candidates: _Candidates, recipe: Recipe | None) -> Training | None:
+    meta = loaded.meta
+    if "optimizers" not in loaded.state or meta.schedule is None:
+        return None
+    found = {name: state for own in loaded.state["optimizers"].values() for name, state in own.items()}
+    moments: dict[str, Mapping[str, Any]] = {name: found.get(name, {}) for name, _ in task.named_parameters()}
+    kinds = _kinds(recipe, loaded.state["optimizers"])
+    notes: tuple[str, ...] = ()
+    if recipe is not None and recipe.lora is not None:
+        moments = {name: {} for name in moments}
+        notes = ("the adapters are merged into the weights, so the optimizer's moments start afresh",)
+    elif any(state and set(state) != ADAMW_STATE for state in moments.values()):
+        moments = {name: {} for name in moments}
+        notes = (f"`{', '.join(kinds)}` keeps other moments than AdamW, so they start afresh",)
+    optim = None if recipe is None else recipe.optim
+    lr = meta.schedule.lr_next or max((group.lr for group in meta.groups), default=0.0)
+    return Training(
+        online=candidates.online,
+        average=candidates.average,
+        moments=moments,
+        lr=lr,
+        peak_lr=lr if optim is None else optim.lr,
+        weight_decay=max((group.weight_decay for group in meta.groups), default=0.0),
+        betas=(0.9, 0.999) if optim is None else optim.betas,
+        eps=1e-8 if optim is None else optim.eps,
+        notes=notes,
+        refused=_unlike_adamw(kinds),
+    )
+
+
+def _kinds(recipe: Recipe | None, moments: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    """Name the kinds of a checkpoint's optimizers; without a recipe, by what they keep."""
+    if recipe is not None:
+        return sorted({settings_of(recipe.optim, name).kind for name in moments})
+    adamw = all(not state or set(state) == ADAMW_STATE for own in moments.values() for state in own.values())
+    return ["adamw"] if adamw else ["unknown"]
+
+
+def _unlike_adamw(kinds: Sequence[str]) -> str:
+    """Say why AdamW cannot take the run's learning rate over; "" where it can."""
+    if not (unlike := [kind for kind in kinds if kind not in LR_AS_ADAMW]):
+        return ""
+    return f"the run's optimizer is `{', '.join(unlike)}`, whose moments and learning rate mean nothing to AdamW"
+
+
+# ---------------------------------------------------------------- the choice
+
+
+def _losses(meta: Meta, run: Path | None) -> dict[str, float]:
+    """Find what the evaluation at this step measured: in the checkpoint, else in the run's metrics."""
+    values: Mapping[str, float] = meta.metrics
+    if not _held_out(values) and run is not None and (run / jsonl.FILE_NAME).is_file():
+        rows = [row for row in jsonl.read(run / jsonl.FILE_NAME) if row["step"] == meta.step]
+        values = {key: value for row in rows for key, value in row.items()}
+    return _held_out(values)
+
+
+def _held_out(values: Mapping[str, float]) -> dict[str, float]:
+    keys = {ONLINE: f"eval/loss/{TOTAL}", AVERAGE: f"eval/ema_loss/{TOTAL}"}
+    return {name: values[key] for name, key in keys.items() if values.get(key) is not None}
+
+
+def _choose(candidates: _Candidates, meta: Meta, losses: Mapping[str, float], *, asked: Weights) -> _Choice:
+    if candidates.average is None:
+        if asked == AVERAGE:
+            raise CheckpointError("this run kept no average", hint="export `--weights online`")
+        return _Choice(candidates.online, ONLINE, ("the run kept no average",), losses)
+    name, reason = _winner(meta, losses) if asked == "auto" else (asked, "as asked for")
+    if asked != "auto" and len(losses) == 2:
+        reason += f" (held-out loss: {_figures(losses)})"
+    return _Choice(candidates.average if name == AVERAGE else candidates.online, name, (reason,), losses)
+
+
+def _winner(meta: Meta, losses: Mapping[str, float]) -> tuple[str, str]:
+    if len(losses) == 2:
+        name = AVERAGE if losses[AVERAGE] <= losses[ONLINE] else ONLINE
+        return name, f"the lower held-out loss: {_figures(losses)}"
+    horizon = None if meta.ema.decay is None or meta.ema.decay >= 1 else 1 / (1 - meta.ema.decay)
+    told = f"no held-out loss was measured at step {meta.step:,}"
+    if horizon is not None and horizon <= FITTING_SHARE * meta.step:
+        return AVERAGE, f"{told}; the average reaches back {horizon:,.0f} steps, a small part of the run, so it fits"
+    return ONLINE, f"{told}; the average reaches back over most of the run, so it may not have followed"
+
+
+def _figures(losses: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
+
+
+def _by_comparison(
+    candidates: _Candidates, meta: Meta, recipe: Recipe, run: Path, *, config: ModelConfig, asked: Weights
+) -> _Choice:
+    if asked != "auto":
+        raise RecipeError("`--compare` chooses the weights", hint=f"leave out `--weights {asked}` or `--compare`")
+    if candidates.average is None:
+        raise CheckpointError("this run kept no average to compare with", hint="leave `--compare` out")
+    task = _build(meta.task, config, None)
+    compared = compare_blends(task, candidates.online, candidates.average, config=config, recipe=recipe, run=run)
+    best = min(compared.losses, key=lambda share: compared.losses[share])
+    losses = {blend_name(share): loss for share, loss in compared.losses.items()}
+    reasons = (
+        f"the lowest loss on {compared.num_clips} held-out clips: {_figures(losses)}",
+        "blend k is online + k (ema - online)",
+    )
+    return _Choice(compared.weights(best), blend_name(best), reasons, losses)
+
+
+# ---------------------------------------------------------------- upstream's files
+
+
+def _of_upstream(path: Path, *, weights: Weights, recipe: str | None, compare: bool) -> Source:
+    if compare:
+        raise RecipeError("`--compare` needs the held-out clips of a run of ours", hint="leave it out")
+    settings = parse(compose(_asked_recipe(path, recipe), []))
+    opened = open_checkpoint(path, task=settings.task)
+    opened.check_model(settings.model)
+    config = families.find_task(settings.task).config.model_validate(settings.model)
+    own = read_tree(opened.weights)
+    has_online = not opened.averaged
+    candidates = _Candidates(
+        online=own, average=None if opened.ema is None else read_tree(opened.ema) if has_online else own
+    )
+    choice = _choose_upstream(candidates, opened, has_online=has_online, asked=weights)
+    return Source(
+        checkpoint=path,
+        name=path.parent.name or path.stem,
+        task=settings.task,
+        config=config,
+        step=opened.step or 0,
+        base=str(path),
+        weights=choice.weights,
+        chosen=choice.name,
+        reasons=(*choice.reasons, *_taken_on_trust(opened, settings)),
+        versions=opened.front_end,
+        absent=opened.absent,
+    )
+
+
+def _taken_on_trust(opened: OpenedCheckpoint, recipe: Recipe) -> list[str]:
+    """Say which settings the file does not tell, and the recipe does."""
+    settings = [f"model.{key}={json.dumps(recipe.model[key])}" for key in opened.unknown]
+    return [f"`{opened.path.name}` does not tell {', '.join(settings)}: the recipe says so"] if settings else []
+
+
+def _asked_recipe(path: Path, recipe: str | None) -> str:
+    if recipe is None:
+        raise RecipeError(
+            f"`{path}` is no checkpoint of ours: which settings does it have?",
+            hint="add `--recipe RECIPE`, whose `model:` describes it",
+        )
+    return recipe
+
+
+def _choose_upstream(candidates: _Candidates, opened: OpenedCheckpoint, *, has_online: bool, asked: Weights) -> _Choice:
+    if not has_online:
+        if asked == ONLINE:
+            raise CheckpointError(f"`{opened.path}` holds the average alone", hint="export `--weights ema`")
+        return _Choice(candidates.online, AVERAGE, ("the file holds the average alone",), {})
+    if candidates.average is None:
+        if asked == AVERAGE:
+            raise CheckpointError(f"`{opened.path}` holds no average", hint="export `--weights online`")
+        return _Choice(candidates.online, ONLINE, ("the file holds no average",), {})
+    if asked != "auto":
+        return _Choice(candidates.average if asked == AVERAGE else candidates.online, asked, ("as asked for",), {})
+    counted = "" if opened.ema_step is None else f" (it counts {opened.ema_step:,} updates)"
+    reason = (
+        f"no held-out loss is known, and upstream's average{counted} hardly follows once it has counted many: after a "
+        "short fine-tune it is still the base"
+    )
+    return _Choice(candidates.online, ONLINE, (reason,), {})

@@ -1,0 +1,309 @@
+"""From trained weights to files that other tools load, proven by reading them back.
+
+What the files look like is a family's business: its `TaskSpec.export_class` names an `Exporter`. Everything is written
+under a temporary name and takes its own only once a fresh model, built from nothing but the files, holds the same
+tensors and computes the same numbers.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from ttstrain import families
+from ttstrain.checkpoint.loading import load_weights
+from ttstrain.checkpoint.merging import merge
+from ttstrain.checkpoint.upstream import Absent, OpenedCheckpoint, open_checkpoint
+from ttstrain.errors import CheckpointError, RecipeError
+from ttstrain.shell import quoted
+from ttstrain.tensors.tensorfile import StoredTensor
+
+if TYPE_CHECKING:
+    from ttstrain.families import ModelConfig
+    from ttstrain.recipe.schema import LoraConfig
+    from ttstrain.task import Task
+
+FOLDER = "{folder}"
+TRAINING = "training"  # in every family the format that another trainer goes on with
+FORWARD_TOLERANCE = 1e-5  # of the largest output; equal weights on one machine differ by less
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What another trainer needs to go on where a run stopped."""
+
+    online: Mapping[str, Tensor]
+    average: Mapping[str, Tensor] | None
+    moments: Mapping[str, Mapping[str, Any]]  # parameter -> AdamW's `step`, `exp_avg`, `exp_avg_sq`; {} before a step
+    lr: float  # of the run's next update
+    peak_lr: float
+    weight_decay: float
+    betas: tuple[float, float]
+    eps: float
+    notes: tuple[str, ...] = ()  # what could not be taken along
+    refused: str = ""  # why a trainer with AdamW cannot go on; "" where it can
+
+
+@dataclass(frozen=True, slots=True)
+class Adapters:
+    """What was trained over a base, apart from it. Tensors go by the plain keys of `Task.exported()`."""
+
+    settings: LoraConfig
+    targets: tuple[str, ...]  # names of the adapted layers
+    tensors: Mapping[str, Tensor]
+    whole: Mapping[str, Tensor]  # parameters of the base that were trained as they are
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What is exported and where it comes from. Tensors go by the keys of `Task.exported()`."""
+
+    checkpoint: Path
+    name: str  # of the run
+    task: str
+    config: ModelConfig
+    step: int
+    weights: Mapping[str, Tensor]
+    chosen: str  # which weights these are, "online" or "ema" or a blend of both
+    reasons: tuple[str, ...]  # why these
+    losses: Mapping[str, float] = field(default_factory=dict)  # held-out loss of each kind of weights
+    base: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)  # packages that decide what the weights mean
+    training: Training | None = None
+    adapters: Adapters | None = None  # what `weights` already include; None where all weights were trained
+    others: Mapping[str, Tensor] = field(default_factory=dict)  # trained beside them, such as a discriminator
+    epoch: int | None = None  # number of times that the data were gone through, rounded up
+    absent: tuple[Absent, ...] = ()  # what an upstream file lacks by design
+    warnings: tuple[str, ...] = ()  # what speaks against these weights
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenFile:
+    """A file of weights in the exported folder."""
+
+    name: str  # below the folder
+    holds: Literal["weights", "training", "adapters"]
+    keys: frozenset[str] | None = None  # names of the weights that it holds; None: all that are exported
+    model: str = ""  # files of one such name make up a model; without a name each is one
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What an exporter put into the folder."""
+
+    files: Sequence[WrittenFile]
+    use: Sequence[Sequence[str]]  # commands that use the files, `FOLDER` where the folder's name goes
+    notes: Sequence[str] = ()
+    proven: Sequence[str] = ()  # what tools of others, each in a process of its own, were seen to compute from them
+
+
+class Exporter(Protocol):
+    """Writes one task's weights for the tools of its upstream."""
+
+    formats: Mapping[str, str]  # name -> what it is for; the first is written when the user names none
+
+    def write(self, source: Source, folder: Path, formats: Sequence[str]) -> Written:
+        """Write weights and everything needed to use them into an empty folder."""
+        ...
+
+    def config(self, folder: Path) -> ModelConfig:
+        """Read the model's settings back from the written files."""
+        ...
+
+    def probe(self, task: Task) -> Tensor:
+        """Return what the model computes from a fixed input; whatever decides what weights mean must show in it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A finished and checked export."""
+
+    folder: Path
+    files: tuple[str, ...]
+    num_bytes: int
+    num_tensors: int  # compared, over all files
+    difference: float | None  # largest of the forward pass, relative to its largest output; None: none was made
+    use: tuple[str, ...]
+    notes: tuple[str, ...]
+    proven: tuple[str, ...] = ()
+
+
+def load_exporter(task: str) -> Exporter:
+    """Find a task's exporter. Raises RecipeError when its family has none."""
+    spec = families.find_task(task)
+    exporter = spec.load_exporter()
+    if exporter is None:
+        raise RecipeError(f"`{task}` cannot be exported yet", hint="its checkpoints are safetensors under plain names")
+    return exporter
+
+
+def check_request(task: str, folder: Path, formats: Sequence[str]) -> tuple[str, ...]:
+    """Return the formats to write. Raises RecipeError for one that is unknown, or a folder that is not empty."""
+    known = load_exporter(task).formats
+    if unknown := [name for name in formats if name not in known]:
+        raise RecipeError(f"`{task}` has no format `{unknown[0]}`", hint=f"there is {', '.join(known)}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RecipeError(f"`{folder}` exists and is not empty", hint="nothing is overwritten: name another folder")
+    return tuple(dict.fromkeys(formats)) or (next(iter(known)),)
+
+
+def export(source: Source, folder: Path, *, formats: Sequence[str] = ()) -> Exported:
+    """Write the files, read them back into a fresh model, compare, and only then give the folder its name.
+
+    Raises CheckpointError when what was written is not what was meant; the folder is not there then.
+    """
+    formats = check_request(source.task, folder, formats)
+    exporter = load_exporter(source.task)
+    folder = Path(os.path.abspath(folder))  # noqa: PTH100  a link keeps the name the user gave it
+    temporary = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
+    try:
+        temporary.mkdir(parents=True)
+        written = exporter.write(source, temporary, formats)
+        num_tensors, difference = _verify(source, exporter, temporary, written.files)
+        _sync(temporary)
+        if folder.is_dir():
+            folder.rmdir()
+        temporary.rename(folder)
+    except OSError as error:
+        raise CheckpointError(f"`{folder}` could not be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return Exported(
+        folder=folder,
+        files=tuple(path.relative_to(folder).as_posix() for path in files),
+        num_bytes=sum(path.stat().st_size for path in files),
+        num_tensors=num_tensors,
+        difference=difference,
+        use=tuple(quoted(*(word.replace(FOLDER, str(folder)) for word in command)) for command in written.use),
+        notes=tuple(written.notes),
+        proven=tuple(written.proven),
+    )
+
+
+# ---------------------------------------------------------------- proof
+
+
+def _verify(source: Source, exporter: Exporter, folder: Path, files: Sequence[WrittenFile]) -> tuple[int, float | None]:
+    """Return how many tensors were compared and the largest difference of a forward pass."""
+    num_tensors = 0
+    differences: list[float] = []
+    for model in _models(files):
+        if model[0].holds == "adapters":  # what they do over their base is for the exporter to prove
+            opened = open_checkpoint(folder / model[0].name, task=source.task)
+            num_tensors += _compare(model[0].name, opened.adapters, _trained_apart(source))
+            continue
+        training = source.training if model[0].holds == "training" else None
+        expected = source.weights if training is None else training.online
+        parts = []
+        for file in model:
+            opened = open_checkpoint(folder / file.name, task=source.task)
+            num_tensors += _compare_file(file, opened, {**expected, **source.others}, default=expected)
+            if training is not None:
+                num_tensors += _compare_training(file, opened, training)
+            parts.append(opened)
+        whole = merge(parts)
+        config = exporter.config(folder)
+        whole.check_model(config.model_dump(mode="json"))
+        # What files of this kind leave out has no part in what they compute, and is taken as it was.
+        stored = {key: whole.weights[key] for key in expected if key in whole.weights}
+        rounded = _as_stored(expected, stored)
+        fresh = _build(source.task, config)
+        load_weights(fresh.exported(), {**rounded, **stored}, source=whole.title)
+        outputs = exporter.probe(fresh)
+        differences.append(_difference(whole.title, outputs, _probe(source, exporter, rounded)))
+    return num_tensors, max(differences, default=None)
+
+
+def _models(files: Sequence[WrittenFile]) -> list[list[WrittenFile]]:
+    """Put together the files that make up one model."""
+    models: dict[str, list[WrittenFile]] = {}
+    for file in files:
+        models.setdefault(file.model or file.name, []).append(file)
+    return list(models.values())
+
+
+def _compare_file(
+    file: WrittenFile, opened: OpenedCheckpoint, held: Mapping[str, Tensor], *, default: Mapping[str, Tensor]
+) -> int:
+    expected = default if file.keys is None else {key: held[key] for key in file.keys}
+    return _compare(file.name, opened.weights, expected)
+
+
+def _compare_training(file: WrittenFile, opened: OpenedCheckpoint, training: Training) -> int:
+    count = 0
+    if training.average is not None and file.keys is None:
+        count += _compare(f"{file.name}, average", opened.ema or {}, training.average)
+    wanted = {name: state for name, state in training.moments.items() if file.keys is None or name in file.keys}
+    return count + _compare(f"{file.name}, moments", _flat(opened.moments or {}), _flat(wanted))
+
+
+def _trained_apart(source: Source) -> dict[str, Tensor]:
+    return {} if source.adapters is None else {**source.adapters.tensors, **source.adapters.whole}
+
+
+def _build(task: str, config: ModelConfig) -> Task:
+    """Build a task that computes in float32, whatever its weights are trained in."""
+    task_class: Any = families.find_task(task).load_task()
+    built: Task = task_class(config)
+    return built.eval().float()
+
+
+def _as_stored(expected: Mapping[str, Tensor], stored: Mapping[str, StoredTensor]) -> dict[str, Tensor]:
+    """Round weights to the types in which the files keep them; those that they leave out stay as they are."""
+    return {key: tensor.to(stored[key].dtype) if key in stored else tensor for key, tensor in expected.items()}
+
+
+def _probe(source: Source, exporter: Exporter, weights: Mapping[str, Tensor]) -> Tensor:
+    """Compute the same with the weights as they were and the settings that they were trained with."""
+    task = _build(source.task, source.config)
+    load_weights(task.exported(), weights, source=str(source.checkpoint))
+    return exporter.probe(task)
+
+
+def _compare(name: str, written: Mapping[str, StoredTensor], expected: Mapping[str, Tensor]) -> int:
+    if odd := sorted(set(written) ^ set(expected)):
+        raise _mismatch(name, f"{len(odd)} tensors are in one of the two only, such as `{odd[0]}`")
+    for key, tensor in expected.items():
+        found = written[key].read()
+        if found.shape != tensor.shape or not torch.equal(found, tensor.to(device="cpu", dtype=found.dtype)):
+            raise _mismatch(name, f"`{key}` differs")
+    return len(expected)
+
+
+def _flat(moments: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {f"{name}.{key}": value for name, state in moments.items() for key, value in state.items()}
+
+
+def _difference(name: str, found: Tensor, expected: Tensor) -> float:
+    if found.shape != expected.shape or not bool(torch.isfinite(found).all()):
+        raise _mismatch(name, "the forward pass is not finite, or not of the same shape")
+    size = float(expected.abs().max())
+    difference = float((found - expected).abs().max()) / max(size, 1e-12)
+    if difference > FORWARD_TOLERANCE:
+        raise _mismatch(name, f"the forward pass differs by {difference:.2g} of its largest value")
+    return difference
+
+
+def _mismatch(name: str, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"the exported `{name}`, read back, is not what was to be written: {what}",
+        hint="nothing was kept and the checkpoint is as it was; is the disk sound? else please report this",
+    )
+
+
+def _sync(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

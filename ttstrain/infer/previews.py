@@ -1,0 +1,406 @@
+"""Speech to follow a run by: the base, the weights and their average say the same sentences at every sampling step.
+
+`samples/step-*/` holds `<name>.wav`, `<name>.ema.wav` and `<name>.base.wav`, a picture of each one's mel, and
+`numbers.json`. Keys of the metrics: `sample/mel_distance/<name>`, `sample/ema_mel_distance/<name>` and
+`sample/base_mel_distance/<name>` (with their means as `mean`) and `sample/duration_ratio/<name>`, where a recording of
+the sentence exists; and `sample/<number>/<name>` for every figure that the task itself reports, with its mean, likewise
+with `ema_` and `base_` before the number's name.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import soundfile
+import torch
+from torch import Tensor
+
+from ttstrain import documents
+from ttstrain.checkpoint.loading import load_weights
+from ttstrain.checkpoint.upstream import OpenedCheckpoint
+from ttstrain.data import atomic
+from ttstrain.data.audio import read_clip
+from ttstrain.data.manifest import Clip
+from ttstrain.data.readers.locate import AUDIO_SUFFIXES
+from ttstrain.data.transcript import clean
+from ttstrain.errors import CheckpointError, UserError, first_line, is_out_of_memory
+from ttstrain.modules.mel_distance import mel_distance
+from ttstrain.recipe.schema import Recipe, base_files
+from ttstrain.runs.prepare import Prepared
+from ttstrain.task import Audio, Prompt, Sample
+from ttstrain.tracking import spectrogram
+from ttstrain.tracking.tracker import Spoken, Weights
+from ttstrain.train.evaluate import evaluating
+from ttstrain.train.run import Run
+from ttstrain.train.signals import Hurried
+
+REFERENCE_S = (2.0, 10.0)  # a voice is recognisable in 2 s, and a longer prompt only costs time
+NUMBERS = "numbers.json"
+SUFFIXES: Mapping[Weights, str] = {"online": "", "ema": ".ema", "base": ".base"}
+METRICS: Mapping[Weights, str] = {"online": "", "ema": "ema_", "base": "base_"}
+Breakable = Callable[[], AbstractContextManager[None]]
+CHEAP_BYTES = 1 << 30  # a base up to this size is read again to compare with
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """One sentence to speak at every sampling step, and the recording it is compared with."""
+
+    name: str
+    prompt: Prompt
+    recorded: Tensor | None = None  # (n, n_mels) log-mel of a held-out recording of the same text
+    recorded_s: float | None = None
+    voice: str = ""  # the clip whose voice it is
+    notes: tuple[str, ...] = ()  # what of the text is read in another way than it is written
+
+
+@dataclass(slots=True)
+class Previews:
+    """What is spoken at every sampling step."""
+
+    sentences: Sequence[Preview] = ()
+    has_base: bool = False  # the weights of step 0 are a trained model's, worth comparing with
+    told: set[str] = field(default_factory=set)  # remarks that need no repetition
+    notes: Sequence[str] = ()  # why there are none
+
+
+# ---------------------------------------------------------------- choosing
+
+
+def choose_previews(recipe: Recipe, prepared: Prepared) -> list[Preview]:
+    """Speak the recipe's texts, or held-out sentences, each after another clip's voice.
+
+    How long a sentence takes is left to the task, as it will be when the model is used.
+    """
+    everything = [*prepared.held_out, *prepared.train]
+    if recipe.sample.texts:
+        reference = choose_reference(everything, apart_from=None)
+        return [_of_text(i + 1, text, reference, prepared) for i, text in enumerate(recipe.sample.texts)]
+    previews = []
+    for clip in list(prepared.held_out)[: recipe.sample.count]:
+        reference = choose_reference(everything, apart_from=clip)
+        recorded = prepared.task_data.reference(prepared.cache.get(clip))
+        previews.append(_preview(_file_name(clip.id), clip.text, reference, prepared, clip=clip, recorded=recorded))
+    return previews
+
+
+def choose_reference(clips: Sequence[Clip], *, apart_from: Clip | None) -> Clip | None:
+    """Choose the voice to speak with: the first clip of a handy length, by the same speaker where there is one."""
+    others = [clip for clip in clips if apart_from is None or clip.id != apart_from.id]
+    same = [clip for clip in others if apart_from is not None and clip.speaker == apart_from.speaker]
+    low, high = REFERENCE_S
+    for pool in (same, others):
+        for clip in pool:
+            if low <= clip.duration_s <= high:
+                return clip
+    # None is handy: the one that misses by least.
+    return min(same or others, key=lambda clip: max(low - clip.duration_s, clip.duration_s - high), default=None)
+
+
+def _of_text(number: int, text: str, reference: Clip | None, prepared: Prepared) -> Preview:
+    """Read a text of the recipe as those of the data are read."""
+    cleaned = clean(text)
+    changes = tuple(repair.why for repair in cleaned.repairs if repair.action != "accept")
+    return replace(_preview(f"text-{number}", cleaned.text, reference, prepared), notes=changes)
+
+
+def _preview(
+    name: str,
+    text: str,
+    reference: Clip | None,
+    prepared: Prepared,
+    *,
+    clip: Clip | None = None,
+    recorded: Tensor | None = None,
+) -> Preview:
+    named = clip or reference
+    language = "" if clip is None else clip.language  # of the recipe's own texts nothing is known
+    prompt = Prompt(text, speaker="" if named is None else named.speaker, language=language)
+    if reference is not None:
+        rate = prepared.task_data.sample_rate
+        audio = Audio(read_clip(reference, rate), rate)
+        prompt = replace(prompt, reference=audio, reference_text=reference.text)
+    return Preview(
+        name,
+        prompt,
+        recorded=recorded,
+        recorded_s=None if clip is None else clip.duration_s,
+        voice="" if reference is None else reference.id,
+    )
+
+
+def _file_name(clip_id: str) -> str:
+    """Make an id safe as a file name, without the ending of the recording it may be named after."""
+    ending = PurePosixPath(clip_id).suffix
+    if ending.lower() in AUDIO_SUFFIXES:
+        clip_id = clip_id.removesuffix(ending)
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in clip_id).strip(".") or "clip"
+
+
+# ---------------------------------------------------------------- speaking
+
+
+def speak(run: Run, previews: Previews, *, breakable: Breakable = nullcontext) -> dict[str, float]:
+    """Speak every preview with the weights and with their average, put the base beside them, and measure.
+
+    Only the main rank speaks. Modes, weights and random numbers are as before afterwards, whatever happens; what fails,
+    by any error, is said and left out. Raises Hurried where `breakable`, entered around each sentence, does.
+    """
+    if not run.ranks.main or not previews.sentences:
+        return {}
+    step = run.progress.step
+    folder = _folder(run, step)
+    spoken: dict[str, dict[str, Spoken]] = {}
+    with _told(run, previews, "what the previews say"):
+        folder.mkdir(parents=True, exist_ok=True)
+        spoken["online"] = _speak_all(run, previews, folder, weights="online", breakable=breakable)
+        if run.ema is not None and step > 0:  # at step 0 it is a copy
+            averaged = run.ema.swapped_in(run.task.exported())
+            spoken["ema"] = _speak_all(run, previews, folder, weights="ema", swap=averaged, breakable=breakable)
+    entries = []
+    values: dict[str, float] = {}
+    for preview in previews.sentences:
+        variants: dict[Weights, Spoken] = {}
+        for weights in ("online", "ema"):
+            if preview.name in spoken.get(weights, {}):
+                variants[weights] = spoken[weights][preview.name]
+        base = _base(run, previews, preview, variants.get("online"))
+        if base is not None:
+            variants["base"] = base
+        if variants:
+            entries.append(_entry(preview, variants))
+            values |= _values(preview, variants)
+            run.trackers.sample(step, preview.name, preview.prompt.text, variants)
+    with _told(run, previews, NUMBERS):
+        _write_numbers(folder, step, entries)
+    return values | _means(values)
+
+
+def _folder(run: Run, step: int) -> Path:
+    return run.folder / "samples" / f"step-{step:08d}"
+
+
+def _speak_all(
+    run: Run,
+    previews: Previews,
+    folder: Path,
+    *,
+    weights: Weights,
+    swap: AbstractContextManager[None] | None = None,
+    breakable: Breakable = nullcontext,
+) -> dict[str, Spoken]:
+    spoken: dict[str, Spoken] = {}
+    with run.rng.preserved(), run.optimizers.evaluating(), swap or nullcontext(), evaluating(run.task):
+        for preview in previews.sentences:
+            with _told(run, previews, f"preview {preview.name}{SUFFIXES[weights]}"):
+                with breakable():
+                    sample = run.task.sample(preview.prompt)
+                for note in (*preview.notes, *sample.notes):
+                    _tell(run, previews, f"preview {preview.name}: {note}")
+                path = _write(sample, folder / f"{preview.name}{SUFFIXES[weights]}.wav")
+                spoken[preview.name] = _measured(preview, sample, path)
+    return spoken
+
+
+@contextmanager
+def _told(run: Run, previews: Previews, what: str) -> Iterator[None]:
+    """Say what failed, once, and go on: previews are to look at, and no defect in them is worth a run."""
+    try:
+        yield
+    except Hurried:
+        raise
+    except Exception as error:
+        reason = first_line(error)
+        if is_out_of_memory(error):
+            torch.cuda.empty_cache()
+            reason = "it did not fit in memory beside the training"
+        hint = f" ({error.hint})" if isinstance(error, UserError) and error.hint else ""
+        _tell(run, previews, f"warning: {what} is missing: {reason}{hint}")
+
+
+def _tell(run: Run, previews: Previews, remark: str) -> None:
+    if remark not in previews.told:
+        previews.told.add(remark)
+        run.trackers.note(remark)
+
+
+def _write(sample: Sample, path: Path) -> Path:
+    """Write the sound, and a picture of its mel beside it."""
+    soundfile.write(path, sample.audio.wav.clamp(-1, 1).cpu().numpy(), sample.audio.sample_rate, subtype="PCM_16")
+    if sample.mel is not None:
+        path.with_suffix(".png").write_bytes(spectrogram.png(spectrogram.picture(sample.mel)))
+    return path
+
+
+def _measured(preview: Preview, sample: Sample, path: Path) -> Spoken:
+    seconds = sample.audio.wav.shape[-1] / sample.audio.sample_rate
+    distance = None
+    if preview.recorded is not None and sample.mel is not None:
+        distance = mel_distance(sample.mel.float().cpu(), preview.recorded.float().cpu())
+    return Spoken(
+        path=path,
+        seconds=seconds,
+        sample=sample,
+        mel_distance=distance,
+        duration_ratio=None if preview.recorded_s is None else seconds / preview.recorded_s,
+        numbers=dict(sample.numbers),
+    )
+
+
+# ---------------------------------------------------------------- the base
+
+
+def _base(run: Run, previews: Previews, preview: Preview, online: Spoken | None) -> Spoken | None:
+    """Put what the base said of this sentence beside the rest: at step 0 that is what was just spoken."""
+    if not previews.has_base:
+        return None
+    step = run.progress.step
+    path = _folder(run, step) / f"{preview.name}{SUFFIXES['base']}.wav"
+    with _told(run, previews, path.name):
+        if step == 0:
+            return None if online is None else _copied(online, path)
+        found = _recall(run, preview)
+        if found is None:
+            _tell(run, previews, f"preview {preview.name} has no base beside it: step 0 did not speak it alike")
+            return None
+        return _copied(found, path)
+    return None
+
+
+def _recall(run: Run, preview: Preview) -> Spoken | None:
+    """Find what step 0 said of the same text with the same voice and vocoder."""
+    folder = _folder(run, 0)
+    try:
+        entry = next(entry for entry in _entries(folder) if entry["name"] == preview.name)
+        now = (preview.prompt.text, preview.voice, run.task.ready_to_speak())
+        if (entry["text"], entry["voice"], entry["vocoder"]) != now:
+            return None
+        numbers = entry["base"]
+        path = folder / numbers["file"]
+        if not path.is_file():
+            return None
+        return Spoken(
+            path=path,
+            seconds=numbers["seconds"],
+            mel_distance=numbers["mel_distance"],
+            duration_ratio=numbers["duration_ratio"],
+            numbers=numbers.get("numbers", {}),
+        )
+    except (OSError, ValueError, KeyError, TypeError, StopIteration):  # from before this file was written, or damaged
+        return None
+
+
+def _copied(spoken: Spoken, path: Path) -> Spoken:
+    shutil.copyfile(spoken.path, path)
+    picture = spoken.path.with_suffix(".png")
+    if picture.is_file():
+        shutil.copyfile(picture, path.with_suffix(".png"))
+    return replace(spoken, path=path, sample=None)
+
+
+def recover_base(run: Run, previews: Previews, open_base: Callable[[], OpenedCheckpoint]) -> list[str]:
+    """Speak with the base again where a resumed run has lost what it said at step 0; return remarks.
+
+    Not for a base of more than 1 GiB or one on the Hub, nor for adapters, whose base is no longer apart.
+    """
+    base, step = run.plan.recipe.base, run.progress.step
+    if base is None or step == 0 or not previews.has_base or not run.ranks.main:
+        return []
+    lost = [preview for preview in previews.sentences if _recall(run, preview) is None]
+    if not lost:
+        return []
+    sizes = [_bytes(Path(file).expanduser()) for file in base_files(base)]
+    if run.plan.recipe.lora is not None or not (all(sizes) and sum(sizes) <= CHEAP_BYTES):
+        why = "adapters are trained" if run.plan.recipe.lora is not None else "the base is large, far or gone"
+        return [f"previews have no base beside them: what it said at step 0 is lost, and {why}"]
+    own = {name: tensor.detach().clone() for name, tensor in run.task.state_dict().items()}
+    folder = _folder(run, 0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = open_base()
+        load_weights(run.task, run.task.fitted(opened).weights, source=opened.title)
+        again = Previews(lost, told=previews.told)
+        spoken = _speak_all(run, again, folder, weights="base")
+        entries = [_entry(preview, {"base": spoken[preview.name]}) for preview in lost if preview.name in spoken]
+        kept = _entries(folder) if (folder / NUMBERS).exists() else []
+        _write_numbers(folder, 0, [*(entry for entry in kept if entry["name"] not in spoken), *entries])
+    except Exception as error:
+        return [f"previews have no base beside them: {first_line(error)}"]
+    finally:
+        run.task.load_state_dict(own)
+    return [f"the base has spoken {len(entries)} previews again: what it said at step 0 was lost"]
+
+
+def _bytes(path: Path) -> int:
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return path.stat().st_size if path.is_file() else 0
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def _entry(preview: Preview, variants: Mapping[Weights, Spoken]) -> dict[str, Any]:
+    """Describe a preview for `numbers.json`."""
+    sample = next((spoken.sample for spoken in variants.values() if spoken.sample is not None), None)
+    return {
+        "name": preview.name,
+        "text": preview.prompt.text,
+        "voice": preview.voice,
+        "voice_text": preview.prompt.reference_text,
+        "recorded_s": preview.recorded_s,
+        "vocoder": "" if sample is None else sample.vocoder,
+        **{
+            weights: {
+                "file": spoken.path.name,
+                "seconds": spoken.seconds,
+                "duration_ratio": spoken.duration_ratio,
+                "mel_distance": spoken.mel_distance,
+                "numbers": dict(spoken.numbers),
+            }
+            for weights, spoken in variants.items()
+        },
+    }
+
+
+def _write_numbers(folder: Path, step: int, entries: Sequence[Mapping[str, Any]]) -> None:
+    text = json.dumps({"step": step, "previews": entries}, indent=1, ensure_ascii=False)
+    atomic.write_text(folder / NUMBERS, text + "\n")
+
+
+def _entries(folder: Path) -> list[dict[str, Any]]:
+    """Read what `_write_numbers` wrote; nothing where the file is missing or damaged: it can be made again."""
+    try:
+        values = documents.read_object(folder / NUMBERS, error=CheckpointError, keys={"previews": list}, numbers="any")
+    except CheckpointError:
+        return []
+    entries: list[dict[str, Any]] = values["previews"]
+    return entries
+
+
+def _values(preview: Preview, variants: Mapping[Weights, Spoken]) -> dict[str, float]:
+    values = {
+        f"sample/{METRICS[weights]}mel_distance/{preview.name}": spoken.mel_distance
+        for weights, spoken in variants.items()
+        if spoken.mel_distance is not None
+    }
+    online = variants.get("online")
+    if online is not None and online.duration_ratio is not None:
+        values[f"sample/duration_ratio/{preview.name}"] = online.duration_ratio
+    for weights, spoken in variants.items():
+        values |= {f"sample/{METRICS[weights]}{name}/{preview.name}": value for name, value in spoken.numbers.items()}
+    return values
+
+
+def _means(values: Mapping[str, float]) -> dict[str, float]:
+    """Average every figure over the sentences that have it."""
+    figures: dict[str, list[float]] = {}
+    for key, value in values.items():
+        figures.setdefault(key.rpartition("/")[0], []).append(value)
+    return {f"{place}/mean": sum(found) / len(found) for place, found in figures.items()}

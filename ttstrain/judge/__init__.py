@@ -1,0 +1,1 @@
+"""Judging what a trained model does: scores of transcripts, probes, and blends of raw and EMA weights."""

@@ -1,0 +1,105 @@
+"""Weights, their average and blends of both, measured on a run's held-out clips."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ttstrain import families
+from ttstrain.checkpoint.loading import load_weights
+from ttstrain.data import sampler
+from ttstrain.data.cache import FeatureCache
+from ttstrain.data.location import cache_root
+from ttstrain.data.manifest import Clip, read_manifest
+from ttstrain.errors import DataError
+from ttstrain.families import ModelConfig
+from ttstrain.recipe.schema import Recipe
+from ttstrain.task import Batch, Mean, Task, TaskData
+from ttstrain.train.evaluate import EVALUATION_SEED, evaluating
+
+BLENDS = (0.0, 0.5, 1.0, 1.5)  # shares k of online + k (average - online): 0 is online, 1 the average
+HELD_OUT = Path("data") / "held_out.jsonl"  # in a run's folder
+
+
+def blend_name(share: float) -> str:
+    """Name a blend: `blend 0.5` is half way from the weights to their average."""
+    named = {0.0: "online", 1.0: "ema"}
+    return named.get(share, f"blend {share:g}")
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Held-out losses of blends."""
+
+    online: Mapping[str, Tensor]
+    average: Mapping[str, Tensor]
+    losses: Mapping[float, float]  # share -> loss
+    num_clips: int
+
+    def weights(self, share: float) -> dict[str, Tensor]:
+        """Return one blend's tensors; what is not a floating-point number is the weights' own."""
+        return _blended(self.online, self.average, share)
+
+
+def compare_blends(
+    task: Task,
+    online: Mapping[str, Tensor],
+    average: Mapping[str, Tensor],
+    *,
+    config: ModelConfig,
+    recipe: Recipe,
+    run: Path,
+    shares: Sequence[float] = BLENDS,
+) -> Compared:
+    """Evaluate each blend on the clips that the run held out, with the noise of the run's own evaluations.
+
+    Raises DataError when the recordings are no longer there.
+    """
+    path = run / HELD_OUT
+    clips = read_manifest(path)[: recipe.eval.max_clips] if path.is_file() else []
+    if not clips:
+        raise DataError(f"`{run}` lists no held-out clips", hint="export without `--compare`")
+    batches = _batches(clips, config, recipe)
+    losses = {}
+    for share in shares:
+        load_weights(task.exported(), _blended(online, average, share), source=blend_name(share))
+        losses[share] = _loss(task, batches)
+    return Compared(online=online, average=average, losses=losses, num_clips=len(clips))
+
+
+def _blended(online: Mapping[str, Tensor], average: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    return {
+        key: torch.lerp(tensor.float(), average[key].float(), share) if tensor.is_floating_point() else tensor
+        for key, tensor in online.items()
+    }
+
+
+def _batches(clips: Sequence[Clip], config: ModelConfig, recipe: Recipe) -> list[Batch]:
+    data_class: Any = families.find_task(recipe.task).load_data()
+    task_data: TaskData = data_class(config)
+    cache = FeatureCache(cache_root(recipe.data.cache_dir) / "features", task_data, place="disk")
+    report = cache.build(clips)
+    if report.failed:
+        clip, why = next(iter(report.failed.items()))
+        raise DataError(f"the held-out clip `{clip}` cannot be read: {why}", hint="export without `--compare`")
+    lengths = [task_data.length(clip) for clip in clips]
+    chosen = sampler.in_order(lengths, budget=recipe.data.batch_frames, max_clips=recipe.data.max_clips)
+    return [task_data.collate([task_data.example(clips[i], cache.get(clips[i])) for i in batch]) for batch in chosen]
+
+
+def _loss(task: Task, batches: Sequence[Batch]) -> float:
+    generator = torch.Generator()
+    total = count = 0.0
+    with evaluating(task):
+        for i, batch in enumerate(batches):
+            generator.manual_seed(EVALUATION_SEED + i)
+            value = task.evaluate(batch, generator)["total"]
+            mean = value if isinstance(value, Mean) else Mean(value.double() * batch.weight, torch.tensor(batch.weight))
+            total += float(mean.total)
+            count += float(mean.count)
+    return total / count

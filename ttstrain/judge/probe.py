@@ -1,0 +1,196 @@
+"""Tell by its behaviour how a checkpoint is meant, where names and shapes do not: `inspect-ckpt --probe`.
+
+Every reading of the tensors is judged on the same few clips, with the same noise and times. The best one counts only
+where the checkpoint does much better than a net that was never trained: such a net prefers whatever features are small.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ttstrain import families
+from ttstrain.checkpoint.loading import load_weights
+from ttstrain.checkpoint.upstream import open_checkpoint, resolve_base
+from ttstrain.data.audio import read_clip
+from ttstrain.data.audit import audit
+from ttstrain.data.manifest import Clip
+from ttstrain.data.readers import read_rows
+from ttstrain.errors import CheckpointError, UserError
+from ttstrain.families import Reading, TaskSpec
+from ttstrain.recipe.schema import DataConfig, TrainConfig
+from ttstrain.runs.prepare import ShowProgress, no_progress
+from ttstrain.task import Batch, Mean, Task
+from ttstrain.tensors.tensorfile import read_tree
+from ttstrain.train.build import choose_device
+from ttstrain.train.evaluate import EVALUATION_SEED, evaluating
+
+NUM_CLIPS = 6
+HANDY_S = (1.5, 8.0)  # long enough for a sentence, short enough for a CPU
+LOOKED_AT = 8  # rows examined for each clip that is wanted
+LEARNED = 0.5  # share of an untrained net's loss below which a checkpoint has something to tell
+SURE = 3.0  # standard errors by which the best has to be ahead of the next, clip by clip
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A reading and how well the checkpoint does under it."""
+
+    name: str
+    settings: Mapping[str, Any]
+    stated: bool
+    loss: float  # mean over clips
+    clips: Mapping[str, float]  # clip -> loss
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "settings": dict(self.settings),
+            "stated": self.stated,
+            "loss": self.loss,
+            "clips": dict(self.clips),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """All readings, the best first, and what follows."""
+
+    path: str
+    model: str
+    readings: Sequence[Judged]
+    untrained: float  # loss of a fresh net under the best reading
+    margin: float  # by which share the next best's loss is higher
+    errors: float  # the margin in standard errors over clips
+    ahead: int  # clips on which the best is ahead of the next
+
+    @property
+    def best(self) -> Judged:
+        return self.readings[0]
+
+    @property
+    def learned(self) -> bool:
+        return self.best.loss < LEARNED * self.untrained
+
+    @property
+    def decided(self) -> bool:
+        return self.learned and self.errors >= SURE and self.ahead == len(self.best.clips)
+
+    @property
+    def verdict(self) -> str | None:
+        return self.best.name if self.decided else None
+
+    @property
+    def contradicted(self) -> bool:
+        """Whether the checkpoint says something else of itself than it does."""
+        return self.decided and not self.best.stated and any(reading.stated for reading in self.readings)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "path": self.path,
+            "model": self.model,
+            "verdict": self.verdict,
+            "margin": self.margin,
+            "standard_errors": self.errors,
+            "untrained": self.untrained,
+            "contradicted": self.contradicted,
+            "readings": [reading.to_json() for reading in self.readings],
+        }
+
+
+def probe(path: str, data: str, *, vocab: str | None = None, show: ShowProgress = no_progress) -> Probe:
+    """Judge a checkpoint on a few clips under every reading of its tensors.
+
+    Raises CheckpointError when there is nothing to choose between, UserError when the clips are too few.
+    """
+    opened = open_checkpoint(resolve_base(path))
+    spec = families.find_task(opened.task)
+    readings = spec.list_readings(opened, vocab=vocab)
+    if len(readings) < 2:
+        raise CheckpointError(
+            f"`{opened.path}` ({opened.task}) can be understood in one way only: its shapes tell all",
+            hint="`ttstrain inspect-ckpt` without `--probe` says what it is",
+        )
+    clips = choose_clips(data)
+    device = choose_device("auto", tf32=TrainConfig().tf32)
+    weights = read_tree(opened.weights)
+    judged = []
+    with show("probing") as progress:
+        for number, reading in enumerate(readings):
+            task, task_data = _build(spec, reading, device)
+            batches = {clip.id: _batch(task_data, clip) for clip in clips}
+            load_weights(task, weights, source=str(opened.path))
+            losses = _losses(task, batches, device)
+            mean = statistics.fmean(losses.values())
+            judged.append(Judged(reading.name, reading.settings, stated=reading.stated, loss=mean, clips=losses))
+            if progress is not None:
+                progress(number + 1, len(readings) + 1)
+        best = min(range(len(readings)), key=lambda number: judged[number].loss)
+        task, task_data = _build(spec, readings[best], device)
+        untrained = _losses(task, {clip.id: _batch(task_data, clip) for clip in clips}, device)
+    return compare(judged, untrained=statistics.fmean(untrained.values()), path=path, model=opened.model)
+
+
+def choose_clips(data: str) -> list[Clip]:
+    """Choose clips of a handy length from all over a data set, the same ones every time."""
+    table = read_rows(data)
+    wanted = NUM_CLIPS * LOOKED_AT
+    step = max(1, len(table.rows) // wanted)
+    some = replace(table, rows=table.rows[::step][:wanted], verdicts=[])
+    clips = audit(some, DataConfig(path=data)).clips
+    low, high = HANDY_S
+    handy = [clip for clip in clips if low <= clip.duration_s <= high] or sorted(clips, key=lambda c: c.duration_s)
+    step = max(1, len(handy) // NUM_CLIPS)
+    chosen = handy[::step][:NUM_CLIPS]
+    if len(chosen) < 2:
+        raise UserError(f"`{data}` has too few clips to compare anything", hint="give two clips or more, with texts")
+    return chosen
+
+
+def compare(judged: Sequence[Judged], *, untrained: float, path: str, model: str) -> Probe:
+    """Order readings and measure how far the best is ahead of the next, clip by clip."""
+    ordered = sorted(judged, key=lambda reading: reading.loss)
+    best, second = ordered[:2]
+    ahead = [second.clips[clip] / best.clips[clip] - 1 if best.clips[clip] else 0.0 for clip in best.clips]
+    spread = statistics.stdev(ahead) / len(ahead) ** 0.5
+    margin = statistics.fmean(ahead)
+    return Probe(
+        path=path,
+        model=model,
+        readings=ordered,
+        untrained=untrained,
+        margin=margin,
+        errors=margin / spread if spread else 0.0,
+        ahead=sum(share > 0 for share in ahead),
+    )
+
+
+def _build(spec: TaskSpec, reading: Reading, device: torch.device) -> tuple[Task, Any]:
+    """Build a fresh net and its data, alike for every reading."""
+    torch.manual_seed(0)
+    known = {key: value for key, value in reading.model.items() if key in spec.config.model_fields}
+    config = spec.config.model_validate(known)
+    task_class: Any = spec.load_task()
+    data_class: Any = spec.load_data()
+    return task_class(config).to(device), data_class(config)
+
+
+def _batch(task_data: Any, clip: Clip) -> Batch:
+    features = task_data.features(read_clip(clip, task_data.sample_rate), clip)
+    batch: Batch = task_data.collate([task_data.example(clip, features)])
+    return batch
+
+
+def _losses(task: Task, batches: Mapping[str, Batch], device: torch.device) -> dict[str, float]:
+    generator = torch.Generator()
+    losses = {}
+    with evaluating(task):
+        for number, (clip, batch) in enumerate(batches.items()):
+            generator.manual_seed(EVALUATION_SEED + number)
+            total = task.evaluate(batch.to(device), generator)["total"]
+            losses[clip] = float(total.total / total.count if isinstance(total, Mean) else total)
+    return losses

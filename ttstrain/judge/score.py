@@ -1,0 +1,228 @@
+"""Which transcripts the model itself finds suspicious."""
+
+from __future__ import annotations
+
+import statistics
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ttstrain import families
+from ttstrain.checkpoint.loading import load_weights
+from ttstrain.checkpoint.meta import check_vocab
+from ttstrain.checkpoint.upstream import OpenedCheckpoint, open_checkpoint, resolve_base
+from ttstrain.data import atomic
+from ttstrain.data.cache import FeatureCache
+from ttstrain.data.manifest import Clip, json_line
+from ttstrain.data.sampler import in_order
+from ttstrain.errors import DataError
+from ttstrain.places import refused_as
+from ttstrain.plan.facts import front_end_of
+from ttstrain.recipe.schema import Recipe
+from ttstrain.task import Task
+from ttstrain.train.build import choose_device
+from ttstrain.train.evaluate import EVALUATION_SEED, evaluating
+from ttstrain.train.precision import Precision, choose
+
+SUSPICIOUS = -3.0  # robust standard deviations from the median
+NORMAL_MAD = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
+FEWEST_CLIPS = 8  # below that a median says nothing
+CHANCE, HEARS = 0.5, 0.8  # of `Scoring.separation`: what a model that hears nothing reaches, and one to rely on
+
+
+@dataclass(frozen=True, slots=True)
+class ClipScore:
+    """One clip's agreement with its text."""
+
+    clip: Clip
+    score: float  # as `Task.score`
+    z: float  # robust standard deviations from the median of all clips
+    suspicious: bool  # far below the others, or no better explained than by another clip's text
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "id": self.clip.id,
+            "score": self.score,
+            "z": self.z,
+            "suspicious": self.suspicious,
+            "text": self.clip.text,
+            "path": str(self.clip.path),
+            "source": self.clip.source,
+            "duration_s": self.clip.duration_s,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """The scores of a data set, the most suspicious clip first."""
+
+    scores: Sequence[ClipScore]
+    checkpoint: str  # what scored, for people
+    median: float
+    separation: float  # share of pairs in which a clip's text scores above another's in its place; see `CHANCE`
+
+    @property
+    def reliable(self) -> bool:
+        """The model hears the texts well enough for its order to mean something."""
+        return self.separation >= HEARS
+
+    @property
+    def suspicious(self) -> list[ClipScore]:
+        return [score for score in self.scores if score.suspicious]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "checkpoint": self.checkpoint,
+            "median": self.median,
+            "separation": self.separation,
+            "clips": [entry.to_json() for entry in self.scores],
+        }
+
+
+def open_scorer(recipe: Recipe, path: str) -> OpenedCheckpoint:
+    """Open the checkpoint, or the best of a run, that is to judge the texts of a recipe's task.
+
+    Raises CheckpointError when it is another model than the recipe's, or reads texts by another vocabulary.
+    """
+    opened = open_checkpoint(resolve_base(path), task=recipe.task)
+    opened.check_model(recipe.model)
+    front_end = front_end_of(recipe)
+    if front_end is not None:
+        check_vocab(opened.front_end, front_end.versions, source=str(opened.path))
+    return opened
+
+
+def score(
+    recipe: Recipe,
+    opened: OpenedCheckpoint,
+    cache: FeatureCache,
+    clips: Sequence[Clip],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Scoring:
+    """Score clips whose features are cached.
+
+    Noise and times are fixed, so that scores differ by clip and text alone. Each clip is scored a second time with the
+    text of another clip of like length: how far the two kinds of scores lie apart says what the model is worth here.
+    Raises DataError when there are too few clips to tell what is unusual.
+    """
+    if len(clips) < FEWEST_CLIPS:
+        raise DataError(f"{len(clips)} clips are too few to tell what is unusual", hint=f"give {FEWEST_CLIPS} or more")
+    scorer = load_scorer(recipe, opened, cache)
+    partners = exchanged(clips, order=sorted(range(len(clips)), key=lambda i: cache.task_data.length(clips[i])))
+    passes = []
+    for number, texts in enumerate((clips, partners)):
+        before = number * len(clips)
+        tell = None if progress is None else partial(_tell, progress, before=before, of=2 * len(clips))
+        passes.append(score_texts(scorer, clips, texts, tell=tell))
+    own, foreign = passes
+    return rank(clips, own, foreign, checkpoint=_describe(opened))
+
+
+def _tell(progress: Callable[[int, int], None], done: int, *, before: int, of: int) -> None:
+    progress(before + done, of)
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """A model that is ready to judge clips."""
+
+    task: Task
+    cache: FeatureCache
+    recipe: Recipe
+    device: torch.device
+    precision: Precision
+
+
+def load_scorer(recipe: Recipe, opened: OpenedCheckpoint, cache: FeatureCache) -> Scorer:
+    """Load a checkpoint's average, or its weights where it holds no average."""
+    device = choose_device(recipe.train.device, tf32=recipe.train.tf32)
+    spec = families.find_task(recipe.task)
+    task_class: Any = spec.load_task()
+    task: Task = task_class(spec.config.model_validate(recipe.model))
+    load_weights(task, opened.weights, source=str(opened.path))
+    if opened.ema is not None and opened.ema is not opened.weights:
+        load_weights(task.exported(), opened.ema, source=f"{opened.path}, average")
+    return Scorer(task.to(device), cache, recipe, device, Precision(choose(recipe.train.precision, device), device))
+
+
+def score_texts(
+    scorer: Scorer, clips: Sequence[Clip], texts: Sequence[Clip], *, tell: Callable[[int], None] | None = None
+) -> dict[str, float]:
+    """Score every clip with the text of its counterpart in `texts`; noise does not depend on the texts."""
+    data = scorer.recipe.data
+    task_data = scorer.cache.task_data
+    lengths = [task_data.length(clip) for clip in clips]
+    values: dict[str, float] = {}
+    generator = torch.Generator()
+    with evaluating(scorer.task):
+        for number, indices in enumerate(in_order(lengths, budget=data.batch_frames, max_clips=data.max_clips)):
+            said = [replace(clips[i], text=texts[i].text, tokens=texts[i].tokens) for i in indices]
+            batch: Any = task_data.collate(
+                [task_data.example(clip, scorer.cache.get(clips[i])) for clip, i in zip(said, indices, strict=True)]
+            )
+            generator.manual_seed(EVALUATION_SEED + number)
+            with scorer.precision.autocast():
+                scored: Tensor = scorer.task.score(batch.to(scorer.device), generator)
+            values.update(zip(batch.ids, scored.double().tolist(), strict=True))
+            if tell is not None:
+                tell(len(values))
+    return values
+
+
+def exchanged(clips: Sequence[Clip], *, order: Sequence[int]) -> list[Clip]:
+    """Give every clip the next one in `order` that says something else; itself where none does."""
+    partners = list(clips)
+    for place, i in enumerate(order):
+        others = (clips[j] for j in (*order[place + 1 :], *order[:place]))
+        partners[i] = next((other for other in others if other.text != clips[i].text), clips[i])
+    return partners
+
+
+def rank(
+    clips: Sequence[Clip], values: Mapping[str, float], foreign: Mapping[str, float], *, checkpoint: str
+) -> Scoring:
+    """Order clips by their scores and measure each in robust standard deviations from the median.
+
+    `foreign` are the scores with other clips' texts. Suspicious is what lies far below the median, or below the median
+    of those: the one finds a few wrong texts where scores are sharp, the other many where they are not.
+    """
+    elsewhere = statistics.median(foreign.values())
+    median = statistics.median(values.values())
+    spread = NORMAL_MAD * statistics.median(abs(value - median) for value in values.values())
+    scores = []
+    for clip in clips:
+        value = values[clip.id]
+        z = (value - median) / spread if spread else 0.0
+        scores.append(ClipScore(clip, value, z, suspicious=z < SUSPICIOUS or value < elsewhere))
+    return Scoring(
+        scores=sorted(scores, key=lambda entry: (entry.score, entry.clip.id)),
+        checkpoint=checkpoint,
+        median=median,
+        separation=_separation(list(values.values()), list(foreign.values())),
+    )
+
+
+def _separation(own: Sequence[float], foreign: Sequence[float]) -> float:
+    """Return the area under the ROC curve; equal scores count half."""
+    ordered = sorted(foreign)
+    below = sum((bisect_left(ordered, value) + bisect_right(ordered, value)) / 2 for value in own)
+    return below / (len(own) * len(ordered))
+
+
+def write_scores(scoring: Scoring, path: Path) -> None:
+    """Write one JSON line per clip, the most suspicious first."""
+    lines = [json_line(entry.to_json()) for entry in scoring.scores]
+    with refused_as(DataError, path=path):
+        atomic.write_text(path, "".join(line + "\n" for line in lines))
+
+
+def _describe(opened: OpenedCheckpoint) -> str:
+    name = opened.path.name if opened.step is None else f"step {opened.step:,} of {opened.path.parent.parent.name}"
+    return f"{name}, {'average' if opened.ema is not None else 'weights'}"

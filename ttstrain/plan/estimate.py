@@ -1,0 +1,61 @@
+"""What a run needs in memory and on disk, counted from the model's parameters.
+
+Averages and moments are counted in fp32. Activations are what the family says, where it has counted them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ttstrain import families
+from ttstrain.plan.parameters import ParameterCounts
+from ttstrain.recipe.schema import CheckpointConfig, OptimizerKind, Recipe
+
+FP32 = 4  # bytes
+ACTIVATIONS = "activations"
+MOMENTS: Mapping[OptimizerKind, int] = {  # bytes of optimizer state per parameter
+    "adamw": 2 * FP32,
+    "adamw8bit": 2,
+    "lion": FP32,
+    "adan": 4 * FP32,  # three moments and the gradient before
+    "muon": FP32,  # the few parameters that are no matrices take twice that
+    "schedule_free_adamw": 2 * FP32,
+    "scaled_adam": 2 * FP32,
+    "sgd": FP32,
+}
+
+
+def memory_bytes(recipe: Recipe, parameters: ParameterCounts, *, weight_bytes: int = FP32) -> dict[str, int]:
+    """Return bytes per part; `snapshot` is held by the host for a rollback, `activations` may be missing.
+
+    What is frozen has neither gradients nor moments, and its average is the weight itself.
+    """
+    config = families.find_task(recipe.task).config.model_validate(recipe.model)
+    weights, trained = weight_bytes * parameters.total, weight_bytes * parameters.trained
+    moments = MOMENTS[recipe.optim.kind] * parameters.trained
+    ema = FP32 * parameters.trained if recipe.ema.enabled else 0
+    held = recipe.guard.snapshot == "memory"
+    snapshot = checkpoint_bytes(recipe, parameters, weight_bytes=weight_bytes) if held else 0
+    activations = config.activation_bytes(recipe)
+    return {
+        "weights": weights,
+        "gradients": trained,
+        "moments": moments,
+        "ema": ema,
+        **({} if activations is None else {ACTIVATIONS: activations}),
+        "snapshot": snapshot,
+    }
+
+
+def checkpoint_bytes(recipe: Recipe, parameters: ParameterCounts, *, weight_bytes: int = FP32) -> int:
+    """Return the size of one checkpoint: weights, their average, both complete, and the optimizer's moments."""
+    complete = (weight_bytes + (FP32 if recipe.ema.enabled else 0)) * parameters.total
+    return complete + MOMENTS[recipe.optim.kind] * parameters.trained
+
+
+def num_checkpoints(checkpoint: CheckpointConfig, *, steps: int, save_every: int) -> int:
+    """Count the checkpoints on disk when the run ends: the last ones, the best, and those kept for good."""
+    written = -(-steps // save_every)
+    rotating = min(checkpoint.keep_last + (checkpoint.best is not None), written)
+    kept = steps // checkpoint.keep_every if checkpoint.keep_every else 0
+    return min(rotating + kept, max(written, kept))

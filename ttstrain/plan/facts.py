@@ -1,0 +1,206 @@
+"""What a plan must know about the data: found by the audit, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from ttstrain import families
+from ttstrain.errors import DataError, RecipeError
+from ttstrain.plan.plan import DataFacts, ReplayFacts, StageFacts
+from ttstrain.recipe.schema import DataConfig, Recipe
+
+if TYPE_CHECKING:
+    from ttstrain.data.audit import AuditResult
+    from ttstrain.data.manifest import Clip
+    from ttstrain.data.review import Remark
+    from ttstrain.data.split import DataSplit
+    from ttstrain.data.texts import FrontEnd, TextReport
+
+
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """The data of a run, checked."""
+
+    data: AuditResult
+    replay: AuditResult | None = None
+
+    @property
+    def clips(self) -> list[Clip]:
+        return [*self.data.clips, *self.replay_clips]
+
+    @property
+    def replay_clips(self) -> list[Clip]:
+        return [] if self.replay is None else self.replay.clips
+
+    @property
+    def findings(self) -> Findings:
+        return Findings(self.data.skipped, self.data.fixed, self.data.remarks)
+
+    @property
+    def replay_findings(self) -> Findings:
+        return Findings() if self.replay is None else Findings(self.replay.skipped, self.replay.fixed)
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What an audit left out and what it repaired: reason -> rows."""
+
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    fixed: Mapping[str, int] = field(default_factory=dict)
+    remarks: tuple[Remark, ...] = ()  # of the family
+
+
+def gather_facts(recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> DataFacts:
+    """Audit the recipe's data and measure what a plan depends on; `progress` is told (done, of) recordings."""
+    from ttstrain.data.split import split_data
+
+    front_end_of(recipe)  # what is missing for it is said before any recording is read
+    audited = audit_data(recipe, progress)
+    split = split_data(audited.data.clips, audited.replay_clips, recipe.data, seed=recipe.train.seed)
+    return count_frames(recipe, split, findings=audited.findings, replay_findings=audited.replay_findings)
+
+
+def audit_data(recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> Audited:
+    """Audit the data that a recipe names, those it replays too; the latter's clips are called `replay/<id>`.
+
+    Raises RecipeError when it names none, DataError when they cannot be used.
+    """
+    data = recipe.data
+    if data.path is None:
+        raise RecipeError(
+            "the recipe names no data", hint="give a folder of recordings or its table with `--data PATH`"
+        )
+    found = review_data(recipe, _audit(data, progress))
+    if data.replay is None:
+        return Audited(found)
+    named = {"path": data.replay.path, "format": data.replay.format, "language": data.replay.language}
+    replay = review_data(recipe, _audit(data.model_copy(update=named), progress, key="data.replay.path"))
+    clips = [replace(clip, id=f"replay/{clip.id}") for clip in replay.clips]
+    return Audited(found, replay=replace(replay, clips=clips))
+
+
+def review_data(recipe: Recipe, result: AuditResult) -> AuditResult:
+    """Add what the recipe's family finds in audited clips. Raises DataError when it leaves none."""
+    from ttstrain.data.review import reviewed
+
+    config = families.find_task(recipe.task).config.model_validate(recipe.model)
+    found = reviewed(result, config.review(result.clips))
+    if not found.clips:
+        last = found.quarantine[-1]
+        raise DataError(
+            f"none of the {len(result.clips)} clips that passed the audit suits the model: {last.reason}",
+            hint=f"`{last.row.id}`: {last.why}",
+        )
+    return found
+
+
+def _audit(data: DataConfig, progress: Callable[[int, int], None] | None, *, key: str = "data.path") -> AuditResult:
+    from ttstrain.data.audit import audit
+    from ttstrain.data.readers import read_rows
+
+    assert data.path is not None
+    return audit(read_rows(data.path, data.format, cache_dir=data.cache_dir, key=key), data, progress)
+
+
+def count_frames(
+    recipe: Recipe, split: DataSplit, *, findings: Findings, replay_findings: Findings | None = None
+) -> DataFacts:
+    """Measure audited clips in the task's frames and divide them into the micro-batches of the first epoch."""
+    from ttstrain.data.sampler import overlong, padding_share, plan_mixed_epoch
+
+    data = recipe.data
+    config = families.find_task(recipe.task).config.model_validate(recipe.model)
+    frames = tuple(config.length(clip) for clip in split.train)
+    too_long = set(overlong(frames, budget=data.batch_frames))
+    fitting = [i for i in range(len(frames)) if i not in too_long]
+    lengths = [frames[i] for i in fitting]
+    replayed = [(clip, length) for clip in split.replay if (length := config.length(clip)) <= data.batch_frames]
+    every = [*lengths, *(length for _, length in replayed)]
+    batches = plan_mixed_epoch(
+        lengths,
+        every[len(lengths) :],
+        share=0.0 if data.replay is None else data.replay.share,
+        budget=data.batch_frames,
+        max_clips=data.max_clips,
+        seed=recipe.train.seed,
+        epoch=0,
+        packed=config.packed,
+    )
+    replay = None
+    if data.replay is not None:
+        drawn = [i for batch in batches for i in batch if i >= len(lengths)]
+        found = replay_findings or Findings()
+        replay = ReplayFacts(
+            num_clips=len(replayed),
+            hours=sum(clip.duration_s for clip, _ in replayed) / 3600,
+            num_holdout=len(split.retained),
+            num_shared=split.num_shared,
+            num_overlong=len(split.replay) - len(replayed),
+            skipped=dict(found.skipped),
+            fixed=dict(found.fixed),
+            clips_per_epoch=len(drawn),
+            frames_per_epoch=sum(every[i] for i in drawn),
+        )
+    return DataFacts(
+        num_clips=len(fitting),
+        hours=sum(split.train[i].duration_s for i in fitting) / 3600,
+        num_holdout=len(split.held_out),
+        skipped=dict(findings.skipped),
+        fixed=dict(findings.fixed),
+        remarks=findings.remarks,
+        frames=frames,
+        batches_per_epoch=len(batches),
+        padding_share=padding_share(every, batches, packed=config.packed),
+        overlong=tuple(split.train[i].id for i in sorted(too_long)),
+        texts=report_texts(recipe, [*split.train, *split.held_out, *split.replay, *split.retained]),
+        replay=replay,
+        stages=_count_stages(recipe, split),
+    )
+
+
+def _count_stages(recipe: Recipe, split: DataSplit) -> tuple[StageFacts, ...]:
+    """Measure what each stage trains on. Raises RecipeError when a filter leaves nothing."""
+    from ttstrain.data.choice import check_choices, chosen
+    from ttstrain.data.sampler import plan_mixed_epoch
+
+    check_choices(recipe.stages, split.train, split.held_out)
+    data = recipe.data
+    config = families.find_task(recipe.task).config.model_validate(recipe.model)
+    replayed = [length for clip in split.replay if (length := config.length(clip)) <= data.batch_frames]
+    found = []
+    for stage in recipe.stages:
+        clips = [clip for clip in chosen(split.train, stage.data) if config.length(clip) <= data.batch_frames]
+        batches = plan_mixed_epoch(
+            [config.length(clip) for clip in clips],
+            replayed,
+            share=0.0 if data.replay is None else data.replay.share,
+            budget=data.batch_frames,
+            max_clips=data.max_clips,
+            seed=recipe.train.seed,
+            epoch=0,
+            packed=config.packed,
+        )
+        found.append(
+            StageFacts(
+                num_clips=len(clips),
+                hours=sum(clip.duration_s for clip in clips) / 3600,
+                num_holdout=len(chosen(split.held_out, stage.data)),
+                batches_per_epoch=len(batches) if clips else 0,
+            )
+        )
+    return tuple(found)
+
+
+def report_texts(recipe: Recipe, clips: Sequence[Clip]) -> TextReport | None:
+    """Read the clips' texts as the task does; None where its family has no front end to tell of."""
+    from ttstrain.data.texts import read_texts
+
+    front_end = front_end_of(recipe)
+    return None if front_end is None else read_texts(clips, front_end)
+
+
+def front_end_of(recipe: Recipe) -> FrontEnd | None:
+    """Return what turns texts into tokens. Raises RecipeError when something it needs is missing."""
+    return families.find_task(recipe.task).config.model_validate(recipe.model).front_end()

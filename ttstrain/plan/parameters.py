@@ -1,0 +1,121 @@
+"""How many of a model's parameters a recipe trains: counted from names and shapes, without torch."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from ttstrain import families
+from ttstrain.errors import RecipeError
+from ttstrain.recipe.schema import LoraConfig, Recipe
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterCounts:
+    """Scalars of a task's parameters."""
+
+    total: int  # adapters included
+    trained: int  # those frozen for some steps only count as trained
+    adapters: int = 0
+    adapted_layers: int = 0
+
+    @property
+    def frozen(self) -> int:
+        return self.total - self.trained
+
+
+def count_parameters(recipe: Recipe) -> ParameterCounts:
+    """Count what a recipe's net holds and what of it is trained.
+
+    Raises RecipeError for a pattern of `lora:` that matches nothing; the patterns of `optim.groups` are checked where
+    the groups are built.
+    """
+    config = families.find_task(recipe.task).config.model_validate(recipe.model)
+    frozen_rules = any(rule.frozen is True for rule in recipe.optim.groups)
+    if recipe.lora is None and not frozen_rules:
+        total = config.num_parameters()
+        return ParameterCounts(total=total, trained=total)
+    net = _describe(recipe)
+    trained = [name for name in net.shapes if name in net.trainable and not _frozen(name, recipe)]
+    return ParameterCounts(
+        total=_count(net.shapes.values()),
+        trained=_count(net.shapes[name] for name in trained),
+        adapters=_count(net.shapes[name] for name in net.adapters),
+        adapted_layers=net.adapted_layers,
+    )
+
+
+def trainable_names(recipe: Recipe) -> list[str]:
+    """List the parameters that a recipe's net may train, adapters included; rules may still freeze them."""
+    net = _describe(recipe)
+    return [name for name in net.shapes if name in net.trainable]
+
+
+@dataclass(frozen=True, slots=True)
+class _Net:
+    shapes: Shapes  # adapters included
+    trainable: frozenset[str]  # names that no rule is asked about
+    adapters: tuple[str, ...] = ()
+    adapted_layers: int = 0
+
+
+def _describe(recipe: Recipe) -> _Net:
+    config = families.find_task(recipe.task).config.model_validate(recipe.model)
+    base = config.parameter_shapes()
+    if recipe.lora is None:
+        return _Net(base, trainable=frozenset(base))
+    layers = _adapted(base, recipe.lora, default=config.lora_targets())
+    adapters = dict(_adapters(base, layers, recipe.lora))
+    trainable = frozenset({*adapters, *_unfrozen(base, recipe.lora)})
+    return _Net({**base, **adapters}, trainable=trainable, adapters=tuple(adapters), adapted_layers=len(layers))
+
+
+def _adapted(base: Shapes, lora: LoraConfig, *, default: Sequence[str]) -> list[str]:
+    layers = [
+        name.removesuffix(".weight") for name, shape in base.items() if name.endswith(".weight") and len(shape) == 2
+    ]
+    patterns = default if lora.targets == "auto" else lora.targets
+    for pattern in patterns:
+        _check_matches("targets", pattern, layers)
+    return [layer for layer in layers if any(fnmatchcase(layer, pattern) for pattern in patterns)]
+
+
+def _adapters(base: Shapes, layers: Sequence[str], lora: LoraConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    for layer in layers:
+        outputs, inputs = base[f"{layer}.weight"]
+        yield f"{layer}.lora_A.weight", (lora.rank, inputs)
+        yield f"{layer}.lora_B.weight", (outputs, lora.rank)
+        if lora.dora:
+            yield f"{layer}.lora_magnitude_vector.weight", (outputs,)
+
+
+def _unfrozen(base: Shapes, lora: LoraConfig) -> Iterator[str]:
+    for pattern in lora.unfrozen:
+        _check_matches("unfrozen", pattern, list(base))
+        yield from (name for name in base if fnmatchcase(name, pattern))
+
+
+def _frozen(name: str, recipe: Recipe) -> bool:
+    """Tell whether the first rule that matches a parameter freezes it for good."""
+    matching = (rule for rule in recipe.optim.groups if any(fnmatchcase(name, pattern) for pattern in rule.match))
+    first = next(matching, None)
+    return first is not None and first.frozen is True
+
+
+def _check_matches(key: str, pattern: str, names: Sequence[str]) -> None:
+    if any(fnmatchcase(name, pattern) for name in names):
+        return
+    near = difflib.get_close_matches(pattern.strip("*."), names, n=2, cutoff=0.0)
+    raise RecipeError(
+        f"`lora.{key}`: pattern `{pattern}` matches nothing",
+        hint=f"`*` also crosses dots; names look like {', '.join(f'`{name}`' for name in near)}",
+    )
+
+
+def _count(shapes: Iterable[tuple[int, ...]]) -> int:
+    return sum(math.prod(shape) for shape in shapes)

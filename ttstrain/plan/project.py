@@ -1,0 +1,83 @@
+"""Projects of upstream tools: folders that hold checkpoints, prepared data and settings in a layout of their own.
+
+A family that knows such a layout names a `ProjectFormat`. Every function here asks all families; none imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ttstrain import families
+from ttstrain.errors import DataError
+from ttstrain.places import refused_as
+from ttstrain.recipe.compose import Composed, with_defaults
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """One of a folder's checkpoints, and why it is the one."""
+
+    path: Path
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectSettings:
+    """What a project decides about a run."""
+
+    values: Mapping[str, Any]  # dotted key of the recipe -> value
+    origin: str  # where the values come from, for the plan
+
+
+class ProjectFormat(Protocol):
+    """Knows how one upstream lays out its projects."""
+
+    def choose(self, folder: Path) -> Chosen | None:
+        """Choose among the checkpoints of a project; None when the folder is none. Raises CheckpointError."""
+        ...
+
+    def settings(self, *, task: str, data: Path | None) -> ProjectSettings | None:
+        """Return what prepared data decide; None when they are not a project's."""
+        ...
+
+    def recipe(self, folder: Path) -> str | None:
+        """Write a recipe, as YAML, that does sanely what a project's settings meant; None when it is no project."""
+        ...
+
+
+def formats() -> Iterator[ProjectFormat]:
+    """Yield what every family knows of projects."""
+    for name in families.names():
+        known = families.load(name).load_project()
+        if known is not None:
+            yield known
+
+
+def choose_checkpoint(folder: Path) -> Chosen | None:
+    """Choose among the checkpoints of an upstream project's folder; None when no family knows it."""
+    return next((chosen for known in formats() if (chosen := known.choose(folder)) is not None), None)
+
+
+def write_recipe(folder: Path) -> str | None:
+    """Turn a project's settings into a recipe; None when no family knows the folder."""
+    return next((text for known in formats() if (text := known.recipe(folder)) is not None), None)
+
+
+def with_project(composed: Composed) -> Composed:
+    """Let prepared data decide what belongs to them, such as the vocabulary, unless recipe or command line do.
+
+    The values take the place of a config's and of defaults; their origin names the project.
+    """
+    data, task = composed.values.get("data"), composed.values.get("task")
+    path = data.get("path") if isinstance(data, Mapping) else None
+    if not isinstance(path, str) or not isinstance(task, str):
+        return composed
+    folder = Path(path).expanduser()
+    with refused_as(DataError):
+        found = next((own for known in formats() if (own := known.settings(task=task, data=folder)) is not None), None)
+    if found is None:
+        return composed
+    return with_defaults(composed, found.values, origin=found.origin)

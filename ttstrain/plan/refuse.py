@@ -1,0 +1,376 @@
+"""Refuse a run that cannot go well, before it starts, with the way out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from ttstrain import families
+from ttstrain.data.text_summary import check_texts
+from ttstrain.errors import DataError, RecipeError
+from ttstrain.optim.settings import READS_BETAS, READS_EPS, READS_MOMENTUM, settings_of
+from ttstrain.optim.stages import Curriculum, Place, Stage, check_groups, steps_of
+from ttstrain.plan.plan import DataFacts, GroupPlan, Plan
+from ttstrain.recipe.schema import CosineRestarts, Exponential, F5Linear, OptimConfig, OptimizerKind, Recipe, Schedule
+
+LR_FLOOR = 1e-3  # of the peak: below it nothing is learnt
+FLOOR_SHARE = 0.05  # of the run may train below the floor: a cosine to zero spends 2 % there, as it should
+CURVE_POINTS = 2000  # updates looked at; enough to measure a share of a long run
+
+MOST_STEPS = 100_000_000
+# Peak LRs that no run comes back from: for all weights of a base, for adapters over it, for a net from scratch. Adam
+# and its like move every weight by about the LR in each update, whatever the gradient; the others move it by less.
+HIGHEST_LR = (5e-3, 5e-2, 0.1)
+HIGHEST_LR_OF: Mapping[OptimizerKind, tuple[float, float, float]] = {
+    "muon": (5e-2, 5e-2, 0.5),
+    "scaled_adam": (0.1, 0.1, 0.5),
+    "sgd": (1.0, 1.0, 1.0),
+}
+MEASURED = ("loss", "ema_loss", "retention", "ema_retention", "stage")  # what an evaluation gives, as `eval/<this>/...`
+
+
+def check_read(recipe: Recipe, origins: Mapping[str, str]) -> None:
+    """Refuse settings that this run would not read."""
+    optim, defaults = recipe.optim, OptimConfig()
+    kinds = {override.kind or optim.kind for override in optim.optimizers.values()} or {optim.kind}
+    for key, readers in (("betas", READS_BETAS), ("eps", READS_EPS), ("momentum", READS_MOMENTUM)):
+        changed = getattr(optim, key) != getattr(defaults, key)
+        if changed and _is_set(f"optim.{key}", origins) and not kinds & readers:
+            raise RecipeError(
+                f"`optim.{key}` is not read by `{', '.join(sorted(kinds))}`",
+                hint=f"drop it (`~optim.{key}`); it is read by {', '.join(sorted(readers))}",
+            )
+    if recipe.lora is not None and recipe.base is None:
+        raise RecipeError("`lora` adapts a base, and the recipe names none", hint="give its weights with `--base PATH`")
+    _check_lengths(recipe, origins)
+    _check_metrics(recipe, origins)
+    if not recipe.stages and (recipe.checkpoint.best or "").startswith("eval/stage/"):
+        raise RecipeError(
+            f"`checkpoint.best` is `{recipe.checkpoint.best}`, and the recipe has no stages",
+            hint="set it to `eval/loss/total`, or give the run `stages`",
+        )
+    if recipe.eval.every is not None:
+        return
+    if recipe.checkpoint.best is not None and _is_set("checkpoint.best", origins):
+        raise RecipeError(
+            "`checkpoint.best` needs evaluations, and `eval.every` is null", hint="set `eval.every=auto`, or drop one"
+        )
+    if recipe.train.early_stop is not None:
+        raise RecipeError(
+            "`train.early_stop` needs evaluations, and `eval.every` is null", hint="set `eval.every=auto`, or drop one"
+        )
+    for index, stage in enumerate(recipe.stages):
+        if stage.early_stop is not None:
+            raise RecipeError(
+                f"`stages.{index}.early_stop` needs evaluations, and `eval.every` is null",
+                hint="set `eval.every=auto`, or drop one",
+            )
+
+
+def _check_metrics(recipe: Recipe, origins: Mapping[str, str]) -> None:
+    """Refuse names of metrics that no evaluation of this run can give; the losses of a task are known at step 0."""
+    given = [kind for kind in MEASURED if _is_measured(kind, recipe)]
+    for key, metric in _named_metrics(recipe, origins):
+        place, _, rest = metric.partition("/")
+        kind, _, name = rest.partition("/")
+        if place == "eval" and name and kind in (*given, "stage"):  # `stage` is said in its own words
+            continue
+        why = ""
+        if place == "eval" and name and kind in MEASURED:
+            why = f": it needs {'`ema.enabled`' if kind == 'ema_loss' else '`data.replay` with clips held out'}"
+        raise RecipeError(
+            f"`{key}` is `{metric}`, which no evaluation of this run gives{why}",
+            hint="its metrics are " + ", ".join(f"`eval/{kind}/<loss>`" for kind in given) + ", such as "
+            f"`eval/{given[0]}/total`",
+        )
+
+
+def check_measured(recipe: Recipe, origins: Mapping[str, str], measured: Collection[str]) -> None:
+    """Refuse names of metrics that are not among those which the first evaluation gave. Raises RecipeError."""
+    known = {*measured, *(name.replace("eval/loss/", "eval/stage/") for name in measured if recipe.stages)}
+    for key, metric in _named_metrics(recipe, origins):
+        if metric not in known:
+            names = sorted(name for name in known if name.startswith("eval/"))
+            near = difflib.get_close_matches(metric, names, n=1, cutoff=0.9)
+            raise RecipeError(
+                f"`{key}` is `{metric}`, and evaluations give {', '.join(f'`{name}`' for name in names)}",
+                hint=f"did you mean `{near[0]}`?" if near else f"set `{key}` to one of them",
+            )
+
+
+def _named_metrics(recipe: Recipe, origins: Mapping[str, str]) -> list[tuple[str, str]]:
+    """List (key, metric) of what decides on the best checkpoint and on stopping, where someone set it."""
+    named = []
+    if recipe.checkpoint.best is not None and _is_set("checkpoint.best", origins):
+        named.append(("checkpoint.best", recipe.checkpoint.best))
+    if recipe.train.early_stop is not None:
+        named.append(("train.early_stop.metric", recipe.train.early_stop.metric))
+    stops = ((index, stage.early_stop) for index, stage in enumerate(recipe.stages))
+    return [*named, *((f"stages.{index}.early_stop.metric", stop.metric) for index, stop in stops if stop is not None)]
+
+
+def _is_measured(kind: str, recipe: Recipe) -> bool:
+    replay = recipe.data.replay
+    needs = {
+        "ema_loss": recipe.ema.enabled,
+        "retention": replay is not None and replay.holdout > 0,
+        "ema_retention": recipe.ema.enabled and replay is not None and replay.holdout > 0,
+        "stage": bool(recipe.stages),
+    }
+    return needs.get(kind, True)
+
+
+def _check_lengths(recipe: Recipe, origins: Mapping[str, str]) -> None:
+    """Refuse a length of the run beside the lengths of its stages."""
+    if not recipe.stages or recipe.stages[0].share is not None:
+        return
+    for key in ("steps", "epochs"):
+        if getattr(recipe.train, key) is not None and _is_set(f"train.{key}", origins):
+            raise RecipeError(
+                f"`train.{key}` is not read: the stages say how long they are",
+                hint=f"drop it (`~train.{key}`), or give every stage a `share` of it",
+            )
+
+
+def check_data(recipe: Recipe, facts: DataFacts) -> None:
+    """Refuse data that make no micro-batch, texts that cannot be read, and evaluations without held-out clips."""
+    if not facts.frames:
+        why = ", ".join(f"{count} {reason}" for reason, count in facts.skipped.items())
+        raise DataError(
+            "no clip is left to train on" + (f": skipped {why}" if why else ""),
+            hint="`ttstrain prepare` says what is wrong with each row; at least 2 clips are needed for a held-out one",
+        )
+    if facts.texts is not None:
+        check_texts(facts.texts)
+    budget = recipe.data.batch_frames
+    if facts.batches_per_epoch == 0:
+        raise RecipeError(
+            f"zero steps: `data.batch_frames` is {budget:,}, and the shortest clip has {min(facts.frames):,} frames",
+            hint=f"`data.batch_frames={max(facts.frames)}` holds every clip",
+        )
+    if facts.replay is not None and facts.replay.num_clips == 0:
+        raise RecipeError(
+            "`data.replay`: no clip is left to replay",
+            hint=f"{facts.replay.num_overlong} do not fit `data.batch_frames`, {facts.replay.num_holdout} are held out",
+        )
+    measured = facts.num_holdout + (0 if facts.replay is None else facts.replay.num_holdout)
+    if measured == 0 and isinstance(recipe.eval.every, int):
+        raise RecipeError(
+            "`eval.every` is set, but no clip is held out",
+            hint="set `data.holdout`, or add clips; `eval.every=null` trains without a held-out loss",
+        )
+    if facts.num_holdout == 0 and recipe.train.early_stop is not None:
+        raise RecipeError(
+            "`train.early_stop` is set, but no clip is held out",
+            hint="set `data.holdout`, or add clips; `train.early_stop=null` trains to the last step",
+        )
+    _check_stages(recipe, facts)
+
+
+def _check_stages(recipe: Recipe, facts: DataFacts) -> None:
+    for index, (stage, found) in enumerate(zip(recipe.stages, facts.stages, strict=True)):
+        if found.num_clips == 0:
+            raise RecipeError(
+                f"`data.batch_frames` {recipe.data.batch_frames:,} holds no clip of stage `{stage.name}`",
+                hint=f"`data.batch_frames={max(facts.frames)}` holds every clip",
+            )
+        stop = stage.early_stop
+        if stop is not None and stop.metric.startswith("eval/stage/") and found.num_holdout == 0:
+            raise RecipeError(
+                f"`stages.{index}.early_stop`: none of the {facts.num_holdout} held-out clips is one of stage "
+                f"`{stage.name}`",
+                hint="hold out more (`data.holdout`), or set its `metric: eval/loss/total`, which is of all",
+            )
+
+
+def check_plan(plan: Plan) -> None:
+    """Refuse a plan whose length, learning rate, groups or average cannot do what they are for."""
+    if plan.steps > MOST_STEPS:
+        raise RecipeError(
+            f"the run would have {plan.steps:,} steps", hint=f"give it {MOST_STEPS:,} at most, or fewer `train.epochs`"
+        )
+    families.find_task(plan.recipe.task).config.model_validate(plan.recipe.model).check_run(
+        plan.recipe, steps=plan.steps
+    )
+    if not _trained(plan):
+        raise RecipeError(
+            "every group is frozen: nothing would be trained", hint="let a rule of `optim.groups` go without `frozen`"
+        )
+    for group in plan.groups:
+        if isinstance(group.frozen, tuple) and group.frozen[0] >= plan.steps:
+            raise RecipeError(
+                f"group `{group.name}` is frozen from step {group.frozen[0]:,}, but the run has {plan.steps:,} steps",
+                hint="a rule that does nothing is refused: lower `frozen`, or drop it",
+            )
+    check_groups(plan.stages, _trained(plan))
+    for place in Curriculum(plan.stages).places():
+        if place.stage.steps < 1:
+            raise RecipeError(
+                f"stage `{place.stage.name}` has no step", hint=f"raise `stages.{place.index}.share`, or drop the stage"
+            )
+        for group in _trained(plan):
+            if place.stage.trains(group):
+                _check_height(group, plan, place)
+                _check_warmup(group, plan, place)
+                _check_floor(group, plan, place)
+    _check_ema(plan)
+
+
+def check_resume(plan: Plan, step: int, *, ended: Sequence[Sequence[Any]] = ()) -> None:
+    """Refuse to go on at `step` when the schedule has ended there, or when all that is left of it is its floor.
+
+    `ended` are the stages that are over, each with its last step. Raises RecipeError with the LR that would be used and
+    the three ways out.
+    """
+    curriculum = Curriculum(plan.stages, ended=steps_of(plan.stages, ended))
+    total = curriculum.total_steps
+    left = range(step, total)
+    if left and any(not _all_below_floor(group, curriculum, first=step) for group in _trained(plan)):
+        return
+    lrs = ", ".join(f"{curriculum.lr_of(group, step):.3g} for `{group.key}`" for group in _trained(plan))
+    ended_how = (
+        f"its schedule has {total:,} steps and the run is at step {step:,}"
+        if not left
+        else f"from step {step:,} on its schedule stays below {LR_FLOOR:g} of the peak"
+    )
+    longer = _longer(plan, len(plan.stages) - 1, run_steps=max(2 * total, step + total))
+    constant = "optim.schedule.kind=constant"
+    if plan.staged:
+        constant = f"'stages.{len(plan.stages) - 1}.schedule={{kind: constant}}'"
+    raise RecipeError(
+        f"this run has ended: {ended_how}; the next update would use LR {lrs}",
+        hint=(
+            "three ways on: `--reset-step` starts the schedule again and keeps weights and moments; "
+            f"`{longer}` plans a longer {'stage' if plan.staged else 'run'}; "
+            f"`{longer} {constant}` goes on at the peak LR"
+        ),
+    )
+
+
+def _longer(plan: Plan, index: int, *, run_steps: int, times: int = 2) -> str:
+    """Write the override that makes a stage so many times as long, in the key that says its length.
+
+    Where that is a share of the run, or where there are no stages, the run gets `run_steps`.
+    """
+    stages = plan.recipe.stages
+    if not stages or stages[index].share is not None:
+        return f"train.steps={min(run_steps, MOST_STEPS)}"
+    if (epochs := stages[index].epochs) is not None:
+        return f"stages.{index}.epochs={times * epochs:g}"
+    return f"stages.{index}.steps={min(times * plan.stages[index].steps, MOST_STEPS)}"
+
+
+def _check_height(group: GroupPlan, plan: Plan, place: Place) -> None:
+    """Refuse a peak LR that is far beyond what weights survive."""
+    recipe = plan.recipe
+    kind = settings_of(recipe.optim, group.optimizer).kind
+    start, where = (2, "from scratch") if recipe.base is None else (0, "all weights of a base")
+    if recipe.lora is not None:
+        start, where = 1, "adapters"
+    highest = HIGHEST_LR_OF.get(kind, HIGHEST_LR)[start]
+    peak = place.stage.peak_lr(group)
+    if peak > highest:
+        raise RecipeError(
+            f"group `{group.key}` would train at LR {peak:g}: with `{kind}`, training {where}, nothing is left of a "
+            f"net above {highest:g}",
+            hint="recipes for published nets have 5e-6 to 2e-4: `ttstrain recipes show NAME`; set `optim.lr`",
+        )
+
+
+def _check_warmup(group: GroupPlan, plan: Plan, place: Place) -> None:
+    stage = place.stage
+    schedule, warmup = stage.schedule_of(group), stage.warmup_of(group)
+    key = _schedule_key(group, plan, place)
+    if isinstance(schedule, F5Linear) and warmup == 0:
+        raise RecipeError(
+            f"`{key}.kind: f5_linear` without warmup never leaves {schedule.warmup_start:g} of the peak LR",
+            hint=f"set `{key}.warmup_steps=auto`",
+        )
+    if warmup >= stage.steps and warmup > 0:
+        times = -(-10 * warmup // stage.steps)
+        longer = f"train longer, `{_longer(plan, place.index, times=times, run_steps=times * plan.steps)}`"
+        if not plan.staged:
+            longer = f"train longer, `train.steps={min(10 * warmup, MOST_STEPS)}`"
+        raise RecipeError(
+            f"the warmup of group `{group.key}` takes {warmup:,} steps and {_what(stage)} has {stage.steps:,}: "
+            f"the LR never reaches its peak of {stage.peak_lr(group):g}",
+            hint=f"`{key}.warmup_steps=auto` warms up for 5 % of {_what(stage)}; or {longer}",
+        )
+
+
+def _check_floor(group: GroupPlan, plan: Plan, place: Place) -> None:
+    stage = place.stage
+    stride = max(stage.steps // CURVE_POINTS, 1)
+    steps = range(stage.warmup_of(group), stage.steps, stride)
+    peak = stage.peak_lr(group)
+    below = [step for step in steps if stage.lr_of(group, step) < LR_FLOOR * peak]
+    if len(below) * stride <= FLOOR_SHARE * stage.steps or len(below) == 1:
+        return
+    key = _schedule_key(group, plan, place)
+    raise RecipeError(
+        f"from step {below[0]:,} of {stage.steps:,}{f' in {_what(stage)}' if plan.staged else ''} on, group "
+        f"`{group.key}` would train below {LR_FLOOR:g} of its peak LR of {peak:g}",
+        hint=f"{_raise_floor(stage.schedule_of(group), key)}, or train for fewer steps",
+    )
+
+
+def _what(stage: Stage) -> str:
+    return f"stage `{stage.name}`" if stage.name else "the run"
+
+
+def _check_ema(plan: Plan) -> None:
+    if plan.ema_horizon is None:
+        return
+    start = plan.recipe.ema.start_step
+    if start >= plan.steps:
+        raise RecipeError(
+            f"the average starts at step {start:,}, but the run has {plan.steps:,} steps",
+            hint="lower `ema.start_step`, or set `ema.enabled=false`",
+        )
+    if plan.ema_horizon > plan.steps - start:
+        raise RecipeError(
+            f"`ema.decay` {plan.ema_decay:g} averages over {plan.ema_horizon:,} steps, but the run has "
+            f"{plan.steps - start:,}: the average would stay near the base weights",
+            hint="`ema.decay=auto` averages over a tenth of the run",
+        )
+
+
+def _raise_floor(schedule: Schedule, key: str) -> str:
+    if isinstance(schedule, Exponential):
+        return f"raise `{key}.gamma`"
+    if isinstance(schedule, CosineRestarts):
+        return f"raise `{key}.eta_min`"
+    return (
+        f"raise `{key}.end_factor`" if "end_factor" in type(schedule).model_fields else f"choose another `{key}.kind`"
+    )
+
+
+def _schedule_key(group: GroupPlan, plan: Plan, place: Place) -> str:
+    """Name the recipe's key that holds the schedule a group follows in a stage."""
+    if place.stage.schedule is not None:
+        return f"stages.{place.index}.schedule"
+    names = [rule.name for rule in plan.recipe.optim.groups if rule.schedule is not None]
+    if group.name not in names:
+        return "optim.schedule"
+    index = [rule.name for rule in plan.recipe.optim.groups].index(group.name)
+    return f"optim.groups.{index}.schedule"
+
+
+def _trained(plan: Plan) -> list[GroupPlan]:
+    return [group for group in plan.groups if group.frozen is not True]
+
+
+def _all_below_floor(group: GroupPlan, curriculum: Curriculum, *, first: int) -> bool:
+    """Tell whether a group stays below its floor to the end; where it is frozen, it does."""
+    last = curriculum.total_steps
+    stride = max((last - first) // CURVE_POINTS, 1)
+    return all(_below_floor(group, curriculum, step) for step in range(first, last, stride))
+
+
+def _below_floor(group: GroupPlan, curriculum: Curriculum, step: int) -> bool:
+    return curriculum.lr_of(group, step) < LR_FLOOR * curriculum.at(step).stage.peak_lr(group)
+
+
+def _is_set(key: str, origins: Mapping[str, str]) -> bool:
+    return origins.get(key, "default") != "default"

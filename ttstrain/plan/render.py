@@ -1,0 +1,434 @@
+"""Show a plan: one screen for people, a resolved recipe for the run's folder."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ttstrain import families
+from ttstrain.data.text_summary import text_lines
+from ttstrain.optim.schedule import curve, warmup_length
+from ttstrain.optim.stages import Curriculum, Place, Stage
+from ttstrain.plan.estimate import ACTIVATIONS
+from ttstrain.plan.gpu import gpu_memory
+from ttstrain.plan.mixing import clip_share
+from ttstrain.plan.plan import GroupPlan, Plan, ReplayFacts
+from ttstrain.recipe.emit import emit, scalar
+from ttstrain.recipe.schema import ReplayConfig, Schedule, base_title
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WIDTH = 80
+LABEL = 10  # columns of the labels at the left
+LONGEST_GROUP = 26
+CURVE_WIDTH, CURVE_HEIGHT = 58, 4
+MANY_EPOCHS = 200
+MUCH_PADDING = 0.2
+SHOWN_ABOVE = (("recipe", "task"), ("recipe", "base"), ("recipe", "data.path"))
+GPU_SHARE = 0.92  # of a GPU's memory that can be filled: the rest goes to the driver and to gaps
+BLOCKS = " ▁▂▃▄▅▆▇█"
+
+
+def render_plan(plan: Plan, console: Console) -> None:
+    """Print the plan as one screen of 80 columns."""
+    from rich.text import Text
+
+    for line in plan_lines(plan):
+        label, rest = line[:LABEL], line[LABEL:]
+        if label.strip() == "note":
+            console.print(Text(line, style="yellow"), soft_wrap=True)
+        else:
+            console.print(Text.assemble((label, "bold cyan"), rest), soft_wrap=True)
+
+
+def plan_lines(plan: Plan, *, goes_on_from: str | None = None) -> list[str]:
+    """Return the plan as plain lines of at most 80 columns; `goes_on_from` is what a resume takes its weights from."""
+    base = base_title(plan.recipe.base) or "FROM SCRATCH"
+    base = base if goes_on_from is None else f"goes on from {goes_on_from}"
+    title = f"{plan.name} · {plan.recipe.task} · {_count(plan.parameters.total)} parameters · {base}"
+    return [
+        *_wrap("plan", title),
+        *_data_lines(plan),
+        *([] if plan.facts.texts is None else text_lines(plan.facts.texts)),
+        *_run_lines(plan),
+        *_trained_lines(plan),
+        *_lr_lines(plan),
+        *_wrap("ema", _ema(plan)),
+        *_cost_lines(plan),
+        *_origin_lines(plan),
+        *(line for note in notes(plan, goes_on_from=goes_on_from) for line in _wrap("note", note)),
+    ]
+
+
+def recipe_yaml(plan: Plan) -> str:
+    """Return the resolved recipe with every value's origin as a comment; `parse` reads it back.
+
+    The length of the run, or of each of its stages, becomes a number of steps, since it may depend on the data; what
+    else is `auto` stays so, and follows when a resume changes the number of steps.
+    """
+    values = plan.recipe.model_dump(mode="json")
+    values["train"] |= {"steps": None if plan.staged else plan.steps, "epochs": None}
+    # A run without stages has none written down, and one in its plan.
+    for written, stage in zip(values["stages"], plan.stages, strict=False):
+        written |= {"steps": stage.steps, "epochs": None, "share": None}
+    return (
+        f"# The resolved recipe of {plan.name}: every value, and where it comes from.\n"
+        "# `ttstrain resume` on this folder reads it.\n" + emit(values, lambda key: _origin_remark(plan, key))
+    )
+
+
+def notes(plan: Plan, *, goes_on_from: str | None = None) -> Iterator[str]:
+    """Yield what a person should look at before starting."""
+    if plan.recipe.base is None and goes_on_from is None:
+        yield "training FROM SCRATCH: no `base` weights are given."
+    if plan.facts.overlong:
+        count, budget = len(plan.facts.overlong), plan.recipe.data.batch_frames
+        yield (
+            f"{count} clips are longer than `data.batch_frames` {budget:,} and are left out: "
+            f"{_some(plan.facts.overlong)}. `data.batch_frames={max(plan.facts.frames)}` holds them."
+        )
+    if plan.facts.texts is not None and plan.facts.texts.split:
+        yield (
+            "words that are read in two are read so in inference too: keep the texts as they are. "
+            "`ttstrain prepare --show-tokens 5` shows some."
+        )
+    if plan.steps_per_epoch < 1:
+        yield "a step takes more than the whole data: lower `train.accumulate`, or expect the same clips in every step."
+    if plan.epochs > MANY_EPOCHS and not isinstance(plan.recipe.train.steps, int):
+        yield (
+            f"each clip is heard {plan.epochs:.0f} times: watch the held-out loss, or make smaller steps "
+            "(`data.batch_frames`, `train.accumulate`)."
+        )
+    if plan.facts.padding_share > MUCH_PADDING:
+        yield (
+            f"{100 * plan.facts.padding_share:.0f} % of the work is padding: a larger `data.batch_frames` lets clips "
+            "of like length share a micro-batch."
+        )
+    yield from _stage_notes(plan)
+    if plan.eval_every is None:
+        yield "no evaluation: nothing will tell whether the run learns or overfits."
+    elif plan.eval_every > plan.steps:
+        yield f"`eval.every` {plan.eval_every:,} exceeds the run: it is evaluated at the end only."
+    if plan.ema_horizon is not None and plan.recipe.ema.decay != "auto":
+        reached = round(9 * plan.ema_horizon)  # where the warm-up (1 + n) / (10 + n) meets the decay
+        if reached > plan.steps * 1.05:
+            yield f"the average is still warming up when the run ends: `ema.decay` is reached at step {reached:,}."
+
+
+def _stage_notes(plan: Plan) -> Iterator[str]:
+    if plan.eval_every is None or not plan.staged:
+        return
+    counts = {stage.name: found.num_holdout for stage, found in zip(plan.stages, plan.facts.stages, strict=True)}
+    unmeasured = [name for name, count in counts.items() if count == 0]
+    if unmeasured:
+        yield f"none of the held-out clips is of stage {_some(unmeasured)}: its own loss is not measured."
+    elif min(counts.values()) < plan.facts.num_holdout and plan.recipe.checkpoint.best == "eval/loss/total":
+        yield (
+            "the best checkpoint is chosen by all held-out clips; `checkpoint.best=eval/stage/total` chooses the best "
+            "of the last stage by its own."
+        )
+
+
+def _data_lines(plan: Plan) -> list[str]:
+    facts = plan.facts
+    lengths = sorted(facts.frames)
+    time = f"{facts.hours:.2f} h" if facts.hours >= 1 else f"{60 * facts.hours:.1f} min"
+    counts = [f"{facts.num_clips:,} clips, {time}", f"{facts.num_holdout} held out"]
+    counts += [f"{sum(facts.skipped.values())} skipped", f"{sum(facts.fixed.values())} repaired"]
+    lines = _wrap("data", f"{plan.recipe.data.path} · {' · '.join(counts)}")
+    for name, reasons in (("skipped", facts.skipped), ("repaired", facts.fixed)):
+        if reasons:
+            lines += _wrap("", f"{name}: " + ", ".join(f"{count} {reason}" for reason, count in reasons.items()))
+    if facts.replay is not None:
+        lines += _wrap("", _replay(plan.recipe.data.replay, facts.replay))
+    for remark in facts.remarks:
+        lines += _wrap("", f"{remark.label}: {remark.text}")
+    return lines + _wrap(
+        "",
+        f"{lengths[0]:,} to {lengths[-1]:,} frames a clip, median {lengths[len(lengths) // 2]:,} · "
+        f"{100 * facts.padding_share:.1f} % padding{_filled(plan)}",
+    )
+
+
+def _filled(plan: Plan) -> str:
+    """Say how much of a micro-batch packed clips fill; where they are padded the padding tells."""
+    facts = plan.facts
+    if not families.find_task(plan.recipe.task).config.packed or facts.replay is not None:
+        return ""
+    budget = plan.recipe.data.batch_frames
+    share = sum(length for length in facts.frames if length <= budget) / (facts.batches_per_epoch * budget)
+    return f", micro-batches {100 * share:.1f} % full"
+
+
+def _replay(config: ReplayConfig | None, facts: ReplayFacts) -> str:
+    """Say what is mixed in: how much there is, and how much of it an epoch takes."""
+    assert config is not None
+    counts = [f"{facts.num_clips:,} clips, {facts.hours * 60:.1f} min", f"{facts.num_holdout} held out for retention"]
+    counts += [f"{sum(facts.skipped.values())} skipped"]
+    counts += [f"{facts.num_shared} in the data themselves"] * (facts.num_shared > 0)
+    counts += [f"{facts.num_overlong} too long for a micro-batch"] * (facts.num_overlong > 0)
+    if config.share == 0:
+        return f"replay {config.path} · {' · '.join(counts)} · only measured, none is trained on"
+    taken = f"an epoch takes about {facts.clips_per_epoch:,} of them, {100 * config.share:.3g} % of its frames"
+    return f"replay {config.path} · {' · '.join(counts)} · {taken}"
+
+
+def _run_lines(plan: Plan) -> list[str]:
+    train = plan.recipe.train
+    frames = plan.accumulate * plan.world_size * plan.recipe.data.batch_frames
+    pieces = [f"accumulate {plan.accumulate}"] * (plan.accumulate > 1)
+    pieces += [f"{plan.world_size} processes"] * (plan.world_size > 1)
+    made = f" ({', '.join(pieces)})" if pieces else ""
+    times: dict[int, list[str]] = {}
+    for name, every in (
+        ("evaluate", plan.eval_every),
+        ("save", plan.save_every),
+        ("speak", plan.sample_every),
+        ("snapshot", plan.snapshot_every),
+    ):
+        if every is not None:
+            times.setdefault(every, []).append(name)
+    length = f"{plan.epochs:.1f} epochs of {plan.steps_per_epoch:.1f} steps"
+    if plan.staged:
+        length = f"{len(plan.stages)} stage{'s' * (len(plan.stages) > 1)}, {plan.epochs:.1f} epochs of their clips"
+    of_clips = clip_share(families.find_task(plan.recipe.task).config.model_validate(plan.recipe.model).companion_ratio)
+    mixed = f"{100 * of_clips:.3g} % of the micro-batches hold clips, the others examples without recordings"
+    return [
+        *_wrap("run", f"{plan.steps:,} steps = {length}"),
+        *(_wrap("", mixed) if of_clips < 1 else []),
+        *_wrap("", f"a step is at most {frames:,} frames{made} · device {train.device} · {_precision(plan)}"),
+        *_wrap("", " · ".join(f"every {every:,} {', '.join(names)}" for every, names in sorted(times.items()))),
+    ]
+
+
+def _precision(plan: Plan) -> str:
+    """Say in what a run computes; of TF32, wherever fp32 may be what a GPU computes in."""
+    train = plan.recipe.train
+    if train.precision not in ("auto", "fp32") or train.device == "cpu":
+        return f"precision {train.precision}"
+    return f"precision {train.precision} (fp32 on a GPU: {'in TF32' if train.tf32 else 'without TF32'})"
+
+
+def _trained_lines(plan: Plan) -> list[str]:
+    """Say what is trained where that is not everything."""
+    parameters, lora = plan.parameters, plan.recipe.lora
+    if not parameters.frozen:
+        return []
+    share = 100 * parameters.trained / parameters.total
+    text = f"{_count(parameters.trained)} parameters, {share:.2g} % · {_count(parameters.frozen)} frozen"
+    lines = _wrap("trained", text)
+    if lora is not None:
+        kind = f"{'DoRA' if lora.dora else 'LoRA'} of rank {lora.rank}, alpha {lora.alpha:g}"
+        lines += _wrap("", f"{kind} on {parameters.adapted_layers} layers: {_count(parameters.adapters)} parameters")
+    return lines
+
+
+def _lr_lines(plan: Plan) -> list[str]:
+    width = min(max(len(group.key) for group in plan.groups), LONGEST_GROUP)
+    lines = [f"{'lr':{LABEL}}{'group':{width}} {'first':>8} {'peak':>8} {'last':>8} {'decay':>5} schedule"]
+    for place in Curriculum(plan.stages).places():
+        if plan.staged:
+            lines += _wrap("stages" if place.index == 0 else "", _stage_title(place, plan))
+        for group in plan.groups:
+            columns, *remarks = _lr_row(group, place.stage)
+            row = f"{'':{LABEL}}{_shortened(group.key, width):{width}} {columns}"
+            for remark in remarks:
+                if len(row) + len(remark) + 2 > WIDTH:
+                    lines.append(row)
+                    row = f"{'':{LABEL + 4}}{remark}"
+                else:
+                    row += f"{' ' if row.endswith(columns) else ', '}{remark}"
+            lines.append(row)
+    if plan.staged:
+        return lines + _staged_curves(plan)
+    schedules = {group.schedule.model_dump_json(): group.schedule for group in plan.groups if group.frozen is not True}
+    for schedule in schedules.values():
+        lines += _curve_lines(schedule, plan, alone=len(schedules) == 1)
+    return lines
+
+
+def _stage_title(place: Place, plan: Plan) -> str:
+    stage, facts = place.stage, plan.facts.stages[place.index]
+    epochs = stage.steps / stage.steps_per_epoch
+    pieces = [
+        f"{place.index + 1} {stage.name}",
+        f"steps {place.start:,}-{place.end:,}: {epochs:.1f} epochs of {facts.num_clips:,} clips",
+        f"{60 * facts.hours:.1f} min",
+        f"{facts.num_holdout} held out",
+    ]
+    if stage.early_stop is not None:
+        pieces.append(f"ends early after {stage.early_stop.patience} evaluations without improvement")
+    return ", ".join(pieces)
+
+
+def _lr_row(group: GroupPlan, stage: Stage) -> list[str]:
+    """Return the columns of a group's row in a stage, and what is to be said besides."""
+    if group.frozen is True or not stage.trains(group):
+        return [f"{'frozen':>8}"]
+    first, last = stage.lr_of(group, 0), stage.lr_of(group, stage.steps - 1)
+    lrs = " ".join(f"{lr:8.2e}" for lr in (first, stage.peak_lr(group), last))
+    remarks: list[str] = [stage.schedule_of(group).kind]
+    if group.layer_decay is not None:
+        remarks.append(f"× {group.layer_decay:g} per layer")
+    if isinstance(group.frozen, tuple):
+        remarks.append(f"frozen in steps {group.frozen[0]:,} to {group.frozen[1]:,}")
+    return [f"{lrs} {group.weight_decay:5g}", *remarks]
+
+
+def _curve_lines(schedule: Schedule, plan: Plan, *, alone: bool) -> list[str]:
+    """Draw a schedule in shares of its peak, the first update at the left and the last at the right."""
+    base = max(group.lr for group in plan.groups if group.schedule == schedule)
+    values = curve(
+        schedule, base_lr=base, total_steps=plan.steps, steps_per_epoch=plan.steps_per_epoch, points=CURVE_WIDTH
+    )
+    columns = [values[i * len(values) // CURVE_WIDTH] for i in range(CURVE_WIDTH)]  # a short run is stretched
+    warmup = f"{'' if alone else schedule.kind + ': '}warmup over {warmup_length(schedule, plan.steps):,}"
+    under = f"{'':{LABEL + 5}}{warmup:{CURVE_WIDTH - 13}}{f'step {plan.steps:,}':>13}"
+    return [*_drawn([value / base for value in columns]), under]
+
+
+def _staged_curves(plan: Plan) -> list[str]:
+    """Draw every group's LR over all stages, in shares of its highest; groups of one shape share a drawing."""
+    curriculum = Curriculum(plan.stages)
+    steps = [i * (plan.steps - 1) // (CURVE_WIDTH - 1) for i in range(CURVE_WIDTH)]
+    drawings: dict[tuple[float, ...], list[str]] = {}
+    for group in plan.groups:
+        if group.frozen is not True:
+            values = [curriculum.lr_of(group, step) for step in steps]
+            drawings.setdefault(tuple(round(value / max(values), 6) for value in values), []).append(group.key)
+    lines: list[str] = []
+    for shape, keys in drawings.items():
+        name = _shortened(", ".join(keys), CURVE_WIDTH - 14)
+        lines += [*_drawn(shape), f"{'':{LABEL + 5}}{name:{CURVE_WIDTH - 13}}{f'step {plan.steps:,}':>13}"]
+    return lines
+
+
+def _drawn(shares: Sequence[float]) -> list[str]:
+    marks = ["peak", *[""] * (CURVE_HEIGHT - 2), "0"]
+    rows = draw(shares, height=CURVE_HEIGHT)
+    return [f"{'':{LABEL}}{mark:>4} {row}".rstrip() for mark, row in zip(marks, rows, strict=True)]
+
+
+def draw(values: Sequence[float], *, height: int) -> list[str]:
+    """Draw values between 0 and 1 as columns of block characters, one line per row from the top."""
+    levels = [max(round(value * height * 8), 1 if value > 0 else 0) for value in values]
+    rows = range(height - 1, -1, -1)
+    return ["".join(BLOCKS[min(max(level - 8 * row, 0), 8)] for level in levels) for row in rows]
+
+
+def _ema(plan: Plan) -> str:
+    if plan.ema_decay is None:
+        return "off"
+    share = 100 * (plan.ema_horizon or 0) / plan.steps
+    return f"decay {plan.ema_decay:.6g}: averages over {plan.ema_horizon:,} steps, {share:.0f} % of the run"
+
+
+def _cost_lines(plan: Plan) -> list[str]:
+    sizes = {part: size for part, size in plan.memory.items() if size and part != "snapshot"}
+    parts = ", ".join(f"{part} {shown_bytes(size)}" for part, size in sizes.items())
+    total = shown_bytes(plan.memory_bytes)
+    memory = f"about {total} ({parts})" if ACTIVATIONS in plan.memory else f"{total} before activations ({parts})"
+    lines = _wrap("memory", memory)
+    if plan.memory["snapshot"]:
+        lines += _wrap("", f"and {shown_bytes(plan.memory['snapshot'])} of the host's for the rollback snapshot")
+    lines += _scheme_lines(plan)
+    each = plan.disk_bytes // plan.num_checkpoints
+    checkpoints = f"{plan.num_checkpoints} checkpoints of {shown_bytes(each)}"
+    return lines + _wrap("disk", f"{shown_bytes(plan.disk_bytes)} for {checkpoints}")
+
+
+def _scheme_lines(plan: Plan) -> list[str]:
+    """Compare ways to train the model with what this machine's GPU holds; the recipe's own is marked."""
+    if not plan.schemes:
+        return []
+    gpu = gpu_memory()
+    own = "no GPU here" if gpu is None else f"GPU {shown_bytes(gpu)}"
+    lines = [f"{'schemes':{LABEL}}{'':31}{'state':>9} {'one batch':>11}  {own}"]
+    for scheme in plan.schemes:
+        fits = gpu is not None and scheme.state + scheme.activations <= GPU_SHARE * gpu
+        verdict = "" if gpu is None else "fits" if fits else "too large"
+        numbers = f"{shown_bytes(scheme.state):>9} {shown_bytes(scheme.activations):>11}"
+        mark = ">" if scheme.chosen else " "
+        lines.append(f"{'':{LABEL - 2}}{mark} {scheme.name:31}{numbers}  {verdict}".rstrip())
+    others = [f"{scheme.name}: {scheme.keys}" for scheme in plan.schemes if not scheme.chosen]
+    return lines + [line for other in others for line in _wrap("", other)]
+
+
+def _origin_lines(plan: Plan) -> list[str]:
+    """Say what was set where; a config's values are counted, since they are facts about a thing."""
+    values = plan.recipe.model_dump(mode="json")
+    by_origin: dict[str, list[str]] = {}
+    for key, origin in plan.origins.items():
+        if origin != "default" and (origin, key) not in SHOWN_ABOVE:
+            by_origin.setdefault(origin, []).append(key)
+    lines: list[str] = []
+    for origin, keys in sorted(by_origin.items(), key=lambda item: not item[0].startswith("configs/")):
+        if origin.startswith("configs/"):
+            said = f"{len(keys)} value{'s' * (len(keys) > 1)}"
+        else:
+            said = ", ".join(f"{key} {_value(values, key)}" for key in keys)
+        lines += _wrap("" if lines else "set by", f"{origin}: {said}")
+    return lines
+
+
+def _origin_remark(plan: Plan, key: str) -> str | None:
+    decided: dict[str, Any] = {
+        "optim.schedule.warmup_steps": plan.warmup_steps,
+        "ema.decay": plan.ema_decay,
+        "eval.every": plan.eval_every,
+        "sample.every": plan.sample_every,
+        "checkpoint.every": plan.save_every,
+        "guard.snapshot_every": plan.snapshot_every,
+    }
+    origin = plan.origins.get(key)
+    if key == "train.steps" and not plan.staged and not isinstance(plan.recipe.train.steps, int):
+        epochs = plan.recipe.train.epochs
+        return f"auto, from {plan.facts.hours:.3g} h of data" if epochs is None else f"{epochs:g} epochs"
+    if key in decided and _get(plan.recipe.model_dump(mode="json"), key) == "auto":
+        return f"{origin}: {decided[key]:.6g}" if decided[key] is not None else f"{origin}: never"
+    return origin
+
+
+def _value(values: Any, key: str) -> str:
+    found = _get(values, key)
+    if isinstance(found, list) and any(isinstance(item, dict) for item in found):
+        return f"[{len(found)}]"
+    return scalar(found) if not isinstance(found, list) else f"[{', '.join(scalar(item) for item in found)}]"
+
+
+def _get(values: Any, key: str) -> Any:
+    for part in key.split("."):
+        values = values[int(part)] if isinstance(values, list) else values[part]
+    return values
+
+
+def _wrap(label: str, text: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        width=WIDTH,
+        initial_indent=f"{label:{LABEL}}",
+        subsequent_indent=" " * LABEL,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _shortened(name: str, width: int) -> str:
+    return name if len(name) <= width else f"{name[: width - 1]}…"
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e6:.1f} M" if number >= 100_000 else f"{number:,}"
+
+
+def shown_bytes(size: int) -> str:
+    """Write a size for people: `3.30 GB`, `27.2 MB`, `512 bytes`."""
+    if size >= 1e8:
+        return f"{size / 1e9:.2f} GB"
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size:,} bytes"

@@ -1,0 +1,1 @@
+"""Starting a run, going on with it, and its folder."""

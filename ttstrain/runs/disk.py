@@ -1,0 +1,44 @@
+"""Whether a run's checkpoints fit on its disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from ttstrain.checkpoint.pointers import CHECKPOINTS
+from ttstrain.errors import RecipeError
+from ttstrain.plan.plan import Plan
+from ttstrain.plan.render import shown_bytes
+
+FREE_SPACE_SHARE = 0.95  # of the disk's free bytes that a run may take
+
+
+def check_disk(plan: Plan, place: Path) -> None:
+    """Raise RecipeError when the run's folder lies on a disk that its checkpoints do not fit on."""
+    free = shutil.disk_usage(place).free
+    wanted = bytes_wanted(plan, present=_size_of(place / CHECKPOINTS))
+    if wanted > FREE_SPACE_SHARE * free:
+        raise RecipeError(
+            f"the run's checkpoints and snapshots need {shown_bytes(wanted)} more, "
+            f"and the disk of `{place}` has {shown_bytes(free)} left",
+            hint="keep fewer (`checkpoint.keep_last=1`), or choose another `--run-dir`",
+        )
+
+
+def bytes_wanted(plan: Plan, *, present: int) -> int:
+    """Return the most that a run will take beside the `present` bytes of its own checkpoints.
+
+    Before an old checkpoint is removed the next one is whole; likewise a snapshot on the disk, one of each process.
+    """
+    each = plan.disk_bytes // plan.num_checkpoints
+    checkpoint = plan.recipe.checkpoint
+    replaces = checkpoint.best is not None or -(-plan.steps // plan.save_every) > plan.num_checkpoints
+    at_once = each * (plan.num_checkpoints + replaces)
+    snapshots = 2 * plan.world_size * each if plan.recipe.guard.snapshot == "disk" else 0
+    return max(at_once - present, each) + snapshots
+
+
+def _size_of(folder: Path) -> int:
+    files = (Path(place) / name for place, _, names in os.walk(folder) for name in names)
+    return sum(file.lstat().st_size for file in files)

@@ -1,0 +1,91 @@
+"""Files that a run's recipe names, found again when the run goes on: elsewhere, later, or without the originals."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ttstrain import families
+from ttstrain.checkpoint.damage import open_meta
+from ttstrain.checkpoint.meta import kept_files, kept_name
+from ttstrain.checkpoint.store import verified_text
+from ttstrain.data import atomic
+from ttstrain.errors import RecipeError
+from ttstrain.recipe.compose import COMMAND_LINE, Composed
+
+PATHS = ("data.path", "data.replay.path", "data.cache_dir", "base")  # keys that may name something relative
+
+
+def from_where_started(composed: Composed, directory: Path | None) -> tuple[Composed, list[str]]:
+    """Let relative paths of a run's recipe lead from the directory it was started in, where something is there.
+
+    What the command line names leads from here. Returns notes for the user with the recipe.
+    """
+    if directory is None or directory == Path.cwd():
+        return composed, []
+    found: dict[str, str | list[str]] = {}
+    for key in PATHS:
+        value = _get(composed.values, key)
+        if value is None or composed.places.get(key) == COMMAND_LINE:
+            continue
+        named = value if isinstance(value, list) else [value]  # a base may be several files
+        moved = [str(directory / path) if (directory / path).exists() else path for path in named]
+        if moved != named:
+            found[key] = moved if isinstance(value, list) else moved[0]
+    if not found:
+        return composed, []
+    values = copy.deepcopy(composed.values)
+    for key, value in found.items():
+        *sections, name = key.split(".")
+        section = values
+        for part in sections:
+            section = section[part]
+        section[name] = value
+    return replace(composed, values=values), [f"the run was started in `{directory}`: {_listed(found)}"]
+
+
+def _get(values: Any, key: str) -> Any:
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, Mapping) else None
+    return values
+
+
+def _listed(paths: Mapping[str, str | list[str]]) -> str:
+    return ", ".join(
+        f"`{key}` is `{path if isinstance(path, str) else ', '.join(path)}`" for key, path in paths.items()
+    )
+
+
+def with_kept_files(composed: Composed, *, checkpoint: Path, run: Path) -> tuple[Composed, list[str]]:
+    """Let a run's recipe name copies in the run's folder where the originals are gone or say something else now.
+
+    What the command line names is left alone. Returns notes for the user with the recipe.
+    """
+    meta = open_meta(checkpoint)
+    section: dict[str, Any] = dict(composed.values.get("model") or {})
+    notes = []
+    for key in kept_files(checkpoint, meta):
+        named = section.get(key)
+        if composed.places.get(f"model.{key}") == COMMAND_LINE or not isinstance(named, str):
+            continue
+        text = verified_text(checkpoint, meta, kept_name(key))
+        now = _texts(meta.task, {key: named}).get(key)
+        if now == text:
+            continue
+        copy = run / kept_name(key)
+        atomic.write_text(copy, text)
+        section[key] = str(copy)
+        state = "is gone" if now is None else "has changed since"
+        notes.append(f"`{named}` {state}: `model.{key}` is now `{copy}`, the run's own copy")
+    return (replace(composed, values={**composed.values, "model": section}) if notes else composed), notes
+
+
+def _texts(task: str, section: Mapping[str, str]) -> Mapping[str, str]:
+    """Read the files that keys name now; none where one cannot be used."""
+    try:
+        return families.find_task(task).config.model_validate(section).kept_files()
+    except RecipeError:
+        return {}

@@ -1,0 +1,156 @@
+"""From a recipe's `data:` to clips whose features are at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from ttstrain import families
+from ttstrain.data.audit import AuditResult
+from ttstrain.data.cache import FeatureCache, Place
+from ttstrain.data.earlier import Earlier, fingerprint
+from ttstrain.data.loader import worker_count
+from ttstrain.data.location import cache_root, usable_cores
+from ttstrain.data.manifest import Clip
+from ttstrain.data.review import Finding, Review, reviewed
+from ttstrain.data.split import split_data
+from ttstrain.data.text_summary import check_texts
+from ttstrain.errors import DataError
+from ttstrain.plan.facts import Audited, Findings, audit_data, count_frames, report_texts
+from ttstrain.plan.plan import DataFacts
+from ttstrain.recipe.schema import Recipe
+from ttstrain.task import TaskData
+from ttstrain.train.distributed import Ranks
+
+ShowProgress = Callable[[str], AbstractContextManager[Callable[[int, int], None] | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Data that is ready to be trained on."""
+
+    train: Sequence[Clip]
+    held_out: Sequence[Clip]
+    task_data: TaskData
+    cache: FeatureCache
+    workers: int  # loader processes
+    facts: DataFacts
+    audited: Audited | None  # on the main rank
+    replay: Sequence[Clip] = ()  # drawn from for every epoch
+    retained: Sequence[Clip] = ()  # held out of those
+    failed: dict[str, str] = field(default_factory=dict)  # clip id -> why it has no features
+    earlier: Earlier | None = None  # what a run that goes on was on before
+
+    def measured(self, recipe: Recipe) -> str:
+        """Hash what evaluations measure."""
+        return fingerprint(
+            self.held_out,
+            self.retained,
+            most=recipe.eval.max_clips,
+            budget=recipe.data.batch_frames,
+            max_clips=recipe.data.max_clips,
+            features=self.task_data.fingerprint,
+        )
+
+    def measured_before(self, recipe: Recipe) -> str | None:
+        """Hash what the run's earlier start measured, as far as its clips tell; None where nothing does."""
+        if self.earlier is None:
+            return None
+        data, replay = self.earlier.data, self.earlier.replay
+        return replace(self, held_out=data.held_out, retained=() if replay is None else replay.held_out).measured(
+            recipe
+        )
+
+
+def no_progress(_title: str) -> AbstractContextManager[None]:
+    """Show nothing."""
+    return nullcontext()
+
+
+def open_cache(recipe: Recipe, *, place: Place, device: torch.device | None = None) -> FeatureCache:
+    """Open the cache of the features that a recipe's task trains on."""
+    spec = families.find_task(recipe.task)
+    data_class: Any = spec.load_data()
+    task_data: TaskData = data_class(spec.config.model_validate(recipe.model))
+    return FeatureCache(cache_root(recipe.data.cache_dir) / "features", task_data, place=place, device=device)
+
+
+def review_features(audited: Audited, cache: FeatureCache, failed: Mapping[str, str]) -> Audited:
+    """Add what the family finds in the features of audited clips; those that `failed` have none."""
+    data = look_again(audited.data, cache, failed)
+    return Audited(data, None if audited.replay is None else look_again(audited.replay, cache, failed))
+
+
+def look_again(result: AuditResult, cache: FeatureCache, failed: Mapping[str, str]) -> AuditResult:
+    """Add what the family finds in the features of one set of audited clips, and leave out those that have none."""
+    lost = [Finding(clip, "skip", "no_features", failed[clip.id]) for clip in result.clips if clip.id in failed]
+    there = reviewed(result, Review(tuple(lost)))
+    return reviewed(there, cache.task_data.review_features(there.clips, cache.get))
+
+
+def prepare(
+    recipe: Recipe,
+    *,
+    device: torch.device,
+    ranks: Ranks | None = None,
+    show: ShowProgress = no_progress,
+    earlier: Earlier | None = None,
+) -> Prepared:
+    """Audit the data, split it and compute the features that are not cached yet.
+
+    The main rank does the work, the others wait and then read the cache. `earlier` is what a run that goes on was on
+    before; only the main rank's counts. Raises RecipeError when the recipe names no data, DataError when nothing of it
+    can be used.
+    """
+    ranks = ranks or Ranks()
+    cache = open_cache(recipe, place=recipe.data.features, device=device)
+    audited: Audited | None = None
+    clips: list[Clip] = []
+    replay: list[Clip] = []
+    failed: dict[str, str] = {}
+    findings, replay_findings = Findings(), Findings()
+    if ranks.main:
+        with show("checking recordings") as progress:
+            audited = audit_data(recipe, progress)
+        texts = report_texts(recipe, audited.clips)
+        if texts is not None:
+            check_texts(texts)  # before the features, which take longer
+        with show("computing features") as progress:
+            report = cache.build(audited.clips, progress=progress)
+        failed = dict(report.failed)
+        audited = review_features(audited, cache, failed)
+        clips = [clip for clip in audited.data.clips if clip.id not in failed]
+        replay = [clip for clip in audited.replay_clips if clip.id not in failed]
+        findings, replay_findings = audited.findings, audited.replay_findings
+        if not clips:
+            raise DataError(
+                f"no clip has features: {next(iter(failed.values()))}", hint="`ttstrain prepare` names each clip"
+            )
+    clips, replay, findings, replay_findings, failed, earlier = ranks.broadcast(
+        (clips, replay, findings, replay_findings, failed, earlier)
+    )
+    if not ranks.main:
+        report = cache.build([*clips, *replay])
+        if report.failed:
+            raise DataError(
+                f"this machine has no features of a clip: {next(iter(report.failed.values()))}",
+                hint="give every machine the same recordings, or one `data.cache_dir` that all can read",
+            )
+    split = split_data(clips, replay, recipe.data, seed=recipe.train.seed, earlier=earlier)
+    return Prepared(
+        train=split.train,
+        held_out=split.held_out,
+        task_data=cache.task_data,
+        cache=cache,
+        workers=worker_count(recipe.data.workers, place=report.place, cores=usable_cores() // ranks.local_size),
+        facts=count_frames(recipe, split, findings=findings, replay_findings=replay_findings),
+        audited=audited,
+        replay=split.replay,
+        retained=split.retained,
+        failed=failed,
+        earlier=earlier,
+    )

@@ -1,0 +1,106 @@
+"""What each start of a run was: its recipe, plan and environment, kept in `sessions/0001`, `0002`, …
+
+    sessions/0002/recipe.yaml, plan.json    as this start resolved them
+    sessions/0002/env.json                  command, directory, versions, commit, time, `goes_on_from`
+
+The files of the same names in the run's folder are those of the latest start.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ttstrain.data import atomic
+from ttstrain.environment import describe_environment
+from ttstrain.plan.plan import Plan
+from ttstrain.plan.render import recipe_yaml
+from ttstrain.runs.folder import ENVIRONMENT, PLAN, RECIPE, SESSIONS, identity, read_environment
+from ttstrain.shell import quoted
+
+FILES = (PLAN, ENVIRONMENT, RECIPE)  # the recipe comes last: where it is, the others are
+_RESTARTS = {"--reset-step", "--recipe"}  # of `resume`: the run does not begin from its recipe's base
+
+
+def write_description(folder: Path, plan: Plan, *, goes_on_from: Path | None = None) -> list[str]:
+    """Write recipe, plan and environment of this start, and keep those of the starts before.
+
+    The run's identity is made once and stays. `goes_on_from` is the checkpoint that this start goes on from. Returns
+    notes on what is another version than at the last start.
+    """
+    former = read_environment(folder)
+    _keep_former(folder)
+    environment = _environment(folder, plan, goes_on_from)
+    contents = {
+        PLAN: json.dumps(plan.to_json(), indent=1, ensure_ascii=False) + "\n",
+        ENVIRONMENT: json.dumps(environment, indent=1) + "\n",
+        RECIPE: recipe_yaml(plan),
+    }
+    session = folder / SESSIONS / f"{len(sessions(folder)) + 1:04d}"
+    for place in (session, folder):
+        for name in FILES:
+            atomic.write_text(place / name, contents[name])
+    return _other_versions(former, environment)
+
+
+def sessions(folder: Path) -> list[Path]:
+    """List the records of a run's starts, the first one first."""
+    root = folder / SESSIONS
+    return sorted(path for path in root.iterdir() if path.name.isdigit()) if root.is_dir() else []
+
+
+def began_from_elsewhere(folder: Path) -> str | None:
+    """Return the command that began a run from another's checkpoint; None for a run that began from its base."""
+    first = next(iter(sessions(folder)), folder)
+    written = read_environment(first)
+    command = [str(part) for part in written.get("command") or ()]
+    elsewhere = written.get("goes_on_from") is not None or (command[:1] == ["resume"] and _RESTARTS & {*command})
+    return quoted("ttstrain", *command) if elsewhere else None
+
+
+def _environment(folder: Path, plan: Plan, goes_on_from: Path | None) -> dict[str, Any]:
+    texts = plan.facts.texts
+    return {
+        "run_id": identity(folder) or secrets.token_hex(4),
+        **describe_environment(),
+        "front_end": None if texts is None else dict(texts.front_end),
+        "command": sys.argv[1:],
+        "directory": str(Path.cwd()),
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "goes_on_from": None if goes_on_from is None else str(goes_on_from),
+    }
+
+
+def _keep_former(folder: Path) -> None:
+    """Keep what a run from before there were records holds, as its first one."""
+    if sessions(folder) or not (folder / RECIPE).is_file():
+        return
+    for name in FILES:
+        if (folder / name).is_file():
+            atomic.write_bytes(folder / SESSIONS / "0001" / name, (folder / name).read_bytes())
+
+
+def _other_versions(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    changed = [
+        f"{name} {_shown(was)} then, {_shown(now_is)} now"
+        for name, was, now_is in zip(("ttstrain", "torch", "commit"), _versions(then), _versions(now), strict=True)
+        if was is not None and was != now_is
+    ]
+    if not changed:
+        return []
+    return [f"WARNING: other versions than at this run's last start: {'; '.join(changed)}. Numbers may differ"]
+
+
+def _versions(environment: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    packages = environment.get("packages")
+    torch = packages.get("torch") if isinstance(packages, Mapping) else None
+    return environment.get("ttstrain"), torch, environment.get("commit")
+
+
+def _shown(version: Any) -> str:
+    return "unknown" if version is None else str(version)[:60]

@@ -1,0 +1,1 @@
+"""Training a run. Read loop.py first, then step.py."""

@@ -1,0 +1,161 @@
+"""From a run to a checkpoint folder and back."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ttstrain import families
+from ttstrain.checkpoint import store
+from ttstrain.checkpoint.loading import load_weights
+from ttstrain.checkpoint.meta import EmaMeta, GroupMeta, LoraMeta, Meta, ScheduleMeta
+from ttstrain.errors import DivergedError, FolderLostError
+from ttstrain.modules import lora
+from ttstrain.runs import folder, sessions
+from ttstrain.shell import quoted
+from ttstrain.train.run import Run
+
+PER_RANK = "rng"  # the one part that differs between processes
+
+
+def save(run: Run, *, best: bool = False, metrics: Mapping[str, float] | None = None) -> Path:
+    """Write a checkpoint of the run as it stands; ranks other than the main one only hand over their generators."""
+    if differing := run.ranks.differ(run.task.state_dict()):
+        more = f" and {len(differing) - 1:,} more" if len(differing) > 1 else ""
+        raise DivergedError(
+            f"at step {run.progress.step} the processes no longer hold the same numbers in `{differing[0]}`{more}; "
+            "nothing was saved",
+            hint="a device computes wrongly, or an update draws random numbers of its own in each process; "
+            "the checkpoints before are good",
+        )
+    generators = run.ranks.gather(run.rng.state_dict())
+    if run.ranks.broadcast(run.folder_is_lost()):
+        raise _save_beside(run, generators, describe(run, metrics=metrics or {}))
+    if run.ranks.main:
+        run.store.save(
+            run.progress.step,
+            shared(run.state.state_dict()),
+            describe(run, metrics=metrics or {}),
+            best=best,
+            per_rank=generators,
+        )
+    return run.store.folder(run.progress.step)
+
+
+def shared(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a state is alike in every process."""
+    return {name: tree for name, tree in content.items() if name != PER_RANK}
+
+
+def _save_beside(run: Run, generators: Sequence[Any], meta: Meta) -> FolderLostError:
+    """Save the run as it stands beside the folder that is gone; return what to raise in every process."""
+    place = write_beside(run, shared(run.state.state_dict()), generators, meta) if run.ranks.main else None
+    return folder_lost(run, run.ranks.broadcast(place), step=meta.step)
+
+
+def write_beside(run: Run, state: Mapping[str, Any], generators: Sequence[Any], meta: Meta) -> Path:
+    """Write a run of one checkpoint beside the folder that is gone, and return its folder. For the main process."""
+    with folder.create_rescue(run.folder) as lock:
+        sessions.write_description(lock.folder, run.plan, goes_on_from=run.folder)
+        beside = store.CheckpointStore(lock.folder, keep_last=1, background=False, texts=run.store.texts)
+        beside.save(meta.step, state, meta, per_rank=generators)
+        return lock.folder
+
+
+def folder_lost(run: Run, place: Path | None, *, step: int) -> FolderLostError:
+    """Say that the run's folder is gone, and that the state of a step is saved in another."""
+    return FolderLostError(
+        f"the run's folder `{run.folder}` was removed or renamed under the run; step {step} is saved in `{place}`",
+        hint=f"continue with `ttstrain resume {quoted(place)}`",
+    )
+
+
+def save_held(run: Run, content: Mapping[str, Any], *, step: int, alone: bool = False) -> Path:
+    """Write a held snapshot as a checkpoint, so that a run that gives up leaves a good state behind.
+
+    `alone`: by this process, without the generators of the others, which may be gone.
+    """
+    generators = [content[PER_RANK]] if alone else run.ranks.gather(content[PER_RANK])
+    if run.ranks.main:
+        run.store.save(step, shared(content), describe(run, metrics={}, step=step), per_rank=generators)
+        run.store.wait()
+    return run.store.folder(step)
+
+
+def restore(run: Run, loaded: store.Loaded, *, source: Path, keep: Collection[str] = ()) -> list[str]:
+    """Put a checkpoint into a run, leaving the parts in `keep` as they are; return notes for the user.
+
+    A rank that the checkpoint knows no generators for keeps freshly seeded ones, and a note says so.
+    """
+    notes: list[str] = []
+    content: dict[str, Any] = dict(loaded.state)
+    kept = set(keep)
+    if PER_RANK not in kept:
+        if run.ranks.rank < len(loaded.per_rank) and run.ranks.world_size == len(loaded.per_rank):
+            content[PER_RANK] = loaded.per_rank[run.ranks.rank]
+        else:
+            kept.add(PER_RANK)
+            run.rng.seed(run.plan.recipe.train.seed + loaded.meta.step, rank=run.ranks.rank)
+            notes.append(
+                f"random generators start afresh: saved by {len(loaded.per_rank)} processes, "
+                f"resumed by {run.ranks.world_size}; a step now takes {run.plan.accumulate} micro-batches of each"
+            )
+    if "task" in content and "task" not in kept:  # names what does not fit, which torch's own loading would not
+        load_weights(run.task, content["task"], source=str(source))
+        kept.add("task")
+    run.state.load_state_dict(content, keep=kept)
+    return notes
+
+
+def describe(run: Run, *, metrics: Mapping[str, float], step: int | None = None) -> Meta:
+    """Say what the checkpoint is, for people and for `inspect-ckpt`."""
+    recipe = run.plan.recipe
+    texts = run.plan.facts.texts
+    done = run.progress.step if step is None else step
+    total = run.optimizers.curriculum.total_steps
+    ended = done >= total
+    groups = tuple(
+        GroupMeta(
+            optimizer=group.optimizer,
+            name=group.name,
+            lr=run.optimizers.lr_of(group, done, factor=run.guard.lr_factor),
+            weight_decay=group.weight_decay,
+            parameters=group.num_parameters,
+        )
+        for group in run.optimizers.table.groups
+    )
+    return Meta(
+        family=recipe.task.split("/")[0],
+        task=recipe.task,
+        model=families.find_task(recipe.task).config.model_validate(recipe.model).model_dump(mode="json"),
+        recipe=run.plan.name,
+        step=done,
+        groups=groups,
+        schedule=ScheduleMeta(
+            position=done,
+            total=total,
+            stages=tuple(run.optimizers.curriculum.ended),
+            ended=ended,
+            lr_next=max((group.lr for group in groups), default=None),
+        ),
+        ema=EmaMeta(present=False)
+        if run.ema is None
+        else EmaMeta(present=True, step=done, decay=run.ema.decay_at(done)),
+        lora=_lora(run),
+        metrics=dict(metrics),
+        versions={} if texts is None else dict(texts.front_end),
+    )
+
+
+def _lora(run: Run) -> LoraMeta | None:
+    config = run.plan.recipe.lora
+    if config is None:
+        return None
+    return LoraMeta(
+        rank=config.rank,
+        alpha=config.alpha,
+        scaling=lora.scaling_of(config),
+        dora=config.dora,
+        layers=len(lora.adapted_layers(run.task)),
+    )

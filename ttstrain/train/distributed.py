@@ -1,0 +1,276 @@
+"""Several processes, one step: what is summed over ranks, what they agree on, and who writes and speaks.
+
+Gradients are summed once per step, after the last micro-batch, because every loss is already divided by the weight of
+the whole global batch. That is data parallelism for any number of optimizers and losses, GANs included; unlike
+DistributedDataParallel it needs no wrapped forward. Every rank then makes the same update by itself, bit for bit: at
+every checkpoint the ranks compare checksums of all weights and buffers. Noise is each rank's own, so a run on two ranks
+is not the run on one, though it reads the same clips.
+
+Before each exchange of objects the ranks meet, and one that has failed says so there: preparing a run, nobody waits for
+a rank that is gone. During training a lost connection says it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import signal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ttstrain.errors import OutOfMemoryError, PeerError, RecipeError, first_line, is_out_of_memory
+from ttstrain.runs.launch import check_environment, end_with_launcher, launched
+from ttstrain.train.checksum import checksums
+
+T = TypeVar("T")
+
+LARGE_BYTES = 2**20
+BUCKET_BYTES = 32 * 2**20
+WAIT = timedelta(hours=6)  # rank 0 may prepare hours of data while the others wait
+ALIKE = 1e-4  # relative difference of a norm: more than GPUs of two kinds make of equal weights between checkpoints
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # gloo has no class for it
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process among its peers."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_size: int = 1  # processes on this machine
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes files and talks."""
+        return self.rank == 0
+
+    @property
+    def alone(self) -> bool:
+        return self.world_size == 1
+
+    def connect(self, device: torch.device) -> None:
+        """Connect the GPUs while their memory is free.
+
+        NCCL would do so in the first sum of gradients, when torch holds nearly all of it, and what NCCL lacks there is
+        an error of one rank for which the others wait.
+        """
+        if device.type == "cuda":
+            self.sum(torch.zeros((), device=device))
+
+    # ------------------------------------------------------------ every step
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum a small tensor over ranks, in place; one on the CPU does not wait for the device."""
+        if not self.alone:
+            with _peers():
+                dist.all_reduce(values)
+        return values
+
+    def all_fit(self, fits: bool) -> bool:
+        """Tell whether every rank's memory was enough so far; one that ran out says so here, where the others meet."""
+        if self.alone:
+            return fits
+        return self.sum(torch.tensor([not fits], dtype=torch.int64)).item() == 0  # on the host: no wait
+
+    def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
+        """Sum the gradients of these parameters over ranks, in place.
+
+        A gradient that some ranks lack counts as zero there. One that all lack stays None, as in a single process:
+        weight decay and moments would move its parameter otherwise.
+        """
+        if self.alone or not parameters:
+            return
+        holders = self.sum(torch.tensor([parameter.grad is not None for parameter in parameters]).int()).tolist()
+        gradients = [_gradient(parameter) for parameter, count in zip(parameters, holders, strict=True) if count]
+        for bucket in _buckets(gradients):
+            self._sum_together(bucket)
+
+    def _sum_together(self, tensors: Sequence[Tensor]) -> None:
+        if len(tensors) == 1 and tensors[0].is_contiguous():
+            self.sum(tensors[0])
+            return
+        flat = self.sum(torch.cat([tensor.reshape(-1) for tensor in tensors]))
+        pieces = torch.split(flat, [tensor.numel() for tensor in tensors])
+        torch._foreach_copy_(list(tensors), [piece.view_as(own) for own, piece in zip(tensors, pieces, strict=True)])
+
+    # ------------------------------------------------------------ now and then
+
+    def gather(self, value: T) -> list[T]:
+        """Return every rank's value, in rank order, on every rank."""
+        if self.alone:
+            return [value]
+        self.barrier()
+        gathered: list[Any] = [None] * self.world_size
+        with _peers():
+            dist.all_gather_object(gathered, value)
+        return gathered
+
+    def broadcast(self, value: T) -> T:
+        """Return rank 0's value on every rank."""
+        if self.alone:
+            return value
+        self.barrier()
+        box = [value]
+        with _peers():
+            dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def barrier(self) -> None:
+        """Wait for every rank. Raises PeerError when one of them comes to say that it has failed."""
+        failed = [code for code in self._meet(0) if code]
+        if failed:
+            raise PeerError("another process of this run has failed", exit_code=failed[0], told=True)
+
+    def tell_failure(self, exit_code: int) -> bool:
+        """Let the others' next `barrier`, `gather` or `broadcast` end in a PeerError.
+
+        Returns whether this rank is the first of those that fail there, the one to say why. Not for the time between
+        two steps: the others may be in `sum`.
+        """
+        codes = self._meet(exit_code)
+        return not any(codes[: self.rank])
+
+    def _meet(self, exit_code: int) -> list[int]:
+        """Return every rank's exit code; 0 is one that goes on."""
+        if self.alone:
+            return [exit_code]
+        codes = torch.zeros(self.world_size, dtype=torch.int64)
+        codes[self.rank] = exit_code
+        met: list[int] = self.sum(codes).tolist()
+        return met
+
+    def differ(self, tensors: Mapping[str, Tensor]) -> list[str]:
+        """Name the tensors that some rank holds other than rank 0 does. Cheap enough for every checkpoint.
+
+        Bits are compared. Only among devices of several kinds, which round sums each in its own way, norms are.
+        """
+        if self.alone or not tensors:
+            return []
+        own = checksums(tensors.values())
+        if any(not torch.equal(own, other) for other in self.gather(own)):
+            if len(set(self.gather(_kind_of(next(iter(tensors.values())).device)))) == 1:
+                return self._unequal(tensors, own, tolerance=0.0)
+            return self._unequal(tensors, _norms(tensors.values()), tolerance=ALIKE)
+        return []
+
+    def _unequal(self, tensors: Mapping[str, Tensor], measured: Tensor, *, tolerance: float) -> list[str]:
+        first, *others = self.gather(measured)
+        alike = torch.ones(len(measured), dtype=torch.bool)
+        for other in others:
+            alike &= torch.isclose(first, other, rtol=tolerance, atol=0.0, equal_nan=True)
+        return [name for name, same in zip(tensors, alike.tolist(), strict=True) if not same]
+
+
+@torch.no_grad()
+def _norms(tensors: Iterable[Tensor]) -> Tensor:
+    return torch.tensor([float(torch.linalg.vector_norm(tensor.detach().double())) for tensor in tensors])
+
+
+def _kind_of(device: torch.device) -> str:
+    """Name what computes: devices of one name give the same bits."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+# ---------------------------------------------------------------- which gradients travel together
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
+
+
+def _buckets(gradients: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Put small gradients of one dtype together, since each exchange takes its time; large ones need no copy."""
+    buckets: list[list[Tensor]] = []
+    filling: dict[torch.dtype, list[Tensor]] = {}
+    sizes: dict[torch.dtype, int] = {}
+    for gradient in gradients:
+        kind, size = gradient.dtype, gradient.nbytes
+        if size >= LARGE_BYTES:
+            buckets.append([gradient])
+            continue
+        if kind not in filling or sizes[kind] + size > BUCKET_BYTES:
+            filling[kind], sizes[kind] = [], 0
+            buckets.append(filling[kind])
+        filling[kind].append(gradient)
+        sizes[kind] += size
+    return buckets
+
+
+# ---------------------------------------------------------------- joining and leaving
+
+
+def join() -> Ranks:
+    """Join the process group that torchrun or `--nproc` set up in the environment; alone without one."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
+        return Ranks()
+    check_environment()
+    end_with_launcher()
+    if not dist.is_initialized():
+        # torch's first optimizer step imports this, and its functions keep the group of that moment as a default: it
+        # could not be destroyed, and its threads would abort the process at exit. So import it while there is none.
+        importlib.import_module("torch.distributed.nn.functional")
+        # objects and host numbers travel over gloo also where gradients do over NCCL
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        try:
+            with _ctrl_c_at_once():
+                dist.init_process_group(backend, timeout=WAIT)
+        except RuntimeError as error:
+            address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            raise RecipeError(
+                f"the {world_size} processes did not find each other at `{address}`: {error}",
+                hint="is the port free, and can every machine reach it?",
+            ) from error
+    return Ranks(
+        rank=dist.get_rank(),
+        world_size=world_size,
+        local_rank=int(os.environ.get("LOCAL_RANK", "0")),
+        local_size=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+    )
+
+
+def leave() -> None:
+    """Leave the process group, if one was joined."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _ctrl_c_at_once() -> Iterator[None]:
+    """Let Ctrl-C end the process while torch waits for peers that may never come: Python's handler would wait too."""
+    former = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)
+
+
+@contextmanager
+def _peers() -> Iterator[None]:
+    """Raise PeerError when a connection to another process is lost, OutOfMemoryError where this one has no room."""
+    try:
+        yield
+    except RuntimeError as error:
+        if is_out_of_memory(error):  # the others wait inside the exchange: they end with this process
+            raise OutOfMemoryError(
+                f"memory ran out while the processes of this run exchanged data: {first_line(error)}",
+                hint="leave room on the GPU: a smaller `data.batch_frames`, or no other program on it",
+            ) from error
+        ended = any(text in str(error) for text in _LOST)
+        if not ended and not isinstance(error, dist.DistError):
+            raise
+        # our launcher says which process ended, and so does that process; another launcher may be on another machine
+        raise PeerError(f"lost the other processes of this run: {error}", told=ended and launched()) from error

@@ -1,0 +1,54 @@
+"""Stops a run, or the stage it is in, whose evaluations no longer get better."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ttstrain.errors import RecipeError
+from ttstrain.recipe import schema as recipe
+
+
+class EarlyStop:
+    """Counts evaluations without improvement; lower is better, and NaN is never an improvement. A `Stateful`."""
+
+    def __init__(self, config: recipe.EarlyStop | None) -> None:
+        self.config = config  # None never stops
+        self.best = math.inf
+        self.num_bad = 0  # evaluations since the best
+
+    def restart(self, config: recipe.EarlyStop | None) -> None:
+        """Begin a stage: by its rule, and without a memory of the stage before."""
+        self.config, self.best, self.num_bad = config, math.inf, 0
+
+    def update(self, values: Mapping[str, float]) -> bool:
+        """Take in one evaluation and tell whether to stop.
+
+        Raises RecipeError when it lacks the metric.
+        """
+        if self.config is None:
+            return False
+        metric = self.config.metric
+        if metric not in values:
+            near = difflib.get_close_matches(metric, list(values), n=1, cutoff=0.0)
+            raise RecipeError(
+                f"`early_stop.metric`: evaluations have no `{metric}`",
+                hint=f"did you mean `{near[0]}`?" if near else "nothing is held out: set `data.holdout`",
+            )
+        value = float(values[metric])
+        if value < self.best - self.config.min_delta:
+            self.best, self.num_bad = value, 0
+        else:
+            self.num_bad += 1
+        return self.num_bad >= self.config.patience
+
+    def state_dict(self) -> dict[str, Any]:
+        best = self.best if math.isfinite(self.best) else None  # JSON has no infinity
+        return {"best": best, "num_bad": self.num_bad, "metric": None if self.config is None else self.config.metric}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
+        best = state_dict["best"]
+        self.best = math.inf if best is None else float(best)
+        self.num_bad = int(state_dict["num_bad"])

@@ -1,0 +1,53 @@
+"""The live objects of one run. The loop is a function that reads from top to bottom, not a method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ttstrain.checkpoint.lock import RunLock
+from ttstrain.checkpoint.store import CheckpointStore
+from ttstrain.data.loader import Loader
+from ttstrain.data.mixture import Mixture
+from ttstrain.optim.ema import Ema
+from ttstrain.optim.optimizers import Optimizers
+from ttstrain.plan.plan import Plan
+from ttstrain.state import Progress, TrainState
+from ttstrain.task import Task
+from ttstrain.tracking.tracker import Trackers
+from ttstrain.train.best import Best
+from ttstrain.train.distributed import Ranks
+from ttstrain.train.early_stop import EarlyStop
+from ttstrain.train.guard import Guard
+from ttstrain.train.precision import Precision
+from ttstrain.train.rng import Rng
+
+
+@dataclass(slots=True)
+class Run:
+    """Everything a step, an evaluation or a checkpoint needs."""
+
+    plan: Plan
+    folder: Path
+    device: torch.device
+    ranks: Ranks
+    task: Task
+    loader: Loader | Mixture
+    optimizers: Optimizers
+    ema: Ema | None
+    precision: Precision
+    guard: Guard
+    rng: Rng
+    early_stop: EarlyStop | None
+    best: Best
+    progress: Progress
+    state: TrainState
+    store: CheckpointStore
+    trackers: Trackers
+    lock: RunLock | None = None  # of the folder, in the main process
+
+    def folder_is_lost(self) -> bool:
+        """Tell whether the run's folder was removed or renamed under this process; only the main one knows."""
+        return self.lock is not None and self.lock.lost()

@@ -1,0 +1,318 @@
+"""One update of every optimizer: the only place where gradients, clipping and the LR meet the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NoReturn, Protocol
+
+import torch
+from torch import Tensor
+
+from ttstrain.errors import OutOfMemoryError, RecipeError, is_out_of_memory
+from ttstrain.optim.ema import Ema
+from ttstrain.optim.optimizers import Optimizers
+from ttstrain.state import Progress
+from ttstrain.task import Batch, Loss, Mean, Task
+from ttstrain.train.distributed import Ranks
+from ttstrain.train.guard import Guard, Verdict
+from ttstrain.train.precision import Precision
+
+AVERAGE = "average"  # beside the optimizers' names
+STATISTICS = "statistics"  # likewise
+UPDATE_HINT = (
+    "train less of the model (`lora`, `frozen`), take an optimizer with smaller moments (`optim.kind`), or a device "
+    "with more memory; where little is missing, $PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True may help"
+)
+
+
+class Stepping(Protocol):
+    """The parts of a run that a step touches."""
+
+    device: torch.device
+    ranks: Ranks
+    task: Task
+    optimizers: Optimizers
+    ema: Ema | None
+    precision: Precision
+    guard: Guard
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What one step did. Losses are means over the whole global batch."""
+
+    step: int  # updates done after this step
+    lrs: Mapping[str, float]  # "<optimizer>/<group>" -> LR in the parameter group during the update
+    losses: Mapping[str, float]
+    metrics: Mapping[str, float]
+    grad_norms: Mapping[str, float]  # optimizer -> norm before clipping
+    group_norms: Mapping[str, float]  # "<optimizer>/<group>" -> norm before clipping; only when measured
+    update_ratios: Mapping[str, float]  # "<optimizer>/<group>" -> |dw| / |w|; only when measured
+    refused: Mapping[str, Verdict]  # optimizer -> why it did not step
+    stepped: Sequence[str]  # optimizers that did
+    ids: Sequence[str]  # this rank's clips
+    num_frames: int  # over all ranks, without padding
+    num_padded: int
+    num_clips: int
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Adds up the step's scalars on the device; read in one transfer at the end."""
+
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, Tensor] = field(default_factory=dict)  # of the metrics that are means over units of their own
+    by_optimizer: dict[str, Tensor] = field(default_factory=dict)
+    statistics: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, loss: Loss, share: Tensor | float) -> None:
+        value = loss.value.detach().float() * share
+        for table, key in ((self.losses, loss.label), (self.by_optimizer, loss.updates)):
+            table[key] = table[key] + value if key in table else value
+        for key, sums in loss.statistics.items():
+            self.statistics[key] = self.statistics[key] + sums.detach() if key in self.statistics else sums.detach()
+        for key, metric in loss.metrics.items():
+            part = metric.total.detach().float() if isinstance(metric, Mean) else metric.detach().float() * share
+            self.metrics[key] = self.metrics[key] + part if key in self.metrics else part
+            if isinstance(metric, Mean):
+                self.counts[key] = self.counts.get(key, 0.0) + metric.count.float()
+
+
+@dataclass(slots=True)
+class _Measured:
+    group_norms: dict[str, Tensor] = field(default_factory=dict)
+    update_ratios: dict[str, Tensor] = field(default_factory=dict)
+
+    def norms(self) -> dict[str, float]:
+        return _to_host(self.group_norms)
+
+    def ratios(self) -> dict[str, float]:
+        return _to_host(self.update_ratios)
+
+
+class DidNotFit(Exception):  # noqa: N818  what happened, and no failure of the run yet
+    """Memory ran out during a step, on this rank or another; all raise it.
+
+    `micro_batch` is the one that this rank was at when its memory ran out. `half_done` says that an optimizer may have
+    moved its weights already, on this rank. `update` names what this rank was updating where nothing of the batch was
+    left to be computed: smaller micro-batches would not help.
+    """
+
+    def __init__(self, *, micro_batch: Batch | None, half_done: bool, update: str | None = None) -> None:
+        super().__init__("the step did not fit in memory")
+        self.micro_batch = micro_batch
+        self.half_done = half_done
+        self.update = update
+
+
+@dataclass(slots=True)
+class _Walk:
+    """How far a step has come."""
+
+    tally: _Tally = field(default_factory=_Tally)
+    refused: dict[str, Verdict] = field(default_factory=dict)
+    begun: list[str] = field(default_factory=list)  # optimizers that began to move their weights
+    stepped: list[str] = field(default_factory=list)  # and that finished
+    grad_norms: dict[str, float] = field(default_factory=dict)
+    measured: _Measured | None = None
+    at: int = 0  # micro-batch
+    updating: str | None = None  # what is being updated: an optimizer's weights, or their average
+    exchanging: bool = False  # with the other ranks, which wait where this one is
+
+
+def train_step(run: Stepping, micro_batches: Sequence[Batch], *, measure: bool = False) -> StepReport:
+    """Compute every loss of the micro-batches, and update each optimizer once.
+
+    Each loss is a mean over its micro-batch's `weight` units; it is scaled by that weight's share of the global batch,
+    so that any split into micro-batches and ranks gives the gradient of one large batch. An update that the guard
+    refuses leaves its optimizer, and every later one of this step, untouched; one that stepped before it has stepped,
+    and the report says so. `measure` adds per-group figures that logging wants and the update does not need.
+
+    Raises DidNotFit, without gradients left, when memory runs out, and RecipeError where there is nothing to learn.
+    """
+    run.optimizers.set_lr(run.progress.step, factor=run.guard.lr_factor)
+    lrs = run.optimizers.logged_lrs()
+    batches = [run.task.draw(batch) for batch in micro_batches]
+    counts = _count(run, batches)
+    _check_weight(run, batches, total=counts[0])
+    walk = _Walk(measured=_Measured() if measure else None)
+    if not _walk_through(run, batches, walk, total=counts[0]):
+        run.ranks.all_fit(False)
+        _stop_short(run, batches[walk.at], walk, update=_last_update(run, walk))
+
+    run.precision.settle(overflowed=any(verdict.judgement == "overflow" for verdict in walk.refused.values()))
+    if not walk.refused:
+        run.progress.step += 1
+        run.guard.settle_good_step()
+    run.progress.micro_batches += int(counts[4])
+    run.progress.clips += int(counts[3])
+    run.progress.frames += int(counts[1])
+    losses, metrics = _read(run, walk.tally)
+    return StepReport(
+        step=run.progress.step,
+        lrs=lrs,
+        losses=losses,
+        metrics=metrics,
+        grad_norms=walk.grad_norms,
+        group_norms={} if walk.measured is None else walk.measured.norms(),
+        update_ratios={} if walk.measured is None else walk.measured.ratios(),
+        refused=walk.refused,
+        stepped=walk.stepped,
+        ids=[clip for batch in batches for clip in batch.ids],
+        num_frames=int(counts[1]),
+        num_padded=int(counts[2]),
+        num_clips=int(counts[3]),
+    )
+
+
+def _walk_through(run: Stepping, batches: Sequence[Batch], walk: _Walk, *, total: float) -> bool:
+    """Compute and update; False where this rank's memory ran out, with all that the step held let go."""
+    try:
+        _compute(run, batches, walk, total=total)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if walk.exchanging and not run.ranks.alone:  # the others wait for its gradients, not for its word
+            raise OutOfMemoryError(
+                f"memory ran out in step {run.progress.step + 1} while gradients were summed over the processes",
+                hint=UPDATE_HINT,
+            ) from error
+        return False
+    return True
+
+
+def _compute(run: Stepping, batches: Sequence[Batch], walk: _Walk, *, total: float) -> None:
+    for i, batch in enumerate(batches):
+        walk.at = i
+        last = i == len(batches) - 1
+        share = batch.weight / total
+        for loss in run.precision.forward(run.task.losses(batch.to(run.device))):
+            walk.tally.add(loss, share)
+            if not (parameters := run.optimizers.params(loss.updates)):
+                continue  # every group of this optimizer is frozen for now
+            run.precision.backward(loss.value * share, into=parameters)
+            if last and loss.steps:
+                if not run.ranks.all_fit(True):
+                    _stop_short(run, None, walk)
+                _update(run, loss.updates, walk)
+    if walk.tally.statistics and not walk.refused:
+        _learn(run, walk)
+    if run.ema is not None and not walk.refused:
+        walk.updating = AVERAGE
+        run.ema.update(run.progress.step + 1)
+    if not run.ranks.all_fit(True):
+        _stop_short(run, None, walk)
+
+
+def _learn(run: Stepping, walk: _Walk) -> None:
+    """Sum what the losses met over ranks, and let the task learn from it."""
+    if not run.ranks.all_fit(True):
+        _stop_short(run, None, walk)
+    walk.updating, walk.exchanging = STATISTICS, True
+    for name, own in walk.tally.statistics.items():
+        walk.tally.statistics[name] = run.ranks.sum(own.contiguous().clone())
+    walk.exchanging = False
+    run.task.learn(walk.tally.statistics)
+
+
+def _stop_short(run: Stepping, micro_batch: Batch | None, walk: _Walk, *, update: str | None = None) -> NoReturn:
+    for name in run.optimizers.names:
+        run.optimizers.zero_grad(name)
+    raise DidNotFit(micro_batch=micro_batch, half_done=bool(walk.begun), update=update)
+
+
+def _last_update(run: Stepping, walk: _Walk) -> str | None:
+    """Return what is being updated when every other optimizer has had its turn; None while losses are to come."""
+    waiting = [name for name in run.optimizers.names if name not in walk.grad_norms and run.optimizers.params(name)]
+    return walk.updating if set(waiting) <= {walk.updating} else None
+
+
+def _count(run: Stepping, batches: Sequence[Batch]) -> list[float]:
+    """Return weight, frames, padded frames, clips and micro-batches of the global batch."""
+    own = [
+        float(sum(batch.weight for batch in batches)),
+        float(sum(batch.num_frames for batch in batches)),
+        float(sum(batch.num_padded for batch in batches)),
+        float(sum(len(batch.ids) for batch in batches)),
+        float(len(batches)),
+    ]
+    if run.ranks.alone:
+        return own
+    counts: list[float] = run.ranks.sum(torch.tensor(own, dtype=torch.float64)).tolist()  # on the host: no wait
+    return counts
+
+
+def _check_weight(run: Stepping, batches: Sequence[Batch], *, total: float) -> None:
+    """Raise RecipeError, on every rank, where nothing of the global batch is to be learned: no mean is defined."""
+    if not total > 0:
+        clips = [f"`{clip}`" for batch in batches for clip in batch.ids]
+        shown = ", ".join(clips[:3]) + (f" and {len(clips) - 3} more" if len(clips) > 3 else "")
+        raise RecipeError(
+            f"step {run.progress.step + 1} has nothing to learn: its batch weighs {total:g} ({shown})",
+            hint="look at what `model:` hides or masks of such clips, or take more of them in a step "
+            "(`data.batch_frames`, `train.accumulate`)",
+        )
+
+
+def _update(run: Stepping, name: str, walk: _Walk) -> None:
+    """Sum over ranks, unscale, clip, judge, step and zero one optimizer.
+
+    Losses and gradient norm cross to the host together: the one wait that a decision before the step costs. A loss of
+    another optimizer that is not finite keeps this one from stepping too, where it is known already.
+    """
+    walk.updating, walk.exchanging = name, True
+    parameters = run.optimizers.params(name)
+    run.ranks.sum_gradients(parameters)
+    run.precision.unscale([parameter.grad for parameter in parameters if parameter.grad is not None])
+    run.optimizers.mask()
+    norms = run.optimizers.norms(name)
+    if walk.measured is not None:
+        walk.measured.group_norms.update({f"{name}/{group}": norm for group, norm in norms.groups.items()})
+    norm = run.optimizers.clip(name, norms=norms)
+    others = [loss for other, loss in walk.tally.by_optimizer.items() if other != name and run.optimizers.params(other)]
+    known = run.ranks.sum(torch.stack([walk.tally.by_optimizer[name], *others]))
+    norm_value, loss, *other_losses = torch.cat([norm.to(known)[None], known]).tolist()
+    walk.exchanging = False
+    verdict = run.guard.judge(name, loss=loss, grad_norm=norm_value, overflow_is_scale=not run.precision.exhausted)
+    walk.grad_norms[name] = norm_value
+    if not verdict.good:
+        walk.refused[name] = verdict
+    elif not walk.refused and all(math.isfinite(other) for other in other_losses):
+        walk.begun.append(name)
+        _step(run, name, walk.measured)
+        walk.stepped.append(name)
+        run.guard.accept(name, loss)
+    run.optimizers.zero_grad(name)
+    walk.updating = None
+
+
+def _step(run: Stepping, name: str, measured: _Measured | None) -> None:
+    if measured is None:
+        run.optimizers.step(name)
+        return
+    ratios = run.optimizers.measured_step(name)
+    measured.update_ratios.update({f"{name}/{group}": ratio for group, ratio in ratios.items()})
+
+
+def _read(run: Stepping, tally: _Tally) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the global losses and metrics, in one transfer."""
+    others = [*tally.metrics.values(), *tally.counts.values()]
+    scalars = [*tally.losses.values(), *(value.to(run.device) for value in others)]
+    values = iter(run.ranks.sum(torch.stack(scalars)).tolist())
+    losses = {name: next(values) for name in tally.losses}
+    sums = {name: next(values) for name in tally.metrics}
+    counts = {name: next(values) for name in tally.counts}
+    met = {name: total for name, total in sums.items() if counts.get(name) != 0}
+    return losses, {name: total / counts.get(name, 1.0) for name, total in met.items()}
+
+
+def _to_host(scalars: Mapping[str, Tensor]) -> dict[str, float]:
+    """Read many scalars in one transfer."""
+    if not scalars:
+        return {}
+    values = torch.stack([value.detach().float() for value in scalars.values()]).tolist()
+    return dict(zip(scalars, values, strict=True))
