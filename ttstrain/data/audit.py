@@ -26,7 +26,7 @@ from ttstrain.data.markup import labels
 from ttstrain.data.measure import RULES, Measured, digest_of, leads_outside, measure
 from ttstrain.data.readers.locate import is_audio_name
 from ttstrain.data.readers.rows import Format, Row, RowTable, TableError, Verdict, printable
-from ttstrain.data.review import Remark
+from ttstrain.data.review import Remark, Review
 from ttstrain.data.transcript import CleanText, clean, main_script, skeleton, spoken_seconds
 from ttstrain.errors import DataError
 from ttstrain.places import refused_as
@@ -107,6 +107,32 @@ def audit(
     result = AuditResult(table.format, table.root, num_rows, clips, verdicts, orphans, remarks)
     _refuse_if_hopeless(result)
     return result
+
+
+def reviewed(result: AuditResult, review: Review) -> AuditResult:
+    """Return an audit with a family's findings among its own, and without the clips that they leave out."""
+    left_out = {finding.clip.id for finding in review.findings if finding.action == "skip"}
+    notes: dict[str, list[str]] = {}
+    for finding in review.findings:
+        notes.setdefault(finding.clip.id, []).append(f"{finding.reason}: {finding.why}")
+    clips = [
+        replace(clip, notes=(*clip.notes, *notes.get(clip.id, ()))) for clip in result.clips if clip.id not in left_out
+    ]
+    verdicts = [Verdict(_row_of(one.clip), one.action, one.reason, one.why) for one in review.findings]
+    return replace(
+        result, clips=clips, verdicts=[*result.verdicts, *verdicts], remarks=(*result.remarks, *review.remarks)
+    )
+
+
+def _row_of(clip: Clip) -> Row:
+    return Row(
+        id=clip.id,
+        audio=clip.path,
+        text=clip.text,
+        speaker=clip.speaker,
+        language=clip.language,
+        source=clip.source,
+    )
 
 
 def write_quarantine(result: AuditResult, path: Path) -> None:

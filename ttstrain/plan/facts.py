@@ -83,7 +83,7 @@ def audit_data(recipe: Recipe, progress: Callable[[int, int], None] | None = Non
 
 def review_data(recipe: Recipe, result: AuditResult) -> AuditResult:
     """Add what the recipe's family finds in audited clips. Raises DataError when it leaves none."""
-    from ttstrain.data.review import reviewed
+    from ttstrain.data.audit import reviewed
 
     config = families.find_task(recipe.task).config.model_validate(recipe.model)
     found = reviewed(result, config.review(result.clips))

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from ttstrain import families
-from ttstrain.data.audit import AuditResult
+from ttstrain.data.audit import AuditResult, reviewed
 from ttstrain.data.cache import FeatureCache, Place
 from ttstrain.data.earlier import Earlier, fingerprint
 from ttstrain.data.loader import worker_count
 from ttstrain.data.location import cache_root, usable_cores
 from ttstrain.data.manifest import Clip
-from ttstrain.data.review import Finding, Review, reviewed
+from ttstrain.data.review import Finding, Review
 from ttstrain.data.split import split_data
 from ttstrain.data.text_summary import check_texts
 from ttstrain.errors import DataError

@@ -14,7 +14,7 @@ from typing import Any
 
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.families.flow.config import HOP_LENGTH, SAMPLE_RATE
-from ttstrain.families.flow.project import (
+from ttstrain.families.flow.project_files import (
     SETTINGS,
     TOKENIZERS,
     WebSettings,

@@ -20,7 +20,7 @@ from ttstrain.checkpoint.meta import ScheduleMeta
 from ttstrain.checkpoint.upstream import Kind, Label, OpenedCheckpoint, OptimizerGroup
 from ttstrain.data.texts import VOCAB
 from ttstrain.errors import CheckpointError, RecipeError
-from ttstrain.families.flow import project
+from ttstrain.families.flow import project_files
 from ttstrain.families.flow.readings import VERSIONS
 from ttstrain.families.flow.vocab import hash_of
 from ttstrain.recipe import yaml12
@@ -172,7 +172,7 @@ class F5Format:
 
 def _project_notes(path: Path) -> list[str]:
     try:
-        return project.notes_on(path)
+        return project_files.notes_on(path)
     except (RecipeError, CheckpointError) as error:  # what lies beside a file does not spoil it
         return [error.message]
 

@@ -12,7 +12,7 @@ import yaml
 
 from ttstrain.checkpoint.upstream import follow, open_checkpoint, resolve_base
 from ttstrain.errors import CheckpointError, RecipeError
-from ttstrain.families.flow.project import choose, vocab_settings
+from ttstrain.families.flow.project_files import choose, vocab_settings
 from ttstrain.plan.project import with_project, write_recipe
 from ttstrain.plan.resolve import parse
 from ttstrain.recipe.compose import compose, with_flags
