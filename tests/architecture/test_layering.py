@@ -141,6 +141,13 @@ def test_json_and_yaml_are_read_with_limits(path: Path) -> None:
     assert BARE.findall(code) == [], "use `ttstrain.documents` or `ttstrain.recipe.yaml12`"
 
 
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_sums_are_made_in_one_place(path: Path) -> None:
+    if path.name == "digest.py":
+        return
+    assert not re.search(r"\bhashlib\.(?:sha256|new|file_digest)|from hashlib", path.read_text(encoding="utf-8"))
+
+
 @pytest.mark.parametrize("module", WITHOUT_TORCH)
 def test_torch_is_not_imported_where_a_plan_is_made(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ttstrain.checkpoint.meta import FileMeta, Meta, read_meta
+from ttstrain.digest import sha256_of_file
 from ttstrain.errors import CheckpointError
 from ttstrain.shell import quoted
 
-CHUNK = 4 << 20  # bytes
 _CHECKPOINTS = "checkpoints"
 
 
@@ -22,19 +21,11 @@ def fault_of(path: Path, expected: FileMeta, *, content: bool = True) -> str | N
             return f"`{path}` is missing from its checkpoint"
         if (size := path.stat().st_size) != expected.bytes:
             return f"`{path}` has {size:,} bytes instead of {expected.bytes:,}"
-        if content and _sha256(path) != expected.sha256:
+        if content and sha256_of_file(path) != expected.sha256:
             return f"`{path}` is damaged: its sha256 is not the one that was written"
     except OSError as error:
         return f"`{path}` cannot be read: {error.strerror or error}"
     return None
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while block := file.read(CHUNK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def faults(folder: Path, meta: Meta, *, names: Iterable[str] | None = None) -> dict[str, str]:

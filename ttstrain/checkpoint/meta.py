@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ttstrain import __version__, documents
 from ttstrain.data.texts import VOCAB
+from ttstrain.digest import sha256
 from ttstrain.errors import CheckpointError
 
 SCHEMA = 1
@@ -174,7 +174,7 @@ def read_meta(folder: Path) -> Meta:
 def _with_digest(text: str) -> str:
     """Put between the quotes of `digest`, which comes last, the sum of the text without it."""
     before, after = text.rsplit(_NO_DIGEST, 1)
-    return f'{before}"digest": "{hashlib.sha256(text.encode()).hexdigest()}"{after}'
+    return f'{before}"digest": "{sha256(text)}"{after}'
 
 
 def _check_digest(path: Path, meta: Meta) -> None:
@@ -182,7 +182,7 @@ def _check_digest(path: Path, meta: Meta) -> None:
     if not meta.digest:
         return
     written = documents.read_bytes(path, error=CheckpointError)
-    if hashlib.sha256(written.replace(meta.digest.encode(), b"")).hexdigest() != meta.digest:
+    if sha256(written.replace(meta.digest.encode(), b"")) != meta.digest:
         raise CheckpointError(f"`{path}` is damaged: its sha256 is not the one that was written")
 
 

@@ -15,7 +15,6 @@ Nothing is pickled.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -32,6 +31,7 @@ from ttstrain import documents
 from ttstrain.checkpoint import pointers
 from ttstrain.checkpoint.damage import fault_of, naming_a_sound_one, open_meta, refuse_damaged
 from ttstrain.checkpoint.meta import FileMeta, Meta, kept_name, write_meta
+from ttstrain.digest import running, sha256
 from ttstrain.errors import CheckpointError
 from ttstrain.places import refused_as
 from ttstrain.state import Tree, detach_copy
@@ -335,7 +335,7 @@ def _read_part(folder: Path, stem: str, files: Mapping[str, FileMeta], *, readin
     if text in files:
         path = _present(folder / text, files[text])
         data = path.read_bytes()
-        if reading == "verified" and hashlib.sha256(data).hexdigest() != files[text].sha256:
+        if reading == "verified" and sha256(data) != files[text].sha256:
             raise _altered(path)
         try:
             return _unpack(documents.parse(data, numbers="any"), tensors)
@@ -349,7 +349,7 @@ def _read_part(folder: Path, stem: str, files: Mapping[str, FileMeta], *, readin
 def _read_tensors(path: Path, expected: FileMeta, *, reading: Reading) -> dict[str, Any]:
     if reading == "lazy":
         return dict(tensorfile.read_header(path).tensors)
-    hasher = hashlib.sha256() if reading == "verified" else None
+    hasher = running() if reading == "verified" else None
     tensors: dict[str, Any] = dict(tensorfile.read(path, hasher=hasher))
     if hasher is not None and hasher.hexdigest() != expected.sha256:
         raise _altered(path)
@@ -379,7 +379,7 @@ def _write_bytes(path: Path, data: bytes) -> FileMeta:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    return FileMeta(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    return FileMeta(bytes=len(data), sha256=sha256(data))
 
 
 # ---------------------------------------------------------------- trees to tensors and JSON

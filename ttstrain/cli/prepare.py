@@ -122,14 +122,13 @@ def _data_config(data: Path, overrides: list[str]) -> Any:
 
 
 def _write_lists(result: AuditResult, out: Path | None, cache_dir: str | None) -> Path:
-    from hashlib import sha256
-
     from ttstrain.data.audit import write_quarantine
     from ttstrain.data.location import cache_root
     from ttstrain.data.manifest import write_manifest
+    from ttstrain.digest import sha256
 
     if out is None:
-        name = sha256(str(result.root.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        name = sha256(str(result.root.resolve()))[:16]
         out = cache_root(cache_dir) / "prepared" / name
     with refused_as(DataError, path=out, hint="name another folder with `-o`"):
         write_manifest(out / "manifest.jsonl", result.clips)

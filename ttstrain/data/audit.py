@@ -6,7 +6,6 @@ row is left, or most recordings are missing, the data set as a whole is refused.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import statistics
 import zlib
@@ -23,11 +22,12 @@ from ttstrain.data.columns_used import columns_used
 from ttstrain.data.location import CACHE_HINT, cache_root, usable_cores
 from ttstrain.data.manifest import Clip, json_line, total_hours
 from ttstrain.data.markup import labels
-from ttstrain.data.measure import RULES, Measured, digest_of, leads_outside, measure
+from ttstrain.data.measure import RULES, Measured, leads_outside, measure
 from ttstrain.data.readers.locate import is_audio_name
 from ttstrain.data.readers.rows import Format, Row, RowTable, TableError, Verdict, printable
 from ttstrain.data.review import Remark, Review
 from ttstrain.data.transcript import CleanText, clean, main_script, skeleton, spoken_seconds
+from ttstrain.digest import sha256, sha256_of_file
 from ttstrain.errors import DataError
 from ttstrain.places import refused_as
 from ttstrain.recipe.schema import DataConfig
@@ -430,7 +430,7 @@ def _changed(key: _Key | None) -> int | None:
 def _same_bytes(path: Path, one: _Remembered) -> bool:
     """Tell whether a file holds what was measured; a file that could not be used is looked at again."""
     try:
-        return bool(one.measured.digest) and digest_of(path) == one.measured.digest
+        return bool(one.measured.digest) and sha256_of_file(path) == one.measured.digest
     except OSError:  # measuring it says what is wrong
         return False
 
@@ -443,7 +443,7 @@ class _Measurements:
     """
 
     def __init__(self, folder: Path, root: Path, max_s: float) -> None:
-        name = hashlib.sha256(str(root.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        name = sha256(str(root.resolve()))[:16]
         self.path = folder / f"{name}.jsonl"
         self.max_s = max_s
 
@@ -491,7 +491,7 @@ class _Measurements:
         except OSError:  # measuring it says what is wrong
             return None
         parts = (RULES, self.max_s, str(path.absolute()), status.st_size, status.st_mtime_ns)
-        return _Key(hashlib.sha256(repr(parts).encode("utf-8", "surrogateescape")).hexdigest(), status.st_ctime_ns)
+        return _Key(sha256(repr(parts)), status.st_ctime_ns)
 
     def _read(self) -> dict[str, _Remembered]:
         if not self.path.exists():

@@ -6,7 +6,6 @@ invalidated. A file is checked when it is read and made again when it is damaged
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import zlib
@@ -27,6 +26,7 @@ from ttstrain.data.audio import read_clip
 from ttstrain.data.location import CACHE_HINT, usable_cores
 from ttstrain.data.manifest import Clip
 from ttstrain.data.workers import start_pool, worker_context
+from ttstrain.digest import sha256, sha256_of_file
 from ttstrain.errors import DataError, OutOfMemoryError, first_line, is_of_the_device, is_out_of_memory
 from ttstrain.places import refused_as
 from ttstrain.task import TaskData
@@ -58,7 +58,7 @@ class FeatureCache:
     def __init__(
         self, folder: Path, task_data: TaskData, *, place: Place = "auto", device: torch.device | None = None
     ) -> None:
-        self.folder = folder / hashlib.sha256(task_data.fingerprint.encode()).hexdigest()[:16]
+        self.folder = folder / sha256(task_data.fingerprint)[:16]
         self.task_data = task_data
         self.place = place
         self.device = device
@@ -155,23 +155,14 @@ class _DamagedError(Exception):
 def _key(clip: Clip, task_data: TaskData) -> str:
     decided_by: dict[str, Any] = {
         "layout": LAYOUT,
-        "audio": clip.digest or file_digest(clip.path),
+        "audio": clip.digest or sha256_of_file(clip.path),
         "treatment": asdict(clip.treatment),
         "said": [clip.text, clip.speaker, clip.language],
         "fingerprint": task_data.fingerprint,
     }
     if clip.tokens or clip.ready:  # absent where there are none, so that older files are still found
         decided_by["prepared"] = [clip.tokens, [(one.name, one.digest, one.values) for one in clip.ready]]
-    return hashlib.sha256(json.dumps(decided_by, sort_keys=True).encode()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file, hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return sha256(json.dumps(decided_by, sort_keys=True))
 
 
 def _build_one(clip: Clip, path: Path, task_data: TaskData) -> str | None:

@@ -6,7 +6,6 @@ clip that was trained on is never held out, and one that is held out is never tr
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,6 +16,7 @@ from typing import Any, Literal
 from ttstrain import documents
 from ttstrain.data import atomic
 from ttstrain.data.manifest import Clip, json_line, read_manifest
+from ttstrain.digest import sha256
 from ttstrain.errors import DataError
 
 FOLDER = "data"  # in a run's folder
@@ -130,7 +130,7 @@ def fingerprint(
     """
     measured = [[_as_measured(clip) for clip in clips[:most]] for clips in (held_out, retained)]
     made_from = [measured, budget, max_clips, features]
-    return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
+    return sha256(json.dumps(made_from))[:16]
 
 
 def _as_measured(clip: Clip) -> list[Any]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import itertools
 import json
 import logging
@@ -30,6 +29,7 @@ from ttstrain.data.cache import FeatureCache
 from ttstrain.data.manifest import Clip
 from ttstrain.data.pool import Pool
 from ttstrain.data.workers import start_pool, worker_context
+from ttstrain.digest import sha256
 from ttstrain.errors import DataError
 from ttstrain.task import Batch, TaskData
 
@@ -243,7 +243,7 @@ class Loader:
             made_from += [self._num_own, self._replay_share]
         if len(members := self._members) < self._num_own:
             made_from.append(members)
-        return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
+        return sha256(json.dumps(made_from))[:16]
 
     # ------------------------------------------------------------ the stream
 

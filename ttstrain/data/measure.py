@@ -6,7 +6,6 @@ Nothing here depends on the text or the recipe, so that a file is measured once 
 from __future__ import annotations
 
 import errno
-import hashlib
 import math
 import os
 import stat
@@ -21,6 +20,7 @@ from ttstrain.data.manifest import Treatment
 from ttstrain.data.other_formats import what_it_is
 from ttstrain.data.readers.rows import Action
 from ttstrain.data.riff import check_riff
+from ttstrain.digest import sha256_of_file
 
 RULES = 1  # raise when a rule below changes: kept measurements are then taken again
 
@@ -175,7 +175,7 @@ def _judge(path: Path, decoded: Decoded) -> Measured:
         findings.append(Finding("fix", "trimmed_silence", f"{cut / rate:.2f} s of silence cut off its ends"))
     findings += [*_of_the_band(mono[start:end], rate), *of_level]
     treatment = Treatment(channel=channel, gain=gain, offset=offset, start=start, end=end)
-    return Measured(tuple(findings), rate, digest_of(path), treatment)
+    return Measured(tuple(findings), rate, sha256_of_file(path), treatment)
 
 
 def _offset(samples: Samples) -> tuple[float, list[Finding]]:
@@ -301,15 +301,6 @@ def _hop(rate: int) -> int:
 def decibels(level: float) -> str:
     """Say a level of full scale in dB."""
     return f"{20 * math.log10(level):.0f} dBFS" if level else "exactly zero"
-
-
-def digest_of(path: Path) -> str:
-    """Return the SHA-256 of a file, hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def leads_outside(path: Path, root: Path) -> bool:

@@ -8,7 +8,6 @@ any round.
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 from ttstrain.data import sampler
 from ttstrain.data.loader import Loader
 from ttstrain.data.manifest import Clip
+from ttstrain.digest import sha256
 from ttstrain.errors import DataError
 from ttstrain.task import Batch, Companions
 
@@ -185,4 +185,4 @@ class Mixture:
         made_from = [
             list(self._companions.ids), list(self._companions.lengths), clips.batch_frames, clips.max_clips, clips.seed
         ]  # fmt: skip
-        return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
+        return sha256(json.dumps(made_from))[:16]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ttstrain.data.earlier import Earlier, Part, Side
 from ttstrain.data.manifest import Clip
+from ttstrain.digest import sha256
 from ttstrain.errors import DataError
 from ttstrain.recipe.schema import DataConfig
 
@@ -90,7 +90,7 @@ def split_holdout(
     order: Mapping[Part, int] = {"held out": 0, "new": 1, "train": 2}
     ranked: dict[tuple[int, str], list[Clip]] = {}
     for clip in clips:
-        draw = hashlib.sha256(f"{seed}/{clip.digest or clip.id}".encode()).hexdigest()
+        draw = sha256(f"{seed}/{clip.digest or clip.id}")
         ranked.setdefault((0 if before is None else order[before.part_of(clip)], draw), []).append(clip)
     held: set[str] = set()
     for place in sorted(ranked):

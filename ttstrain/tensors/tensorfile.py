@@ -6,19 +6,19 @@ being held in memory. The format is public: 8 bytes of header length, a JSON hea
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 
 from ttstrain import documents
+from ttstrain.digest import Running, running
 from ttstrain.errors import CheckpointError
 from ttstrain.places import refused_as
 
@@ -47,12 +47,6 @@ DTYPES: Mapping[str, torch.dtype] = {
     "BOOL": torch.bool,
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-
-
-class Hash(Protocol):
-    """What is fed the bytes of a file in order."""
-
-    def update(self, data: Any, /) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +123,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, s
         header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": list(ends[name])}
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    hasher = hashlib.sha256()
+    hasher = running()
     with path.open("wb") as file:
         head = len(text).to_bytes(8, "little") + text
         hasher.update(head)
@@ -149,7 +143,7 @@ def read_header(path: Path) -> Header:
     return _header(path)[0]
 
 
-def read(path: Path, *, hasher: Hash | None = None) -> dict[str, Tensor]:
+def read(path: Path, *, hasher: Running | None = None) -> dict[str, Tensor]:
     """Read every tensor in one pass over the file, in the writer's order."""
     header, start = _header(path)
     loaded: dict[str, Tensor] = {}
@@ -164,7 +158,7 @@ def read(path: Path, *, hasher: Hash | None = None) -> dict[str, Tensor]:
     return {name: loaded[name] for name in header.tensors}
 
 
-def read_into(file: IO[bytes], tensor: Tensor, path: Path, *, hasher: Hash | None = None) -> None:
+def read_into(file: IO[bytes], tensor: Tensor, path: Path, *, hasher: Running | None = None) -> None:
     """Fill a contiguous tensor from the file's present position."""
     data = _bytes_of(tensor)
     for start in range(0, len(data), CHUNK):

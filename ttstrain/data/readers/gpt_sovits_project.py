@@ -14,7 +14,6 @@ name in different folders have overwritten each other there, and their rows cont
 from __future__ import annotations
 
 import ast
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from pathlib import Path
 from ttstrain.data.readers.collect import Collector
 from ttstrain.data.readers.lines import Line, read_text, split_lines
 from ttstrain.data.readers.rows import Ready, Row, RowTable, TableError, printable
+from ttstrain.digest import sha256_of_file
 
 TEXTS, SEMANTICS, RECORDINGS = "2-name2text", "6-name2semantic", "5-wav32k"
 FILES: Mapping[str, str] = {"bert": "3-bert", "ssl": "4-cnhubert", "speaker": "7-sv_cn"}  # feature -> its folder
@@ -120,7 +120,7 @@ def _take(collector: Collector, folder: Path, source: str, fields: list[str], se
     name, written, word2ph, text = fields
     phones = tuple(written.split(" ")) if written.strip() else ()
     ready = [
-        Ready(feature, str(path), digest=_digest(path))
+        Ready(feature, str(path), digest=sha256_of_file(path))
         for feature, below in FILES.items()
         if (path := folder / below / f"{name}.pt").is_file()
     ]
@@ -150,11 +150,3 @@ def _read_word2ph(written: str) -> tuple[int, ...]:
     if not isinstance(counts, list) or not all(isinstance(count, int) for count in counts):
         return ()
     return tuple(counts)
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -17,6 +16,7 @@ from ttstrain.data.readers.lines import MOST_ROWS
 from ttstrain.data.readers.rows import Row, RowTable, TableError
 from ttstrain.data.readers.samples import wav_of
 from ttstrain.data.readers.uses import Uses
+from ttstrain.digest import sha256
 from ttstrain.errors import DataError
 from ttstrain.places import refused_as
 
@@ -170,7 +170,7 @@ def _content(audio: Mapping[str, Any]) -> bytes | str | None:
 
 
 def _unpacked(content: bytes, folder: Path) -> Path:
-    digest = hashlib.sha256(content).hexdigest()
+    digest = sha256(content)
     ending = next((ending for magic, ending in ENDINGS.items() if content.startswith(magic)), ".audio")
     path = folder / digest[:2] / f"{digest}{ending}"
     if not path.exists():

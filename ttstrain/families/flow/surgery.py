@@ -9,7 +9,6 @@ Legend: r rows, of which row 0 is the filler and row k + 1 token k; t width.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from ttstrain.checkpoint.upstream import OpenedCheckpoint
 from ttstrain.data.texts import VOCAB
+from ttstrain.digest import sha256
 from ttstrain.errors import CheckpointError
 from ttstrain.families.flow.alike import Kind, Origins
 from ttstrain.families.flow.readings import EMILIA, TABLE
@@ -120,7 +120,7 @@ def _row(rows: Tensor, token: str, *, length: Tensor, noise: float) -> Tensor:
     if len(rows) > 1:
         size = mean.norm()
         mean = mean * (length / size) if size > 0 else mean
-    seed = int.from_bytes(hashlib.sha256(token.encode()).digest()[:8], "little") >> 1
+    seed = int.from_bytes(bytes.fromhex(sha256(token))[:8], "little") >> 1
     drawn = torch.randn(rows.shape[1], generator=torch.Generator().manual_seed(seed))
     row: Tensor = mean + drawn * (noise * length / drawn.norm())
     return row

@@ -6,7 +6,6 @@ table does not hold is read as index 0 too, as upstream does: a plan says what t
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 
 from ttstrain import documents
+from ttstrain.digest import sha256
 from ttstrain.errors import RecipeError
 from ttstrain.families.flow.spelling import Spelling
 
@@ -75,7 +75,7 @@ def load_vocab(source: str, *, space_first: bool = True) -> Vocab:
             f"the first token of the vocab `{source}` is {lines[0]!r}, not the space",
             hint="unknown characters are read as index 0; put the space first, or use `tokenizer: custom`",
         )
-    digest = hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
+    digest = sha256("".join(f"{line}\n" for line in lines))
     return Vocab(tokens=tuple(lines), source=source, sha256=digest, notes=notes)
 
 

@@ -7,7 +7,6 @@ lower precision flips some of them.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from collections import defaultdict
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from ttstrain import documents
 from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.upstream import refuse_unsafe
+from ttstrain.digest import sha256, sha256_of_files
 from ttstrain.errors import CheckpointError, DataError, RecipeError
 from ttstrain.families.orpheus.codes import LEVEL_RATES, deinterleave, interleave
 from ttstrain.families.orpheus.ids import CODEBOOK_SIZE, SAMPLE_RATE, SAMPLES_PER_FRAME
@@ -272,16 +272,10 @@ def load_codec(spec: str) -> Codec:
 
 def digest_of(spec: str) -> str:
     """Return a hash of the codec's files, which decides whether cached codes are still its own."""
-    digest = hashlib.sha256()
     if spec == TOY:
-        digest.update(f"{json.dumps(CODEC, sort_keys=True)} {CODEC_SEED}".encode())
-    else:
-        folder, weights = _files(spec)
-        for path in (folder / "config.json", weights):
-            with path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-    return digest.hexdigest()[:16]
+        return sha256(f"{json.dumps(CODEC, sort_keys=True)} {CODEC_SEED}")[:16]
+    folder, weights = _files(spec)
+    return sha256_of_files([folder / "config.json", weights])[:16]
 
 
 def _files(spec: str) -> tuple[Path, Path]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ttstrain import documents
+from ttstrain.digest import sha256, sha256_of_file
 from ttstrain.errors import CheckpointError, DataError, RecipeError
 from ttstrain.families.orpheus.ids import MOST_TOKENIZER_BYTES, NUM_CUSTOM, TokenIds
 from ttstrain.tensors.hub import HUB, fetch_repository
@@ -104,7 +104,7 @@ def load_tokenizer(spec: str) -> RowTokenizer:
         folder=folder,
         ids=ids,
         size=max(vocab.values()) + 1,
-        digest=hashlib.sha256(written).hexdigest()[:16],
+        digest=sha256(written)[:16],
         _tokenizer=tokenizer,
     )
 
@@ -112,7 +112,7 @@ def load_tokenizer(spec: str) -> RowTokenizer:
 def another_tokenizer(tokenizer: RowTokenizer, *, beside: Path) -> list[str]:
     """Warn where a tokenizer is not the one that lies beside a base's weights."""
     path = (beside if beside.is_dir() else beside.parent) / FILE
-    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest()[:16] == tokenizer.digest:
+    if not path.is_file() or sha256_of_file(path)[:16] == tokenizer.digest:
         return []
     return [
         f"WARNING: the tokenizer `{tokenizer.source}` is another than the one beside the base, `{path}`: the same text "

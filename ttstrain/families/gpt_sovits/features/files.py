@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
+from ttstrain.digest import sha256, sha256_of_file
 from ttstrain.errors import CheckpointError
 from ttstrain.tensors.hub import HUB, download
 
@@ -48,18 +48,13 @@ def digest_of_folder(folder: Path) -> str:
 
 def digest_of(paths: Sequence[Path]) -> str:
     """Hash files by name and content; what was hashed in this process and has not changed is remembered."""
-    digest = hashlib.sha256()
+    pieces: list[str | bytes] = []
     for path in paths:
         status = path.stat()
-        digest.update(path.name.encode())
-        digest.update(_digest(path.resolve(), status.st_size, status.st_mtime_ns))
-    return digest.hexdigest()[:16]
+        pieces += [path.name, bytes.fromhex(_sum_of(path.resolve(), status.st_size, status.st_mtime_ns))]
+    return sha256(*pieces)[:16]
 
 
 @lru_cache(maxsize=64)
-def _digest(path: Path, _size: int, _changed: int) -> bytes:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.digest()
+def _sum_of(path: Path, _size: int, _changed: int) -> str:
+    return sha256_of_file(path)

@@ -6,7 +6,6 @@ with the tokens and into every run.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ttstrain.checkpoint.upstream import follow, open_own, refuse_unsafe
+from ttstrain.digest import sha256
 from ttstrain.errors import CheckpointError
 from ttstrain.families.gpt_sovits.features.files import find_file
 from ttstrain.families.gpt_sovits.features.toy import TOY, toy_quantizer
@@ -112,7 +112,4 @@ def from_weights(weights: Mapping[str, Tensor] | Mapping[str, Any], *, source: s
 
 def digest_of_parts(parts: Mapping[str, Tensor]) -> str:
     """Hash `ssl_proj` and the codebook as fp16, which published files hold: an export in fp16 has its run's digest."""
-    digest = hashlib.sha256()
-    for key in PARTS:
-        digest.update(parts[key].detach().cpu().half().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return sha256(*(parts[key].detach().cpu().half().contiguous().numpy().tobytes() for key in PARTS))[:16]

@@ -6,7 +6,6 @@ accent phrases with `#`, which no table has: the published weights have learned 
 
 from __future__ import annotations
 
-import hashlib
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from importlib import import_module, metadata
 from typing import cast
 
 from ttstrain.data.texts import VOCAB, Token
+from ttstrain.digest import sha256
 from ttstrain.errors import DataError
 from ttstrain.families.gpt_sovits.text.japanese_dictionary import OWN, Dictionary, digest
 from ttstrain.families.gpt_sovits.text.reading import Reading
@@ -147,7 +147,7 @@ class SovitsFrontEnd:
         self.max_unknown = 1.0  # the table cannot grow: what it lacks is told, and nothing refused
         self.unknown_as = "`UNK`, or not at all"
         self.separator = " "
-        table = hashlib.sha256("\n".join(self.vocab).encode()).hexdigest()
+        table = sha256("\n".join(self.vocab))
         own = {} if dictionary.is_own else {"japanese dictionary": digest(dictionary)}
         self.versions: Mapping[str, str] = {"tokenizer": "phonemes", **versions(), **own, VOCAB: f"sha256:{table}"}
 

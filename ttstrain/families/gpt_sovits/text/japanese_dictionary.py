@@ -6,7 +6,6 @@ Upstream reads with `open_jtalk_dic_utf_8-1.11`, the dictionary of Open JTalk, a
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ttstrain.data.location import cache_root
+from ttstrain.digest import sha256_of_files
 from ttstrain.errors import RecipeError
 from ttstrain.families.gpt_sovits.text.reading import load
 
@@ -57,12 +57,7 @@ def labels(text: str, dictionary: Dictionary) -> list[str]:
 @cache
 def digest(dictionary: Dictionary) -> str:
     """Name a dictionary by its content, for features and checkpoints that depend on it. Raises RecipeError."""
-    found = hashlib.sha256()
-    for path in _files(dictionary):
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                found.update(block)
-    return found.hexdigest()[:16]
+    return sha256_of_files(_files(dictionary))[:16]
 
 
 def _files(dictionary: Dictionary) -> list[Path]:
