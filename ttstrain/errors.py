@@ -6,6 +6,8 @@ with its exit code. Anything else is a defect of ours and shows a traceback.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 _MEMORY = (  # how torch, its CUDA libraries and NCCL say that memory is full, beside torch.OutOfMemoryError
     "out of memory",  # also of AcceleratorError (`CUDA error: out of memory`) and NCCL (`Cuda failure 'out of memory'`)
     "cublas_status_alloc_failed",
@@ -19,14 +21,19 @@ _MEMORY = (  # how torch, its CUDA libraries and NCCL say that memory is full, b
 
 
 class UserError(Exception):
-    """What went wrong, in the user's words, and what to do about it."""
+    """What went wrong, in the user's words, and what to do about it.
+
+    The message is one line on the screen, and each of the `details` another: a line break inside any of them came with
+    a name or a value of the user's, and is shown escaped.
+    """
 
     exit_code: int = 2
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
+    def __init__(self, message: str, *, details: Sequence[str] = (), hint: str | None = None) -> None:
+        self.lines = (message, *details)
+        self.message = "\n".join(self.lines)
         self.hint = hint
+        super().__init__(self.message)
 
 
 class RecipeError(UserError):

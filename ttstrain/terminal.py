@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 # Controls of ASCII and Latin-1, separators that break lines, what turns the direction of text, halves of characters.
-_CONTROL = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
+_CONTROL = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 _ESCAPED = re.compile(f"[{_CONTROL}]")
 _ESCAPED_ON_ONE_LINE = re.compile(rf"[{_CONTROL}\n\t]")
+_SHORT = {"\n": r"\n", "\t": r"\t"}
 _UNSPELLABLE = "ttstrain.unspellable"
 
 
@@ -30,12 +31,12 @@ def escaped(text: str) -> str:
 
 
 def on_one_line(text: str) -> str:
-    """Escape a name that has to stay on its line."""
+    """Escape what has to stay on its line: line ends and tabs become `\\n` and `\\t`."""
     return _ESCAPED_ON_ONE_LINE.sub(_spelled, text)
 
 
 def _spelled(match: re.Match[str]) -> str:
-    return f"\\u{ord(match[0]):04x}"
+    return _SHORT.get(match[0]) or f"\\u{ord(match[0]):04x}"
 
 
 def console(**options: Any) -> Console:

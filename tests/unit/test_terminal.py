@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import torch
 
 from ttstrain import terminal
 from ttstrain.cli import main as command_line
+from ttstrain.shell import quoted
 from ttstrain.tensors import tensorfile
 
 EVIL = "\x1b]0;owned\x07\x1b[2K\r\x9b31m\u202e\x08\x7f"
@@ -85,6 +88,55 @@ def test_errors_are_escaped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert_harmless(err)
 
 
+BROKEN = "a\nb\x1b[31mc\rd\u202ee\u200ff\u2028g\u0085h\ti"
+ON_ITS_LINE = "a\\nb\\u001b[31mc\\u000dd\\u202ee\\u200ff\\u2028g\\u0085h\\ti"
+REFUSED: dict[str, tuple[int, list[str]]] = {  # a command that names BROKEN, its exit code
+    "checkpoint": (4, ["inspect-ckpt", "{}"]),
+    "data": (3, ["prepare", "{}"]),
+    "recipe": (2, ["plan", "{}.yaml"]),
+    "base": (4, ["plan", "quickstart", "--base", "{}"]),
+    "run": (4, ["export", "{}", "-o", "out"]),
+    "resume": (2, ["resume", "{}"]),
+    "key": (2, ["plan", "quickstart", BROKEN + "=1"]),
+    "value": (2, ["plan", "quickstart", "train.steps=" + json.dumps(BROKEN)]),
+    "command": (2, [BROKEN]),
+}
+
+
+@pytest.mark.parametrize(("code", "arguments"), REFUSED.values(), ids=REFUSED)
+def test_an_error_is_one_line_whatever_it_names(
+    code: int, arguments: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TTSTRAIN_CACHE", str(tmp_path / "cache"))
+    ended, _, err = ttstrain(monkeypatch, *(argument.format(tmp_path / BROKEN) for argument in arguments))
+    assert ended == code, err
+    error, *hint = err.removesuffix("\n").split("\n")
+    assert error.startswith("error: ")
+    assert ON_ITS_LINE in error
+    assert len(hint) <= 1
+    assert all(line.startswith("hint: ") for line in hint)
+    assert terminal.on_one_line(err.replace("\n", "")) == err.replace("\n", "")
+
+
+def test_a_plan_keeps_its_lines_whatever_it_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TTSTRAIN_CACHE", str(tmp_path / "cache"))
+    data = tmp_path / BROKEN
+    data.symlink_to(Path(terminal.__file__).parent / "_demo")
+    code, out, err = ttstrain(monkeypatch, "plan", "quickstart", "--data", str(data))
+    assert code == 0, err
+    first = next(line for line in out.split("\n") if line.startswith("data "))
+    assert first.endswith(ON_ITS_LINE)
+
+
+@pytest.mark.parametrize("word", ["plain", "two words", BROKEN, "it's\n", "back\\slash\x1b", "\udcff\n", "-\n1"])
+def test_a_printed_command_is_one_line_that_a_shell_reads_back(word: str) -> None:
+    line = quoted("printf", "%s", word)
+    assert terminal.on_one_line(line) == line
+    said = subprocess.run(["bash", "-c", line], check=True, capture_output=True).stdout
+    assert said == os.fsencode(word)
+
+
 def assert_harmless(shown: str) -> None:
     """Only colours of rich's own may be left."""
     without_colours = shown
@@ -95,6 +147,8 @@ def assert_harmless(shown: str) -> None:
 
 @pytest.mark.parametrize("character", [chr(number) for number in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x202E)])
 def test_an_escape_is_json_for_what_it_was(character: str) -> None:
+    assert json.loads(f'"{terminal.on_one_line(character)}"') == character
+    assert terminal.on_one_line(character) != character
     if character in "\n\t":
         assert terminal.escaped(character) == character
     else:

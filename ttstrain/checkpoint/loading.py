@@ -45,11 +45,15 @@ class LoadReport:
         return not (self.missing or self.unexpected or self.mismatched)
 
     def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def lines(self) -> list[str]:
+        """Tell it in lines, the longest lists cut short."""
         lines = [f"{len(self.matched)} tensors match"]
         lines += _listed("missing in the file", self.missing)
         lines += _listed("unknown to the model", self.unexpected)
         lines += _listed("of another shape", self.mismatched)
-        return "\n".join(lines)
+        return lines
 
 
 def compare(module: nn.Module, tensors: Tensors, *, source: str) -> LoadReport:
@@ -89,7 +93,7 @@ def load_weights(module: nn.Module, tensors: Tensors, *, source: str) -> LoadRep
 
 def misfit(report: LoadReport) -> CheckpointError:
     """Say what of a file does not fit a model."""
-    return CheckpointError(f"`{report.source}` does not fit the model:\n{report}", hint=_hint(report))
+    return CheckpointError(f"`{report.source}` does not fit the model:", details=report.lines(), hint=_hint(report))
 
 
 def check_finite(tree: Tree, *, source: str) -> None:

@@ -138,7 +138,8 @@ def _check_same_model(before: Sequence[OpenedCheckpoint], config: Mapping[str, A
             )
     if differing := [f"{key}: {new!r}, and {old!r} before it" for key, old, new in differences(config, part.config)]:
         raise CheckpointError(
-            f"`{part.path}` is of another model than `{names}`:\n" + "\n".join(differing),
+            f"`{part.path}` is of another model than `{names}`:",
+            details=differing,
             hint="the files of one `base:` must be parts of one model",
         )
 
@@ -178,6 +179,7 @@ def explain(report: LoadReport, opened: OpenedCheckpoint) -> CheckpointError | N
         reasons[found] = reasons.get(found, 0) + 1
     lines = [f"{count} tensors `{entry.pattern}`: {entry.why}" for entry, count in reasons.items()]
     return CheckpointError(
-        f"`{opened.title}` is not the whole model:\n" + "\n".join(lines),
+        f"`{opened.title}` is not the whole model:",
+        details=lines,
         hint="; ".join(dict.fromkeys(entry.hint for entry in reasons)) + "; `base:` takes a list, `--base` several",
     )

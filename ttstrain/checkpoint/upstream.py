@@ -109,7 +109,8 @@ class OpenedCheckpoint:
         ]
         if differing:
             raise CheckpointError(
-                f"`{self.path}` is {self.model}, another model than the recipe's:\n" + "\n".join(differing),
+                f"`{self.path}` is {self.model}, another model than the recipe's:",
+                details=differing,
                 hint="extend the matching `models/` config, or choose another base",
             )
 

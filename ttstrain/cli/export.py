@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from ttstrain.cli import paths
+from ttstrain.terminal import on_one_line
 
 if TYPE_CHECKING:
     from ttstrain.export.write import Exported, Source
@@ -79,7 +80,7 @@ def print_result(source: Source, exported: Exported) -> None:
     _print_entry("from", f"{source.name}, step {source.step:,} ({source.checkpoint.name})")
     _print_entry("weights", f"{source.chosen}: {'; '.join(source.reasons)}")
     for warning in source.warnings:
-        print(warning, file=sys.stderr)
+        print(on_one_line(warning), file=sys.stderr)
     computes = ""
     if exported.difference is not None:
         same = "the same" if exported.difference == 0 else f"within {exported.difference:.1g}"
@@ -90,7 +91,7 @@ def print_result(source: Source, exported: Exported) -> None:
     for note in exported.notes:
         _print_entry("note", note)
     for line in exported.use:  # whole, to be copied
-        print(f"use       {line}")
+        print(f"use       {on_one_line(line)}")
 
 
 def _print_entry(name: str, text: str) -> None:
@@ -98,7 +99,7 @@ def _print_entry(name: str, text: str) -> None:
     indent = " " * 10
     print(
         fill(
-            text,
+            on_one_line(text),
             80,
             initial_indent=f"{name:10}",
             subsequent_indent=indent,

@@ -96,7 +96,7 @@ def print_json(document: Any) -> None:
 
 def print_inspection(found: Inspection, console: Console) -> None:
     """Print for people: what it is first, what is odd about it last."""
-    console.print(found.path, style="bold", overflow="fold", markup=False)
+    console.print(terminal.on_one_line(str(found.path)), style="bold", overflow="fold", markup=False)
     lines = list(_lines(found))
     for name, text in lines:
         _print_wrapped(f"{name:<10}", text, console)
@@ -113,7 +113,9 @@ def _print_wrapped(label: str, text: str, console: Console, *, style: str | None
     """Print text beside a label, its further lines under its first."""
     from textwrap import wrap
 
-    for number, line in enumerate(wrap(text, max(console.width - len(label), 20), break_on_hyphens=False)):
+    for number, line in enumerate(
+        wrap(terminal.on_one_line(text), max(console.width - len(label), 20), break_on_hyphens=False)
+    ):
         console.print((label if number == 0 else " " * len(label)) + line, style=style, markup=False, soft_wrap=True)
 
 
@@ -200,7 +202,8 @@ def _cells(tensor: TensorReport) -> tuple[str, ...]:
 
 def print_difference(found: Difference, console: Console) -> None:
     """Print what sets two checkpoints apart, the tensors that moved furthest first."""
-    console.print(f"a  {found.a}\nb  {found.b}", style="bold", overflow="fold", markup=False)
+    for name, path in (("a", found.a), ("b", found.b)):
+        console.print(f"{name}  {terminal.on_one_line(str(path))}", style="bold", overflow="fold", markup=False)
     distance = "no number" if found.distance is None else f"{found.distance:.3%}"
     console.print(f"{found.equal:,} tensors equal, {len(found.changed):,} changed; distance over all {distance}")
     for title, names in (("only in a", found.only_a), ("only in b", found.only_b), ("other shape", found.reshaped)):

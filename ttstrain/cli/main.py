@@ -24,7 +24,7 @@ from ttstrain.data.pool import end_all
 from ttstrain.errors import OutOfMemoryError, PeerError, UserError, first_line, is_out_of_memory
 from ttstrain.places import is_refusal, refusal
 from ttstrain.runs.launch import first_here
-from ttstrain.terminal import escaped, protected
+from ttstrain.terminal import escaped, on_one_line, protected
 from ttstrain.train.signals import starting
 
 INTERNAL_ERROR = 1
@@ -81,13 +81,13 @@ class CommandLine(TyperGroup):
             return super().invoke(ctx)
         except UserError as error:
             if not (isinstance(error, PeerError) and error.told):
-                print_error(error.message, hint=error.hint)
+                print_error(*error.lines, hint=error.hint)
             raise typer.Exit(error.exit_code) from error
         except OSError as error:
             if not is_refusal(error) or _is_ours(error):
                 raise
             refused = refusal(error, UserError)
-            print_error(refused.message, hint=refused.hint)
+            print_error(*refused.lines, hint=refused.hint)
             raise typer.Exit(refused.exit_code) from error
         except KeyboardInterrupt as error:
             if first_here():
@@ -147,15 +147,16 @@ def new_app(**options: Any) -> typer.Typer:
     )
 
 
-def print_error(message: str, *, hint: str | None = None) -> None:
+def print_error(*lines: str, hint: str | None = None) -> None:
     """Tell the user on stderr what went wrong and what to do; a stream that is gone is no second error."""
     with suppress(OSError):
         sys.stdout.flush()
     with suppress(OSError):
+        message = "\n".join(on_one_line(line) for line in lines)
         cut = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}…"
-        print(f"error: {escaped(cut)}", file=sys.stderr)
+        print(f"error: {cut}", file=sys.stderr)
         if hint:
-            print(f"hint: {escaped(hint)}", file=sys.stderr)
+            print(f"hint: {on_one_line(hint)}", file=sys.stderr)
 
 
 app = new_app(cls=CommandLine, no_args_is_help=True)
@@ -184,7 +185,7 @@ def main() -> None:
             app(prog_name="ttstrain")
         except Exception:  # whatever reaches this line is our defect: show it whole, and say whose it is
             with suppress(OSError):
-                traceback.print_exc()
+                print(escaped(traceback.format_exc()), end="", file=sys.stderr)
             print_error(
                 "ttstrain failed in a way it should not",
                 hint="the lines above say where; please report them together with `ttstrain env`",

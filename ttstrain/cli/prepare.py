@@ -81,11 +81,11 @@ def prepare(
     if not json:
         print(summary(result))
         _print_texts(texts, front_end, result, num_shown=num_shown)
-        print(f"lists     {lists}")
+        print(f"lists     {terminal.on_one_line(str(lists))}")
     if vocab_out is not None:
         added = _write_vocab(vocab_out, front_end, texts)
         if not json:
-            print(added)
+            print(terminal.on_one_line(added))
     built = None if wanted is None else _build(wanted, result)
     if built is not None:
         from ttstrain.runs.prepare import look_again
@@ -101,7 +101,7 @@ def prepare(
     if json:
         _print_json(result, None if built is None else built[1], lists, texts=texts, scoring=scoring)
     elif scoring is not None:
-        print("\n".join([*scoring_lines(scoring), f"scores    {lists / SCORES}"]))
+        print("\n".join([*scoring_lines(scoring), f"scores    {terminal.on_one_line(str(lists / SCORES))}"]))
 
 
 def _recipe(name: str, data: Path, overrides: list[str]) -> Recipe | None:

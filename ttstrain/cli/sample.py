@@ -13,7 +13,7 @@ from ttstrain.cli import paths
 from ttstrain.errors import DataError
 from ttstrain.places import refused_as
 from ttstrain.shell import quoted
-from ttstrain.terminal import escaped
+from ttstrain.terminal import on_one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -217,7 +217,7 @@ def _speak(speaker: Speaker, work: list[tuple[Line, Voice | None, Path]]) -> Non
             figures.append(spoken.numbers)
         pieces = "1 chunk" if spoken.num_chunks == 1 else f"{spoken.num_chunks} chunks"
         sound = spoken.vocoder.partition(":")[0]
-        print(f"{path}  {seconds:.1f} s, {pieces}, RTF {took / seconds:.2f}, {sound}", flush=True)
+        print(f"{on_one_line(str(path))}  {seconds:.1f} s, {pieces}, RTF {took / seconds:.2f}, {sound}", flush=True)
     if len(figures) > 1:
         _say(f"mean of {len(figures)}: {_figures(_means(figures))}")
     if failed:
@@ -235,4 +235,4 @@ def _means(figures: list[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _say(message: str) -> None:
-    print(escaped(message), file=sys.stderr, flush=True)
+    print(on_one_line(message), file=sys.stderr, flush=True)

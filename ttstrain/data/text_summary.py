@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ttstrain.data.readers.rows import printable
 from ttstrain.data.texts import VOCAB, FrontEnd, TextReport, Token, read_clip_text
 from ttstrain.errors import DataError
+from ttstrain.terminal import on_one_line
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -74,9 +75,8 @@ def check_texts(report: TextReport) -> None:
     first = next(iter(report.unknown))
     raise DataError(
         f"{share(report)} of the texts' tokens are not in the vocabulary `{report.vocab_source}` and would be read as "
-        f"{report.unknown_as}, more than `model.max_unknown` ({100 * report.max_unknown:g} %):\n"
-        f"{some_symbols(report)}\n"
-        f"{example(report, first)}",
+        f"{report.unknown_as}, more than `model.max_unknown` ({100 * report.max_unknown:g} %):",
+        details=[some_symbols(report), example(report, first)],
         hint="three ways out: a vocabulary that holds them (`ttstrain prepare DATA --recipe RECIPE --vocab-out "
         "vocab.txt`, then `model.vocab=vocab.txt`); other texts; or "
         f"`model.max_unknown={_above(report.unknown_share):g}`, and the model never learns these symbols",
@@ -127,7 +127,7 @@ def _shown(tokens: Sequence[Token], separator: str) -> Text:
 
 def _wrap(label: str, text: str) -> list[str]:
     return textwrap.wrap(
-        text,
+        on_one_line(text),
         width=WIDTH,
         initial_indent=f"{label:{LABEL}}",
         subsequent_indent=" " * LABEL,

@@ -66,7 +66,9 @@ def complaint(
     for detail in error.errors():
         findings.setdefault(".".join([*at, *_path(detail["loc"], values)]), []).append(detail)
     lines = [f"{_place(key, places)}{_what(key, details)}" for key, details in findings.items()]
-    return RecipeError("\n       ".join(lines), hint=_hint(*next(iter(findings.items())), known=known))
+    first, *others = lines
+    hint = _hint(*next(iter(findings.items())), known=known)
+    return RecipeError(first, details=[f"       {line}" for line in others], hint=hint)
 
 
 def known_keys(schema: type[BaseModel], at: str = "") -> list[str]:

@@ -16,6 +16,7 @@ from ttstrain.plan.mixing import clip_share
 from ttstrain.plan.plan import GroupPlan, Plan, ReplayFacts
 from ttstrain.recipe.emit import emit, scalar
 from ttstrain.recipe.schema import ReplayConfig, Schedule, base_title
+from ttstrain.terminal import on_one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,7 +36,7 @@ def render_plan(plan: Plan, console: Console) -> None:
     """Print the plan as one screen of 80 columns."""
     from rich.text import Text
 
-    for line in plan_lines(plan):
+    for line in map(on_one_line, plan_lines(plan)):
         label, rest = line[:LABEL], line[LABEL:]
         if label.strip() == "note":
             console.print(Text(line, style="yellow"), soft_wrap=True)
@@ -406,7 +407,7 @@ def _get(values: Any, key: str) -> Any:
 
 def _wrap(label: str, text: str) -> list[str]:
     return textwrap.wrap(
-        text,
+        on_one_line(text),
         width=WIDTH,
         initial_indent=f"{label:{LABEL}}",
         subsequent_indent=" " * LABEL,

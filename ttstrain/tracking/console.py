@@ -23,6 +23,7 @@ from rich.text import Text
 from ttstrain import families
 from ttstrain.errors import DataError
 from ttstrain.shell import quoted
+from ttstrain.terminal import on_one_line
 from ttstrain.tracking import jsonl
 from ttstrain.tracking.screen import screen
 from ttstrain.tracking.tracker import RunInfo, Spoken, Weights
@@ -191,7 +192,7 @@ class ConsoleTracker:
 
     def _print(self, line: str, *, style: str = "") -> None:
         # Text, not markup: clips and texts may hold brackets. Soft wrap: a path must stay in one piece to be copied.
-        self._console.print(Text(line, style=style), soft_wrap=True)
+        self._console.print(Text(on_one_line(line), style=style), soft_wrap=True)
 
     def _line_is_due(self, step: int, now: float) -> bool:
         every = max(1, self._total // PLAIN_LINES)

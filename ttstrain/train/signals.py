@@ -23,6 +23,7 @@ from typing import Any, Literal
 from typing_extensions import Self
 
 from ttstrain.errors import Preempted
+from ttstrain.terminal import on_one_line
 
 Request = Literal["preempted", "interrupted", "stop"]
 HURRIED = ("preempted", "interrupted")  # requests of a signal: batch systems kill what takes longer than they grant
@@ -183,7 +184,7 @@ class Signals:
 
     def _say(self, message: str) -> None:
         if self._speak:
-            _write(message)
+            _write(on_one_line(message))
 
     def _look_for_files(self) -> None:
         now = self._clock()

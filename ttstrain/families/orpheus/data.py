@@ -121,9 +121,11 @@ def check_tokenizer(config: OrpheusConfig) -> TokenIds:
     if tokenizer.ids != config.ids:
         found, wanted = tokenizer.ids, config.ids
         raise RecipeError(
-            f"the tokenizer `{config.rows.tokenizer}` and the `model:` section disagree:\n"
-            f"text_vocab_size {found.first_custom} and {wanted.first_custom}, bos_token_id {found.bos} and "
-            f"{wanted.bos}, eot_token_id {found.eot} and {wanted.eot}",
+            f"the tokenizer `{config.rows.tokenizer}` and the `model:` section disagree:",
+            details=[
+                f"text_vocab_size {found.first_custom} and {wanted.first_custom}, bos_token_id {found.bos} and "
+                f"{wanted.bos}, eot_token_id {found.eot} and {wanted.eot}"
+            ],
             hint=f"set `model.text_vocab_size={found.first_custom}`, `model.bos_token_id={found.bos}` and "
             f"`model.eot_token_id={found.eot}`, or take the net's own tokenizer",
         )

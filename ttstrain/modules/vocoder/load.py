@@ -209,7 +209,8 @@ def _load(net: nn.Module, path: Path) -> None:
     report = compare(net, tensors, source=str(path))
     if not report.perfect:
         raise CheckpointError(
-            f"`{path}` does not fit the configuration beside it:\n{report}",
+            f"`{path}` does not fit the configuration beside it:",
+            details=report.lines(),
             hint="weights and configuration come from the same place; download both again",
         )
     _check_filters(net, tensors, path)
