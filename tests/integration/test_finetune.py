@@ -18,13 +18,13 @@ import soundfile
 import torch
 from small_runs import checkpoint, command, finetune, metrics, ttstrain, write_clips, write_recipe
 
+from tests.support.wandb_file import read_offline_run, run_files
 from ttstrain.checkpoint import pointers
 from ttstrain.errors import CheckpointError, DataError, Interrupted, RecipeError
 from ttstrain.plan.resolve import parse, resolve
 from ttstrain.recipe.compose import compose_run
 from ttstrain.runs.prepare import prepare
 from ttstrain.runs.start import resume
-from ttstrain.tracking.wandb_file import read_offline_run, run_files
 from ttstrain.train import loop
 from ttstrain.train.run import Run
 

@@ -234,7 +234,7 @@ def _write(sample: Sample, path: Path) -> Path:
     """Write the sound, and a picture of its mel beside it."""
     soundfile.write(path, sample.audio.wav.clamp(-1, 1).cpu().numpy(), sample.audio.sample_rate, subtype="PCM_16")
     if sample.mel is not None:
-        path.with_suffix(".png").write_bytes(spectrogram.png(spectrogram.picture(sample.mel)))
+        spectrogram.write(path.with_suffix(".png"), sample.mel)
     return path
 
 

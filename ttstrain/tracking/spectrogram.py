@@ -5,12 +5,12 @@ Shapes: n frames, m mel bands, h and w pixels.
 
 from __future__ import annotations
 
-import struct
-import zlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,17 +35,9 @@ def picture(mel: Tensor) -> npt.NDArray[np.uint8]:
     return rgb
 
 
-def png(rgb: npt.NDArray[np.uint8]) -> bytes:
-    """Encode an RGB picture (h, w, 3) as a PNG file."""
-    height, width, _ = rgb.shape
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB, deflate, no interlace
-    rows = np.concatenate([np.zeros((height, 1), np.uint8), rgb.reshape(height, width * 3)], axis=1)  # 0: no filter
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 6)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in chunks)
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+def write(path: Path, mel: Tensor) -> None:
+    """Write the picture of log mels (n, m) as a PNG file."""
+    Image.fromarray(picture(mel)).save(path, "png")
 
 
 def _narrow(values: npt.NDArray[Any], *, columns: int) -> npt.NDArray[Any]:

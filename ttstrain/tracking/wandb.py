@@ -20,9 +20,8 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from ttstrain.shell import quoted
-from ttstrain.tracking import spectrogram
+from ttstrain.tracking import spectrogram, wandb_rows
 from ttstrain.tracking.tracker import RunInfo, Spoken, Weights
-from ttstrain.tracking.wandb_file import next_row
 
 INIT_TIMEOUT_S = 20.0  # W&B's own default would hold a run without network back for 90 s
 FINISH_TIMEOUT_S = 60.0  # what is not uploaded by then stays on disk for `wandb sync`
@@ -53,9 +52,9 @@ class WandbTracker:
         self._warn = warn
         self._info: RunInfo | None = None
         self._run: Any = None  # wandb.Run, None while off
-        self._row: int | None = None  # W&B's own step of the next row, where W&B cannot know it
+        self._row = 0  # W&B's own number of the next row
+        self._numbered: bool = False  # whether rows are given their number: offline, where W&B does not know it
         self._degraded = False
-        self._pictures = True
 
     def start(self, info: RunInfo) -> None:
         self._info = info
@@ -108,8 +107,7 @@ class WandbTracker:
 
         assert self._info is not None, "log before start"
         info = self._info
-        # Offline, W&B numbers a resumed run's rows from 0 again, and an upload would mix them up.
-        self._row = next_row(info.run_dir, info.run_id) if mode == "offline" else None
+        row = self._next_row(info, mode)
         settings = {"silent": True, "console": "off", "init_timeout": INIT_TIMEOUT_S, "save_code": False}
         if "finish_timeout" in wandb.Settings.model_fields:  # missing from older releases
             settings |= {"finish_timeout": FINISH_TIMEOUT_S, "finish_timeout_raises": True}
@@ -126,6 +124,7 @@ class WandbTracker:
             allow_val_change=True,
             settings=wandb.Settings(**settings),
         )
+        self._row, self._numbered = max(row, self._run.starting_step), mode == "offline"
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
         if mode == "online":
@@ -133,12 +132,25 @@ class WandbTracker:
         else:
             self._note(f"W&B: offline, `{_sync(self._folder)}` uploads it")
 
+    def _next_row(self, info: RunInfo, mode: Mode) -> int:
+        if (row := wandb_rows.read(info.run_dir)) is not None:
+            return row
+        row = wandb_rows.beyond_earlier(info.run_dir, info.run_id)
+        if row and mode == "offline":
+            self._note(
+                f"W&B: `wandb/next_row` is missing, as in runs of earlier versions; rows are numbered from {row:,} on, "
+                "which no earlier row can be. Plots are over `step` and stay as they are"
+            )
+        return row
+
     def _log_row(self, row: Mapping[str, Any]) -> None:
-        if self._row is None:
-            self._run.log(row)
+        assert self._info is not None, "log before start"
+        number, self._row = self._row, self._row + 1
+        wandb_rows.write(self._info.run_dir, self._row)  # first: after a kill in between the number is not used again
+        if self._numbered:
+            self._run.log(row, step=number, commit=True)
         else:
-            self._run.log(row, step=self._row, commit=True)
-            self._row += 1
+            self._run.log(row)
 
     def _log_sample(self, step: int, name: str, text: str, spoken: Mapping[Weights, Spoken]) -> None:
         import wandb
@@ -150,22 +162,11 @@ class WandbTracker:
                     continue
                 key = name if weights == "online" else f"{name}.{weights}"
                 row[f"sample/audio/{key}"] = wandb.Audio(str(one.path), caption=text)
-                if one.sample.mel is not None and self._can_draw():
+                if one.sample.mel is not None:
                     file = Path(folder, f"{weights}.png")
-                    file.write_bytes(spectrogram.png(spectrogram.picture(one.sample.mel)))
+                    spectrogram.write(file, one.sample.mel)
                     row[f"sample/mel/{key}"] = wandb.Image(str(file), caption=text)
             self._log_row(row)  # copies the files into the run
-
-    def _can_draw(self) -> bool:
-        """Tell whether pillow is there, which W&B wants for any picture."""
-        try:
-            import PIL  # noqa: F401
-        except ImportError:
-            if self._pictures:
-                self._pictures = False
-                self._note("W&B: no spectrogram pictures without pillow (`pip install pillow`)")
-            return False
-        return True
 
     def _summarize(self, **values: str) -> None:
         for key, value in values.items():

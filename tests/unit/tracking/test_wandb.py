@@ -18,12 +18,14 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
+from tests.support import wandb_file
+from tests.support.wandb_file import read_offline_run, run_files
 from ttstrain.task import Audio, Sample
-from ttstrain.tracking import spectrogram, wandb
+from ttstrain.tracking import spectrogram, wandb, wandb_rows
 from ttstrain.tracking.tracker import RunInfo, Spoken
 from ttstrain.tracking.wandb import WandbTracker
-from ttstrain.tracking.wandb_file import next_row, read_offline_run, run_files
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -100,9 +102,7 @@ def logged(path: Path) -> list[dict[str, Any]]:
 def records(path: Path, kind: str) -> list[Any]:
     from wandb.proto import wandb_internal_pb2
 
-    from ttstrain.tracking import wandb_file
-
-    parsed = [wandb_internal_pb2.Record.FromString(data) for data in wandb_file._records(path.read_bytes(), start=7)]
+    parsed = [wandb_internal_pb2.Record.FromString(data) for data in wandb_file.records(path.read_bytes())]
     return [getattr(record, kind) for record in parsed if record.WhichOneof("record_type") == kind]
 
 
@@ -168,38 +168,60 @@ def test_a_resumed_run_continues_its_id_and_its_row_numbers(tmp_path: Path, hear
     assert {records(file, "run")[0].run_id for file in files} == {"run-7f3a"}
 
 
-def test_the_next_row_of_a_long_file_is_found_from_its_end(tmp_path: Path, heard: Heard, monkeypatch: Any) -> None:
-    from ttstrain.tracking import wandb_file
-
-    monkeypatch.setattr(wandb_file, "_TAIL_BLOCKS", 1)
+def test_a_killed_run_uses_no_row_number_again(tmp_path: Path, heard: Heard) -> None:
+    kill = SCRIPT.replace('run.finish("done")', "import os; os.kill(os.getpid(), 9)")
+    command = [sys.executable, "-c", kill, str(tmp_path / "run"), str(Path(__file__).parent), "offline"]
+    assert subprocess.run(command, check=False, timeout=100).returncode == -signal.SIGKILL
+    assert wandb_rows.read(tmp_path / "run") == 20
     run = tracker(heard)
-    run.start(info(tmp_path / "run"))
-    for step in range(60):
-        run.log(step, {f"train/metric/{index}": 1.0 for index in range(100)})
+    run.start(info(tmp_path / "run", start_step=19, resumed=True))
+    run.log(20, values(20))
     run.finish("done")
-    assert run_files(tmp_path / "run", "run-7f3a")[0].stat().st_size > 4 * 32768
-    assert next_row(tmp_path / "run", "run-7f3a") == 60
+    (row,) = read_offline_run(run_files(tmp_path / "run", "run-7f3a")[-1])
+    assert (row["step"], row["_step"]) == (20, 20)
 
 
-def test_a_torn_file_is_read_up_to_the_tear(tmp_path: Path, heard: Heard) -> None:
+@pytest.mark.parametrize("content", [b"", b"-4", b"12\xff", b"9" * 40, b"1.5", "٣".encode()])
+def test_a_damaged_number_counts_as_none(tmp_path: Path, content: bytes) -> None:
+    wandb_rows.write(tmp_path, 12)
+    assert wandb_rows.read(tmp_path) == 12
+    (tmp_path / "wandb" / "next_row").write_bytes(content)
+    assert wandb_rows.read(tmp_path) is None
+
+
+def test_rows_go_on_beyond_those_of_a_run_that_kept_no_number(tmp_path: Path, heard: Heard) -> None:
     run = tracker(heard)
     run.start(info(tmp_path / "run"))
-    for step in range(1, 200):
+    for step in range(1, 30):
+        run.log(step, {"a": 1.0})
+    run.finish("preempted")
+    (tmp_path / "run" / "wandb" / "next_row").unlink()
+    heard.notes.clear()
+    time.sleep(1.1)  # W&B names its folders by the second
+    run = tracker(heard)
+    run.start(info(tmp_path / "run", start_step=29, resumed=True))
+    for step in (30, 31):
+        run.log(step, {"a": 1.0})
+    run.finish("done")
+    rows = read_offline_run(run_files(tmp_path / "run", "run-7f3a")[-1])
+    assert [row["step"] for row in rows] == [30, 31]
+    assert rows[0]["_step"] > 28
+    assert rows[1]["_step"] == rows[0]["_step"] + 1
+    assert [f"from {rows[0]['_step']:,} on" in note for note in heard.notes] == [True, False]
+
+
+def test_a_number_that_cannot_be_kept_costs_warnings_and_no_step(tmp_path: Path, heard: Heard) -> None:
+    run = tracker(heard)
+    run.start(info(tmp_path / "run"))
+    (tmp_path / "run" / "wandb" / "next_row").mkdir()
+    for step in (1, 2):
         run.log(step, values(step))
     run.finish("done")
-    (file,) = run_files(tmp_path / "run", "run-7f3a")
-    whole, rows = file.read_bytes(), logged(file)
-    for size in range(7, len(whole), 997):
-        file.write_bytes(whole[:size])
-        some = logged(file)
-        assert some == rows[: len(some)]
-    file.write_bytes(b"something else")
-    with pytest.raises(ValueError, match=r"not a \.wandb file"):
-        read_offline_run(file)
+    assert len(heard.warnings) == 2
+    assert "is off" in heard.warnings[1]
 
 
 def test_a_sample_is_kept_as_audio_and_as_a_picture(tmp_path: Path, heard: Heard) -> None:
-    image = pytest.importorskip("PIL.Image")
     wav = tmp_path / "run" / "samples" / "a.wav"
     run = tracker(heard)
     run.start(info(tmp_path / "run"))
@@ -216,26 +238,9 @@ def test_a_sample_is_kept_as_audio_and_as_a_picture(tmp_path: Path, heard: Heard
     media = file.parent / "files"
     assert (media / row["sample/audio/a"]["path"]).read_bytes() == wav.read_bytes()
     assert row["sample/audio/a"]["caption"] == "Hello [there]."
-    with image.open(media / row["sample/mel/a"]["path"]) as picture:
+    with Image.open(media / row["sample/mel/a"]["path"]) as picture:
         assert picture.tobytes() == spectrogram.picture(mel).tobytes()
     assert heard.warnings == []
-
-
-def test_without_pillow_the_audio_is_kept_and_the_picture_missed_once(
-    tmp_path: Path, heard: Heard, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "PIL", None)
-    run = tracker(heard)
-    run.start(info(tmp_path / "run"))
-    wav = tmp_path / "a.wav"
-    wav.write_bytes(b"RIFF")
-    for step in (5, 10):
-        sample = Sample(Audio(torch.zeros(100), 24000), torch.zeros(50, 100))
-        run.sample(step, "a", "Hello.", {"online": Spoken(wav, 0.1, sample)})
-    run.finish("done")
-    rows = logged(run_files(tmp_path / "run", "run-7f3a")[0])
-    assert [sorted(row) for row in rows] == [["sample/audio/a", "step"]] * 2
-    assert sum("pillow" in note for note in heard.notes) == 1
 
 
 def test_online_without_a_login_goes_on_offline_with_one_warning(tmp_path: Path, heard: Heard) -> None:

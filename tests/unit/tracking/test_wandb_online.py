@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.wandb_file import read_offline_run, run_files
 from ttstrain.tracking import wandb
 from ttstrain.tracking.tracker import RunInfo
 from ttstrain.tracking.wandb import WandbTracker
-from ttstrain.tracking.wandb_file import read_offline_run, run_files
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -164,6 +164,7 @@ def test_a_resumed_run_goes_on_behind_the_rows_the_server_has(server: Server, tm
     assert list(server.files["wandb-history.jsonl"]) == [7]
     row = json.loads(server.files["wandb-history.jsonl"][7])
     assert (row["_step"], row["step"]) == (7, 6)
+    assert (tmp_path / "run" / "wandb" / "next_row").read_text() == "8\n"  # for a resume without the server
 
 
 def test_a_network_lost_while_training_costs_no_step_and_no_value(

@@ -1,4 +1,4 @@
-"""Reads the `.wandb` files that W&B keeps in a run's folder, online and offline.
+"""Reads the `.wandb` files that W&B keeps in a run's folder, to see what was logged.
 
 Such a file is a LevelDB log (google/leveldb, doc/log_format.md) with a header of its own in its first block: blocks of
 32 KiB hold records of crc32 (4 bytes), length (2), type (1) and data; a long record comes in several parts.
@@ -19,8 +19,6 @@ _FILE_HEADER = struct.pack("<4sHB", b":W&B", 0xBEE1, 0)
 _RECORD_HEADER = struct.Struct("<IHB")
 _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4  # types of a record
 
-_TAIL_BLOCKS = 32  # 1 MiB: more than enough to hold a row
-
 
 def read_offline_run(path: Path) -> list[dict[str, Any]]:
     """Return the rows a run logged, in order, with W&B's own `_step`, `_runtime` and `_timestamp`.
@@ -30,31 +28,19 @@ def read_offline_run(path: Path) -> list[dict[str, Any]]:
     data = path.read_bytes()
     if not data.startswith(_FILE_HEADER):
         raise ValueError(f"`{path}` is not a .wandb file")
-    return list(_rows(data, start=len(_FILE_HEADER)))
+    return list(_rows(data))
 
 
 def run_files(run_dir: Path, run_id: str) -> list[Path]:
     """List a run's `.wandb` files, oldest first: one for each time it was started."""
-    files = run_dir.glob(f"wandb/*run-*-{run_id}/run-{run_id}.wandb")
+    files = run_dir.glob(f"wandb/*run-*/run-{run_id}.wandb")
     return sorted(files, key=lambda file: file.parent.name.removeprefix("offline-"))  # the rest begins with the time
 
 
-def next_row(run_dir: Path, run_id: str) -> int:
-    """Return the number (`_step`) that follows the last row W&B wrote for this run, without reading all of it."""
-    for path in reversed(run_files(run_dir, run_id)):
-        tail = max(0, path.stat().st_size // _BLOCK - _TAIL_BLOCKS) * _BLOCK
-        with path.open("rb") as file:
-            file.seek(tail)
-            data = file.read()
-        if rows := list(_rows(data, start=0 if tail else len(_FILE_HEADER))):
-            return int(rows[-1]["_step"]) + 1
-    return 0
-
-
-def _rows(data: bytes, *, start: int) -> Iterator[dict[str, Any]]:
+def _rows(data: bytes) -> Iterator[dict[str, Any]]:
     from wandb.proto import wandb_internal_pb2
 
-    for content in _records(data, start=start):
+    for content in records(data):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(content)
         if record.WhichOneof("record_type") == "history":
@@ -68,9 +54,9 @@ def _rows(data: bytes, *, start: int) -> Iterator[dict[str, Any]]:
             yield row | {"_step": record.history.step.num}
 
 
-def _records(data: bytes, *, start: int) -> Iterator[bytes]:
-    """Yield whole records from `start` on, which is behind the file's header or where a block begins."""
-    position, parts, inside = start, b"", False
+def records(data: bytes) -> Iterator[bytes]:
+    """Yield the whole records of a file."""
+    position, parts, inside = len(_FILE_HEADER), b"", False
     while position + _RECORD_HEADER.size <= len(data):
         room = _BLOCK - position % _BLOCK
         if room < _RECORD_HEADER.size:  # too small for a record: padding

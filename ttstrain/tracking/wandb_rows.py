@@ -1,0 +1,36 @@
+"""The number of the next row of a run's W&B history, kept in the run's folder.
+
+Online, W&B's server knows it. Offline, W&B numbers the rows of a resumed run from 0 again, and an upload would then
+drop or mix up rows; so each row is given its number. Numbers rise, but may leave gaps: W&B plots over our `step`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ttstrain.data import atomic
+
+_PLACE = Path("wandb", "next_row")  # in a run's folder: the number as text
+_MOST_DIGITS = 18  # W&B's numbers have 64 bits
+
+
+def read(run_dir: Path) -> int | None:
+    """Return the number of the next row, or None where nobody wrote it or it is damaged."""
+    try:
+        written = (run_dir / _PLACE).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return int(written) if written.isdigit() and len(written) <= _MOST_DIGITS else None
+
+
+def write(run_dir: Path, number: int) -> None:
+    """Keep the number of the next row. Raises OSError."""
+    atomic.write_bytes(run_dir / _PLACE, f"{number}\n".encode(), durability="cached")
+
+
+def beyond_earlier(run_dir: Path, run_id: str) -> int:
+    """Return a number that no earlier row of a run has: the size in bytes of W&B's files, each row taking some.
+
+    0 where W&B kept no file of this run. For runs of ttstrain before it kept the number.
+    """
+    return sum(file.stat().st_size for file in run_dir.glob(f"wandb/*run-*/run-{run_id}.wandb"))
