@@ -34,7 +34,7 @@ from ttstrain.recipe.schema import LoraConfig, Recipe
 from ttstrain.recipe.shipped import list_recipes
 from ttstrain.runs.start import start
 from ttstrain.task import DEFAULT_OPTIMIZER, Audio, Batch, Mean, Prompt, Task, TaskData
-from ttstrain.train.evaluate import evaluating
+from ttstrain.train.evaluation_loop import evaluating
 from ttstrain.train.precision import Precision
 from ttstrain.train.rng import Rng
 

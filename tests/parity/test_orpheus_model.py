@@ -19,7 +19,7 @@ from ttstrain.families.orpheus.config import OrpheusConfig
 from ttstrain.families.orpheus.ids import CODEBOOK_SIZE, PUBLISHED
 from ttstrain.families.orpheus.net import hidden_states
 from ttstrain.families.orpheus.task import OrpheusTask
-from ttstrain.train.evaluate import evaluating
+from ttstrain.train.evaluation_loop import evaluating
 
 CONFIG = OrpheusConfig(
     hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16

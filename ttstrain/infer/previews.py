@@ -36,7 +36,7 @@ from ttstrain.runs.prepare import Prepared
 from ttstrain.task import Audio, Prompt, Sample
 from ttstrain.tracking import spectrogram
 from ttstrain.tracking.tracker import Spoken, Weights
-from ttstrain.train.evaluate import evaluating
+from ttstrain.train.evaluation_loop import evaluating
 from ttstrain.train.run import Run
 from ttstrain.train.signals import Hurried
 

@@ -20,7 +20,7 @@ from ttstrain.errors import DataError
 from ttstrain.families import ModelConfig
 from ttstrain.recipe.schema import Recipe
 from ttstrain.task import Batch, Mean, Task, TaskData
-from ttstrain.train.evaluate import EVALUATION_SEED, evaluating
+from ttstrain.train.evaluation_loop import Pieces, evaluate_batches, mean_losses, weighted
 
 BLENDS = (0.0, 0.5, 1.0, 1.5)  # shares k of online + k (average - online): 0 is online, 1 the average
 HELD_OUT = Path("data") / "held_out.jsonl"  # in a run's folder
@@ -79,7 +79,7 @@ def _blended(online: Mapping[str, Tensor], average: Mapping[str, Tensor], share:
     }
 
 
-def _batches(clips: Sequence[Clip], config: ModelConfig, recipe: Recipe) -> list[Batch]:
+def _batches(clips: Sequence[Clip], config: ModelConfig, recipe: Recipe) -> list[Pieces]:
     data_class: Any = families.find_task(recipe.task).load_data()
     task_data: TaskData = data_class(config)
     cache = FeatureCache(cache_root(recipe.data.cache_dir) / "features", task_data, place="disk")
@@ -89,17 +89,12 @@ def _batches(clips: Sequence[Clip], config: ModelConfig, recipe: Recipe) -> list
         raise DataError(f"the held-out clip `{clip}` cannot be read: {why}", hint="export without `--compare`")
     lengths = [task_data.length(clip) for clip in clips]
     chosen = sampler.in_order(lengths, budget=recipe.data.batch_frames, max_clips=recipe.data.max_clips)
-    return [task_data.collate([task_data.example(clips[i], cache.get(clips[i])) for i in batch]) for batch in chosen]
+    return [[task_data.collate([task_data.example(clips[i], cache.get(clips[i])) for i in batch])] for batch in chosen]
 
 
-def _loss(task: Task, batches: Sequence[Batch]) -> float:
-    generator = torch.Generator()
-    total = count = 0.0
-    with evaluating(task):
-        for i, batch in enumerate(batches):
-            generator.manual_seed(EVALUATION_SEED + i)
-            value = task.evaluate(batch, generator)["total"]
-            mean = value if isinstance(value, Mean) else Mean(value.double() * batch.weight, torch.tensor(batch.weight))
-            total += float(mean.total)
-            count += float(mean.count)
-    return total / count
+def _loss(task: Task, batches: Sequence[Pieces]) -> float:
+    def losses(batch: Batch, generator: torch.Generator) -> dict[str, Mean]:
+        return weighted(task.evaluate(batch, generator), batch.weight)
+
+    cpu = torch.device("cpu")
+    return mean_losses(evaluate_batches(task, batches, losses, device=cpu), device=cpu)["total"]

@@ -27,7 +27,7 @@ from ttstrain.runs.prepare import ShowProgress, no_progress
 from ttstrain.task import Batch, Mean, Task
 from ttstrain.tensors.tensorfile import read_tree
 from ttstrain.train.build import choose_device
-from ttstrain.train.evaluate import EVALUATION_SEED, evaluating
+from ttstrain.train.evaluation_loop import evaluate_batches
 
 NUM_CLIPS = 6
 HANDY_S = (1.5, 8.0)  # long enough for a sentence, short enough for a CPU
@@ -186,11 +186,9 @@ def _batch(task_data: Any, clip: Clip) -> Batch:
 
 
 def _losses(task: Task, batches: Mapping[str, Batch], device: torch.device) -> dict[str, float]:
-    generator = torch.Generator()
-    losses = {}
-    with evaluating(task):
-        for number, (clip, batch) in enumerate(batches.items()):
-            generator.manual_seed(EVALUATION_SEED + number)
-            total = task.evaluate(batch.to(device), generator)["total"]
-            losses[clip] = float(total.total / total.count if isinstance(total, Mean) else total)
-    return losses
+    def loss(batch: Batch, generator: torch.Generator) -> float:
+        total = task.evaluate(batch, generator)["total"]
+        return float(total.total / total.count if isinstance(total, Mean) else total)
+
+    values = evaluate_batches(task, [[batch] for batch in batches.values()], loss, device=device)
+    return dict(zip(batches, values, strict=True))

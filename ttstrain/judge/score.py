@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from ttstrain.plan.facts import front_end_of
 from ttstrain.recipe.schema import Recipe
 from ttstrain.task import Task
 from ttstrain.train.build import choose_device
-from ttstrain.train.evaluate import EVALUATION_SEED, evaluating
+from ttstrain.train.evaluation_loop import Pieces, evaluate_batches
 from ttstrain.train.precision import Precision, choose
 
 SUSPICIOUS = -3.0  # robust standard deviations from the median
@@ -156,24 +156,27 @@ def score_texts(
     scorer: Scorer, clips: Sequence[Clip], texts: Sequence[Clip], *, tell: Callable[[int], None] | None = None
 ) -> dict[str, float]:
     """Score every clip with the text of its counterpart in `texts`; noise does not depend on the texts."""
-    data = scorer.recipe.data
-    task_data = scorer.cache.task_data
-    lengths = [task_data.length(clip) for clip in clips]
     values: dict[str, float] = {}
-    generator = torch.Generator()
-    with evaluating(scorer.task):
-        for number, indices in enumerate(in_order(lengths, budget=data.batch_frames, max_clips=data.max_clips)):
-            said = [replace(clips[i], text=texts[i].text, tokens=texts[i].tokens) for i in indices]
-            batch: Any = task_data.collate(
-                [task_data.example(clip, scorer.cache.get(clips[i])) for clip, i in zip(said, indices, strict=True)]
-            )
-            generator.manual_seed(EVALUATION_SEED + number)
-            with scorer.precision.autocast():
-                scored: Tensor = scorer.task.score(batch.to(scorer.device), generator)
-            values.update(zip(batch.ids, scored.double().tolist(), strict=True))
-            if tell is not None:
-                tell(len(values))
+
+    def add(batch: Any, generator: torch.Generator) -> None:
+        scored: Tensor = scorer.task.score(batch, generator)
+        values.update(zip(batch.ids, scored.double().tolist(), strict=True))
+        if tell is not None:
+            tell(len(values))
+
+    batches = _batches(scorer, clips, texts)
+    evaluate_batches(scorer.task, batches, add, device=scorer.device, autocast=scorer.precision.autocast)
     return values
+
+
+def _batches(scorer: Scorer, clips: Sequence[Clip], texts: Sequence[Clip]) -> Iterator[Pieces]:
+    """Yield the clips with the texts of their counterparts, of like length together."""
+    data, task_data = scorer.recipe.data, scorer.cache.task_data
+    lengths = [task_data.length(clip) for clip in clips]
+    for indices in in_order(lengths, budget=data.batch_frames, max_clips=data.max_clips):
+        said = [replace(clips[i], text=texts[i].text, tokens=texts[i].tokens) for i in indices]
+        features = [scorer.cache.get(clips[i]) for i in indices]
+        yield [task_data.collate([task_data.example(*pair) for pair in zip(said, features, strict=True)])]
 
 
 def exchanged(clips: Sequence[Clip], *, order: Sequence[int]) -> list[Clip]:

@@ -34,7 +34,7 @@ from ttstrain.tracking.tracker import Trackers
 from ttstrain.train import checkpointing, early_stop, snapshot
 from ttstrain.train.best import Best
 from ttstrain.train.distributed import Ranks
-from ttstrain.train.evaluate import Pieces
+from ttstrain.train.evaluation_loop import Pieces
 from ttstrain.train.guard import Guard
 from ttstrain.train.loop import HeldOut
 from ttstrain.train.precision import Kind, Precision, choose

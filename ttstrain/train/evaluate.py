@@ -1,38 +1,16 @@
-"""What a run is measured by: held-out losses on fixed noise, and speech a person can listen to."""
+"""What a run is measured by: its losses on held-out clips, of the weights and of their average."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
-from torch import Tensor, nn
 
-from ttstrain.errors import OutOfMemoryError, is_out_of_memory
 from ttstrain.task import Batch, Mean
+from ttstrain.train.evaluation_loop import Pieces as Pieces  # noqa: PLC0414  others take it from here
+from ttstrain.train.evaluation_loop import evaluate_batches, mean_losses, never, weighted
 from ttstrain.train.run import Run
-from ttstrain.train.signals import Hurried
-
-Pieces = list[Batch]  # a micro-batch, in as many pieces as memory asked for
-EVALUATION_SEED = 20_240_229  # any constant: the same noise at every evaluation of every run
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module in eval mode without gradients, and every part back as it was, whatever happens."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for part, training in modes:
-            part.training = training
-
-
-def never() -> bool:
-    """Be in no hurry."""
-    return False
 
 
 def evaluate(
@@ -67,49 +45,23 @@ def evaluate(
 def _losses(run: Run, batches: Sequence[Pieces], hurried: Callable[[], bool]) -> dict[str, float]:
     if not batches:
         return {}
-    sums: dict[str, Tensor] = {}
-    counts: dict[str, Tensor] = {}
-    own = [(i, pieces) for i, pieces in enumerate(batches) if i % run.ranks.world_size == run.ranks.rank]
-    fits, left = True, False
-    with run.rng.preserved(), evaluating(run.task):
-        for i, pieces in own:
-            generator = torch.Generator().manual_seed(EVALUATION_SEED + i)
-            at = 0
-            left = left or hurried()
-            while fits and not left and at < len(pieces):
-                if _add(run, pieces[at], generator, sums, counts):
-                    at += 1
-                else:
-                    fits = _divide(run, pieces, at)
-    if not run.ranks.all_fit(fits):
-        raise OutOfMemoryError(
-            f"the evaluation after step {run.progress.step} did not fit in memory, clip by clip",
-            hint="hold shorter clips out (`data.max_s`), or set `eval.every=null`",
+
+    def losses(batch: Batch, generator: torch.Generator) -> dict[str, Mean]:
+        return weighted(run.task.evaluate(batch, generator), batch.weight)
+
+    with run.rng.preserved():
+        parts = evaluate_batches(
+            run.task,
+            batches,
+            losses,
+            device=run.device,
+            autocast=run.precision.autocast,
+            ranks=run.ranks,
+            divide=partial(_divide, run),
+            hurried=hurried,
+            what=f"the evaluation after step {run.progress.step}",
         )
-    if not run.ranks.all_fit(not left):
-        raise Hurried
-    return _mean(run, sums, counts)
-
-
-def _add(
-    run: Run, batch: Batch, generator: torch.Generator, sums: dict[str, Tensor], counts: dict[str, Tensor]
-) -> bool:
-    """Add a batch's losses, weighted; False, with the noise taken back, where memory ran out."""
-    noise = generator.get_state()
-    try:
-        with run.precision.autocast():
-            losses = run.task.evaluate(batch.to(run.device), generator)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        generator.set_state(noise)
-        return False
-    weight = torch.tensor(batch.weight, dtype=torch.float64, device=run.device)
-    for name, value in losses.items():
-        mean = value if isinstance(value, Mean) else Mean(value.detach().double() * weight, weight)
-        sums[name] = sums.get(name, 0.0) + mean.total.double()
-        counts[name] = counts.get(name, 0.0) + mean.count.double()
-    return True
+    return mean_losses(parts, device=run.device, ranks=run.ranks)
 
 
 def _divide(run: Run, pieces: Pieces, at: int) -> bool:
@@ -123,13 +75,3 @@ def _divide(run: Run, pieces: Pieces, at: int) -> bool:
     if run.ranks.main:
         run.trackers.note("a held-out micro-batch did not fit in memory: evaluated in pieces from here on")
     return True
-
-
-def _mean(run: Run, sums: Mapping[str, Tensor], counts: Mapping[str, Tensor]) -> dict[str, float]:
-    """Divide over all ranks; what no batch held is left out."""
-    names = sorted({name for own in run.ranks.gather(sorted(sums)) for name in own})
-    zero = torch.zeros((), dtype=torch.float64, device=run.device)
-    stacked = torch.stack([table.get(name, zero) for table in (sums, counts) for name in names])
-    values = run.ranks.sum(stacked).tolist()
-    pairs = zip(names, values[: len(names)], values[len(names) :], strict=True)
-    return {name: total / count for name, total, count in pairs if count}

@@ -26,7 +26,7 @@ from ttstrain.families.gpt_sovits.vae.task import VaeTask
 from ttstrain.families.gpt_sovits.vae.training import make, make_target, starts_at, vae_losses
 from ttstrain.modules.dropout import Dropout
 from ttstrain.recipe.schema import GroupRule, OptimConfig
-from ttstrain.train.evaluate import evaluating
+from ttstrain.train.evaluation_loop import evaluating
 from ttstrain.train.precision import Precision
 from ttstrain.train.step import train_step
 

@@ -27,7 +27,7 @@ from ttstrain.families.orpheus.task import SLOTS, OrpheusTask
 from ttstrain.families.orpheus.tokenizer import TOY, load_tokenizer
 from ttstrain.modules import lora
 from ttstrain.recipe.schema import LoraConfig
-from ttstrain.train.evaluate import evaluating
+from ttstrain.train.evaluation_loop import evaluating
 
 SECTION: dict[str, Any] = {**NET, "rows": RowsConfig(tokenizer=TOY, codec=TOY)}
 CONFIG = OrpheusConfig(**SECTION)
