@@ -11,7 +11,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from ttstrain.data.manifest import Clip
+from ttstrain.contract.data import Clip
 from ttstrain.judge.score import load_scorer, open_scorer, score_texts
 from ttstrain.plan.facts import audit_data
 from ttstrain.plan.resolve import parse

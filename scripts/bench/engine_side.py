@@ -17,6 +17,8 @@ import torch
 from worker import Finished, TimedBatches, device_name, now, versions
 
 from ttstrain.checkpoint.store import CheckpointStore
+from ttstrain.contract.data import Batch
+from ttstrain.contract.task import Task
 from ttstrain.infer.previews import Previews
 from ttstrain.optim.ema import Ema
 from ttstrain.optim.groups import build_groups
@@ -25,7 +27,6 @@ from ttstrain.plan.plan import DataFacts, Plan
 from ttstrain.plan.resolve import resolve
 from ttstrain.recipe.schema import Recipe
 from ttstrain.state import Progress, TrainState
-from ttstrain.task import Batch, Task
 from ttstrain.tracking.build import build_trackers
 from ttstrain.tracking.tracker import RunInfo
 from ttstrain.train import loop

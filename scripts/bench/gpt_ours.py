@@ -13,7 +13,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from worker import begin
 
-from ttstrain import families
+from ttstrain.families import registry
 from ttstrain.families.gpt_sovits.batch import SovitsBatch
 from ttstrain.recipe.schema import Recipe
 from ttstrain.train.build import choose_device
@@ -76,7 +76,7 @@ def main() -> None:
 
     recipe = recipe_of(workload.SIZES[options.size], options.precision)
     device = choose_device("auto", tf32=True)
-    spec = families.find_task(recipe.task)
+    spec = registry.find_task(recipe.task)
     task = spec.load_task()(spec.config.model_validate(recipe.model)).to(device)
     task.train()
     batches = [collate(clips).to(device) for clips in workload.make_batches(workload.SIZES[options.size])]

@@ -12,7 +12,7 @@ import lm_workload as workload
 import torch
 from worker import begin
 
-from ttstrain import families
+from ttstrain.families import registry
 from ttstrain.families.orpheus.batch import OrpheusBatch
 from ttstrain.families.orpheus.ids import PUBLISHED
 from ttstrain.families.orpheus.rows import pack, row_of
@@ -62,7 +62,7 @@ def main() -> None:
 
     recipe = recipe_of(workload.SIZES[options.size], options.precision)
     device = choose_device("auto", tf32=True)
-    spec = families.find_task(recipe.task)
+    spec = registry.find_task(recipe.task)
     task = spec.load_task()(spec.config.model_validate(recipe.model)).to(device)
     task.train()
     batches = [collate(rows).to(device) for rows in workload.make_batches(workload.SIZES[options.size])]

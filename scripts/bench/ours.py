@@ -13,7 +13,7 @@ import workload
 from engine_side import Stopwatch
 from worker import begin, now
 
-from ttstrain import families
+from ttstrain.families import registry
 from ttstrain.families.flow.data import FlowBatch, FlowExample
 from ttstrain.optim import measured
 from ttstrain.recipe.schema import Recipe
@@ -66,7 +66,7 @@ def main() -> None:
     size = workload.SIZES[options.size]
     recipe = recipe_of(size, options.precision)
     device = choose_device("auto", tf32=True)
-    spec = families.find_task(recipe.task)
+    spec = registry.find_task(recipe.task)
     config = spec.config.model_validate(recipe.model)
     task = spec.load_task()(config).to(device)
     task.train()

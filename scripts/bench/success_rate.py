@@ -42,9 +42,10 @@ from success_arms import SMALL, STEP, Training, arms
 from worker import device_name
 
 from ttstrain.checkpoint import pointers
+from ttstrain.contract.data import Clip
 from ttstrain.data import atomic
 from ttstrain.data.audit import audit
-from ttstrain.data.manifest import Clip, total_hours
+from ttstrain.data.manifest import total_hours
 from ttstrain.data.readers import read_rows
 from ttstrain.data.workers import start_pool
 from ttstrain.errors import DivergedError

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from worker import begin
 
-from ttstrain import families
+from ttstrain.families import registry
 from ttstrain.families.gpt_sovits.batch import SovitsBatch, num_tokens
 from ttstrain.families.gpt_sovits.vae.synthesizer import Synthesizer
 from ttstrain.families.gpt_sovits.vae.training import vae_losses
@@ -90,7 +90,7 @@ def main() -> None:
     size = workload.SIZES[options.size]
     recipe = recipe_of(size, options.precision)
     device = choose_device("auto", tf32=True)
-    spec = families.find_task(recipe.task)
+    spec = registry.find_task(recipe.task)
     task: Any = spec.load_task()(spec.config.model_validate(recipe.model)).to(device)
     task.train()
     batches = [collate(clips, task.vae).to(device) for clips in workload.make_batches(size)]

@@ -22,7 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 from vae_ours import padded_ssl, recipe_of
 from worker import Finished, TimedBatches, begin, device_name, versions
 
-from ttstrain import families
+from ttstrain.families import registry
 from ttstrain.families.gpt_sovits.vae.encoders import TextEncoder, WaveNet
 from ttstrain.families.gpt_sovits.vae.layers import NormedConv1d, NormedUpsampling
 from ttstrain.families.gpt_sovits.vae.mel import Spectrograms
@@ -260,7 +260,7 @@ def main() -> None:
     size = workload.SIZES[options.size]
     recipe = recipe_of(size, options.precision)
     device = choose_device("auto", tf32=True)
-    spec = families.find_task(recipe.task)
+    spec = registry.find_task(recipe.task)
     ours: Any = spec.load_task()(spec.config.model_validate(recipe.model))
     discriminator = PlainDiscriminator()
     discriminator.load_state_dict(ours.discriminator.state_dict())

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import ttstrain
-from ttstrain import families
+from ttstrain.families import registry
 
 PACKAGE = Path(ttstrain.__file__).parent
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if "_shipped" not in path.parts)
@@ -96,12 +96,12 @@ def texts(path: Path) -> Iterator[str]:
 def test_there_is_something_to_check() -> None:
     assert len(FILES) > 50
     assert {path.relative_to(PACKAGE).parts[0] for path in files_of(*CORE)} == set(CORE)
-    assert families.names()
+    assert registry.names()
 
 
 @pytest.mark.parametrize("path", files_of(*CORE), ids=name_of)
 def test_nothing_above_the_families_names_one(path: Path) -> None:
-    known = [*families.names(), "gpt_sovits", "orpheus"]
+    known = [*registry.names(), "gpt_sovits", "orpheus"]
     family = re.compile(rf"^(?:ttstrain\.families\.)?(?:{'|'.join(known)})(?:$|[./])")
     assert [text for text in texts(path) if family.match(text)] == []
     modules = {module.removeprefix("ttstrain.families.").partition(".")[0] for module in imports(path)}
@@ -112,7 +112,7 @@ def test_nothing_above_the_families_names_one(path: Path) -> None:
 def test_no_family_knows_another(path: Path) -> None:
     parts = path.relative_to(PACKAGE / "families").parts
     own = parts[0] if len(parts) > 1 else ""
-    others = [name for name in families.names() if name != own]
+    others = [name for name in registry.names() if name != own]
     known = tuple(f"ttstrain.families.{name}" for name in others)
     assert [module for module in imports(path) if module.startswith(known)] == []
 
@@ -154,9 +154,9 @@ def test_torch_is_not_imported_where_a_plan_is_made(module: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("family", families.names())
+@pytest.mark.parametrize("family", registry.names())
 def test_a_family_is_found_without_torch(family: str) -> None:
-    code = f"import sys; from ttstrain import families; families.load({family!r}); sys.exit('torch' in sys.modules)"
+    code = f"import sys; from ttstrain.families import registry; registry.load({family!r}); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

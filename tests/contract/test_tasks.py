@@ -21,19 +21,20 @@ import torch
 from small_runs import differences
 from torch import Tensor, nn
 
-from ttstrain import families
+from ttstrain.contract.data import Batch, Clip, TaskData
+from ttstrain.contract.model import ModelConfig
+from ttstrain.contract.task import DEFAULT_OPTIMIZER, Audio, Mean, Prompt, Task
 from ttstrain.data.audio import read_clip
 from ttstrain.data.audit import audit
-from ttstrain.data.manifest import Clip
 from ttstrain.data.readers import read_rows
 from ttstrain.errors import DataError, RecipeError
+from ttstrain.families import registry
 from ttstrain.modules import lora
 from ttstrain.plan.resolve import parse
 from ttstrain.recipe.compose import compose
 from ttstrain.recipe.schema import LoraConfig, Recipe
 from ttstrain.recipe.shipped import list_recipes
 from ttstrain.runs.start import start
-from ttstrain.task import DEFAULT_OPTIMIZER, Audio, Batch, Mean, Prompt, Task, TaskData
 from ttstrain.train.evaluation_loop import evaluating
 from ttstrain.train.precision import Precision
 from ttstrain.train.rng import Rng
@@ -52,7 +53,7 @@ class Subject:
 
     smoke: str
     recipe: Recipe
-    config: families.ModelConfig
+    config: ModelConfig
     build: Callable[[], Task]
     data: TaskData
     clips: list[Clip]
@@ -68,7 +69,7 @@ class Subject:
 @pytest.fixture(scope="module", params=SMOKE_RECIPES)
 def subject(request: pytest.FixtureRequest) -> Subject:
     recipe = parse(compose(request.param))
-    spec = families.find_task(recipe.task)
+    spec = registry.find_task(recipe.task)
     config = spec.config.model_validate(recipe.model)
     task_class, data_class = spec.load_task(), spec.load_data()
     assert recipe.data.path is not None
@@ -113,7 +114,7 @@ def losses_of(task: Task, batch: Any, *, seed: int | None = None) -> list[Any]:
 # ---------------------------------------------------------------- configuration
 
 
-@pytest.mark.parametrize("task", families.tasks())
+@pytest.mark.parametrize("task", registry.tasks())
 def test_every_task_has_a_smoke_recipe(task: str) -> None:
     assert task in {parse(compose(name)).task for name in SMOKE_RECIPES}, "its small configuration is missing"
 
@@ -121,15 +122,15 @@ def test_every_task_has_a_smoke_recipe(task: str) -> None:
 def test_describing_a_task_imports_no_torch() -> None:
     code = """
 import json, sys
-from ttstrain import families
+from ttstrain.families import registry
 from ttstrain.recipe.compose import compose
 from ttstrain.recipe.shipped import list_recipes
 from ttstrain.plan.resolve import parse
-for name, spec in families.tasks().items():
+for name, spec in registry.tasks().items():
     spec.config().num_parameters()
 for entry in list_recipes():
     recipe = parse(compose(entry.name))
-    families.find_task(recipe.task).config.model_validate(recipe.model).num_parameters()
+    registry.find_task(recipe.task).config.model_validate(recipe.model).num_parameters()
 print(json.dumps(sorted(name for name in sys.modules if name.partition(".")[0] in ("torch", "torchaudio"))))
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
@@ -137,7 +138,7 @@ print(json.dumps(sorted(name for name in sys.modules if name.partition(".")[0] i
 
 
 def test_the_default_configuration_is_valid_and_survives_a_recipe(subject: Subject) -> None:
-    spec = families.find_task(subject.recipe.task)
+    spec = registry.find_task(subject.recipe.task)
     default = spec.config()
     assert spec.config.model_validate(json.loads(default.model_dump_json())) == default
     assert spec.config.model_validate(subject.recipe.model) == subject.config

@@ -9,9 +9,9 @@ import soundfile
 import torch
 from torch import Tensor
 
+from ttstrain.contract.data import Clip
 from ttstrain.data.cache import FeatureCache
 from ttstrain.data.loader import Loader
-from ttstrain.data.manifest import Clip
 from ttstrain.families.flow.config import FlowConfig
 from ttstrain.families.flow.data import FlowData
 

@@ -18,10 +18,11 @@ from torch import Tensor
 from ttstrain.checkpoint import store
 from ttstrain.checkpoint.meta import read_meta, write_meta
 from ttstrain.checkpoint.upstream import open_checkpoint
+from ttstrain.contract.export import Source, TrainerState
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.export import choose as engine_export
 from ttstrain.export.choose import gather
-from ttstrain.export.write import Source, Training, export
+from ttstrain.export.write import export
 from ttstrain.families.flow import export_texts
 from ttstrain.families.flow.config import FlowConfig
 from ttstrain.families.flow.export import as_upstream_reads, vocab_bytes
@@ -262,7 +263,7 @@ def test_our_resume_goes_on_with_an_exported_training_file(everything: Path, rec
     assert float(step) == 10
 
 
-def training_of(source: Source, run: Path, kind: str) -> Training:
+def training_of(source: Source, run: Path, kind: str) -> TrainerState:
     """Return what a run with another optimizer would hand over: its moments are those of a real first step."""
     loaded, recipe = checkpoint(run, STEPS), engine_export._recipe_of(run)
     recipe = recipe.model_copy(update={"optim": recipe.optim.model_copy(update={"kind": kind})})

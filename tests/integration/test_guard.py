@@ -16,10 +16,10 @@ import torch
 from small_runs import checkpoint, differences, finetune, metrics, same, ttstrain, write_clips, write_recipe
 
 from ttstrain.checkpoint import store
+from ttstrain.contract.task import Loss
 from ttstrain.errors import CheckpointError, DivergedError, OutOfMemoryError, Preempted
 from ttstrain.families.flow.task import FlowTask
 from ttstrain.runs.start import resume
-from ttstrain.task import Loss
 from ttstrain.tensors.finite import non_finite
 from ttstrain.train import loop, recovery
 from ttstrain.train.run import Run

@@ -10,11 +10,11 @@ import pytest
 import torch
 from small_runs import RECIPE, checkpoint, differences, finetune, metrics, ttstrain, write_clips, write_recipe
 
-from ttstrain import families
 from ttstrain.checkpoint.inspect import diff, inspect, list_tensors
 from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.upstream import open_checkpoint
 from ttstrain.errors import CheckpointError, RecipeError
+from ttstrain.families import registry
 from ttstrain.modules import lora
 from ttstrain.recipe.schema import LoraConfig
 from ttstrain.runs.start import resume
@@ -89,7 +89,7 @@ def test_the_plan_counts_what_is_trained(adapted: Path) -> None:
 def test_opened_as_weights_it_is_the_merged_net(adapted: Path, averaged: bool) -> None:
     opened = open_checkpoint(adapted, task="flow")
     plan = json.loads((adapted / "plan.json").read_text())["recipe"]
-    spec = families.find_task("flow")
+    spec = registry.find_task("flow")
     config = spec.config.model_validate(plan["model"])
     task_class = spec.load_task()
     merged, wrapped = task_class(config), task_class(config)  # type: ignore[call-arg]

@@ -15,11 +15,11 @@ import torch
 from small_runs import RECIPE, checkpoint, differences, finetune, metrics, write_clips, write_recipe
 from toys import Gan, Joint, Regression, ToyBatch, make_batch, make_run, split
 
+from ttstrain.contract.task import Loss, Task
 from ttstrain.data.loader import Loader
 from ttstrain.errors import OutOfMemoryError
 from ttstrain.families.flow.task import FlowTask
 from ttstrain.runs.start import resume
-from ttstrain.task import Loss, Task
 from ttstrain.train import loop, recovery
 from ttstrain.train.snapshot import MemorySnapshots
 

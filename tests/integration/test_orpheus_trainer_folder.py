@@ -18,7 +18,8 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from ttstrain.checkpoint.loading import load_weights
-from ttstrain.checkpoint.upstream import OpenedCheckpoint, open_checkpoint, resolve_base
+from ttstrain.checkpoint.upstream import open_checkpoint, resolve_base
+from ttstrain.contract.checkpoint import OpenedCheckpoint
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.families.orpheus.batch import OrpheusBatch
 from ttstrain.families.orpheus.rows import pack, row_of

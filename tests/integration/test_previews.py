@@ -15,11 +15,11 @@ import torch
 from small_runs import checkpoint, differences, finetune, metrics, write_clips, write_recipe
 from vocoders import write_bigvgan, write_vocos
 
+from ttstrain.contract.task import Audio, Prompt, Sample
 from ttstrain.errors import CheckpointError, DataError, Preempted
 from ttstrain.families.flow.task import FlowTask
 from ttstrain.infer import previews
 from ttstrain.runs.start import resume
-from ttstrain.task import Audio, Prompt, Sample
 
 SPEAKING = ("sample.every=2", "sample.count=2", "train.steps=4", "eval.every=2")
 NO_WARMUP = "optim.schedule.warmup_steps=0"

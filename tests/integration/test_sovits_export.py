@@ -14,17 +14,18 @@ import torch
 from small_runs import finetune, ttstrain, write_clips
 from torch import Tensor
 
-from ttstrain import families
 from ttstrain.checkpoint.inspect import inspect
+from ttstrain.contract.export import Source
+from ttstrain.contract.task import Task
 from ttstrain.errors import CheckpointError
 from ttstrain.export.choose import gather
-from ttstrain.export.write import Exported, Source, export
+from ttstrain.export.write import Exported, export
+from ttstrain.families import registry
 from ttstrain.families.gpt_sovits.config import VaeNetConfig
 from ttstrain.families.gpt_sovits.gpt.net import build_gpt
 from ttstrain.families.gpt_sovits.shapes import generator_shapes
 from ttstrain.families.gpt_sovits.vae.synthesizer import build_vae
 from ttstrain.infer.load import open_speaker
-from ttstrain.task import Task
 
 # What upstream's process_ckpt and inference look at; kept apart from the package's own table.
 HEADS = {b"00": "v1", b"01": "v2", b"02": "v3", b"03": "v3", b"04": "v4", b"05": "v2Pro", b"06": "v2ProPlus"}
@@ -32,7 +33,7 @@ FOLDERS = {"v1": "SoVITS_weights", "v2": "SoVITS_weights_v2", "v2Pro": "SoVITS_w
 
 
 def built(task: str, version: str) -> tuple[Task, Any]:
-    spec = families.find_task(f"gpt_sovits/{task}")
+    spec = registry.find_task(f"gpt_sovits/{task}")
     config = spec.config.model_validate(toys.model_section(task, version))
     return spec.load_task()(config), config
 

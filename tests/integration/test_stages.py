@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from small_runs import RECIPE, checkpoint, differences, finetune, metrics, same, ttstrain, write_clips, write_recipe
 
+from ttstrain.contract.task import Loss
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.families.flow.task import FlowTask
 from ttstrain.runs.start import resume
-from ttstrain.task import Loss
 from ttstrain.train import loop
 from ttstrain.train.run import Run
 

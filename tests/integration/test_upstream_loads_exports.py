@@ -22,8 +22,9 @@ from torch import Tensor
 
 from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.upstream import open_checkpoint
+from ttstrain.contract.export import Source
 from ttstrain.export.choose import gather
-from ttstrain.export.write import Source, export
+from ttstrain.export.write import export
 from ttstrain.families.flow.config import FlowConfig
 from ttstrain.families.flow.export import FlowExporter
 from ttstrain.families.flow.task import FlowTask

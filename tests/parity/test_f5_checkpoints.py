@@ -14,7 +14,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from ttstrain.checkpoint.loading import load_weights
-from ttstrain.checkpoint.upstream import OpenedCheckpoint, open_checkpoint
+from ttstrain.checkpoint.upstream import open_checkpoint
+from ttstrain.contract.checkpoint import OpenedCheckpoint
 from ttstrain.errors import CheckpointError
 from ttstrain.families.flow.config import FlowConfig
 from ttstrain.families.flow.data import FlowData, FlowExample

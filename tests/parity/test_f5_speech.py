@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import torch
 
+from ttstrain.contract.task import Audio
 from ttstrain.errors import DataError
 from ttstrain.families.flow import speech
 from ttstrain.families.flow.text import tokenize
-from ttstrain.task import Audio
 
 GOLDENS = json.loads((Path(__file__).parent / "data" / "speech.json").read_text(encoding="utf-8"))
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "make_speech_goldens.py"

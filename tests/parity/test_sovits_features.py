@@ -14,8 +14,8 @@ from golden_weights import golden_weight
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ttstrain.contract.data import Clip
 from ttstrain.data.audit import audit
-from ttstrain.data.manifest import Clip
 from ttstrain.data.readers import read_rows
 from ttstrain.families.gpt_sovits.config import GptConfig
 from ttstrain.families.gpt_sovits.data import SovitsData, SovitsExample

@@ -6,12 +6,12 @@ import pytest
 from pretended_cuda import GPU, needs_cuda_build, pretended_cuda
 from torch import Tensor
 
-from ttstrain import families
+from ttstrain.contract.data import Clip
 from ttstrain.data.audio import read_clip
 from ttstrain.data.audit import audit
-from ttstrain.data.manifest import Clip
 from ttstrain.data.readers import read_rows
 from ttstrain.errors import RecipeError
+from ttstrain.families import registry
 from ttstrain.plan.resolve import parse
 from ttstrain.recipe.compose import compose
 from ttstrain.recipe.shipped import list_recipes
@@ -31,7 +31,7 @@ def clips() -> list[Clip]:
 @pytest.mark.parametrize("name", SMOKE)
 def test_features_on_the_gpu_make_the_batch_or_are_refused(name: str, clips: list[Clip]) -> None:
     task = parse(compose(name)).task
-    spec = families.find_task(task)
+    spec = registry.find_task(task)
     if spec.config.features_on_host:
         with pytest.raises(RecipeError, match=f"`data.features=device` is not for `{task}`"):
             parse(compose(name, ["data.features=device"]))

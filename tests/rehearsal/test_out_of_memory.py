@@ -12,8 +12,8 @@ from pretended_cuda import needs_cuda_build, pretended_cuda
 from processes import Processes
 from small_runs import RECIPE, write_clips, write_recipe
 
-from ttstrain import families
 from ttstrain.errors import OutOfMemoryError
+from ttstrain.families import registry
 from ttstrain.plan.resolve import parse
 from ttstrain.recipe.compose import compose
 from ttstrain.runs.start import start
@@ -38,7 +38,7 @@ def test_a_model_that_does_not_fit_ends_before_training(tmp_path: Path, what: st
 
 def _weights_of(composed: Any) -> int:
     parsed = parse(composed)
-    return 4 * families.find_task(parsed.task).config.model_validate(parsed.model).num_parameters()
+    return 4 * registry.find_task(parsed.task).config.model_validate(parsed.model).num_parameters()
 
 
 @pytest.fixture(scope="module")

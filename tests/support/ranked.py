@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from toys import Regression, ToyBatch, make_batch, make_run, split
 
+from ttstrain.contract.task import Loss, Task
 from ttstrain.data import cache
 from ttstrain.data.loader import Loader
 from ttstrain.recipe.compose import compose
 from ttstrain.recipe.schema import GuardConfig, OptimConfig
 from ttstrain.runs import prepare
 from ttstrain.runs import start as starting
-from ttstrain.task import Loss, Task
 from ttstrain.train import build, distributed, loop, recovery, signals
 from ttstrain.train.checksum import checksums
 from ttstrain.train.distributed import Ranks

@@ -12,7 +12,7 @@ from pretended_cuda import GPU, pretended_cuda
 from torch import Tensor, nn
 from toys import make_run
 
-from ttstrain.task import Loss, Task
+from ttstrain.contract.task import Loss, Task
 from ttstrain.train import loop
 from ttstrain.train.snapshot import MemorySnapshots
 

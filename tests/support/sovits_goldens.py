@@ -15,12 +15,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ttstrain.contract.task import Loss
 from ttstrain.families.gpt_sovits.batch import SovitsBatch, num_tokens
 from ttstrain.families.gpt_sovits.config import FeaturesConfig, VaeConfig, VaeNetConfig
 from ttstrain.families.gpt_sovits.vae.task import VaeTask
 from ttstrain.families.gpt_sovits.vae.training import starts_at, vae_losses
 from ttstrain.modules.dropout import Dropout
-from ttstrain.task import Loss
 
 PREFIXES = {"G": "vae", "D": "discriminator"}
 

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ttstrain.contract.task import Loss, Task
 from ttstrain.optim.ema import Ema
 from ttstrain.optim.groups import build_groups
 from ttstrain.optim.optimizers import Optimizers
 from ttstrain.recipe.schema import GuardConfig, OptimConfig
 from ttstrain.state import Progress, TrainState
-from ttstrain.task import Loss, Task
 from ttstrain.train.best import Best
 from ttstrain.train.distributed import Ranks
 from ttstrain.train.guard import Guard

@@ -10,13 +10,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from ttstrain import families
 from ttstrain.checkpoint import pointers, store
 from ttstrain.checkpoint.damage import faults
-from ttstrain.checkpoint.meta import Meta, ScheduleMeta, check_vocab, compare_front_ends
+from ttstrain.checkpoint.meta import Meta, check_vocab, compare_front_ends
 from ttstrain.checkpoint.reading import retried
-from ttstrain.checkpoint.upstream import OpenedCheckpoint, all_keys, describe_keys, follow, identify, open_own
+from ttstrain.checkpoint.upstream import all_keys, describe_keys, follow, identify, open_own
+from ttstrain.contract.checkpoint import OpenedCheckpoint, SchedulePosition
 from ttstrain.errors import CheckpointError, RecipeError, UserError
+from ttstrain.families import registry
 from ttstrain.places import refused_as
 from ttstrain.tensors import pickle_names, tensorfile, unpickle
 from ttstrain.tensors.contents import Contents, read_contents
@@ -281,7 +282,7 @@ def _front_end_notes(meta: Meta) -> Iterator[str]:
         return
     yield "texts read by " + ", ".join(f"{name} {version[:19]}" for name, version in meta.versions.items())
     try:
-        front_end = families.find_task(meta.task).config.model_validate(meta.model).front_end()
+        front_end = registry.find_task(meta.task).config.model_validate(meta.model).front_end()
         now = {} if front_end is None else front_end.versions
         yield from compare_front_ends(meta.versions, now)
         check_vocab(meta.versions, now, source="the checkpoint")
@@ -298,7 +299,7 @@ def _unknown_view(contents: Contents, notes: tuple[str, ...]) -> _View:
         if isinstance(leaf, StoredTensor):
             target = others if path and path[0].startswith(_TRAINING_ONLY) else weights
             target["/".join(path) or "tensor"] = leaf
-    stranger = families.recognise(all_keys(contents.tree))
+    stranger = registry.identify_unknown(all_keys(contents.tree))
     unknown = f"no family of ttstrain knows this file; it holds {describe_keys(contents.tree)}"
     if stranger is not None:
         unknown = f"this {stranger.what}; {stranger.hint}"
@@ -345,7 +346,7 @@ def _modules(view: _View) -> list[ModuleReport]:
     return [ModuleReport(name, count) for name, count in totals.items()]
 
 
-def _schedule(schedule: ScheduleMeta | None) -> ScheduleReport | None:
+def _schedule(schedule: SchedulePosition | None) -> ScheduleReport | None:
     if schedule is None:
         return None
     return ScheduleReport(position=schedule.position, ended=schedule.ended, lr_next=schedule.lr_next)

@@ -8,11 +8,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from ttstrain import families
 from ttstrain.checkpoint.loading import LoadReport, Mismatch, misfit
 from ttstrain.checkpoint.reading import retried
-from ttstrain.checkpoint.upstream import Absent, OpenedCheckpoint, differences, open_checkpoint, resolve_base
+from ttstrain.checkpoint.upstream import open_checkpoint, resolve_base
+from ttstrain.contract.checkpoint import Absent, OpenedCheckpoint, differences
 from ttstrain.errors import CheckpointError
+from ttstrain.families import registry
 from ttstrain.recipe.schema import Recipe, base_files
 from ttstrain.tensors import hub
 from ttstrain.tensors.tensorfile import StoredTensor
@@ -56,7 +57,7 @@ def check_base(recipe: Recipe) -> None:
                 open_checkpoint(resolve_base(spec), task=recipe.task)
         return
     opened = open_for(recipe)
-    wanted = families.find_task(recipe.task).config.model_validate(recipe.model).parameter_shapes()
+    wanted = registry.find_task(recipe.task).config.model_validate(recipe.model).parameter_shapes()
     report = LoadReport(
         source=opened.title,
         matched=tuple(name for name in wanted if name in opened.weights),

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ttstrain import __version__, documents
+from ttstrain.contract.checkpoint import SchedulePosition
 from ttstrain.data.texts import VOCAB
 from ttstrain.digest import sha256
 from ttstrain.errors import CheckpointError
@@ -38,16 +39,6 @@ class GroupMeta(_Record):
     lr: float  # of its next update
     weight_decay: float
     parameters: int  # number of scalars
-
-
-class ScheduleMeta(_Record):
-    """Where the schedule stands."""
-
-    position: int  # updates done
-    total: int | None
-    ended: bool
-    lr_next: float | None  # LR of the next update; the highest where groups differ
-    stages: tuple[tuple[str, int], ...] = ()  # those that are over, with the step after which each ended
 
 
 class EmaMeta(_Record):
@@ -90,7 +81,7 @@ class Meta(_Record):
     recipe: str
     step: int
     groups: tuple[GroupMeta, ...] = ()
-    schedule: ScheduleMeta | None = None
+    schedule: SchedulePosition | None = None
     ema: EmaMeta = EmaMeta(present=False)
     lora: LoraMeta | None = None
     metrics: Mapping[str, float] = {}  # the latest evaluation's

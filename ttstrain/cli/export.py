@@ -14,7 +14,8 @@ from ttstrain.cli import paths
 from ttstrain.terminal import on_one_line
 
 if TYPE_CHECKING:
-    from ttstrain.export.write import Exported, Source
+    from ttstrain.contract.export import Source
+    from ttstrain.export.write import Exported
 
 
 class Weights(str, Enum):
@@ -59,8 +60,9 @@ def export(
     A run stands for its best checkpoint. The files are read back and compared, tensor by tensor and by a forward pass,
     before the folder gets its name.
     """
+    from ttstrain.contract.export import TRAINING
     from ttstrain.export.choose import gather, task_of
-    from ttstrain.export.write import TRAINING, check_request
+    from ttstrain.export.write import check_request
     from ttstrain.export.write import export as write
 
     wanted = check_request(task_of(run, recipe=recipe), out, formats or [])

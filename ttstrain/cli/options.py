@@ -54,14 +54,14 @@ def _takes(key: str, value: str) -> bool:
     """Tell whether a key takes a value as it is written on a command line."""
     from pydantic import ValidationError
 
-    from ttstrain import families
     from ttstrain.errors import RecipeError
+    from ttstrain.families import registry
     from ttstrain.recipe.compose import parse_override
     from ttstrain.recipe.schema import Recipe
 
     try:
         path, read = parse_override(f"{key}={value}")
-        recipe: dict[str, Any] = {"task": next(iter(families.tasks()))}
+        recipe: dict[str, Any] = {"task": next(iter(registry.tasks()))}
         at = recipe
         for part in path[:-1]:
             at = at.setdefault(part, {})

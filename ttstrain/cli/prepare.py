@@ -14,10 +14,11 @@ from ttstrain.places import refused_as
 from ttstrain.shell import quoted
 
 if TYPE_CHECKING:
-    from ttstrain.checkpoint.upstream import OpenedCheckpoint
+    from ttstrain.contract.checkpoint import OpenedCheckpoint
+    from ttstrain.contract.data import FrontEnd
     from ttstrain.data.audit import AuditResult
     from ttstrain.data.cache import BuildReport, FeatureCache
-    from ttstrain.data.texts import FrontEnd, TextReport
+    from ttstrain.data.texts import TextReport
     from ttstrain.judge.score import Scoring
     from ttstrain.recipe.schema import Recipe
 
@@ -171,10 +172,10 @@ def _need_recipe(flags: dict[str, Any]) -> None:
 
 
 def _need_vocab(recipe: Recipe) -> None:
-    from ttstrain import families
     from ttstrain.errors import RecipeError
+    from ttstrain.families import registry
 
-    if "vocab" not in families.find_task(recipe.task).config.model_fields:
+    if "vocab" not in registry.find_task(recipe.task).config.model_fields:
         raise RecipeError(
             f"`--vocab-out` writes a vocabulary for `model.vocab`, which `{recipe.task}` does not have",
             hint="its symbols are those its published weights know; leave `--vocab-out` out",

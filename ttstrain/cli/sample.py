@@ -18,8 +18,8 @@ from ttstrain.terminal import on_one_line
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ttstrain.contract.task import Audio
     from ttstrain.infer.load import Line, Speaker, Voice
-    from ttstrain.task import Audio
 
 VOICE = "model.sampling.voice="  # names a voice, where a model knows them by name
 SOUND_FILES = (".wav", ".flac", ".ogg")
@@ -190,7 +190,7 @@ def _own_voice(speaker: Speaker, *, asked: str) -> Voice | None:
 def _speak(speaker: Speaker, work: list[tuple[Line, Voice | None, Path]]) -> None:
     from time import perf_counter
 
-    from ttstrain.task import Prompt
+    from ttstrain.contract.task import Prompt
 
     failed = 0
     figures: list[Mapping[str, float]] = []

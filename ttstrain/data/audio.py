@@ -10,8 +10,8 @@ import torch.nn.functional as F
 import torchaudio
 from torch import Tensor
 
+from ttstrain.contract.data import Clip
 from ttstrain.data.decode import decode, treat
-from ttstrain.data.manifest import Clip
 from ttstrain.errors import DataError
 
 

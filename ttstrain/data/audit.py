@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from ttstrain import documents
+from ttstrain.contract.data import Clip, Remark, Review
 from ttstrain.data import atomic
 from ttstrain.data.columns_used import columns_used
 from ttstrain.data.location import CACHE_HINT, cache_root, usable_cores
-from ttstrain.data.manifest import Clip, json_line, total_hours
+from ttstrain.data.manifest import json_line, total_hours
 from ttstrain.data.markup import labels
 from ttstrain.data.measure import RULES, Measured, leads_outside, measure
 from ttstrain.data.readers.locate import is_audio_name
 from ttstrain.data.readers.rows import Format, Row, RowTable, TableError, Verdict, printable
-from ttstrain.data.review import Remark, Review
 from ttstrain.data.transcript import CleanText, clean, main_script, skeleton, spoken_seconds
 from ttstrain.digest import sha256, sha256_of_file
 from ttstrain.errors import DataError

@@ -21,15 +21,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ttstrain.contract.data import Clip, TaskData
 from ttstrain.data import atomic
 from ttstrain.data.audio import read_clip
 from ttstrain.data.location import CACHE_HINT, usable_cores
-from ttstrain.data.manifest import Clip
 from ttstrain.data.workers import start_pool, worker_context
 from ttstrain.digest import sha256, sha256_of_file
 from ttstrain.errors import DataError, OutOfMemoryError, first_line, is_of_the_device, is_out_of_memory
 from ttstrain.places import refused_as
-from ttstrain.task import TaskData
 
 LAYOUT = 1  # raise when what a file holds or how it is named changes
 MEMORY_LIMIT = 1 << 30  # bytes of features that `auto` keeps in memory

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
-from ttstrain.data.manifest import Clip
+from ttstrain.contract.data import Clip
 from ttstrain.errors import RecipeError
 from ttstrain.recipe.schema import StageConfig, StageData
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ttstrain.contract.data import Remark
 from ttstrain.data.readers.rows import Column, printable
-from ttstrain.data.review import Remark
 
 EXAMPLE = 24  # characters
 MOST_UNUSED = 6

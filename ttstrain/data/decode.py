@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ttstrain.data.manifest import Treatment
+from ttstrain.contract.data import Treatment
 
 Samples = npt.NDArray[np.float32]
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ttstrain import documents
+from ttstrain.contract.data import Clip
 from ttstrain.data import atomic
-from ttstrain.data.manifest import Clip, json_line, read_manifest
+from ttstrain.data.manifest import json_line, read_manifest
 from ttstrain.digest import sha256
 from ttstrain.errors import DataError
 

@@ -24,14 +24,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ttstrain.contract.data import Batch, Clip, TaskData
 from ttstrain.data import sampler
 from ttstrain.data.cache import FeatureCache
-from ttstrain.data.manifest import Clip
 from ttstrain.data.pool import Pool
 from ttstrain.data.workers import start_pool, worker_context
 from ttstrain.digest import sha256
 from ttstrain.errors import DataError
-from ttstrain.task import Batch, TaskData
 
 AHEAD_PER_WORKER = 3
 

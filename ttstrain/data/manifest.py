@@ -4,55 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ttstrain import documents
+from ttstrain.contract.data import Clip, Ready, Treatment
 from ttstrain.data import atomic
-from ttstrain.data.readers.rows import Ready
 from ttstrain.errors import DataError
-
-
-@dataclass(frozen=True, slots=True)
-class Treatment:
-    """How a file's samples become one sound channel: `(channel[start:end] - offset) * gain`."""
-
-    channel: int | Literal["mean"] = "mean"
-    gain: float = 1.0
-    offset: float = 0.0
-    start: int = 0  # in samples at the file's own rate
-    end: int | None = None  # None: to the end of the file
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Clip:
-    """One recording and what is said in it."""
-
-    id: str
-    path: Path
-    text: str
-    speaker: str = ""
-    language: str = ""
-    duration_s: float  # after treatment
-    sample_rate: int  # Hz, of the file
-    source: str = ""  # where it is written down, "metadata.csv:12"
-    treatment: Treatment = field(default_factory=Treatment)
-    notes: tuple[str, ...] = ()  # what was repaired or looked odd
-    digest: str = ""  # SHA-256 of the file, hex
-    tokens: tuple[str, ...] = ()  # what an upstream front end made of the text, where only that is known
-    ready: tuple[Ready, ...] = ()  # features that another trainer has computed
-
-    @property
-    def num_samples(self) -> int:
-        """Samples after treatment, at the file's own rate."""
-        if self.treatment.end is None:
-            return round(self.duration_s * self.sample_rate)
-        return self.treatment.end - self.treatment.start
-
-    def samples_at(self, sample_rate: int) -> int:
-        """Return the exact number of samples `audio.read_clip` gives at another rate, without decoding."""
-        return -(-self.num_samples * sample_rate // self.sample_rate)
 
 
 def write_manifest(path: Path, clips: Iterable[Clip]) -> None:

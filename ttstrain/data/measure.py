@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from ttstrain.contract.data import Treatment
 from ttstrain.data.decode import Decoded, Samples, decode
-from ttstrain.data.manifest import Treatment
 from ttstrain.data.other_formats import what_it_is
 from ttstrain.data.readers.rows import Action
 from ttstrain.data.riff import check_riff

@@ -13,12 +13,11 @@ import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from ttstrain.contract.data import AuxiliaryData, Batch, Clip
 from ttstrain.data import sampler
 from ttstrain.data.loader import Loader
-from ttstrain.data.manifest import Clip
 from ttstrain.digest import sha256
 from ttstrain.errors import DataError
-from ttstrain.task import Batch, Companions
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +25,7 @@ log = logging.getLogger(__name__)
 class Mixture:
     """An endless supply of micro-batches of clips and of companions for one rank."""
 
-    def __init__(self, clips: Loader, companions: Companions, *, total_rounds: int) -> None:
+    def __init__(self, clips: Loader, companions: AuxiliaryData, *, total_rounds: int) -> None:
         """Mix over `total_rounds` rounds; after them the ratio stays. Raises DataError if no companion fits."""
         self._clips = clips
         self._companions = companions

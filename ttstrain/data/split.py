@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ttstrain.contract.data import Clip
 from ttstrain.data.earlier import Earlier, Part, Side
-from ttstrain.data.manifest import Clip
 from ttstrain.digest import sha256
 from ttstrain.errors import DataError
 from ttstrain.recipe.schema import DataConfig

@@ -6,15 +6,16 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ttstrain.contract.data import FrontEnd, Token
 from ttstrain.data.readers.rows import printable
-from ttstrain.data.texts import VOCAB, FrontEnd, TextReport, Token, read_clip_text
+from ttstrain.data.texts import VOCAB, TextReport, read_clip_text
 from ttstrain.errors import DataError
 from ttstrain.terminal import on_one_line
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from ttstrain.data.manifest import Clip
+    from ttstrain.contract.data import Clip
 
 WIDTH = 80
 LABEL = 10  # columns of the labels at the left

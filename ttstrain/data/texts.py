@@ -6,43 +6,18 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ttstrain.contract.data import FrontEnd, Token
 
 if TYPE_CHECKING:
-    from ttstrain.data.manifest import Clip
+    from ttstrain.contract.data import Clip
 
-TokenKind = Literal["known", "unknown", "inserted", "split"]
 
 VOCAB = "vocab"  # the entry of `FrontEnd.versions` that is a hash of the table from tokens to rows
 NO_TOKENS = {"Cc", "Cs"}  # Unicode categories that cannot stand in a file of one token per line
 
 _Counted = TypeVar("_Counted", str, tuple[str, str])
-
-
-class Token(NamedTuple):
-    """One symbol as the model reads it.
-
-    `inserted` is a space that the text does not hold, `split` such a space between two letters of one word.
-    """
-
-    text: str
-    kind: TokenKind = "known"
-
-
-class FrontEnd(Protocol):
-    """Turns texts into tokens. Two front ends with equal `versions` read every text alike."""
-
-    name: str
-    versions: Mapping[str, str]  # all that decides on tokens; under `vocab` a hash of the table
-    vocab: Sequence[str]  # tokens in the order of their indices
-    vocab_source: str
-    max_unknown: float  # share of unknown tokens above which a run is refused
-    unknown_as: str  # what the model reads instead: "spaces"
-    separator: str  # between tokens where people are shown them; not empty where tokens are no characters
-
-    def tokens(self, text: str, language: str = "") -> Sequence[Token]:
-        """Read one text, in the language that its row names, if it names one."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,17 +14,19 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from ttstrain import families
 from ttstrain.checkpoint import pointers, store
 from ttstrain.checkpoint.damage import open_meta
 from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.meta import Meta
 from ttstrain.checkpoint.reading import retried
-from ttstrain.checkpoint.upstream import OpenedCheckpoint, follow, open_checkpoint
+from ttstrain.checkpoint.upstream import follow, open_checkpoint
 from ttstrain.checkpoint.worth import never_better, trained_schedule_free
+from ttstrain.contract.checkpoint import OpenedCheckpoint
+from ttstrain.contract.export import Adapters, Source, TrainerState
+from ttstrain.contract.model import ModelConfig
+from ttstrain.contract.task import Task
 from ttstrain.errors import CheckpointError, RecipeError
-from ttstrain.export.write import Adapters, Source, Training
-from ttstrain.families import ModelConfig
+from ttstrain.families import registry
 from ttstrain.judge.blends import blend_name, compare_blends
 from ttstrain.modules import lora
 from ttstrain.optim.groups import build_groups
@@ -35,7 +37,6 @@ from ttstrain.plan.resolve import parse
 from ttstrain.recipe.compose import compose, compose_run
 from ttstrain.recipe.schema import LoraConfig, Recipe, base_title
 from ttstrain.runs import folder
-from ttstrain.task import Task
 from ttstrain.tensors.tensorfile import read_tree
 from ttstrain.tracking import jsonl
 
@@ -178,7 +179,7 @@ def _recipe_of(run: Path) -> Recipe:
 
 def _config(meta: Meta, checkpoint: Path) -> ModelConfig:
     try:
-        return families.find_task(meta.task).config.model_validate(meta.model)
+        return registry.find_task(meta.task).config.model_validate(meta.model)
     except ValidationError as error:
         first = error.errors()[0]
         raise CheckpointError(
@@ -190,7 +191,7 @@ def _config(meta: Meta, checkpoint: Path) -> ModelConfig:
 
 def _build(name: str, config: ModelConfig, recipe: Recipe | None) -> Task:
     """Build the task as the run had it, adapters included."""
-    task_class: Any = families.find_task(name).load_task()
+    task_class: Any = registry.find_task(name).load_task()
     task: Task = task_class(config)
     if recipe is not None and recipe.lora is not None:
         lora.add_lora(task.exported(), recipe.lora, default_targets=config.lora_targets())
@@ -258,7 +259,7 @@ def _evaluated(task: Task, loaded: store.Loaded, *, run: Path | None, recipe: Re
         yield
 
 
-def _training(task: Task, loaded: store.Loaded, candidates: _Candidates, recipe: Recipe | None) -> Training | None:
+def _training(task: Task, loaded: store.Loaded, candidates: _Candidates, recipe: Recipe | None) -> TrainerState | None:
     meta = loaded.meta
     if "optimizers" not in loaded.state or meta.schedule is None:
         return None
@@ -274,7 +275,7 @@ def _training(task: Task, loaded: store.Loaded, candidates: _Candidates, recipe:
         notes = (f"`{', '.join(kinds)}` keeps other moments than AdamW, so they start afresh",)
     optim = None if recipe is None else recipe.optim
     lr = meta.schedule.lr_next or max((group.lr for group in meta.groups), default=0.0)
-    return Training(
+    return TrainerState(
         online=candidates.online,
         average=candidates.average,
         moments=moments,
@@ -373,7 +374,7 @@ def _of_upstream(path: Path, *, weights: Weights, recipe: str | None, compare: b
     settings = parse(compose(_asked_recipe(path, recipe), []))
     opened = open_checkpoint(path, task=settings.task)
     opened.check_model(settings.model)
-    config = families.find_task(settings.task).config.model_validate(settings.model)
+    config = registry.find_task(settings.task).config.model_validate(settings.model)
     own = read_tree(opened.weights)
     has_online = not opened.averaged
     candidates = _Candidates(

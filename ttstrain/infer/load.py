@@ -17,12 +17,14 @@ import soundfile
 import torch
 from torch import Tensor
 
-from ttstrain import documents, families
+from ttstrain import documents
 from ttstrain.checkpoint import pointers
 from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.meta import check_vocab
 from ttstrain.checkpoint.reading import retried
-from ttstrain.checkpoint.upstream import Absent, open_checkpoint, resolve_base
+from ttstrain.checkpoint.upstream import open_checkpoint, resolve_base
+from ttstrain.contract.checkpoint import Absent
+from ttstrain.contract.task import Audio, Task
 from ttstrain.data.audio import read_clip
 from ttstrain.data.decode import decode
 from ttstrain.data.manifest import read_manifest
@@ -30,11 +32,11 @@ from ttstrain.data.other_formats import what_it_is
 from ttstrain.data.transcript import CleanText, misfit, readable
 from ttstrain.errors import CheckpointError, DataError, RecipeError
 from ttstrain.export.choose import gather
+from ttstrain.families import registry
 from ttstrain.infer.previews import choose_reference
 from ttstrain.plan.resolve import parse
 from ttstrain.recipe.compose import COMMAND_LINE, RUN_RECIPE, Composed, Removed, parse_override
 from ttstrain.recipe.schema import TrainConfig
-from ttstrain.task import Audio, Task
 from ttstrain.tensors.hub import HUB
 from ttstrain.tensors.tensorfile import read_tree
 from ttstrain.train.build import choose_device
@@ -123,9 +125,9 @@ def _open(spec: str, changes: dict[tuple[str, ...], Any], *, weights: WeightsCho
         told = f"the {kind} of {path.name}: {opened.model} {opened.version}"
     device_name = changes.pop(DEVICE, "auto")
     checked = parse(_composed(task_name, section, changes))
-    front_end = families.find_task(task_name).config.model_validate(checked.model).front_end()
+    front_end = registry.find_task(task_name).config.model_validate(checked.model).front_end()
     check_vocab(versions, {} if front_end is None else front_end.versions, source=str(path))
-    spec_of_task = families.find_task(task_name)
+    spec_of_task = registry.find_task(task_name)
     task_class: Any = spec_of_task.load_task()
     task: Task = task_class(spec_of_task.config.model_validate(checked.model))
     load_weights(task.exported(), {**_unneeded(task, absent), **tensors}, source=str(path))

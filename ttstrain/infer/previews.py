@@ -23,17 +23,17 @@ from torch import Tensor
 
 from ttstrain import documents
 from ttstrain.checkpoint.loading import load_weights
-from ttstrain.checkpoint.upstream import OpenedCheckpoint
+from ttstrain.contract.checkpoint import OpenedCheckpoint
+from ttstrain.contract.data import Clip
+from ttstrain.contract.task import Audio, Prompt, Sample
 from ttstrain.data import atomic
 from ttstrain.data.audio import read_clip
-from ttstrain.data.manifest import Clip
 from ttstrain.data.readers.locate import AUDIO_SUFFIXES
 from ttstrain.data.transcript import clean
 from ttstrain.errors import CheckpointError, UserError, first_line, is_out_of_memory
 from ttstrain.modules.mel_distance import mel_distance
 from ttstrain.recipe.schema import Recipe, base_files
 from ttstrain.runs.prepare import Prepared
-from ttstrain.task import Audio, Prompt, Sample
 from ttstrain.tracking import spectrogram
 from ttstrain.tracking.tracker import Spoken, Weights
 from ttstrain.train.evaluation_loop import evaluating

@@ -10,16 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttstrain import families
 from ttstrain.checkpoint.loading import load_weights
+from ttstrain.contract.data import Batch, Clip, TaskData
+from ttstrain.contract.model import ModelConfig
+from ttstrain.contract.task import Mean, Task
 from ttstrain.data import sampler
 from ttstrain.data.cache import FeatureCache
 from ttstrain.data.location import cache_root
-from ttstrain.data.manifest import Clip, read_manifest
+from ttstrain.data.manifest import read_manifest
 from ttstrain.errors import DataError
-from ttstrain.families import ModelConfig
+from ttstrain.families import registry
 from ttstrain.recipe.schema import Recipe
-from ttstrain.task import Batch, Mean, Task, TaskData
 from ttstrain.train.evaluation_loop import Pieces, evaluate_batches, mean_losses, weighted
 
 BLENDS = (0.0, 0.5, 1.0, 1.5)  # shares k of online + k (average - online): 0 is online, 1 the average
@@ -80,7 +81,7 @@ def _blended(online: Mapping[str, Tensor], average: Mapping[str, Tensor], share:
 
 
 def _batches(clips: Sequence[Clip], config: ModelConfig, recipe: Recipe) -> list[Pieces]:
-    data_class: Any = families.find_task(recipe.task).load_data()
+    data_class: Any = registry.find_task(recipe.task).load_data()
     task_data: TaskData = data_class(config)
     cache = FeatureCache(cache_root(recipe.data.cache_dir) / "features", task_data, place="disk")
     report = cache.build(clips)

@@ -13,18 +13,19 @@ from typing import Any
 
 import torch
 
-from ttstrain import families
 from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.upstream import open_checkpoint, resolve_base
+from ttstrain.contract.checkpoint import Interpretation
+from ttstrain.contract.data import Batch, Clip
+from ttstrain.contract.family import TaskSpec
+from ttstrain.contract.task import Mean, Task
 from ttstrain.data.audio import read_clip
 from ttstrain.data.audit import audit
-from ttstrain.data.manifest import Clip
 from ttstrain.data.readers import read_rows
 from ttstrain.errors import CheckpointError, UserError
-from ttstrain.families import Reading, TaskSpec
+from ttstrain.families import registry
 from ttstrain.recipe.schema import DataConfig, TrainConfig
 from ttstrain.runs.prepare import ShowProgress, no_progress
-from ttstrain.task import Batch, Mean, Task
 from ttstrain.tensors.tensorfile import read_tree
 from ttstrain.train.build import choose_device
 from ttstrain.train.evaluation_loop import evaluate_batches
@@ -108,7 +109,7 @@ def probe(path: str, data: str, *, vocab: str | None = None, show: ShowProgress 
     Raises CheckpointError when there is nothing to choose between, UserError when the clips are too few.
     """
     opened = open_checkpoint(resolve_base(path))
-    spec = families.find_task(opened.task)
+    spec = registry.find_task(opened.task)
     readings = spec.list_readings(opened, vocab=vocab)
     if len(readings) < 2:
         raise CheckpointError(
@@ -169,7 +170,7 @@ def compare(judged: Sequence[Judged], *, untrained: float, path: str, model: str
     )
 
 
-def _build(spec: TaskSpec, reading: Reading, device: torch.device) -> tuple[Task, Any]:
+def _build(spec: TaskSpec, reading: Interpretation, device: torch.device) -> tuple[Task, Any]:
     """Build a fresh net and its data, alike for every reading."""
     torch.manual_seed(0)
     known = {key: value for key, value in reading.model.items() if key in spec.config.model_fields}

@@ -13,19 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttstrain import families
 from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.meta import check_vocab
-from ttstrain.checkpoint.upstream import OpenedCheckpoint, open_checkpoint, resolve_base
+from ttstrain.checkpoint.upstream import open_checkpoint, resolve_base
+from ttstrain.contract.checkpoint import OpenedCheckpoint
+from ttstrain.contract.data import Clip
+from ttstrain.contract.task import Task
 from ttstrain.data import atomic
 from ttstrain.data.cache import FeatureCache
-from ttstrain.data.manifest import Clip, json_line
+from ttstrain.data.manifest import json_line
 from ttstrain.data.sampler import in_order
 from ttstrain.errors import DataError
+from ttstrain.families import registry
 from ttstrain.places import refused_as
 from ttstrain.plan.facts import front_end_of
 from ttstrain.recipe.schema import Recipe
-from ttstrain.task import Task
 from ttstrain.train.build import choose_device
 from ttstrain.train.evaluation_loop import Pieces, evaluate_batches
 from ttstrain.train.precision import Precision, choose
@@ -143,7 +145,7 @@ class Scorer:
 def load_scorer(recipe: Recipe, opened: OpenedCheckpoint, cache: FeatureCache) -> Scorer:
     """Load a checkpoint's average, or its weights where it holds no average."""
     device = choose_device(recipe.train.device, tf32=recipe.train.tf32)
-    spec = families.find_task(recipe.task)
+    spec = registry.find_task(recipe.task)
     task_class: Any = spec.load_task()
     task: Task = task_class(spec.config.model_validate(recipe.model))
     load_weights(task, opened.weights, source=str(opened.path))

@@ -15,10 +15,10 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from ttstrain.contract.task import RowsFirst
 from ttstrain.errors import RecipeError
 from ttstrain.optim.settings import READS_BETAS, OptimizerSettings, peak_lr, settings_of
 from ttstrain.recipe.schema import GroupRule, OptimConfig, Schedule
-from ttstrain.task import RowsFirst
 
 DEFAULT_GROUP = "default"
 TABLES = "tables"  # name of the group of tables whose new rows train first

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from ttstrain import families
 from ttstrain.errors import RecipeError
+from ttstrain.families import registry
 
 OTHER_NAMES = {  # what other trainers call it
     "learning_rate": "lr",
@@ -145,7 +145,7 @@ def _shown(value: Any) -> str:
 def _hint(key: str, details: Sequence[Any], *, known: Sequence[str]) -> str | None:
     kind = details[0]["type"]
     if kind == "missing" and key == "task":
-        return "say what to train: " + " or ".join(f"`task: {name}`" for name in families.tasks())
+        return "say what to train: " + " or ".join(f"`task: {name}`" for name in registry.tasks())
     if kind == "model_type" and details[0]["input"] is None:
         return "give it keys, or remove the empty line"
     if kind == "value_error":

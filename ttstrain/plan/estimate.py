@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ttstrain import families
-from ttstrain.plan.parameters import ParameterCounts
+from ttstrain.contract.model import ParameterCounts
+from ttstrain.families import registry
 from ttstrain.recipe.schema import CheckpointConfig, OptimizerKind, Recipe
 
 FP32 = 4  # bytes
@@ -30,7 +30,7 @@ def memory_bytes(recipe: Recipe, parameters: ParameterCounts, *, weight_bytes: i
 
     What is frozen has neither gradients nor moments, and its average is the weight itself.
     """
-    config = families.find_task(recipe.task).config.model_validate(recipe.model)
+    config = registry.find_task(recipe.task).config.model_validate(recipe.model)
     weights, trained = weight_bytes * parameters.total, weight_bytes * parameters.trained
     moments = MOMENTS[recipe.optim.kind] * parameters.trained
     ema = FP32 * parameters.trained if recipe.ema.enabled else 0

@@ -6,17 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ttstrain import families
 from ttstrain.errors import DataError, RecipeError
+from ttstrain.families import registry
 from ttstrain.plan.plan import DataFacts, ReplayFacts, StageFacts
 from ttstrain.recipe.schema import DataConfig, Recipe
 
 if TYPE_CHECKING:
+    from ttstrain.contract.data import Clip, FrontEnd, Remark
     from ttstrain.data.audit import AuditResult
-    from ttstrain.data.manifest import Clip
-    from ttstrain.data.review import Remark
     from ttstrain.data.split import DataSplit
-    from ttstrain.data.texts import FrontEnd, TextReport
+    from ttstrain.data.texts import TextReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +84,7 @@ def review_data(recipe: Recipe, result: AuditResult) -> AuditResult:
     """Add what the recipe's family finds in audited clips. Raises DataError when it leaves none."""
     from ttstrain.data.audit import reviewed
 
-    config = families.find_task(recipe.task).config.model_validate(recipe.model)
+    config = registry.find_task(recipe.task).config.model_validate(recipe.model)
     found = reviewed(result, config.review(result.clips))
     if not found.clips:
         last = found.quarantine[-1]
@@ -111,7 +110,7 @@ def count_frames(
     from ttstrain.data.sampler import overlong, padding_share, plan_mixed_epoch
 
     data = recipe.data
-    config = families.find_task(recipe.task).config.model_validate(recipe.model)
+    config = registry.find_task(recipe.task).config.model_validate(recipe.model)
     frames = tuple(config.length(clip) for clip in split.train)
     too_long = set(overlong(frames, budget=data.batch_frames))
     fitting = [i for i in range(len(frames)) if i not in too_long]
@@ -167,7 +166,7 @@ def _count_stages(recipe: Recipe, split: DataSplit) -> tuple[StageFacts, ...]:
 
     check_choices(recipe.stages, split.train, split.held_out)
     data = recipe.data
-    config = families.find_task(recipe.task).config.model_validate(recipe.model)
+    config = registry.find_task(recipe.task).config.model_validate(recipe.model)
     replayed = [length for clip in split.replay if (length := config.length(clip)) <= data.batch_frames]
     found = []
     for stage in recipe.stages:
@@ -203,4 +202,4 @@ def report_texts(recipe: Recipe, clips: Sequence[Clip]) -> TextReport | None:
 
 def front_end_of(recipe: Recipe) -> FrontEnd | None:
     """Return what turns texts into tokens. Raises RecipeError when something it needs is missing."""
-    return families.find_task(recipe.task).config.model_validate(recipe.model).front_end()
+    return registry.find_task(recipe.task).config.model_validate(recipe.model).front_end()

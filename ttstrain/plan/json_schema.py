@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ttstrain import families
+from ttstrain.families import registry
 from ttstrain.recipe.schema import Recipe
 
 
@@ -16,7 +16,7 @@ def recipe_schema() -> dict[str, Any]:
     schema = Recipe.model_json_schema()
     definitions: dict[str, Any] = schema.pop("$defs")
     conditions = []
-    for name, spec in families.tasks().items():
+    for name, spec in registry.tasks().items():
         model = spec.config.model_json_schema(ref_template=f"#/$defs/{_escaped(name)}.{{model}}")
         definitions |= {f"{name}.{key}": value for key, value in model.pop("$defs", {}).items()}
         definitions[name] = model
@@ -28,7 +28,7 @@ def recipe_schema() -> dict[str, Any]:
         )
     schema.pop("required", None)
     schema["properties"] = {"extends": _EXTENDS, **schema["properties"]}
-    schema["properties"]["task"]["enum"] = list(families.tasks())
+    schema["properties"]["task"]["enum"] = list(registry.tasks())
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **schema,

@@ -8,25 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from ttstrain import families
+from ttstrain.contract.model import ParameterCounts
 from ttstrain.errors import RecipeError
+from ttstrain.families import registry
 from ttstrain.recipe.schema import LoraConfig, Recipe
 
 Shapes = Mapping[str, tuple[int, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class ParameterCounts:
-    """Scalars of a task's parameters."""
-
-    total: int  # adapters included
-    trained: int  # those frozen for some steps only count as trained
-    adapters: int = 0
-    adapted_layers: int = 0
-
-    @property
-    def frozen(self) -> int:
-        return self.total - self.trained
 
 
 def count_parameters(recipe: Recipe) -> ParameterCounts:
@@ -35,7 +22,7 @@ def count_parameters(recipe: Recipe) -> ParameterCounts:
     Raises RecipeError for a pattern of `lora:` that matches nothing; the patterns of `optim.groups` are checked where
     the groups are built.
     """
-    config = families.find_task(recipe.task).config.model_validate(recipe.model)
+    config = registry.find_task(recipe.task).config.model_validate(recipe.model)
     frozen_rules = any(rule.frozen is True for rule in recipe.optim.groups)
     if recipe.lora is None and not frozen_rules:
         total = config.num_parameters()
@@ -65,7 +52,7 @@ class _Net:
 
 
 def _describe(recipe: Recipe) -> _Net:
-    config = families.find_task(recipe.task).config.model_validate(recipe.model)
+    config = registry.find_task(recipe.task).config.model_validate(recipe.model)
     base = config.parameter_shapes()
     if recipe.lora is None:
         return _Net(base, trainable=frozenset(base))

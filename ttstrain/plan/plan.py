@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ttstrain.data.review import Remark
+from ttstrain.contract.data import Remark
+from ttstrain.contract.model import MemoryScheme, ParameterCounts
 from ttstrain.data.texts import TextReport
-from ttstrain.families import MemoryScheme
 from ttstrain.optim.stages import Curriculum, Stage
-from ttstrain.plan.parameters import ParameterCounts
 from ttstrain.recipe.schema import Recipe, Schedule
 
 

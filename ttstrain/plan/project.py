@@ -6,52 +6,19 @@ A family that knows such a layout names a `ProjectFormat`. Every function here a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
-from ttstrain import families
+from ttstrain.contract.project import Chosen, ProjectFormat
 from ttstrain.errors import DataError
+from ttstrain.families import registry
 from ttstrain.places import refused_as
 from ttstrain.recipe.compose import Composed, with_defaults
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """One of a folder's checkpoints, and why it is the one."""
-
-    path: Path
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class ProjectSettings:
-    """What a project decides about a run."""
-
-    values: Mapping[str, Any]  # dotted key of the recipe -> value
-    origin: str  # where the values come from, for the plan
-
-
-class ProjectFormat(Protocol):
-    """Knows how one upstream lays out its projects."""
-
-    def choose(self, folder: Path) -> Chosen | None:
-        """Choose among the checkpoints of a project; None when the folder is none. Raises CheckpointError."""
-        ...
-
-    def settings(self, *, task: str, data: Path | None) -> ProjectSettings | None:
-        """Return what prepared data decide; None when they are not a project's."""
-        ...
-
-    def recipe(self, folder: Path) -> str | None:
-        """Write a recipe, as YAML, that does sanely what a project's settings meant; None when it is no project."""
-        ...
-
-
 def formats() -> Iterator[ProjectFormat]:
     """Yield what every family knows of projects."""
-    for name in families.names():
-        known = families.load(name).load_project()
+    for name in registry.names():
+        known = registry.load(name).load_project()
         if known is not None:
             yield known
 

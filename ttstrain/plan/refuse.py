@@ -6,9 +6,9 @@ import difflib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from ttstrain import families
 from ttstrain.data.text_summary import check_texts
 from ttstrain.errors import DataError, RecipeError
+from ttstrain.families import registry
 from ttstrain.optim.settings import READS_BETAS, READS_EPS, READS_MOMENTUM, settings_of
 from ttstrain.optim.stages import Curriculum, Place, Stage, check_groups, steps_of
 from ttstrain.plan.plan import DataFacts, GroupPlan, Plan
@@ -190,7 +190,7 @@ def check_plan(plan: Plan) -> None:
         raise RecipeError(
             f"the run would have {plan.steps:,} steps", hint=f"give it {MOST_STEPS:,} at most, or fewer `train.epochs`"
         )
-    families.find_task(plan.recipe.task).config.model_validate(plan.recipe.model).check_run(
+    registry.find_task(plan.recipe.task).config.model_validate(plan.recipe.model).check_run(
         plan.recipe, steps=plan.steps
     )
     if not _trained(plan):

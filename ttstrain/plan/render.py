@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ttstrain import families
 from ttstrain.data.text_summary import text_lines
+from ttstrain.families import registry
 from ttstrain.optim.schedule import curve, warmup_length
 from ttstrain.optim.stages import Curriculum, Place, Stage
 from ttstrain.plan.estimate import ACTIVATIONS
@@ -156,7 +156,7 @@ def _data_lines(plan: Plan) -> list[str]:
 def _filled(plan: Plan) -> str:
     """Say how much of a micro-batch packed clips fill; where they are padded the padding tells."""
     facts = plan.facts
-    if not families.find_task(plan.recipe.task).config.packed or facts.replay is not None:
+    if not registry.find_task(plan.recipe.task).config.packed or facts.replay is not None:
         return ""
     budget = plan.recipe.data.batch_frames
     share = sum(length for length in facts.frames if length <= budget) / (facts.batches_per_epoch * budget)
@@ -194,7 +194,7 @@ def _run_lines(plan: Plan) -> list[str]:
     length = f"{plan.epochs:.1f} epochs of {plan.steps_per_epoch:.1f} steps"
     if plan.staged:
         length = f"{len(plan.stages)} stage{'s' * (len(plan.stages) > 1)}, {plan.epochs:.1f} epochs of their clips"
-    of_clips = clip_share(families.find_task(plan.recipe.task).config.model_validate(plan.recipe.model).companion_ratio)
+    of_clips = clip_share(registry.find_task(plan.recipe.task).config.model_validate(plan.recipe.model).companion_ratio)
     mixed = f"{100 * of_clips:.3g} % of the micro-batches hold clips, the others examples without recordings"
     return [
         *_wrap("run", f"{plan.steps:,} steps = {length}"),

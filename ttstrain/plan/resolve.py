@@ -20,8 +20,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ttstrain import families
 from ttstrain.errors import RecipeError
+from ttstrain.families import registry
 from ttstrain.optim.schedule import warmup_length
 from ttstrain.optim.settings import peak_lr, settings_of
 from ttstrain.optim.stages import Stage
@@ -55,7 +55,7 @@ def parse(composed: Composed) -> Recipe:
     except ValidationError as error:
         known = [*known_keys(Recipe), *_model_keys(composed.values.get("task"))]
         raise complaint(error, values=composed.values, places=composed.places, known=known) from error
-    config = families.find_task(recipe.task).config
+    config = registry.find_task(recipe.task).config
     try:
         model = config.model_validate(recipe.model)
     except ValidationError as error:
@@ -70,7 +70,7 @@ def parse(composed: Composed) -> Recipe:
 
 
 def _model_keys(task: Any) -> list[str]:
-    spec = families.tasks().get(task)
+    spec = registry.tasks().get(task)
     return [] if spec is None else known_keys(spec.config, "model")
 
 
@@ -91,7 +91,7 @@ def resolve(
     check_data(recipe, facts)
     accumulate = _accumulate(recipe, world_size)
     batches_per_step = accumulate * world_size
-    config = families.find_task(recipe.task).config.model_validate(recipe.model)
+    config = registry.find_task(recipe.task).config.model_validate(recipe.model)
     steps_per_epoch = facts.batches_per_epoch / batches_per_step / clip_share(config.companion_ratio)
     stages = tuple(_stages(recipe, facts, batches_per_step, config.companion_ratio))
     steps = sum(stage.steps for stage in stages)
@@ -251,7 +251,7 @@ def _ema(recipe: Recipe, steps: int) -> tuple[float | None, int | None]:
 def _groups(recipe: Recipe) -> Iterator[GroupPlan]:
     """List the layers of every optimizer of the task that hold parameters, the one that no rule matches last."""
     optim = recipe.optim
-    optimizers = families.find_task(recipe.task).config.model_validate(recipe.model).optimizers()
+    optimizers = registry.find_task(recipe.task).config.model_validate(recipe.model).optimizers()
     _check_optimizers(optim, optimizers)
     names = trainable_names(recipe)
     rule_of = {name: _first_rule(name, optim.groups) for name in names}

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ttstrain import families
 from ttstrain.checkpoint.damage import open_meta
 from ttstrain.checkpoint.meta import kept_files, kept_name
 from ttstrain.checkpoint.store import verified_text
 from ttstrain.data import atomic
 from ttstrain.errors import RecipeError
+from ttstrain.families import registry
 from ttstrain.recipe.compose import COMMAND_LINE, Composed
 
 PATHS = ("data.path", "data.replay.path", "data.cache_dir", "base")  # keys that may name something relative
@@ -86,6 +86,6 @@ def with_kept_files(composed: Composed, *, checkpoint: Path, run: Path) -> tuple
 def _texts(task: str, section: Mapping[str, str]) -> Mapping[str, str]:
     """Read the files that keys name now; none where one cannot be used."""
     try:
-        return families.find_task(task).config.model_validate(section).kept_files()
+        return registry.find_task(task).config.model_validate(section).kept_files()
     except RecipeError:
         return {}

@@ -9,21 +9,19 @@ from typing import Any
 
 import torch
 
-from ttstrain import families
+from ttstrain.contract.data import Clip, ClipFinding, Review, TaskData
 from ttstrain.data.audit import AuditResult, reviewed
 from ttstrain.data.cache import FeatureCache, Place
 from ttstrain.data.earlier import Earlier, fingerprint
 from ttstrain.data.loader import worker_count
 from ttstrain.data.location import cache_root, usable_cores
-from ttstrain.data.manifest import Clip
-from ttstrain.data.review import Finding, Review
 from ttstrain.data.split import split_data
 from ttstrain.data.text_summary import check_texts
 from ttstrain.errors import DataError
+from ttstrain.families import registry
 from ttstrain.plan.facts import Audited, Findings, audit_data, count_frames, report_texts
 from ttstrain.plan.plan import DataFacts
 from ttstrain.recipe.schema import Recipe
-from ttstrain.task import TaskData
 from ttstrain.train.distributed import Ranks
 
 ShowProgress = Callable[[str], AbstractContextManager[Callable[[int, int], None] | None]]
@@ -73,7 +71,7 @@ def no_progress(_title: str) -> AbstractContextManager[None]:
 
 def open_cache(recipe: Recipe, *, place: Place, device: torch.device | None = None) -> FeatureCache:
     """Open the cache of the features that a recipe's task trains on."""
-    spec = families.find_task(recipe.task)
+    spec = registry.find_task(recipe.task)
     data_class: Any = spec.load_data()
     task_data: TaskData = data_class(spec.config.model_validate(recipe.model))
     return FeatureCache(cache_root(recipe.data.cache_dir) / "features", task_data, place=place, device=device)
@@ -87,7 +85,7 @@ def review_features(audited: Audited, cache: FeatureCache, failed: Mapping[str, 
 
 def look_again(result: AuditResult, cache: FeatureCache, failed: Mapping[str, str]) -> AuditResult:
     """Add what the family finds in the features of one set of audited clips, and leave out those that have none."""
-    lost = [Finding(clip, "skip", "no_features", failed[clip.id]) for clip in result.clips if clip.id in failed]
+    lost = [ClipFinding(clip, "skip", "no_features", failed[clip.id]) for clip in result.clips if clip.id in failed]
     there = reviewed(result, Review(tuple(lost)))
     return reviewed(there, cache.task_data.review_features(there.clips, cache.get))
 

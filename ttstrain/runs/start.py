@@ -10,13 +10,13 @@ from types import TracebackType
 
 import torch
 
-from ttstrain import families
 from ttstrain.checkpoint import pointers, store
 from ttstrain.checkpoint.loading import LoadReport, Tensors, compare, load_weights
 from ttstrain.checkpoint.lock import RunLock, hold
 from ttstrain.checkpoint.merging import explain, open_for, open_training
 from ttstrain.checkpoint.meta import check_vocab, compare_front_ends
-from ttstrain.checkpoint.upstream import OpenedCheckpoint, open_checkpoint
+from ttstrain.checkpoint.upstream import open_checkpoint
+from ttstrain.contract.checkpoint import AdaptedWeights, OpenedCheckpoint
 from ttstrain.data.audit import write_quarantine
 from ttstrain.data.earlier import write_record
 from ttstrain.data.manifest import write_manifest
@@ -33,6 +33,7 @@ from ttstrain.errors import (
     first_line,
     is_out_of_memory,
 )
+from ttstrain.families import registry
 from ttstrain.infer.previews import recover_base
 from ttstrain.modules import lora
 from ttstrain.plan.plan import Plan
@@ -49,7 +50,6 @@ from ttstrain.runs.kept import from_where_started, with_kept_files
 from ttstrain.runs.origin import Origin, find, not_begun, run_of
 from ttstrain.runs.prepare import Prepared, ShowProgress, no_progress, prepare
 from ttstrain.shell import quoted
-from ttstrain.task import Fitted
 from ttstrain.tensors.tensorfile import read_tree
 from ttstrain.tracking import jsonl
 from ttstrain.tracking.build import build_trackers
@@ -353,7 +353,7 @@ def _taken_on_trust(plan: Plan, base: OpenedCheckpoint) -> str:
     taken = (
         f"WARNING: `{base.path.name}` does not tell {', '.join(base.unknown)}. This run takes {settings} (from {where})"
     )
-    if not families.find_task(plan.recipe.task).readings:
+    if not registry.find_task(plan.recipe.task).readings:
         return f"{taken}: say it in the recipe where it is another"
     return (
         f"{taken}, and the wrong choice would load, train and speak gibberish. Check with "
@@ -361,7 +361,7 @@ def _taken_on_trust(plan: Plan, base: OpenedCheckpoint) -> str:
     )
 
 
-def _choose_new_rows(run: Run, fitted: Fitted) -> list[str]:
+def _choose_new_rows(run: Run, fitted: AdaptedWeights) -> list[str]:
     new_rows = run.optimizers.new_rows
     if new_rows is None:
         return []

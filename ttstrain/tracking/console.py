@@ -20,8 +20,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ttstrain import families
 from ttstrain.errors import DataError
+from ttstrain.families import registry
 from ttstrain.shell import quoted
 from ttstrain.terminal import on_one_line
 from ttstrain.tracking import jsonl
@@ -367,7 +367,7 @@ class ConsoleTracker:
 
     def _export_lines(self, info: RunInfo) -> list[str]:
         """Name the weights that an export would take, and the command."""
-        known, task = families.tasks(), str(info.recipe.get("task"))
+        known, task = registry.tasks(), str(info.recipe.get("task"))
         pointers = (info.run_dir / "checkpoints" / name for name in ("best", "last"))
         pointer = next((path for path in pointers if path.is_file()), None)
         if task not in known or not known[task].export_class or pointer is None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from ttstrain.errors import UserError
 
 if TYPE_CHECKING:
-    from ttstrain.task import Sample
+    from ttstrain.contract.task import Sample
 
 
 Weights = Literal["online", "ema", "base"]

@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from ttstrain import families
 from ttstrain.checkpoint.lock import RunLock
 from ttstrain.checkpoint.store import CheckpointStore
+from ttstrain.contract.data import Clip
+from ttstrain.contract.task import RowsFirst, Task
 from ttstrain.data.choice import choose_ids, chosen
 from ttstrain.data.loader import Loader
-from ttstrain.data.manifest import Clip
 from ttstrain.data.mixture import Mixture
 from ttstrain.errors import RecipeError, first_line
+from ttstrain.families import registry
 from ttstrain.infer.previews import Previews, choose_previews
 from ttstrain.modules import lora
 from ttstrain.optim.ema import Ema
@@ -29,7 +30,6 @@ from ttstrain.plan.plan import Plan
 from ttstrain.recipe.schema import Recipe, StageConfig
 from ttstrain.runs.prepare import Prepared
 from ttstrain.state import Progress, TrainState
-from ttstrain.task import RowsFirst, Task
 from ttstrain.tracking.tracker import Trackers
 from ttstrain.train import checkpointing, early_stop, snapshot
 from ttstrain.train.best import Best
@@ -108,7 +108,7 @@ def build(
 ) -> Run:
     """Make every live part of a run; weights are fresh, the step is 0."""
     recipe = plan.recipe
-    spec = families.find_task(recipe.task)
+    spec = registry.find_task(recipe.task)
     rng = Rng(device)
     rng.seed(recipe.train.seed)  # alike on every rank while weights are drawn
     task_class: Any = spec.load_task()

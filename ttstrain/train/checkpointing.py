@@ -6,11 +6,12 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ttstrain import families
 from ttstrain.checkpoint import store
 from ttstrain.checkpoint.loading import load_weights
-from ttstrain.checkpoint.meta import EmaMeta, GroupMeta, LoraMeta, Meta, ScheduleMeta
+from ttstrain.checkpoint.meta import EmaMeta, GroupMeta, LoraMeta, Meta
+from ttstrain.contract.checkpoint import SchedulePosition
 from ttstrain.errors import DivergedError, FolderLostError
+from ttstrain.families import registry
 from ttstrain.modules import lora
 from ttstrain.runs import folder, sessions
 from ttstrain.shell import quoted
@@ -128,11 +129,11 @@ def describe(run: Run, *, metrics: Mapping[str, float], step: int | None = None)
     return Meta(
         family=recipe.task.split("/")[0],
         task=recipe.task,
-        model=families.find_task(recipe.task).config.model_validate(recipe.model).model_dump(mode="json"),
+        model=registry.find_task(recipe.task).config.model_validate(recipe.model).model_dump(mode="json"),
         recipe=run.plan.name,
         step=done,
         groups=groups,
-        schedule=ScheduleMeta(
+        schedule=SchedulePosition(
             position=done,
             total=total,
             stages=tuple(run.optimizers.curriculum.ended),

@@ -7,7 +7,8 @@ from functools import partial
 
 import torch
 
-from ttstrain.task import Batch, Mean
+from ttstrain.contract.data import Batch
+from ttstrain.contract.task import Mean
 from ttstrain.train.evaluation_loop import Pieces as Pieces  # noqa: PLC0414  others take it from here
 from ttstrain.train.evaluation_loop import evaluate_batches, mean_losses, never, weighted
 from ttstrain.train.run import Run

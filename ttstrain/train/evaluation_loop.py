@@ -9,8 +9,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from ttstrain.contract.data import Batch
+from ttstrain.contract.task import Mean, Task
 from ttstrain.errors import OutOfMemoryError, is_out_of_memory
-from ttstrain.task import Batch, Mean, Task
 from ttstrain.train.distributed import Ranks
 from ttstrain.train.signals import Hurried
 

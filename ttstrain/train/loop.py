@@ -12,11 +12,11 @@ from typing import Literal, get_args
 import torch
 
 from ttstrain.checkpoint.pointers import is_checkpoint
+from ttstrain.contract.data import Batch
 from ttstrain.errors import DivergedError, Interrupted, Preempted
 from ttstrain.infer.previews import Previews, speak
 from ttstrain.plan.refuse import check_measured
 from ttstrain.shell import quoted
-from ttstrain.task import Batch
 from ttstrain.tensors.finite import named
 from ttstrain.train import checkpointing, recovery
 from ttstrain.train.evaluate import Pieces, evaluate

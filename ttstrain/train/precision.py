@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ttstrain.contract.task import Loss
 from ttstrain.errors import RecipeError
-from ttstrain.task import Loss
 
 Kind = Literal["fp32", "bf16", "fp16"]
 DTYPES: Mapping[Kind, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from ttstrain.contract.data import Batch
 from ttstrain.errors import (
     CheckpointError,
     DivergedError,
@@ -24,7 +25,6 @@ from ttstrain.errors import (
     UserError,
     first_line,
 )
-from ttstrain.task import Batch
 from ttstrain.tensors.finite import named, non_finite
 from ttstrain.train import checkpointing
 from ttstrain.train.evaluate import Pieces, evaluate

@@ -9,13 +9,13 @@ import torch
 
 from ttstrain.checkpoint.lock import RunLock
 from ttstrain.checkpoint.store import CheckpointStore
+from ttstrain.contract.task import Task
 from ttstrain.data.loader import Loader
 from ttstrain.data.mixture import Mixture
 from ttstrain.optim.ema import Ema
 from ttstrain.optim.optimizers import Optimizers
 from ttstrain.plan.plan import Plan
 from ttstrain.state import Progress, TrainState
-from ttstrain.task import Task
 from ttstrain.tracking.tracker import Trackers
 from ttstrain.train.best import Best
 from ttstrain.train.distributed import Ranks

@@ -10,11 +10,12 @@ from typing import NoReturn, Protocol
 import torch
 from torch import Tensor
 
+from ttstrain.contract.data import Batch
+from ttstrain.contract.task import Loss, Mean, Task
 from ttstrain.errors import OutOfMemoryError, RecipeError, is_out_of_memory
 from ttstrain.optim.ema import Ema
 from ttstrain.optim.optimizers import Optimizers
 from ttstrain.state import Progress
-from ttstrain.task import Batch, Loss, Mean, Task
 from ttstrain.train.distributed import Ranks
 from ttstrain.train.guard import Guard, Verdict
 from ttstrain.train.precision import Precision

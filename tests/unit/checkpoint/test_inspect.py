@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ttstrain.checkpoint.inspect import diff, inspect, list_tensors
-from ttstrain.checkpoint.meta import EmaMeta, GroupMeta, Meta, ScheduleMeta
+from ttstrain.checkpoint.meta import EmaMeta, GroupMeta, Meta
 from ttstrain.checkpoint.store import CheckpointStore
+from ttstrain.contract.checkpoint import SchedulePosition
 from ttstrain.errors import CheckpointError, UserError
 from ttstrain.tensors import tensorfile
 
@@ -89,7 +90,7 @@ def make_run(folder: Path, weights: dict[str, Tensor]) -> Path:
         recipe="toy",
         step=30,
         groups=(GroupMeta(optimizer="model", name="text", lr=1e-4, weight_decay=0.0, parameters=6),),
-        schedule=ScheduleMeta(position=30, total=30, ended=True, lr_next=1e-6),
+        schedule=SchedulePosition(position=30, total=30, ended=True, lr_next=1e-6),
         ema=EmaMeta(present=True, step=30, decay=0.99),
     )
     average = {name: value * 1.5 for name, value in weights.items()}

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from ttstrain.checkpoint import pointers, store
-from ttstrain.checkpoint.meta import EmaMeta, GroupMeta, Meta, ScheduleMeta, read_meta
+from ttstrain.checkpoint.meta import EmaMeta, GroupMeta, Meta, read_meta
 from ttstrain.checkpoint.store import CheckpointStore
+from ttstrain.contract.checkpoint import SchedulePosition
 from ttstrain.errors import CheckpointError
 from ttstrain.tensors import tensorfile
 
@@ -162,7 +163,7 @@ def test_a_cut_or_missing_file_is_found_and_named(tmp_path: Path) -> None:
 def test_meta_returns_what_was_said(tmp_path: Path) -> None:
     meta = make_meta(
         groups=(GroupMeta(optimizer="model", name="text", lr=1e-4, weight_decay=0.01, parameters=12),),
-        schedule=ScheduleMeta(position=7, total=10, ended=False, lr_next=1e-4),
+        schedule=SchedulePosition(position=7, total=10, ended=False, lr_next=1e-4),
         ema=EmaMeta(present=True, step=7, decay=0.5),
         metrics={"eval/loss/total": 0.25},
         notes=("one", "two"),

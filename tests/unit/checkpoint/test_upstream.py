@@ -13,9 +13,10 @@ from torch import nn
 from ttstrain.checkpoint import pointers, store
 from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.lock import hold
-from ttstrain.checkpoint.meta import EmaMeta, GroupMeta, Meta, ScheduleMeta
+from ttstrain.checkpoint.meta import EmaMeta, GroupMeta, Meta
 from ttstrain.checkpoint.store import CheckpointStore
 from ttstrain.checkpoint.upstream import follow, open_checkpoint, resolve_base
+from ttstrain.contract.checkpoint import SchedulePosition
 from ttstrain.errors import CheckpointError
 from ttstrain.families.flow.config import FlowConfig
 
@@ -32,7 +33,7 @@ def make_run(folder: Path, *, best: int = 1) -> CheckpointStore:
             recipe="toy",
             step=step,
             groups=(GroupMeta(optimizer="model", name="default", lr=1e-5, weight_decay=0.01, parameters=6),),
-            schedule=ScheduleMeta(position=step, total=4, ended=False, lr_next=1e-5),
+            schedule=SchedulePosition(position=step, total=4, ended=False, lr_next=1e-5),
             ema=EmaMeta(present=True, step=step, decay=0.9),
         )
         moments = {"model": {"weight": {"step": torch.tensor(1.0), "exp_avg": torch.ones(2, 2)}, "bias": {}}}

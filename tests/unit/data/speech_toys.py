@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ttstrain.data.manifest import Clip
-from ttstrain.data.review import Review
+from ttstrain.contract.data import Clip, Review
 
 RATE = 16_000
 HOP = 160

@@ -9,8 +9,8 @@ import soundfile
 import torch
 from speech_toys import syllables, write_clips
 
+from ttstrain.contract.data import Clip, Treatment
 from ttstrain.data.audio import read_clip
-from ttstrain.data.manifest import Clip, Treatment
 from ttstrain.errors import DataError
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from ttstrain.contract.data import Clip
 from ttstrain.data.choice import check_choices, choose_ids, chosen
-from ttstrain.data.manifest import Clip
 from ttstrain.errors import RecipeError
 from ttstrain.recipe.schema import StageConfig, StageData
 

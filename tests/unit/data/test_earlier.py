@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from ttstrain.contract.data import Clip
 from ttstrain.data.earlier import Earlier, Side, changes, fingerprint, read_earlier, write_record
-from ttstrain.data.manifest import Clip, write_manifest
+from ttstrain.data.manifest import write_manifest
 from ttstrain.data.split import DataSplit, split_data
 from ttstrain.recipe.schema import DataConfig
 

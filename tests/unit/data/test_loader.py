@@ -10,9 +10,9 @@ import pytest
 import torch
 from speech_toys import ToyBatch, ToyData, write_clips
 
+from ttstrain.contract.data import Clip
 from ttstrain.data.cache import FeatureCache
 from ttstrain.data.loader import Loader, worker_count
-from ttstrain.data.manifest import Clip
 from ttstrain.errors import DataError
 
 DURATIONS = [0.4 + 0.137 * (i % 11) for i in range(20)]

@@ -7,7 +7,8 @@ import pytest
 import torch
 import torchaudio
 
-from ttstrain.data.manifest import Clip, Treatment, read_manifest, write_manifest
+from ttstrain.contract.data import Clip, Treatment
+from ttstrain.data.manifest import read_manifest, write_manifest
 from ttstrain.errors import DataError
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from speech_toys import ToyBatch, ToyData, write_clips
 
+from ttstrain.contract.data import Clip
 from ttstrain.data.cache import FeatureCache
 from ttstrain.data.loader import Loader
-from ttstrain.data.manifest import Clip
 from ttstrain.data.mixture import Mixture
 
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from speech_toys import ToyBatch, ToyData, write_clips
 
+from ttstrain.contract.data import Clip
 from ttstrain.data.cache import FeatureCache
 from ttstrain.data.loader import Loader
-from ttstrain.data.manifest import Clip
 from ttstrain.data.sampler import draw_replay, plan_epoch, plan_mixed_epoch
 from ttstrain.data.split import split_data
 from ttstrain.errors import DataError

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from ttstrain.contract.data import Clip, Token
 from ttstrain.data import text_summary
-from ttstrain.data.manifest import Clip
 from ttstrain.data.text_summary import WIDTH, check_texts, example, show_tokens, text_lines
-from ttstrain.data.texts import TextReport, Token, extended_vocab, read_clip_text, read_texts
+from ttstrain.data.texts import TextReport, extended_vocab, read_clip_text, read_texts
 from ttstrain.errors import DataError
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ttstrain.data.manifest import Clip, write_manifest
+from ttstrain.contract.data import Clip
+from ttstrain.data.manifest import write_manifest
 from ttstrain.errors import RecipeError
 from ttstrain.infer.voice_names import check_voice_name
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ttstrain.data.manifest import Clip
+from ttstrain.contract.data import Clip
 from ttstrain.judge.score import exchanged, rank
 
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from ttstrain.contract.task import RowsFirst
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.optim.groups import build_groups
 from ttstrain.optim.new_rows import NewRows
 from ttstrain.optim.optimizers import Optimizers
 from ttstrain.recipe.schema import GroupRule, OptimConfig
-from ttstrain.task import RowsFirst
 
 FIRST = RowsFirst(tables=("table.weight",), steps=2)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from ttstrain import families
 from ttstrain.errors import RecipeError
+from ttstrain.families import registry
 from ttstrain.plan.plan import Plan
 from ttstrain.plan.refuse import check_measured
 from ttstrain.plan.resolve import parse
@@ -23,7 +23,7 @@ def parse_text(text: str) -> Recipe:
 
 
 MakePlan = Callable[..., Plan]
-SCHEMAS = [Recipe, *(spec.config for spec in families.tasks().values())]
+SCHEMAS = [Recipe, *(spec.config for spec in registry.tasks().values())]
 
 
 def numbers(node: Any, at: str = "") -> Iterator[tuple[str, dict[str, Any]]]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ttstrain.data.manifest import Clip
+from ttstrain.contract.data import Clip
 from ttstrain.data.split import DataSplit
 from ttstrain.errors import DataError, RecipeError
 from ttstrain.plan.facts import Findings, count_frames, gather_facts

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ttstrain import families
+from ttstrain.families import registry
 from ttstrain.plan.complaints import known_keys
 from ttstrain.plan.json_schema import recipe_schema
 from ttstrain.recipe.schema import Recipe
@@ -45,12 +45,12 @@ def test_every_top_level_key_is_described() -> None:
     assert "required" not in schema  # a config may say it
 
 
-@pytest.mark.parametrize("task", list(families.tasks()))
+@pytest.mark.parametrize("task", list(registry.tasks()))
 def test_every_task_has_its_model_section(task: str) -> None:
     schema = recipe_schema()
     (condition,) = [part for part in schema["allOf"] if part["if"]["properties"]["task"]["const"] == task]
     name = condition["then"]["properties"]["model"]["$ref"].removeprefix("#/$defs/").replace("~1", "/")
-    top = [key for key in known_keys(families.find_task(task).config) if "." not in key]
+    top = [key for key in known_keys(registry.find_task(task).config) if "." not in key]
     assert list(schema["$defs"][name]["properties"]) == top
 
 

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
+from ttstrain.contract.model import ParameterCounts
 from ttstrain.errors import RecipeError
-from ttstrain.plan.parameters import ParameterCounts, count_parameters
+from ttstrain.plan.parameters import count_parameters
 from ttstrain.plan.resolve import parse
 from ttstrain.recipe.compose import compose
 

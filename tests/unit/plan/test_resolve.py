@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from ttstrain import families
+from ttstrain.contract.task import DEFAULT_OPTIMIZER
 from ttstrain.errors import RecipeError
+from ttstrain.families import registry
 from ttstrain.families.flow.config import FlowConfig
 from ttstrain.optim.groups import DEFAULT_GROUP, build_groups
 from ttstrain.plan import resolve as resolving
@@ -15,7 +16,6 @@ from ttstrain.plan.plan import DataFacts, Plan
 from ttstrain.plan.resolve import parse, resolve
 from ttstrain.recipe.compose import compose
 from ttstrain.recipe.shipped import list_recipes
-from ttstrain.task import DEFAULT_OPTIMIZER
 
 MakePlan = Callable[..., Plan]
 
@@ -174,7 +174,7 @@ def test_an_optimizer_that_the_task_does_not_have_is_refused(make_plan: MakePlan
 @pytest.mark.parametrize("recipe", [entry.name for entry in list_recipes() if entry.name.startswith("smoke/")])
 def test_a_plan_lists_the_groups_that_the_run_has(recipe: str, facts: DataFacts) -> None:
     parsed = parse(compose(recipe, ["optim.groups=[{name: first, match: ['*.0.*']}]"]))
-    spec = families.find_task(parsed.task)
+    spec = registry.find_task(parsed.task)
     config = spec.config.model_validate(parsed.model)
     plan = resolve(parsed, origins={}, facts=facts)
     task = spec.load_task()(config)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ttstrain import families
 from ttstrain.errors import RecipeError
+from ttstrain.families import registry
 from ttstrain.plan.facts import gather_facts
 from ttstrain.plan.resolve import parse, resolve
 from ttstrain.recipe.compose import compose, load_yaml, with_flags
@@ -61,8 +61,8 @@ def test_a_config_is_a_part_and_fits_the_schema(path: Path, tmp_path: Path) -> N
     assert "extends" not in load_yaml(path)
     name = path.relative_to(shipped("configs")).with_suffix("").as_posix()
     recipe = tmp_path / "r.yaml"
-    family = next((family for family in families.names() if path.stem.startswith(family)), "flow")
-    for spec in families.load(family).tasks:
+    family = next((family for family in registry.names() if path.stem.startswith(family)), "flow")
+    for spec in registry.load(family).tasks:
         recipe.write_text(f"task: {spec.name}\nextends: [{name}]\n", encoding="utf-8")
         with suppress(RecipeError):  # a part of one net is not read by a task of the other
             assert parse(compose(recipe)).task == spec.name
@@ -72,7 +72,7 @@ def test_a_config_is_a_part_and_fits_the_schema(path: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_the_published_nets_have_their_published_size(name: str) -> None:
-    config = families.find_task("flow").config.model_validate(
+    config = registry.find_task("flow").config.model_validate(
         load_yaml(shipped("configs") / "models" / f"{name}.yaml")["model"]
     )
     assert config.num_parameters() == PARAMETERS[name]

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from ttstrain.contract.task import Audio, Sample
 from ttstrain.errors import RecipeError
-from ttstrain.task import Audio, Sample
 from ttstrain.tracking.tensorboard import REOPEN_S, TensorboardTracker
 from ttstrain.tracking.tracker import RunInfo, Spoken, Weights
 

@@ -22,7 +22,7 @@ from PIL import Image
 
 from tests.support import wandb_file
 from tests.support.wandb_file import read_offline_run, run_files
-from ttstrain.task import Audio, Sample
+from ttstrain.contract.task import Audio, Sample
 from ttstrain.tracking import spectrogram, wandb, wandb_rows
 from ttstrain.tracking.tracker import RunInfo, Spoken
 from ttstrain.tracking.wandb import WandbTracker

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from toys import Regression, ToyBatch, make_batch, split
 
+from ttstrain.contract.task import Mean
 from ttstrain.errors import OutOfMemoryError
-from ttstrain.task import Mean
 from ttstrain.train.distributed import Ranks
 from ttstrain.train.evaluation_loop import EVALUATION_SEED, evaluate_batches, mean_losses, weighted
 from ttstrain.train.signals import Hurried

@@ -6,9 +6,9 @@ import pytest
 import torch
 from toys import Counting, Gan, Joint, Regression, make_batch, make_run, split
 
+from ttstrain.contract.task import Loss
 from ttstrain.errors import OutOfMemoryError, RecipeError
 from ttstrain.recipe.schema import Constant, GroupRule, GuardConfig, OptimConfig
-from ttstrain.task import Loss
 from ttstrain.train.distributed import Ranks
 from ttstrain.train.snapshot import STAYS
 from ttstrain.train.step import AVERAGE, DidNotFit, train_step

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from toys import Regression, ToyBatch, make_batch, make_run
 
+from ttstrain.contract.task import Loss, Task
 from ttstrain.errors import RecipeError
 from ttstrain.modules import lora
 from ttstrain.recipe.schema import LoraConfig, OptimConfig
-from ttstrain.task import Loss, Task
 from ttstrain.train.step import train_step
 from ttstrain.train.untrained import FIRST_STEPS, tell_of_untrained
 

@@ -18,9 +18,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ttstrain.contract.data import Ready
 from ttstrain.data.readers.collect import Collector
 from ttstrain.data.readers.lines import Line, read_text, split_lines
-from ttstrain.data.readers.rows import Ready, Row, RowTable, TableError, printable
+from ttstrain.data.readers.rows import Row, RowTable, TableError, printable
 from ttstrain.digest import sha256_of_file
 
 TEXTS, SEMANTICS, RECORDINGS = "2-name2text", "6-name2semantic", "5-wav32k"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
+from ttstrain.contract.data import Ready
 from ttstrain.errors import DataError
 
 Format = Literal[
@@ -32,15 +33,6 @@ LABELS: dict[Format, str] = {
     "f5_project": "project of F5-TTS, raw.arrow",
     "gpt_sovits_project": "prepared folder of GPT-SoVITS, 2-name2text.txt",
 }
-
-
-class Ready(NamedTuple):
-    """A feature of a recording that another trainer has computed: in a file of its own, or written in the table."""
-
-    name: str  # what the family calls it
-    path: str = ""  # of its file
-    digest: str = ""  # SHA-256 of the file, hex
-    values: tuple[int, ...] = ()  # where there is no file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Conditional flow matching over mel spectrograms: F5-TTS (DiT) and E2-TTS (UNetT)."""
 
-from ttstrain.families import Family, TaskSpec
+from ttstrain.contract.family import Family, TaskSpec
 from ttstrain.families.flow.config import FlowConfig
 
 FAMILY = Family(

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ttstrain.data.review import Remark, Review
+from ttstrain.contract.data import Remark, Review
+from ttstrain.contract.model import ModelConfig
 from ttstrain.errors import RecipeError
-from ttstrain.families import ModelConfig
 from ttstrain.families.flow.cost import HALF, SINGLE, activation_bytes
 from ttstrain.families.flow.shapes import CONV_GROUPS, LORA_TARGETS, parameter_shapes
 from ttstrain.families.flow.text import FlowFrontEnd, other_readings
@@ -20,7 +20,7 @@ from ttstrain.families.flow.vocab import PACKAGED, load_vocab
 from ttstrain.recipe.schema import Depth, Section, Seed, Size, Step
 
 if TYPE_CHECKING:
-    from ttstrain.data.manifest import Clip
+    from ttstrain.contract.data import Clip
     from ttstrain.recipe.schema import Recipe
 
 Probability = Annotated[float, Field(ge=0, le=1)]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ttstrain.data.review import Review
+from ttstrain.contract.data import Review
 from ttstrain.families.flow.config import HOP_LENGTH, SAMPLE_RATE, FlowConfig
 from ttstrain.families.flow.model.cfm import FlowDraws
 from ttstrain.families.flow.text import encode, front_end_versions
@@ -18,7 +18,7 @@ from ttstrain.families.flow.vocab import load_vocab
 from ttstrain.modules.mel import MelSpectrogram
 
 if TYPE_CHECKING:
-    from ttstrain.data.manifest import Clip
+    from ttstrain.contract.data import Clip
 
 
 @dataclass(frozen=True, slots=True)

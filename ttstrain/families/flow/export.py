@@ -20,10 +20,11 @@ from torch import Tensor
 
 from ttstrain import __version__, documents
 from ttstrain.checkpoint.meta import check_vocab
+from ttstrain.contract.export import Source, TrainerState, Written, WrittenFile
+from ttstrain.contract.model import ModelConfig
+from ttstrain.contract.task import Task
 from ttstrain.data.texts import VOCAB as VOCAB_HASH
 from ttstrain.errors import CheckpointError, RecipeError
-from ttstrain.export.write import Source, Training, Written, WrittenFile
-from ttstrain.families import ModelConfig
 from ttstrain.families.flow.config import FlowConfig
 from ttstrain.families.flow.export_texts import BACKBONES, infer_command, limits, readme, settings_yaml
 from ttstrain.families.flow.task import FlowTask
@@ -31,7 +32,6 @@ from ttstrain.families.flow.training_proof import prove
 from ttstrain.families.flow.upstream import METADATA_KEY, F5Format
 from ttstrain.families.flow.vocab import PACKAGED, load_vocab
 from ttstrain.recipe import yaml12
-from ttstrain.task import Task
 from ttstrain.tensors import tensorfile
 
 VOCAB, SETTINGS, README = "vocab.txt", "model.yaml", "README.md"
@@ -186,7 +186,7 @@ def training_file(source: Source) -> dict[str, Any]:
     }
 
 
-def optimizer_state(training: Training, *, lr: float) -> dict[str, Any]:
+def optimizer_state(training: TrainerState, *, lr: float) -> dict[str, Any]:
     """Return the state of one AdamW over all parameters, numbered in the order in which the net registers them."""
     state = {
         index: {key: value.detach().to("cpu", torch.float32) for key, value in moments.items()}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ttstrain.export.write import FOLDER, Source
+from ttstrain.contract.export import FOLDER, Source
 from ttstrain.families.flow.config import HOP_LENGTH, SAMPLE_RATE, FlowConfig
 from ttstrain.families.flow.upstream import F5Format
 from ttstrain.families.flow.vocab import PACKAGED, load_vocab

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ttstrain.contract.project import Chosen, ProjectSettings
 from ttstrain.data.readers.f5_project import is_f5_project
 from ttstrain.families.flow.project_files import choose, vocab_settings
 from ttstrain.families.flow.project_recipe import recipe_of
-from ttstrain.plan.project import Chosen, ProjectSettings
 
 
 class F5Project:

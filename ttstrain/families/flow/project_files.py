@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ttstrain import documents
+from ttstrain.contract.project import Chosen
 from ttstrain.data.readers.f5_project import DURATIONS
 from ttstrain.errors import CheckpointError, DataError, RecipeError
 from ttstrain.families.flow.vocab import load_vocab
-from ttstrain.plan.project import Chosen
 from ttstrain.shell import quoted
 
 SETTINGS, VOCAB, LAST = "setting.json", "vocab.txt", "model_last.pt"

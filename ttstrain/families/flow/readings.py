@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ttstrain.contract.checkpoint import Interpretation
 from ttstrain.errors import CheckpointError
-from ttstrain.families import Reading
 from ttstrain.families.flow.vocab import load_vocab
 
 if TYPE_CHECKING:
-    from ttstrain.checkpoint.upstream import OpenedCheckpoint
+    from ttstrain.contract.checkpoint import OpenedCheckpoint
 
 TABLE = "transformer.text_embed.text_embed.weight"
 EMILIA = "package:emilia"
@@ -24,7 +24,7 @@ VERSIONS: Mapping[str, Mapping[str, Any]] = {
 _MELS = ("vocos", "bigvgan")
 
 
-def readings(opened: OpenedCheckpoint, *, vocab: str | None) -> list[Reading]:
+def readings(opened: OpenedCheckpoint, *, vocab: str | None) -> list[Interpretation]:
     """List v0 and v1 flags with either mel, and what the checkpoint says of itself where that is none of them.
 
     Raises CheckpointError when nothing tells the checkpoint's vocab.
@@ -45,8 +45,10 @@ def readings(opened: OpenedCheckpoint, *, vocab: str | None) -> list[Reading]:
     return found
 
 
-def _reading(name: str, settings: Mapping[str, Any], *, known: Mapping[str, Any], stated: Mapping[str, Any]) -> Reading:
-    return Reading(name, model={**known, **settings}, settings=settings, stated=settings == stated)
+def _reading(
+    name: str, settings: Mapping[str, Any], *, known: Mapping[str, Any], stated: Mapping[str, Any]
+) -> Interpretation:
+    return Interpretation(name, model={**known, **settings}, settings=settings, stated=settings == stated)
 
 
 def _front_end(opened: OpenedCheckpoint, named: str | None) -> dict[str, str]:

@@ -16,11 +16,11 @@ import torch
 import torchaudio
 from torch import Tensor
 
+from ttstrain.contract.task import Audio
 from ttstrain.data.pieces import ANY_MARK, cut
 from ttstrain.errors import DataError
 from ttstrain.families.flow import silence
 from ttstrain.families.flow.config import HOP_LENGTH, SAMPLE_RATE
-from ttstrain.task import Audio
 
 LONGEST_PROMPT_MS = 12_000
 SHORTEST_CUT_MS = 6_000  # a prompt is not cut before this

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from ttstrain.families import Stranger
+from ttstrain.contract.checkpoint import UnknownFile
 
 _PREFIXES = ("ema_model.", "module.", "_orig_mod.", "transformer.")
 _PARTS = {  # first part of a key -> what people call it
@@ -23,12 +23,12 @@ _VOCODERS = {
 }
 
 
-def recognise(keys: Iterable[str]) -> Stranger | None:
+def recognise(keys: Iterable[str]) -> UnknownFile | None:
     """Recognise by its keys a file that is no whole net."""
     names = [_bare(key) for key in keys]
     for name, starts in _VOCODERS.items():
         if sum(any(key.startswith(start) for key in names) for start in starts) >= 2:
-            return Stranger(
+            return UnknownFile(
                 f"is a {name} vocoder, which turns mels into sound, and no net to train",
                 hint="give it as `model.sampling.vocoder`; a base is a file such as F5TTS_v1_Base",
             )
@@ -39,7 +39,7 @@ def recognise(keys: Iterable[str]) -> Stranger | None:
         missing.append(_PARTS["transformer_blocks"])
     if not any(found[part] for part in ("text_embed", "transformer_blocks", "layers")) or not missing:
         return None
-    return Stranger(
+    return UnknownFile(
         f"is a part of an F5 net: it holds {_listed(present)}, and lacks {_listed(missing)}",
         hint="a base is a whole net; train from the file that this one was cut out of",
     )

@@ -17,14 +17,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ttstrain.checkpoint.upstream import OpenedCheckpoint
+from ttstrain.contract.checkpoint import AdaptedWeights, OpenedCheckpoint
 from ttstrain.data.texts import VOCAB
 from ttstrain.digest import sha256
 from ttstrain.errors import CheckpointError
 from ttstrain.families.flow.alike import Kind, Origins
 from ttstrain.families.flow.readings import EMILIA, TABLE
 from ttstrain.families.flow.vocab import PACKAGED, Vocab, load_vocab
-from ttstrain.task import Fitted
 from ttstrain.tensors.tensorfile import StoredTensor
 
 # Length of a new row's own noise, as a share of the row's. A mean says little, and what tells rows apart is the noise.
@@ -48,7 +47,7 @@ class Transplant:
         return dict(Counter(self.new.values()))
 
 
-def fit_vocab(base: OpenedCheckpoint, vocab: Vocab, *, named: str | None) -> Fitted:
+def fit_vocab(base: OpenedCheckpoint, vocab: Vocab, *, named: str | None) -> AdaptedWeights:
     """Give a base the rows of another vocab; `named` is where its own is said to be.
 
     Raises CheckpointError when the base's vocab cannot be found.
@@ -59,11 +58,11 @@ def fit_vocab(base: OpenedCheckpoint, vocab: Vocab, *, named: str | None) -> Fit
     found = _base_vocab(base, num_tokens=stored.shape[0] - 1, vocab=vocab, named=named)
     notes = () if found.note is None else (found.note,)
     if found.tokens == vocab.tokens:
-        return Fitted(base.weights, notes=notes)
+        return AdaptedWeights(base.weights, notes=notes)
     made = transplant(stored.read(), old=found.tokens, new=vocab.tokens)
     weights: dict[str, Tensor | StoredTensor] = {**base.weights, TABLE: made.table}
     numbers = tuple(number for number, token in enumerate(vocab.tokens, start=1) if token in made.new)
-    return Fitted(weights, notes=(*notes, *describe(made)), new_rows={TABLE: numbers} if numbers else {})
+    return AdaptedWeights(weights, notes=(*notes, *describe(made)), new_rows={TABLE: numbers} if numbers else {})
 
 
 def transplant(table: Tensor, *, old: Sequence[str], new: Sequence[str]) -> Transplant:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ttstrain.contract.checkpoint import AdaptedWeights
+from ttstrain.contract.task import Audio, Loss, Prompt, RowsFirst, Sample, Task
 from ttstrain.errors import DataError
 from ttstrain.families.flow.config import SAMPLE_RATE, FlowConfig
 from ttstrain.families.flow.cost import forward_flops
@@ -41,11 +43,11 @@ from ttstrain.families.flow.text import encode, tokenize
 from ttstrain.families.flow.vocab import load_vocab
 from ttstrain.modules.griffin_lim import griffin_lim
 from ttstrain.modules.mel import FLOOR, MelSpectrogram
+from ttstrain.modules.trained import trained_share
 from ttstrain.modules.vocoder.load import Vocoder, load_vocoder, published
-from ttstrain.task import Audio, Fitted, Loss, Prompt, RowsFirst, Sample, Task, trained_share
 
 if TYPE_CHECKING:
-    from ttstrain.checkpoint.upstream import OpenedCheckpoint
+    from ttstrain.contract.checkpoint import OpenedCheckpoint
 
 EVALUATED_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # the middles of five bins, `t0` to `t4`
 EVALUATED_PROMPT = 0.3  # share of a held-out clip that is shown; the rest is judged
@@ -64,7 +66,7 @@ class FlowTask(Task):
 
     # ---------------------------------------------------------------- starting from a base
 
-    def fitted(self, base: OpenedCheckpoint) -> Fitted:
+    def fitted(self, base: OpenedCheckpoint) -> AdaptedWeights:
         """Carry the base's text rows over by token, whatever vocab it had."""
         return fit_vocab(base, self.vocab, named=self.config.base_vocab)
 

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Any, Literal
 
+from ttstrain.contract.data import Token
 from ttstrain.data.readers.rows import printable
-from ttstrain.data.texts import VOCAB, Token
+from ttstrain.data.texts import VOCAB
 from ttstrain.errors import RecipeError
 from ttstrain.families.flow.vocab import Vocab
 
@@ -35,7 +36,7 @@ def encode(text: str, vocab: Vocab, *, kind: TokenizerKind) -> list[int]:
 
 
 class FlowFrontEnd:
-    """One tokenizer and one vocab, as `ttstrain.data.texts.FrontEnd`."""
+    """One tokenizer and one vocab, as `ttstrain.contract.data.FrontEnd`."""
 
     def __init__(self, vocab: Vocab, *, kind: TokenizerKind, max_unknown: float) -> None:
         self.name: str = kind

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ttstrain import documents
-from ttstrain.checkpoint.meta import ScheduleMeta
-from ttstrain.checkpoint.upstream import Kind, Label, OpenedCheckpoint, OptimizerGroup
+from ttstrain.contract.checkpoint import CheckpointKind, Label, OpenedCheckpoint, OptimizerGroup, SchedulePosition
 from ttstrain.data.texts import VOCAB
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.families.flow import project_files
@@ -248,7 +247,7 @@ def _is_net(tensors: Mapping[str, Any]) -> bool:
     )
 
 
-def _kind(tree: Mapping[str, Any], average: _State | None) -> Kind:
+def _kind(tree: Mapping[str, Any], average: _State | None) -> CheckpointKind:
     if _OPTIMIZER in tree:
         return "training"
     return "base" if average is not None and average.wrapped else "export"
@@ -475,7 +474,7 @@ def _updates(tree: Mapping[str, Any], states: Mapping[int, Mapping[str, Any]]) -
     ]
 
 
-def _schedule(state: Any) -> ScheduleMeta | None:
+def _schedule(state: Any) -> SchedulePosition | None:
     """Read a SequentialLR of two linear parts, which is what upstream's trainer makes."""
     if not isinstance(state, Mapping) or "last_epoch" not in state:
         return None
@@ -485,7 +484,7 @@ def _schedule(state: Any) -> ScheduleMeta | None:
     length = parts[-1].get("total_iters")
     total = None if length is None else int(sum(milestones[-1:])) + int(length)
     lrs = [float(lr) for lr in state.get("_last_lr") or []]
-    return ScheduleMeta(
+    return SchedulePosition(
         position=position,
         total=total,
         ended=total is not None and position >= total,
@@ -493,7 +492,7 @@ def _schedule(state: Any) -> ScheduleMeta | None:
     )
 
 
-def _ended(schedule: ScheduleMeta, groups: Sequence[OptimizerGroup]) -> str:
+def _ended(schedule: SchedulePosition, groups: Sequence[OptimizerGroup]) -> str:
     lr = schedule.lr_next if schedule.lr_next is not None else max((group.lr for group in groups), default=math.nan)
     return f"the schedule has ended at {schedule.total:,}: next LR {lr:.3g}; upstream would train at that for ever"
 

@@ -1,6 +1,6 @@
 """GPT-SoVITS: a language model over semantic tokens, and a VAE with a GAN decoder that turns them into sound."""
 
-from ttstrain.families import Family, TaskSpec
+from ttstrain.contract.family import Family, TaskSpec
 from ttstrain.families.gpt_sovits.config import GptConfig, JointConfig, VaeConfig
 
 DATA = "ttstrain.families.gpt_sovits.data:SovitsData"

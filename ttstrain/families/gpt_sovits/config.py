@@ -11,9 +11,8 @@ from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
-from ttstrain.data.manifest import Clip
-from ttstrain.data.review import Review
-from ttstrain.families import ModelConfig
+from ttstrain.contract.data import Clip, Review
+from ttstrain.contract.model import ModelConfig
 from ttstrain.families.gpt_sovits.review import review
 from ttstrain.families.gpt_sovits.shapes import discriminator_shapes, generator_shapes, gpt_shapes
 from ttstrain.families.gpt_sovits.text.front_end import SovitsFrontEnd

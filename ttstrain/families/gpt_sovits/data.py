@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ttstrain.data.review import Remark, Review
+from ttstrain.contract.data import Remark, Review
 from ttstrain.errors import DataError
 from ttstrain.families.gpt_sovits.batch import SovitsBatch
 from ttstrain.families.gpt_sovits.config import FRAMES_PER_S, HOP_LENGTH, SAMPLE_RATE, SovitsConfig, VaeNetConfig
@@ -29,7 +29,7 @@ from ttstrain.families.gpt_sovits.text.japanese_dictionary import digest
 from ttstrain.families.gpt_sovits.vae.mel import Spectrograms
 
 if TYPE_CHECKING:
-    from ttstrain.data.manifest import Clip
+    from ttstrain.contract.data import Clip
 
 RULES: Final = 1  # raise when what `features` returns changes
 AGREEMENT: Final = 0.9  # share of a prepared clip's tokens that must be ours: half precision changes a few

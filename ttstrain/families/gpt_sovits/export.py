@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ttstrain import __version__
+from ttstrain.contract.export import Source, Written, WrittenFile
+from ttstrain.contract.model import ModelConfig
+from ttstrain.contract.task import Task
 from ttstrain.errors import RecipeError
-from ttstrain.export.write import Source, Written, WrittenFile
-from ttstrain.families import ModelConfig
 from ttstrain.families.gpt_sovits import export_files as files
 from ttstrain.families.gpt_sovits.architecture import VAE_IDENTITY
 from ttstrain.families.gpt_sovits.config import (
@@ -32,7 +33,6 @@ from ttstrain.families.gpt_sovits.shapes import SPEAKER_CHANNELS, SPEC_CHANNELS
 from ttstrain.families.gpt_sovits.upstream import plain
 from ttstrain.families.gpt_sovits.vae.quantizer import NUM_CODES
 from ttstrain.families.gpt_sovits.vae.synthesizer import Synthesizer
-from ttstrain.task import Task
 from ttstrain.tensors.contents import read_contents
 
 README = "README.md"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ttstrain import __version__
-from ttstrain.export.write import Source
+from ttstrain.contract.export import Source
 from ttstrain.families.gpt_sovits.config import SovitsConfig
 from ttstrain.shell import quoted
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ttstrain.contract.checkpoint import AdaptedWeights
+from ttstrain.contract.task import DEFAULT_OPTIMIZER, Loss, Mean, Prompt, Sample, Task
 from ttstrain.families.gpt_sovits.batch import SovitsBatch
 from ttstrain.families.gpt_sovits.config import JointConfig
 from ttstrain.families.gpt_sovits.gpt import task as gpt_task
@@ -27,10 +29,9 @@ from ttstrain.families.gpt_sovits.vae.training import (
     vae_losses,
     vae_remarks,
 )
-from ttstrain.task import DEFAULT_OPTIMIZER, Fitted, Loss, Mean, Prompt, Sample, Task
 
 if TYPE_CHECKING:
-    from ttstrain.checkpoint.upstream import OpenedCheckpoint
+    from ttstrain.contract.checkpoint import OpenedCheckpoint
 
 
 class JointTask(Task):
@@ -65,7 +66,7 @@ class JointTask(Task):
         """Return GPT and VAE without the discriminator, under `gpt.*` and `vae.*`."""
         return self._both[0]
 
-    def fitted(self, base: OpenedCheckpoint) -> Fitted:
+    def fitted(self, base: OpenedCheckpoint) -> AdaptedWeights:
         """Take all nets from a base, usually several files, whose quantizer made the tokens."""
         wanted = [GPT, VAE, *([DISCRIMINATOR] if self.discriminator is not None else [])]
         return fitted(base, self.config.vae, quantizer=self.config.features.quantizer, wanted=wanted)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from ttstrain.task import Fitted
+from ttstrain.contract.checkpoint import AdaptedWeights
 
 if TYPE_CHECKING:
-    from ttstrain.checkpoint.upstream import OpenedCheckpoint
+    from ttstrain.contract.checkpoint import OpenedCheckpoint
 
 
-def only(base: OpenedCheckpoint, parts: Collection[str]) -> Fitted:
+def only(base: OpenedCheckpoint, parts: Collection[str]) -> AdaptedWeights:
     """Return those of a base's tensors whose names begin with one of the parts, such as `gpt.`."""
     kept = {name: tensor for name, tensor in base.weights.items() if name.startswith(tuple(parts))}
     dropped = sorted({name.partition(".")[0] for name in base.weights if name not in kept})
     notes = (f"{', '.join(dropped)}: in the base, not in this task; left out",) if dropped else ()
-    return Fitted(kept, notes=notes)
+    return AdaptedWeights(kept, notes=notes)

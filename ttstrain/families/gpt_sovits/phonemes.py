@@ -12,7 +12,7 @@ from ttstrain.families.gpt_sovits.text.japanese_dictionary import OWN, Dictionar
 from ttstrain.families.gpt_sovits.text.symbols import UNKNOWN, symbols
 
 if TYPE_CHECKING:
-    from ttstrain.data.manifest import Clip
+    from ttstrain.contract.data import Clip
 
 WITH_BERT: Final = "zh"  # the language whose phonemes have features
 

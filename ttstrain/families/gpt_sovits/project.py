@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ttstrain.contract.project import Chosen, ProjectSettings
 from ttstrain.errors import CheckpointError
-from ttstrain.plan.project import Chosen, ProjectSettings
 
 GENERATOR = re.compile(r"G_(\d+)\.pth")
 LIGHTNING = re.compile(r"epoch=(\d+)-step=(\d+)\.ckpt")

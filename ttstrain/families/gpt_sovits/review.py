@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from ttstrain.data.review import Finding, Remark, Review
+from ttstrain.contract.data import ClipFinding, Remark, Review
 from ttstrain.errors import DataError
 from ttstrain.families.gpt_sovits.phonemes import Spoken, language_of, read_clip
 from ttstrain.families.gpt_sovits.text.symbols import symbols
 
 if TYPE_CHECKING:
-    from ttstrain.data.manifest import Clip
+    from ttstrain.contract.data import Clip
     from ttstrain.families.gpt_sovits.config import SovitsConfig
 
 GPT, VAE = "GPT", "VAE"
@@ -36,28 +36,28 @@ class _Fault:
 def review(clips: Sequence[Clip], config: SovitsConfig) -> Review:
     """Read every text and judge every length for the nets that a task trains; say what the other one would refuse."""
     trained = [stage for stage, reads in ((GPT, config.reads_gpt), (VAE, config.reads_vae)) if reads]
-    findings: list[Finding] = []
+    findings: list[ClipFinding] = []
     spoken: list[Spoken] = []
     other: Counter[str] = Counter()
     for clip in clips:
         said = _read(clip, config)
-        if isinstance(said, Finding):
+        if isinstance(said, ClipFinding):
             findings.append(said)
             continue
         faults = list(_faults(clip, said, num_frames=config.length(clip)))
         own = [fault for fault in faults if fault.stage in trained]
         if own:
-            findings.append(Finding(clip, "skip", own[0].reason, own[0].why))
+            findings.append(ClipFinding(clip, "skip", own[0].reason, own[0].why))
             continue
         if said.unknown:
             named = ", ".join(f"`{sign}`" for sign in said.unknown[:MOST_NAMED])
-            findings.append(Finding(clip, "accept", "not_spoken", f"{named}: no phoneme stands for it"))
+            findings.append(ClipFinding(clip, "accept", "not_spoken", f"{named}: no phoneme stands for it"))
         spoken.append(said)
         other.update(fault.reason for fault in faults)
     return Review(tuple(findings), tuple(_remarks(spoken, other, config)))
 
 
-def _read(clip: Clip, config: SovitsConfig) -> Spoken | Finding:
+def _read(clip: Clip, config: SovitsConfig) -> Spoken | ClipFinding:
     default, reason = config.text.language, "unknown_language"
     try:
         if not clip.tokens:
@@ -65,7 +65,7 @@ def _read(clip: Clip, config: SovitsConfig) -> Spoken | Finding:
         reason = "no_phonemes"
         return read_clip(clip, default_language=default, version=config.version, dictionary=config.text.dictionary)
     except DataError as error:
-        return Finding(clip, "skip", reason, error.message)
+        return ClipFinding(clip, "skip", reason, error.message)
 
 
 def _faults(clip: Clip, said: Spoken, *, num_frames: int) -> Iterator[_Fault]:

@@ -14,6 +14,7 @@ import torchaudio
 from torch import Tensor, nn
 
 from ttstrain.checkpoint.loading import load_weights
+from ttstrain.contract.task import Audio, Prompt, Sample
 from ttstrain.errors import CheckpointError, DataError, RecipeError
 from ttstrain.families.gpt_sovits.config import HOP_LENGTH, SAMPLE_RATE, GptNetConfig, SovitsConfig, VaeNetConfig
 from ttstrain.families.gpt_sovits.features.encoders import Encoders
@@ -26,10 +27,9 @@ from ttstrain.families.gpt_sovits.text.front_end import detect_language, phonemi
 from ttstrain.families.gpt_sovits.vae.base import check_tokens
 from ttstrain.families.gpt_sovits.vae.mel import Spectrograms
 from ttstrain.families.gpt_sovits.vae.synthesizer import Synthesizer, build_vae
-from ttstrain.task import Audio, Prompt, Sample
 
 if TYPE_CHECKING:
-    from ttstrain.checkpoint.upstream import OpenedCheckpoint
+    from ttstrain.contract.checkpoint import OpenedCheckpoint
 
 PROMPT_SILENCE_S = 0.6  # after the reference, before HuBERT hears it: 9600 zeros at 16 kHz upstream
 PAUSE_S = 0.3  # between pieces

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ttstrain.families import Stranger
+from ttstrain.contract.checkpoint import UnknownFile
 
 _ENCODERS = (
     (("encoder.layers.0.attention.", "feature_extractor.conv_layers."), "HuBERT", "hubert"),
@@ -14,12 +14,12 @@ _ENCODERS = (
 _WRAPPERS = ("hubert.", "bert.", "roberta.", "module.")
 
 
-def recognise(keys: Iterable[str]) -> Stranger | None:
+def recognise(keys: Iterable[str]) -> UnknownFile | None:
     """Recognise by its keys a model that GPT-SoVITS' features come from."""
     names = [_bare(key) for key in keys]
     for signs, name, setting in _ENCODERS:
         if all(any(key.startswith(sign) for key in names) for sign in signs):
-            return Stranger(
+            return UnknownFile(
                 f"is a {name}, which GPT-SoVITS computes features with, and none of its nets",
                 hint=f"give it as `model.features.{setting}`; a base is a file such as s1v3.ckpt or s2G2333k.pth",
             )

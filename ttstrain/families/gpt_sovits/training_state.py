@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from ttstrain.checkpoint.meta import ScheduleMeta
-from ttstrain.checkpoint.upstream import OptimizerGroup
+from ttstrain.contract.checkpoint import OptimizerGroup, SchedulePosition
 from ttstrain.tensors.tensorfile import StoredTensor
 
 ADAMW = frozenset({"step", "exp_avg", "exp_avg_sq"})
@@ -36,7 +35,7 @@ class TrainingState:
 
     moments: Moments | None = None
     groups: tuple[OptimizerGroup, ...] = ()
-    schedule: ScheduleMeta | None = None
+    schedule: SchedulePosition | None = None
     step: int | None = None
     notes: tuple[str, ...] = ()
 
@@ -126,11 +125,11 @@ def _decay_note(param_groups: Sequence[Mapping[str, Any]], epoch: Any) -> Iterat
     )
 
 
-def _endless(step: int | None, groups: Sequence[OptimizerGroup]) -> ScheduleMeta | None:
+def _endless(step: int | None, groups: Sequence[OptimizerGroup]) -> SchedulePosition | None:
     if step is None:
         return None
     lr = max((group.lr for group in groups), default=None)
-    return ScheduleMeta(position=step, total=None, ended=False, lr_next=lr)
+    return SchedulePosition(position=step, total=None, ended=False, lr_next=lr)
 
 
 # ---------------------------------------------------------------- the GPT's ScaledAdam, in Lightning's file

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ttstrain.checkpoint.upstream import Absent, Kind, Label, OpenedCheckpoint
+from ttstrain.contract.checkpoint import Absent, CheckpointKind, Label, OpenedCheckpoint
 from ttstrain.errors import CheckpointError
 from ttstrain.families.gpt_sovits.architecture import discriminator_section, gpt_section, identity, vae_section
 from ttstrain.families.gpt_sovits.project import notes_on
@@ -150,7 +150,7 @@ def _read_gpt(contents: Contents, found: _Found) -> OpenedCheckpoint:
     layers = f"{section['n_layer']} layer{'s' if section['n_layer'] != 1 else ''} of {section['hidden_dim']}"
     weights = found.weights()
     state = TrainingState()
-    kind: Kind = "export" if found.info.startswith("GPT-e") else "base"
+    kind: CheckpointKind = "export" if found.info.startswith("GPT-e") else "base"
     notes = [f"info `{found.info}`"] if found.info else []
     if found.place == _STATE_DICT and "optimizer_states" in found.tree:
         kind = "training"
@@ -206,7 +206,7 @@ def _read_vae(contents: Contents, found: _Found) -> OpenedCheckpoint:
     version = tell(found.shapes, found.config, path=contents.path, head=contents.head, exported=exported)
     absent = [*_NO_GPT, *_NO_DISCRIMINATOR]
     notes = [*_told_by_info(found.info), *version.notes]
-    kind: Kind = "base" if whole else "export"
+    kind: CheckpointKind = "base" if whole else "export"
     pair = _Pair()
     step = _step_of(found.info)
     state = TrainingState()
@@ -256,7 +256,7 @@ def _read_vae(contents: Contents, found: _Found) -> OpenedCheckpoint:
 def _read_discriminator(contents: Contents, found: _Found) -> OpenedCheckpoint:
     weights = found.weights()
     folds = len({key.split(".")[2] for key in weights}) - 1
-    kind: Kind = "base"
+    kind: CheckpointKind = "base"
     pair = _Pair()
     state, notes = TrainingState(), _told_by_info(found.info)
     if found.place == _MODEL and "optimizer" in found.tree:

@@ -1,6 +1,6 @@
 """A language model over codec tokens: Orpheus, a Llama that writes the codes of SNAC."""
 
-from ttstrain.families import Family, TaskSpec
+from ttstrain.contract.family import Family, TaskSpec
 from ttstrain.families.orpheus.config import OrpheusConfig
 
 FAMILY = Family(

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from ttstrain.data.review import Review
-from ttstrain.families import MemoryScheme, ModelConfig
+from ttstrain.contract.data import Review
+from ttstrain.contract.model import MemoryScheme, ModelConfig
 from ttstrain.families.orpheus.data_config import RowsConfig
 from ttstrain.families.orpheus.ids import PUBLISHED, TokenIds
 from ttstrain.families.orpheus.layout import row_length
@@ -20,8 +20,8 @@ from ttstrain.families.orpheus.memory import activations, memory_schemes
 from ttstrain.recipe.schema import Depth, Rows, Section, Seed, Size
 
 if TYPE_CHECKING:
-    from ttstrain.data.manifest import Clip
-    from ttstrain.plan.parameters import ParameterCounts
+    from ttstrain.contract.data import Clip
+    from ttstrain.contract.model import ParameterCounts
     from ttstrain.recipe.schema import Recipe
 
 PREFIX = "net."  # of the task's keys before those of a Hugging Face folder

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ttstrain.data.review import Review
+from ttstrain.contract.data import Review
 from ttstrain.errors import DataError, RecipeError
 from ttstrain.families.orpheus.batch import OrpheusBatch
 from ttstrain.families.orpheus.codec import Codec, digest_of, load_codec
@@ -24,7 +24,7 @@ from ttstrain.families.orpheus.rows import Row, pack, speech_row
 from ttstrain.families.orpheus.tokenizer import RowTokenizer, load_tokenizer
 
 if TYPE_CHECKING:
-    from ttstrain.data.manifest import Clip
+    from ttstrain.contract.data import Clip
 
 
 @dataclass(frozen=True, slots=True)

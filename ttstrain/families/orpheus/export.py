@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from ttstrain.checkpoint.upstream import open_checkpoint
+from ttstrain.contract.export import Source, Written, WrittenFile
+from ttstrain.contract.model import ModelConfig
+from ttstrain.contract.task import Task
 from ttstrain.documents import read_object
 from ttstrain.errors import CheckpointError
-from ttstrain.export.write import Source, Written, WrittenFile
-from ttstrain.families import ModelConfig
 from ttstrain.families.orpheus import peft_folder
 from ttstrain.families.orpheus.config import PREFIX, OrpheusConfig
 from ttstrain.families.orpheus.export_texts import (
@@ -36,7 +37,6 @@ from ttstrain.families.orpheus.net import hidden_states
 from ttstrain.families.orpheus.proof import prove
 from ttstrain.families.orpheus.task import OrpheusTask
 from ttstrain.families.orpheus.tokenizer import FILE, SPECIAL_TOKENS, TOKENIZER_CONFIG, RowTokenizer, load_tokenizer
-from ttstrain.task import Task
 from ttstrain.tensors import tensorfile
 
 WEIGHTS, README = "model.safetensors", "README.md"

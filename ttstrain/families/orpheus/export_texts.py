@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from ttstrain.export.write import FOLDER, Source
+from ttstrain.contract.export import FOLDER, Source
 from ttstrain.families.orpheus.config import OrpheusConfig
 from ttstrain.families.orpheus.ids import (
     CODEBOOK_SIZE,

@@ -11,7 +11,7 @@ from ttstrain.families.orpheus.ids import NUM_SLOTS, SAMPLE_RATE, SAMPLES_PER_FR
 from ttstrain.families.orpheus.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
-    from ttstrain.data.manifest import Clip
+    from ttstrain.contract.data import Clip
     from ttstrain.families.orpheus.data_config import RowsConfig
 
 MOST_USED: Final = 0.8  # of the tokens that a piece may take

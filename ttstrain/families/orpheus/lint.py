@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from ttstrain.data.review import Finding, Remark, Review
+from ttstrain.contract.data import ClipFinding, Remark, Review
 from ttstrain.families.orpheus.ids import NUM_SLOTS, TOKENS_PER_S
 from ttstrain.families.orpheus.layout import OVERHEAD, num_frames, said
 from ttstrain.families.orpheus.tokenizer import RowTokenizer, load_tokenizer
 
 if TYPE_CHECKING:
-    from ttstrain.data.manifest import Clip
+    from ttstrain.contract.data import Clip
     from ttstrain.families.orpheus.data_config import RowsConfig
 
 # Angle brackets are tags; other brackets and asterisks only where a word in them resembles one.
@@ -57,23 +57,23 @@ def _measure(clip: Clip, tokenizer: RowTokenizer, rows: RowsConfig) -> _Measured
 # ---------------------------------------------------------------- one row
 
 
-def _of_row(one: _Measured, tokenizer: RowTokenizer, rows: RowsConfig) -> Iterator[Finding]:
+def _of_row(one: _Measured, tokenizer: RowTokenizer, rows: RowsConfig) -> Iterator[ClipFinding]:
     clip = one.clip
     control = tokenizer.spells_control(said(clip.text, clip.speaker, rows.voice))
     if control is not None:
-        yield Finding(clip, "skip", "control_token", f"the text spells `{control}`, which the model would obey")
+        yield ClipFinding(clip, "skip", "control_token", f"the text spells `{control}`, which the model would obey")
         return
     if one.length > rows.max_tokens:
         why = f"{one.length:,} tokens, `model.rows.max_tokens` is {rows.max_tokens:,} ({_seconds(rows.max_tokens)})"
         if rows.too_long == "skip":
-            yield Finding(clip, "skip", "too_many_tokens", f"{why}: cut it at a pause, or set `too_long: split`")
+            yield ClipFinding(clip, "skip", "too_many_tokens", f"{why}: cut it at a pause, or set `too_long: split`")
             return
-        yield Finding(clip, "accept", "divided", f"{why}: divided at pauses where sentences end")
+        yield ClipFinding(clip, "accept", "divided", f"{why}: divided at pauses where sentences end")
     for written, meant in misspelled_tags(clip.text, rows.tags):
         hint = f"`<{meant}>` is meant?" if meant else "the model knows no such tag"
-        yield Finding(clip, "accept", "misspelled_tag" if meant else "unknown_tag", f"{written}: {hint}")
+        yield ClipFinding(clip, "accept", "misspelled_tag" if meant else "unknown_tag", f"{written}: {hint}")
     if known_tags(clip.text, rows.tags) and not _BRACKETS.sub("", clip.text).strip(" .,!?-"):
-        yield Finding(clip, "accept", "tag_only", "nothing but a tag is said: such rows teach to invent words")
+        yield ClipFinding(clip, "accept", "tag_only", "nothing but a tag is said: such rows teach to invent words")
 
 
 def known_tags(text: str, tags: Sequence[str]) -> list[str]:
@@ -102,16 +102,16 @@ def _seconds(tokens: int) -> str:
 # ---------------------------------------------------------------- rows beside each other
 
 
-def _unnamed_voices(clips: Sequence[Clip], rows: RowsConfig) -> Iterator[Finding]:
+def _unnamed_voices(clips: Sequence[Clip], rows: RowsConfig) -> Iterator[ClipFinding]:
     """Note rows without a speaker among rows with one: they would teach that any voice may come without a name."""
     if rows.voice != "auto" or not any(clip.speaker for clip in clips):
         return
     for clip in clips:
         if not clip.speaker:
-            yield Finding(clip, "accept", "no_voice", "other rows name their speaker, this one does not")
+            yield ClipFinding(clip, "accept", "no_voice", "other rows name their speaker, this one does not")
 
 
-def _odd_pace(measured: Sequence[_Measured]) -> Iterator[Finding]:
+def _odd_pace(measured: Sequence[_Measured]) -> Iterator[ClipFinding]:
     """Note rows with several times more or less sound for a text token than usual."""
     paces = {i: one.clip.duration_s / one.text_tokens for i, one in enumerate(measured) if one.text_tokens}
     if len(paces) < ROWS_FOR_PACE:
@@ -120,7 +120,7 @@ def _odd_pace(measured: Sequence[_Measured]) -> Iterator[Finding]:
     for i, pace in paces.items():
         if not usual / ODD_PACE <= pace <= usual * ODD_PACE:
             why = f"{pace:.2f} s for a text token, the others {usual:.2f}: is this text what is said?"
-            yield Finding(measured[i].clip, "accept", "token_pace", why)
+            yield ClipFinding(measured[i].clip, "accept", "token_pace", why)
 
 
 # ---------------------------------------------------------------- all rows

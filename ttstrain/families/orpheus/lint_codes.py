@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ttstrain.data.review import Finding, Remark, Review
+from ttstrain.contract.data import ClipFinding, Remark, Review
 from ttstrain.families.orpheus.codes import count_zeros, deduplicate, deinterleave, frames_to_s
 from ttstrain.families.orpheus.divide import Piece
 
 if TYPE_CHECKING:
-    from ttstrain.data.manifest import Clip
+    from ttstrain.contract.data import Clip
     from ttstrain.families.orpheus.data_config import RowsConfig
 
 LOST_PER_ZERO_S = 0.427  # of sound, by upstream's player
@@ -27,7 +27,7 @@ def review_codes(
     pieces: Callable[[Clip, Mapping[str, Tensor]], list[Piece] | None],
 ) -> Review:
     """Look at the codes of clips; `pieces` divides a clip."""
-    findings: list[Finding] = []
+    findings: list[ClipFinding] = []
     num_frames = num_removed = num_divided = num_pieces = 0
     zeros = torch.zeros(3, dtype=torch.long)
     used: list[set[int]] = [set(), set(), set()]
@@ -36,7 +36,7 @@ def review_codes(
         parts = pieces(clip, features)
         if parts is None:
             why = f"over {rows.max_tokens:,} tokens, and no pause where a sentence ends: cut it, or leave it out"
-            findings.append(Finding(clip, "skip", "no_pause", why))
+            findings.append(ClipFinding(clip, "skip", "no_pause", why))
             continue
         num_divided += len(parts) > 1
         num_pieces += len(parts) if len(parts) > 1 else 0

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from ttstrain.families import MemoryScheme
+from ttstrain.contract.model import MemoryScheme
 
 if TYPE_CHECKING:
+    from ttstrain.contract.model import ParameterCounts
     from ttstrain.families.orpheus.config import OrpheusConfig
-    from ttstrain.plan.parameters import ParameterCounts
     from ttstrain.recipe.schema import Recipe
 
 DEFAULT_RANK = 32  # of the adapters that are compared where the recipe has none

@@ -15,8 +15,8 @@ from typing import Any, Final
 from ttstrain import documents
 from ttstrain.checkpoint import adapted
 from ttstrain.checkpoint.upstream import follow, resolve_base
+from ttstrain.contract.export import Adapters, Source
 from ttstrain.errors import CheckpointError
-from ttstrain.export.write import Adapters, Source
 from ttstrain.families.orpheus.config import PREFIX
 from ttstrain.modules.lora import DOWN, MAGNITUDE, UP
 from ttstrain.tensors import tensorfile

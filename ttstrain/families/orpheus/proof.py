@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.upstream import resolve_base
+from ttstrain.contract.export import Source
 from ttstrain.errors import CheckpointError
-from ttstrain.export.write import Source
 from ttstrain.families.orpheus.config import OrpheusConfig
 from ttstrain.families.orpheus.layout import said
 from ttstrain.families.orpheus.net import hidden_states

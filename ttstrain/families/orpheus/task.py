@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ttstrain.contract.checkpoint import AdaptedWeights
+from ttstrain.contract.task import Audio, Loss, Mean, Prompt, Sample, Task
 from ttstrain.errors import CheckpointError, DataError, RecipeError
 from ttstrain.families.orpheus.batch import EOS_SLOT, IGNORED, SPEECH, OrpheusBatch
 from ttstrain.families.orpheus.codec import Codec, load_codec
@@ -26,10 +28,10 @@ from ttstrain.families.orpheus.net import build_net, hidden_states, prove_isolat
 from ttstrain.families.orpheus.rows import prompt_ids
 from ttstrain.families.orpheus.sampler import Written, read, write
 from ttstrain.families.orpheus.tokenizer import another_tokenizer, load_tokenizer
-from ttstrain.task import Audio, Fitted, Loss, Mean, Prompt, Sample, Task, trained_share
+from ttstrain.modules.trained import trained_share
 
 if TYPE_CHECKING:
-    from ttstrain.checkpoint.upstream import OpenedCheckpoint
+    from ttstrain.contract.checkpoint import OpenedCheckpoint
     from ttstrain.tensors.tensorfile import StoredTensor
 
 SLOTS = tuple(f"slot{slot}" for slot in range(NUM_SLOTS))
@@ -61,7 +63,7 @@ class OrpheusTask(Task):
         self._checked = False
         self._codec: Codec | None = None  # loaded when it first speaks; no part of what is trained
 
-    def fitted(self, base: OpenedCheckpoint) -> Fitted:
+    def fitted(self, base: OpenedCheckpoint) -> AdaptedWeights:
         """Return the base's tensors, with rows added where the recipe's vocabulary is a little larger.
 
         New rows are the mean of the audio tokens' rows: no text is to end in one. Raises CheckpointError where rows
@@ -90,8 +92,8 @@ class OrpheusTask(Task):
         rows_known = min(base.weights[name].shape[0] for name in tables) if tables else wanted
         new = tuple(range(rows_known, wanted))
         if not new:
-            return Fitted(base.weights, notes=tuple(notes))
-        return Fitted(weights, notes=tuple(notes), new_rows=dict.fromkeys(tables, new) if new else {})
+            return AdaptedWeights(base.weights, notes=tuple(notes))
+        return AdaptedWeights(weights, notes=tuple(notes), new_rows=dict.fromkeys(tables, new) if new else {})
 
     # ---------------------------------------------------------------- training
 

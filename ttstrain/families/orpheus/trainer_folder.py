@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from ttstrain import documents
-from ttstrain.checkpoint.meta import ScheduleMeta
-from ttstrain.checkpoint.upstream import OptimizerGroup, refuse_unsafe
+from ttstrain.checkpoint.upstream import refuse_unsafe
+from ttstrain.contract.checkpoint import OptimizerGroup, SchedulePosition
 from ttstrain.errors import CheckpointError
 from ttstrain.tensors.contents import read_contents
 from ttstrain.tensors.tensorfile import StoredTensor
@@ -30,7 +30,7 @@ class TrainerState:
     step: int
     moments: Mapping[str, Mapping[str, Any]] | None
     groups: tuple[OptimizerGroup, ...]
-    schedule: ScheduleMeta | None
+    schedule: SchedulePosition | None
     notes: tuple[str, ...]
 
 
@@ -107,7 +107,7 @@ def _groups(groups: Any, names: list[str], weights: Mapping[str, StoredTensor]) 
     return found
 
 
-def _schedule(path: Path, *, step: int, total: int) -> tuple[ScheduleMeta | None, list[str]]:
+def _schedule(path: Path, *, step: int, total: int) -> tuple[SchedulePosition | None, list[str]]:
     """Read the LR of the next update from a LambdaLR; the Trainer knows how many there are."""
     if not path.is_file():
         return None, [f"no `{SCHEDULER}` beside it: where its schedule stood is not known"]
@@ -117,7 +117,7 @@ def _schedule(path: Path, *, step: int, total: int) -> tuple[ScheduleMeta | None
     if not isinstance(tree, Mapping) or not isinstance(tree.get("_last_lr"), list | tuple):
         return None, [f"`{SCHEDULER}` is of a kind that is not read: where its schedule stood is not known"]
     ended = 0 < total <= step
-    schedule = ScheduleMeta(
+    schedule = SchedulePosition(
         position=step,
         total=total or None,
         ended=ended,

@@ -17,7 +17,7 @@ import torch
 from pydantic import ValidationError
 
 from ttstrain import documents
-from ttstrain.checkpoint.upstream import Label, OpenedCheckpoint
+from ttstrain.contract.checkpoint import Label, OpenedCheckpoint
 from ttstrain.errors import CheckpointError
 from ttstrain.families.orpheus import peft_folder
 from ttstrain.families.orpheus.config import PREFIX, OrpheusConfig, RopeScaling

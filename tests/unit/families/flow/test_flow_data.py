@@ -11,8 +11,8 @@ import pytest
 import soundfile
 import torch
 
+from ttstrain.contract.data import Clip, Treatment
 from ttstrain.data.audio import read_clip
-from ttstrain.data.manifest import Clip, Treatment
 from ttstrain.errors import RecipeError
 from ttstrain.families.flow.config import FlowConfig
 from ttstrain.families.flow.data import FlowData, FlowExample

@@ -11,11 +11,11 @@ import pytest
 import torch
 from vocoders import write_bigvgan, write_vocos
 
+from ttstrain.contract.task import Audio, Prompt
 from ttstrain.errors import CheckpointError, DataError
 from ttstrain.families.flow import silence, speech
 from ttstrain.families.flow.config import FlowConfig
 from ttstrain.families.flow.task import FlowTask
-from ttstrain.task import Audio, Prompt
 
 SMALL = {"dim": 32, "depth": 1, "heads": 1, "dim_head": 32, "text_dim": 16, "conv_layers": 1}
 

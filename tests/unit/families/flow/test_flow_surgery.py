@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.upstream import open_checkpoint
+from ttstrain.contract.checkpoint import AdaptedWeights
 from ttstrain.errors import CheckpointError
 from ttstrain.families.flow.alike import Origins
 from ttstrain.families.flow.config import FlowConfig
@@ -22,7 +23,6 @@ from ttstrain.families.flow.surgery import transplant
 from ttstrain.families.flow.task import FlowTask
 from ttstrain.families.flow.vocab import load_vocab
 from ttstrain.infer.load import open_speaker
-from ttstrain.task import Fitted
 
 OLD = (" ", "a", "e", "S", "s", "ni2", "ni4", "lue4", "か", "б", "д")
 
@@ -132,7 +132,7 @@ def base(tmp_path: Path) -> Path:
     return tmp_path / "base" / "model.safetensors"
 
 
-def fitted(base: Path, new: Sequence[str], **settings: Any) -> tuple[FlowTask, Fitted]:
+def fitted(base: Path, new: Sequence[str], **settings: Any) -> tuple[FlowTask, AdaptedWeights]:
     mine = task(write(base.parent.parent / "new.txt", new), **settings)
     result = mine.fitted(open_checkpoint(base))
     load_weights(mine, result.weights, source="base")

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from ttstrain.contract.task import Audio, Prompt
 from ttstrain.families.flow.config import FlowConfig
 from ttstrain.families.flow.data import FlowBatch, FlowData, FlowExample
 from ttstrain.families.flow.model.cfm import FlowDraws
 from ttstrain.families.flow.task import EVALUATED_TIMES, FlowTask
 from ttstrain.modules.mel import MelSpectrogram
-from ttstrain.task import Audio, Prompt
 
 SMALL: dict[str, Any] = {
     "dim": 32,

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ttstrain.data.manifest import Clip
-from ttstrain.data.texts import Token
+from ttstrain.contract.data import Clip, Token
 from ttstrain.errors import RecipeError
 from ttstrain.families.flow.config import FlowConfig
 from ttstrain.families.flow.text import (

@@ -15,10 +15,10 @@ import torch
 from small_runs import write_clips
 from torch import Tensor
 
+from ttstrain.contract.data import Clip
 from ttstrain.data.audio import read_clip
 from ttstrain.data.audit import audit
 from ttstrain.data.cache import FeatureCache
-from ttstrain.data.manifest import Clip
 from ttstrain.data.readers import read_rows
 from ttstrain.errors import CheckpointError, DataError, RecipeError
 from ttstrain.families.gpt_sovits.config import GptConfig, JointConfig, SovitsConfig, VaeConfig

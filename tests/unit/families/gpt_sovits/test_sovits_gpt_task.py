@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from tests.support.sovits_toys import gpt_config, model_section
+from ttstrain.contract.task import Mean, Prompt
 from ttstrain.errors import RecipeError
 from ttstrain.families.gpt_sovits.batch import SovitsBatch
 from ttstrain.families.gpt_sovits.config import GptConfig
 from ttstrain.families.gpt_sovits.gpt.attention import Packed
 from ttstrain.families.gpt_sovits.gpt.task import GptTask
-from ttstrain.task import Mean, Prompt
 
 TEXTS, AUDIOS = (5, 9, 2), (11, 4, 8)
 

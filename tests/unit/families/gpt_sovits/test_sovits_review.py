@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import sovits_toys
 
+from ttstrain.contract.data import Clip, Review, Treatment
 from ttstrain.data.audit import AuditResult
-from ttstrain.data.manifest import Clip, Treatment
-from ttstrain.data.review import Review
 from ttstrain.errors import DataError
 from ttstrain.families.gpt_sovits.config import GptConfig, JointConfig, SovitsConfig, VaeConfig
 from ttstrain.plan.facts import review_data

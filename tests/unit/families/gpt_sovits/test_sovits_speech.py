@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from tests.support import sovits_toys
+from ttstrain.contract.task import Audio, Prompt
 from ttstrain.errors import CheckpointError, DataError
 from ttstrain.families.gpt_sovits.config import HOP_LENGTH, SAMPLE_RATE, GptConfig
 from ttstrain.families.gpt_sovits.features.tokens import CODEBOOK, load_quantizer
 from ttstrain.families.gpt_sovits.gpt.task import GptTask
 from ttstrain.families.gpt_sovits.speech import PAUSE_S, PROMPT_SILENCE_S, Speech, load_gpt, load_vae
-from ttstrain.task import Audio, Prompt
 
 TOKEN = 2 * HOP_LENGTH  # samples of a token
 MAX_S = 1.0

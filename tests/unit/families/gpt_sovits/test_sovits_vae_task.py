@@ -16,7 +16,7 @@ from toys import make_run
 
 from tests.support.sovits_toys import gpt_config, model_section, vae_config
 from ttstrain.checkpoint.loading import load_weights
-from ttstrain.checkpoint.upstream import OpenedCheckpoint
+from ttstrain.contract.checkpoint import OpenedCheckpoint
 from ttstrain.errors import CheckpointError, DataError
 from ttstrain.families.gpt_sovits.batch import SovitsBatch, num_tokens
 from ttstrain.families.gpt_sovits.config import JointConfig, VaeConfig

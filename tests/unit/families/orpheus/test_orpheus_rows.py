@@ -12,8 +12,8 @@ import tokenizers
 import torch
 from torch import Tensor
 
+from ttstrain.contract.data import Clip
 from ttstrain.data.audio import read_clip
-from ttstrain.data.manifest import Clip
 from ttstrain.errors import CheckpointError, DataError, RecipeError
 from ttstrain.families.orpheus.batch import EOS_SLOT, IGNORED, NO_SLOT, SPEECH, TEXT
 from ttstrain.families.orpheus.codes import from_ids

@@ -13,7 +13,7 @@ from ttstrain.tensors.contents import Contents, read_contents
 from ttstrain.tensors.tensorfile import StoredTensor
 
 if TYPE_CHECKING:
-    from ttstrain.data.manifest import Clip
+    from ttstrain.contract.data import Clip
 
 SHAPES: Final = {"ssl": (1, 768, None), "bert": (1024, None), "speaker": (1, 20_480)}  # upstream's own, None: any
 

@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ttstrain.contract.task import Mean
 from ttstrain.families.gpt_sovits.batch import SovitsBatch
 from ttstrain.families.gpt_sovits.gpt.attention import Masked, prefix_mask
 from ttstrain.families.gpt_sovits.gpt.documents import lay_out, whole
 from ttstrain.families.gpt_sovits.gpt.dpo import draw_edits, draw_edits_as_upstream, edited, preference
 from ttstrain.families.gpt_sovits.gpt.net import Text2SemanticDecoder
-from ttstrain.task import Mean
 
 Compat = Literal["none", "upstream-2025-07", "upstream-pre-2537"]
 TOP = 3  # of the accuracy, as upstream

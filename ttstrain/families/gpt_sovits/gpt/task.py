@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ttstrain.contract.checkpoint import AdaptedWeights
+from ttstrain.contract.task import Loss, Mean, Prompt, Sample, Task
 from ttstrain.families.gpt_sovits.batch import SovitsBatch
 from ttstrain.families.gpt_sovits.config import GptConfig, GptNetConfig
 from ttstrain.families.gpt_sovits.gpt.loss import ClipLosses, clip_losses, num_targets, per_clip, per_target, with_edits
 from ttstrain.families.gpt_sovits.gpt.net import Text2SemanticDecoder, build_gpt
 from ttstrain.families.gpt_sovits.parts import only
 from ttstrain.families.gpt_sovits.speech import Speech, no_partner
-from ttstrain.task import Fitted, Loss, Mean, Prompt, Sample, Task
 
 if TYPE_CHECKING:
-    from ttstrain.checkpoint.upstream import OpenedCheckpoint
+    from ttstrain.contract.checkpoint import OpenedCheckpoint
     from ttstrain.families.gpt_sovits.vae.synthesizer import Synthesizer
 
 FRESH = 0.98  # share of a uniform guess above which a net has learned nothing yet
@@ -40,7 +41,7 @@ class GptTask(Task):
         """One optimizer for all of it."""
         return {"model": self.gpt}
 
-    def fitted(self, base: OpenedCheckpoint) -> Fitted:
+    def fitted(self, base: OpenedCheckpoint) -> AdaptedWeights:
         """Take the GPT from a base that may hold the VAE as well."""
         return only(base, ("gpt.",))
 

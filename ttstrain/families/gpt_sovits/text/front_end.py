@@ -13,7 +13,8 @@ from functools import cache
 from importlib import import_module, metadata
 from typing import cast
 
-from ttstrain.data.texts import VOCAB, Token
+from ttstrain.contract.data import Token
+from ttstrain.data.texts import VOCAB
 from ttstrain.digest import sha256
 from ttstrain.errors import DataError
 from ttstrain.families.gpt_sovits.text.japanese_dictionary import OWN, Dictionary, digest
@@ -132,7 +133,7 @@ def versions() -> Mapping[str, str]:
 
 
 class SovitsFrontEnd:
-    """The front ends of all languages and one table, as `ttstrain.data.texts.FrontEnd`.
+    """The front ends of all languages and one table, as `ttstrain.contract.data.FrontEnd`.
 
     `default_language` is that of texts whose rows name none; `auto` goes by the script.
     """

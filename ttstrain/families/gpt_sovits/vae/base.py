@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ttstrain.contract.checkpoint import AdaptedWeights
 from ttstrain.errors import CheckpointError
 from ttstrain.families.gpt_sovits.config import VaeNetConfig
 from ttstrain.families.gpt_sovits.features.tokens import Quantizer, from_weights, load_quantizer
 from ttstrain.families.gpt_sovits.features.toy import TOY, toy_quantizer
 from ttstrain.families.gpt_sovits.parts import only
 from ttstrain.families.gpt_sovits.vae.synthesizer import Synthesizer
-from ttstrain.task import Fitted
 
 if TYPE_CHECKING:
-    from ttstrain.checkpoint.upstream import OpenedCheckpoint
+    from ttstrain.contract.checkpoint import OpenedCheckpoint
 
 GPT, VAE, POSTERIOR, DISCRIMINATOR = "gpt.", "vae.", "vae.enc_q.", "discriminator."
 WHAT = {
@@ -27,7 +27,7 @@ WHAT = {
 }
 
 
-def fitted(base: OpenedCheckpoint, config: VaeNetConfig, *, quantizer: str, wanted: Collection[str]) -> Fitted:
+def fitted(base: OpenedCheckpoint, config: VaeNetConfig, *, quantizer: str, wanted: Collection[str]) -> AdaptedWeights:
     """Return those of a base's tensors that a task of these parts (`gpt.`, `vae.`, `discriminator.`) trains.
 
     Raises CheckpointError when a part is missing, or when the base's quantizer is another than the one that made the

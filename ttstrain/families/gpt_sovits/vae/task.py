@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ttstrain.contract.checkpoint import AdaptedWeights
+from ttstrain.contract.task import Loss, Prompt, Sample, Task
 from ttstrain.families.gpt_sovits.batch import SovitsBatch
 from ttstrain.families.gpt_sovits.config import VaeConfig
 from ttstrain.families.gpt_sovits.nets import Nets
@@ -24,10 +26,9 @@ from ttstrain.families.gpt_sovits.vae.training import (
     vae_losses,
     vae_remarks,
 )
-from ttstrain.task import Fitted, Loss, Prompt, Sample, Task
 
 if TYPE_CHECKING:
-    from ttstrain.checkpoint.upstream import OpenedCheckpoint
+    from ttstrain.contract.checkpoint import OpenedCheckpoint
     from ttstrain.families.gpt_sovits.gpt.net import Text2SemanticDecoder
 
 
@@ -58,7 +59,7 @@ class VaeTask(Task):
         """Return the VAE without the discriminator, under `vae.*`."""
         return self._exported[0]
 
-    def fitted(self, base: OpenedCheckpoint) -> Fitted:
+    def fitted(self, base: OpenedCheckpoint) -> AdaptedWeights:
         """Take VAE and discriminator from a base whose quantizer made the tokens."""
         wanted = [VAE, *([DISCRIMINATOR] if self.discriminator is not None else [])]
         return fitted(base, self.config.vae, quantizer=self.config.features.quantizer, wanted=wanted)

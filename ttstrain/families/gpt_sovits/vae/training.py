@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ttstrain.contract.task import Loss
 from ttstrain.errors import DataError
 from ttstrain.families.gpt_sovits.batch import SovitsBatch
 from ttstrain.families.gpt_sovits.config import HOP_LENGTH
@@ -29,7 +30,6 @@ from ttstrain.families.gpt_sovits.vae.losses import (
 from ttstrain.families.gpt_sovits.vae.mel import Spectrograms
 from ttstrain.families.gpt_sovits.vae.quantizer import Met, Quantized
 from ttstrain.families.gpt_sovits.vae.synthesizer import Conditions, Latents, Synthesizer, cut, cut_wav
-from ttstrain.task import Loss
 
 if TYPE_CHECKING:
     from ttstrain.families.gpt_sovits.config import VaeNetConfig

@@ -1,27 +1,24 @@
 """The contract between the engine and a family: what is trained, on what, and how it is heard.
 
 The engine owns backward, accumulation, clipping, precision, the guard, EMA and the learning rate. A task yields losses
-and never touches an optimizer. Everything the engine may ask of a family is in this file.
+and never touches an optimizer. What one task may offer beyond stands in its own classes below.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
 
+from ttstrain.contract.checkpoint import AdaptedWeights
 from ttstrain.errors import RecipeError
 
 if TYPE_CHECKING:
-    from ttstrain.checkpoint.upstream import OpenedCheckpoint
-    from ttstrain.data.manifest import Clip
-    from ttstrain.data.review import Review
-    from ttstrain.tensors.tensorfile import StoredTensor
+    from ttstrain.contract.checkpoint import OpenedCheckpoint
 
 DEFAULT_OPTIMIZER = "model"
 
@@ -58,18 +55,6 @@ class Loss:
         return self.name or self.updates
 
 
-@runtime_checkable
-class Batch(Protocol):
-    """What a collated micro-batch tells the engine; the rest of its fields are the family's own."""
-
-    ids: Sequence[str]  # the clips, for incident reports
-    weight: float  # how many units each loss of this batch is a mean over; known on the host, final after `Task.draw`
-    num_frames: int  # real units of work, never padding
-    num_padded: int  # the same with padding
-
-    def to(self, device: torch.device) -> Self: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Audio:
     """A mono waveform."""
@@ -101,15 +86,6 @@ class Sample:
     num_chunks: int = 1  # pieces that a long text was spoken in
     notes: tuple[str, ...] = ()  # what a listener should know: symbols that were not read, a prompt that was cut
     numbers: Mapping[str, float] = field(default_factory=dict)  # name -> figure of the family's own, to be followed
-
-
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """A base's tensors under a task's names and in its shapes."""
-
-    weights: Mapping[str, Tensor | StoredTensor]
-    notes: tuple[str, ...] = ()
-    new_rows: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # parameter -> rows the base knew nothing of
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,15 +151,15 @@ class Task(nn.Module, ABC):
         """Say what a person should know of an evaluation's values, by the names `evaluate` gives them."""
         return ()
 
-    def fitted(self, base: OpenedCheckpoint) -> Fitted:
+    def fitted(self, base: OpenedCheckpoint) -> AdaptedWeights:
         """Return a base's tensors as this task's: a table of other symbols, for instance, row by row.
 
         Raises CheckpointError where that cannot be done. `load_weights` then checks names and shapes.
         """
-        return Fitted(base.weights)
+        return AdaptedWeights(base.weights)
 
     def rows_first(self) -> RowsFirst | None:
-        """Return the tables whose `Fitted.new_rows` train before anything else does."""
+        """Return the tables whose `AdaptedWeights.new_rows` train before anything else does."""
         return None
 
     def score(self, batch: Any, generator: torch.Generator) -> Tensor:
@@ -213,64 +189,3 @@ class Task(nn.Module, ABC):
         Raises DataError when the prompt cannot be used, RecipeError for a task without a voice.
         """
         raise RecipeError(f"{type(self).__name__} cannot speak", hint="train it with `sample.every=null`")
-
-
-def trained_share(module: nn.Module) -> float:
-    """Return the share of a module's weights that are trained."""
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in module.parameters()]
-    return sum(size for size, trained in sizes if trained) / max(sum(size for size, _ in sizes), 1)
-
-
-class Companions(Protocol):
-    """Examples without recordings that a family mixes among its clips."""
-
-    name: str  # in messages
-    packed: bool  # as `TaskData.packed`
-    ids: Sequence[str]  # none of them a clip's
-    lengths: Sequence[int]  # in the clips' units
-
-    def ratio(self, progress: float) -> float:
-        """Return how many micro-batches of companions go with one of clips, at a share of the run."""
-        ...
-
-    def batch(self, indices: Sequence[int]) -> Batch:
-        """Collate some of them."""
-        ...
-
-
-class TaskData(Protocol):
-    """How clips become features, examples and batches. Built as `DataClass(model_config)`; must pickle to workers."""
-
-    sample_rate: int  # Hz; clips reach `features` resampled to it
-    fingerprint: str  # changes whenever `features` would return something else; part of the cache key
-    frames_per_s: float  # units of length per second of audio
-    packed: bool  # a batch's clips are laid end to end: it costs the sum of their lengths, and nothing is padded
-    in_one_process: bool  # `features` runs nets that fill the machine by themselves: several processes would not help
-
-    def features(self, wav: Tensor, clip: Clip) -> dict[str, Tensor]:
-        """Compute what is worth caching on disk from a mono waveform (t,)."""
-        ...
-
-    def length(self, clip: Clip) -> int:
-        """Return the clip's length in frames, known from its duration without decoding."""
-        ...
-
-    def example(self, clip: Clip, features: Mapping[str, Tensor]) -> Any:
-        """Add what is cheap to compute each time: token ids, speaker ids."""
-        ...
-
-    def collate(self, examples: Sequence[Any]) -> Batch:
-        """Pad examples into one batch."""
-        ...
-
-    def review_features(self, clips: Sequence[Clip], read: Callable[[Clip], Mapping[str, Tensor]]) -> Review:
-        """Return what the family has to say about clips now that `read` gives their features."""
-        ...
-
-    def companions(self) -> Companions | None:
-        """Return what is mixed among the clips in training, if anything."""
-        ...
-
-    def reference(self, features: Mapping[str, Tensor]) -> Tensor | None:
-        """Return the mel (n, n_mels) that a sample of this clip is compared with, if the family has one."""
-        ...

@@ -1,0 +1,185 @@
+"""Recordings, their texts, and how a family turns them into batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+from typing_extensions import Self
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+class Ready(NamedTuple):
+    """A feature of a recording that another trainer has computed: in a file of its own, or written in the table."""
+
+    name: str  # what the family calls it
+    path: str = ""  # of its file
+    digest: str = ""  # SHA-256 of the file, hex
+    values: tuple[int, ...] = ()  # where there is no file
+
+
+@dataclass(frozen=True, slots=True)
+class Treatment:
+    """How a file's samples become one sound channel: `(channel[start:end] - offset) * gain`."""
+
+    channel: int | Literal["mean"] = "mean"
+    gain: float = 1.0
+    offset: float = 0.0
+    start: int = 0  # in samples at the file's own rate
+    end: int | None = None  # None: to the end of the file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clip:
+    """One recording and what is said in it."""
+
+    id: str
+    path: Path
+    text: str
+    speaker: str = ""
+    language: str = ""
+    duration_s: float  # after treatment
+    sample_rate: int  # Hz, of the file
+    source: str = ""  # where it is written down, "metadata.csv:12"
+    treatment: Treatment = field(default_factory=Treatment)
+    notes: tuple[str, ...] = ()  # what was repaired or looked odd
+    digest: str = ""  # SHA-256 of the file, hex
+    tokens: tuple[str, ...] = ()  # what an upstream front end made of the text, where only that is known
+    ready: tuple[Ready, ...] = ()  # features that another trainer has computed
+
+    @property
+    def num_samples(self) -> int:
+        """Samples after treatment, at the file's own rate."""
+        if self.treatment.end is None:
+            return round(self.duration_s * self.sample_rate)
+        return self.treatment.end - self.treatment.start
+
+    def samples_at(self, sample_rate: int) -> int:
+        """Return the exact number of samples `audio.read_clip` gives at another rate, without decoding."""
+        return -(-self.num_samples * sample_rate // self.sample_rate)
+
+
+TokenKind = Literal["known", "unknown", "inserted", "split"]
+
+
+class Token(NamedTuple):
+    """One symbol as the model reads it.
+
+    `inserted` is a space that the text does not hold, `split` such a space between two letters of one word.
+    """
+
+    text: str
+    kind: TokenKind = "known"
+
+
+class FrontEnd(Protocol):
+    """Turns texts into tokens. Two front ends with equal `versions` read every text alike."""
+
+    name: str
+    versions: Mapping[str, str]  # all that decides on tokens; under `vocab` a hash of the table
+    vocab: Sequence[str]  # tokens in the order of their indices
+    vocab_source: str
+    max_unknown: float  # share of unknown tokens above which a run is refused
+    unknown_as: str  # what the model reads instead: "spaces"
+    separator: str  # between tokens where people are shown them; not empty where tokens are no characters
+
+    def tokens(self, text: str, language: str = "") -> Sequence[Token]:
+        """Read one text, in the language that its row names, if it names one."""
+        ...
+
+
+class Remark(NamedTuple):
+    """A line about the data as a whole."""
+
+    label: str  # at most eight letters
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClipFinding:
+    """What is wrong with one clip, or odd about it."""
+
+    clip: Clip
+    action: Literal["accept", "skip"]  # `accept` only notes it
+    reason: str  # a short code
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """A family's findings."""
+
+    findings: tuple[ClipFinding, ...] = ()
+    remarks: tuple[Remark, ...] = ()
+
+
+@runtime_checkable
+class Batch(Protocol):
+    """What a collated micro-batch tells the engine; the rest of its fields are the family's own."""
+
+    ids: Sequence[str]  # the clips, for incident reports
+    weight: float  # how many units each loss of this batch is a mean over; known on the host, final after `Task.draw`
+    num_frames: int  # real units of work, never padding
+    num_padded: int  # the same with padding
+
+    def to(self, device: torch.device) -> Self: ...
+
+
+class AuxiliaryData(Protocol):
+    """Examples without recordings that a family mixes among its clips."""
+
+    name: str  # in messages
+    packed: bool  # as `TaskData.packed`
+    ids: Sequence[str]  # none of them a clip's
+    lengths: Sequence[int]  # in the clips' units
+
+    def ratio(self, progress: float) -> float:
+        """Return how many micro-batches of companions go with one of clips, at a share of the run."""
+        ...
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """Collate some of them."""
+        ...
+
+
+class TaskData(Protocol):
+    """How clips become features, examples and batches. Built as `DataClass(model_config)`; must pickle to workers."""
+
+    sample_rate: int  # Hz; clips reach `features` resampled to it
+    fingerprint: str  # changes whenever `features` would return something else; part of the cache key
+    frames_per_s: float  # units of length per second of audio
+    packed: bool  # a batch's clips are laid end to end: it costs the sum of their lengths, and nothing is padded
+    in_one_process: bool  # `features` runs nets that fill the machine by themselves: several processes would not help
+
+    def features(self, wav: Tensor, clip: Clip) -> dict[str, Tensor]:
+        """Compute what is worth caching on disk from a mono waveform (t,)."""
+        ...
+
+    def length(self, clip: Clip) -> int:
+        """Return the clip's length in frames, known from its duration without decoding."""
+        ...
+
+    def example(self, clip: Clip, features: Mapping[str, Tensor]) -> Any:
+        """Add what is cheap to compute each time: token ids, speaker ids."""
+        ...
+
+    def collate(self, examples: Sequence[Any]) -> Batch:
+        """Pad examples into one batch."""
+        ...
+
+    def review_features(self, clips: Sequence[Clip], read: Callable[[Clip], Mapping[str, Tensor]]) -> Review:
+        """Return what the family has to say about clips now that `read` gives their features."""
+        ...
+
+    def companions(self) -> AuxiliaryData | None:
+        """Return what is mixed among the clips in training, if anything."""
+        ...
+
+    def reference(self, features: Mapping[str, Tensor]) -> Tensor | None:
+        """Return the mel (n, n_mels) that a sample of this clip is compared with, if the family has one."""
+        ...

@@ -1,0 +1,81 @@
+"""A family and the tasks it offers. Its classes are named by references, which are loaded when a run needs them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ttstrain.contract.model import ModelConfig
+from ttstrain.errors import RecipeError
+
+if TYPE_CHECKING:
+    from ttstrain.contract.checkpoint import Interpretation, OpenedCheckpoint, UpstreamFormat
+    from ttstrain.contract.data import TaskData
+    from ttstrain.contract.export import Exporter
+    from ttstrain.contract.project import ProjectFormat
+    from ttstrain.contract.task import Task
+
+
+def load_reference(reference: str) -> Any:
+    """Import what a `module:name` reference names. Raises RecipeError where a package of the family is missing."""
+    module, _, name = reference.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        family = module.removeprefix(f"{__name__}.").split(".")[0]
+        if error.name is None or error.name.startswith("ttstrain"):
+            raise
+        raise RecipeError(
+            f"`{family}` needs the package `{error.name}`", hint=f"pip install 'ttstrain[{family}]'"
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """One thing that can be trained, and where its parts live."""
+
+    name: str  # what a recipe's `task:` says, "flow" or "gpt_sovits/vae"
+    config: type[ModelConfig]  # validates the recipe's `model:` section
+    task_class: str  # "module:Class", built as Class(config)
+    data_class: str  # "module:Class", built as Class(config)
+    readings: str = ""  # "module:function" (opened, vocab=...) -> Readings; none: shapes tell all
+    export_class: str = ""  # "module:Class" of its Exporter, built as Class(); none: cannot be exported
+
+    def load_task(self) -> type[Task]:
+        task: type[Task] = load_reference(self.task_class)
+        return task
+
+    def load_data(self) -> type[TaskData]:
+        data: type[TaskData] = load_reference(self.data_class)
+        return data
+
+    def list_readings(self, opened: OpenedCheckpoint, *, vocab: str | None) -> Sequence[Interpretation]:
+        """List the ways to understand a checkpoint; none where the task offers no choice."""
+        if not self.readings:
+            return []
+        found: Sequence[Interpretation] = load_reference(self.readings)(opened, vocab=vocab)
+        return found
+
+    def load_exporter(self) -> Exporter | None:
+        exporter: Exporter | None = load_reference(self.export_class)() if self.export_class else None
+        return exporter
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Everything the core knows about a family."""
+
+    name: str
+    tasks: Sequence[TaskSpec]
+    formats: Sequence[str] = field(default_factory=tuple)  # "module:Class" of its UpstreamFormats
+    strangers: str = ""  # "module:function" (keys) -> UnknownFile | None, for files that none of its formats takes
+    project: str = ""  # "module:Class" of its ProjectFormat, whose module imports no torch
+
+    def load_formats(self) -> Sequence[UpstreamFormat]:
+        return [load_reference(reference)() for reference in self.formats]
+
+    def load_project(self) -> ProjectFormat | None:
+        project: ProjectFormat | None = load_reference(self.project)() if self.project else None
+        return project

@@ -1,0 +1,48 @@
+"""Which families this installation has, found by folder name: there is no list to edit."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping, Sequence
+
+from ttstrain import families
+from ttstrain.contract.checkpoint import UnknownFile
+from ttstrain.contract.family import Family, TaskSpec, load_reference
+from ttstrain.errors import RecipeError
+
+
+def identify_unknown(keys: Sequence[str]) -> UnknownFile | None:
+    """Ask every family what a file with these keys is, when none of their formats takes it."""
+    for name in names():
+        family = load(name)
+        stranger: UnknownFile | None = load_reference(family.strangers)(keys) if family.strangers else None
+        if stranger is not None:
+            return stranger
+    return None
+
+
+def names() -> list[str]:
+    """List the families in this installation."""
+    return sorted(module.name for module in pkgutil.iter_modules(families.__path__) if module.ispkg)
+
+
+def load(name: str) -> Family:
+    """Import one family by its folder's name."""
+    if name not in names():
+        raise RecipeError(f"unknown family `{name}`", hint=f"known families: {', '.join(names())}")
+    family: Family = importlib.import_module(f"{families.__name__}.{name}").FAMILY
+    return family
+
+
+def find_task(name: str) -> TaskSpec:
+    """Find the task that a recipe's `task:` names."""
+    known = tasks()
+    if name not in known:
+        raise RecipeError(f"unknown task `{name}`", hint=f"known tasks: {', '.join(known)}")
+    return known[name]
+
+
+def tasks() -> Mapping[str, TaskSpec]:
+    """Map every task's name to its spec, over all families."""
+    return {spec.name: spec for family in names() for spec in load(family).tasks}
