@@ -13,7 +13,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from worker import begin
 
-from ttstrain.families import registry
+from ttstrain import registry
 from ttstrain.families.gpt_sovits.batch import SovitsBatch
 from ttstrain.recipe.schema import Recipe
 from ttstrain.train.build import choose_device

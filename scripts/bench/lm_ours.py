@@ -12,7 +12,7 @@ import lm_workload as workload
 import torch
 from worker import begin
 
-from ttstrain.families import registry
+from ttstrain import registry
 from ttstrain.families.orpheus.batch import OrpheusBatch
 from ttstrain.families.orpheus.ids import PUBLISHED
 from ttstrain.families.orpheus.rows import pack, row_of

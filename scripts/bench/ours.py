@@ -13,7 +13,7 @@ import workload
 from engine_side import Stopwatch
 from worker import begin, now
 
-from ttstrain.families import registry
+from ttstrain import registry
 from ttstrain.families.flow.data import FlowBatch, FlowExample
 from ttstrain.optim import measured
 from ttstrain.recipe.schema import Recipe

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from worker import begin
 
-from ttstrain.families import registry
+from ttstrain import registry
 from ttstrain.families.gpt_sovits.batch import SovitsBatch, num_tokens
 from ttstrain.families.gpt_sovits.vae.synthesizer import Synthesizer
 from ttstrain.families.gpt_sovits.vae.training import vae_losses

@@ -22,7 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 from vae_ours import padded_ssl, recipe_of
 from worker import Finished, TimedBatches, begin, device_name, versions
 
-from ttstrain.families import registry
+from ttstrain import registry
 from ttstrain.families.gpt_sovits.vae.encoders import TextEncoder, WaveNet
 from ttstrain.families.gpt_sovits.vae.layers import NormedConv1d, NormedUpsampling
 from ttstrain.families.gpt_sovits.vae.mel import Spectrograms

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import ttstrain
-from ttstrain.families import registry
+from ttstrain import registry
 
 PACKAGE = Path(ttstrain.__file__).parent
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if "_shipped" not in path.parts)
@@ -48,6 +48,7 @@ WITHOUT_TORCH = (
     "ttstrain.data.sampler",
     "ttstrain.data.split",
     "ttstrain.families",
+    "ttstrain.registry",
     "ttstrain.optim",
     "ttstrain.optim.schedule",
     "ttstrain.optim.settings",
@@ -156,7 +157,7 @@ def test_torch_is_not_imported_where_a_plan_is_made(module: str) -> None:
 
 @pytest.mark.parametrize("family", registry.names())
 def test_a_family_is_found_without_torch(family: str) -> None:
-    code = f"import sys; from ttstrain.families import registry; registry.load({family!r}); sys.exit('torch' in sys.modules)"
+    code = f"import sys; from ttstrain import registry; registry.load({family!r}); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

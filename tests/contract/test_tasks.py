@@ -21,6 +21,7 @@ import torch
 from small_runs import differences
 from torch import Tensor, nn
 
+from ttstrain import registry
 from ttstrain.contract.data import Batch, Clip, TaskData
 from ttstrain.contract.model import ModelConfig
 from ttstrain.contract.task import DEFAULT_OPTIMIZER, Audio, Mean, Prompt, Task
@@ -28,7 +29,6 @@ from ttstrain.data.audio import read_clip
 from ttstrain.data.audit import audit
 from ttstrain.data.readers import read_rows
 from ttstrain.errors import DataError, RecipeError
-from ttstrain.families import registry
 from ttstrain.modules import lora
 from ttstrain.plan.resolve import parse
 from ttstrain.recipe.compose import compose
@@ -122,7 +122,7 @@ def test_every_task_has_a_smoke_recipe(task: str) -> None:
 def test_describing_a_task_imports_no_torch() -> None:
     code = """
 import json, sys
-from ttstrain.families import registry
+from ttstrain import registry
 from ttstrain.recipe.compose import compose
 from ttstrain.recipe.shipped import list_recipes
 from ttstrain.plan.resolve import parse

@@ -10,14 +10,14 @@ import pytest
 import torch
 from small_runs import RECIPE, checkpoint, differences, finetune, metrics, ttstrain, write_clips, write_recipe
 
+from ttstrain import registry
 from ttstrain.checkpoint.inspect import diff, inspect, list_tensors
-from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.upstream import open_checkpoint
 from ttstrain.errors import CheckpointError, RecipeError
-from ttstrain.families import registry
 from ttstrain.modules import lora
 from ttstrain.recipe.schema import LoraConfig
 from ttstrain.runs.start import resume
+from ttstrain.tensors.loading import load_weights
 from ttstrain.tensors.tensorfile import read_tree
 
 STEPS = 6

@@ -17,7 +17,6 @@ from small_runs import checkpoint, ttstrain
 from torch import Tensor
 from transformers import LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
-from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.upstream import open_checkpoint, resolve_base
 from ttstrain.contract.checkpoint import OpenedCheckpoint
 from ttstrain.errors import CheckpointError, RecipeError
@@ -28,6 +27,7 @@ from ttstrain.optim.groups import build_groups
 from ttstrain.optim.optimizers import Optimizers
 from ttstrain.recipe.schema import OptimConfig
 from ttstrain.runs.start import resume
+from ttstrain.tensors.loading import load_weights
 from ttstrain.tensors.tensorfile import read_tree
 
 LR, STEPS, SAVED = 1e-3, 4, 2

@@ -14,13 +14,13 @@ import torch
 from small_runs import finetune, ttstrain, write_clips
 from torch import Tensor
 
+from ttstrain import registry
 from ttstrain.checkpoint.inspect import inspect
 from ttstrain.contract.export import Source
 from ttstrain.contract.task import Task
 from ttstrain.errors import CheckpointError
 from ttstrain.export.choose import gather
 from ttstrain.export.write import Exported, export
-from ttstrain.families import registry
 from ttstrain.families.gpt_sovits.config import VaeNetConfig
 from ttstrain.families.gpt_sovits.gpt.net import build_gpt
 from ttstrain.families.gpt_sovits.shapes import generator_shapes

@@ -20,7 +20,6 @@ from safetensors.torch import load_file, save_file
 from small_runs import finetune, write_clips, write_recipe
 from torch import Tensor
 
-from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.upstream import open_checkpoint
 from ttstrain.contract.export import Source
 from ttstrain.export.choose import gather
@@ -28,6 +27,7 @@ from ttstrain.export.write import export
 from ttstrain.families.flow.config import FlowConfig
 from ttstrain.families.flow.export import FlowExporter
 from ttstrain.families.flow.task import FlowTask
+from ttstrain.tensors.loading import load_weights
 
 TOOLS = Path(__file__).resolve().parents[1] / "support" / "upstream_tools.py"
 TOLERANCE = 2e-5

@@ -13,7 +13,6 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.upstream import open_checkpoint
 from ttstrain.contract.checkpoint import OpenedCheckpoint
 from ttstrain.errors import CheckpointError
@@ -28,6 +27,7 @@ from ttstrain.optim.groups import build_groups
 from ttstrain.optim.optimizers import Optimizers
 from ttstrain.recipe.schema import GroupRule, OptimConfig
 from ttstrain.tensors import tensorfile
+from ttstrain.tensors.loading import load_weights
 
 MODELS = Path(__file__).resolve().parents[2] / "configs" / "models"
 FILES = {

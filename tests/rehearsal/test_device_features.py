@@ -6,12 +6,12 @@ import pytest
 from pretended_cuda import GPU, needs_cuda_build, pretended_cuda
 from torch import Tensor
 
+from ttstrain import registry
 from ttstrain.contract.data import Clip
 from ttstrain.data.audio import read_clip
 from ttstrain.data.audit import audit
 from ttstrain.data.readers import read_rows
 from ttstrain.errors import RecipeError
-from ttstrain.families import registry
 from ttstrain.plan.resolve import parse
 from ttstrain.recipe.compose import compose
 from ttstrain.recipe.shipped import list_recipes

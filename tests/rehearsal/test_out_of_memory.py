@@ -12,8 +12,8 @@ from pretended_cuda import needs_cuda_build, pretended_cuda
 from processes import Processes
 from small_runs import RECIPE, write_clips, write_recipe
 
+from ttstrain import registry
 from ttstrain.errors import OutOfMemoryError
-from ttstrain.families import registry
 from ttstrain.plan.resolve import parse
 from ttstrain.recipe.compose import compose
 from ttstrain.runs.start import start

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from ttstrain import registry
 from ttstrain.checkpoint import pointers, store
 from ttstrain.checkpoint.damage import faults
 from ttstrain.checkpoint.meta import Meta, check_vocab, compare_front_ends
@@ -17,7 +18,6 @@ from ttstrain.checkpoint.reading import retried
 from ttstrain.checkpoint.upstream import all_keys, describe_keys, follow, identify, open_own
 from ttstrain.contract.checkpoint import OpenedCheckpoint, SchedulePosition
 from ttstrain.errors import CheckpointError, RecipeError, UserError
-from ttstrain.families import registry
 from ttstrain.places import refused_as
 from ttstrain.tensors import pickle_names, tensorfile, unpickle
 from ttstrain.tensors.contents import Contents, read_contents

@@ -8,14 +8,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from ttstrain.checkpoint.loading import LoadReport, Mismatch, misfit
+from ttstrain import registry
 from ttstrain.checkpoint.reading import retried
 from ttstrain.checkpoint.upstream import open_checkpoint, resolve_base
 from ttstrain.contract.checkpoint import Absent, OpenedCheckpoint, differences
 from ttstrain.errors import CheckpointError
-from ttstrain.families import registry
 from ttstrain.recipe.schema import Recipe, base_files
 from ttstrain.tensors import hub
+from ttstrain.tensors.loading import LoadReport, Mismatch, misfit
 from ttstrain.tensors.tensorfile import StoredTensor
 
 

@@ -9,18 +9,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from ttstrain.checkpoint import adapted, pointers, store
+from ttstrain import registry
+from ttstrain.checkpoint import pointers, store
 from ttstrain.checkpoint.damage import refuse_damaged
 from ttstrain.checkpoint.meta import META_FILE
 from ttstrain.checkpoint.worth import never_better, trained_schedule_free
 from ttstrain.contract.checkpoint import Label, OpenedCheckpoint, OptimizerGroup, UpstreamFormat
+from ttstrain.contract.project import Chosen
 from ttstrain.errors import CheckpointError
-from ttstrain.families import registry
+from ttstrain.modules import stored_lora as adapted
 from ttstrain.places import refused_as
-from ttstrain.plan.project import choose_checkpoint
 from ttstrain.state import Tree
 from ttstrain.tensors import hub
-from ttstrain.tensors.contents import INDEX, Contents, read_contents
+from ttstrain.tensors.contents import INDEX, Contents, read_contents, refuse_unsafe
 from ttstrain.tensors.tensorfile import StoredTensor
 from ttstrain.tensors.unpickle import label
 
@@ -79,15 +80,6 @@ def formats() -> Iterator[tuple[str, UpstreamFormat]]:
     for name in registry.names():
         for upstream in registry.load(name).load_formats():
             yield name, upstream
-
-
-def refuse_unsafe(contents: Contents) -> None:
-    """Raise CheckpointError when a file's pickle names something that runs code."""
-    if contents.unsafe:
-        raise CheckpointError(
-            f"`{contents.path}` is unsafe: its pickle calls {', '.join(contents.unsafe)}",
-            hint="nothing was executed; do not load it elsewhere, and get the weights as .safetensors",
-        )
 
 
 def open_own(folder: Path, *, damaged: Literal["refuse", "show"] = "refuse") -> OpenedCheckpoint:
@@ -224,3 +216,8 @@ def resolve_base(spec: str) -> Path:
             f"the base `{spec}` does not exist", hint="a file, a folder, a run or hf://owner/repo/path"
         )
     return follow(path, prefer="best")
+
+
+def choose_checkpoint(folder: Path) -> Chosen | None:
+    """Choose among the checkpoints of an upstream project's folder; None when no family knows it."""
+    return next((chosen for known in registry.projects() if (chosen := known.choose(folder)) is not None), None)

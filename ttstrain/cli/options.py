@@ -54,8 +54,8 @@ def _takes(key: str, value: str) -> bool:
     """Tell whether a key takes a value as it is written on a command line."""
     from pydantic import ValidationError
 
+    from ttstrain import registry
     from ttstrain.errors import RecipeError
-    from ttstrain.families import registry
     from ttstrain.recipe.compose import parse_override
     from ttstrain.recipe.schema import Recipe
 

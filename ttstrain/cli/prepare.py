@@ -172,8 +172,8 @@ def _need_recipe(flags: dict[str, Any]) -> None:
 
 
 def _need_vocab(recipe: Recipe) -> None:
+    from ttstrain import registry
     from ttstrain.errors import RecipeError
-    from ttstrain.families import registry
 
     if "vocab" not in registry.find_task(recipe.task).config.model_fields:
         raise RecipeError(

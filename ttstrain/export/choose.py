@@ -14,9 +14,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from ttstrain import registry
 from ttstrain.checkpoint import pointers, store
 from ttstrain.checkpoint.damage import open_meta
-from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.meta import Meta
 from ttstrain.checkpoint.reading import retried
 from ttstrain.checkpoint.upstream import follow, open_checkpoint
@@ -26,7 +26,6 @@ from ttstrain.contract.export import Adapters, Source, TrainerState
 from ttstrain.contract.model import ModelConfig
 from ttstrain.contract.task import Task
 from ttstrain.errors import CheckpointError, RecipeError
-from ttstrain.families import registry
 from ttstrain.judge.blends import blend_name, compare_blends
 from ttstrain.modules import lora
 from ttstrain.optim.groups import build_groups
@@ -37,6 +36,7 @@ from ttstrain.plan.resolve import parse
 from ttstrain.recipe.compose import compose, compose_run
 from ttstrain.recipe.schema import LoraConfig, Recipe, base_title
 from ttstrain.runs import folder
+from ttstrain.tensors.loading import load_weights
 from ttstrain.tensors.tensorfile import read_tree
 from ttstrain.tracking import jsonl
 

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ttstrain.checkpoint.loading import load_weights
+from ttstrain import registry
 from ttstrain.checkpoint.merging import merge
 from ttstrain.checkpoint.upstream import open_checkpoint
 from ttstrain.contract.checkpoint import OpenedCheckpoint
 from ttstrain.contract.export import FOLDER, Exporter, Source, TrainerState, WrittenFile
 from ttstrain.errors import CheckpointError, RecipeError
-from ttstrain.families import registry
 from ttstrain.shell import quoted
+from ttstrain.tensors.loading import load_weights
 from ttstrain.tensors.tensorfile import StoredTensor
 
 if TYPE_CHECKING:

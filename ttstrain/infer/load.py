@@ -17,9 +17,8 @@ import soundfile
 import torch
 from torch import Tensor
 
-from ttstrain import documents
+from ttstrain import documents, registry
 from ttstrain.checkpoint import pointers
-from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.meta import check_vocab
 from ttstrain.checkpoint.reading import retried
 from ttstrain.checkpoint.upstream import open_checkpoint, resolve_base
@@ -32,12 +31,12 @@ from ttstrain.data.other_formats import what_it_is
 from ttstrain.data.transcript import CleanText, misfit, readable
 from ttstrain.errors import CheckpointError, DataError, RecipeError
 from ttstrain.export.choose import gather
-from ttstrain.families import registry
 from ttstrain.infer.previews import choose_reference
 from ttstrain.plan.resolve import parse
 from ttstrain.recipe.compose import COMMAND_LINE, RUN_RECIPE, Composed, Removed, parse_override
 from ttstrain.recipe.schema import TrainConfig
 from ttstrain.tensors.hub import HUB
+from ttstrain.tensors.loading import load_weights
 from ttstrain.tensors.tensorfile import read_tree
 from ttstrain.train.build import choose_device
 

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from ttstrain import documents
-from ttstrain.checkpoint.loading import load_weights
 from ttstrain.contract.checkpoint import OpenedCheckpoint
 from ttstrain.contract.data import Clip
 from ttstrain.contract.task import Audio, Prompt, Sample
@@ -34,6 +33,7 @@ from ttstrain.errors import CheckpointError, UserError, first_line, is_out_of_me
 from ttstrain.modules.mel_distance import mel_distance
 from ttstrain.recipe.schema import Recipe, base_files
 from ttstrain.runs.prepare import Prepared
+from ttstrain.tensors.loading import load_weights
 from ttstrain.tracking import spectrogram
 from ttstrain.tracking.tracker import Spoken, Weights
 from ttstrain.train.evaluation_loop import evaluating

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttstrain.checkpoint.loading import load_weights
+from ttstrain import registry
 from ttstrain.contract.data import Batch, Clip, TaskData
 from ttstrain.contract.model import ModelConfig
 from ttstrain.contract.task import Mean, Task
@@ -19,8 +19,8 @@ from ttstrain.data.cache import FeatureCache
 from ttstrain.data.location import cache_root
 from ttstrain.data.manifest import read_manifest
 from ttstrain.errors import DataError
-from ttstrain.families import registry
 from ttstrain.recipe.schema import Recipe
+from ttstrain.tensors.loading import load_weights
 from ttstrain.train.evaluation_loop import Pieces, evaluate_batches, mean_losses, weighted
 
 BLENDS = (0.0, 0.5, 1.0, 1.5)  # shares k of online + k (average - online): 0 is online, 1 the average

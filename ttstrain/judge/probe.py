@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ttstrain.checkpoint.loading import load_weights
+from ttstrain import registry
 from ttstrain.checkpoint.upstream import open_checkpoint, resolve_base
 from ttstrain.contract.checkpoint import Interpretation
 from ttstrain.contract.data import Batch, Clip
@@ -23,9 +23,9 @@ from ttstrain.data.audio import read_clip
 from ttstrain.data.audit import audit
 from ttstrain.data.readers import read_rows
 from ttstrain.errors import CheckpointError, UserError
-from ttstrain.families import registry
 from ttstrain.recipe.schema import DataConfig, TrainConfig
 from ttstrain.runs.prepare import ShowProgress, no_progress
+from ttstrain.tensors.loading import load_weights
 from ttstrain.tensors.tensorfile import read_tree
 from ttstrain.train.build import choose_device
 from ttstrain.train.evaluation_loop import evaluate_batches

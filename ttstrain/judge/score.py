@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttstrain.checkpoint.loading import load_weights
+from ttstrain import registry
 from ttstrain.checkpoint.meta import check_vocab
 from ttstrain.checkpoint.upstream import open_checkpoint, resolve_base
 from ttstrain.contract.checkpoint import OpenedCheckpoint
@@ -24,10 +24,10 @@ from ttstrain.data.cache import FeatureCache
 from ttstrain.data.manifest import json_line
 from ttstrain.data.sampler import in_order
 from ttstrain.errors import DataError
-from ttstrain.families import registry
 from ttstrain.places import refused_as
 from ttstrain.plan.facts import front_end_of
 from ttstrain.recipe.schema import Recipe
+from ttstrain.tensors.loading import load_weights
 from ttstrain.train.build import choose_device
 from ttstrain.train.evaluation_loop import Pieces, evaluate_batches
 from ttstrain.train.precision import Precision, choose

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from ttstrain import registry
 from ttstrain.errors import RecipeError
-from ttstrain.families import registry
 
 OTHER_NAMES = {  # what other trainers call it
     "learning_rate": "lr",

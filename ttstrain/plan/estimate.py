@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ttstrain import registry
 from ttstrain.contract.model import ParameterCounts
-from ttstrain.families import registry
 from ttstrain.recipe.schema import CheckpointConfig, OptimizerKind, Recipe
 
 FP32 = 4  # bytes

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from ttstrain import registry
 from ttstrain.errors import DataError, RecipeError
-from ttstrain.families import registry
 from ttstrain.plan.plan import DataFacts, ReplayFacts, StageFacts
 from ttstrain.recipe.schema import DataConfig, Recipe
 

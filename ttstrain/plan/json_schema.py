@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ttstrain.families import registry
+from ttstrain import registry
 from ttstrain.recipe.schema import Recipe
 
 

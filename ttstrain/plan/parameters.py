@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from ttstrain import registry
 from ttstrain.contract.model import ParameterCounts
 from ttstrain.errors import RecipeError
-from ttstrain.families import registry
 from ttstrain.recipe.schema import LoraConfig, Recipe
 
 Shapes = Mapping[str, tuple[int, ...]]

@@ -5,32 +5,18 @@ A family that knows such a layout names a `ProjectFormat`. Every function here a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from ttstrain.contract.project import Chosen, ProjectFormat
+from ttstrain import registry
 from ttstrain.errors import DataError
-from ttstrain.families import registry
 from ttstrain.places import refused_as
 from ttstrain.recipe.compose import Composed, with_defaults
 
 
-def formats() -> Iterator[ProjectFormat]:
-    """Yield what every family knows of projects."""
-    for name in registry.names():
-        known = registry.load(name).load_project()
-        if known is not None:
-            yield known
-
-
-def choose_checkpoint(folder: Path) -> Chosen | None:
-    """Choose among the checkpoints of an upstream project's folder; None when no family knows it."""
-    return next((chosen for known in formats() if (chosen := known.choose(folder)) is not None), None)
-
-
 def write_recipe(folder: Path) -> str | None:
     """Turn a project's settings into a recipe; None when no family knows the folder."""
-    return next((text for known in formats() if (text := known.recipe(folder)) is not None), None)
+    return next((text for known in registry.projects() if (text := known.recipe(folder)) is not None), None)
 
 
 def with_project(composed: Composed) -> Composed:
@@ -44,7 +30,9 @@ def with_project(composed: Composed) -> Composed:
         return composed
     folder = Path(path).expanduser()
     with refused_as(DataError):
-        found = next((own for known in formats() if (own := known.settings(task=task, data=folder)) is not None), None)
+        found = next(
+            (own for known in registry.projects() if (own := known.settings(task=task, data=folder)) is not None), None
+        )
     if found is None:
         return composed
     return with_defaults(composed, found.values, origin=found.origin)

@@ -6,9 +6,9 @@ import difflib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from ttstrain import registry
 from ttstrain.data.text_summary import check_texts
 from ttstrain.errors import DataError, RecipeError
-from ttstrain.families import registry
 from ttstrain.optim.settings import READS_BETAS, READS_EPS, READS_MOMENTUM, settings_of
 from ttstrain.optim.stages import Curriculum, Place, Stage, check_groups, steps_of
 from ttstrain.plan.plan import DataFacts, GroupPlan, Plan

@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ttstrain import registry
 from ttstrain.data.text_summary import text_lines
-from ttstrain.families import registry
 from ttstrain.optim.schedule import curve, warmup_length
 from ttstrain.optim.stages import Curriculum, Place, Stage
 from ttstrain.plan.estimate import ACTIVATIONS

@@ -20,8 +20,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ttstrain import registry
 from ttstrain.errors import RecipeError
-from ttstrain.families import registry
 from ttstrain.optim.schedule import warmup_length
 from ttstrain.optim.settings import peak_lr, settings_of
 from ttstrain.optim.stages import Stage

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ttstrain import registry
 from ttstrain.checkpoint.damage import open_meta
 from ttstrain.checkpoint.meta import kept_files, kept_name
 from ttstrain.checkpoint.store import verified_text
 from ttstrain.data import atomic
 from ttstrain.errors import RecipeError
-from ttstrain.families import registry
 from ttstrain.recipe.compose import COMMAND_LINE, Composed
 
 PATHS = ("data.path", "data.replay.path", "data.cache_dir", "base")  # keys that may name something relative

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ttstrain import registry
 from ttstrain.contract.data import Clip, ClipFinding, Review, TaskData
 from ttstrain.data.audit import AuditResult, reviewed
 from ttstrain.data.cache import FeatureCache, Place
@@ -18,7 +19,6 @@ from ttstrain.data.location import cache_root, usable_cores
 from ttstrain.data.split import split_data
 from ttstrain.data.text_summary import check_texts
 from ttstrain.errors import DataError
-from ttstrain.families import registry
 from ttstrain.plan.facts import Audited, Findings, audit_data, count_frames, report_texts
 from ttstrain.plan.plan import DataFacts
 from ttstrain.recipe.schema import Recipe

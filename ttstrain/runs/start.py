@@ -10,8 +10,8 @@ from types import TracebackType
 
 import torch
 
+from ttstrain import registry
 from ttstrain.checkpoint import pointers, store
-from ttstrain.checkpoint.loading import LoadReport, Tensors, compare, load_weights
 from ttstrain.checkpoint.lock import RunLock, hold
 from ttstrain.checkpoint.merging import explain, open_for, open_training
 from ttstrain.checkpoint.meta import check_vocab, compare_front_ends
@@ -33,7 +33,6 @@ from ttstrain.errors import (
     first_line,
     is_out_of_memory,
 )
-from ttstrain.families import registry
 from ttstrain.infer.previews import recover_base
 from ttstrain.modules import lora
 from ttstrain.plan.plan import Plan
@@ -50,6 +49,7 @@ from ttstrain.runs.kept import from_where_started, with_kept_files
 from ttstrain.runs.origin import Origin, find, not_begun, run_of
 from ttstrain.runs.prepare import Prepared, ShowProgress, no_progress, prepare
 from ttstrain.shell import quoted
+from ttstrain.tensors.loading import LoadReport, Tensors, compare, load_weights
 from ttstrain.tensors.tensorfile import read_tree
 from ttstrain.tracking import jsonl
 from ttstrain.tracking.build import build_trackers

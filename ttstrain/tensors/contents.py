@@ -122,3 +122,12 @@ def _read_shards(path: Path) -> Contents:
 
 def _is_safetensors(head: bytes) -> bool:
     return head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= tensorfile.MAX_HEADER
+
+
+def refuse_unsafe(contents: Contents) -> None:
+    """Raise CheckpointError when a file's pickle names something that runs code."""
+    if contents.unsafe:
+        raise CheckpointError(
+            f"`{contents.path}` is unsafe: its pickle calls {', '.join(contents.unsafe)}",
+            hint="nothing was executed; do not load it elsewhere, and get the weights as .safetensors",
+        )

@@ -20,8 +20,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ttstrain import registry
 from ttstrain.errors import DataError
-from ttstrain.families import registry
 from ttstrain.shell import quoted
 from ttstrain.terminal import on_one_line
 from ttstrain.tracking import jsonl

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ttstrain import registry
 from ttstrain.checkpoint.lock import RunLock
 from ttstrain.checkpoint.store import CheckpointStore
 from ttstrain.contract.data import Clip
@@ -18,7 +19,6 @@ from ttstrain.data.choice import choose_ids, chosen
 from ttstrain.data.loader import Loader
 from ttstrain.data.mixture import Mixture
 from ttstrain.errors import RecipeError, first_line
-from ttstrain.families import registry
 from ttstrain.infer.previews import Previews, choose_previews
 from ttstrain.modules import lora
 from ttstrain.optim.ema import Ema

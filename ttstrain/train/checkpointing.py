@@ -6,15 +6,15 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ttstrain import registry
 from ttstrain.checkpoint import store
-from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.meta import EmaMeta, GroupMeta, LoraMeta, Meta
 from ttstrain.contract.checkpoint import SchedulePosition
 from ttstrain.errors import DivergedError, FolderLostError
-from ttstrain.families import registry
 from ttstrain.modules import lora
 from ttstrain.runs import folder, sessions
 from ttstrain.shell import quoted
+from ttstrain.tensors.loading import load_weights
 from ttstrain.train.run import Run
 
 PER_RANK = "rng"  # the one part that differs between processes

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from ttstrain.checkpoint import pointers, store
-from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.lock import hold
 from ttstrain.checkpoint.meta import EmaMeta, GroupMeta, Meta
 from ttstrain.checkpoint.store import CheckpointStore
@@ -19,6 +18,7 @@ from ttstrain.checkpoint.upstream import follow, open_checkpoint, resolve_base
 from ttstrain.contract.checkpoint import SchedulePosition
 from ttstrain.errors import CheckpointError
 from ttstrain.families.flow.config import FlowConfig
+from ttstrain.tensors.loading import load_weights
 
 
 def make_run(folder: Path, *, best: int = 1) -> CheckpointStore:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from ttstrain import registry
 from ttstrain.errors import RecipeError
-from ttstrain.families import registry
 from ttstrain.plan.plan import Plan
 from ttstrain.plan.refuse import check_measured
 from ttstrain.plan.resolve import parse

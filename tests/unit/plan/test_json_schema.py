@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ttstrain.families import registry
+from ttstrain import registry
 from ttstrain.plan.complaints import known_keys
 from ttstrain.plan.json_schema import recipe_schema
 from ttstrain.recipe.schema import Recipe

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from ttstrain import registry
 from ttstrain.contract.task import DEFAULT_OPTIMIZER
 from ttstrain.errors import RecipeError
-from ttstrain.families import registry
 from ttstrain.families.flow.config import FlowConfig
 from ttstrain.optim.groups import DEFAULT_GROUP, build_groups
 from ttstrain.plan import resolve as resolving

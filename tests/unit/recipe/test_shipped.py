@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ttstrain import registry
 from ttstrain.errors import RecipeError
-from ttstrain.families import registry
 from ttstrain.plan.facts import gather_facts
 from ttstrain.plan.resolve import parse, resolve
 from ttstrain.recipe.compose import compose, load_yaml, with_flags

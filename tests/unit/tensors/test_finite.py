@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from ttstrain.checkpoint.loading import load_weights
 from ttstrain.errors import CheckpointError
 from ttstrain.tensors.finite import named, non_finite
+from ttstrain.tensors.loading import load_weights
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.float8_e5m2])

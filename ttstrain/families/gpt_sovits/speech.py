@@ -13,7 +13,6 @@ import torch
 import torchaudio
 from torch import Tensor, nn
 
-from ttstrain.checkpoint.loading import load_weights
 from ttstrain.contract.task import Audio, Prompt, Sample
 from ttstrain.errors import CheckpointError, DataError, RecipeError
 from ttstrain.families.gpt_sovits.config import HOP_LENGTH, SAMPLE_RATE, GptNetConfig, SovitsConfig, VaeNetConfig
@@ -27,6 +26,7 @@ from ttstrain.families.gpt_sovits.text.front_end import detect_language, phonemi
 from ttstrain.families.gpt_sovits.vae.base import check_tokens
 from ttstrain.families.gpt_sovits.vae.mel import Spectrograms
 from ttstrain.families.gpt_sovits.vae.synthesizer import Synthesizer, build_vae
+from ttstrain.tensors.loading import load_weights
 
 if TYPE_CHECKING:
     from ttstrain.contract.checkpoint import OpenedCheckpoint

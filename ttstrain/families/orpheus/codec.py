@@ -20,8 +20,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ttstrain import documents
-from ttstrain.checkpoint.loading import load_weights
-from ttstrain.checkpoint.upstream import refuse_unsafe
 from ttstrain.digest import sha256, sha256_of_files
 from ttstrain.errors import CheckpointError, DataError, RecipeError
 from ttstrain.families.orpheus.codes import LEVEL_RATES, deinterleave, interleave
@@ -29,8 +27,9 @@ from ttstrain.families.orpheus.ids import CODEBOOK_SIZE, SAMPLE_RATE, SAMPLES_PE
 from ttstrain.families.orpheus.tokenizer import TOY
 from ttstrain.families.orpheus.toy import CODEC, CODEC_SEED
 from ttstrain.modules.full_precision import full_precision
-from ttstrain.tensors.contents import read_contents
+from ttstrain.tensors.contents import read_contents, refuse_unsafe
 from ttstrain.tensors.hub import HUB, fetch_repository
+from ttstrain.tensors.loading import load_weights
 
 WEIGHTS: Final = ("model.safetensors", "pytorch_model.bin")
 # A batch's products are summed in another order than one clip's. Measured on a CPU with 1 and 2 threads, the likeness

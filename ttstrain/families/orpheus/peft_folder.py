@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from ttstrain import documents
-from ttstrain.checkpoint import adapted
 from ttstrain.checkpoint.upstream import follow, resolve_base
 from ttstrain.contract.export import Adapters, Source
 from ttstrain.errors import CheckpointError
 from ttstrain.families.orpheus.config import PREFIX
+from ttstrain.modules import stored_lora as adapted
 from ttstrain.modules.lora import DOWN, MAGNITUDE, UP
 from ttstrain.tensors import tensorfile
 from ttstrain.tensors.hub import HUB, find_cached

@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.upstream import resolve_base
 from ttstrain.contract.export import Source
 from ttstrain.errors import CheckpointError
@@ -25,6 +24,7 @@ from ttstrain.families.orpheus.net import hidden_states
 from ttstrain.families.orpheus.rows import prompt_ids
 from ttstrain.families.orpheus.task import OrpheusTask
 from ttstrain.families.orpheus.tokenizer import load_tokenizer
+from ttstrain.tensors.loading import load_weights
 
 READER: Final = Path(__file__).with_name("reader.py")
 OFFLINE: Final = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from ttstrain import documents
-from ttstrain.checkpoint.upstream import refuse_unsafe
 from ttstrain.contract.checkpoint import OptimizerGroup, SchedulePosition
 from ttstrain.errors import CheckpointError
-from ttstrain.tensors.contents import read_contents
+from ttstrain.tensors.contents import read_contents, refuse_unsafe
 from ttstrain.tensors.tensorfile import StoredTensor
 
 STATE, OPTIMIZER, SCHEDULER = "trainer_state.json", "optimizer.pt", "scheduler.pt"

@@ -11,15 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from ttstrain import documents
-from ttstrain.checkpoint.loading import compare
-from ttstrain.checkpoint.upstream import refuse_unsafe
 from ttstrain.errors import CheckpointError
 from ttstrain.modules.mel import MelKind
 from ttstrain.modules.vocoder.bigvgan import BigVgan, BigVganConfig, fold_weight_norm
 from ttstrain.modules.vocoder.vocos import Vocos, VocosConfig
 from ttstrain.recipe import yaml12
-from ttstrain.tensors.contents import read_contents
+from ttstrain.tensors.contents import read_contents, refuse_unsafe
 from ttstrain.tensors.hub import HUB, fetch_repository
+from ttstrain.tensors.loading import compare
 from ttstrain.tensors.tensorfile import StoredTensor, read_tree
 
 SAMPLE_RATE, N_FFT, HOP_LENGTH = 24_000, 1024, 256  # of every mel that ttstrain makes

@@ -58,7 +58,7 @@ def test_settings_that_no_net_could_use_are_refused_by_name(options: dict[str, A
 def test_settings_are_known_without_torch() -> None:
     code = (
         "import sys\n"
-        "from ttstrain.families import find_task\n"
+        "from ttstrain.registry import find_task\n"
         "assert find_task('flow').config().num_parameters() == 337_096_804\n"
         "assert 'torch' not in sys.modules and 'rjieba' not in sys.modules\n"
     )

@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.upstream import open_checkpoint
 from ttstrain.contract.checkpoint import AdaptedWeights
 from ttstrain.errors import CheckpointError
@@ -23,6 +22,7 @@ from ttstrain.families.flow.surgery import transplant
 from ttstrain.families.flow.task import FlowTask
 from ttstrain.families.flow.vocab import load_vocab
 from ttstrain.infer.load import open_speaker
+from ttstrain.tensors.loading import load_weights
 
 OLD = (" ", "a", "e", "S", "s", "ni2", "ni4", "lue4", "か", "б", "д")
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from ttstrain.checkpoint.inspect import inspect
-from ttstrain.checkpoint.loading import compare
 from ttstrain.checkpoint.merging import explain, merge, open_base, open_training
 from ttstrain.checkpoint.upstream import follow, open_checkpoint
 from ttstrain.errors import CheckpointError
@@ -21,6 +20,7 @@ from ttstrain.families.gpt_sovits.config import VaeConfig, VaeNetConfig
 from ttstrain.families.gpt_sovits.export_files import halved, misjudged, vae_config, vae_file, write
 from ttstrain.families.gpt_sovits.shapes import generator_shapes
 from ttstrain.families.gpt_sovits.versions import PRO, as_upstream_tells, by_tensors, tell
+from ttstrain.tensors.loading import compare
 from ttstrain.tensors.tensorfile import read_tree
 
 TASK = "gpt_sovits/vae"

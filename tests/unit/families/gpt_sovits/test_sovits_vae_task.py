@@ -15,7 +15,6 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from toys import make_run
 
 from tests.support.sovits_toys import gpt_config, model_section, vae_config
-from ttstrain.checkpoint.loading import load_weights
 from ttstrain.contract.checkpoint import OpenedCheckpoint
 from ttstrain.errors import CheckpointError, DataError
 from ttstrain.families.gpt_sovits.batch import SovitsBatch, num_tokens
@@ -26,6 +25,7 @@ from ttstrain.families.gpt_sovits.vae.task import VaeTask
 from ttstrain.families.gpt_sovits.vae.training import make, make_target, starts_at, vae_losses
 from ttstrain.modules.dropout import Dropout
 from ttstrain.recipe.schema import GroupRule, OptimConfig
+from ttstrain.tensors.loading import load_weights
 from ttstrain.train.evaluation_loop import evaluating
 from ttstrain.train.precision import Precision
 from ttstrain.train.step import train_step

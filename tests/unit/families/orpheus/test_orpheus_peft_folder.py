@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from small_orpheus import CONFIG, logits_of, write_model
 from transformers import LlamaForCausalLM
 
-from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.upstream import open_checkpoint, resolve_base
 from ttstrain.errors import CheckpointError
 from ttstrain.families.orpheus import peft_folder
 from ttstrain.families.orpheus.task import OrpheusTask
 from ttstrain.tensors.contents import read_contents
+from ttstrain.tensors.loading import load_weights
 from ttstrain.tensors.tensorfile import StoredTensor
 
 TOKENS = [262, 256, 7, 8, 9, 258, 263, 264, 260, 300, 4500]

@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from small_orpheus import NET, write_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from ttstrain.checkpoint.loading import load_weights
 from ttstrain.checkpoint.upstream import open_checkpoint, resolve_base
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.families.orpheus.batch import OrpheusBatch
@@ -27,6 +26,7 @@ from ttstrain.families.orpheus.task import SLOTS, OrpheusTask
 from ttstrain.families.orpheus.tokenizer import TOY, load_tokenizer
 from ttstrain.modules import lora
 from ttstrain.recipe.schema import LoraConfig
+from ttstrain.tensors.loading import load_weights
 from ttstrain.train.evaluation_loop import evaluating
 
 SECTION: dict[str, Any] = {**NET, "rows": RowsConfig(tokenizer=TOY, codec=TOY)}

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from torch import Tensor
 
-from ttstrain.checkpoint.upstream import refuse_unsafe
 from ttstrain.errors import CheckpointError, DataError
-from ttstrain.tensors.contents import Contents, read_contents
+from ttstrain.tensors.contents import Contents, read_contents, refuse_unsafe
 from ttstrain.tensors.tensorfile import StoredTensor
 
 if TYPE_CHECKING:

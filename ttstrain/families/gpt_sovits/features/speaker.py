@@ -9,15 +9,14 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from ttstrain.checkpoint.loading import load_weights
-from ttstrain.checkpoint.upstream import refuse_unsafe
 from ttstrain.errors import CheckpointError, DataError
 from ttstrain.families.gpt_sovits.features.eres2net import NUM_MELS, SpeakerNet, net_like
 from ttstrain.families.gpt_sovits.features.files import digest_of, find_file
 from ttstrain.families.gpt_sovits.features.sound import RATES
 from ttstrain.families.gpt_sovits.features.toy import TOY, toy_speaker
 from ttstrain.modules.full_precision import full_precision
-from ttstrain.tensors.contents import read_contents
+from ttstrain.tensors.contents import read_contents, refuse_unsafe
+from ttstrain.tensors.loading import load_weights
 
 WIDTH: Final = 20_480
 FRAME: Final = 400  # samples at 16 kHz that the first frame needs

@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ttstrain.checkpoint.upstream import follow, open_own, refuse_unsafe
+from ttstrain.checkpoint.upstream import follow, open_own
 from ttstrain.digest import sha256
 from ttstrain.errors import CheckpointError
 from ttstrain.families.gpt_sovits.features.files import find_file
 from ttstrain.families.gpt_sovits.features.toy import TOY, toy_quantizer
 from ttstrain.modules.full_precision import full_precision
-from ttstrain.tensors.contents import read_contents
+from ttstrain.tensors.contents import read_contents, refuse_unsafe
 from ttstrain.tensors.tensorfile import StoredTensor
 
 CODEBOOK: Final = "quantizer.vq.layers.0._codebook.embed"

@@ -1,15 +1,20 @@
-"""Which families this installation has, found by folder name: there is no list to edit."""
+"""Which families this installation has, found by folder name: there is no list to edit.
+
+Families are imported by name when they are asked for, so that rooms below them can ask all of them for what they know.
+"""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from ttstrain import families
 from ttstrain.contract.checkpoint import UnknownFile
 from ttstrain.contract.family import Family, TaskSpec, load_reference
+from ttstrain.contract.project import ProjectFormat
 from ttstrain.errors import RecipeError
+
+_FOLDER = "ttstrain.families"
 
 
 def identify_unknown(keys: Sequence[str]) -> UnknownFile | None:
@@ -24,15 +29,25 @@ def identify_unknown(keys: Sequence[str]) -> UnknownFile | None:
 
 def names() -> list[str]:
     """List the families in this installation."""
-    return sorted(module.name for module in pkgutil.iter_modules(families.__path__) if module.ispkg)
+    return sorted(
+        module.name for module in pkgutil.iter_modules(importlib.import_module(_FOLDER).__path__) if module.ispkg
+    )
 
 
 def load(name: str) -> Family:
     """Import one family by its folder's name."""
     if name not in names():
         raise RecipeError(f"unknown family `{name}`", hint=f"known families: {', '.join(names())}")
-    family: Family = importlib.import_module(f"{families.__name__}.{name}").FAMILY
+    family: Family = importlib.import_module(f"{_FOLDER}.{name}").FAMILY
     return family
+
+
+def projects() -> Iterator[ProjectFormat]:
+    """Yield what every family knows of its upstream's projects."""
+    for name in names():
+        known = load(name).load_project()
+        if known is not None:
+            yield known
 
 
 def find_task(name: str) -> TaskSpec:

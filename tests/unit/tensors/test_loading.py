@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from ttstrain.checkpoint.loading import compare, load_weights
 from ttstrain.errors import CheckpointError
+from ttstrain.tensors.loading import compare, load_weights
 
 
 def make_module(rows: int = 6) -> nn.ModuleDict:
