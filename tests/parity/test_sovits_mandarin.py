@@ -1,7 +1,8 @@
 """Plain Mandarin sentences keep the phonemes that upstream gives them, tones of third tones included.
 
-`data/mandarin.jsonl` holds 60 sentences and what upstream's `text/chinese2.py` at 48b1a016 makes of them with jieba
-and pypinyin, without its g2pW. It reads the 地 of 慢慢地 as `d i5` or `d i4`; a person says `d e5`, and so do we.
+`data/mandarin.jsonl` holds 89 sentences, of which 29 have characters with several readings in places that our rules
+must leave alone, and what upstream's `text/chinese2.py` at 48b1a016 makes of them with jieba and pypinyin, without its
+g2pW. It reads the 地 of 慢慢地 as `d i5` or `d i4`; a person says `d e5`, and so do we.
 """
 
 from __future__ import annotations
@@ -25,6 +26,6 @@ def test_plain_mandarin_has_upstreams_phonemes() -> None:
         assert len(wanted) == len(read), row["text"]
         total += len(wanted)
         others += [pair for pair in zip(wanted, read, strict=True) if pair[0] != pair[1]]
-    assert total == 1659
+    assert total == 2287
     assert set(others) <= PARTICLE
     assert len(others) == 4

@@ -19,6 +19,7 @@ _INTERJECTIONS = str.maketrans({"嗯": "恩", "呣": "母"})  # as upstream: the
 _DIGITS = frozenset("零〇一二三四五六七八九")
 _NUMERALS = _DIGITS | frozenset("十百千万亿")
 _BEFORE_ONE = "这那每某另同任哪"
+_PLACES = "上下里"
 # Characters that stand alone mostly as a particle, or have one reading alone and another in words.
 _ALONE = {"地": "de5", "得": "de5", "着": "zhe5", "了": "le5", "长": "chang2"}
 
@@ -52,7 +53,7 @@ def _syllables(run: str, *, erhua: bool) -> list[str]:
 
 
 def _cut(run: str, tag: Callable[[str, bool], Sequence[tuple[str, str]]]) -> list[tuple[str, str]]:
-    """Return words and their parts of speech; what jieba's model of new words joins to a particle is parted again.
+    """Return words and their parts of speech; particles and places that jieba's model of new words joins are parted.
 
     The 一 of 这一 goes with the word that follows, as upstream's cutting has it.
     """
@@ -61,9 +62,21 @@ def _cut(run: str, tag: Callable[[str, bool], Sequence[tuple[str, str]]]) -> lis
         if len(word) == 2 and word[1] == "一" and word[0] in _BEFORE_ONE:
             words.extend([(word[0], "r"), ("一", "m")])
             continue
-        known = tag(word, False) if len(word) > 1 and word[0] in _ALONE else ()
-        words.extend(known if known and known[0][0] == word[0] else [(word, pos)])  # 开心 地说
+        words.extend(_parted(word, tag) or [(word, pos)])
     return words
+
+
+def _parted(word: str, tag: Callable[[str, bool], Sequence[tuple[str, str]]]) -> Sequence[tuple[str, str]]:
+    """Return the dictionary's words in a guessed one that begins with a particle or ends with a place, else none.
+
+    开心 地说, 绳 上.
+    """
+    if len(word) == 1 or (word[0] not in _ALONE and word[-1] not in _PLACES):
+        return ()
+    known = tag(word, False)
+    begins = word[0] in _ALONE and known[0][0] == word[0]
+    ends = word[-1] in _PLACES and known[-1][0] == word[-1]
+    return known if begins or ends else ()
 
 
 def _is_counted(run: str, i: int) -> bool:

@@ -45,7 +45,7 @@ _LANGUAGE_OF = {spelling: code for code, spellings in _SPELLINGS.items() for spe
 _PACKAGE = "ttstrain.families.gpt_sovits.text"
 _MODULES = {"zh": "chinese", "en": "english", "ja": "japanese", "ko": "korean", "yue": "cantonese"}
 _LIBRARIES = ("inflect", "wordsegment", "wetext", "pypinyin", "rjieba", "pyopenjtalk-plus", "onnxruntime", "ToJyutping")
-_RULES = "2"
+_RULES = "3"
 """Counts changes of our own rules: two models with other numbers read some texts otherwise."""
 ACCENT_BORDER = "#"
 _SILENT = {*PAUSES, UNKNOWN, KOREAN_SPACE, KOREAN_STOP}
