@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from enum import Enum
 from pathlib import Path
-from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from ttstrain.cli import paths
+from ttstrain.layout import labelled
 from ttstrain.terminal import on_one_line
 
 if TYPE_CHECKING:
@@ -96,19 +96,8 @@ def print_result(source: Source, exported: Exported) -> None:
         print(f"use       {on_one_line(line)}")
 
 
-def _print_entry(name: str, text: str) -> None:
-    """Print one entry within 80 columns; paths are not broken."""
-    indent = " " * 10
-    print(
-        fill(
-            on_one_line(text),
-            80,
-            initial_indent=f"{name:10}",
-            subsequent_indent=indent,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-    )
+def _print_entry(label: str, text: str) -> None:
+    print("\n".join(labelled(label, text)))
 
 
 def print_json(source: Source, exported: Exported) -> None:

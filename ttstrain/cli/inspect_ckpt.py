@@ -10,13 +10,13 @@ import typer
 
 from ttstrain import terminal
 from ttstrain.cli import paths
+from ttstrain.layout import LABEL, WIDTH, labelled
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from ttstrain.checkpoint.inspect import Difference, Inspection, TensorReport
 
-_WIDTH = 80  # of output that goes to a file
 _SHOWN = 5  # names of a long list
 _PARTS = 8  # modules listed
 _VERDICTS = {
@@ -72,7 +72,7 @@ def inspect_ckpt(
         raise typer.BadParameter("give a second checkpoint or `--tensors`, not both")
     console = terminal.console(soft_wrap=False)
     if not console.is_terminal:
-        console.width = _WIDTH
+        console.width = WIDTH  # of output that goes to a file
     if other is not None:
         difference = diff(path, other)
         print_json(difference.to_json()) if json else print_difference(difference, console)
@@ -99,24 +99,19 @@ def print_inspection(found: Inspection, console: Console) -> None:
     console.print(terminal.on_one_line(str(found.path)), style="bold", overflow="fold", markup=False)
     lines = list(_lines(found))
     for name, text in lines:
-        _print_wrapped(f"{name:<10}", text, console)
+        _print_entry(name, text, console)
     if found.groups:
         console.print()
         console.print(_group_table(found))
     if found.notes:
         console.print()
     for note in found.notes:
-        _print_wrapped("- ", note, console, style="bold red" if note.startswith("UNSAFE") else None)
+        _print_entry("- ", note, console, column=2, style="bold red" if note.startswith("UNSAFE") else None)
 
 
-def _print_wrapped(label: str, text: str, console: Console, *, style: str | None = None) -> None:
-    """Print text beside a label, its further lines under its first."""
-    from textwrap import wrap
-
-    for number, line in enumerate(
-        wrap(terminal.on_one_line(text), max(console.width - len(label), 20), break_on_hyphens=False)
-    ):
-        console.print((label if number == 0 else " " * len(label)) + line, style=style, markup=False, soft_wrap=True)
+def _print_entry(label: str, text: str, console: Console, *, column: int = LABEL, style: str | None = None) -> None:
+    for line in labelled(label, text, column=column, width=max(console.width, column + 20), break_words=True):
+        console.print(line, style=style, markup=False, soft_wrap=True)
 
 
 def _lines(found: Inspection) -> Iterable[tuple[str, str]]:

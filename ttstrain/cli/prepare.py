@@ -198,7 +198,8 @@ def _print_texts(texts: TextReport | None, front_end: FrontEnd | None, result: A
     """Print what the model makes of the texts, and some of them as it reads them."""
     if texts is None or front_end is None:
         return
-    from ttstrain.data.text_summary import LABEL, WIDTH, legend, show_tokens, text_lines
+    from ttstrain.data.text_summary import legend, show_tokens, text_lines
+    from ttstrain.layout import LABEL, WIDTH
 
     console = terminal.console(markup=False)
     for line in text_lines(texts):

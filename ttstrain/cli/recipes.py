@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import textwrap
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +12,7 @@ import typer
 
 from ttstrain.cli import paths
 from ttstrain.errors import RecipeError
+from ttstrain.layout import labelled
 
 recipes = typer.Typer(
     add_completion=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]}
@@ -33,11 +33,12 @@ def list_all() -> None:
 
     entries = list_recipes()
     indent = max(len(entry.name) for entry in entries) + 2
-    room = max(shutil.get_terminal_size().columns - indent, 20) if sys.stdout.isatty() else None
+    width = max(shutil.get_terminal_size().columns, indent + 20) if sys.stdout.isatty() else None
     for entry in entries:
-        lines = [entry.purpose] if room is None else textwrap.wrap(entry.purpose, room)
-        for number, line in enumerate(lines):
-            print(f"{'' if number else entry.name:{indent}}{line}")
+        lines = [f"{entry.name:{indent}}{entry.purpose}"]
+        if width is not None:
+            lines = labelled(entry.name, entry.purpose, column=indent, width=width, break_on_hyphens=True)
+        print("\n".join(lines))
 
 
 @recipes.command("show")

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import statistics
-import textwrap
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ttstrain.data.readers.rows import LABELS, Action, Verdict, printable
+from ttstrain.layout import LABEL, WIDTH, labelled
 
 if TYPE_CHECKING:
     from ttstrain.data.audit import AuditResult
 
-WIDTH = 80
-LABEL = 10  # columns of the labels at the left
+LONGEST = 400 - LABEL  # characters of one entry
 MOST_REASONS = 8  # of each kind, so that it all fits one screen
 SECTIONS: tuple[tuple[Action, str, int], ...] = (
     ("skip", "left out", 2),
@@ -26,7 +25,7 @@ SECTIONS: tuple[tuple[Action, str, int], ...] = (
 def summary(result: AuditResult) -> str:
     """Say what is left, what was left out and why, what was repaired, each with first examples."""
     lines = [
-        *_wrapped(f"data      {result.root} ({LABELS[result.format]})"),
+        *_entry("data", f"{result.root} ({LABELS[result.format]})"),
         f"rows      {result.num_rows} read, {len(result.clips)} used, {_hours(result.hours)}",
     ]
     if result.clips:
@@ -34,9 +33,9 @@ def summary(result: AuditResult) -> str:
         rates = Counter(f"{clip.sample_rate / 1000:g} kHz" for clip in result.clips)
         lines += [
             f"length    {seconds[0]:.1f} to {seconds[-1]:.1f} s, median {statistics.median(seconds):.1f} s",
-            *_wrapped(f"rates     {_tally(rates)}"),
-            *_wrapped(f"speakers  {_tally(Counter(clip.speaker or 'unnamed' for clip in result.clips))}"),
-            *_wrapped(f"language  {_tally(Counter(clip.language or 'unnamed' for clip in result.clips))}"),
+            *_entry("rates", _tally(rates)),
+            *_entry("speakers", _tally(Counter(clip.speaker or "unnamed" for clip in result.clips))),
+            *_entry("language", _tally(Counter(clip.language or "unnamed" for clip in result.clips))),
         ]
     return "\n".join([*lines, *findings_lines(result)])
 
@@ -51,7 +50,7 @@ def findings_lines(result: AuditResult, *, after: AuditResult | None = None) -> 
         )
     lines: list[str] = []
     for remark in result.remarks:
-        lines += _wrapped(f"{remark.label:<{LABEL}}{remark.text}")
+        lines += _entry(remark.label, remark.text)
     for action, title, examples in SECTIONS:
         lines += _section(result, action, title, examples)
     return lines
@@ -68,7 +67,7 @@ def _section(result: AuditResult, action: Action, title: str, num_examples: int)
         for verdict in examples:
             lines += _example(verdict)
     if rest := list(counts.items())[MOST_REASONS:]:
-        lines += _wrapped("          " + ", ".join(f"{count} {reason}" for reason, count in rest))
+        lines += _entry("", ", ".join(f"{count} {reason}" for reason, count in rest))
     return lines
 
 
@@ -77,7 +76,7 @@ def _example(verdict: Verdict) -> list[str]:
     where, row_id = printable(verdict.row.source), verdict.row.id
     named = where if row_id == where else f"{where} {printable(row_id)}"
     text = printable(f"{named}: {verdict.why}", limit=4 * WIDTH)
-    return textwrap.wrap(text, WIDTH, initial_indent=" " * LABEL, subsequent_indent=" " * (LABEL + 2))
+    return labelled("", text, hang=2, break_words=True, break_on_hyphens=True)
 
 
 def _tally(counts: Counter[str]) -> str:
@@ -89,5 +88,5 @@ def _hours(hours: float) -> str:
     return f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
 
 
-def _wrapped(line: str) -> list[str]:
-    return textwrap.wrap(printable(line, limit=400), WIDTH, subsequent_indent=" " * 10)
+def _entry(label: str, text: str) -> list[str]:
+    return labelled(label, printable(text, limit=LONGEST), break_words=True, break_on_hyphens=True)

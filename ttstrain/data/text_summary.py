@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,15 +9,13 @@ from ttstrain.contract.data import FrontEnd, Token
 from ttstrain.data.readers.rows import printable
 from ttstrain.data.texts import VOCAB, TextReport, read_clip_text
 from ttstrain.errors import DataError
-from ttstrain.terminal import on_one_line
+from ttstrain.layout import LABEL, WIDTH, labelled
 
 if TYPE_CHECKING:
     from rich.text import Text
 
     from ttstrain.contract.data import Clip
 
-WIDTH = 80
-LABEL = 10  # columns of the labels at the left
 AROUND = 16  # characters of an example on either side of its symbol
 MOST_SYMBOLS, MOST_EXAMPLES, MOST_WORDS, MOST_LIBRARIES = 12, 2, 4, 3
 INSERTED = "␣"
@@ -32,16 +29,16 @@ def text_lines(report: TextReport) -> list[str]:
     read_by = report.front_end.get("tokenizer", "") + (f" ({libraries})" if libraries else "")
     table = f"`{report.vocab_source}`"
     if not report.unknown:
-        lines = _wrap("text", f"{report.num_tokens:,} tokens by {read_by}, all in {table}")
+        lines = labelled("text", f"{report.num_tokens:,} tokens by {read_by}, all in {table}")
     else:
         counts = f"{report.num_unknown:,} of {report.num_tokens:,} tokens by {read_by} UNKNOWN to {table} "
-        lines = _wrap("text", f"{counts}({share(report)}): read as {report.unknown_as}")
-        lines += _wrap("", some_symbols(report))
+        lines = labelled("text", f"{counts}({share(report)}): read as {report.unknown_as}")
+        lines += labelled("", some_symbols(report))
         lines += [f"{'':{LABEL}}{example(report, token)}" for token in list(report.unknown)[:MOST_EXAMPLES]]
     if report.split:
         some = ", ".join(printable(read) for _, read in list(report.split)[:MOST_WORDS])
         more = ", …" if len(report.split) > MOST_WORDS else ""
-        lines += _wrap("", f"{report.num_split:,} of {report.num_words:,} words are read in two: {some}{more}")
+        lines += labelled("", f"{report.num_split:,} of {report.num_words:,} words are read in two: {some}{more}")
     return lines
 
 
@@ -124,14 +121,3 @@ def _shown(tokens: Sequence[Token], separator: str) -> Text:
             symbol = INSERTED
         shown.append(symbol, style=STYLES.get(token.kind, ""))
     return shown
-
-
-def _wrap(label: str, text: str) -> list[str]:
-    return textwrap.wrap(
-        on_one_line(text),
-        width=WIDTH,
-        initial_indent=f"{label:{LABEL}}",
-        subsequent_indent=" " * LABEL,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )

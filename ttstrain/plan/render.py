@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ttstrain import registry
 from ttstrain.data.text_summary import text_lines
+from ttstrain.layout import LABEL, WIDTH, labelled
 from ttstrain.optim.schedule import curve, warmup_length
 from ttstrain.optim.stages import Curriculum, Place, Stage
 from ttstrain.plan.estimate import ACTIVATIONS
@@ -21,8 +21,6 @@ from ttstrain.terminal import on_one_line
 if TYPE_CHECKING:
     from rich.console import Console
 
-WIDTH = 80
-LABEL = 10  # columns of the labels at the left
 LONGEST_GROUP = 26
 CURVE_WIDTH, CURVE_HEIGHT = 58, 4
 MANY_EPOCHS = 200
@@ -50,16 +48,16 @@ def plan_lines(plan: Plan, *, goes_on_from: str | None = None) -> list[str]:
     base = base if goes_on_from is None else f"goes on from {goes_on_from}"
     title = f"{plan.name} · {plan.recipe.task} · {_count(plan.parameters.total)} parameters · {base}"
     return [
-        *_wrap("plan", title),
+        *labelled("plan", title),
         *_data_lines(plan),
         *([] if plan.facts.texts is None else text_lines(plan.facts.texts)),
         *_run_lines(plan),
         *_trained_lines(plan),
         *_lr_lines(plan),
-        *_wrap("ema", _ema(plan)),
+        *labelled("ema", _ema(plan)),
         *_cost_lines(plan),
         *_origin_lines(plan),
-        *(line for note in notes(plan, goes_on_from=goes_on_from) for line in _wrap("note", note)),
+        *(line for note in notes(plan, goes_on_from=goes_on_from) for line in labelled("note", note)),
     ]
 
 
@@ -138,15 +136,15 @@ def _data_lines(plan: Plan) -> list[str]:
     time = f"{facts.hours:.2f} h" if facts.hours >= 1 else f"{60 * facts.hours:.1f} min"
     counts = [f"{facts.num_clips:,} clips, {time}", f"{facts.num_holdout} held out"]
     counts += [f"{sum(facts.skipped.values())} skipped", f"{sum(facts.fixed.values())} repaired"]
-    lines = _wrap("data", f"{plan.recipe.data.path} · {' · '.join(counts)}")
+    lines = labelled("data", f"{plan.recipe.data.path} · {' · '.join(counts)}")
     for name, reasons in (("skipped", facts.skipped), ("repaired", facts.fixed)):
         if reasons:
-            lines += _wrap("", f"{name}: " + ", ".join(f"{count} {reason}" for reason, count in reasons.items()))
+            lines += labelled("", f"{name}: " + ", ".join(f"{count} {reason}" for reason, count in reasons.items()))
     if facts.replay is not None:
-        lines += _wrap("", _replay(plan.recipe.data.replay, facts.replay))
+        lines += labelled("", _replay(plan.recipe.data.replay, facts.replay))
     for remark in facts.remarks:
-        lines += _wrap("", f"{remark.label}: {remark.text}")
-    return lines + _wrap(
+        lines += labelled("", f"{remark.label}: {remark.text}")
+    return lines + labelled(
         "",
         f"{lengths[0]:,} to {lengths[-1]:,} frames a clip, median {lengths[len(lengths) // 2]:,} · "
         f"{100 * facts.padding_share:.1f} % padding{_filled(plan)}",
@@ -197,10 +195,10 @@ def _run_lines(plan: Plan) -> list[str]:
     of_clips = clip_share(registry.find_task(plan.recipe.task).config.model_validate(plan.recipe.model).companion_ratio)
     mixed = f"{100 * of_clips:.3g} % of the micro-batches hold clips, the others examples without recordings"
     return [
-        *_wrap("run", f"{plan.steps:,} steps = {length}"),
-        *(_wrap("", mixed) if of_clips < 1 else []),
-        *_wrap("", f"a step is at most {frames:,} frames{made} · device {train.device} · {_precision(plan)}"),
-        *_wrap("", " · ".join(f"every {every:,} {', '.join(names)}" for every, names in sorted(times.items()))),
+        *labelled("run", f"{plan.steps:,} steps = {length}"),
+        *(labelled("", mixed) if of_clips < 1 else []),
+        *labelled("", f"a step is at most {frames:,} frames{made} · device {train.device} · {_precision(plan)}"),
+        *labelled("", " · ".join(f"every {every:,} {', '.join(names)}" for every, names in sorted(times.items()))),
     ]
 
 
@@ -219,10 +217,10 @@ def _trained_lines(plan: Plan) -> list[str]:
         return []
     share = 100 * parameters.trained / parameters.total
     text = f"{_count(parameters.trained)} parameters, {share:.2g} % · {_count(parameters.frozen)} frozen"
-    lines = _wrap("trained", text)
+    lines = labelled("trained", text)
     if lora is not None:
         kind = f"{'DoRA' if lora.dora else 'LoRA'} of rank {lora.rank}, alpha {lora.alpha:g}"
-        lines += _wrap("", f"{kind} on {parameters.adapted_layers} layers: {_count(parameters.adapters)} parameters")
+        lines += labelled("", f"{kind} on {parameters.adapted_layers} layers: {_count(parameters.adapters)} parameters")
     return lines
 
 
@@ -231,7 +229,7 @@ def _lr_lines(plan: Plan) -> list[str]:
     lines = [f"{'lr':{LABEL}}{'group':{width}} {'first':>8} {'peak':>8} {'last':>8} {'decay':>5} schedule"]
     for place in Curriculum(plan.stages).places():
         if plan.staged:
-            lines += _wrap("stages" if place.index == 0 else "", _stage_title(place, plan))
+            lines += labelled("stages" if place.index == 0 else "", _stage_title(place, plan))
         for group in plan.groups:
             columns, *remarks = _lr_row(group, place.stage)
             row = f"{'':{LABEL}}{_shortened(group.key, width):{width}} {columns}"
@@ -331,13 +329,13 @@ def _cost_lines(plan: Plan) -> list[str]:
     parts = ", ".join(f"{part} {shown_bytes(size)}" for part, size in sizes.items())
     total = shown_bytes(plan.memory_bytes)
     memory = f"about {total} ({parts})" if ACTIVATIONS in plan.memory else f"{total} before activations ({parts})"
-    lines = _wrap("memory", memory)
+    lines = labelled("memory", memory)
     if plan.memory["snapshot"]:
-        lines += _wrap("", f"and {shown_bytes(plan.memory['snapshot'])} of the host's for the rollback snapshot")
+        lines += labelled("", f"and {shown_bytes(plan.memory['snapshot'])} of the host's for the rollback snapshot")
     lines += _scheme_lines(plan)
     each = plan.disk_bytes // plan.num_checkpoints
     checkpoints = f"{plan.num_checkpoints} checkpoints of {shown_bytes(each)}"
-    return lines + _wrap("disk", f"{shown_bytes(plan.disk_bytes)} for {checkpoints}")
+    return lines + labelled("disk", f"{shown_bytes(plan.disk_bytes)} for {checkpoints}")
 
 
 def _scheme_lines(plan: Plan) -> list[str]:
@@ -354,7 +352,7 @@ def _scheme_lines(plan: Plan) -> list[str]:
         mark = ">" if scheme.chosen else " "
         lines.append(f"{'':{LABEL - 2}}{mark} {scheme.name:31}{numbers}  {verdict}".rstrip())
     others = [f"{scheme.name}: {scheme.keys}" for scheme in plan.schemes if not scheme.chosen]
-    return lines + [line for other in others for line in _wrap("", other)]
+    return lines + [line for other in others for line in labelled("", other)]
 
 
 def _origin_lines(plan: Plan) -> list[str]:
@@ -370,7 +368,7 @@ def _origin_lines(plan: Plan) -> list[str]:
             said = f"{len(keys)} value{'s' * (len(keys) > 1)}"
         else:
             said = ", ".join(f"{key} {_value(values, key)}" for key in keys)
-        lines += _wrap("" if lines else "set by", f"{origin}: {said}")
+        lines += labelled("" if lines else "set by", f"{origin}: {said}")
     return lines
 
 
@@ -403,17 +401,6 @@ def _get(values: Any, key: str) -> Any:
     for part in key.split("."):
         values = values[int(part)] if isinstance(values, list) else values[part]
     return values
-
-
-def _wrap(label: str, text: str) -> list[str]:
-    return textwrap.wrap(
-        on_one_line(text),
-        width=WIDTH,
-        initial_indent=f"{label:{LABEL}}",
-        subsequent_indent=" " * LABEL,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
 
 
 def _shortened(name: str, width: int) -> str:

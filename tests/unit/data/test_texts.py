@@ -9,9 +9,10 @@ import pytest
 
 from ttstrain.contract.data import Clip, Token
 from ttstrain.data import text_summary
-from ttstrain.data.text_summary import WIDTH, check_texts, example, show_tokens, text_lines
+from ttstrain.data.text_summary import check_texts, example, show_tokens, text_lines
 from ttstrain.data.texts import TextReport, extended_vocab, read_clip_text, read_texts
 from ttstrain.errors import DataError
+from ttstrain.layout import WIDTH
 
 
 class Letters:

@@ -9,8 +9,9 @@ import pytest
 import yaml
 from rich.console import Console
 
+from ttstrain.layout import WIDTH
 from ttstrain.plan.plan import Plan, StageFacts
-from ttstrain.plan.render import WIDTH, draw, notes, plan_lines, recipe_yaml, render_plan
+from ttstrain.plan.render import draw, notes, plan_lines, recipe_yaml, render_plan
 from ttstrain.plan.resolve import parse, resolve
 from ttstrain.recipe.compose import compose, compose_run
 from ttstrain.recipe.emit import emit, scalar
