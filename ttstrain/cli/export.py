@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import sys
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ttstrain.cli import paths
 from ttstrain.layout import labelled
 from ttstrain.terminal import on_one_line
+from ttstrain.weights import WeightsChoice
 
 if TYPE_CHECKING:
     from ttstrain.contract.export import Source
     from ttstrain.export.write import Exported
-
-
-class Weights(str, Enum):
-    """Which weights `--weights` asks for."""
-
-    auto = "auto"
-    online = "online"
-    ema = "ema"
 
 
 def export(
@@ -38,10 +30,10 @@ def export(
     ],
     *,
     weights: Annotated[
-        Weights, typer.Option(help="`auto` takes the lower held-out loss of weights and average.")
-    ] = Weights.auto,
+        WeightsChoice, typer.Option(help="`auto` takes the lower held-out loss of weights and average.")
+    ] = "auto",
     formats: Annotated[
-        Optional[list[str]],  # noqa: UP045  typer of Python 3.10
+        list[str] | None,
         typer.Option(
             "--format",
             metavar="FORMAT",
@@ -52,7 +44,7 @@ def export(
         bool,
         typer.Option("--compare", help="Measure weights, average and blends on the held-out clips, take the best."),
     ] = False,
-    recipe: Annotated[Optional[str], typer.Option(help="Recipe that describes an upstream file.")] = None,  # noqa: UP045
+    recipe: Annotated[str | None, typer.Option(help="Recipe that describes an upstream file.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Write RUN's weights as files that upstream's tools load, with vocab, settings and a README.
@@ -67,7 +59,7 @@ def export(
 
     wanted = check_request(task_of(run, recipe=recipe), out, formats or [])
     goes_on = TRAINING in wanted
-    source = gather(run, weights=weights.value, recipe=recipe, compare=compare, training=goes_on)
+    source = gather(run, weights=weights, recipe=recipe, compare=compare, training=goes_on)
     exported = write(source, out, formats=wanted)
     if json:
         print_json(source, exported)

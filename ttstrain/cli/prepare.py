@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -37,13 +37,13 @@ def prepare(
     *,
     recipe: Annotated[str, typer.Option(help="The recipe to prepare for: a shipped name or a YAML file.")] = "",
     out: Annotated[
-        Optional[Path], typer.Option("-o", "--out", parser=paths.path, help="Folder for the lists of clips.")  # noqa: UP045
+        Path | None, typer.Option("-o", "--out", parser=paths.path, help="Folder for the lists of clips.")
     ] = None,
     score: Annotated[
         str, typer.Option(metavar="CKPT", help="Rank the transcripts by how this checkpoint, or run, hears them.")
     ] = "",
     vocab_out: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(
             parser=paths.path, metavar="FILE", help="Write the recipe's vocabulary with the missing symbols added."
         ),

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +13,7 @@ from ttstrain.errors import DataError
 from ttstrain.places import refused_as
 from ttstrain.shell import quoted
 from ttstrain.terminal import on_one_line
+from ttstrain.weights import WeightsChoice
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,14 +23,6 @@ if TYPE_CHECKING:
 
 VOICE = "model.sampling.voice="  # names a voice, where a model knows them by name
 SOUND_FILES = (".wav", ".flac", ".ogg")
-
-
-class Weights(str, Enum):
-    """Which weights `--weights` asks for."""
-
-    auto = "auto"
-    online = "online"
-    ema = "ema"
 
 
 def sample(
@@ -49,22 +41,22 @@ def sample(
     out: Annotated[
         Path, typer.Option("-o", "--out", parser=paths.path, help="Sound file to write; a folder with `--texts`.")
     ],
-    text: Annotated[Optional[str], typer.Option(help="What to say.")] = None,  # noqa: UP045  typer of Python 3.10
+    text: Annotated[str | None, typer.Option(help="What to say.")] = None,
     texts: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(
             parser=paths.path,
             help="File with one text per line; or .jsonl or .tsv with text, name, ref_audio, ref_text.",
         ),
     ] = None,
     ref_audio: Annotated[
-        Optional[Path], typer.Option(parser=paths.path, help="Recording of the voice to speak with, 3 to 12 s.")  # noqa: UP045
+        Path | None, typer.Option(parser=paths.path, help="Recording of the voice to speak with, 3 to 12 s.")
     ] = None,
-    ref_text: Annotated[Optional[str], typer.Option(help="Exactly what it says.")] = None,  # noqa: UP045
+    ref_text: Annotated[str | None, typer.Option(help="Exactly what it says.")] = None,
     weights: Annotated[
-        Weights, typer.Option(help="`auto` takes the lower held-out loss of weights and average.")
-    ] = Weights.auto,
-    recipe: Annotated[Optional[str], typer.Option(help="Recipe that describes an upstream file.")] = None,  # noqa: UP045
+        WeightsChoice, typer.Option(help="`auto` takes the lower held-out loss of weights and average.")
+    ] = "auto",
+    recipe: Annotated[str | None, typer.Option(help="Recipe that describes an upstream file.")] = None,
 ) -> None:
     """Speak TEXT with CKPT and write it to a sound file.
 
@@ -87,7 +79,7 @@ def sample(
         _check_writable(file)
     read = _Voices()
     given = None if ref_audio is None else read(ref_audio, ref_text or "")
-    speaker = open_speaker(checkpoint, overrides or [], weights=weights.value, recipe=recipe)
+    speaker = open_speaker(checkpoint, overrides or [], weights=weights, recipe=recipe)
     for told in speaker.lines:
         _say(told)
     _say(f"vocoder: {speaker.vocoder}")

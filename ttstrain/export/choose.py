@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -39,8 +39,8 @@ from ttstrain.runs import folder
 from ttstrain.tensors.loading import load_weights
 from ttstrain.tensors.tensorfile import read_tree
 from ttstrain.tracking import jsonl
+from ttstrain.weights import WeightsChoice
 
-Weights = Literal["auto", "online", "ema"]
 TOTAL = "total"  # the loss that decides
 FITTING_SHARE = 0.2  # of the run that an average may reach back and still be taken unmeasured
 ONLINE, AVERAGE = "online", "ema"
@@ -60,7 +60,7 @@ def task_of(path: Path, *, recipe: str | None = None) -> str:
 def gather(
     path: Path,
     *,
-    weights: Weights = "auto",
+    weights: WeightsChoice = "auto",
     recipe: str | None = None,
     compare: bool = False,
     training: bool = True,
@@ -78,7 +78,7 @@ def gather(
     )
 
 
-def _gather(path: Path, *, weights: Weights, recipe: str | None, compare: bool, training: bool) -> Source:
+def _gather(path: Path, *, weights: WeightsChoice, recipe: str | None, compare: bool, training: bool) -> Source:
     found = follow(path, prefer="best")
     if not pointers.is_checkpoint(found):
         return _of_upstream(found, weights=weights, recipe=recipe, compare=compare)
@@ -108,7 +108,7 @@ class _Choice:
     losses: Mapping[str, float]
 
 
-def _of_run(checkpoint: Path, *, weights: Weights, compare: bool, training: bool) -> Source:
+def _of_run(checkpoint: Path, *, weights: WeightsChoice, compare: bool, training: bool) -> Source:
     loaded = store.load(checkpoint) if training else _without_moments(checkpoint)
     meta = loaded.meta
     run = checkpoint.parent.parent if (checkpoint.parent.parent / folder.RECIPE).is_file() else None
@@ -321,7 +321,7 @@ def _held_out(values: Mapping[str, float]) -> dict[str, float]:
     return {name: values[key] for name, key in keys.items() if values.get(key) is not None}
 
 
-def _choose(candidates: _Candidates, meta: Meta, losses: Mapping[str, float], *, asked: Weights) -> _Choice:
+def _choose(candidates: _Candidates, meta: Meta, losses: Mapping[str, float], *, asked: WeightsChoice) -> _Choice:
     if candidates.average is None:
         if asked == AVERAGE:
             raise CheckpointError("this run kept no average", hint="export `--weights online`")
@@ -348,7 +348,7 @@ def _figures(losses: Mapping[str, float]) -> str:
 
 
 def _by_comparison(
-    candidates: _Candidates, meta: Meta, recipe: Recipe, run: Path, *, config: ModelConfig, asked: Weights
+    candidates: _Candidates, meta: Meta, recipe: Recipe, run: Path, *, config: ModelConfig, asked: WeightsChoice
 ) -> _Choice:
     if asked != "auto":
         raise RecipeError("`--compare` chooses the weights", hint=f"leave out `--weights {asked}` or `--compare`")
@@ -368,7 +368,7 @@ def _by_comparison(
 # ---------------------------------------------------------------- upstream's files
 
 
-def _of_upstream(path: Path, *, weights: Weights, recipe: str | None, compare: bool) -> Source:
+def _of_upstream(path: Path, *, weights: WeightsChoice, recipe: str | None, compare: bool) -> Source:
     if compare:
         raise RecipeError("`--compare` needs the held-out clips of a run of ours", hint="leave it out")
     settings = parse(compose(_asked_recipe(path, recipe), []))
@@ -411,7 +411,9 @@ def _asked_recipe(path: Path, recipe: str | None) -> str:
     return recipe
 
 
-def _choose_upstream(candidates: _Candidates, opened: OpenedCheckpoint, *, has_online: bool, asked: Weights) -> _Choice:
+def _choose_upstream(
+    candidates: _Candidates, opened: OpenedCheckpoint, *, has_online: bool, asked: WeightsChoice
+) -> _Choice:
     if not has_online:
         if asked == ONLINE:
             raise CheckpointError(f"`{opened.path}` holds the average alone", hint="export `--weights ema`")

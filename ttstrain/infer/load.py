@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import soundfile
 import torch
@@ -39,8 +39,8 @@ from ttstrain.tensors.hub import HUB
 from ttstrain.tensors.loading import load_weights
 from ttstrain.tensors.tensorfile import read_tree
 from ttstrain.train.build import choose_device
+from ttstrain.weights import WeightsChoice
 
-WeightsChoice = Literal["auto", "online", "ema"]
 DEVICE = ("train", "device")
 
 

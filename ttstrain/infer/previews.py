@@ -35,15 +35,15 @@ from ttstrain.recipe.schema import Recipe, base_files
 from ttstrain.runs.prepare import Prepared
 from ttstrain.tensors.loading import load_weights
 from ttstrain.tracking import spectrogram
-from ttstrain.tracking.tracker import Spoken, Weights
+from ttstrain.tracking.tracker import Spoken, SpokenBy
 from ttstrain.train.evaluation_loop import evaluating
 from ttstrain.train.run import Run
 from ttstrain.train.signals import Hurried
 
 REFERENCE_S = (2.0, 10.0)  # a voice is recognisable in 2 s, and a longer prompt only costs time
 NUMBERS = "numbers.json"
-SUFFIXES: Mapping[Weights, str] = {"online": "", "ema": ".ema", "base": ".base"}
-METRICS: Mapping[Weights, str] = {"online": "", "ema": "ema_", "base": "base_"}
+SUFFIXES: Mapping[SpokenBy, str] = {"online": "", "ema": ".ema", "base": ".base"}
+METRICS: Mapping[SpokenBy, str] = {"online": "", "ema": "ema_", "base": "base_"}
 Breakable = Callable[[], AbstractContextManager[None]]
 CHEAP_BYTES = 1 << 30  # a base up to this size is read again to compare with
 
@@ -166,7 +166,7 @@ def speak(run: Run, previews: Previews, *, breakable: Breakable = nullcontext) -
     entries = []
     values: dict[str, float] = {}
     for preview in previews.sentences:
-        variants: dict[Weights, Spoken] = {}
+        variants: dict[SpokenBy, Spoken] = {}
         for weights in ("online", "ema"):
             if preview.name in spoken.get(weights, {}):
                 variants[weights] = spoken[weights][preview.name]
@@ -191,7 +191,7 @@ def _speak_all(
     previews: Previews,
     folder: Path,
     *,
-    weights: Weights,
+    weights: SpokenBy,
     swap: AbstractContextManager[None] | None = None,
     breakable: Breakable = nullcontext,
 ) -> dict[str, Spoken]:
@@ -346,7 +346,7 @@ def _bytes(path: Path) -> int:
 # ---------------------------------------------------------------- numbers
 
 
-def _entry(preview: Preview, variants: Mapping[Weights, Spoken]) -> dict[str, Any]:
+def _entry(preview: Preview, variants: Mapping[SpokenBy, Spoken]) -> dict[str, Any]:
     """Describe a preview for `numbers.json`."""
     sample = next((spoken.sample for spoken in variants.values() if spoken.sample is not None), None)
     return {
@@ -384,7 +384,7 @@ def _entries(folder: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def _values(preview: Preview, variants: Mapping[Weights, Spoken]) -> dict[str, float]:
+def _values(preview: Preview, variants: Mapping[SpokenBy, Spoken]) -> dict[str, float]:
     values = {
         f"sample/{METRICS[weights]}mel_distance/{preview.name}": spoken.mel_distance
         for weights, spoken in variants.items()

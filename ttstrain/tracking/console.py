@@ -26,7 +26,7 @@ from ttstrain.shell import quoted
 from ttstrain.terminal import on_one_line
 from ttstrain.tracking import jsonl
 from ttstrain.tracking.screen import screen
-from ttstrain.tracking.tracker import RunInfo, Spoken, Weights
+from ttstrain.tracking.tracker import RunInfo, Spoken, SpokenBy
 
 MEDIAN_STEPS = 25  # short enough to follow the run, long enough to hide the luck of one batch
 REDRAW_S = 0.5
@@ -154,7 +154,7 @@ class ConsoleTracker:
             self._steps_taken += stepped
             self._times.append((step, now))
 
-    def sample(self, step: int, name: str, text: str, spoken: Mapping[Weights, Spoken]) -> None:
+    def sample(self, step: int, name: str, text: str, spoken: Mapping[SpokenBy, Spoken]) -> None:
         if self._sampled_step != step:
             self._sampled_step = step
             self._print(f"step {step}  samples in {_short(next(iter(spoken.values())).path.parent)}")
@@ -431,7 +431,7 @@ def _best(evals: Sequence[tuple[int, float]]) -> tuple[int, float] | None:
     return min(finite, key=lambda pair: pair[1]) if finite else None
 
 
-def _spoken_pieces(spoken: Mapping[Weights, Spoken]) -> list[str]:
+def _spoken_pieces(spoken: Mapping[SpokenBy, Spoken]) -> list[str]:
     """Say how long the weights spoke, and how far each set of weights is from the recording."""
     pieces = []
     if online := spoken.get("online"):

@@ -24,7 +24,7 @@ from typing import IO, Any
 from ttstrain import documents
 from ttstrain.data import atomic
 from ttstrain.errors import DataError, RecipeError
-from ttstrain.tracking.tracker import RunInfo, Spoken, Weights
+from ttstrain.tracking.tracker import RunInfo, Spoken, SpokenBy
 
 FILE_NAME = "metrics.jsonl"
 
@@ -74,7 +74,7 @@ class JsonlTracker:
             self._step, self._values = step, numbers
         self._write_line(json.dumps({"step": step} | self._values, ensure_ascii=False).encode() + b"\n")
 
-    def sample(self, step: int, name: str, text: str, spoken: Mapping[Weights, Spoken]) -> None:
+    def sample(self, step: int, name: str, text: str, spoken: Mapping[SpokenBy, Spoken]) -> None:
         """Do nothing: the file holds numbers."""
 
     def incident(self, step: int, kind: str, message: str) -> None:

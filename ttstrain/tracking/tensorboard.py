@@ -9,7 +9,7 @@ from typing import Any
 
 from ttstrain.errors import RecipeError
 from ttstrain.tracking import spectrogram
-from ttstrain.tracking.tracker import RunInfo, Spoken, Weights
+from ttstrain.tracking.tracker import RunInfo, Spoken, SpokenBy
 
 REOPEN_S = 60.0  # after a failure, such as a full disk: tensorboard's writer never writes again once it failed
 
@@ -42,7 +42,7 @@ class TensorboardTracker:
         summary = Summary(value=[Summary.Value(tag=key, simple_value=value) for key, value in values.items()])
         self._write(lambda writer: writer.file_writer.add_summary(summary, step))
 
-    def sample(self, step: int, name: str, text: str, spoken: Mapping[Weights, Spoken]) -> None:
+    def sample(self, step: int, name: str, text: str, spoken: Mapping[SpokenBy, Spoken]) -> None:
         self._write(lambda writer: _add_sample(writer, step, name, text, spoken))
 
     def incident(self, step: int, kind: str, message: str) -> None:
@@ -76,7 +76,7 @@ class TensorboardTracker:
             raise
 
 
-def _add_sample(writer: Any, step: int, name: str, text: str, spoken: Mapping[Weights, Spoken]) -> None:
+def _add_sample(writer: Any, step: int, name: str, text: str, spoken: Mapping[SpokenBy, Spoken]) -> None:
     writer.add_text(f"sample/text/{name}", text, step)
     for weights, one in spoken.items():
         if one.sample is None:

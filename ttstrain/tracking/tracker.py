@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ttstrain.errors import UserError
+from ttstrain.weights import Weights
 
 if TYPE_CHECKING:
     from ttstrain.contract.task import Sample
 
 
-Weights = Literal["online", "ema", "base"]
+SpokenBy = Literal[Weights, "base"]  # the weights that spoke
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class Tracker(Protocol):
         """
         ...
 
-    def sample(self, step: int, name: str, text: str, spoken: Mapping[Weights, Spoken]) -> None:
+    def sample(self, step: int, name: str, text: str, spoken: Mapping[SpokenBy, Spoken]) -> None:
         """Record one preview's sentence as the weights, their average and the base speak it; its files are written."""
         ...
 
@@ -106,7 +107,7 @@ class Trackers(list[Tracker]):
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._each(lambda tracker: tracker.log(step, values))
 
-    def sample(self, step: int, name: str, text: str, spoken: Mapping[Weights, Spoken]) -> None:
+    def sample(self, step: int, name: str, text: str, spoken: Mapping[SpokenBy, Spoken]) -> None:
         self._each(lambda tracker: tracker.sample(step, name, text, spoken))
 
     def incident(self, step: int, kind: str, message: str) -> None:

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from ttstrain.shell import quoted
 from ttstrain.tracking import spectrogram, wandb_rows
-from ttstrain.tracking.tracker import RunInfo, Spoken, Weights
+from ttstrain.tracking.tracker import RunInfo, Spoken, SpokenBy
 
 INIT_TIMEOUT_S = 20.0  # W&B's own default would hold a run without network back for 90 s
 FINISH_TIMEOUT_S = 60.0  # what is not uploaded by then stays on disk for `wandb sync`
@@ -66,7 +66,7 @@ class WandbTracker:
             self._degrade(error)
             self.log(step, values)
 
-    def sample(self, step: int, name: str, text: str, spoken: Mapping[Weights, Spoken]) -> None:
+    def sample(self, step: int, name: str, text: str, spoken: Mapping[SpokenBy, Spoken]) -> None:
         if self._run is not None and (error := _attempt(lambda: self._log_sample(step, name, text, spoken))):
             self._degrade(error)
 
@@ -152,7 +152,7 @@ class WandbTracker:
         else:
             self._run.log(row)
 
-    def _log_sample(self, step: int, name: str, text: str, spoken: Mapping[Weights, Spoken]) -> None:
+    def _log_sample(self, step: int, name: str, text: str, spoken: Mapping[SpokenBy, Spoken]) -> None:
         import wandb
 
         row: dict[str, Any] = {"step": step}

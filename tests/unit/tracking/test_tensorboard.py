@@ -13,7 +13,7 @@ import torch
 from ttstrain.contract.task import Audio, Sample
 from ttstrain.errors import RecipeError
 from ttstrain.tracking.tensorboard import REOPEN_S, TensorboardTracker
-from ttstrain.tracking.tracker import RunInfo, Spoken, Weights
+from ttstrain.tracking.tracker import RunInfo, Spoken, SpokenBy
 
 with_tensorboard = pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="needs tensorboard")
 
@@ -70,7 +70,7 @@ def test_samples_incidents_and_notes_are_kept(tmp_path: Path) -> None:
     tracker = TensorboardTracker()
     tracker.start(info(tmp_path))
     sample = Sample(Audio(torch.zeros(240), 24000), torch.zeros(50, 100))
-    spoken: dict[Weights, Spoken] = {
+    spoken: dict[SpokenBy, Spoken] = {
         "online": Spoken(tmp_path / "a.wav", 0.01, sample),
         "ema": Spoken(tmp_path / "a.ema.wav", 0.01, sample),
         "base": Spoken(tmp_path / "a.base.wav", 0.01),  # spoken at an earlier step

@@ -14,7 +14,7 @@ import pytest
 from ttstrain.errors import RecipeError
 from ttstrain.tracking.console import ConsoleTracker
 from ttstrain.tracking.jsonl import JsonlTracker
-from ttstrain.tracking.tracker import RunInfo, Spoken, Trackers, Weights
+from ttstrain.tracking.tracker import RunInfo, Spoken, SpokenBy, Trackers
 
 
 def info(run_dir: Path) -> RunInfo:
@@ -49,7 +49,7 @@ class Recorder:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._hear(f"log {step}")
 
-    def sample(self, step: int, name: str, text: str, spoken: Mapping[Weights, Spoken]) -> None:
+    def sample(self, step: int, name: str, text: str, spoken: Mapping[SpokenBy, Spoken]) -> None:
         self._hear("sample")
 
     def incident(self, step: int, kind: str, message: str) -> None:
