@@ -12,7 +12,8 @@ from ttstrain.data.location import CACHE_HINT
 from ttstrain.data.readers.collect import Collector, stem
 from ttstrain.data.readers.columns import AUDIO, ID, LANGUAGE, SPEAKER, TEXT, first_of, language_code, plain
 from ttstrain.data.readers.ids import Place
-from ttstrain.data.readers.lines import MOST_ROWS
+from ttstrain.data.readers.parquet_limits import check_footer, rows_at_a_time
+from ttstrain.data.readers.parquet_pages import DamagedPageError
 from ttstrain.data.readers.rows import Row, RowTable, TableError
 from ttstrain.data.readers.samples import wav_of
 from ttstrain.data.readers.uses import Uses
@@ -20,10 +21,6 @@ from ttstrain.digest import sha256
 from ttstrain.errors import DataError
 from ttstrain.places import refused_as
 
-ROWS_AT_A_TIME = 256
-MOST_AT_A_TIME = 1 << 30  # bytes of rows
-MOST_UNPACKED = 256 << 20  # bytes of a column in a row group; below, nothing is checked
-MOST_RATIO = 100  # of a column's bytes, unpacked and packed
 SHORT_DIGEST = 12  # hex digits
 ENDINGS = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3", b"\xff\xfb": ".mp3"}
 
@@ -42,46 +39,23 @@ def read_parquet(files: Sequence[Path], root: Path, unpack_to: Path) -> RowTable
     uses = Uses()
     for path in files:
         try:
+            check_footer(path)
             with pyarrow.parquet.ParquetFile(path) as file:
                 columns = _columns(path, file.schema_arrow.names)
-                at_a_time = _rows_at_a_time(path, file, columns)
-                _look_at_others(file, columns, uses)
+                others = _others(file, columns)
+                at_a_time = rows_at_a_time(path, file, {*columns.all, *others})
+                _look_at_others(file, others, uses, at_a_time=at_a_time)
                 number = 0
                 for batch in file.iter_batches(at_a_time, columns=columns.all):
                     for values in batch.to_pylist():
                         number += 1
                         _take(collector, f"{path.name}:{number}", values, columns, uses=uses, unpack_to=unpack_to)
-        except (pyarrow.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
+        except (pyarrow.ArrowException, DamagedPageError, OSError, MemoryError, UnicodeDecodeError) as error:
             raise TableError("unreadable", f"`{path}` is no readable Parquet file: {error}") from error
     if not collector.rows and not collector.verdicts:
         raise TableError("no_rows", f"`{root}` holds Parquet files without rows")
     collector.columns = uses.columns()
     return collector.table()
-
-
-def _rows_at_a_time(path: Path, file: Any, columns: _Columns) -> int:
-    """Say how many rows fit into memory together: a value that rows share is stored once, and comes out in each.
-
-    Raises TableError for a small file that says of itself that it unpacks to what no memory holds.
-    """
-    if file.metadata.num_rows > MOST_ROWS:
-        raise TableError("unreadable", f"`{path}` has more than {MOST_ROWS:,} rows", hint="train on a part of it")
-    largest = 1
-    for group in range(file.metadata.num_row_groups):
-        read = file.metadata.row_group(group)
-        for column in map(read.column, range(read.num_columns)):
-            if column.path_in_schema.partition(".")[0] not in columns.all:
-                continue
-            packed, unpacked = max(column.total_compressed_size, 1), column.total_uncompressed_size
-            if unpacked > MOST_UNPACKED and unpacked > MOST_RATIO * packed:
-                raise TableError(
-                    "unreadable",
-                    f"`{path}` unpacks `{column.path_in_schema}` to {unpacked / packed:,.0f} times its size",
-                    hint="no table of speech does: get the file again, from a source you trust",
-                )
-            if column.has_dictionary_page:
-                largest = max(largest, unpacked)
-    return max(1, min(ROWS_AT_A_TIME, MOST_AT_A_TIME // largest))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,19 +88,21 @@ def _columns(path: Path, names: Sequence[str]) -> _Columns:
     return _Columns(actual[audio], texts, others)
 
 
-def _look_at_others(file: Any, columns: _Columns, uses: Uses) -> None:
-    """Take examples of the columns that are not read, those of words and numbers, from the first rows."""
+def _others(file: Any, columns: _Columns) -> list[str]:
+    """Name the columns that are not read, those of words and numbers."""
     from pyarrow import types
 
-    schema = file.schema_arrow
     simple = (types.is_string, types.is_large_string, types.is_integer, types.is_floating, types.is_dictionary)
-    others = [
-        field.name for field in schema if field.name not in columns.all and any(test(field.type) for test in simple)
-    ]
-    if others and (batch := next(iter(file.iter_batches(ROWS_AT_A_TIME, columns=others)), None)) is not None:
+    fields = [field for field in file.schema_arrow if field.name not in columns.all]
+    return [field.name for field in fields if any(test(field.type) for test in simple)]
+
+
+def _look_at_others(file: Any, others: list[str], uses: Uses, *, at_a_time: int) -> None:
+    """Take examples of columns that are not read, from the first rows."""
+    if others and (batch := next(iter(file.iter_batches(at_a_time, columns=others)), None)) is not None:
         for values in batch.to_pylist():
             uses.see(values, {})
-    uses.see(dict.fromkeys(schema.names), {})
+    uses.see(dict.fromkeys(file.schema_arrow.names), {})
 
 
 def _take(

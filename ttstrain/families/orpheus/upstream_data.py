@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from ttstrain import documents
+from ttstrain.data.readers.parquet_limits import check_footer, rows_at_a_time
+from ttstrain.data.readers.parquet_pages import DamagedPageError
 from ttstrain.errors import DataError
 from ttstrain.families.orpheus.batch import IGNORED
 from ttstrain.families.orpheus.codes import find_breach, from_ids
@@ -99,6 +101,8 @@ def _row(id_: str, values: Mapping[str, Any], tokenizer: RowTokenizer, *, labels
     tokens = _ids(values["input_ids"])
     if values.get("attention_mask") is not None:
         real = torch.tensor(values["attention_mask"]).bool()
+        if real.shape != tokens.shape:
+            raise ValueError(f"`attention_mask` is of length {len(real):,}, `input_ids` of {len(tokens):,}")
         stated = None if values.get("labels") is None else _ids(values["labels"])[real]
         tokens = tokens[real]
     else:
@@ -128,10 +132,12 @@ def _read_parquet(path: Path) -> Iterator[Mapping[str, Any]]:
     except ModuleNotFoundError as error:
         raise DataError(f"`{path}` needs pyarrow", hint='pip install "ttstrain[parquet]"') from error
     try:
-        table = pyarrow.parquet.ParquetFile(path)
-        for batch in table.iter_batches(batch_size=256):
-            yield from batch.to_pylist()
-    except (OSError, pyarrow.ArrowException) as error:
+        check_footer(path)
+        with pyarrow.parquet.ParquetFile(path) as table:
+            at_a_time = rows_at_a_time(path, table, table.schema_arrow.names, constant=("attention_mask",))
+            for batch in table.iter_batches(at_a_time):
+                yield from batch.to_pylist()
+    except (OSError, MemoryError, DamagedPageError, pyarrow.ArrowException) as error:
         raise DataError(f"`{path}` cannot be read: {error}") from error
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from ttstrain.data.readers import parquet_limits
 from ttstrain.errors import DataError
 from ttstrain.families.orpheus.batch import IGNORED
 from ttstrain.families.orpheus.codes import to_ids
@@ -55,6 +56,19 @@ def test_parquet_is_read_like_json(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     parquet.write_table(pyarrow.table({"input_ids": [LIST, LIST]}), tmp_path / "train-00000.parquet")
     assert [row.tokens.tolist() for row in read_tokenized(tmp_path, TOKENIZER)] == [LIST, LIST]
+
+
+def test_a_parquet_file_made_to_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "train.parquet"
+    monkeypatch.setattr(parquet_limits, "MOST_UNPACKED", 1 << 18)
+    parquet.write_table(pyarrow.table({"input_ids": [LIST], "attention_mask": [[1] * 100_000]}), path)
+    with pytest.raises(DataError, match="`attention_mask` is of length 100,000, `input_ids` of 38"):
+        list(read_tokenized(tmp_path, TOKENIZER))
+    parquet.write_table(pyarrow.table({"input_ids": [[1] * 100_000]}), path)
+    with pytest.raises(DataError, match=r"unpacks `input_ids.list.element` to [0-9,]+ times its size"):
+        list(read_tokenized(tmp_path, TOKENIZER))
 
 
 def test_codes_with_their_text_make_a_row(tmp_path: Path) -> None:

@@ -1,0 +1,111 @@
+"""Bounds for reading a Parquet file: what it unpacks to is known before anything is unpacked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from ttstrain.data.readers.lines import MOST_ROWS
+from ttstrain.data.readers.parquet_pages import MOST_PAGES, DamagedPageError, Page, pages
+from ttstrain.data.readers.rows import TableError
+
+ROWS_AT_A_TIME = 256
+MOST_AT_A_TIME = 1 << 30  # bytes of rows
+MOST_UNPACKED = 256 << 20  # bytes of a page, or of a column in a row group; below, nothing is checked
+MOST_RATIO = 20  # of such bytes, unpacked and packed; sound hardly shrinks, texts to a fifth
+MOST_FOOTER = 16 << 20  # bytes of the table of contents
+_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}  # other types are of bytes
+_LEVELS = 4  # bytes a value takes for its place in lists and for being null
+_MARKS = (b"PAR1", b"PARE")  # at the end of every such file
+_TAIL = 8  # bytes at the end: the length of the table of contents, and a mark
+_OBJECT = 40  # bytes of a number in a list of Python's
+
+
+def check_footer(path: Path) -> None:
+    """Raise TableError for a table of contents that would take far more memory than a table of speech needs."""
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) < _TAIL:
+            return  # which is not a Parquet file, as pyarrow says
+        file.seek(-_TAIL, os.SEEK_END)
+        size, mark = int.from_bytes(file.read(4), "little"), file.read(4)
+    if mark in _MARKS and size > MOST_FOOTER:
+        raise TableError(
+            "unreadable",
+            f"`{path}` has a table of contents of {size / (1 << 20):,.0f} MiB",
+            hint="write it with fewer row groups, or get it again from a source you trust",
+        )
+
+
+def rows_at_a_time(path: Path, file: Any, names: Collection[str], *, constant: Collection[str] = ()) -> int:
+    """Say how many rows of the named columns fit into memory together.
+
+    A value that rows share is stored once, and comes out in each of them. Lists in the columns
+    named `constant`, which sound tables store as a number and its count, may be of any length. Raises DamagedPageError,
+    and TableError for a file that unpacks to far more than it holds; its table of contents is not believed in that.
+    """
+    if file.metadata.num_rows > MOST_ROWS:
+        raise TableError("unreadable", f"`{path}` has more than {MOST_ROWS:,} rows", hint="train on a part of it")
+    largest, num_pages, lists = 1, 0, _lists(file)
+    with path.open("rb") as content:
+        for group in range(file.metadata.num_row_groups):
+            read = file.metadata.row_group(group)
+            for column in map(read.column, range(read.num_columns)):
+                name = column.path_in_schema.partition(".")[0]
+                if name not in names:
+                    continue
+                first = column.dictionary_page_offset if column.has_dictionary_page else None
+                start = min(first or column.data_page_offset, column.data_page_offset)
+                repeated = column.path_in_schema in lists
+                chunk = _Chunk(path, column, repeated=repeated, counted=name not in constant)
+                for page in pages(content.fileno(), start, column.total_compressed_size):
+                    chunk.take(page)
+                    if (num_pages := num_pages + 1) > MOST_PAGES:
+                        raise DamagedPageError(f"it has more than {MOST_PAGES:,} pages")
+                largest = max(largest, chunk.bytes_of_a_row(read.num_rows))
+    return max(1, min(ROWS_AT_A_TIME, MOST_AT_A_TIME // largest))
+
+
+def _lists(file: Any) -> set[str]:
+    """Name the columns of which a row may hold many values."""
+    leaves = [file.schema.column(number) for number in range(len(file.schema))]
+    return {leaf.path for leaf in leaves if leaf.max_repetition_level > 0}
+
+
+class _Chunk:
+    """What one column takes in one row group, by its pages."""
+
+    def __init__(self, path: Path, column: Any, *, repeated: bool, counted: bool) -> None:
+        self._path, self._name, self._repeated = path, column.path_in_schema, repeated
+        width = _LEVELS + _WIDTHS.get(column.physical_type, 0)  # bytes of a value, without those of its content
+        self._width = width if counted else 0
+        self._of_bytes = column.physical_type not in _WIDTHS
+        self._packed = self._unpacked = self._values = self._shared = 0
+
+    def take(self, page: Page) -> None:
+        """Add a page. Raises TableError where it, or all before it, unpack to far more than is in the file."""
+        self._check(page.packed, self._bytes(page.unpacked, page.values, page.unpacked if page.shares else 0))
+        self._packed += page.packed
+        self._unpacked += page.unpacked
+        self._values += page.values
+        self._shared += page.unpacked if page.shares else 0
+        self._check(self._packed, self._bytes(self._unpacked, self._values, self._shared))
+
+    def bytes_of_a_row(self, num_rows: int) -> int:
+        """Return what a row may take of what rows share, or takes on average as a list of Python's numbers."""
+        shared = self._shared if self._of_bytes else 0
+        return max(shared, self._values * _OBJECT // max(num_rows, 1) if self._repeated else 0)
+
+    def _bytes(self, unpacked: int, values: int, shared: int) -> int:
+        """Count the most that values take which a single row may hold; those of several rows are read in turns."""
+        in_lists = values * shared if self._repeated and self._of_bytes else 0
+        return max(unpacked, values * self._width, in_lists)
+
+    def _check(self, packed: int, unpacked: int) -> None:
+        if unpacked > MOST_UNPACKED and unpacked > MOST_RATIO * packed:
+            raise TableError(
+                "unreadable",
+                f"`{self._path}` unpacks `{self._name}` to {unpacked / packed:,.0f} times its size",
+                hint="no table of speech does: get the file again, from a source you trust",
+            )

@@ -1,0 +1,144 @@
+"""What the pages of a Parquet file take when they are unpacked, read from their headers without unpacking any.
+
+The table of contents at the end of a file says it too, but nothing holds a file to that: a reader makes room for what
+each page's own header says. Headers are structs in Thrift's compact protocol, numbered as in the Parquet format's
+`parquet.thrift`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+MOST_PAGES = 1_000_000  # of a file; a page holds about a megabyte
+MOST_HEADER = 1 << 20  # bytes: a header may quote the page's least and greatest value
+_FIRST_READ = 1 << 10
+_MOST_DEPTH = 8
+_DICTIONARY_PAGE = 2
+_SHARING = (2, 7, 8)  # encodings that store once what many rows hold: two of dictionaries, DELTA_BYTE_ARRAY
+_TYPE, _UNPACKED, _PACKED = 1, 2, 3  # fields of a header
+_VALUES_AND_ENCODING = {5: (1, 2), 7: (1, 2), 8: (1, 4)}  # of a data page, a dictionary, a data page of version 2
+
+
+class DamagedPageError(ValueError):
+    """A page's header cannot be read, or there are more pages than any table needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page, in bytes and in values."""
+
+    packed: int
+    unpacked: int
+    values: int  # rows, or elements of lists; 0 for those of a dictionary
+    shares: bool  # whether one stored value may come out in many rows
+
+
+def pages(descriptor: int, start: int, length: int) -> Iterator[Page]:
+    """Go through the pages of one column in one row group, which lie in a file from `start` on.
+
+    Raises DamagedPageError.
+    """
+    at, end = start, start + length
+    while at < end:
+        size, header = _header(descriptor, at)
+        packed, unpacked = header.get(_PACKED), header.get(_UNPACKED)
+        if not isinstance(packed, int) or not isinstance(unpacked, int) or packed < 0 or unpacked < 0:
+            raise DamagedPageError(f"the page at byte {at:,} does not say how large it is")
+        values, encoding = _content(header)
+        dictionary = header.get(_TYPE) == _DICTIONARY_PAGE
+        yield Page(size + packed, unpacked, 0 if dictionary else values, dictionary or encoding in _SHARING)
+        at += size + packed
+
+
+def _content(header: dict[int, Any]) -> tuple[int, int]:
+    """Return how many values a page holds, and by which encoding."""
+    for field, (values, encoding) in _VALUES_AND_ENCODING.items():
+        if isinstance(inner := header.get(field), dict):
+            found = inner.get(values), inner.get(encoding)
+            if isinstance(found[0], int) and isinstance(found[1], int) and found[0] >= 0:
+                return found[0], found[1]
+            raise DamagedPageError("a page does not say how many values it holds")
+    return 0, 0  # of an index
+
+
+def _header(descriptor: int, at: int) -> tuple[int, dict[int, Any]]:
+    room = _FIRST_READ
+    while True:
+        content = os.pread(descriptor, room, at)
+        try:
+            reader = _Struct(content)
+            return reader.at, reader.fields
+        except IndexError:
+            if len(content) < room or room >= MOST_HEADER:
+                raise DamagedPageError(f"the page at byte {at:,} has no header") from None
+            room *= 8
+
+
+class _Struct:
+    """One struct of Thrift's compact protocol: its numbers and inner structs by field, and where it ends.
+
+    Raises IndexError where the content ends before it.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self.at = 0
+        self.fields = self._fields(0)
+
+    def _fields(self, depth: int) -> dict[int, Any]:
+        if depth > _MOST_DEPTH:
+            raise DamagedPageError("a page's header is too deep")
+        found: dict[int, Any] = {}
+        field = 0
+        while (head := self._byte()) & 0x0F:
+            field = field + (head >> 4) if head >> 4 else self._number()
+            kind = head & 0x0F
+            found[field] = kind == 1 if kind in (1, 2) else self._value(kind, depth)
+        return found
+
+    def _value(self, kind: int, depth: int) -> Any:
+        if kind in (1, 2, 3):  # truth in a list, or one byte
+            return self._byte()
+        if kind in (4, 5, 6):
+            return self._number()
+        if kind == 7:
+            return self._skip(8)
+        if kind == 8:
+            return self._skip(self._varint())
+        if kind in (9, 10):
+            return self._list(depth)
+        if kind == 12:
+            return self._fields(depth + 1)
+        raise DamagedPageError(f"a page's header holds a value of type {kind}")
+
+    def _list(self, depth: int) -> None:
+        head = self._byte()
+        count = head >> 4 if head >> 4 < 15 else self._varint()
+        for _ in range(count):  # each takes a byte, so the content ends it
+            self._value(head & 0x0F, depth + 1)
+
+    def _skip(self, size: int) -> None:
+        self.at += size
+        if self.at > len(self._content):
+            raise IndexError
+
+    def _byte(self) -> int:
+        byte = self._content[self.at]
+        self.at += 1
+        return byte
+
+    def _varint(self) -> int:
+        number = 0
+        for shift in range(0, 70, 7):
+            byte = self._byte()
+            number |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return number
+        raise DamagedPageError("a number in a page's header does not end")
+
+    def _number(self) -> int:
+        number = self._varint()
+        return (number >> 1) ^ -(number & 1)
