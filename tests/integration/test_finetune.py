@@ -359,3 +359,16 @@ def test_a_second_ctrl_c_stops_at_once(recipe: Path, tmp_path: Path, monkeypatch
         finetune(recipe, tmp_path, "name=r")
     assert signal.getsignal(signal.SIGINT) is former
     assert metrics(tmp_path / "r")[-1]["step"] == 3
+
+
+def test_a_metric_that_is_not_measured_is_refused_with_the_folder_that_is_left(tmp_path: Path) -> None:
+    wrong = "checkpoint.best=eval/loss/typo"
+    done = ttstrain(
+        "finetune", "quickstart", f"run_dir={tmp_path}", "name=a", "train.steps=2", "sample.every=null", wrong
+    )
+    assert done.returncode == 2, done.stderr
+    assert "error: `checkpoint.best` is `eval/loss/typo`" in done.stderr
+    hint = done.stderr.rstrip("\n").split("\n")[-1]
+    assert hint.startswith("hint: ")
+    assert f"`{tmp_path / 'a'}` holds no checkpoint: delete it (`rm -r {tmp_path / 'a'}`)" in hint
+    assert not list((tmp_path / "a").glob("checkpoints/step-*"))

@@ -107,7 +107,13 @@ def _start(composed: Composed, name: str, here: _Processes, *, show: ShowProgres
     notes = [] if base is None else _load_base_as_it_is_now(run, base)
     _check_alike(run)
     notes = [*_describe(run, prepared), *here.notes, *notes]
-    _train(run, prepared, here, notes)
+    try:
+        _train(run, prepared, here, notes)
+    except RecipeError as error:  # of a metric's name, which the first evaluation shows to be wrong
+        if pointers.list_checkpoints(place / pointers.CHECKPOINTS):
+            raise
+        left = f"`{place}` holds no checkpoint: delete it (`rm -r {quoted(place)}`) or leave it"
+        raise RecipeError(error.message, hint=f"{error.hint}; {left}" if error.hint else left) from error
     return place
 
 
