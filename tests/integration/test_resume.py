@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+import os
 import shutil
 import signal
 from collections.abc import Callable, Mapping
@@ -25,7 +27,7 @@ from small_runs import (
 )
 
 from ttstrain.checkpoint.lock import RunBusyError, hold
-from ttstrain.errors import CheckpointError, FolderLostError, Interrupted, Preempted, RecipeError, UserError
+from ttstrain.errors import CheckpointError, DataError, FolderLostError, Interrupted, Preempted, RecipeError, UserError
 from ttstrain.recipe.compose import compose
 from ttstrain.runs.start import resume
 from ttstrain.tracking import jsonl
@@ -50,14 +52,16 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return an uninterrupted run, made once for each way to train; it keeps a checkpoint of every step."""
-    made: dict[str, Path] = {}
+    """Return an uninterrupted run, made once for each way to train; it keeps a checkpoint of every step.
 
+    That of fp32 is made here, before a test can have replaced a part of the trainer: any test may be the first.
+    """
+
+    @functools.cache
     def find(kind: str) -> Path:
-        if kind not in made:
-            made[kind] = finetune(recipe, tmp_path_factory.mktemp(kind), "name=whole", *OVERRIDES[kind])
-        return made[kind]
+        return finetune(recipe, tmp_path_factory.mktemp(kind), "name=whole", *OVERRIDES[kind])
 
+    find("fp32")
     return find
 
 
@@ -114,6 +118,42 @@ def test_worker_processes_change_nothing_and_resume_exactly(
     run = cut_off(copied("workers"), after=3)
     resume(run, [])
     assert_equal_ends(run, whole)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a pipe that has a name")
+def test_a_run_whose_worker_hangs_is_saved_and_goes_on(
+    recipe: Path, finished: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ttstrain.data import pool
+    from ttstrain.train import loop
+
+    step, lost = loop.train_step, list[tuple[Path, bytes]]()
+
+    def step_and_lose_the_drive(run: Run, *arguments: Any, **options: Any) -> Any:
+        report = step(run, *arguments, **options)
+        if report.step == 2:
+            for path in {run.loader._cache.path(clip) for clip in run.loader.clips}:
+                lost.append((path, path.read_bytes()))
+                path.unlink()
+                os.mkfifo(path)  # whoever opens it waits for ever
+            patch.setattr(pool, "STALLED_S", 0.2)
+        return report
+
+    settings = ["data.features=disk", "data.workers=1", f"data.cache_dir={tmp_path / 'cache'}"]
+    with monkeypatch.context() as patch, pytest.raises(DataError, match="could not be loaded: nothing has come"):
+        patch.setattr(loop, "train_step", step_and_lose_the_drive)
+        finetune(recipe, tmp_path, "name=cut", *OVERRIDES["fp32"], "checkpoint.every=100", *settings)
+    run = tmp_path / "cut"
+    reached = int(metrics(run)[-1]["step"])
+    assert 2 <= reached < STEPS
+    assert (run / "checkpoints" / "last").read_text() == f"step-{reached:08d}\n"
+    for path, content in lost:
+        path.unlink()
+        path.write_bytes(content)
+    resume(run, ["data.workers=0"])
+    whole = finished("fp32")
+    assert differences(_without_best(checkpoint(run, STEPS).state), _without_best(checkpoint(whole, STEPS).state)) == []
+    assert metrics(run) == metrics(whole)
 
 
 @pytest.mark.parametrize(

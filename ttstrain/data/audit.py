@@ -11,7 +11,6 @@ import statistics
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -24,6 +23,7 @@ from ttstrain.data.location import CACHE_HINT, cache_root, usable_cores
 from ttstrain.data.manifest import json_line, total_hours
 from ttstrain.data.markup import labels
 from ttstrain.data.measure import RULES, Measured, leads_outside, measure
+from ttstrain.data.pool import StalledError, Threads, given_up
 from ttstrain.data.readers.locate import is_audio_name
 from ttstrain.data.readers.rows import Format, Row, RowTable, TableError, Verdict, printable
 from ttstrain.data.transcript import CleanText, clean, main_script, skeleton, spoken_seconds
@@ -479,9 +479,13 @@ class _Measurements:
             return one.measured if one is not None and _same_bytes(path, one) else measure(path, max_s=self.max_s)
 
         # Threads: libsndfile, numpy and hashlib let go of the interpreter's lock while they work.
-        pool = ThreadPoolExecutor(workers)
+        pool = Threads(workers)
         try:
-            yield from zip(paths, pool.map(look, paths), strict=True)
+            for path, future in [(path, pool.submit(look, path)) for path in paths]:
+                try:
+                    yield path, pool.result(future)
+                except StalledError as error:
+                    raise given_up([str(path)], "measured") from error
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from ttstrain.contract.data import Clip, TaskData
 from ttstrain.data import atomic
 from ttstrain.data.audio import read_clip
 from ttstrain.data.location import CACHE_HINT, usable_cores
+from ttstrain.data.pool import StalledError, given_up
 from ttstrain.data.workers import start_pool, worker_context
 from ttstrain.digest import sha256, sha256_of_file
 from ttstrain.errors import DataError, OutOfMemoryError, first_line, is_of_the_device, is_out_of_memory
@@ -132,9 +133,12 @@ class FeatureCache:
             return
         pool = start_pool(count, self.task_data)
         try:
-            futures = {pool.submit(_build_in_worker, clip, self.path(clip)): clip for clip in clips}
-            for future in as_completed(futures):
-                yield futures[future], future.result()
+            futures = deque((clip, pool.submit(_build_in_worker, clip, self.path(clip))) for clip in clips)
+            while futures:
+                clip, future = futures.popleft()
+                yield clip, pool.result(future)
+        except StalledError as error:
+            raise given_up([clip.id], "computed") from error
         except BrokenProcessPool as error:
             raise DataError(
                 "a process that computed features was killed",

@@ -27,7 +27,7 @@ from torch import Tensor
 from ttstrain.contract.data import Batch, Clip, TaskData
 from ttstrain.data import sampler
 from ttstrain.data.cache import FeatureCache
-from ttstrain.data.pool import Pool
+from ttstrain.data.pool import Pool, StalledError, given_up
 from ttstrain.data.workers import start_pool, worker_context
 from ttstrain.digest import sha256
 from ttstrain.errors import DataError
@@ -103,7 +103,7 @@ class Loader:
         """Return this rank's part of the next `micro_batches` x `world_size` micro-batches of the stream.
 
         They are more where some come in pieces. Tensors are on the CPU (pinned when the device is a GPU) unless the
-        cache keeps features on the device.
+        cache keeps features on the device. Raises DataError where a process that loads them hangs.
         """
         try:
             batches = [piece for _ in range(micro_batches) for piece in self._take()]
@@ -286,12 +286,15 @@ class Loader:
 
     def _from_workers(self, pool: Pool) -> Iterator[list[Batch]]:
         own = self._own()
-        ahead = deque(
-            pool.submit(_in_worker, self._pieces(next(own))) for _ in range(AHEAD_PER_WORKER * self._num_workers)
-        )
+        submitted = ((indices, pool.submit(_in_worker, self._pieces(indices))) for indices in own)
+        ahead = deque(itertools.islice(submitted, AHEAD_PER_WORKER * self._num_workers))
         while True:
-            batches = pickle.loads(ahead.popleft().result())
-            ahead.append(pool.submit(_in_worker, self._pieces(next(own))))
+            indices, future = ahead.popleft()
+            try:
+                batches = pickle.loads(pool.result(future))
+            except StalledError as error:  # the training process would hang as well, and could not be stopped
+                raise given_up([self.clips[i].id for i in indices], "loaded") from error
+            ahead.append(next(submitted))
             yield [self._ready(batch) for batch in batches]
 
     def _pieces(self, indices: Sequence[int]) -> list[list[int]]:

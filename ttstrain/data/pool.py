@@ -1,7 +1,8 @@
-"""A pool of processes that always comes to an end: what does not leave when asked to is killed, and that is told.
+"""Pools that always come to an end: what does not leave when asked to is killed, and that is told. No torch here.
 
-Python's own pool asks its processes to leave and waits for them without a limit. Ours ignore SIGTERM, and one may hang
-on a drive or on a lock that a killed one held: waiting for it would keep the program from ever ending. No torch here.
+Python's own pools ask their workers to leave and wait for them without a limit. Our processes ignore SIGTERM, and a
+worker may hang on a drive that is gone, in a decoder, or on a lock that a killed one held: waiting for it would keep
+the program from ever ending. Nor is a result waited for without a limit.
 """
 
 from __future__ import annotations
@@ -11,15 +12,25 @@ import multiprocessing
 import threading
 import time
 import weakref
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from typing import Any
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from typing import Any, Literal, TypeVar
 
-PATIENCE_S = 10.0  # for what a process is at; its results are no longer wanted
+from ttstrain.errors import DataError
+
+STALLED_S = 300.0  # for one result that is waited for; the slowest recordings take seconds
+PATIENCE_S = 10.0  # for what a worker is at; its results are no longer wanted
 GONE_S = 5.0  # for Python to notice that killed processes are gone
+_SHOWN = 3  # clips named in an error
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+_abandoned: list[threading.Thread] = []  # threads that hang: nothing ends them but the end of the program
+
+
+class StalledError(Exception):
+    """A worker has given no result within `STALLED_S`."""
 
 
 class Pool(ProcessPoolExecutor):
@@ -32,6 +43,14 @@ class Pool(ProcessPoolExecutor):
         self._started: dict[int, Any] = {}  # pid -> process
         self._manager: threading.Thread | None = None
         _pools.add(self)
+
+    def result(self, future: Future[T]) -> T:
+        """Wait for what a process computes. After `STALLED_S` raises StalledError and kills all processes."""
+        try:
+            return _result(future)
+        except StalledError:
+            self.kill()
+            raise
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the processes; with `cancel_futures` those that are still at work after `PATIENCE_S` are killed."""
@@ -71,10 +90,55 @@ class Pool(ProcessPoolExecutor):
         self._manager = getattr(self, "_executor_manager_thread", None) or self._manager
 
 
+class Threads(ThreadPoolExecutor):
+    """A ThreadPoolExecutor whose `shutdown(cancel_futures=True)` takes `PATIENCE_S` at most.
+
+    A thread that hangs cannot be ended: it is left behind, and `end_all` says so.
+    """
+
+    def result(self, future: Future[T]) -> T:
+        """Wait for what a thread computes. Raises StalledError after `STALLED_S`."""
+        return _result(future)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Let the threads end; with `cancel_futures` those still at work after `PATIENCE_S` are left behind."""
+        if not (wait and cancel_futures):
+            super().shutdown(wait=wait, cancel_futures=cancel_futures)
+            return
+        super().shutdown(wait=False, cancel_futures=True)
+        deadline = time.monotonic() + PATIENCE_S
+        threads = list(self._threads)
+        try:
+            for thread in threads:
+                thread.join(max(0.0, deadline - time.monotonic()))
+        finally:  # also when Ctrl-C ends the wait
+            _abandoned.extend(thread for thread in threads if thread.is_alive())
+
+
 def end_all() -> bool:
     """End every pool without patience, at the end of the program; False where even that left something behind."""
     pools = list(_pools)
     for pool in pools:
         pool.shutdown(wait=False, cancel_futures=True)
         pool.kill()
-    return all(pool.gone(within_s=GONE_S) for pool in pools)
+    gone = [pool.gone(within_s=GONE_S) for pool in pools]
+    return all(gone) and not any(thread.is_alive() for thread in _abandoned)
+
+
+def given_up(names: Sequence[str], at: Literal["measured", "computed", "loaded"]) -> DataError:
+    """Say whose recordings or features a worker hung on, and what it was at."""
+    shown = ", ".join(f"`{name}`" for name in names[:_SHOWN])
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    what = {"measured": "could not be measured", "computed": "has no features", "loaded": "could not be loaded"}[at]
+    return DataError(
+        f"{shown}{more} {what}: nothing has come for {STALLED_S:.0f} s from what reads it",
+        hint="a drive that does not answer makes a reader wait for ever, and so does a recording that a decoder cannot "
+        "leave: look whether the drive is there, or take the recording out of the data. What is done is kept",
+    )
+
+
+def _result(future: Future[T]) -> T:
+    # Not `result(timeout=...)`: a worker may itself raise a TimeoutError, as a network drive does.
+    if not wait([future], timeout=STALLED_S).done:
+        raise StalledError
+    return future.result()

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +13,13 @@ import soundfile
 from speech_toys import RATE, syllables, text_for, write_ljspeech
 
 from ttstrain.data import audit as audit_module
+from ttstrain.data import pool
 from ttstrain.data.audit import AuditResult, audit, write_quarantine
+from ttstrain.data.measure import Measured
 from ttstrain.data.readers import read_rows
 from ttstrain.data.readers.rows import TableError
 from ttstrain.data.summary import summary
+from ttstrain.errors import DataError
 from ttstrain.recipe.schema import DataConfig
 
 
@@ -334,6 +338,37 @@ def test_names_that_are_no_unicode_go_through(folder: Path) -> None:
     assert len(result.clips) == 1
     write_quarantine(result, folder.parent / "q.jsonl")
     assert summary(result).encode("utf-8")
+
+
+def test_a_recording_that_a_reader_hangs_on_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free, really = threading.Event(), audit_module.measure
+
+    def hang(path: Path, *, max_s: float) -> Measured:
+        if path.name == "clip01.wav":
+            free.wait()
+        return really(path, max_s=max_s)
+
+    monkeypatch.setattr(audit_module, "measure", hang)
+    monkeypatch.setattr(pool, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(pool, "_abandoned", [])
+    steps: list[tuple[int, int]] = []
+
+    def soon(done: int, of: int) -> None:
+        steps.append((done, of))
+        if done == 1:
+            monkeypatch.setattr(pool, "STALLED_S", 0.2)
+
+    config = DataConfig(cache_dir=str(folder.parent / "cache"))
+    try:
+        with pytest.raises(DataError, match=r"clip01.wav` could not be measured: nothing has come"):
+            audit(read_rows(folder), config, soon, workers=2)
+    finally:
+        free.set()
+    assert steps == [(0, 3), (1, 3)]
+    monkeypatch.undo()
+    again: list[tuple[int, int]] = []
+    audit(read_rows(folder), config, lambda done, of: again.append((done, of)))
+    assert again[0] == (1, 3)
 
 
 def test_ctrl_c_keeps_what_was_measured(folder: Path) -> None:

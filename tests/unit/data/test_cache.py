@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from speech_toys import ToyData, syllables, write_clips
 
 from ttstrain.contract.data import Clip, Treatment
+from ttstrain.data import pool
 from ttstrain.data.cache import FeatureCache
 from ttstrain.errors import DataError, OutOfMemoryError
 
@@ -90,6 +92,26 @@ def test_a_device_that_fails_is_no_fault_of_the_clips(
     clips = write_clips(tmp_path / "wavs", [0.5, 0.6, 0.7])
     with pytest.raises(kind, match=message):
         FeatureCache(tmp_path / "c", Failing(said)).build(clips, workers=workers)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a pipe that has a name")
+def test_a_worker_that_hangs_is_given_up_its_clip_named_and_the_rest_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = [replace(clip, digest=clip.id) for clip in write_clips(tmp_path / "wavs", [0.5, 0.6, 0.7])]
+    clips[1].path.unlink()
+    os.mkfifo(clips[1].path)  # opening it never ends
+    cache = FeatureCache(tmp_path / "c", ToyData())
+
+    def soon(done: int, of: int) -> None:  # once the first clip is there, the process has started
+        monkeypatch.setattr(pool, "STALLED_S", 0.2)
+
+    with pytest.raises(DataError, match="`clip01` has no features: nothing has come for 0 s") as caught:
+        cache.build(clips, workers=1, progress=soon)
+    assert caught.value.exit_code == 3
+    clips[1].path.unlink()
+    monkeypatch.undo()
+    assert cache.build([clips[0], clips[2]], workers=0).reused == 1
 
 
 def test_an_interrupted_build_goes_on_where_it_was(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import signal
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 from speech_toys import ToyBatch, ToyData, write_clips
 
 from ttstrain.contract.data import Clip
+from ttstrain.data import pool
 from ttstrain.data.cache import FeatureCache
 from ttstrain.data.loader import Loader, worker_count
 from ttstrain.errors import DataError
@@ -232,6 +235,29 @@ def test_workers_survive_ctrl_c_and_their_loss_is_survived(
     batches += loader.next(20)
     assert "was killed" in caplog.text
     assert equal(batches, expected)
+    loader.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a pipe that has a name")
+def test_a_worker_that_hangs_is_given_up_and_its_clips_named(
+    cache: FeatureCache, clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = make(cache, clips).next(2)
+    copied = FeatureCache(tmp_path, ToyData(), place="disk")
+    shutil.copytree(cache.folder, copied.folder)
+    for clip in clips:
+        if clip.id in expected[1].ids:  # opening a pipe that nobody writes into never ends, as on a drive that is gone
+            copied.path(clip).unlink()
+            os.mkfifo(copied.path(clip))
+    loader = make(copied, clips, workers=2)
+    assert equal(loader.next(), expected[:1])
+    monkeypatch.setattr(pool, "STALLED_S", 0.2)
+    with pytest.raises(DataError, match=f"`{expected[1].ids[0]}`.* could not be loaded: nothing has come") as caught:
+        loader.next()
+    assert caught.value.exit_code == 3
+    assert loader.state_dict()["index"] == 1  # where it was, for the checkpoint that is saved
+    assert loader._pool is not None
+    assert loader._pool.gone(within_s=60)
     loader.close()
 
 

@@ -6,13 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
 from ttstrain.data import pool
-from ttstrain.data.pool import Pool, end_all
+from ttstrain.data.pool import Pool, StalledError, Threads, end_all
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
 
@@ -84,4 +85,38 @@ def test_a_program_ends_though_its_processes_are_at_work(tmp_path) -> None:
 
 
 def test_nothing_to_end_is_no_trouble() -> None:
+    assert end_all()
+
+
+def raise_timeout() -> None:
+    raise TimeoutError("the drive said so")
+
+
+def test_a_result_that_does_not_come_is_given_up_and_its_process_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = start(1)
+    assert started.result(started.submit(os.getpid)) != os.getpid()
+    with pytest.raises(TimeoutError, match="the drive said so"):  # an error of the work's own is no stall
+        started.result(started.submit(raise_timeout))
+    monkeypatch.setattr(pool, "STALLED_S", 0.1)
+    with pytest.raises(StalledError):
+        started.result(started.submit(time.sleep, 600))
+    started.shutdown(cancel_futures=True)
+    assert started.gone(within_s=30)
+
+
+def test_a_thread_that_hangs_is_left_behind_and_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "STALLED_S", 0.1)
+    monkeypatch.setattr(pool, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(pool, "_abandoned", [])
+    free = threading.Event()
+    started = Threads(2)
+    try:
+        with pytest.raises(StalledError):
+            started.result(started.submit(free.wait))
+        started.shutdown(cancel_futures=True)  # comes back, though the thread does not
+        assert not end_all()
+    finally:
+        free.set()
+    for thread in pool._abandoned:
+        thread.join()
     assert end_all()
