@@ -8,14 +8,17 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ttstrain import registry
 from ttstrain.checkpoint.reading import retried
 from ttstrain.checkpoint.upstream import open_checkpoint, resolve_base
 from ttstrain.contract.checkpoint import Absent, OpenedCheckpoint, differences
-from ttstrain.errors import CheckpointError
+from ttstrain.contract.task import Task
+from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.recipe.schema import Recipe, base_files
 from ttstrain.tensors import hub
-from ttstrain.tensors.loading import LoadReport, Mismatch, misfit
+from ttstrain.tensors.loading import LoadReport, Tensors, check_stored_finite, compare, misfit
 from ttstrain.tensors.tensorfile import StoredTensor
 
 
@@ -43,12 +46,13 @@ def open_for(recipe: Recipe) -> OpenedCheckpoint:
 
 
 def check_base(recipe: Recipe) -> None:
-    """Look whether a recipe's base can be started from, by its headers, and by the sums that a checkpoint of ours has.
+    """Look whether a run could start from a recipe's base, as the run itself looks, but for what only a device tells.
 
-    Nothing is downloaded.
+    Nothing is downloaded. The net is built without its numbers, and the base is read tensor by tensor.
 
-    Raises CheckpointError as a run would: a file is missing or damaged, of another family, model or version, or not
-    the whole model. Of a base that lies on the Hub nothing is known.
+    Raises CheckpointError as a run would: a file is missing or damaged, of another family, model or version, not the
+    whole model or more than it, not finite, or of a vocab, a tokenizer or a quantizer that does not go with the
+    recipe's. Of a base that lies on the Hub nothing is known.
     """
     files = base_files(recipe.base)
     if any(spec.startswith(hub.HUB) for spec in files):
@@ -57,21 +61,30 @@ def check_base(recipe: Recipe) -> None:
                 open_checkpoint(resolve_base(spec), task=recipe.task)
         return
     opened = open_for(recipe)
-    wanted = registry.find_task(recipe.task).config.model_validate(recipe.model).parameter_shapes()
-    report = LoadReport(
-        source=opened.title,
-        matched=tuple(name for name in wanted if name in opened.weights),
-        missing=tuple(name for name in wanted if name not in opened.weights),
-        unexpected=(),  # what is frozen for good is no parameter of the plan's
-        mismatched=tuple(
-            Mismatch(name, opened.weights[name].shape, shape)
-            for name, shape in wanted.items()
-            # The first axis of a table may differ: rows are carried over by symbol.
-            if name in opened.weights and opened.weights[name].shape[1:] != shape[1:]
-        ),
-    )
+    trained = registry.find_task(recipe.task)
+    task_class: Any = trained.load_task()
+    with hub.nothing_fetched():
+        with torch.device("meta"):
+            task: Task = task_class(trained.config.model_validate(recipe.model))
+        fitted = task.fitted(opened)
+    check_fits(task, fitted.weights, opened)
+    if (first := task.rows_first()) is not None and not any(fitted.new_rows.get(table) for table in first.tables):
+        raise no_new_rows()
+    check_stored_finite(fitted.weights, source=opened.source)
+
+
+def check_fits(task: Task, weights: Tensors, opened: OpenedCheckpoint) -> None:
+    """Compare a base's tensors with a task's. Raises CheckpointError, which says what files hold that is missing."""
+    report = compare(task, weights, source=opened.source)
     if not report.perfect:
         raise explain(report, opened) or misfit(report)
+
+
+def no_new_rows() -> RecipeError:
+    """Say that new rows cannot train first where there are none."""
+    return RecipeError(
+        "new rows are to train first, but the base has a row for every symbol", hint="leave `model.first_new_rows` out"
+    )
 
 
 def open_training(opened: OpenedCheckpoint, *, task: str) -> OpenedCheckpoint:

@@ -107,6 +107,11 @@ class OpenedCheckpoint:
         return " + ".join(path.name for path in (self.path, *self.beside))
 
     @property
+    def source(self) -> str:
+        """Name it in an error: by its path, or where it is several files by their names."""
+        return self.title if self.beside else str(self.path)
+
+    @property
     def averaged(self) -> bool:
         """Whether the only weights are an average."""
         return self.kind == "base" and self.ema is not None

@@ -13,7 +13,7 @@ import torch
 from ttstrain import registry
 from ttstrain.checkpoint import pointers, store
 from ttstrain.checkpoint.lock import RunLock, hold
-from ttstrain.checkpoint.merging import explain, open_for, open_training
+from ttstrain.checkpoint.merging import check_fits, no_new_rows, open_for, open_training
 from ttstrain.checkpoint.meta import check_vocab, compare_front_ends
 from ttstrain.checkpoint.upstream import open_checkpoint
 from ttstrain.contract.checkpoint import AdaptedWeights, OpenedCheckpoint
@@ -49,7 +49,7 @@ from ttstrain.runs.kept import from_where_started, with_kept_files
 from ttstrain.runs.origin import Origin, find, not_begun, run_of
 from ttstrain.runs.prepare import Prepared, ShowProgress, no_progress, prepare
 from ttstrain.shell import quoted
-from ttstrain.tensors.loading import LoadReport, Tensors, compare, load_weights
+from ttstrain.tensors.loading import LoadReport, Tensors, load_weights
 from ttstrain.tensors.tensorfile import read_tree
 from ttstrain.tracking import jsonl
 from ttstrain.tracking.build import build_trackers
@@ -343,10 +343,8 @@ def _load_base(run: Run, base: OpenedCheckpoint) -> list[str]:
 
 def _load(run: Run, opened: OpenedCheckpoint, weights: Tensors) -> LoadReport:
     """Load weights strictly; where whole parts are missing, say which files hold them."""
-    source = opened.title if opened.beside else str(opened.path)
-    if (incomplete := explain(compare(run.task, weights, source=source), opened)) is not None:
-        raise incomplete
-    return load_weights(run.task, weights, source=source)
+    check_fits(run.task, weights, opened)
+    return load_weights(run.task, weights, source=opened.source)
 
 
 def _taken_on_trust(plan: Plan, base: OpenedCheckpoint) -> str:
@@ -373,10 +371,7 @@ def _choose_new_rows(run: Run, fitted: AdaptedWeights) -> list[str]:
         return []
     new_rows.choose(fitted.new_rows)
     if not new_rows.count:
-        raise RecipeError(
-            "new rows are to train first, but the base has a row for every symbol",
-            hint="leave `model.first_new_rows` out",
-        )
+        raise no_new_rows()
     return [f"steps 0 to {new_rows.steps} train the {new_rows.count} new rows alone; all else waits, bit for bit"]
 
 

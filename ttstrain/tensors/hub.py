@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,23 @@ _WHOLE = r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?/?"  # what 
 _TEXTS = ("*.txt", "*.json", "*.yaml")  # vocab and settings, which lie beside a file of weights
 _MODEL = "model*.safetensors"  # one file or its shards
 _ELSEWHERE = "or download it elsewhere and give its path in place of `hf://...`"
+
+
+_fetches = ContextVar("_fetches", default=True)
+
+
+class NotFetchedError(CheckpointError):
+    """A file of the Hub is not in the cache, and nothing is to be fetched now."""
+
+
+@contextmanager
+def nothing_fetched() -> Iterator[None]:
+    """Find what is in the cache and raise NotFetchedError for anything else; make no connection."""
+    token = _fetches.set(False)
+    try:
+        yield
+    finally:
+        _fetches.reset(token)
 
 
 def download(spec: str, *, preferred: Sequence[str], others: Sequence[str]) -> Path:
@@ -95,6 +113,8 @@ def _holds(folder: Path, suffixes: Sequence[str]) -> bool:
 def _absent(spec: str, repo: str, revision: str | None, inside: str) -> CheckpointError:
     from huggingface_hub import constants
 
+    if not _fetches.get():
+        return NotFetchedError(f"`{spec}` was not downloaded yet")
     if constants.HF_HUB_OFFLINE:
         return _offline(spec)
     tree = f"https://huggingface.co/{repo}/tree/{revision or 'main'}"
@@ -121,7 +141,11 @@ def _snapshot(spec: str, repo: str, revision: str | None, patterns: list[str], *
     transport: Any = errors.HfHubHTTPError.__mro__[1]  # of whichever HTTP library this release uses
     try:
         with _bars_on_terminals_only():
-            return Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=patterns))
+            return Path(
+                huggingface_hub.snapshot_download(
+                    repo, revision=revision, allow_patterns=patterns, local_files_only=not _fetches.get()
+                )
+            )
     except errors.GatedRepoError as error:
         raise CheckpointError(
             f"`{spec}` is gated: its owner asks you to accept terms first",
@@ -141,6 +165,8 @@ def _snapshot(spec: str, repo: str, revision: str | None, patterns: list[str], *
             cached = huggingface_hub.try_to_load_from_cache(repo, wanted, revision=revision)
             if isinstance(cached, str):
                 return Path(cached[: -len(wanted)])
+        if not _fetches.get():
+            raise NotFetchedError(f"`{spec}` was not downloaded yet") from error
         if constants.HF_HUB_OFFLINE:
             raise _offline(spec) from error
         raise CheckpointError(

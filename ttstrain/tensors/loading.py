@@ -98,7 +98,17 @@ def misfit(report: LoadReport) -> CheckpointError:
 
 def check_finite(tree: Tree, *, source: str) -> None:
     """Raise CheckpointError where tensors hold NaN or infinity, in a row that no text uses too: training spreads it."""
-    if bad := non_finite(tree):
+    _refuse(non_finite(tree), source=source)
+
+
+@refused_as(CheckpointError)
+def check_stored_finite(tensors: Tensors, *, source: str) -> None:
+    """Raise as `check_finite` does for tensors that are still in a file; one at a time is in memory."""
+    _refuse([name for name in tensors if non_finite(read_tree({name: tensors[name]}))], source=source)
+
+
+def _refuse(bad: list[str], *, source: str) -> None:
+    if bad:
         raise CheckpointError(
             f"`{source}` holds NaN or infinity in {len(bad)} tensors: {named(bad)}",
             hint="it was damaged or its training diverged: take an earlier checkpoint, or another base",

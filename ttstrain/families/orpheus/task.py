@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,6 +30,7 @@ from ttstrain.families.orpheus.rows import prompt_ids
 from ttstrain.families.orpheus.sampler import Written, read, write
 from ttstrain.families.orpheus.tokenizer import another_tokenizer, load_tokenizer
 from ttstrain.modules.trained import trained_share
+from ttstrain.tensors.hub import NotFetchedError
 
 if TYPE_CHECKING:
     from ttstrain.contract.checkpoint import OpenedCheckpoint
@@ -67,16 +69,12 @@ class OrpheusTask(Task):
         """Return the base's tensors, with rows added where the recipe's vocabulary is a little larger.
 
         New rows are the mean of the audio tokens' rows: no text is to end in one. Raises CheckpointError where rows
-        would be lost, or the tokenizer has ids that no row stands for.
+        would be lost, or the tokenizer has ids that no row stands for; under `hub.nothing_fetched()` a tokenizer that
+        was not downloaded yet is not looked at.
         """
-        wanted, notes = self.config.vocab_size, list[str]()
+        wanted = self.config.vocab_size
         weights: dict[str, Tensor | StoredTensor] = dict(base.weights)
-        tokenizer = load_tokenizer(self.config.rows.tokenizer)
-        if tokenizer.size > wanted:
-            raise CheckpointError(
-                f"the tokenizer `{tokenizer.source}` has {tokenizer.size:,} ids, the net {wanted:,} rows",
-                hint=f"set `model.vocab_size={tokenizer.size}`: rows are added to the base",
-            )
+        notes = self._check_tokenizer(beside=base.path)
         tables = [name for name in (EMBEDDING, HEAD) if name in base.weights]
         for name in tables:
             rows = base.weights[name].shape[0]
@@ -88,12 +86,24 @@ class OrpheusTask(Task):
             if rows < wanted:
                 weights[name] = _with_rows(base.weights[name].read(), wanted, like=self.config.ids)
                 notes.append(f"{wanted - rows} rows added to {name.removeprefix(PREFIX)}, the mean of the audio rows")
-        notes += another_tokenizer(tokenizer, beside=base.path)
         rows_known = min(base.weights[name].shape[0] for name in tables) if tables else wanted
         new = tuple(range(rows_known, wanted))
         if not new:
             return AdaptedWeights(base.weights, notes=tuple(notes))
         return AdaptedWeights(weights, notes=tuple(notes), new_rows=dict.fromkeys(tables, new) if new else {})
+
+    def _check_tokenizer(self, *, beside: Path) -> list[str]:
+        try:
+            tokenizer = load_tokenizer(self.config.rows.tokenizer)
+        except NotFetchedError:
+            return []
+        wanted = self.config.vocab_size
+        if tokenizer.size > wanted:
+            raise CheckpointError(
+                f"the tokenizer `{tokenizer.source}` has {tokenizer.size:,} ids, the net {wanted:,} rows",
+                hint=f"set `model.vocab_size={tokenizer.size}`: rows are added to the base",
+            )
+        return another_tokenizer(tokenizer, beside=beside)
 
     # ---------------------------------------------------------------- training
 

@@ -14,6 +14,7 @@ from ttstrain.families.gpt_sovits.features.tokens import Quantizer, from_weights
 from ttstrain.families.gpt_sovits.features.toy import TOY, toy_quantizer
 from ttstrain.families.gpt_sovits.parts import only
 from ttstrain.families.gpt_sovits.vae.synthesizer import Synthesizer
+from ttstrain.tensors.hub import NotFetchedError
 
 if TYPE_CHECKING:
     from ttstrain.contract.checkpoint import OpenedCheckpoint
@@ -46,9 +47,15 @@ def fitted(base: OpenedCheckpoint, config: VaeNetConfig, *, quantizer: str, want
 
 
 def check_tokens(base: OpenedCheckpoint, *, quantizer: str) -> None:
-    """Raise CheckpointError unless the base's quantizer is the one that `features.quantizer` names."""
+    """Raise CheckpointError unless the base's quantizer is the one that `features.quantizer` names.
+
+    Under `hub.nothing_fetched()` one that was not downloaded yet is not compared.
+    """
     own = from_weights(base.weights, source=base.title)
-    used = load_quantizer(quantizer)
+    try:
+        used = load_quantizer(quantizer)
+    except NotFetchedError:
+        return
     if own.digest == used.digest or (quantizer == TOY and _differ_by_rounding(own, used)):
         return
     raise CheckpointError(
