@@ -141,10 +141,9 @@ def _snapshot(spec: str, repo: str, revision: str | None, patterns: list[str], *
     transport: Any = errors.HfHubHTTPError.__mro__[1]  # of whichever HTTP library this release uses
     try:
         with _bars_on_terminals_only():
+            only_cached = {} if _fetches.get() else {"local_files_only": True}
             return Path(
-                huggingface_hub.snapshot_download(
-                    repo, revision=revision, allow_patterns=patterns, local_files_only=not _fetches.get()
-                )
+                huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=patterns, **only_cached)
             )
     except errors.GatedRepoError as error:
         raise CheckpointError(
