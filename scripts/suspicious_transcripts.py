@@ -17,7 +17,7 @@ from ttstrain.plan.facts import audit_data
 from ttstrain.plan.resolve import parse
 from ttstrain.recipe.compose import compose, with_flags
 from ttstrain.recipe.schema import Recipe
-from ttstrain.runs.prepare import open_cache
+from ttstrain.train.prepare import open_cache
 
 NEIGHBOURS = 4  # texts that a clip may get instead of its own: those of the most similar length in symbols
 DRAWS = 5000

@@ -19,7 +19,6 @@ from worker import Finished, TimedBatches, device_name, now, versions
 from ttstrain.checkpoint.store import CheckpointStore
 from ttstrain.contract.data import Batch
 from ttstrain.contract.task import Task
-from ttstrain.infer.previews import Previews
 from ttstrain.optim.ema import Ema
 from ttstrain.optim.groups import build_groups
 from ttstrain.optim.optimizers import Optimizers
@@ -33,7 +32,9 @@ from ttstrain.train import loop
 from ttstrain.train.best import Best
 from ttstrain.train.distributed import Ranks
 from ttstrain.train.guard import Guard
+from ttstrain.train.held_out import HeldOut
 from ttstrain.train.precision import Precision, choose
+from ttstrain.train.previews import Previews
 from ttstrain.train.rng import Rng
 from ttstrain.train.run import Run
 from ttstrain.train.snapshot import Snapshots
@@ -174,6 +175,6 @@ def _plan(recipe: Recipe, batches: Sequence[Batch], *, steps: int) -> Plan:
 def serve(run: Run, snapshots: Snapshots) -> None:
     """Train on what is handed out until the parent has had enough."""
     try:
-        loop.train(run, loop.HeldOut(batches=[], previews=Previews()), snapshots)
+        loop.train(run, HeldOut(batches=[], previews=Previews()), snapshots)
     except Finished:
         run.trackers.finish("done")

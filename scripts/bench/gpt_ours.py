@@ -16,7 +16,7 @@ from worker import begin
 from ttstrain import registry
 from ttstrain.families.gpt_sovits.batch import SovitsBatch
 from ttstrain.recipe.schema import Recipe
-from ttstrain.train.build import choose_device
+from ttstrain.train.device import choose_device
 from ttstrain.train.snapshot import MemorySnapshots
 
 

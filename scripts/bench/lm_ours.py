@@ -17,7 +17,7 @@ from ttstrain.families.orpheus.batch import OrpheusBatch
 from ttstrain.families.orpheus.ids import PUBLISHED
 from ttstrain.families.orpheus.rows import pack, row_of
 from ttstrain.recipe.schema import Recipe
-from ttstrain.train.build import choose_device
+from ttstrain.train.device import choose_device
 from ttstrain.train.snapshot import MemorySnapshots
 
 FIGURES = 6  # of a loss that is told

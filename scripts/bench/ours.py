@@ -18,7 +18,7 @@ from ttstrain.families.flow.data import FlowBatch, FlowExample
 from ttstrain.optim import measured
 from ttstrain.recipe.schema import Recipe
 from ttstrain.train import loop
-from ttstrain.train.build import choose_device
+from ttstrain.train.device import choose_device
 from ttstrain.train.snapshot import MemorySnapshots
 
 SNAPSHOT_EVERY = 100  # steps; what `guard.snapshot_every: auto` comes to in all but the shortest runs
@@ -102,7 +102,7 @@ def main() -> None:
         stopwatch.watch(run.optimizers, "grad_norms", part="logging: measure")
         for function in ("copied", "compare"):
             stopwatch.watch(measured, function, part="logging: measure")
-        stopwatch.watch(loop, "_log", part="logging: write")
+        stopwatch.watch(loop, "log_step", part="logging: write")
         engine_side.serve(run, snapshots)
 
 

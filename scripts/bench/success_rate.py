@@ -51,7 +51,7 @@ from ttstrain.data.workers import start_pool
 from ttstrain.errors import DivergedError
 from ttstrain.recipe.compose import compose
 from ttstrain.recipe.schema import DataConfig
-from ttstrain.runs.start import start
+from ttstrain.runs.new import start
 from ttstrain.tracking import jsonl
 
 RESULTS = Path(__file__).with_name("results")

@@ -21,7 +21,7 @@ from ttstrain.families.gpt_sovits.batch import SovitsBatch, num_tokens
 from ttstrain.families.gpt_sovits.vae.synthesizer import Synthesizer
 from ttstrain.families.gpt_sovits.vae.training import vae_losses
 from ttstrain.recipe.schema import Recipe
-from ttstrain.train.build import choose_device
+from ttstrain.train.device import choose_device
 from ttstrain.train.snapshot import MemorySnapshots
 
 

@@ -28,7 +28,7 @@ from ttstrain.families.gpt_sovits.vae.layers import NormedConv1d, NormedUpsampli
 from ttstrain.families.gpt_sovits.vae.mel import Spectrograms
 from ttstrain.families.gpt_sovits.vae.synthesizer import Conditions, Synthesizer, cut
 from ttstrain.modules.dropout import Dropout
-from ttstrain.train.build import choose_device
+from ttstrain.train.device import choose_device
 
 C_MEL = 45.0
 LEAK = 0.1

@@ -34,7 +34,7 @@ from ttstrain.plan.resolve import parse
 from ttstrain.recipe.compose import compose
 from ttstrain.recipe.schema import LoraConfig, Recipe
 from ttstrain.recipe.shipped import list_recipes
-from ttstrain.runs.start import start
+from ttstrain.runs.new import start
 from ttstrain.train.evaluation_loop import evaluating
 from ttstrain.train.precision import Precision
 from ttstrain.train.rng import Rng
@@ -194,7 +194,7 @@ def test_losses_are_finite_and_reach_every_trainable_parameter(subject: Subject)
     Rng(CPU).seed(0)
     drawn: Any = task.draw(subject.batch(polyglot))
     assert drawn.weight > 0
-    for loss in precision.forward(task.losses(drawn.to(CPU))):
+    for loss in task.losses(drawn.to(CPU)):
         assert loss.value.shape == ()
         assert bool(torch.isfinite(loss.value))
         assert all(value.shape == () and bool(torch.isfinite(value)) for value in tensors_of(loss.metrics))

@@ -10,7 +10,7 @@ import pytest
 from small_runs import RECIPE, checkpoint, finetune, metrics, write_clips, write_recipe
 
 from ttstrain.errors import DataError, RecipeError
-from ttstrain.runs.start import resume
+from ttstrain.runs.resume import resume
 
 MakeRun = Callable[..., Path]
 

@@ -29,7 +29,7 @@ from ttstrain.families.flow.export import as_upstream_reads, vocab_bytes
 from ttstrain.optim.groups import build_groups
 from ttstrain.optim.optimizers import Optimizers
 from ttstrain.recipe.schema import OptimizerKind
-from ttstrain.runs.start import resume
+from ttstrain.runs.resume import resume
 from ttstrain.tensors import tensorfile
 
 STEPS = 8

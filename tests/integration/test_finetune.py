@@ -23,9 +23,9 @@ from ttstrain.checkpoint import pointers
 from ttstrain.errors import CheckpointError, DataError, Interrupted, RecipeError
 from ttstrain.plan.resolve import parse, resolve
 from ttstrain.recipe.compose import compose_run
-from ttstrain.runs.prepare import prepare
-from ttstrain.runs.start import resume
-from ttstrain.train import loop
+from ttstrain.runs.resume import resume
+from ttstrain.train import loop, measure
+from ttstrain.train.prepare import prepare
 from ttstrain.train.run import Run
 
 STEPS = 60
@@ -132,7 +132,7 @@ def test_the_logged_lr_is_the_lr_that_stepped_everywhere(
         return loop.train(run, *arguments)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", spy)
-    monkeypatch.setattr("ttstrain.runs.start.train", train)
+    monkeypatch.setattr("ttstrain.runs.new.train", train)
     run = finetune(recipe, tmp_path, "name=r", f"optim.groups={GROUPS}", "tracking.wandb=offline")
 
     def lrs(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
@@ -332,13 +332,13 @@ def test_a_signal_while_data_are_prepared_leaves_with_its_code(
 def test_ctrl_c_in_the_first_evaluation_still_leaves_a_checkpoint(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evaluate = loop.evaluate
+    evaluate = measure.evaluate
 
     def interrupt(*arguments: Any, **options: Any) -> dict[str, float]:
         signal.raise_signal(signal.SIGINT)
         return evaluate(*arguments, **options)
 
-    monkeypatch.setattr(loop, "evaluate", interrupt)
+    monkeypatch.setattr(measure, "evaluate", interrupt)
     with pytest.raises(Interrupted):
         finetune(recipe, tmp_path, "name=r")
     assert pointers.is_checkpoint(tmp_path / "r" / "checkpoints" / "step-00000000")

@@ -19,7 +19,7 @@ from ttstrain.checkpoint import store
 from ttstrain.contract.task import Loss
 from ttstrain.errors import CheckpointError, DivergedError, OutOfMemoryError, Preempted
 from ttstrain.families.flow.task import FlowTask
-from ttstrain.runs.start import resume
+from ttstrain.runs.resume import resume
 from ttstrain.tensors.finite import non_finite
 from ttstrain.train import loop, recovery
 from ttstrain.train.run import Run
@@ -538,14 +538,14 @@ def test_any_error_that_ends_the_run_leaves_the_held_state(
 def test_an_error_between_two_steps_loses_no_step(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wish = loop._wish
+    look = loop.look_for_requests
 
     def fail(run: Run, *arguments: Any, **options: Any) -> Any:
         if run.progress.step == 5:
             raise RuntimeError("a defect")
-        return wish(run, *arguments, **options)
+        return look(run, *arguments, **options)
 
-    monkeypatch.setattr(loop, "_wish", fail)
+    monkeypatch.setattr(loop, "look_for_requests", fail)
     with pytest.raises(RuntimeError):
         finetune(recipe, tmp_path, "name=r", "guard.snapshot_every=2", "checkpoint={every: 100, best: null}")
     assert (tmp_path / "r" / "checkpoints" / "last").read_text() == "step-00000005\n"

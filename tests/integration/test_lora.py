@@ -16,7 +16,7 @@ from ttstrain.checkpoint.upstream import open_checkpoint
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.modules import lora
 from ttstrain.recipe.schema import LoraConfig
-from ttstrain.runs.start import resume
+from ttstrain.runs.resume import resume
 from ttstrain.tensors.loading import load_weights
 from ttstrain.tensors.tensorfile import read_tree
 

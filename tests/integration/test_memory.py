@@ -19,7 +19,7 @@ from ttstrain.contract.task import Loss, Task
 from ttstrain.data.loader import Loader
 from ttstrain.errors import OutOfMemoryError
 from ttstrain.families.flow.task import FlowTask
-from ttstrain.runs.start import resume
+from ttstrain.runs.resume import resume
 from ttstrain.train import loop, recovery
 from ttstrain.train.snapshot import MemorySnapshots
 
@@ -74,7 +74,7 @@ def walk(run: Any, batches: Sequence[Sequence[ToyBatch]]) -> list[Any]:
     snapshots = MemorySnapshots()
     snapshots.take(run.state, run.progress.step)
     pieces = ([piece for b in own for piece in run.loader.divided(b, limit=run.loader.limit)] for own in batches)
-    return [loop._step(run, own, snapshots).report for own in pieces]
+    return [loop.take_step(run, own, snapshots)[0] for own in pieces]
 
 
 @pytest.mark.parametrize("task_class", [Regression, Joint])
@@ -115,18 +115,18 @@ def test_half_a_step_is_taken_back(tmp_path: Path) -> None:
     torch.manual_seed(5)
     run = whole_run(Full(), tmp_path)
     snapshots = MemorySnapshots()
-    assert loop._step(run, [make_batch(4)], snapshots).report is not None
+    assert loop.take_step(run, [make_batch(4)], snapshots)[0] is not None
     snapshots.take(run.state, run.progress.step)
     held = run.state.snapshot()
-    assert loop._step(run, [make_batch(2, seed=1)], snapshots).report is not None
+    assert loop.take_step(run, [make_batch(2, seed=1)], snapshots)[0] is not None
     run.task.full = True
-    assert loop._step(run, [make_batch(4, seed=2)], snapshots).report is None
+    assert loop.take_step(run, [make_batch(4, seed=2)], snapshots)[0] is None
     now = run.state.snapshot()
     for part in ("task", "optimizers", "ema", "progress"):
         assert differences(now[part], held[part]) == []
     (incident,) = [json.loads(file.read_text()) for file in (tmp_path / "incidents").iterdir()]
     assert (incident["kind"], incident["action"], incident["restored_step"]) == ("out_of_memory", "halve", 1)
-    after = loop._step(run, run.loader.divided(make_batch(4, seed=3), limit=run.loader.limit), snapshots).report
+    after, _ = loop.take_step(run, run.loader.divided(make_batch(4, seed=3), limit=run.loader.limit), snapshots)
     assert after is not None
     assert after.stepped == ["discriminator", "generator"]
 
@@ -360,7 +360,7 @@ def test_one_bad_batch_of_a_gan_is_taken_back_and_the_second_is_fp16s(tmp_path: 
     snapshots.take(run.state, 0)
     kinds = []
     for seed in range(3):
-        report = loop._step(run, [make_batch(4, seed=seed)], snapshots).report
+        report, _ = loop.take_step(run, [make_batch(4, seed=seed)], snapshots)
         kinds.append((run.precision.kind, report is not None))
     assert kinds == [("fp16", False), ("fp32", False), ("fp32", True)]
     assert run.guard.rollbacks == 2

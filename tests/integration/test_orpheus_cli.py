@@ -17,7 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from ttstrain.data.manifest import read_manifest, write_manifest
 from ttstrain.errors import UserError
 from ttstrain.families.orpheus.ids import TokenIds
-from ttstrain.runs.start import resume
+from ttstrain.runs.resume import resume
 
 IDS = TokenIds(first_custom=259, bos=256, eot=258)
 SHORT = ("train.steps=2", "eval.every=null", "checkpoint.every=2", "name=r")

@@ -26,7 +26,7 @@ from ttstrain.families.orpheus.task import OrpheusTask
 from ttstrain.optim.groups import build_groups
 from ttstrain.optim.optimizers import Optimizers
 from ttstrain.recipe.schema import OptimConfig
-from ttstrain.runs.start import resume
+from ttstrain.runs.resume import resume
 from ttstrain.tensors.loading import load_weights
 from ttstrain.tensors.tensorfile import read_tree
 

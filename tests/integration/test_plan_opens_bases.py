@@ -24,7 +24,7 @@ from ttstrain.families.flow.task import FlowTask
 from ttstrain.families.flow.upstream import METADATA_KEY
 from ttstrain.plan.resolve import parse
 from ttstrain.recipe.compose import compose
-from ttstrain.runs.start import start
+from ttstrain.runs.new import start
 
 TABLE, NORM = "transformer.text_embed.text_embed.weight", "transformer.norm_out.linear.bias"
 NET: dict[str, Any] = {"dim": 32, "depth": 1, "heads": 1, "dim_head": 32, "text_dim": 16, "conv_layers": 1}

@@ -18,8 +18,8 @@ from vocoders import write_bigvgan, write_vocos
 from ttstrain.contract.task import Audio, Prompt, Sample
 from ttstrain.errors import CheckpointError, DataError, Preempted
 from ttstrain.families.flow.task import FlowTask
-from ttstrain.infer import previews
-from ttstrain.runs.start import resume
+from ttstrain.runs.resume import resume
+from ttstrain.train import previews
 
 SPEAKING = ("sample.every=2", "sample.count=2", "train.steps=4", "eval.every=2")
 NO_WARMUP = "optim.schedule.warmup_steps=0"

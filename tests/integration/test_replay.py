@@ -14,7 +14,7 @@ from small_runs import checkpoint, differences, finetune, metrics, ttstrain, wri
 
 from ttstrain.data.manifest import read_manifest
 from ttstrain.errors import DataError
-from ttstrain.runs.start import resume
+from ttstrain.runs.resume import resume
 
 STEPS = 8
 

@@ -29,9 +29,10 @@ from small_runs import (
 from ttstrain.checkpoint.lock import RunBusyError, hold
 from ttstrain.errors import CheckpointError, DataError, FolderLostError, Interrupted, Preempted, RecipeError, UserError
 from ttstrain.recipe.compose import compose
-from ttstrain.runs.start import resume
+from ttstrain.runs.resume import resume
 from ttstrain.tracking import jsonl
 from ttstrain.tracking.jsonl import JsonlTracker
+from ttstrain.train import loop
 from ttstrain.train.run import Run
 
 STEPS = 8
@@ -79,7 +80,8 @@ def stopped_short(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
         runs.append(run)
         return "done"
 
-    monkeypatch.setattr("ttstrain.runs.start.train", look)
+    for start in ("new", "resume"):
+        monkeypatch.setattr(f"ttstrain.runs.{start}.train", look)
     return runs
 
 
@@ -208,8 +210,6 @@ def _without_best(state: Mapping[str, Any]) -> dict[str, Any]:
 def test_a_run_asked_to_leave_at_its_last_step_is_done(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ttstrain.train import loop
-
     step = loop.train_step
 
     def step_and_interrupt(run: Run, *arguments: Any, **options: Any) -> Any:
@@ -351,9 +351,9 @@ def metrics_of(file: Path) -> list[float]:
 def test_a_base_whose_run_goes_on_while_the_data_are_prepared_is_read_as_it_is_then(
     recipe: Path, copied: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ttstrain.runs import start
+    from ttstrain.runs import new
 
-    base, prepare = copied(), start.prepare
+    base, prepare = copied(), new.prepare
     (base / "checkpoints" / "best").write_text("step-00000004\n")
 
     def prepare_meanwhile(*arguments: Any, **options: Any) -> Any:
@@ -361,7 +361,7 @@ def test_a_base_whose_run_goes_on_while_the_data_are_prepared_is_read_as_it_is_t
         shutil.rmtree(base / "checkpoints" / "step-00000004")
         return prepare(*arguments, **options)
 
-    monkeypatch.setattr(start, "prepare", prepare_meanwhile)
+    monkeypatch.setattr(new, "prepare", prepare_meanwhile)
     settings = ["train.steps=1", "optim.lr=1e-9", "optim.schedule.warmup_steps=0", "ema.enabled=false"]
     run = finetune(recipe, tmp_path, "name=run", f"base={base}", *settings)
     mine, theirs = checkpoint(run, 1).state["task"], checkpoint(base, 6).state["task"]
@@ -401,8 +401,6 @@ def test_a_run_whose_folder_goes_ends_at_once_and_saves_itself_beside(
     change: Callable[[Path], object],
     snapshot: str,
 ) -> None:
-    from ttstrain.train import loop
-
     step, run = loop.train_step, tmp_path / "whole"
 
     def step_and_change(*arguments: Any, **options: Any) -> Any:
@@ -427,18 +425,12 @@ def test_an_average_or_early_stop_asked_for_later_starts_there(
     recipe: Path, tmp_path: Path, stopped_short: list[Run], capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ttstrain.runs.start.train", train_for_real)
+        patch.setattr("ttstrain.runs.new.train", loop.train)
         run = finetune(recipe, tmp_path, "name=run", "ema.enabled=false", "train.steps=4")
     resume(run, ["train.steps=8", "ema.enabled=true", "train.early_stop={patience: 2}"])
     held = stopped_short[0].state.snapshot()
     assert differences(held["ema"]["weights"], held["task"]) == []
     assert "started afresh: average, early stop" in capfd.readouterr().err.replace("\n", " ")
-
-
-def train_for_real(*arguments: Any) -> Any:
-    from ttstrain.train.loop import train
-
-    return train(*arguments)
 
 
 # ---------------------------------------------------------------- refused

@@ -18,7 +18,7 @@ from ttstrain.optim.scaled_adam import ScaledAdam
 from ttstrain.optim.schedule import lr_at
 from ttstrain.plan.resolve import parse
 from ttstrain.recipe.compose import compose
-from ttstrain.runs.start import resume
+from ttstrain.runs.resume import resume
 from ttstrain.tensors.tensorfile import read_tree
 
 UNSEEN = 731  # a phone of Cantonese: its row gets no gradient from English

@@ -11,7 +11,7 @@ import soundfile
 from small_runs import checkpoint, cut_off, differences, finetune, metrics, ttstrain, write_clips
 
 from ttstrain.recipe.shipped import shipped
-from ttstrain.runs.start import resume
+from ttstrain.runs.resume import resume
 
 STEPS = 4
 SMOKE = shipped("recipes") / "smoke" / "gpt_sovits_joint.yaml"

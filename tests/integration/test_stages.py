@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import signal
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ import pytest
 from small_runs import RECIPE, checkpoint, differences, finetune, metrics, same, ttstrain, write_clips, write_recipe
 
 from ttstrain.contract.task import Loss
-from ttstrain.errors import CheckpointError, RecipeError
+from ttstrain.errors import CheckpointError, Preempted, RecipeError
 from ttstrain.families.flow.task import FlowTask
-from ttstrain.runs.start import resume
-from ttstrain.train import loop
+from ttstrain.runs.resume import resume
+from ttstrain.train import loop, measure
 from ttstrain.train.run import Run
 
 TEXT = RECIPE.replace("steps: 8, ", "").replace(
@@ -170,6 +171,27 @@ def test_where_a_stage_ended_early_is_part_of_the_state(stopped: Path, tmp_path:
     resume(run, [])
     assert metrics(run) == metrics(stopped)
     assert differences(checkpoint(run, 8).state, checkpoint(stopped, 8).state) == []
+
+
+def test_an_evaluation_that_a_signal_left_out_ends_its_stage_when_the_run_goes_on(
+    stopped: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate, preempted = measure.evaluate, list[int]()
+
+    def preempt(run: Run, *arguments: Any, **options: Any) -> dict[str, float]:
+        if run.progress.step == 4 and not preempted:
+            preempted.append(4)
+            signal.raise_signal(signal.SIGTERM)
+        return evaluate(run, *arguments, **options)
+
+    monkeypatch.setattr(measure, "evaluate", preempt)
+    recipe = write_recipe(tmp_path / "r.yaml", data=data, text=TEXT + STOPPING)
+    with pytest.raises(Preempted):
+        finetune(recipe, tmp_path, "name=run")
+    resume(tmp_path / "run", [])
+    assert preempted == [4]
+    assert metrics(tmp_path / "run") == metrics(stopped)
+    assert differences(checkpoint(tmp_path / "run", 8).state, checkpoint(stopped, 8).state) == []
 
 
 def test_a_run_whose_stages_ended_early_has_ended(stopped: Path) -> None:

@@ -15,7 +15,7 @@ from ttstrain.checkpoint.inspect import inspect
 from ttstrain.cli.prepare import prepare
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.families.flow.vocab import load_vocab
-from ttstrain.runs.start import resume
+from ttstrain.runs.resume import resume
 
 UNKNOWN = "Ğ"  # in no published vocab
 

@@ -14,7 +14,7 @@ from ttstrain.checkpoint.upstream import open_checkpoint
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.families.flow.readings import TABLE
 from ttstrain.families.flow.surgery import transplant
-from ttstrain.runs.start import resume
+from ttstrain.runs.resume import resume
 
 ALONE, STEPS = 3, 6
 OLD = (" ", *"oinshrdlcumwfgypbvkETAOINSHRDLCUMWFGYPBVK.,'jqxz")

@@ -11,7 +11,7 @@ from pretended_cuda import GPU, needs_cuda_build, pretended_cuda
 from ttstrain.families.flow.model.attention import attend
 from ttstrain.families.gpt_sovits.gpt.attention import _attend
 from ttstrain.modules.full_precision import full_precision
-from ttstrain.train.build import choose_device
+from ttstrain.train.device import choose_device
 
 pytestmark = needs_cuda_build
 

@@ -16,7 +16,7 @@ from ttstrain import registry
 from ttstrain.errors import OutOfMemoryError
 from ttstrain.plan.resolve import parse
 from ttstrain.recipe.compose import compose
-from ttstrain.runs.start import start
+from ttstrain.runs.new import start
 
 pytestmark = needs_cuda_build
 

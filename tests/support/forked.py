@@ -17,7 +17,7 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 PRELOADED = [
-    "ttstrain.runs.start",
+    "ttstrain.runs.resume",
     "torchaudio",
     "transformers.models.bert.modeling_bert",
     "transformers.models.hubert.modeling_hubert",

@@ -22,10 +22,11 @@ from ttstrain.data import cache
 from ttstrain.data.loader import Loader
 from ttstrain.recipe.compose import compose
 from ttstrain.recipe.schema import GuardConfig, OptimConfig
-from ttstrain.runs import prepare
-from ttstrain.runs import start as starting
-from ttstrain.train import build, distributed, loop, recovery, signals
+from ttstrain.runs import assemble, new, processes
+from ttstrain.runs.resume import resume as go_on
+from ttstrain.train import build, distributed, loop, prepare, recovery, signals
 from ttstrain.train.checksum import checksums
+from ttstrain.train.device import choose_device
 from ttstrain.train.distributed import Ranks
 from ttstrain.train.evaluate import evaluate
 from ttstrain.train.run import Run
@@ -176,7 +177,7 @@ def mixture_gradient(like: Tensor, rank: int) -> Tensor:
 def exchange_on_gpus() -> dict[str, Any]:
     """Sum on this rank's GPU over NCCL, and numbers and objects of the host over gloo."""
     with joined() as ranks:
-        device = build.choose_device("cuda", tf32=True, ranks=ranks)
+        device = choose_device("cuda", tf32=True, ranks=ranks)
         parameters = [nn.Parameter(torch.zeros(shape, device=device)) for shape in ((600, 500), (3,), (2,))]
         for parameter in parameters[: 2 + ranks.rank]:
             parameter.grad = torch.full_like(parameter, 1.0 + ranks.rank)
@@ -252,7 +253,7 @@ def meet_memory(task_class: type[Task], size: int, at_rank: int) -> dict[str, An
         with _replaced(recovery.Incident, "write", lambda *_: Path("incident")):
             for seed in range(3):
                 pieces = [p for b in _pieces(make_batch(ROWS, seed=seed))[ranks.rank] for p in run.loader.divided(b)]
-                taken.append(loop._step(run, pieces, snapshots).report is not None)
+                taken.append(loop.take_step(run, pieces, snapshots)[0] is not None)
         return {"taken": taken, "limit": run.loader.limit, "weights": weights(run), "notes": notes}
 
 
@@ -315,11 +316,11 @@ def exchange() -> dict[str, Any]:
 
 
 def finetune(recipe: Path, *overrides: str) -> Path:
-    return starting.start(compose(recipe, list(overrides)))
+    return new.start(compose(recipe, list(overrides)))
 
 
 def resume(run: Path, *overrides: str) -> Path:
-    return starting.resume(run, list(overrides))
+    return go_on(run, list(overrides))
 
 
 def finetune_and_tell(recipe: Path, *overrides: str) -> dict[str, Any]:
@@ -393,9 +394,9 @@ def finetune_poisoned(on_rank: int, at_step: int, recipe: Path, *overrides: str)
 def finetune_broken(on_rank: int, where: str, error: BaseException, recipe: Path, *overrides: str) -> Path:
     """Train; one rank alone fails in a function of the engine."""
     module, name = {
-        "device": (build, "choose_device"),
+        "device": (processes, "choose_device"),
         "build": (build, "build"),
-        "trackers": (starting, "build_trackers"),
+        "trackers": (assemble, "build_trackers"),
         "step": (loop, "train_step"),
     }[where]
     function = getattr(module, name)

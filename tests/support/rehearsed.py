@@ -68,4 +68,4 @@ def have_no_room_for_moments(folder: Path) -> None:
         snapshots.take(run.state, 0)
         gpu.limit = gpu.live + 2.5 * 2**20
         batch = Rows(ids=["a", "b"], x=torch.zeros(2, 512), weight=2.0, num_frames=2, num_padded=2)
-        loop._step(run, [batch], snapshots)
+        loop.take_step(run, [batch], snapshots)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ttstrain.checkpoint import store
 from ttstrain.recipe.compose import compose
-from ttstrain.runs.start import start
+from ttstrain.runs.new import start
 from ttstrain.tracking import jsonl
 
 DEMO = Path(__file__).resolve().parents[2] / "ttstrain" / "_demo"

@@ -44,7 +44,8 @@ def finetune(
     from ttstrain.plan.project import with_project
     from ttstrain.plan.resolve import parse
     from ttstrain.recipe.compose import compose, with_flags
-    from ttstrain.runs.launch import first_speaks, launch
+    from ttstrain.runs.launch import launch
+    from ttstrain.train.launched import first_speaks
 
     with first_speaks():
         composed = with_flags(compose(recipe, overrides or []), data=data, base=base, run_dir=run_dir)
@@ -60,7 +61,7 @@ def finetune(
         arguments = _arguments(recipe, overrides or [], data=data, base=base, run_dir=run_dir)
         raise typer.Exit(launch(arguments, nproc=nproc))
 
-    from ttstrain.runs.start import start
+    from ttstrain.runs.new import start
 
     start(composed, show=show_progress)
 

@@ -23,8 +23,8 @@ import ttstrain
 from ttstrain.data.pool import end_all
 from ttstrain.errors import OutOfMemoryError, PeerError, UserError, first_line, is_out_of_memory
 from ttstrain.places import is_refusal, refusal
-from ttstrain.runs.launch import first_here
 from ttstrain.terminal import escaped, on_one_line, protected
+from ttstrain.train.launched import first_here
 from ttstrain.train.signals import starting
 
 INTERNAL_ERROR = 1

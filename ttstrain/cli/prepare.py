@@ -89,7 +89,7 @@ def prepare(
             print(terminal.on_one_line(added))
     built = None if wanted is None else _build(wanted, result)
     if built is not None:
-        from ttstrain.runs.prepare import look_again
+        from ttstrain.train.prepare import look_again
 
         checked, result = result, look_again(result, built[0], built[1].failed)
         _write_lists(result, out, config.cache_dir)
@@ -139,7 +139,7 @@ def _write_lists(result: AuditResult, out: Path | None, cache_dir: str | None) -
 
 def _build(recipe: Recipe, result: AuditResult) -> tuple[FeatureCache, BuildReport]:
     from ttstrain.cli.progress import show_progress
-    from ttstrain.runs.prepare import open_cache
+    from ttstrain.train.prepare import open_cache
 
     cache = open_cache(recipe, place="disk")
     with show_progress("computing features") as progress:

@@ -51,7 +51,7 @@ def resume(
         arguments += ["--data", str(data)] if data is not None else []
         raise typer.Exit(launch(arguments, nproc=nproc))
 
-    from ttstrain.runs.start import resume as resume_run
+    from ttstrain.runs.resume import resume as resume_run
 
     resume_run(
         run,

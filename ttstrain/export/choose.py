@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from ttstrain import registry
-from ttstrain.checkpoint import pointers, store
+from ttstrain.checkpoint import pointers, run_folder, store
 from ttstrain.checkpoint.damage import open_meta
 from ttstrain.checkpoint.meta import Meta
 from ttstrain.checkpoint.reading import retried
@@ -35,7 +35,6 @@ from ttstrain.optim.settings import LR_AS_ADAMW, settings_of
 from ttstrain.plan.resolve import parse
 from ttstrain.recipe.compose import compose, compose_run
 from ttstrain.recipe.schema import LoraConfig, Recipe, base_title
-from ttstrain.runs import folder
 from ttstrain.tensors.loading import load_weights
 from ttstrain.tensors.tensorfile import read_tree
 from ttstrain.tracking import jsonl
@@ -111,7 +110,7 @@ class _Choice:
 def _of_run(checkpoint: Path, *, weights: WeightsChoice, compare: bool, training: bool) -> Source:
     loaded = store.load(checkpoint) if training else _without_moments(checkpoint)
     meta = loaded.meta
-    run = checkpoint.parent.parent if (checkpoint.parent.parent / folder.RECIPE).is_file() else None
+    run = checkpoint.parent.parent if (checkpoint.parent.parent / run_folder.RECIPE).is_file() else None
     settings = None if run is None else _recipe_of(run)
     config = _config(meta, checkpoint)
     task = _build(meta.task, config, settings)
@@ -167,14 +166,14 @@ def _epoch(meta: Meta, run: Path | None) -> int | None:
     if run is None:
         return None
     try:
-        steps_per_epoch: float = folder.read_plan(run)["steps_per_epoch"]
+        steps_per_epoch: float = run_folder.read_plan(run)["steps_per_epoch"]
     except CheckpointError:
         return None
     return max(1, math.ceil(meta.step / steps_per_epoch))
 
 
 def _recipe_of(run: Path) -> Recipe:
-    return parse(compose_run(run, [], origins=folder.origins(run)))
+    return parse(compose_run(run, [], origins=run_folder.origins(run)))
 
 
 def _config(meta: Meta, checkpoint: Path) -> ModelConfig:
@@ -247,7 +246,7 @@ def _evaluated(task: Task, loaded: store.Loaded, *, run: Path | None, recipe: Re
             "these weights were trained schedule-free, and what they stand for takes the run's recipe to compute",
             hint="export the checkpoint from its run's folder",
         )
-    plan = folder.read_plan(run)
+    plan = run_folder.read_plan(run)
     named = [(lora.plain_name(name), parameter) for name, parameter in task.named_parameters()]
     optimizers = Optimizers.build(
         build_groups(task.optimized(), named, recipe.optim),

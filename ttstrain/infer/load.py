@@ -28,17 +28,17 @@ from ttstrain.data.audio import read_clip
 from ttstrain.data.decode import decode
 from ttstrain.data.manifest import read_manifest
 from ttstrain.data.other_formats import what_it_is
+from ttstrain.data.reference import choose_reference
 from ttstrain.data.transcript import CleanText, misfit, readable
 from ttstrain.errors import CheckpointError, DataError, RecipeError
 from ttstrain.export.choose import gather
-from ttstrain.infer.previews import choose_reference
 from ttstrain.plan.resolve import parse
 from ttstrain.recipe.compose import COMMAND_LINE, RUN_RECIPE, Composed, Removed, parse_override
 from ttstrain.recipe.schema import TrainConfig
 from ttstrain.tensors.hub import HUB
 from ttstrain.tensors.loading import load_weights
 from ttstrain.tensors.tensorfile import read_tree
-from ttstrain.train.build import choose_device
+from ttstrain.train.device import choose_device
 from ttstrain.weights import WeightsChoice
 
 DEVICE = ("train", "device")

@@ -24,11 +24,11 @@ from ttstrain.data.audit import audit
 from ttstrain.data.readers import read_rows
 from ttstrain.errors import CheckpointError, UserError
 from ttstrain.recipe.schema import DataConfig, TrainConfig
-from ttstrain.runs.prepare import ShowProgress, no_progress
 from ttstrain.tensors.loading import load_weights
 from ttstrain.tensors.tensorfile import read_tree
-from ttstrain.train.build import choose_device
+from ttstrain.train.device import choose_device
 from ttstrain.train.evaluation_loop import evaluate_batches
+from ttstrain.train.prepare import ShowProgress, no_progress
 
 NUM_CLIPS = 6
 HANDY_S = (1.5, 8.0)  # long enough for a sentence, short enough for a CPU

@@ -28,7 +28,7 @@ from ttstrain.places import refused_as
 from ttstrain.plan.facts import front_end_of
 from ttstrain.recipe.schema import Recipe
 from ttstrain.tensors.loading import load_weights
-from ttstrain.train.build import choose_device
+from ttstrain.train.device import choose_device
 from ttstrain.train.evaluation_loop import Pieces, evaluate_batches
 from ttstrain.train.precision import Precision, choose
 

@@ -9,7 +9,7 @@ from typing import Any
 from ttstrain.data.earlier import Earlier, changes, read_earlier, write_changes
 from ttstrain.errors import RecipeError
 from ttstrain.recipe.compose import COMMAND_LINE, Composed
-from ttstrain.runs.prepare import Prepared
+from ttstrain.train.prepare import Prepared
 from ttstrain.train.run import Run
 
 HOLDOUTS = ("data.holdout", "data.replay.holdout")

@@ -5,32 +5,25 @@ torchrun turns every failure into exit code 1; scripts depend on ours. No torch 
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from types import FrameType
 
 from ttstrain.data.location import usable_cores
-from ttstrain.errors import PeerError, RecipeError, UserError
+from ttstrain.errors import PeerError, RecipeError
+from ttstrain.train.launched import LAUNCHER, under_launcher
 
 GRACE_S = 30.0  # for the other processes to end by themselves, and finish a checkpoint, once one has failed
 POLL_S = 0.1
-LAUNCHER = "TTSTRAIN_LAUNCHER"  # the launcher's process id, in its children's environment
-_NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _FORWARDED = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)
 )
 _PATIENCE = 3  # Ctrl-Cs before everything is killed; the first saves, the second stops at once
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
-
-# ---------------------------------------------------------------- in the launcher
 
 
 def launch(arguments: Sequence[str], *, nproc: int) -> int:
@@ -144,51 +137,3 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-# ---------------------------------------------------------------- in the processes
-
-
-def under_launcher() -> bool:
-    """Whether this process is already one of several."""
-    return "WORLD_SIZE" in os.environ and "RANK" in os.environ
-
-
-def launched() -> bool:
-    """Whether our own launcher waits for this process."""
-    return LAUNCHER in os.environ
-
-
-def first_here() -> bool:
-    """Whether this is the first process on its machine."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
-
-
-@contextmanager
-def first_speaks() -> Iterator[None]:
-    """Let only the first process of a machine say what is wrong with something that all of them read alike."""
-    try:
-        yield
-    except UserError as error:
-        if first_here():
-            raise
-        raise PeerError(error.message, exit_code=error.exit_code, told=True) from error
-
-
-def check_environment() -> None:
-    """Refuse an environment that names a number of processes and not how they meet."""
-    missing = [name for name in _NEEDED if name not in os.environ]
-    if missing:
-        raise RecipeError(
-            f"WORLD_SIZE={os.environ['WORLD_SIZE']} asks for several processes, but {', '.join(missing)} is not set",
-            hint="start them with `--nproc` or torchrun, or unset WORLD_SIZE",
-        )
-
-
-def end_with_launcher() -> None:
-    """Let the death of our launcher, however it dies, preempt this process: it saves and leaves. Linux only."""
-    if sys.platform != "linux" or not launched():
-        return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
-    if os.getppid() != int(os.environ[LAUNCHER]):
-        os.kill(os.getpid(), signal.SIGTERM)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ttstrain.checkpoint import pointers
+from ttstrain.checkpoint import pointers, run_folder
 from ttstrain.checkpoint.damage import open_meta
 from ttstrain.checkpoint.upstream import follow, open_checkpoint
 from ttstrain.errors import CheckpointError, RecipeError
-from ttstrain.runs import folder, sessions
+from ttstrain.runs import sessions
 from ttstrain.shell import quoted
 from ttstrain.tracking import jsonl
 
@@ -29,7 +29,7 @@ def run_of(path: Path) -> Path | None:
     path = path.resolve() if path.name in ("", "..") else path  # `.`: a run has a name
     for run in (path, path.parent, path.parent.parent):
         named = path == run or path.relative_to(run).parts[0] == pointers.CHECKPOINTS
-        if named and (run / folder.RECIPE).is_file():
+        if named and (run / run_folder.RECIPE).is_file():
             return run
     return None
 
@@ -77,7 +77,7 @@ def not_begun(run: Path) -> bool:
         return False
     reached = jsonl.last_step(run / jsonl.FILE_NAME)
     in_first_save = root.is_dir() and any(root.glob(".step-*"))
-    if reached > 2 * folder.read_plan(run)["save_every"] and not in_first_save:
+    if reached > 2 * run_folder.read_plan(run)["save_every"] and not in_first_save:
         raise CheckpointError(
             f"the checkpoints of `{run}` are gone: it was at step {reached}, and there is nothing to go on from",
             hint="put them back, or start a new run",

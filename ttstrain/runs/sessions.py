@@ -16,11 +16,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from ttstrain.checkpoint.run_folder import ENVIRONMENT, PLAN, RECIPE, SESSIONS, identity, read_environment
 from ttstrain.data import atomic
 from ttstrain.environment import describe_environment
 from ttstrain.plan.plan import Plan
 from ttstrain.plan.render import recipe_yaml
-from ttstrain.runs.folder import ENVIRONMENT, PLAN, RECIPE, SESSIONS, identity, read_environment
 from ttstrain.shell import quoted
 
 FILES = (PLAN, ENVIRONMENT, RECIPE)  # the recipe comes last: where it is, the others are

@@ -18,13 +18,14 @@ class Best:
         self.value = math.inf
         self.step: int | None = None
 
-    def improves(self, step: int, values: Mapping[str, float]) -> bool:
-        """Take in an evaluation; True when it is the best yet."""
-        value = values.get(self.metric, math.inf) if self.metric is not None else math.inf
-        if not value < self.value:
-            return False
-        self.value, self.step = value, step
-        return True
+    def improves(self, values: Mapping[str, float]) -> bool:
+        """Tell whether an evaluation is the best yet; NaN never is."""
+        return self.metric is not None and values.get(self.metric, math.inf) < self.value
+
+    def take(self, step: int, values: Mapping[str, float]) -> None:
+        """Remember an evaluation as the best one."""
+        assert self.metric is not None
+        self.value, self.step = values[self.metric], step
 
     def forget_after(self, step: int) -> None:
         """Forget a best from after `step`: a rollback takes those steps again, and their checkpoints are replaced."""

@@ -12,7 +12,6 @@ from ttstrain.checkpoint.meta import EmaMeta, GroupMeta, LoraMeta, Meta
 from ttstrain.contract.checkpoint import SchedulePosition
 from ttstrain.errors import DivergedError, FolderLostError
 from ttstrain.modules import lora
-from ttstrain.runs import folder, sessions
 from ttstrain.shell import quoted
 from ttstrain.tensors.loading import load_weights
 from ttstrain.train.run import Run
@@ -57,8 +56,8 @@ def _save_beside(run: Run, generators: Sequence[Any], meta: Meta) -> FolderLostE
 
 def write_beside(run: Run, state: Mapping[str, Any], generators: Sequence[Any], meta: Meta) -> Path:
     """Write a run of one checkpoint beside the folder that is gone, and return its folder. For the main process."""
-    with folder.create_rescue(run.folder) as lock:
-        sessions.write_description(lock.folder, run.plan, goes_on_from=run.folder)
+    assert run.rescue is not None  # only who holds a lock on the folder learns that it is gone
+    with run.rescue(run.folder, run.plan) as lock:
         beside = store.CheckpointStore(lock.folder, keep_last=1, background=False, texts=run.store.texts)
         beside.save(meta.step, state, meta, per_rank=generators)
         return lock.folder

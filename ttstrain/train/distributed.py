@@ -27,8 +27,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ttstrain.errors import OutOfMemoryError, PeerError, RecipeError, first_line, is_out_of_memory
-from ttstrain.runs.launch import check_environment, end_with_launcher, launched
 from ttstrain.train.checksum import checksums
+from ttstrain.train.launched import check_environment, end_with_launcher, launched
 
 T = TypeVar("T")
 
@@ -126,20 +126,20 @@ class Ranks:
 
     def barrier(self) -> None:
         """Wait for every rank. Raises PeerError when one of them comes to say that it has failed."""
-        failed = [code for code in self._meet(0) if code]
+        failed = [code for code in self._exchange_exit_codes(0) if code]
         if failed:
             raise PeerError("another process of this run has failed", exit_code=failed[0], told=True)
 
-    def tell_failure(self, exit_code: int) -> bool:
+    def announce_failure(self, exit_code: int) -> bool:
         """Let the others' next `barrier`, `gather` or `broadcast` end in a PeerError.
 
         Returns whether this rank is the first of those that fail there, the one to say why. Not for the time between
         two steps: the others may be in `sum`.
         """
-        codes = self._meet(exit_code)
+        codes = self._exchange_exit_codes(exit_code)
         return not any(codes[: self.rank])
 
-    def _meet(self, exit_code: int) -> list[int]:
+    def _exchange_exit_codes(self, exit_code: int) -> list[int]:
         """Return every rank's exit code; 0 is one that goes on."""
         if self.alone:
             return [exit_code]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Literal
 
@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ttstrain.contract.task import Loss
 from ttstrain.errors import RecipeError
 
 Kind = Literal["fp32", "bf16", "fp16"]
@@ -106,15 +105,6 @@ class Precision:
     def fall_back(self, kind: Literal["fp32", "bf16"]) -> None:
         """Compute in another format from now on, without a loss scale."""
         self.kind, self.scale, self._good_steps = kind, 1.0, 0
-
-    def forward(self, losses: Iterator[Loss]) -> Iterator[Loss]:
-        """Run a task's generator with autocast on inside it and off outside."""
-        while True:
-            with self.autocast():
-                loss = next(losses, None)
-            if loss is None:
-                return
-            yield loss
 
     def autocast(self) -> Any:
         """Return the context in which forward passes of training and evaluation run."""

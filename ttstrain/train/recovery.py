@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+import torch
+
 from ttstrain.contract.data import Batch
 from ttstrain.errors import (
     CheckpointError,
@@ -27,12 +29,13 @@ from ttstrain.errors import (
 )
 from ttstrain.tensors.finite import named, non_finite
 from ttstrain.train import checkpointing
-from ttstrain.train.evaluate import Pieces, evaluate
+from ttstrain.train.evaluate import evaluate
+from ttstrain.train.evaluation_loop import Pieces
 from ttstrain.train.guard import Accused, Action, Incident
 from ttstrain.train.precision import really_has_bf16
 from ttstrain.train.run import Run
 from ttstrain.train.snapshot import Snapshots
-from ttstrain.train.step import AVERAGE, STATISTICS, UPDATE_HINT, StepReport
+from ttstrain.train.step import AVERAGE, STATISTICS, UPDATE_HINT, DidNotFit, StepReport
 
 EVALUATED = "eval/loss/"
 
@@ -248,6 +251,27 @@ def _exclude(run: Run, clips: Sequence[str]) -> list[str]:
 # ---------------------------------------------------------------- when memory ran out
 
 
+def smaller_pieces(
+    run: Run, batches: Sequence[Batch], short: DidNotFit, generators: Mapping[str, Any], snapshots: Snapshots
+) -> Sequence[Batch]:
+    """Divide the batches of a step that did not fit, to take it again with the same random numbers.
+
+    Returns none where weights had moved already: the run is back at the held state then. Raises OutOfMemoryError, with
+    a good checkpoint on disk, where smaller pieces cannot help.
+    """
+    if run.device.type == "cuda":
+        torch.cuda.empty_cache()
+    check_update(run, short.update, snapshots)
+    run.rng.load_state_dict(generators)  # the step draws again, whatever it had drawn
+    limit = lower_limit(run, short.micro_batch, snapshots)
+    goes_back = any(run.ranks.gather(short.half_done))
+    if goes_back:
+        snapshots.restore(run.state)
+        run.best.forget_after(snapshots.step)
+    tell_of_memory(run, short.micro_batch, limit=limit, restored=snapshots.step if goes_back else None)
+    return [] if goes_back else [piece for batch in batches for piece in run.loader.divided(batch, limit=limit)]
+
+
 def lower_limit(run: Run, micro_batch: Batch | None, snapshots: Snapshots) -> int:
     """Let no micro-batch take more than half of what did not fit, on any rank, from here on.
 
@@ -348,6 +372,13 @@ class Whereabouts:
     """Where the loop is when an error comes."""
 
     in_step: bool = False  # weights may have moved in part
+
+    @contextmanager
+    def in_a_step(self) -> Iterator[None]:
+        """Be in a step until it is over; an error inside leaves the mark."""
+        self.in_step = True
+        yield
+        self.in_step = False
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,7 @@ class Run:
     store: CheckpointStore
     trackers: Trackers
     lock: RunLock | None = None  # of the folder, in the main process
+    rescue: Callable[[Path, Plan], RunLock] | None = None  # makes a folder in place of a lost one, for this plan
 
     def folder_is_lost(self) -> bool:
         """Tell whether the run's folder was removed or renamed under this process; only the main one knows."""

@@ -123,6 +123,7 @@ class _Walk:
     at: int = 0  # micro-batch
     updating: str | None = None  # what is being updated: an optimizer's weights, or their average
     exchanging: bool = False  # with the other ranks, which wait where this one is
+    ran_out: bool = False  # of memory, on this rank
 
 
 def train_step(run: Stepping, micro_batches: Sequence[Batch], *, measure: bool = False) -> StepReport:
@@ -139,67 +140,45 @@ def train_step(run: Stepping, micro_batches: Sequence[Batch], *, measure: bool =
     lrs = run.optimizers.logged_lrs()
     batches = [run.task.draw(batch) for batch in micro_batches]
     counts = _count(run, batches)
-    _check_weight(run, batches, total=counts[0])
+    _check_weight(run, batches, total=counts.weight)
     walk = _Walk(measured=_Measured() if measure else None)
-    if not _walk_through(run, batches, walk, total=counts[0]):
-        run.ranks.all_fit(False)
-        _stop_short(run, batches[walk.at], walk, update=_last_update(run, walk))
-
-    run.precision.settle(overflowed=any(verdict.judgement == "overflow" for verdict in walk.refused.values()))
-    if not walk.refused:
-        run.progress.step += 1
-        run.guard.settle_good_step()
-    run.progress.micro_batches += int(counts[4])
-    run.progress.clips += int(counts[3])
-    run.progress.frames += int(counts[1])
-    losses, metrics = _read(run, walk.tally)
-    return StepReport(
-        step=run.progress.step,
-        lrs=lrs,
-        losses=losses,
-        metrics=metrics,
-        grad_norms=walk.grad_norms,
-        group_norms={} if walk.measured is None else walk.measured.norms(),
-        update_ratios={} if walk.measured is None else walk.measured.ratios(),
-        refused=walk.refused,
-        stepped=walk.stepped,
-        ids=[clip for batch in batches for clip in batch.ids],
-        num_frames=int(counts[1]),
-        num_padded=int(counts[2]),
-        num_clips=int(counts[3]),
-    )
-
-
-def _walk_through(run: Stepping, batches: Sequence[Batch], walk: _Walk, *, total: float) -> bool:
-    """Compute and update; False where this rank's memory ran out, with all that the step held let go."""
     try:
-        _compute(run, batches, walk, total=total)
+        for i, batch in enumerate(batches):
+            walk.at = i
+            losses = run.task.losses(batch.to(run.device))
+            while True:
+                with run.precision.autocast():  # round the forward alone: no task yields inside a `with` block
+                    loss = next(losses, None)
+                if loss is None:
+                    break
+                _descend(run, loss, walk, share=batch.weight / counts.weight, last=i == len(batches) - 1)
+        _learn_and_average(run, walk)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        if walk.exchanging and not run.ranks.alone:  # the others wait for its gradients, not for its word
-            raise OutOfMemoryError(
-                f"memory ran out in step {run.progress.step + 1} while gradients were summed over the processes",
-                hint=UPDATE_HINT,
-            ) from error
-        return False
-    return True
+        _refuse_in_an_exchange(run, walk, error)
+        walk.ran_out = True
+    if walk.ran_out:  # told outside the handler, where the error no longer holds the step's tensors
+        run.ranks.all_fit(False)
+        _stop_short(run, batches[walk.at], walk, update=_last_update(run, walk))
+    _settle(run, walk, counts)
+    return _report(run, walk, counts, lrs=lrs, ids=[clip for batch in batches for clip in batch.ids])
 
 
-def _compute(run: Stepping, batches: Sequence[Batch], walk: _Walk, *, total: float) -> None:
-    for i, batch in enumerate(batches):
-        walk.at = i
-        last = i == len(batches) - 1
-        share = batch.weight / total
-        for loss in run.precision.forward(run.task.losses(batch.to(run.device))):
-            walk.tally.add(loss, share)
-            if not (parameters := run.optimizers.params(loss.updates)):
-                continue  # every group of this optimizer is frozen for now
-            run.precision.backward(loss.value * share, into=parameters)
-            if last and loss.steps:
-                if not run.ranks.all_fit(True):
-                    _stop_short(run, None, walk)
-                _update(run, loss.updates, walk)
+def _descend(run: Stepping, loss: Loss, walk: _Walk, *, share: float, last: bool) -> None:
+    """Add the gradient of one loss of one micro-batch; after the `last`, update the optimizer that it trains."""
+    walk.tally.add(loss, share)
+    if not (parameters := run.optimizers.params(loss.updates)):
+        return  # every group of this optimizer is frozen for now
+    run.precision.backward(loss.value * share, into=parameters)
+    if last and loss.steps:
+        if not run.ranks.all_fit(True):
+            _stop_short(run, None, walk)
+        _update(run, loss.updates, walk)
+
+
+def _learn_and_average(run: Stepping, walk: _Walk) -> None:
+    """Do what follows the last optimizer of a step, unless one was refused."""
     if walk.tally.statistics and not walk.refused:
         _learn(run, walk)
     if run.ema is not None and not walk.refused:
@@ -207,6 +186,15 @@ def _compute(run: Stepping, batches: Sequence[Batch], walk: _Walk, *, total: flo
         run.ema.update(run.progress.step + 1)
     if not run.ranks.all_fit(True):
         _stop_short(run, None, walk)
+
+
+def _refuse_in_an_exchange(run: Stepping, walk: _Walk, error: Exception) -> None:
+    """Raise OutOfMemoryError where memory ran out while the ranks were exchanging something."""
+    if walk.exchanging and not run.ranks.alone:  # the others wait for its gradients, not for its word
+        raise OutOfMemoryError(
+            f"memory ran out in step {run.progress.step + 1} while gradients were summed over the processes",
+            hint=UPDATE_HINT,
+        ) from error
 
 
 def _learn(run: Stepping, walk: _Walk) -> None:
@@ -232,8 +220,18 @@ def _last_update(run: Stepping, walk: _Walk) -> str | None:
     return walk.updating if set(waiting) <= {walk.updating} else None
 
 
-def _count(run: Stepping, batches: Sequence[Batch]) -> list[float]:
-    """Return weight, frames, padded frames, clips and micro-batches of the global batch."""
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """What the global batch holds."""
+
+    weight: float
+    frames: float
+    padded: float
+    clips: float
+    micro_batches: float
+
+
+def _count(run: Stepping, batches: Sequence[Batch]) -> _Counts:
     own = [
         float(sum(batch.weight for batch in batches)),
         float(sum(batch.num_frames for batch in batches)),
@@ -241,10 +239,9 @@ def _count(run: Stepping, batches: Sequence[Batch]) -> list[float]:
         float(sum(len(batch.ids) for batch in batches)),
         float(len(batches)),
     ]
-    if run.ranks.alone:
-        return own
-    counts: list[float] = run.ranks.sum(torch.tensor(own, dtype=torch.float64)).tolist()  # on the host: no wait
-    return counts
+    if not run.ranks.alone:
+        own = run.ranks.sum(torch.tensor(own, dtype=torch.float64)).tolist()  # on the host: no wait
+    return _Counts(*own)
 
 
 def _check_weight(run: Stepping, batches: Sequence[Batch], *, total: float) -> None:
@@ -297,6 +294,36 @@ def _step(run: Stepping, name: str, measured: _Measured | None) -> None:
         return
     ratios = run.optimizers.measured_step(name)
     measured.update_ratios.update({f"{name}/{group}": ratio for group, ratio in ratios.items()})
+
+
+def _settle(run: Stepping, walk: _Walk, counts: _Counts) -> None:
+    """Adapt the loss scale, and count the step where it was taken."""
+    run.precision.settle(overflowed=any(verdict.judgement == "overflow" for verdict in walk.refused.values()))
+    if not walk.refused:
+        run.progress.step += 1
+        run.guard.settle_good_step()
+    run.progress.micro_batches += int(counts.micro_batches)
+    run.progress.clips += int(counts.clips)
+    run.progress.frames += int(counts.frames)
+
+
+def _report(run: Stepping, walk: _Walk, counts: _Counts, *, lrs: Mapping[str, float], ids: Sequence[str]) -> StepReport:
+    losses, metrics = _read(run, walk.tally)
+    return StepReport(
+        step=run.progress.step,
+        lrs=lrs,
+        losses=losses,
+        metrics=metrics,
+        grad_norms=walk.grad_norms,
+        group_norms={} if walk.measured is None else walk.measured.norms(),
+        update_ratios={} if walk.measured is None else walk.measured.ratios(),
+        refused=walk.refused,
+        stepped=walk.stepped,
+        ids=ids,
+        num_frames=int(counts.frames),
+        num_padded=int(counts.padded),
+        num_clips=int(counts.clips),
+    )
 
 
 def _read(run: Stepping, tally: _Tally) -> tuple[dict[str, float], dict[str, float]]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ttstrain.checkpoint.lock import LOCK, RunBusyError, hold
+from ttstrain.checkpoint.run_folder import ENVIRONMENT, PLAN, RECIPE
 from ttstrain.errors import RecipeError
 from ttstrain.runs import folder
 
@@ -34,7 +35,7 @@ def test_a_named_run_gets_its_folder_or_an_error(tmp_path: Path) -> None:
         assert first.folder == tmp_path / "a"
         with pytest.raises(RunBusyError):
             folder.create(plan(tmp_path, name="a"))
-        (first.folder / folder.RECIPE).touch()
+        (first.folder / RECIPE).touch()
     with pytest.raises(RecipeError, match="exists already"):
         folder.create(plan(tmp_path, name="a"))
     with hold(tmp_path / "a"):
@@ -42,7 +43,7 @@ def test_a_named_run_gets_its_folder_or_an_error(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_and_one_of_a_start_that_was_killed_can_be_named(tmp_path: Path) -> None:
-    for name, left in (("empty", ()), ("killed", (LOCK, folder.PLAN, folder.ENVIRONMENT))):
+    for name, left in (("empty", ()), ("killed", (LOCK, PLAN, ENVIRONMENT))):
         (tmp_path / name).mkdir()
         for file in left:
             (tmp_path / name / file).write_text("{}")

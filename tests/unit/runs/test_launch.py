@@ -15,7 +15,8 @@ import pytest
 
 from ttstrain.errors import DataError, PeerError, RecipeError
 from ttstrain.runs import launch as launching
-from ttstrain.runs.launch import LAUNCHER, check_environment, first_speaks, launch
+from ttstrain.runs.launch import launch
+from ttstrain.train.launched import LAUNCHER, check_environment, first_speaks
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
 
@@ -117,7 +118,7 @@ def test_the_death_of_the_launcher_preempts_its_processes(tmp_path: Path) -> Non
     ready, told = tmp_path / "ready", tmp_path / "told"
     child = (
         "import pathlib, signal, time\n"
-        "from ttstrain.runs.launch import end_with_launcher\n"
+        "from ttstrain.train.launched import end_with_launcher\n"
         f"signal.signal(signal.SIGTERM, lambda *_: pathlib.Path({str(told)!r}).touch())\n"
         "end_with_launcher()\n"
         f"pathlib.Path({str(ready)!r}).touch()\n"

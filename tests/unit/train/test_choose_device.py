@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ttstrain.errors import RecipeError
-from ttstrain.train import build
+from ttstrain.train.device import choose_device
 from ttstrain.train.distributed import Ranks
 
 
@@ -45,24 +45,24 @@ EACH = ("a", "b", "c", "d")
 @pytest.mark.parametrize("rank", range(4))
 def test_each_process_takes_the_gpu_of_its_number(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
     see(monkeypatch, *EACH)
-    assert build.choose_device("auto", tf32=True, ranks=Four(rank, local_rank=rank, uuids=EACH)).index == rank
+    assert choose_device("auto", tf32=True, ranks=Four(rank, local_rank=rank, uuids=EACH)).index == rank
 
 
 @pytest.mark.parametrize("rank", range(4))
 def test_a_process_that_a_scheduler_shows_one_gpu_takes_it(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
     see(monkeypatch, EACH[rank])
-    assert build.choose_device("cuda", tf32=True, ranks=Four(rank, local_rank=rank, uuids=EACH)).index == 0
+    assert choose_device("cuda", tf32=True, ranks=Four(rank, local_rank=rank, uuids=EACH)).index == 0
 
 
 def test_processes_that_see_the_same_gpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     see(monkeypatch, "a")
     with pytest.raises(RecipeError, match=r"processes 0, 1, 2, 3 have the same GPU"):
-        build.choose_device("auto", tf32=True, ranks=Four(3, local_rank=3, uuids=("a",) * 4))
+        choose_device("auto", tf32=True, ranks=Four(3, local_rank=3, uuids=("a",) * 4))
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     see(monkeypatch, "a", "b")
     with pytest.raises(RecipeError, match="there is no GPU 3: this machine has 2"):
-        build.choose_device("auto", tf32=True, ranks=Four(3, local_rank=3, uuids=EACH))
+        choose_device("auto", tf32=True, ranks=Four(3, local_rank=3, uuids=EACH))
     with pytest.raises(RecipeError, match="there is no GPU 2: this machine has 2"):
-        build.choose_device("cuda:2", tf32=True)
+        choose_device("cuda:2", tf32=True)

@@ -51,7 +51,7 @@ def test_the_table_knows_fp32_in_tf32_alone(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_logged_share_is_the_steps_operations_over_its_time_and_the_peak(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ttstrain.train.loop.peak_flops", lambda *_: PEAK)
+    monkeypatch.setattr("ttstrain.train.step_log.peak_flops", lambda *_: PEAK)
     monkeypatch.setattr("ttstrain.families.flow.task.FlowTask.flops", lambda _, batch: 1e6 * batch.num_frames)
     recipe = write_recipe(tmp_path / "r.yaml", data=write_clips(tmp_path / "speech"))
     run = finetune(recipe, tmp_path / "runs", "train.steps=3", "eval.every=null")

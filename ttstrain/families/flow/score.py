@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ttstrain.families.flow.data import FlowBatch
 from ttstrain.families.flow.model import FlowNet
-from ttstrain.families.flow.model.cfm import frames_between, predict, squared_error
+from ttstrain.families.flow.model.cfm import frames_between, noised, squared_error
 
 TIMES = (0.0, 0.05, 0.15)  # near pure noise: later the noised recording itself tells more and more of what is said
 NOISE_DRAWS = 2
@@ -46,7 +46,8 @@ def text_gain(net: FlowNet, batch: FlowBatch, *, generator: torch.Generator) -> 
         clips = [torch.randn(int(length), n_mels, generator=generator) for length in batch.mel_lengths]
         noise = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True).to(device)
         for time, (i, text) in product(times, enumerate((with_text, without))):
-            prediction = predict(net, batch.mel, text, noise=noise, time=time, hidden=spoken, mask=spoken)
-            losses[i] += squared_error(prediction, within=spoken)
+            given = noised(batch.mel, noise=noise, time=time, hidden=spoken)
+            answer = net(given.x, given.cond, text, time, mask=spoken)
+            losses[i] += squared_error(answer, given.velocity, within=spoken)
     gain: Tensor = 1 - losses[0] / losses[1]
     return gain

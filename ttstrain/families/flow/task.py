@@ -21,7 +21,7 @@ from ttstrain.families.flow.config import SAMPLE_RATE, FlowConfig
 from ttstrain.families.flow.cost import forward_flops
 from ttstrain.families.flow.data import FlowBatch
 from ttstrain.families.flow.model import build_net
-from ttstrain.families.flow.model.cfm import draw, frames_between, predict, squared_error
+from ttstrain.families.flow.model.cfm import draw, frames_between, noised, squared_error
 from ttstrain.families.flow.model.sampler import durations, generate, noise, time_grid
 from ttstrain.families.flow.readings import TABLE
 from ttstrain.families.flow.score import text_gain
@@ -94,16 +94,10 @@ class FlowTask(Task):
         text = self.transformer.text_embed(
             batch.text, num_frames=num_frames, lengths=batch.lengths, drop=draws.drop_text
         )
-        prediction = predict(
-            self.transformer,
-            batch.mel,
-            text,
-            noise=noise,
-            time=time,
-            hidden=span | draws.drop_audio[:, None],
-            mask=frames_between(0, batch.lengths, num_frames=num_frames),
-        )
-        yield Loss(squared_error(prediction, within=span).sum() / max(batch.weight, 1.0))
+        given = noised(batch.mel, noise=noise, time=time, hidden=span | draws.drop_audio[:, None])
+        mask = frames_between(0, batch.lengths, num_frames=num_frames)
+        answer = self.transformer(given.x, given.cond, text, time, mask=mask)
+        yield Loss(squared_error(answer, given.velocity, within=span).sum() / max(batch.weight, 1.0))
 
     def flops(self, batch: FlowBatch) -> float:
         """Count from the clips' lengths; the text's own blocks, under 1 % of a published net, are left out."""
@@ -127,18 +121,13 @@ class FlowTask(Task):
         judged = frames_between(start, batch.lengths, num_frames=num_frames)
         share = batch.lengths / batch.weight / (batch.lengths - start)
         text = self.transformer.text_embed(batch.text, num_frames=num_frames, lengths=batch.lengths)
+        mask = frames_between(0, batch.lengths, num_frames=num_frames)
         values: dict[str, Tensor] = {}
-        for number, time in enumerate(EVALUATED_TIMES):
-            prediction = predict(
-                self.transformer,
-                batch.mel,
-                text,
-                noise=noise,
-                time=torch.full((len(batch.ids),), time, device=device),
-                hidden=judged,
-                mask=frames_between(0, batch.lengths, num_frames=num_frames),
-            )
-            values[f"t{number}"] = (squared_error(prediction, within=judged) * share).sum()
+        for number, fraction in enumerate(EVALUATED_TIMES):
+            time = torch.full((len(batch.ids),), fraction, device=device)
+            given = noised(batch.mel, noise=noise, time=time, hidden=judged)
+            answer = self.transformer(given.x, given.cond, text, time, mask=mask)
+            values[f"t{number}"] = (squared_error(answer, given.velocity, within=judged) * share).sum()
         return {"total": torch.stack(list(values.values())).mean(), **values}
 
     def score(self, batch: FlowBatch, generator: torch.Generator) -> Tensor:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ttstrain.families.flow.config import CfmConfig
-from ttstrain.families.flow.model import FlowNet
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,37 +66,24 @@ def spans(
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
-    """What the net said and what it should have said."""
+class Noised:
+    """One point on each clip's way from noise to speech: what the net is given there, and what it should answer."""
 
+    x: Tensor  # (b, n, m)
+    cond: Tensor  # (b, n, m), zero where the net is shown nothing
     velocity: Tensor  # (b, n, m)
-    target: Tensor  # (b, n, m)
 
 
-def predict(
-    net: FlowNet,
-    mel: Tensor,
-    text: Tensor,
-    *,
-    noise: Tensor,
-    time: Tensor,
-    hidden: Tensor,
-    mask: Tensor | None,
-) -> Prediction:
-    """Ask for the velocity at one time of each clip.
-
-    `mel` and `noise` (b, n, m), `text` (b, n, t) as embedded, `time` (b,); `hidden` (b, n) is true where the
-    conditioning shows nothing, `mask` (b, n) false at padded frames.
-    """
-    target = mel - noise
-    noised = torch.addcmul(noise, time[:, None, None], target)
-    cond = mel.masked_fill(hidden.unsqueeze(-1), 0.0)
-    return Prediction(velocity=net(noised, cond, text, time, mask=mask), target=target)
+def noised(mel: Tensor, *, noise: Tensor, time: Tensor, hidden: Tensor) -> Noised:
+    """Go to one time of each clip's way: `mel` and `noise` (b, n, m), `time` (b,), `hidden` (b, n)."""
+    velocity = mel - noise
+    x = torch.addcmul(noise, time[:, None, None], velocity)
+    return Noised(x, cond=mel.masked_fill(hidden.unsqueeze(-1), 0.0), velocity=velocity)
 
 
-def squared_error(prediction: Prediction, *, within: Tensor) -> Tensor:
+def squared_error(answer: Tensor, velocity: Tensor, *, within: Tensor) -> Tensor:
     """Return the mean over mel bins of the squared error, summed over each clip's frames `within` (b, n), as (b,)."""
-    error = (prediction.velocity.float() - prediction.target).square().mean(-1)  # (b, n)
+    error = (answer.float() - velocity).square().mean(-1)  # (b, n)
     return (error * within).sum(-1)
 
 

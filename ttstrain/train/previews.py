@@ -28,19 +28,19 @@ from ttstrain.contract.task import Audio, Prompt, Sample
 from ttstrain.data import atomic
 from ttstrain.data.audio import read_clip
 from ttstrain.data.readers.locate import AUDIO_SUFFIXES
+from ttstrain.data.reference import choose_reference
 from ttstrain.data.transcript import clean
 from ttstrain.errors import CheckpointError, UserError, first_line, is_out_of_memory
 from ttstrain.modules.mel_distance import mel_distance
 from ttstrain.recipe.schema import Recipe, base_files
-from ttstrain.runs.prepare import Prepared
 from ttstrain.tensors.loading import load_weights
 from ttstrain.tracking import spectrogram
 from ttstrain.tracking.tracker import Spoken, SpokenBy
 from ttstrain.train.evaluation_loop import evaluating
+from ttstrain.train.prepare import Prepared
 from ttstrain.train.run import Run
 from ttstrain.train.signals import Hurried
 
-REFERENCE_S = (2.0, 10.0)  # a voice is recognisable in 2 s, and a longer prompt only costs time
 NUMBERS = "numbers.json"
 SUFFIXES: Mapping[SpokenBy, str] = {"online": "", "ema": ".ema", "base": ".base"}
 METRICS: Mapping[SpokenBy, str] = {"online": "", "ema": "ema_", "base": "base_"}
@@ -88,19 +88,6 @@ def choose_previews(recipe: Recipe, prepared: Prepared) -> list[Preview]:
         recorded = prepared.task_data.reference(prepared.cache.get(clip))
         previews.append(_preview(_file_name(clip.id), clip.text, reference, prepared, clip=clip, recorded=recorded))
     return previews
-
-
-def choose_reference(clips: Sequence[Clip], *, apart_from: Clip | None) -> Clip | None:
-    """Choose the voice to speak with: the first clip of a handy length, by the same speaker where there is one."""
-    others = [clip for clip in clips if apart_from is None or clip.id != apart_from.id]
-    same = [clip for clip in others if apart_from is not None and clip.speaker == apart_from.speaker]
-    low, high = REFERENCE_S
-    for pool in (same, others):
-        for clip in pool:
-            if low <= clip.duration_s <= high:
-                return clip
-    # None is handy: the one that misses by least.
-    return min(same or others, key=lambda clip: max(low - clip.duration_s, clip.duration_s - high), default=None)
 
 
 def _of_text(number: int, text: str, reference: Clip | None, prepared: Prepared) -> Preview:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ttstrain.checkpoint import run_folder
 from ttstrain.errors import CheckpointError
-from ttstrain.runs import folder
 
 PLAN = {"name": "voice", "origins": {"optim.lr": "recipe"}, "steps": 10, "steps_per_epoch": 2.5, "save_every": 5}
 ENVIRONMENT = {"run_id": "0a1b2c3d", "directory": "/"}
@@ -16,7 +16,7 @@ ENVIRONMENT = {"run_id": "0a1b2c3d", "directory": "/"}
 
 def described(place: Path, plan: object = PLAN, environment: object = ENVIRONMENT) -> Path:
     place.mkdir()
-    for name, content in ((folder.PLAN, plan), (folder.ENVIRONMENT, environment)):
+    for name, content in ((run_folder.PLAN, plan), (run_folder.ENVIRONMENT, environment)):
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         (place / name).write_bytes(data)
     return place
@@ -24,12 +24,12 @@ def described(place: Path, plan: object = PLAN, environment: object = ENVIRONMEN
 
 def test_a_sound_description_is_read(tmp_path: Path) -> None:
     run = described(tmp_path / "a")
-    assert folder.damage(run) == []
-    assert folder.name(run) == "voice"
-    assert folder.origins(run) == {"optim.lr": "recipe"}
-    assert folder.identity(run) == "0a1b2c3d"
-    assert folder.directory(run) == Path("/")
-    assert folder.read_plan(run)["steps_per_epoch"] == 2.5
+    assert run_folder.damage(run) == []
+    assert run_folder.name(run) == "voice"
+    assert run_folder.origins(run) == {"optim.lr": "recipe"}
+    assert run_folder.identity(run) == "0a1b2c3d"
+    assert run_folder.directory(run) == Path("/")
+    assert run_folder.read_plan(run)["steps_per_epoch"] == 2.5
 
 
 DAMAGED = [b"", b"\xff\xfe{", b'{"name": "caf\xc3', b"[]", b"null", b"{}", b"[" * 5000, b'{"name": 1, "run_id": []}']
@@ -38,18 +38,18 @@ DAMAGED = [b"", b"\xff\xfe{", b'{"name": "caf\xc3', b"[]", b"null", b"{}", b"[" 
 @pytest.mark.parametrize("content", DAMAGED)
 def test_a_damaged_one_is_told_and_worked_out_again(content: bytes, tmp_path: Path) -> None:
     run = described(tmp_path / "a", plan=content, environment=content)
-    plan, environment = folder.damage(run)
-    assert plan.startswith(f"WARNING: `{run / folder.PLAN}` cannot be read: ")
-    assert environment.startswith(f"WARNING: `{run / folder.ENVIRONMENT}` cannot be read: ")
-    assert folder.name(run) == "a"
-    assert folder.origins(run) == {}
-    assert folder.identity(run) is None
-    assert folder.directory(run) is None
+    plan, environment = run_folder.damage(run)
+    assert plan.startswith(f"WARNING: `{run / run_folder.PLAN}` cannot be read: ")
+    assert environment.startswith(f"WARNING: `{run / run_folder.ENVIRONMENT}` cannot be read: ")
+    assert run_folder.name(run) == "a"
+    assert run_folder.origins(run) == {}
+    assert run_folder.identity(run) is None
+    assert run_folder.directory(run) is None
     with pytest.raises(CheckpointError, match="cannot be read") as caught:
-        folder.read_plan(run)
+        run_folder.read_plan(run)
     assert caught.value.hint == "`ttstrain resume` writes it anew"
 
 
 @pytest.mark.parametrize("directory", ["\0", "x" * 300, "/" + "y" * 5000, "relative", ["/"]])
 def test_a_directory_that_cannot_be_one_is_none(directory: object, tmp_path: Path) -> None:
-    assert folder.directory(described(tmp_path / "a", environment={"run_id": "1", "directory": directory})) is None
+    assert run_folder.directory(described(tmp_path / "a", environment={"run_id": "1", "directory": directory})) is None

@@ -12,7 +12,7 @@ import torch
 from ttstrain import registry
 from ttstrain.contract.data import Clip, ClipFinding, Review, TaskData
 from ttstrain.data.audit import AuditResult, reviewed
-from ttstrain.data.cache import FeatureCache, Place
+from ttstrain.data.cache import BuildReport, FeatureCache, Place
 from ttstrain.data.earlier import Earlier, fingerprint
 from ttstrain.data.loader import worker_count
 from ttstrain.data.location import cache_root, usable_cores
@@ -107,48 +107,69 @@ def prepare(
     ranks = ranks or Ranks()
     cache = open_cache(recipe, place=recipe.data.features, device=device)
     audited: Audited | None = None
-    clips: list[Clip] = []
-    replay: list[Clip] = []
-    failed: dict[str, str] = {}
-    findings, replay_findings = Findings(), Findings()
+    report: BuildReport | None = None
+    usable: _Usable | None = None
     if ranks.main:
-        with show("checking recordings") as progress:
-            audited = audit_data(recipe, progress)
-        texts = report_texts(recipe, audited.clips)
-        if texts is not None:
-            check_texts(texts)  # before the features, which take longer
-        with show("computing features") as progress:
-            report = cache.build(audited.clips, progress=progress)
-        failed = dict(report.failed)
-        audited = review_features(audited, cache, failed)
-        clips = [clip for clip in audited.data.clips if clip.id not in failed]
-        replay = [clip for clip in audited.replay_clips if clip.id not in failed]
-        findings, replay_findings = audited.findings, audited.replay_findings
-        if not clips:
-            raise DataError(
-                f"no clip has features: {next(iter(failed.values()))}", hint="`ttstrain prepare` names each clip"
-            )
-    clips, replay, findings, replay_findings, failed, earlier = ranks.broadcast(
-        (clips, replay, findings, replay_findings, failed, earlier)
-    )
-    if not ranks.main:
-        report = cache.build([*clips, *replay])
-        if report.failed:
-            raise DataError(
-                f"this machine has no features of a clip: {next(iter(report.failed.values()))}",
-                hint="give every machine the same recordings, or one `data.cache_dir` that all can read",
-            )
-    split = split_data(clips, replay, recipe.data, seed=recipe.train.seed, earlier=earlier)
+        audited, report, usable = _look_through(recipe, cache, show, earlier=earlier)
+    usable = ranks.broadcast(usable)
+    assert usable is not None
+    report = report or _read_again(cache, usable)
+    split = split_data(usable.clips, usable.replay, recipe.data, seed=recipe.train.seed, earlier=usable.earlier)
     return Prepared(
         train=split.train,
         held_out=split.held_out,
         task_data=cache.task_data,
         cache=cache,
         workers=worker_count(recipe.data.workers, place=report.place, cores=usable_cores() // ranks.local_size),
-        facts=count_frames(recipe, split, findings=findings, replay_findings=replay_findings),
+        facts=count_frames(recipe, split, findings=usable.findings, replay_findings=usable.replay_findings),
         audited=audited,
         replay=split.replay,
         retained=split.retained,
-        failed=failed,
-        earlier=earlier,
+        failed=usable.failed,
+        earlier=usable.earlier,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Usable:
+    """What the main rank tells the others of the data."""
+
+    clips: list[Clip]
+    replay: list[Clip]
+    findings: Findings
+    replay_findings: Findings
+    failed: dict[str, str]  # clip id -> why it has no features
+    earlier: Earlier | None
+
+
+def _look_through(
+    recipe: Recipe, cache: FeatureCache, show: ShowProgress, *, earlier: Earlier | None
+) -> tuple[Audited, BuildReport, _Usable]:
+    with show("checking recordings") as progress:
+        audited = audit_data(recipe, progress)
+    texts = report_texts(recipe, audited.clips)
+    if texts is not None:
+        check_texts(texts)  # before the features, which take longer
+    with show("computing features") as progress:
+        report = cache.build(audited.clips, progress=progress)
+    failed = dict(report.failed)
+    audited = review_features(audited, cache, failed)
+    clips = [clip for clip in audited.data.clips if clip.id not in failed]
+    if not clips:
+        raise DataError(
+            f"no clip has features: {next(iter(failed.values()))}", hint="`ttstrain prepare` names each clip"
+        )
+    replay = [clip for clip in audited.replay_clips if clip.id not in failed]
+    usable = _Usable(clips, replay, audited.findings, audited.replay_findings, failed, earlier)
+    return audited, report, usable
+
+
+def _read_again(cache: FeatureCache, usable: _Usable) -> BuildReport:
+    """Compute the features that this process's machine lacks. Raises DataError where it cannot."""
+    report = cache.build([*usable.clips, *usable.replay])
+    if report.failed:
+        raise DataError(
+            f"this machine has no features of a clip: {next(iter(report.failed.values()))}",
+            hint="give every machine the same recordings, or one `data.cache_dir` that all can read",
+        )
+    return report

@@ -1,0 +1,80 @@
+"""What a run's folder says of the run: the recipe, the plan and the environment of its latest start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ttstrain import documents
+from ttstrain.errors import CheckpointError
+
+RECIPE, PLAN, ENVIRONMENT = "recipe.yaml", "plan.json", "env.json"
+SESSIONS = "sessions"
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """Return what a run's start says of its environment, as far as it can be read."""
+    return _read(folder / ENVIRONMENT)
+
+
+def identity(folder: Path) -> str | None:
+    """Return the id under which trackers know this run; None before its folder is described."""
+    run_id = _read(folder / ENVIRONMENT).get("run_id")
+    return run_id if isinstance(run_id, str) else None
+
+
+def directory(folder: Path) -> Path | None:
+    """Return the directory that the run was started in, where its relative paths lead from; None where it is gone."""
+    written = _read(folder / ENVIRONMENT).get("directory")
+    place = Path(written if isinstance(written, str) else "")
+    return place if place.is_absolute() and _is_folder(place) else None
+
+
+def origins(folder: Path) -> dict[str, str]:
+    """Return where the values of a run's recipe came from, as its plan says; empty where the plan is damaged."""
+    written = _read(folder / PLAN).get("origins")
+    return {key: str(origin) for key, origin in written.items()} if isinstance(written, dict) else {}
+
+
+def name(folder: Path) -> str:
+    """Return what a run is named after, as its plan says; its folder's name where the plan is damaged."""
+    written = _read(folder / PLAN).get("name")
+    return written if isinstance(written, str) and written else folder.name
+
+
+def read_plan(folder: Path) -> dict[str, Any]:
+    """Read a run's plan where nothing else tells its length. Raises CheckpointError when it is damaged."""
+    return documents.read_object(folder / PLAN, error=CheckpointError, keys=_IN_PLAN, hint=_ANEW)
+
+
+def damage(folder: Path) -> list[str]:
+    """Name the descriptions of a run that cannot be read: a resume writes them anew, and says what was lost."""
+    found = []
+    for file, keys, lost in (
+        (PLAN, _IN_PLAN, "where each value came from"),
+        (ENVIRONMENT, {"run_id": str, "directory": str}, "where the run was started, and its id for trackers"),
+    ):
+        try:
+            documents.read_object(folder / file, error=CheckpointError, keys=keys)
+        except CheckpointError as error:
+            found.append(f"WARNING: {error.message}. It is written anew; it held {lost}")
+    return found
+
+
+_IN_PLAN: dict[str, type] = {"name": str, "origins": dict, "steps": int, "steps_per_epoch": float, "save_every": int}
+_ANEW = "`ttstrain resume` writes it anew"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read a description as far as it can be read: `damage` tells of what cannot."""
+    try:
+        return documents.read_object(path, error=CheckpointError)
+    except CheckpointError:
+        return {}
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # a name that no path can have
+        return False

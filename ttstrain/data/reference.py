@@ -1,0 +1,22 @@
+"""Whose voice to speak with: one clip of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ttstrain.contract.data import Clip
+
+REFERENCE_S = (2.0, 10.0)  # a voice is recognisable in 2 s, and a longer prompt only costs time
+
+
+def choose_reference(clips: Sequence[Clip], *, apart_from: Clip | None) -> Clip | None:
+    """Choose the voice to speak with: the first clip of a handy length, by the same speaker where there is one."""
+    others = [clip for clip in clips if apart_from is None or clip.id != apart_from.id]
+    same = [clip for clip in others if apart_from is not None and clip.speaker == apart_from.speaker]
+    low, high = REFERENCE_S
+    for pool in (same, others):
+        for clip in pool:
+            if low <= clip.duration_s <= high:
+                return clip
+    # None is handy: the one that misses by least.
+    return min(same or others, key=lambda clip: max(low - clip.duration_s, clip.duration_s - high), default=None)

@@ -1,0 +1,83 @@
+"""What a new run and one that goes on have in common before training: its live parts, and its description."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ttstrain.data.audit import write_quarantine
+from ttstrain.data.earlier import write_record
+from ttstrain.data.manifest import write_manifest
+from ttstrain.errors import CheckpointError
+from ttstrain.plan.plan import Plan
+from ttstrain.runs import folder, sessions
+from ttstrain.runs.disk import check_disk
+from ttstrain.runs.origin import Origin
+from ttstrain.runs.processes import Processes
+from ttstrain.tracking.build import build_trackers
+from ttstrain.tracking.tracker import Trackers
+from ttstrain.train import build
+from ttstrain.train.prepare import Prepared
+from ttstrain.train.run import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A run with its weights, described in its folder: all that is left is to train it."""
+
+    run: Run
+    prepared: Prepared
+    notes: tuple[str, ...]  # for the user, before the first step
+    origin: Origin | None = None  # what a run goes on from
+
+
+def assemble(plan: Plan, prepared: Prepared, place: Path, device: torch.device, here: Processes) -> Run:
+    """Make the live parts of a run in its folder. Raises RecipeError when its checkpoints do not fit on the disk."""
+    if here.ranks.main:
+        check_disk(plan, place)
+    trackers = build_trackers(plan.recipe.tracking, origins=plan.origins) if here.ranks.main else Trackers()
+    return build.build(
+        plan,
+        prepared,
+        folder=place,
+        device=device,
+        ranks=here.ranks,
+        trackers=trackers,
+        lock=here.lock,
+        rescue=folder.create_rescue,
+    )
+
+
+def check_alike(run: Run) -> None:
+    """Raise CheckpointError where the processes have read different weights."""
+    if differing := run.ranks.differ(run.task.state_dict()):
+        raise CheckpointError(
+            f"the processes would start from different weights, `{differing[0]}` for one",
+            hint="does every machine read the same files?",
+        )
+
+
+def describe(run: Run, prepared: Prepared, origin: Origin | None = None) -> list[str]:
+    """Write into the run's folder what it is, now that nothing can refuse it any more; return notes for the user."""
+    place = run.folder
+    lines = []
+    if run.ranks.main:
+        goes_on_from = None if origin is None else origin.checkpoint
+        lines += sessions.write_description(place, run.plan, goes_on_from=goes_on_from)
+    run.ranks.barrier()
+    if prepared.audited is None:
+        return lines
+    write_quarantine(prepared.audited.data, place / "data" / "quarantine.jsonl")
+    write_manifest(place / "data" / "train.jsonl", prepared.train)
+    write_manifest(place / "data" / "held_out.jsonl", prepared.held_out)
+    if prepared.audited.replay is not None:
+        write_quarantine(prepared.audited.replay, place / "data" / "replay_quarantine.jsonl")
+        write_manifest(place / "data" / "replay.jsonl", prepared.replay)
+        write_manifest(place / "data" / "replay_held_out.jsonl", prepared.retained)
+    write_record(place, prepared.earlier, held_out=prepared.held_out, retained=prepared.retained)
+    lines += [f"left out: {clip}: {why}" for clip, why in prepared.failed.items()]
+    if skipped := sum(prepared.facts.skipped.values()):
+        lines.append(f"{skipped} rows left out, see {place / 'data' / 'quarantine.jsonl'}")
+    return lines

@@ -1,0 +1,90 @@
+"""The weights that a run starts from: another trainer's, or those of another run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from ttstrain import registry
+from ttstrain.checkpoint.merging import check_fits, no_new_rows, open_for
+from ttstrain.checkpoint.meta import compare_front_ends
+from ttstrain.contract.checkpoint import AdaptedWeights, OpenedCheckpoint
+from ttstrain.errors import CheckpointError
+from ttstrain.modules import lora
+from ttstrain.plan.plan import Plan
+from ttstrain.plan.resolve import DEFAULT
+from ttstrain.recipe.compose import COMMAND_LINE, RECIPE
+from ttstrain.tensors.loading import LoadReport, Tensors, load_weights
+from ttstrain.train.run import Run
+
+
+def load_base(run: Run, base: OpenedCheckpoint) -> list[str]:
+    """Load the base; one that its own run has replaced while the data were prepared is opened again."""
+    try:
+        return _load_opened(run, base)
+    except (CheckpointError, FileNotFoundError) as error:
+        if not isinstance(error.__cause__ if isinstance(error, CheckpointError) else error, FileNotFoundError):
+            raise
+        return _load_opened(run, open_for(run.plan.recipe))
+
+
+def _load_opened(run: Run, base: OpenedCheckpoint) -> list[str]:
+    """Load weights only: a base that holds an optimizer is still a base. The average starts as their copy."""
+    fitted = run.task.fitted(base)
+    report = load_strictly(run, base, lora.with_adapters(run.task, fitted.weights))
+    lora.settle(run.task)
+    if run.ema is not None:
+        run.ema.reset(run.task.exported())
+    lines = [f"base {base.title}: {base.model}, {len(report.matched)} tensors", *base.notes, *fitted.notes]
+    lines += _choose_new_rows(run, fitted)
+    lines += [
+        f"WARNING: the {len(rows)} new rows of `{name}` are frozen, and stay as they were made"
+        for name, rows in fitted.new_rows.items()
+        if name in run.optimizers.table.frozen
+    ]
+    lines += compare_front_ends(base.front_end, front_end_of(run))
+    if base.unknown:
+        lines.append(taken_on_trust(run.plan, base))
+    if base.kind == "training":
+        lines.append(f"it is a training checkpoint of step {base.step}; to go on with it, use `ttstrain resume`")
+    return lines
+
+
+def load_strictly(run: Run, opened: OpenedCheckpoint, weights: Tensors) -> LoadReport:
+    """Load weights strictly; where whole parts are missing, say which files hold them."""
+    check_fits(run.task, weights, opened)
+    return load_weights(run.task, weights, source=opened.source)
+
+
+def taken_on_trust(plan: Plan, base: OpenedCheckpoint) -> str:
+    """Say what a file does not tell of itself: loudly, unless the user has said it."""
+    settings = ", ".join(f"model.{key}={json.dumps(plan.recipe.model[key])}" for key in base.unknown)
+    origins = {key: plan.origins.get(f"model.{key}", DEFAULT) for key in base.unknown}
+    if set(origins.values()) <= {RECIPE, COMMAND_LINE}:
+        return f"`{base.path.name}` does not tell {', '.join(base.unknown)}: {settings}, as you say"
+    where = ", ".join(dict.fromkeys(origins.values()))
+    taken = (
+        f"WARNING: `{base.path.name}` does not tell {', '.join(base.unknown)}. This run takes {settings} (from {where})"
+    )
+    if not registry.find_task(plan.recipe.task).readings:
+        return f"{taken}: say it in the recipe where it is another"
+    return (
+        f"{taken}, and the wrong choice would load, train and speak gibberish. Check with "
+        "`ttstrain inspect-ckpt FILE --probe DATA`, then say it in the recipe"
+    )
+
+
+def _choose_new_rows(run: Run, fitted: AdaptedWeights) -> list[str]:
+    new_rows = run.optimizers.new_rows
+    if new_rows is None:
+        return []
+    new_rows.choose(fitted.new_rows)
+    if not new_rows.count:
+        raise no_new_rows()
+    return [f"steps 0 to {new_rows.steps} train the {new_rows.count} new rows alone; all else waits, bit for bit"]
+
+
+def front_end_of(run: Run) -> Mapping[str, str]:
+    """Return the versions of what reads the run's texts; empty where its task reads none."""
+    texts = run.plan.facts.texts
+    return {} if texts is None else texts.front_end

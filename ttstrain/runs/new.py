@@ -1,0 +1,52 @@
+"""Start a new run from its base weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ttstrain.checkpoint.merging import open_for
+from ttstrain.modules import lora
+from ttstrain.plan.resolve import parse, resolve
+from ttstrain.recipe.compose import Composed
+from ttstrain.runs import folder
+from ttstrain.runs.assemble import Ready, assemble, check_alike, describe
+from ttstrain.runs.base import load_base
+from ttstrain.runs.processes import Processes, join_processes
+from ttstrain.runs.tracked import tracked
+from ttstrain.train.loop import train
+from ttstrain.train.prepare import ShowProgress, no_progress, prepare
+
+
+def start(composed: Composed, *, show: ShowProgress = no_progress) -> Path:
+    """Start a new run from its base weights, train it and return its folder."""
+    with join_processes() as here:
+        ready = begin(composed, composed.name, here, show=show)
+        with tracked(ready, here) as training:
+            training.status = train(ready.run, training.held_out, training.snapshots)
+    return ready.run.folder
+
+
+def begin(composed: Composed, name: str, here: Processes, *, show: ShowProgress, place: Path | None = None) -> Ready:
+    """Get a run ready to train from its base, in a folder of its own or in `place`, which has been its folder before.
+
+    The base is opened before the data are prepared, which may take hours, and loaded after it.
+    """
+    recipe = parse(composed)
+    device = here.choose_device(recipe)
+    lora.check_installed(recipe.lora)
+    if here.ranks.main and place is None:
+        folder.check_name(recipe)
+    base = None if recipe.base is None else open_for(recipe)
+    prepared = prepare(recipe, device=device, ranks=here.ranks, show=show)
+    plan = resolve(
+        recipe,
+        origins=composed.origins,
+        facts=prepared.facts,
+        world_size=here.ranks.world_size,
+        source_name=name,
+    )
+    place = place or here.hold(lambda: folder.create(plan))
+    run = assemble(plan, prepared, place, device, here)
+    loaded = [] if base is None else load_base(run, base)
+    check_alike(run)
+    return Ready(run, prepared, (*describe(run, prepared), *here.notes, *loaded))

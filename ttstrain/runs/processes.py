@@ -1,0 +1,146 @@
+"""The processes of one run, and what each of them does when it fails.
+
+A run on several ranks is several processes that meet in `Ranks.barrier`, `gather` and `broadcast`. When one fails, the
+others must not wait for it there, all must leave with its exit code, and the user must be told why once. How depends on
+when and where it fails:
+
+before training        A process may fail alone, anywhere. It goes to the others' next meeting and announces its exit
+                       code (`Ranks.announce_failure`). The meeting raises a PeerError in the others, which end without
+                       a word. Where several fail before the same meeting, the lowest rank speaks.
+during training,       `DECIDED_ALIKE`: what follows from numbers that all processes share is raised in every one of
+all together           them. They wait until the main process has written what it is writing, and it speaks.
+during training,       Nothing can be announced: the others may be in the middle of a sum of gradients. The process
+alone                  speaks and ends. The others notice a lost connection, which raises a PeerError in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import torch
+
+from ttstrain.checkpoint.lock import RunLock
+from ttstrain.errors import (
+    DivergedError,
+    FolderLostError,
+    Interrupted,
+    OutOfMemoryError,
+    PeerError,
+    Preempted,
+    RecipeError,
+    UserError,
+    first_line,
+    is_out_of_memory,
+)
+from ttstrain.recipe.schema import Recipe
+from ttstrain.train import distributed
+from ttstrain.train.device import choose_device
+from ttstrain.train.distributed import Ranks
+from ttstrain.train.signals import preparing
+
+DECIDED_ALIKE = (RecipeError, DivergedError, FolderLostError, Interrupted, Preempted)
+
+
+@contextmanager
+def join_processes() -> Iterator[Processes]:
+    """Join the process group that the environment names; leave it, and the run's folder, at the end.
+
+    An error that ends the block is raised as the protocol above says: in a user's words, or as a PeerError in a process
+    that leaves the telling to another.
+    """
+    here = Processes(distributed.join())
+    try:
+        here.wait_for_signals()
+        yield here
+    except BaseException as error:
+        failure = here.failure(error)
+        if failure is error:
+            raise
+        raise failure from error
+    finally:
+        here.leave()
+
+
+class Processes:
+    """This process among those of its run, from the start of the program to its end."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
+        self.lock: RunLock | None = None  # on the run's folder, once the main process has it
+        self.notes: list[str] = []  # on that folder, for the user
+        self._training = False
+        self._before_training = ExitStack()
+
+    def wait_for_signals(self) -> None:
+        """Let a signal of a batch system raise Preempted until training begins."""
+        self._before_training.enter_context(preparing())
+
+    def choose_device(self, recipe: Recipe) -> torch.device:
+        """Choose this process's device and connect it to the others'."""
+        device = choose_device(recipe.train.device, tf32=recipe.train.tf32, ranks=self.ranks)
+        self.ranks.barrier()  # a process without a GPU says so before the data are prepared
+        self.ranks.connect(device)
+        return device
+
+    def hold(self, take: Callable[[], RunLock]) -> Path:
+        """Let the main process take the lock of the run's folder, until the end; return the folder in every process."""
+        if self.ranks.main:
+            self.lock = take()
+            self.notes += [] if self.lock.warning is None else [self.lock.warning]
+        place = self.ranks.broadcast(None if self.lock is None else self.lock.folder)
+        assert place is not None
+        return place
+
+    def begin_training(self) -> None:
+        """Wait until every process is ready; signals are the loop's business from here on."""
+        self.ranks.barrier()
+        self._before_training.close()
+        self._training = True
+
+    def failure(self, error: BaseException) -> BaseException:
+        """Tell the others of an error that ends this process, where they can hear it; return what to raise here."""
+        failure = self._in_words(error)
+        speaks = self._speaks(failure)
+        if speaks or not isinstance(failure, UserError):
+            return failure
+        return PeerError(failure.message, exit_code=failure.exit_code, told=True)
+
+    def leave(self) -> None:
+        """Put signal handlers back, and let go of the run's folder and of the other processes."""
+        self._before_training.close()
+        if self.lock is not None:
+            self.lock.release()
+        distributed.leave()
+
+    def _in_words(self, error: BaseException) -> BaseException:
+        """Say in a user's words that memory ran out, where no step's smaller micro-batches help."""
+        if not is_out_of_memory(error):
+            return error
+        when = "beside the steps of the training" if self._training else "before the training began"
+        return OutOfMemoryError(
+            f"memory ran out {when}: {first_line(error)}",
+            hint="train less of the model (`lora`, `frozen`), end other programs that hold memory of the device, or "
+            "take one with more: `ttstrain plan` says what the run needs",
+        )
+
+    def _speaks(self, failure: BaseException) -> bool:
+        """Announce a failure to the others, and return whether it is this process that tells the user."""
+        if isinstance(failure, PeerError):
+            return True  # it knows whether to speak
+        try:
+            if not self._training:
+                return self.ranks.announce_failure(_exit_code(failure))
+            if isinstance(failure, DECIDED_ALIKE):
+                self.ranks.barrier()  # the main process may still be writing, and a launcher ends all with the first
+                return self.ranks.main
+        except PeerError:  # nobody is left to hear it; of a signal, which reaches all, the first to leave has spoken
+            return not isinstance(failure, Preempted)
+        return True
+
+
+def _exit_code(error: BaseException) -> int:
+    if isinstance(error, UserError):
+        return error.exit_code
+    return 130 if isinstance(error, KeyboardInterrupt) else 1

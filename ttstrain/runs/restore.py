@@ -1,0 +1,120 @@
+"""The state that a run goes on with: of its own checkpoint, or of another trainer's training file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ttstrain.checkpoint import store
+from ttstrain.checkpoint.merging import open_training
+from ttstrain.checkpoint.meta import check_vocab, compare_front_ends
+from ttstrain.checkpoint.upstream import open_checkpoint
+from ttstrain.errors import CheckpointError, RecipeError
+from ttstrain.runs.base import front_end_of, load_strictly, taken_on_trust
+from ttstrain.runs.changed_data import forget_measures
+from ttstrain.runs.origin import Origin
+from ttstrain.shell import quoted
+from ttstrain.tensors.tensorfile import read_tree
+from ttstrain.train import checkpointing
+from ttstrain.train.prepare import Prepared
+from ttstrain.train.run import Run
+
+PART_NAMES = {  # of the state, as a person would call them
+    "task": "weights",
+    "optimizers": "moments",
+    "ema": "average",
+    "progress": "step and LR",
+    "loader": "place in the data",
+    "rng": "random numbers",
+    "precision": "loss scale",
+    "best": "best loss",
+    "early_stop": "early stop",
+    "new_rows": "new rows",
+    "curriculum": "stage",
+}
+ADDED_LATER = frozenset({"ema", "early_stop", "curriculum"})  # that a resume may ask for when the run had none
+
+
+def restore(run: Run, origin: Origin, prepared: Prepared, *, reset_step: bool, reset_optimizer: bool) -> list[str]:
+    """Put what a run goes on from into it; return notes on what was taken and what starts afresh."""
+    keep = {name for name, reset in (("progress", reset_step), ("optimizers", reset_optimizer)) if reset}
+    if origin.run is None:
+        return _restore_upstream(run, origin, keep=keep)
+    if reset_step:
+        keep |= {"best", "early_stop", "curriculum"} & set(run.state.parts)
+    loaded = store.load(origin.checkpoint)
+    check_vocab(loaded.meta.versions, front_end_of(run), source=str(origin.checkpoint))
+    late = (ADDED_LATER & set(run.state.parts)) - set(loaded.state)
+    notes = checkpointing.restore(run, loaded, source=origin.checkpoint, keep=keep | late)
+    if "ema" in late and run.ema is not None:
+        run.ema.reset(run.task.exported())
+    restored = [name for name in run.state.parts if name not in keep | late]
+    lines = [f"from {origin.checkpoint} (step {origin.step}): kept {_named(restored)}"]
+    if keep | late:
+        lines.append(f"started afresh: {_named(name for name in run.state.parts if name in keep | late)}")
+    if unused := sorted(set(loaded.state) - set(run.state.parts)):
+        lines.append(f"left behind, for this run has none: {_named(unused)}")
+    notes += forget_measures(run, prepared, loaded.state, keep=keep | late, step=origin.step)
+    return lines + notes + compare_front_ends(loaded.meta.versions, front_end_of(run))
+
+
+def _named(parts: Iterable[str]) -> str:
+    return ", ".join(PART_NAMES.get(part, part) for part in parts)
+
+
+def _restore_upstream(run: Run, origin: Origin, *, keep: set[str]) -> list[str]:
+    """Take weights, average, moments and step from another trainer's file; the LR is this plan's at that step."""
+    _refuse_to_go_on(run, origin)
+    opened = open_training(open_checkpoint(origin.checkpoint, task=run.plan.recipe.task), task=run.plan.recipe.task)
+    opened.check_model(run.plan.recipe.model)
+    fitted = run.task.fitted(opened)
+    if any(opened.weights.get(name) is not tensor for name, tensor in fitted.weights.items()):
+        raise CheckpointError(
+            f"`{opened.path}` was trained with other symbols than the recipe's, and a run goes on with its own",
+            hint="give it the vocabulary that it was trained with, or start a new run from it: `finetune --base`",
+        )
+    report = load_strictly(run, opened, fitted.weights)
+    restored, fresh = [f"{len(report.matched)} weights"], ["place in the data", "random numbers"]
+    if run.ema is not None:
+        if opened.ema is not None:
+            run.ema.load_state_dict({"weights": read_tree(opened.ema)})
+            restored.append("average")
+        else:
+            run.ema.reset(run.task.exported())
+            fresh.append("average")
+    if opened.moments is not None and "optimizers" not in keep:
+        moments = read_tree(opened.moments)
+        state = run.optimizers.state_dict()
+        state = {name: {key: dict(moments.get(key, {})) for key in own} for name, own in state.items()}
+        if (kinds := run.optimizers.misfit(state)) is None:
+            run.optimizers.load_state_dict(state)
+            restored.append("moments")
+        else:
+            fresh.append(f"moments ({kinds})")
+    else:
+        fresh.append("moments")
+    if "progress" in keep:
+        fresh.append("step")
+    else:
+        run.progress.step = origin.step
+        restored.append(f"step {origin.step}")
+    return [
+        f"from {opened.title} ({opened.model}): kept {', '.join(restored)}",
+        f"started afresh: {', '.join(fresh)}",
+        *opened.notes,
+        *fitted.notes,
+        *([taken_on_trust(run.plan, opened)] if opened.unknown else []),
+    ]
+
+
+def _refuse_to_go_on(run: Run, origin: Origin) -> None:
+    """Raise RecipeError where the recipe asks for what another trainer's run cannot go on with."""
+    if run.plan.recipe.lora is not None:
+        raise RecipeError(
+            "another trainer's run goes on with all its weights, and `lora` trains adapters",
+            hint=f"start a new run from it: `ttstrain finetune RECIPE --base {quoted(origin.checkpoint)}`",
+        )
+    if run.optimizers.new_rows is not None:
+        raise RecipeError(
+            "new rows train first in a run that starts from a base, and this one goes on",
+            hint="leave `model.first_new_rows` out, or start from the file: `ttstrain finetune --base`",
+        )

@@ -1,0 +1,142 @@
+"""Go on with a run of ours, or with another trainer's from its training file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from ttstrain.checkpoint import pointers, run_folder
+from ttstrain.checkpoint.lock import RunLock, hold
+from ttstrain.modules import lora
+from ttstrain.plan.plan import Plan
+from ttstrain.plan.project import with_project
+from ttstrain.plan.refuse import check_resume
+from ttstrain.plan.resolve import parse, resolve
+from ttstrain.recipe.compose import Composed, compose, compose_run, with_flags
+from ttstrain.runs import folder
+from ttstrain.runs.assemble import Ready, assemble, check_alike, describe
+from ttstrain.runs.changed_data import check_measurable, clips_before, tell_changes
+from ttstrain.runs.kept import from_where_started, with_kept_files
+from ttstrain.runs.new import begin
+from ttstrain.runs.origin import Origin, find, not_begun, run_of
+from ttstrain.runs.processes import Processes, join_processes
+from ttstrain.runs.restore import restore
+from ttstrain.runs.tracked import tracked
+from ttstrain.train.loop import train
+from ttstrain.train.prepare import ShowProgress, no_progress, prepare
+
+
+def resume(
+    path: Path,
+    overrides: Sequence[str],
+    *,
+    reset_step: bool = False,
+    reset_optimizer: bool = False,
+    checkpoint: Path | None = None,
+    recipe: str | None = None,
+    data: Path | None = None,
+    show: ShowProgress = no_progress,
+) -> Path:
+    """Go on with a run of ours, or with an upstream training file under a recipe; return the run's folder.
+
+    Raises RecipeError when the schedule has ended, with the ways out.
+    """
+    with join_processes() as here:
+        own = None if reset_step else run_of(path)  # a run that starts again from its weights is only read
+        if own is not None:
+            here.hold(lambda: _locked(own, here))
+        if own is not None and checkpoint is None and not_begun(own):
+            ready = _begin_again(own, overrides, here, data=data, show=show)
+        else:
+            origin = find(path, run=run_of(path), checkpoint=checkpoint, recipe=recipe)
+            composed, name = _compose(origin.run, overrides, recipe=recipe, data=data)
+            resets = {"reset_step": reset_step, "reset_optimizer": reset_optimizer}
+            ready = _go_on(origin, composed, name, here, place=own, show=show, **resets)
+        with tracked(ready, here) as training:
+            training.status = train(ready.run, training.held_out, training.snapshots)
+    return ready.run.folder
+
+
+def _go_on(
+    origin: Origin,
+    composed: Composed,
+    name: str,
+    here: Processes,
+    *,
+    place: Path | None,
+    reset_step: bool,
+    reset_optimizer: bool,
+    show: ShowProgress,
+) -> Ready:
+    """Get a run ready to go on from its origin, in its own folder `place` or in a new one."""
+    composed, kept_notes = _as_it_was(composed, origin)
+    checked = parse(composed)
+    device = here.choose_device(checked)
+    lora.check_installed(checked.lora)
+    before, before_notes = clips_before(origin.run, composed) if here.ranks.main else (None, [])
+    prepared = prepare(checked, device=device, ranks=here.ranks, show=show, earlier=before)
+    check_measurable(prepared)
+    plan = resolve(
+        checked,
+        origins=composed.origins,
+        facts=prepared.facts,
+        world_size=here.ranks.world_size,
+        source_name=name,
+    )
+    if not reset_step:
+        check_resume(plan, origin.step, ended=origin.ended)
+    place = place or here.hold(lambda: _new_folder(origin, plan))
+    run = assemble(plan, prepared, place, device, here)
+    restored = restore(run, origin, prepared, reset_step=reset_step, reset_optimizer=reset_optimizer)
+    check_alike(run)
+    changed = [*before_notes, *tell_changes(run, prepared, step=origin.step)]
+    notes = (*describe(run, prepared, origin), *here.notes, *kept_notes, *changed, *restored)
+    return Ready(run, prepared, notes, origin)
+
+
+def _compose(
+    run: Path | None, overrides: Sequence[str], *, recipe: str | None, data: Path | None
+) -> tuple[Composed, str]:
+    """Return the recipe to go on with, and what its run is named after."""
+    if run is None:
+        assert recipe is not None
+        composed = with_project(with_flags(compose(recipe, overrides), data=data))
+        return composed, composed.name
+    composed = compose_run(run, overrides, origins=run_folder.origins(run))
+    return with_flags(composed, data=data), run_folder.name(run)
+
+
+def _as_it_was(composed: Composed, origin: Origin) -> tuple[Composed, list[str]]:
+    """Let the recipe of a run of ours find the files that it found when the run was started; return notes."""
+    if origin.run is None:
+        return composed, []
+    composed, path_notes = from_where_started(composed, run_folder.directory(origin.run))
+    composed, file_notes = with_kept_files(composed, checkpoint=origin.checkpoint, run=origin.run)
+    return composed, [*run_folder.damage(origin.run), *path_notes, *file_notes]
+
+
+def _locked(run: Path, here: Processes) -> RunLock:
+    """Take a run's lock, and mend what a process that died in the middle of a save has left."""
+    with ExitStack() as until_refused:
+        lock = until_refused.enter_context(hold(run))
+        folder.refuse_links(run)
+        pointers.recover(run / pointers.CHECKPOINTS)
+        if (note := pointers.mend_last(run / pointers.CHECKPOINTS)) is not None:
+            here.notes.append(note)
+        until_refused.pop_all()
+    return lock
+
+
+def _begin_again(
+    run: Path, overrides: Sequence[str], here: Processes, *, data: Path | None, show: ShowProgress
+) -> Ready:
+    """Begin a run from its base once more, where it ended before it had a checkpoint: the steps come out the same."""
+    composed, name = _compose(run, overrides, recipe=None, data=data)
+    composed, path_notes = from_where_started(composed, run_folder.directory(run))
+    here.notes += [f"`{run}` ended before its first checkpoint: it begins again from its base", *path_notes]
+    return begin(composed, name, here, show=show, place=run)
+
+
+def _new_folder(origin: Origin, plan: Plan) -> RunLock:
+    return folder.create(plan) if origin.run is None else folder.create_beside(origin.run)

@@ -1,0 +1,103 @@
+"""What surrounds the training of a run: what it is measured on, and its trackers from the first word to the last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ttstrain.checkpoint import pointers, run_folder
+from ttstrain.checkpoint.merging import open_for
+from ttstrain.errors import PeerError, RecipeError, UserError
+from ttstrain.plan.render import plan_lines
+from ttstrain.runs.assemble import Ready
+from ttstrain.runs.origin import Origin
+from ttstrain.runs.processes import Processes
+from ttstrain.shell import quoted
+from ttstrain.tracking import jsonl
+from ttstrain.tracking.tracker import RunInfo
+from ttstrain.train import build, precision
+from ttstrain.train.held_out import HeldOut, hold_out
+from ttstrain.train.previews import recover_base
+from ttstrain.train.run import Run
+from ttstrain.train.snapshot import Snapshots
+
+
+@dataclass(slots=True)
+class Training:
+    """What the loop needs beside the run, and how it ended."""
+
+    held_out: HeldOut
+    snapshots: Snapshots
+    status: str = "failed"  # until the loop says something else
+
+
+@contextmanager
+def tracked(ready: Ready, here: Processes) -> Iterator[Training]:
+    """Tell the trackers what is about to be trained, and at the end, whatever it is, how it went."""
+    run, origin = ready.run, ready.origin
+    held_out = hold_out(run, ready.prepared)
+    again = recover_base(run, held_out.previews, lambda: open_for(run.plan.recipe))
+    notes = [*ready.notes, *held_out.previews.notes, *again]
+    if said := precision.remark(run.plan.recipe.train.precision, run.precision.kind, run.device):
+        notes.append(said)
+    if held_out.previews.sentences:
+        notes.append(f"previews are spoken by {run.task.ready_to_speak()}")
+    training = Training(held_out, build.make_snapshots(run))
+    info = _info(run, origin)
+    notes += _take_course(run, origin)
+    try:
+        run.trackers.start(info)
+        for line in notes:
+            run.trackers.note(line)
+        here.begin_training()
+        yield training
+    except PeerError:
+        raise
+    except RecipeError as error:  # of a metric's name, for one, which the first evaluation shows to be wrong
+        training.status = "recipe"
+        if origin is not None or pointers.list_checkpoints(run.store.root):
+            raise
+        left = f"`{run.folder}` holds no checkpoint: delete it (`rm -r {quoted(run.folder)}`) or leave it"
+        raise RecipeError(error.message, hint=f"{error.hint}; {left}" if error.hint else left) from error
+    except UserError as error:
+        training.status = type(error).__name__.removesuffix("Error").lower()
+        raise
+    except KeyboardInterrupt:
+        training.status = "interrupted"
+        raise
+    finally:
+        training.snapshots.drop()
+        run.loader.close()
+        run.trackers.finish(training.status)
+
+
+def _info(run: Run, origin: Origin | None) -> RunInfo:
+    run_id = run.ranks.broadcast(run_folder.identity(run.folder))
+    assert run_id is not None
+    return RunInfo(
+        name=run.folder.name,
+        run_dir=run.folder,
+        run_id=run_id,
+        resumed=origin is not None and origin.run == run.folder,
+        recipe=run.plan.recipe.model_dump(mode="json"),
+        plan_summary=tuple(plan_lines(run.plan, goes_on_from=None if origin is None else origin.checkpoint.name)),
+        total_steps=run.optimizers.curriculum.total_steps,
+        start_step=run.progress.step,
+        steps_per_epoch=run.plan.steps_per_epoch,
+        measured_since=run.best.since,
+    )
+
+
+def _take_course(run: Run, origin: Origin | None) -> list[str]:
+    """Let the run's folder say from where it goes on, before the first step; return a note where a course is left."""
+    if origin is None or origin.run != run.folder or not run.ranks.main:
+        return []
+    former = pointers.pointed(run.store.root, pointers.LAST)
+    notes = []
+    if former not in (None, origin.checkpoint.name):
+        kept = jsonl.keep_course(run.folder / jsonl.FILE_NAME, origin.step)
+        where = "" if kept is None else f"; its metrics are kept in `{kept.name}`"
+        notes.append(f"the course up to {former} is left{where}; `--from {former}` returns to it until it is pruned")
+    run.store.go_on_from(origin.step, best=run.best.step)
+    return notes

@@ -1,0 +1,59 @@
+"""What a run is measured on: held-out clips, and sentences to speak."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ttstrain.contract.data import Clip
+from ttstrain.data.choice import chosen
+from ttstrain.errors import first_line
+from ttstrain.recipe.schema import Recipe, StageConfig
+from ttstrain.train.evaluation_loop import Pieces
+from ttstrain.train.prepare import Prepared
+from ttstrain.train.previews import Previews, choose_previews
+from ttstrain.train.run import Run
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """What the run is measured on."""
+
+    batches: Sequence[Pieces]
+    previews: Previews
+    retained: Sequence[Pieces] = ()  # of the replay data
+    stages: Mapping[str, Sequence[Pieces] | None] = field(default_factory=dict)  # of each stage's data; None: all
+
+
+def hold_out(run: Run, prepared: Prepared) -> HeldOut:
+    """Collate the held-out clips once, and choose what is spoken."""
+    recipe = run.plan.recipe
+    clips = list(prepared.held_out)[: recipe.eval.max_clips] if run.plan.eval_every is not None else []
+    previews = Previews()
+    if run.plan.sample_every is not None and run.ranks.main:
+        previews = _previews(recipe, prepared)
+    retained = list(prepared.retained)[: recipe.eval.max_clips] if run.plan.eval_every is not None else []
+    return HeldOut(
+        batches=_in_one_piece(run, clips),
+        previews=previews,
+        retained=_in_one_piece(run, retained),
+        stages={stage.name: _of_stage(run, stage, clips) for stage in recipe.stages},
+    )
+
+
+def _previews(recipe: Recipe, prepared: Prepared) -> Previews:
+    """Choose what is spoken; a recording that cannot be read costs the previews, and not the run."""
+    try:
+        return Previews(choose_previews(recipe, prepared), has_base=recipe.base is not None)
+    except Exception as error:
+        return Previews(notes=[f"WARNING: there are no previews: {first_line(error)}"])
+
+
+def _of_stage(run: Run, stage: StageConfig, clips: Sequence[Clip]) -> list[Pieces] | None:
+    """Collate the held-out clips that a stage trains the like of; None where that is all."""
+    own = chosen(clips, stage.data)
+    return None if len(own) == len(clips) else _in_one_piece(run, own)
+
+
+def _in_one_piece(run: Run, clips: Sequence[Clip]) -> list[Pieces]:
+    return [[batch] for batch in run.loader.eval_batches(clips)]

@@ -1,0 +1,115 @@
+"""Measuring a run between two steps: the evaluation with all that follows from it, and the previews."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+
+from ttstrain.errors import DivergedError
+from ttstrain.plan.refuse import check_measured
+from ttstrain.tensors.finite import named
+from ttstrain.train import checkpointing, recovery, stages
+from ttstrain.train.decide import Ending, Found, Requests
+from ttstrain.train.evaluate import evaluate
+from ttstrain.train.held_out import HeldOut
+from ttstrain.train.previews import speak
+from ttstrain.train.recovery import EVALUATED
+from ttstrain.train.requests import look_for_requests, save_and_leave
+from ttstrain.train.run import Run
+from ttstrain.train.signals import Hurried, Signals
+from ttstrain.train.stages import OF_STAGE
+
+
+def measure_first(run: Run, held_out: HeldOut, signals: Signals) -> Ending | None:
+    """Measure what the run starts with, or what the last session had no time to measure.
+
+    Raises DivergedError where the held-out loss is not finite: no step could be judged by it.
+    """
+    progress, curriculum = run.progress, run.optimizers.curriculum
+    first, in_last_stage = progress.step == 0, curriculum.is_last
+    if not first and not progress.owes_evaluation:
+        return None
+    values = measure(run, held_out, signals, Requests(), evaluates=True, speaks=first)
+    if bad := [key for key, value in values.items() if not math.isfinite(value)]:
+        raise DivergedError(
+            f"{named(bad)} is not finite before {'the first' if first else 'another'} step, though the weights are",
+            hint="compute in fp32 (`train.precision=fp32`), look at the clips that are held out, or train without "
+            "(`eval.every=null`)",
+        )
+    if first:
+        run.guard.first_loss = recovery.main_loss(run, values)
+    found = remember(run, values)
+    if found.out_of_patience and not in_last_stage:
+        stages.begin_next_stage(run)
+    if not first and (found.improved or found.out_of_patience):
+        checkpointing.save(run, best=found.improved, metrics=values)
+    if (requests := look_for_requests(run, signals)).leave:
+        return save_and_leave(run, requests.leave)
+    return "early stop" if found.out_of_patience and in_last_stage else None
+
+
+def measure(
+    run: Run, held_out: HeldOut, signals: Signals, requests: Requests, *, evaluates: bool, speaks: bool
+) -> dict[str, float]:
+    """Evaluate and speak; return the evaluation.
+
+    In a hurry, or as soon as someone is, the rest is left out. An evaluation that was due is owed then.
+    """
+    values: dict[str, float] = {}
+    run.progress.owes_evaluation = evaluates
+    try:
+        if requests.hurried:
+            raise Hurried
+        if evaluates:
+            values = _evaluate(run, held_out, signals)
+            run.progress.owes_evaluation = False
+        if speaks and all(math.isfinite(value) for value in values.values()):
+            _report(run, speak(run, held_out.previews, breakable=signals.breakable))
+    except Hurried:
+        if run.ranks.main:
+            what = "the evaluation, which a resume makes up for" if run.progress.owes_evaluation else "samples"
+            run.trackers.note(f"left out to save in time after step {run.progress.step}: {what}")
+    return values
+
+
+def remember(run: Run, values: Mapping[str, float]) -> Found:
+    """Let the best and the early stop take in an evaluation. That of step 0 does not count against its patience."""
+    if improved := run.best.improves(values):
+        run.best.take(run.progress.step, values)
+    if not values or run.early_stop is None or run.progress.step == 0:
+        return Found(improved)
+    return Found(improved, out_of_patience=run.early_stop.update(values))
+
+
+def _evaluate(run: Run, held_out: HeldOut, signals: Signals) -> dict[str, float]:
+    if not held_out.batches and not held_out.retained:
+        return {}
+    curriculum = run.optimizers.curriculum
+    stage = held_out.stages.get(curriculum.current.stage.name)
+
+    def measured() -> dict[str, float]:
+        return evaluate(run, held_out.batches, held_out.retained, stage=stage, hurried=lambda: signals.hurried)
+
+    values = measured()
+    if run.precision.kind == "fp16" and not all(math.isfinite(value) for value in values.values()):
+        note = recovery.fall_back(run)
+        if run.ranks.main:
+            run.trackers.incident(run.progress.step, "fall back", f"the evaluation was not finite; {note}")
+        values = measured()
+    if curriculum.staged and stage is None:
+        losses = {key: value for key, value in values.items() if key.startswith(EVALUATED)}
+        values |= {key.replace(EVALUATED, OF_STAGE): value for key, value in losses.items()}
+    check_measured(run.plan.recipe, run.plan.origins, values)
+    _report(run, values)
+    if run.ranks.main:
+        losses = {key.removeprefix(EVALUATED): loss for key, loss in values.items() if key.startswith(EVALUATED)}
+        with suppress(Exception):  # a remark is to look at
+            for remark in run.task.remarks(losses, step=run.progress.step):
+                run.trackers.note(remark)
+    return values
+
+
+def _report(run: Run, values: Mapping[str, float]) -> None:
+    if run.ranks.main and values:
+        run.trackers.log(run.progress.step, values)

@@ -1,0 +1,69 @@
+"""What someone outside asks of a run between two steps, and how a run leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import get_args
+
+import torch
+
+from ttstrain.checkpoint.pointers import is_checkpoint
+from ttstrain.errors import Interrupted, Preempted
+from ttstrain.shell import quoted
+from ttstrain.train import checkpointing, recovery
+from ttstrain.train.decide import Ending, Leave, Requests
+from ttstrain.train.evaluation_loop import Pieces
+from ttstrain.train.run import Run
+from ttstrain.train.signals import Request, Signals
+from ttstrain.train.snapshot import Snapshots
+
+
+def look_for_requests(run: Run, signals: Signals, *, before: Requests | None = None) -> Requests:
+    """Look for requests, beside those of `before`. Ranks agree: what one is asked for, all do."""
+    before = before or Requests()
+    leave, save = signals.requested(), signals.save_requested() or before.save or run.folder_is_lost()
+    if run.ranks.alone:
+        return Requests(leave, save=save)
+    wishes = (*get_args(Request), "save")
+    asked = torch.tensor([wish == leave or (wish == "save" and save) for wish in wishes], dtype=torch.int64)
+    counts = dict(zip(wishes, run.ranks.sum(asked).tolist(), strict=True))
+    return Requests(next((wish for wish in get_args(Request) if counts[wish]), None), save=counts["save"] > 0)
+
+
+def answer(run: Run, requests: Requests, snapshots: Snapshots, held_out: Sequence[Pieces]) -> Ending | None:
+    """Do what is asked for where no step was taken; return how the run ended, if it did."""
+    if not (requests.leave or requests.save):
+        return None
+    if unsound := recovery.look(run, {}):
+        recovery.take_back(run, unsound, snapshots, held_out)
+    if requests.leave:
+        return save_and_leave(run, requests.leave)
+    checkpointing.save(run)
+    return None
+
+
+def save_and_leave(run: Run, request: Request) -> Ending:
+    """Save the state unless its checkpoint is on disk; raises what a signal asks for."""
+    run.store.wait()
+    if not run.ranks.broadcast(is_checkpoint(run.store.folder(run.progress.step))):
+        checkpointing.save(run)
+    return leave(run, "stopped" if request == "stop" else request)
+
+
+def leave(run: Run, how: Leave) -> Ending:
+    """End the run once what it saved is on disk: return how it ended, or raise what a signal asks for."""
+    run.store.wait()
+    tell_saved(run)
+    message = f"{how} after step {run.progress.step}; saved `{run.store.folder(run.progress.step)}`"
+    hint = f"continue with `ttstrain resume {quoted(run.folder)}`"
+    if how == "preempted":
+        raise Preempted(message, hint=hint)
+    if how == "interrupted":
+        raise Interrupted(message, hint=hint)
+    return how
+
+
+def tell_saved(run: Run) -> None:
+    """Say which checkpoints have come to lie on the disk. Raises the error of one that could not be written."""
+    for line in run.store.news():
+        run.trackers.note(line)

@@ -1,0 +1,39 @@
+"""One stage of a run after another: what changes with them, beside the learning rates."""
+
+from __future__ import annotations
+
+from ttstrain.train.run import Run
+
+OF_STAGE = "eval/stage/"  # losses on held-out clips like those of the running stage
+
+
+def go_on_in_stage(run: Run) -> None:
+    """Put loader and early stop where the run's stage says, at the start of a run and where one goes on."""
+    curriculum = run.optimizers.curriculum
+    curriculum.catch_up(run.progress.step)
+    if not curriculum.staged:
+        return
+    run.loader.enter(curriculum.current.stage.name)
+    if run.early_stop is not None:
+        run.early_stop.config = curriculum.current.stage.early_stop
+    _announce(run)
+
+
+def begin_next_stage(run: Run) -> None:
+    """Let the running stage end here, and the next one begin. A rollback never goes back beyond this step."""
+    place = run.optimizers.curriculum.end_stage(run.progress.step)
+    run.loader.enter(place.stage.name)
+    run.guard.begin_stage()
+    if run.early_stop is not None:
+        run.early_stop.restart(place.stage.early_stop)
+    if run.best.metric is not None and run.best.metric.startswith(OF_STAGE):
+        run.best.forget()  # it was measured on other clips
+    _announce(run)
+
+
+def _announce(run: Run) -> None:
+    curriculum = run.optimizers.curriculum
+    place = curriculum.current
+    if run.ranks.main:
+        where = f"stage {place.index + 1} of {len(curriculum.stages)}, `{place.stage.name}`"
+        run.trackers.note(f"{where}: steps {place.start:,} to {place.end:,}, of {curriculum.total_steps:,}")
