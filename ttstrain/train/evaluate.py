@@ -9,8 +9,7 @@ import torch
 
 from ttstrain.contract.data import Batch
 from ttstrain.contract.task import Mean
-from ttstrain.train.evaluation_loop import Pieces as Pieces  # noqa: PLC0414  others take it from here
-from ttstrain.train.evaluation_loop import evaluate_batches, mean_losses, never, weighted
+from ttstrain.train.evaluation_loop import Pieces, evaluate_batches, mean_losses, never, weighted
 from ttstrain.train.run import Run
 
 
