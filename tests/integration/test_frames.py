@@ -32,16 +32,8 @@ def test_few_frames_of_ours_lie_between_the_command_and_the_net(
 
     monkeypatch.setattr(DiT, "forward", noted)
     recipe = write_recipe(tmp_path / "r.yaml", data=write_clips(tmp_path / "speech", count=3))
-    arguments = [
-        "finetune",
-        str(recipe),
-        "--run-dir",
-        str(tmp_path),
-        "train.steps=1",
-        "data.holdout=0",
-        "eval.every=null",
-    ]
-    monkeypatch.setattr(sys, "argv", ["ttstrain", *arguments])
+    changes = ["train.steps=3", "data.holdout=0", "eval.every=null", f"run_dir={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", ["ttstrain", "finetune", str(recipe), *changes])
     with pytest.raises(SystemExit) as ended:
         command_line.main()
     assert ended.value.code in (None, 0)
