@@ -1,12 +1,17 @@
 """A stack machine for pickles that executes nothing: a name is only ever a name.
 
 The few names that stand for containers and tensors are understood, every other object becomes an inert `Record`.
+
+Why not a subclass of `pickle.Unpickler` that finds no class: its C code hashes nested tuples by recursion, so a key
+nested 300,000 deep ends the process with a segmentation fault; a memo index of ten bytes makes it claim 16 GiB; and its
+BUILD sets attributes of whatever lies on the stack. A check that foresees all of this has to follow the stack as well,
+which takes as long as this machine does. torch's `weights_only` is a machine of its own too.
 """
 
 from __future__ import annotations
 
 import pickletools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -93,6 +98,7 @@ STORAGE_DTYPES: Mapping[str, torch.dtype] = {
 }
 PYTHON3 = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # protocols up to 2 use Python 2's names
 _MARK = object()
+_TUPLE_KEY = 1_000  # operations that a tuple costs as a key
 
 
 class Machine:
@@ -113,21 +119,14 @@ class Machine:
     def run(self, stream: IO[bytes]) -> Tree:
         """Run to the STOP opcode and return what is left on the stack."""
         try:
-            for opcode, argument, _ in pickletools.genops(stream):
-                self.budget.spend(_COSTS.get(opcode.name, 1))
-                if opcode.name == "STOP":
-                    return self._checked(self.stack.pop())
-                if opcode.name in _CONSTANTS:
-                    self.stack.append(_small(argument))
-                else:
-                    _OPCODES[opcode.name](self, argument)
+            for opcode, argument, _ in pickletools.genops(stream):  # ends with the STOP opcode, or raises ValueError
+                cost, act = _OPCODES[opcode.name]
+                self.budget.spend(cost)
+                act(self, argument)
+            tree = self.stack.pop()
+            check_tree(tree)
         except (ValueError, IndexError, KeyError, TypeError, AttributeError, EOFError, OverflowError) as error:
             raise CheckpointError(f"`{self.path}` cannot be followed: {_why(error)}") from error
-        raise CheckpointError(f"`{self.path}` is cut short inside its pickle", hint="download it again")
-
-    @staticmethod
-    def _checked(tree: Tree) -> Tree:
-        check_tree(tree)
         return tree
 
     # stack and memo
@@ -171,15 +170,31 @@ class Machine:
     def set_items(self, flat: Sequence[Any]) -> None:
         target = self.top()
         entries = target.entries if isinstance(target, Record) else _only(dict, target)
-        for key, value in zip(flat[::2], flat[1::2], strict=True):
-            entries[_hashable(key)] = value
+        entries.update(self.pairs(zip(flat[::2], flat[1::2], strict=True)))
 
     def add_items(self, values: Sequence[Any]) -> None:
         target = self.top()
         if isinstance(target, Record):
             target.items.extend(values)
         else:
-            _only(set, target).update(_hashable(value) for value in values)
+            _only(set, target).update(map(self.key, values))
+
+    def key(self, key: Any) -> Any:
+        """Allow keys that hash without recursion: scalars and short tuples of them.
+
+        Neither numbers below 64 bits nor texts can be chosen to have equal hashes. Tuples of numbers can, and each
+        such key is compared with all others: so a tuple costs as much as a thousand operations.
+        """
+        if isinstance(key, tuple) and len(key) <= MOST_DIMENSIONS and all(map(_is_plain_key, key)):
+            self.budget.spend(_TUPLE_KEY)
+            return key
+        if not _is_plain_key(key) and not isinstance(key, Global | Record):
+            raise TypeError(f"a {type(key).__name__} as a key")
+        return key
+
+    def pairs(self, entries: Iterable[Any]) -> dict[Any, Any]:
+        """Make a dict of pairs."""
+        return {self.key(key): value for key, value in map(_pair, entries)}
 
     # names and what is made from them
 
@@ -277,15 +292,6 @@ def _small(constant: Any) -> Any:
     return constant
 
 
-def _hashable(key: Any) -> Any:
-    """Allow keys that hash without recursion, and that cannot be made to collide: scalars and short tuples of them."""
-    if isinstance(key, tuple) and len(key) <= MOST_DIMENSIONS and all(map(_is_plain_key, key)):
-        return key
-    if not _is_plain_key(key) and not isinstance(key, complex | Global | Record):
-        raise TypeError(f"a {type(key).__name__} as a key")
-    return key
-
-
 def _is_plain_key(key: Any) -> bool:
     if isinstance(key, int):
         return key.bit_length() < 64
@@ -298,23 +304,6 @@ def _why(error: Exception) -> str:
         return str(error)
     detail = f": {error}" if type(error) in (ValueError, TypeError) else ""
     return f"its pickle is damaged ({type(error).__name__}{detail[:120]})"
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-# Opcodes that make more than a pointer or a small object: an empty set takes two hundred bytes.
-_COSTS = {"EMPTY_SET": 4, "SETITEM": 2, "REDUCE": 4, "NEWOBJ": 4, "NEWOBJ_EX": 4, "OBJ": 4, "INST": 4, "BUILD": 2}
-# Opcodes that push their argument.
-_CONSTANTS = _words(
-    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING BINBYTES"
-    " SHORT_BINBYTES BINBYTES8 BYTEARRAY8 UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8"
-)
-
-
-def _pairs(flat: Sequence[Any]) -> dict[Any, Any]:
-    return {_hashable(key): value for key, value in zip(flat[::2], flat[1::2], strict=True)}
 
 
 def _new_object(machine: Machine, with_keywords: bool) -> None:
@@ -345,6 +334,12 @@ def _reduce(machine: Machine) -> None:
     machine.push(machine.call(machine.pop(), args))
 
 
+def _dict(machine: Machine) -> None:
+    flat = machine.pop_to_mark()
+    machine.push({})
+    machine.set_items(flat)
+
+
 def _set_item(machine: Machine) -> None:
     value, key = machine.pop(), machine.pop()
     machine.set_items([key, value])
@@ -355,13 +350,22 @@ def _tuple_of(machine: Machine, size: int) -> None:
     machine.push(tuple(reversed(values)))
 
 
-def _nothing(machine: Machine, argument: Any) -> None:
-    pass
+def _data(machine: Machine, argument: Any) -> None:
+    machine.push(_small(argument))
 
 
-_OPCODES: Mapping[str, Callable[[Machine, Any], None]] = {
-    "PROTO": _nothing,
-    "FRAME": _nothing,
+def _get(machine: Machine, index: int) -> None:
+    machine.push(machine.memo[index])
+
+
+Act = Callable[[Machine, Any], None]
+_PLAIN: Mapping[str, Act] = {
+    **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda m, _: None),
+    **dict.fromkeys(("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"), _data),
+    **dict.fromkeys(("STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"), _data),
+    **dict.fromkeys(("BYTEARRAY8", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"), _data),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), Machine.put),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _get),
     "MARK": lambda m, _: m.push(_MARK),
     "POP": lambda m, _: m.discard(),
     "POP_MARK": lambda m, _: m.discard_to_mark(),
@@ -378,20 +382,14 @@ _OPCODES: Mapping[str, Callable[[Machine, Any], None]] = {
     "TUPLE1": lambda m, _: _tuple_of(m, 1),
     "TUPLE2": lambda m, _: _tuple_of(m, 2),
     "TUPLE3": lambda m, _: _tuple_of(m, 3),
-    "DICT": lambda m, _: m.push(_pairs(m.pop_to_mark())),
-    "FROZENSET": lambda m, _: m.push(frozenset(map(_hashable, m.pop_to_mark()))),
+    "DICT": lambda m, _: _dict(m),
+    "FROZENSET": lambda m, _: m.push(frozenset(map(m.key, m.pop_to_mark()))),
     "APPEND": lambda m, _: m.append([m.pop()]),
     "APPENDS": lambda m, _: m.append(m.pop_to_mark()),
     "SETITEM": lambda m, _: _set_item(m),
     "SETITEMS": lambda m, _: m.set_items(m.pop_to_mark()),
     "ADDITEMS": lambda m, _: m.add_items(m.pop_to_mark()),
-    "PUT": lambda m, index: m.put(index),
-    "BINPUT": lambda m, index: m.put(index),
-    "LONG_BINPUT": lambda m, index: m.put(index),
     "MEMOIZE": lambda m, _: m.put(m.next_memo()),
-    "GET": lambda m, index: m.push(m.memo[index]),
-    "BINGET": lambda m, index: m.push(m.memo[index]),
-    "LONG_BINGET": lambda m, index: m.push(m.memo[index]),
     "GLOBAL": lambda m, names: m.name(*names.split(" ", 1)),
     "STACK_GLOBAL": lambda m, _: _stack_global(m),
     "INST": _instance,
@@ -403,13 +401,16 @@ _OPCODES: Mapping[str, Callable[[Machine, Any], None]] = {
     "PERSID": lambda m, reference: m.persistent(reference),
     "BINPERSID": lambda m, _: m.persistent(m.pop()),
 }
+# What makes more than a pointer or a small object costs more: an empty set takes two hundred bytes.
+_COSTS = {"EMPTY_SET": 4, "SETITEM": 2, "REDUCE": 4, "NEWOBJ": 4, "NEWOBJ_EX": 4, "OBJ": 4, "INST": 4, "BUILD": 2}
+_OPCODES: Mapping[str, tuple[int, Act]] = {name: (_COSTS.get(name, 1), act) for name, act in _PLAIN.items()}
 
 
 # ---------------------------------------------------------------- the names that are understood
 
 
 def _ordered_dict(machine: Machine, pairs: Sequence[Any] = ()) -> dict[Any, Any]:
-    return {_hashable(key): value for key, value in map(_pair, machine.elements(pairs))}
+    return machine.pairs(machine.elements(pairs))
 
 
 def _pair(entry: Any) -> tuple[Any, Any]:
@@ -436,7 +437,7 @@ def _encode(machine: Machine, text: Any, encoding: Any) -> bytes:
 
 
 def _counter(machine: Machine, counts: Any = ()) -> dict[Any, Any]:
-    return {_hashable(key): value for key, value in map(_pair, machine.elements(counts or ()))}
+    return machine.pairs(machine.elements(counts or ()))
 
 
 TORCH_DTYPES = {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
@@ -444,8 +445,8 @@ KNOWN: Mapping[str, Callable[..., Any]] = {
     "collections.OrderedDict": _ordered_dict,
     "collections.defaultdict": lambda machine, factory=None: {},
     "collections.Counter": _counter,
-    "builtins.set": lambda machine, values=(): set(map(_hashable, machine.elements(values))),
-    "builtins.frozenset": lambda machine, values=(): frozenset(map(_hashable, machine.elements(values))),
+    "builtins.set": lambda machine, values=(): set(map(machine.key, machine.elements(values))),
+    "builtins.frozenset": lambda machine, values=(): frozenset(map(machine.key, machine.elements(values))),
     "copyreg._reconstructor": lambda machine, kind, base, state: Record(str(_only(Global, kind))),
     "copyreg.__newobj__": lambda machine, kind, *args: machine.call(kind, args),
     "_codecs.encode": _encode,

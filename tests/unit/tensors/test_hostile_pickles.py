@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import copyreg
 import io
 import pickle
 import resource
 import struct
+import sys
 import time
+import types
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,6 +57,24 @@ def nested(depth: int, leaf: bytes) -> bytes:
     return opened * depth + leaf + b"s" * depth
 
 
+def colliding(count: int) -> list[tuple[int, int]]:
+    """Make pairs of numbers whose tuples have one hash: CPython hashes tuples by xxHash's rounds, without a secret."""
+    bits = (1 << 64) - 1
+    prime_1, prime_2, prime_5 = 11400714785074694791, 14029467366897019727, 2870177450012600261
+    wanted = 4_004_004_004 * pow(prime_1, -1, 1 << 64) & bits
+    wanted = (wanted >> 31 | wanted << 33) & bits  # the second round's rotation, undone
+    made: list[tuple[int, int]] = []
+    first = 0
+    while len(made) < count:
+        first += 1
+        sum_1 = (prime_5 + first * prime_2) & bits
+        round_1 = ((sum_1 << 31 | sum_1 >> 33) * prime_1) & bits
+        second = (wanted - round_1) * pow(prime_2, -1, 1 << 64) & bits
+        if second < (1 << 61) - 1:  # such a number is its own hash
+            made.append((first, second))
+    return made
+
+
 CALL = b"ctorch._tensor\n_rebuild_from_type_v2\n"
 HOSTILE: dict[str, bytes] = {
     "a tuple that holds itself": b"]q\x00h\x00\x85q\x01ah\x01",
@@ -77,6 +99,10 @@ HOSTILE: dict[str, bytes] = {
     + b"tR"
     + b"s",
     "keys that collide": b"}(" + many(40_000, lambda n: long(n * (2**61 - 1)) + b"N") + b"u",
+    "pairs as keys that collide": b"}(" + b"".join(long(a) + long(b) + b"\x86N" for a, b in colliding(200_000)) + b"u",
+    "a key of nested tuples": b"})" + b"\x85" * 400_000 + b"Ns",
+    "an immense place in the memo": b"Nr" + struct.pack("<I", (1 << 32) - 1),
+    "an immense place in the memo, as text": b"Np999999999999999999\n",
     "an immense key": b"}" + long(1 << 100_000) + b"Ns",
     "a key that is a deep record": b"}" + b"cm\nf\n(" * 3000 + b"tR" * 3000 + b"Ns",
     "a name of a megabyte": b"c" + b"m" * 1_000_000 + b"\nf\n",
@@ -126,10 +152,91 @@ def test_honest_files_stay_within_the_limits(tmp_path: Path) -> None:
         "number": 2**500,
         "nest": {},
     }
+    content["pairs"] = {(row, column): row for row in range(60) for column in range(60)}
     for _ in range(60):
         content = {"inside": content}
     torch.save(content, tmp_path / "x.pt")
-    assert len(list(unpickle.walk(unpickle.read(tmp_path / "x.pt").tree))) == 202
+    assert len(list(unpickle.walk(unpickle.read(tmp_path / "x.pt").tree))) == 3802
+
+
+def test_the_pairs_do_collide() -> None:
+    assert len({hash(pair) for pair in colliding(100)}) == 1
+
+
+FOREIGN: dict[str, bytes] = {
+    "a class": b"cforeign\nThing\n",
+    "a class of a module that is not there": b"cabsent.inner\nThing\n",
+    "a name from the stack": b"\x8c\x07foreign\x8c\x05Thing\x93",
+    "a name within a name": b"\x8c\x07foreign\x8c\x0dThing.__init__\x93",
+    "a call": b"cforeign\nThing\n(K\x01tR",
+    "an instance, as of old": b"(K\x01iforeign\nThing\n",
+    "an object, as of old": b"(cforeign\nThing\nK\x01o",
+    "a new object": b"cforeign\nThing\n)\x81",
+    "a new object with keywords": b"cforeign\nThing\n)}\x92",
+    "an object with a state": b"cforeign\nThing\n)\x81}X\x01\x00\x00\x00aK\x01sb",
+    "a reconstruction": b"ccopyreg\n_reconstructor\n(cforeign\nThing\ncforeign\nBase\nNtR",
+    "a rebuild": CALL + b"(cforeign\nthing\ncforeign\nThing\n)NtR",
+    "a factory": b"ccollections\ndefaultdict\ncforeign\nThing\n\x85R",
+    "a storage": REBUILD + b"((X\x07\x00\x00\x00storagecforeign\nThing\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x04tQ",
+    "an extension": b"\x82\x01",
+}
+
+
+class Alarm(types.ModuleType):
+    """A module that tells when anything of it is looked up."""
+
+    def __init__(self, looked_up: list[str]) -> None:
+        super().__init__("foreign")
+        self.__dict__["looked_up"] = looked_up
+
+    def __getattribute__(self, name: str) -> object:
+        if name.lower() in ("thing", "base", "thing.__init__"):
+            object.__getattribute__(self, "looked_up").append(name)
+        return super().__getattribute__(name)
+
+
+class Watch:
+    """An import hook that finds nothing and tells what was looked for."""
+
+    def __init__(self, looked_up: list[str]) -> None:
+        self.looked_up = looked_up
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        self.looked_up.append(name)
+
+
+def test_the_alarms_ring_for_the_unpickler_of_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_up: list[str] = []
+    monkeypatch.setitem(sys.modules, "foreign", Alarm(looked_up))
+    monkeypatch.setattr(sys, "meta_path", [Watch(looked_up), *sys.meta_path])
+    for name in ("a class", "a class of a module that is not there"):
+        with contextlib.suppress(AttributeError, ImportError):
+            pickle.loads(b"\x80\x04" + FOREIGN[name] + b".")
+    assert looked_up == ["Thing", "absent"]
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
+@pytest.mark.parametrize("layout", ["zip", "bare"])
+def test_nothing_that_a_pickle_names_is_ever_looked_up(
+    content: bytes, layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.pt"
+    if layout == "zip":
+        zipped(path, content)
+    else:
+        path.write_bytes(b"\x80\x04" + content + b".")
+    torch.save({"a": torch.ones(1)}, tmp_path / "other.pt")
+    inspect(tmp_path / "other.pt")  # imports what inspecting needs
+    looked_up: list[str] = []
+    monkeypatch.setitem(sys.modules, "foreign", Alarm(looked_up))
+    monkeypatch.setitem(copyreg._inverted_registry, 1, ("foreign", "Thing"))  # type: ignore[attr-defined]
+    monkeypatch.setattr(sys, "meta_path", [Watch(looked_up), *sys.meta_path])
+    unpickle.scan_globals(path)
+    with contextlib.suppress(CheckpointError):
+        unpickle.read(path)
+    with contextlib.suppress(UserError):
+        inspect(path)
+    assert looked_up == []
 
 
 @pytest.mark.parametrize("opcode", [b"]", b"}", b"\x8f", b")", b"2"])
