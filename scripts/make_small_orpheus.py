@@ -15,6 +15,7 @@ from ttstrain.families.orpheus.codec import load_codec
 from ttstrain.families.orpheus.config import OrpheusConfig
 from ttstrain.families.orpheus.data_config import RowsConfig
 from ttstrain.families.orpheus.net import build_net
+from ttstrain.families.orpheus.planner import OrpheusPlanner
 from ttstrain.families.orpheus.tokenizer import TOY, load_tokenizer
 from ttstrain.families.orpheus.toy import CODEC
 
@@ -51,4 +52,4 @@ if __name__ == "__main__":
     parser.add_argument("--layers", type=int, default=2)
     arguments = parser.parse_args()
     made = make(arguments.out, hidden=arguments.hidden, layers=arguments.layers)
-    print(f"{made.num_parameters():,} parameters in {arguments.out}")
+    print(f"{OrpheusPlanner(made).num_parameters():,} parameters in {arguments.out}")

@@ -8,9 +8,11 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from ttstrain.contract.checkpoint import UnknownFile
 from ttstrain.contract.family import Family, TaskSpec, load_reference
+from ttstrain.contract.model import Planner, ResolvedRecipe
 from ttstrain.contract.project import ProjectFormat
 from ttstrain.errors import RecipeError
 
@@ -61,3 +63,8 @@ def find_task(name: str) -> TaskSpec:
 def tasks() -> Mapping[str, TaskSpec]:
     """Map every task's name to its spec, over all families."""
     return {spec.name: spec for family in names() for spec in load(family).tasks}
+
+
+def planner_of(recipe: ResolvedRecipe) -> Planner[Any]:
+    """Return what a plan must know of a recipe's model."""
+    return find_task(recipe.task).planner(recipe.model)

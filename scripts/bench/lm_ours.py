@@ -63,7 +63,7 @@ def main() -> None:
     recipe = recipe_of(workload.SIZES[options.size], options.precision)
     device = choose_device("auto", tf32=True)
     spec = registry.find_task(recipe.task)
-    task = spec.load_task()(spec.config.model_validate(recipe.model)).to(device)
+    task = spec.build(recipe.model).to(device)
     task.train()
     batches = [collate(rows).to(device) for rows in workload.make_batches(workload.SIZES[options.size])]
 

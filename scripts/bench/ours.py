@@ -67,10 +67,9 @@ def main() -> None:
     recipe = recipe_of(size, options.precision)
     device = choose_device("auto", tf32=True)
     spec = registry.find_task(recipe.task)
-    config = spec.config.model_validate(recipe.model)
-    task = spec.load_task()(config).to(device)
+    task = spec.build(recipe.model).to(device)
     task.train()
-    task_data = spec.load_data()(config)
+    task_data = spec.data(recipe.model)
     with tempfile.TemporaryDirectory() as name:
         snapshots = MemorySnapshots()
 

@@ -91,7 +91,7 @@ def main() -> None:
     recipe = recipe_of(size, options.precision)
     device = choose_device("auto", tf32=True)
     spec = registry.find_task(recipe.task)
-    task: Any = spec.load_task()(spec.config.model_validate(recipe.model)).to(device)
+    task: Any = spec.build(recipe.model).to(device)
     task.train()
     batches = [collate(clips, task.vae).to(device) for clips in workload.make_batches(size)]
 

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from ttstrain import registry
 from ttstrain.contract.data import Batch, Clip, TaskData
-from ttstrain.contract.model import ModelConfig
+from ttstrain.contract.family import TaskSpec
+from ttstrain.contract.model import ModelConfig, Planner, ResolvedRecipe
 from ttstrain.contract.task import DEFAULT_OPTIMIZER, Audio, Mean, Prompt, Task
 from ttstrain.data.audio import read_clip
 from ttstrain.data.audit import audit
@@ -32,7 +33,7 @@ from ttstrain.errors import DataError, RecipeError
 from ttstrain.modules import lora
 from ttstrain.plan.resolve import parse
 from ttstrain.recipe.compose import compose
-from ttstrain.recipe.schema import LoraConfig, Recipe
+from ttstrain.recipe.schema import LoraConfig
 from ttstrain.recipe.shipped import list_recipes
 from ttstrain.runs.new import start
 from ttstrain.train.evaluation_loop import evaluating
@@ -52,8 +53,8 @@ class Subject:
     """One task at its smallest, and some data for it."""
 
     smoke: str
-    recipe: Recipe
-    config: ModelConfig
+    recipe: ResolvedRecipe
+    planner: Planner[Any]
     build: Callable[[], Task]
     data: TaskData
     clips: list[Clip]
@@ -70,24 +71,22 @@ class Subject:
 def subject(request: pytest.FixtureRequest) -> Subject:
     recipe = parse(compose(request.param))
     spec = registry.find_task(recipe.task)
-    config = spec.config.model_validate(recipe.model)
-    task_class, data_class = spec.load_task(), spec.load_data()
     assert recipe.data.path is not None
     clips = audit(read_rows(recipe.data.path), recipe.data).clips
     return Subject(
         smoke=request.param,
         recipe=recipe,
-        config=config,
-        build=lambda: built(task_class, config),
-        data=data_class(config),
+        planner=registry.planner_of(recipe),
+        build=lambda: built(spec, recipe.model),
+        data=spec.data(recipe.model),
         clips=[cut(clip) for clip in clips if clip.duration_s >= CLIP_S][:4],
     )
 
 
-def built(task_class: Any, config: Any, *, seed: int = 0) -> Task:
+def built(spec: TaskSpec, config: ModelConfig, *, seed: int = 0) -> Task:
     """Build a task and move it off its initialisation, where much of a net may be switched off by zeros."""
     torch.manual_seed(seed)
-    task: Task = task_class(config)
+    task = spec.build(config)
     with torch.no_grad():
         for parameter in task.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.02)
@@ -127,10 +126,10 @@ from ttstrain.recipe.compose import compose
 from ttstrain.recipe.shipped import list_recipes
 from ttstrain.plan.resolve import parse
 for name, spec in registry.tasks().items():
-    spec.config().num_parameters()
+    spec.planner(spec.config()).num_parameters()
 for entry in list_recipes():
     recipe = parse(compose(entry.name))
-    registry.find_task(recipe.task).config.model_validate(recipe.model).num_parameters()
+    registry.planner_of(recipe).num_parameters()
 print(json.dumps(sorted(name for name in sys.modules if name.partition(".")[0] in ("torch", "torchaudio"))))
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
@@ -140,13 +139,13 @@ print(json.dumps(sorted(name for name in sys.modules if name.partition(".")[0] i
 def test_the_default_configuration_is_valid_and_survives_a_recipe(subject: Subject) -> None:
     spec = registry.find_task(subject.recipe.task)
     default = spec.config()
-    assert spec.config.model_validate(json.loads(default.model_dump_json())) == default
-    assert spec.config.model_validate(subject.recipe.model) == subject.config
+    assert spec.read_model(json.loads(default.model_dump_json())) == default
+    assert spec.read_model(subject.recipe.section()) == subject.recipe.model
 
 
 def test_the_plan_knows_the_number_of_parameters(subject: Subject) -> None:
     task = subject.build()
-    assert subject.config.num_parameters() == sum(p.numel() for p in task.parameters() if p.requires_grad)
+    assert subject.planner.num_parameters() == sum(p.numel() for p in task.parameters() if p.requires_grad)
 
 
 # ---------------------------------------------------------------- modules
@@ -362,7 +361,7 @@ def test_clips_become_features_examples_and_batches(subject: Subject) -> None:
     assert batch.num_frames <= batch.num_padded
     assert type(batch.to(CPU)) is type(batch)
     for clip in subject.clips:
-        assert subject.config.length(clip) == data.length(clip)
+        assert subject.planner.length(clip) == data.length(clip)
         half = cut(clip, seconds=CLIP_S / 2)
         added = (clip.duration_s - half.duration_s) * data.frames_per_s
         assert abs(data.length(clip) - data.length(half) - added) <= max(2, UNIT_S * data.frames_per_s)

@@ -90,10 +90,9 @@ def test_opened_as_weights_it_is_the_merged_net(adapted: Path, averaged: bool) -
     opened = open_checkpoint(adapted, task="flow")
     plan = json.loads((adapted / "plan.json").read_text())["recipe"]
     spec = registry.find_task("flow")
-    config = spec.config.model_validate(plan["model"])
-    task_class = spec.load_task()
-    merged, wrapped = task_class(config), task_class(config)  # type: ignore[call-arg]
-    lora.add_lora(wrapped, LoraConfig.model_validate(plan["lora"]), default_targets=config.lora_targets())
+    config = spec.read_model(plan["model"])
+    merged, wrapped = spec.build(config), spec.build(config)
+    lora.add_lora(wrapped, LoraConfig.model_validate(plan["lora"]), default_targets=spec.planner(config).lora_targets())
     state = checkpoint(adapted, STEPS).state
     load_weights(wrapped, state["ema"]["weights"] if averaged else state["task"], source="test")
     load_weights(merged, opened.ema if averaged and opened.ema is not None else opened.weights, source="test")

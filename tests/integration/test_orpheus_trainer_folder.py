@@ -21,6 +21,7 @@ from ttstrain.checkpoint.upstream import open_checkpoint, resolve_base
 from ttstrain.contract.checkpoint import OpenedCheckpoint
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.families.orpheus.batch import OrpheusBatch
+from ttstrain.families.orpheus.planner import OrpheusPlanner
 from ttstrain.families.orpheus.rows import pack, row_of
 from ttstrain.families.orpheus.task import OrpheusTask
 from ttstrain.optim.groups import build_groups
@@ -128,7 +129,7 @@ def test_where_it_stood_is_known(opened: OpenedCheckpoint, trained: Trained) -> 
     # The LR that the next step of the uninterrupted run was seen to use.
     assert opened.schedule.lr_next == pytest.approx(trained.log[SAVED]["learning_rate"])
     assert [(group.name, group.weight_decay) for group in opened.groups] == [("decay", 0.1), ("no_decay", 0.0)]
-    assert sum(group.parameters for group in opened.groups) == CONFIG.num_parameters()
+    assert sum(group.parameters for group in opened.groups) == OrpheusPlanner(CONFIG).num_parameters()
 
 
 def test_going_on_ends_where_the_trainer_ended(opened: OpenedCheckpoint, trained: Trained) -> None:

@@ -34,8 +34,8 @@ FOLDERS = {"v1": "SoVITS_weights", "v2": "SoVITS_weights_v2", "v2Pro": "SoVITS_w
 
 def built(task: str, version: str) -> tuple[Task, Any]:
     spec = registry.find_task(f"gpt_sovits/{task}")
-    config = spec.config.model_validate(toys.model_section(task, version))
-    return spec.load_task()(config), config
+    config = spec.read_model(toys.model_section(task, version))
+    return spec.build(config), config
 
 
 def source(task: str, version: str = "v2", **changed: Any) -> Source:

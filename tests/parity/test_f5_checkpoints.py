@@ -20,6 +20,7 @@ from ttstrain.families.flow.config import FlowConfig
 from ttstrain.families.flow.data import FlowData, FlowExample
 from ttstrain.families.flow.model import build_net
 from ttstrain.families.flow.model.cfm import FlowDraws, spans
+from ttstrain.families.flow.planner import num_tokens
 from ttstrain.families.flow.task import FlowTask
 from ttstrain.families.flow.upstream import F5Format
 from ttstrain.optim.ema import Ema
@@ -262,7 +263,7 @@ def test_every_shipped_model_has_upstreams_tensors_and_flags(fixtures_dir: Path,
     stated = {key for key in FlowConfig.model_fields if key in shipped["model"]}
     assert stated >= {"backbone", "dim", "depth", "text_mask_padding", "pe_attn_head", "mel", "vocab", "tokenizer"}
     with torch.device("meta"):
-        net = build_net(config, num_tokens=config.num_tokens())
+        net = build_net(config, num_tokens=num_tokens(config))
     ours = {f"transformer.{key}": list(tensor.shape) for key, tensor in net.state_dict().items()}
     assert ours == {key: value[0] for key, value in upstream["tensors"].items()}
     arch = upstream["config"]

@@ -32,12 +32,12 @@ def clips() -> list[Clip]:
 def test_features_on_the_gpu_make_the_batch_or_are_refused(name: str, clips: list[Clip]) -> None:
     task = parse(compose(name)).task
     spec = registry.find_task(task)
-    if spec.config.features_on_host:
+    if spec.planner(spec.config()).features_on_host:
         with pytest.raises(RecipeError, match=f"`data.features=device` is not for `{task}`"):
             parse(compose(name, ["data.features=device"]))
         return
     recipe = parse(compose(name, ["data.features=device"]))
-    data = spec.load_data()(spec.config.model_validate(recipe.model))  # type: ignore[call-arg]
+    data = spec.data(recipe.model)
     made = {clip.id: data.features(read_clip(clip, data.sample_rate), clip) for clip in clips}
     on_host = data.collate([data.example(clip, made[clip.id]) for clip in clips])
     with pretended_cuda():

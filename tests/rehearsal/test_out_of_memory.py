@@ -38,7 +38,7 @@ def test_a_model_that_does_not_fit_ends_before_training(tmp_path: Path, what: st
 
 def _weights_of(composed: Any) -> int:
     parsed = parse(composed)
-    return 4 * registry.find_task(parsed.task).config.model_validate(parsed.model).num_parameters()
+    return 4 * registry.planner_of(parsed).num_parameters()
 
 
 @pytest.fixture(scope="module")

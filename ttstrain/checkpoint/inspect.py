@@ -281,8 +281,9 @@ def _front_end_notes(meta: Meta) -> Iterator[str]:
     if not meta.versions:
         return
     yield "texts read by " + ", ".join(f"{name} {version[:19]}" for name, version in meta.versions.items())
+    spec = registry.find_task(meta.task)
     try:
-        front_end = registry.find_task(meta.task).config.model_validate(meta.model).front_end()
+        front_end = spec.planner(spec.read_model(meta.model)).front_end()
         now = {} if front_end is None else front_end.versions
         yield from compare_front_ends(meta.versions, now)
         check_vocab(meta.versions, now, source="the checkpoint")

@@ -14,9 +14,10 @@ from ttstrain import registry
 from ttstrain.checkpoint.reading import retried
 from ttstrain.checkpoint.upstream import open_checkpoint, resolve_base
 from ttstrain.contract.checkpoint import Absent, OpenedCheckpoint, differences
+from ttstrain.contract.model import ResolvedRecipe
 from ttstrain.contract.task import Task
 from ttstrain.errors import CheckpointError, RecipeError
-from ttstrain.recipe.schema import Recipe, base_files
+from ttstrain.recipe.schema import base_files
 from ttstrain.tensors import hub
 from ttstrain.tensors.loading import LoadReport, Tensors, check_stored_finite, compare, misfit
 from ttstrain.tensors.tensorfile import StoredTensor
@@ -38,14 +39,14 @@ def _open(spec: str, *, task: str) -> OpenedCheckpoint:
     return retried(place, lambda: open_checkpoint(resolve_base(spec), task=task), prefer="best")
 
 
-def open_for(recipe: Recipe) -> OpenedCheckpoint:
+def open_for(recipe: ResolvedRecipe) -> OpenedCheckpoint:
     """Open a recipe's base and compare what it tells of its architecture with the recipe's `model:`."""
     opened = open_base(base_files(recipe.base), task=recipe.task)
-    opened.check_model(recipe.model)
+    opened.check_model(recipe.section())
     return opened
 
 
-def check_base(recipe: Recipe) -> None:
+def check_base(recipe: ResolvedRecipe) -> None:
     """Look whether a run could start from a recipe's base, as the run itself looks, but for what only a device tells.
 
     Nothing is downloaded. The net is built without its numbers, and the base is read tensor by tensor.
@@ -62,10 +63,9 @@ def check_base(recipe: Recipe) -> None:
         return
     opened = open_for(recipe)
     trained = registry.find_task(recipe.task)
-    task_class: Any = trained.load_task()
     with hub.nothing_fetched():
         with torch.device("meta"):
-            task: Task = task_class(trained.config.model_validate(recipe.model))
+            task = trained.build(recipe.model)
         fitted = task.fitted(opened)
     check_fits(task, fitted.weights, opened)
     if (first := task.rows_first()) is not None and not any(fitted.new_rows.get(table) for table in first.tables):

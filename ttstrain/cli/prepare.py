@@ -16,11 +16,11 @@ from ttstrain.shell import quoted
 if TYPE_CHECKING:
     from ttstrain.contract.checkpoint import OpenedCheckpoint
     from ttstrain.contract.data import FrontEnd
+    from ttstrain.contract.model import ResolvedRecipe
     from ttstrain.data.audit import AuditResult
     from ttstrain.data.cache import BuildReport, FeatureCache
     from ttstrain.data.texts import TextReport
     from ttstrain.judge.score import Scoring
-    from ttstrain.recipe.schema import Recipe
 
 SCORES = "scores.jsonl"
 SHOWN_SCORES = 10
@@ -105,7 +105,7 @@ def prepare(
         print("\n".join([*scoring_lines(scoring), f"scores    {terminal.on_one_line(str(lists / SCORES))}"]))
 
 
-def _recipe(name: str, data: Path, overrides: list[str]) -> Recipe | None:
+def _recipe(name: str, data: Path, overrides: list[str]) -> ResolvedRecipe | None:
     from ttstrain.plan.project import with_project
     from ttstrain.plan.resolve import parse
     from ttstrain.recipe.compose import compose, with_flags
@@ -137,7 +137,7 @@ def _write_lists(result: AuditResult, out: Path | None, cache_dir: str | None) -
     return out
 
 
-def _build(recipe: Recipe, result: AuditResult) -> tuple[FeatureCache, BuildReport]:
+def _build(recipe: ResolvedRecipe, result: AuditResult) -> tuple[FeatureCache, BuildReport]:
     from ttstrain.cli.progress import show_progress
     from ttstrain.train.prepare import open_cache
 
@@ -171,7 +171,7 @@ def _need_recipe(flags: dict[str, Any]) -> None:
         raise RecipeError(f"`{given[0]}` needs to know how texts are read", hint="add `--recipe RECIPE`")
 
 
-def _need_vocab(recipe: Recipe) -> None:
+def _need_vocab(recipe: ResolvedRecipe) -> None:
     from ttstrain import registry
     from ttstrain.errors import RecipeError
 
@@ -182,7 +182,7 @@ def _need_vocab(recipe: Recipe) -> None:
         )
 
 
-def _front_end(recipe: Recipe) -> FrontEnd | None:
+def _front_end(recipe: ResolvedRecipe) -> FrontEnd | None:
     from ttstrain.plan.facts import front_end_of
 
     return front_end_of(recipe)
@@ -237,14 +237,14 @@ def _write_vocab(path: Path, front_end: FrontEnd | None, texts: TextReport | Non
 # ---------------------------------------------------------------- scores
 
 
-def _open_scorer(recipe: Recipe, path: str) -> OpenedCheckpoint:
+def _open_scorer(recipe: ResolvedRecipe, path: str) -> OpenedCheckpoint:
     from ttstrain.judge.score import open_scorer
 
     return open_scorer(recipe, path)
 
 
 def _score(
-    recipe: Recipe,
+    recipe: ResolvedRecipe,
     scorer: OpenedCheckpoint,
     built: tuple[FeatureCache, BuildReport],
     result: AuditResult,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,16 +123,33 @@ class Review:
 class Batch(Protocol):
     """What a collated micro-batch tells the engine; the rest of its fields are the family's own."""
 
-    ids: Sequence[str]  # the clips, for incident reports
-    weight: float  # how many units each loss of this batch is a mean over; known on the host, final after `Task.draw`
-    num_frames: int  # real units of work, never padding
-    num_padded: int  # the same with padding
+    @property
+    def ids(self) -> Sequence[str]:
+        """The clips, for incident reports."""
+        ...
 
-    def to(self, device: torch.device) -> Self: ...
+    @property
+    def weight(self) -> float:
+        """How many units each loss of this batch is a mean over; known on the host, final after `Task.draw`."""
+        ...
+
+    @property
+    def num_frames(self) -> int:
+        """Real units of work, never padding."""
+        ...
+
+    @property
+    def num_padded(self) -> int:
+        """The same with padding."""
+        ...
+
+    def to(self, device: torch.device) -> Self:
+        """Return the batch with its tensors on a device."""
+        ...
 
 
 class AuxiliaryData(Protocol):
-    """Examples without recordings that a family mixes among its clips."""
+    """Examples without recordings, such as text-only rows, that a family mixes among its clips."""
 
     name: str  # in messages
     packed: bool  # as `TaskData.packed`
@@ -139,7 +157,7 @@ class AuxiliaryData(Protocol):
     lengths: Sequence[int]  # in the clips' units
 
     def ratio(self, progress: float) -> float:
-        """Return how many micro-batches of companions go with one of clips, at a share of the run."""
+        """Return how many micro-batches of them go with one of clips, at a share of the run."""
         ...
 
     def batch(self, indices: Sequence[int]) -> Batch:
@@ -147,39 +165,46 @@ class AuxiliaryData(Protocol):
         ...
 
 
-class TaskData(Protocol):
+class TaskData(ABC):
     """How clips become features, examples and batches. Built as `DataClass(model_config)`; must pickle to workers."""
 
     sample_rate: int  # Hz; clips reach `features` resampled to it
     fingerprint: str  # changes whenever `features` would return something else; part of the cache key
     frames_per_s: float  # units of length per second of audio
-    packed: bool  # a batch's clips are laid end to end: it costs the sum of their lengths, and nothing is padded
-    in_one_process: bool  # `features` runs nets that fill the machine by themselves: several processes would not help
+    packed: bool = False
+    """A batch's clips are laid end to end: it costs the sum of their lengths, and nothing is padded."""
+    in_one_process: bool = False
+    """`features` runs nets that fill the machine by themselves: several processes would not help."""
 
+    @abstractmethod
     def features(self, wav: Tensor, clip: Clip) -> dict[str, Tensor]:
         """Compute what is worth caching on disk from a mono waveform (t,)."""
-        ...
 
+    @abstractmethod
     def length(self, clip: Clip) -> int:
         """Return the clip's length in frames, known from its duration without decoding."""
-        ...
 
+    @abstractmethod
     def example(self, clip: Clip, features: Mapping[str, Tensor]) -> Any:
         """Add what is cheap to compute each time: token ids, speaker ids."""
-        ...
 
+    @abstractmethod
     def collate(self, examples: Sequence[Any]) -> Batch:
         """Pad examples into one batch."""
-        ...
 
     def review_features(self, clips: Sequence[Clip], read: Callable[[Clip], Mapping[str, Tensor]]) -> Review:
         """Return what the family has to say about clips now that `read` gives their features."""
-        ...
-
-    def companions(self) -> AuxiliaryData | None:
-        """Return what is mixed among the clips in training, if anything."""
-        ...
+        return Review()
 
     def reference(self, features: Mapping[str, Tensor]) -> Tensor | None:
         """Return the mel (n, n_mels) that a sample of this clip is compared with, if the family has one."""
+        return None
+
+
+@runtime_checkable
+class SuppliesAuxiliaryData(Protocol):
+    """A `TaskData` whose task also trains on examples without recordings."""
+
+    def auxiliary(self) -> AuxiliaryData | None:
+        """Return what is mixed among the clips in training; None where the settings ask for nothing."""
         ...

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ttstrain.contract.model import ModelConfig
+from ttstrain.contract.model import ModelConfig, Planner
 from ttstrain.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -34,21 +34,36 @@ def load_reference(reference: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class TaskSpec:
-    """One thing that can be trained, and where its parts live."""
+    """One thing that can be trained, and where its parts live.
+
+    Parts are named "module:Class" and imported when they are needed: those of torch are not for a plan.
+    """
 
     name: str  # what a recipe's `task:` says, "flow" or "gpt_sovits/vae"
     config: type[ModelConfig]  # validates the recipe's `model:` section
-    task_class: str  # "module:Class", built as Class(config)
-    data_class: str  # "module:Class", built as Class(config)
-    readings: str = ""  # "module:function" (opened, vocab=...) -> Readings; none: shapes tell all
-    export_class: str = ""  # "module:Class" of its Exporter, built as Class(); none: cannot be exported
+    planner_class: str  # a `Planner`; its module imports no torch
+    task_class: str  # a `Task`, built as Class(config)
+    data_class: str  # a `TaskData`, built as Class(config)
+    readings: str = ""  # "module:function" (opened, vocab=...) -> Interpretations; none: shapes tell all
+    export_class: str = ""  # an `Exporter`, built as Class(); none: cannot be exported
 
-    def load_task(self) -> type[Task]:
-        task: type[Task] = load_reference(self.task_class)
+    def read_model(self, section: Mapping[str, Any]) -> ModelConfig:
+        """Check a `model:` section, and fill in its defaults. Raises pydantic's ValidationError."""
+        return self.config.model_validate(section)
+
+    def planner(self, config: ModelConfig) -> Planner[Any]:
+        """Return what a plan must know of a model."""
+        planner: Planner[Any] = load_reference(self.planner_class)(config)
+        return planner
+
+    def build(self, config: ModelConfig) -> Task:
+        """Build what a run trains, with new weights, on the current default device."""
+        task: Task = load_reference(self.task_class)(config)
         return task
 
-    def load_data(self) -> type[TaskData]:
-        data: type[TaskData] = load_reference(self.data_class)
+    def data(self, config: ModelConfig) -> TaskData:
+        """Return what turns clips into batches."""
+        data: TaskData = load_reference(self.data_class)(config)
         return data
 
     def list_readings(self, opened: OpenedCheckpoint, *, vocab: str | None) -> Sequence[Interpretation]:

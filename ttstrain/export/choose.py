@@ -23,7 +23,7 @@ from ttstrain.checkpoint.upstream import follow, open_checkpoint
 from ttstrain.checkpoint.worth import never_better, trained_schedule_free
 from ttstrain.contract.checkpoint import OpenedCheckpoint
 from ttstrain.contract.export import Adapters, Source, TrainerState
-from ttstrain.contract.model import ModelConfig
+from ttstrain.contract.model import ModelConfig, ResolvedRecipe
 from ttstrain.contract.task import Task
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.judge.blends import blend_name, compare_blends
@@ -34,7 +34,7 @@ from ttstrain.optim.optimizers import Optimizers
 from ttstrain.optim.settings import LR_AS_ADAMW, settings_of
 from ttstrain.plan.resolve import parse
 from ttstrain.recipe.compose import compose, compose_run
-from ttstrain.recipe.schema import LoraConfig, Recipe, base_title
+from ttstrain.recipe.schema import LoraConfig, base_title
 from ttstrain.tensors.loading import load_weights
 from ttstrain.tensors.tensorfile import read_tree
 from ttstrain.tracking import jsonl
@@ -172,13 +172,13 @@ def _epoch(meta: Meta, run: Path | None) -> int | None:
     return max(1, math.ceil(meta.step / steps_per_epoch))
 
 
-def _recipe_of(run: Path) -> Recipe:
+def _recipe_of(run: Path) -> ResolvedRecipe:
     return parse(compose_run(run, [], origins=run_folder.origins(run)))
 
 
 def _config(meta: Meta, checkpoint: Path) -> ModelConfig:
     try:
-        return registry.find_task(meta.task).config.model_validate(meta.model)
+        return registry.find_task(meta.task).read_model(meta.model)
     except ValidationError as error:
         first = error.errors()[0]
         raise CheckpointError(
@@ -188,17 +188,17 @@ def _config(meta: Meta, checkpoint: Path) -> ModelConfig:
         ) from error
 
 
-def _build(name: str, config: ModelConfig, recipe: Recipe | None) -> Task:
+def _build(name: str, config: ModelConfig, recipe: ResolvedRecipe | None) -> Task:
     """Build the task as the run had it, adapters included."""
-    task_class: Any = registry.find_task(name).load_task()
-    task: Task = task_class(config)
+    spec = registry.find_task(name)
+    task = spec.build(config)
     if recipe is not None and recipe.lora is not None:
-        lora.add_lora(task.exported(), recipe.lora, default_targets=config.lora_targets())
+        lora.add_lora(task.exported(), recipe.lora, default_targets=spec.planner(config).lora_targets())
     return task
 
 
 def _candidates(
-    task: Task, loaded: store.Loaded, checkpoint: Path, *, run: Path | None, recipe: Recipe | None
+    task: Task, loaded: store.Loaded, checkpoint: Path, *, run: Path | None, recipe: ResolvedRecipe | None
 ) -> _Candidates:
     if run is None and any(map(lora.is_adapter, loaded.state["task"])):
         raise CheckpointError(
@@ -236,7 +236,7 @@ def _adapters(task: Task, settings: LoraConfig | None) -> Adapters | None:
 
 
 @contextmanager
-def _evaluated(task: Task, loaded: store.Loaded, *, run: Path | None, recipe: Recipe | None) -> Iterator[None]:
+def _evaluated(task: Task, loaded: store.Loaded, *, run: Path | None, recipe: ResolvedRecipe | None) -> Iterator[None]:
     """Show the weights that a schedule-free optimizer stands for, which are not those it trains."""
     if not trained_schedule_free(loaded.state):
         yield
@@ -258,7 +258,9 @@ def _evaluated(task: Task, loaded: store.Loaded, *, run: Path | None, recipe: Re
         yield
 
 
-def _training(task: Task, loaded: store.Loaded, candidates: _Candidates, recipe: Recipe | None) -> TrainerState | None:
+def _training(
+    task: Task, loaded: store.Loaded, candidates: _Candidates, recipe: ResolvedRecipe | None
+) -> TrainerState | None:
     meta = loaded.meta
     if "optimizers" not in loaded.state or meta.schedule is None:
         return None
@@ -288,7 +290,7 @@ def _training(task: Task, loaded: store.Loaded, candidates: _Candidates, recipe:
     )
 
 
-def _kinds(recipe: Recipe | None, moments: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+def _kinds(recipe: ResolvedRecipe | None, moments: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
     """Name the kinds of a checkpoint's optimizers; without a recipe, by what they keep."""
     if recipe is not None:
         return sorted({settings_of(recipe.optim, name).kind for name in moments})
@@ -347,7 +349,7 @@ def _figures(losses: Mapping[str, float]) -> str:
 
 
 def _by_comparison(
-    candidates: _Candidates, meta: Meta, recipe: Recipe, run: Path, *, config: ModelConfig, asked: WeightsChoice
+    candidates: _Candidates, meta: Meta, recipe: ResolvedRecipe, run: Path, *, config: ModelConfig, asked: WeightsChoice
 ) -> _Choice:
     if asked != "auto":
         raise RecipeError("`--compare` chooses the weights", hint=f"leave out `--weights {asked}` or `--compare`")
@@ -372,8 +374,8 @@ def _of_upstream(path: Path, *, weights: WeightsChoice, recipe: str | None, comp
         raise RecipeError("`--compare` needs the held-out clips of a run of ours", hint="leave it out")
     settings = parse(compose(_asked_recipe(path, recipe), []))
     opened = open_checkpoint(path, task=settings.task)
-    opened.check_model(settings.model)
-    config = registry.find_task(settings.task).config.model_validate(settings.model)
+    config = settings.model
+    opened.check_model(settings.section())
     own = read_tree(opened.weights)
     has_online = not opened.averaged
     candidates = _Candidates(
@@ -395,9 +397,10 @@ def _of_upstream(path: Path, *, weights: WeightsChoice, recipe: str | None, comp
     )
 
 
-def _taken_on_trust(opened: OpenedCheckpoint, recipe: Recipe) -> list[str]:
+def _taken_on_trust(opened: OpenedCheckpoint, recipe: ResolvedRecipe) -> list[str]:
     """Say which settings the file does not tell, and the recipe does."""
-    settings = [f"model.{key}={json.dumps(recipe.model[key])}" for key in opened.unknown]
+    section = recipe.section()
+    settings = [f"model.{key}={json.dumps(section[key])}" for key in opened.unknown]
     return [f"`{opened.path.name}` does not tell {', '.join(settings)}: the recipe says so"] if settings else []
 
 

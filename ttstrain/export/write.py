@@ -164,9 +164,7 @@ def _trained_apart(source: Source) -> dict[str, Tensor]:
 
 def _build(task: str, config: ModelConfig) -> Task:
     """Build a task that computes in float32, whatever its weights are trained in."""
-    task_class: Any = registry.find_task(task).load_task()
-    built: Task = task_class(config)
-    return built.eval().float()
+    return registry.find_task(task).build(config).eval().float()
 
 
 def _as_stored(expected: Mapping[str, Tensor], stored: Mapping[str, StoredTensor]) -> dict[str, Tensor]:

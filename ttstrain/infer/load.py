@@ -124,11 +124,9 @@ def _open(spec: str, changes: dict[tuple[str, ...], Any], *, weights: WeightsCho
         told = f"the {kind} of {path.name}: {opened.model} {opened.version}"
     device_name = changes.pop(DEVICE, "auto")
     checked = parse(_composed(task_name, section, changes))
-    front_end = registry.find_task(task_name).config.model_validate(checked.model).front_end()
+    front_end = registry.planner_of(checked).front_end()
     check_vocab(versions, {} if front_end is None else front_end.versions, source=str(path))
-    spec_of_task = registry.find_task(task_name)
-    task_class: Any = spec_of_task.load_task()
-    task: Task = task_class(spec_of_task.config.model_validate(checked.model))
+    task = registry.find_task(task_name).build(checked.model)
     load_weights(task.exported(), {**_unneeded(task, absent), **tensors}, source=str(path))
     device = choose_device(str(device_name), tf32=TrainConfig().tf32)
     task.to(device).eval()

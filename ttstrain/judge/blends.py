@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ttstrain import registry
-from ttstrain.contract.data import Batch, Clip, TaskData
-from ttstrain.contract.model import ModelConfig
+from ttstrain.contract.data import Batch, Clip
+from ttstrain.contract.model import ModelConfig, ResolvedRecipe
 from ttstrain.contract.task import Mean, Task
 from ttstrain.data import sampler
 from ttstrain.data.cache import FeatureCache
 from ttstrain.data.location import cache_root
 from ttstrain.data.manifest import read_manifest
 from ttstrain.errors import DataError
-from ttstrain.recipe.schema import Recipe
 from ttstrain.tensors.loading import load_weights
 from ttstrain.train.evaluation_loop import Pieces, evaluate_batches, mean_losses, weighted
 
@@ -53,7 +51,7 @@ def compare_blends(
     average: Mapping[str, Tensor],
     *,
     config: ModelConfig,
-    recipe: Recipe,
+    recipe: ResolvedRecipe,
     run: Path,
     shares: Sequence[float] = BLENDS,
 ) -> Compared:
@@ -80,9 +78,8 @@ def _blended(online: Mapping[str, Tensor], average: Mapping[str, Tensor], share:
     }
 
 
-def _batches(clips: Sequence[Clip], config: ModelConfig, recipe: Recipe) -> list[Pieces]:
-    data_class: Any = registry.find_task(recipe.task).load_data()
-    task_data: TaskData = data_class(config)
+def _batches(clips: Sequence[Clip], config: ModelConfig, recipe: ResolvedRecipe) -> list[Pieces]:
+    task_data = registry.find_task(recipe.task).data(config)
     cache = FeatureCache(cache_root(recipe.data.cache_dir) / "features", task_data, place="disk")
     report = cache.build(clips)
     if report.failed:

@@ -174,10 +174,8 @@ def _build(spec: TaskSpec, reading: Interpretation, device: torch.device) -> tup
     """Build a fresh net and its data, alike for every reading."""
     torch.manual_seed(0)
     known = {key: value for key, value in reading.model.items() if key in spec.config.model_fields}
-    config = spec.config.model_validate(known)
-    task_class: Any = spec.load_task()
-    data_class: Any = spec.load_data()
-    return task_class(config).to(device), data_class(config)
+    config = spec.read_model(known)
+    return spec.build(config).to(device), spec.data(config)
 
 
 def _batch(task_data: Any, clip: Clip) -> Batch:

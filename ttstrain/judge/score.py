@@ -18,6 +18,7 @@ from ttstrain.checkpoint.meta import check_vocab
 from ttstrain.checkpoint.upstream import open_checkpoint, resolve_base
 from ttstrain.contract.checkpoint import OpenedCheckpoint
 from ttstrain.contract.data import Clip
+from ttstrain.contract.model import ResolvedRecipe
 from ttstrain.contract.task import Task
 from ttstrain.data import atomic
 from ttstrain.data.cache import FeatureCache
@@ -26,7 +27,6 @@ from ttstrain.data.sampler import in_order
 from ttstrain.errors import DataError
 from ttstrain.places import refused_as
 from ttstrain.plan.facts import front_end_of
-from ttstrain.recipe.schema import Recipe
 from ttstrain.tensors.loading import load_weights
 from ttstrain.train.device import choose_device
 from ttstrain.train.evaluation_loop import Pieces, evaluate_batches
@@ -87,13 +87,13 @@ class Scoring:
         }
 
 
-def open_scorer(recipe: Recipe, path: str) -> OpenedCheckpoint:
+def open_scorer(recipe: ResolvedRecipe, path: str) -> OpenedCheckpoint:
     """Open the checkpoint, or the best of a run, that is to judge the texts of a recipe's task.
 
     Raises CheckpointError when it is another model than the recipe's, or reads texts by another vocabulary.
     """
     opened = open_checkpoint(resolve_base(path), task=recipe.task)
-    opened.check_model(recipe.model)
+    opened.check_model(recipe.section())
     front_end = front_end_of(recipe)
     if front_end is not None:
         check_vocab(opened.front_end, front_end.versions, source=str(opened.path))
@@ -101,7 +101,7 @@ def open_scorer(recipe: Recipe, path: str) -> OpenedCheckpoint:
 
 
 def score(
-    recipe: Recipe,
+    recipe: ResolvedRecipe,
     opened: OpenedCheckpoint,
     cache: FeatureCache,
     clips: Sequence[Clip],
@@ -137,17 +137,16 @@ class Scorer:
 
     task: Task
     cache: FeatureCache
-    recipe: Recipe
+    recipe: ResolvedRecipe
     device: torch.device
     precision: Precision
 
 
-def load_scorer(recipe: Recipe, opened: OpenedCheckpoint, cache: FeatureCache) -> Scorer:
+def load_scorer(recipe: ResolvedRecipe, opened: OpenedCheckpoint, cache: FeatureCache) -> Scorer:
     """Load a checkpoint's average, or its weights where it holds no average."""
     device = choose_device(recipe.train.device, tf32=recipe.train.tf32)
     spec = registry.find_task(recipe.task)
-    task_class: Any = spec.load_task()
-    task: Task = task_class(spec.config.model_validate(recipe.model))
+    task = spec.build(recipe.model)
     load_weights(task, opened.weights, source=str(opened.path))
     if opened.ema is not None and opened.ema is not opened.weights:
         load_weights(task.exported(), opened.ema, source=f"{opened.path}, average")

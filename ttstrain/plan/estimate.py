@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ttstrain import registry
-from ttstrain.contract.model import ParameterCounts
-from ttstrain.recipe.schema import CheckpointConfig, OptimizerKind, Recipe
+from ttstrain.contract.model import ParameterCounts, ResolvedRecipe
+from ttstrain.recipe.schema import CheckpointConfig, OptimizerKind
 
 FP32 = 4  # bytes
 ACTIVATIONS = "activations"
@@ -25,18 +25,17 @@ MOMENTS: Mapping[OptimizerKind, int] = {  # bytes of optimizer state per paramet
 }
 
 
-def memory_bytes(recipe: Recipe, parameters: ParameterCounts, *, weight_bytes: int = FP32) -> dict[str, int]:
+def memory_bytes(recipe: ResolvedRecipe, parameters: ParameterCounts, *, weight_bytes: int = FP32) -> dict[str, int]:
     """Return bytes per part; `snapshot` is held by the host for a rollback, `activations` may be missing.
 
     What is frozen has neither gradients nor moments, and its average is the weight itself.
     """
-    config = registry.find_task(recipe.task).config.model_validate(recipe.model)
     weights, trained = weight_bytes * parameters.total, weight_bytes * parameters.trained
     moments = MOMENTS[recipe.optim.kind] * parameters.trained
     ema = FP32 * parameters.trained if recipe.ema.enabled else 0
     held = recipe.guard.snapshot == "memory"
     snapshot = checkpoint_bytes(recipe, parameters, weight_bytes=weight_bytes) if held else 0
-    activations = config.activation_bytes(recipe)
+    activations = registry.planner_of(recipe).activation_bytes(recipe)
     return {
         "weights": weights,
         "gradients": trained,
@@ -47,7 +46,7 @@ def memory_bytes(recipe: Recipe, parameters: ParameterCounts, *, weight_bytes: i
     }
 
 
-def checkpoint_bytes(recipe: Recipe, parameters: ParameterCounts, *, weight_bytes: int = FP32) -> int:
+def checkpoint_bytes(recipe: ResolvedRecipe, parameters: ParameterCounts, *, weight_bytes: int = FP32) -> int:
     """Return the size of one checkpoint: weights, their average, both complete, and the optimizer's moments."""
     complete = (weight_bytes + (FP32 if recipe.ema.enabled else 0)) * parameters.total
     return complete + MOMENTS[recipe.optim.kind] * parameters.trained

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ttstrain import registry
+from ttstrain.contract.model import ResolvedRecipe
 from ttstrain.errors import DataError, RecipeError
 from ttstrain.plan.plan import DataFacts, ReplayFacts, StageFacts
-from ttstrain.recipe.schema import DataConfig, Recipe
+from ttstrain.recipe.schema import DataConfig
 
 if TYPE_CHECKING:
     from ttstrain.contract.data import Clip, FrontEnd, Remark
@@ -51,7 +52,7 @@ class Findings:
     remarks: tuple[Remark, ...] = ()  # of the family
 
 
-def gather_facts(recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> DataFacts:
+def gather_facts(recipe: ResolvedRecipe, progress: Callable[[int, int], None] | None = None) -> DataFacts:
     """Audit the recipe's data and measure what a plan depends on; `progress` is told (done, of) recordings."""
     from ttstrain.data.split import split_data
 
@@ -61,7 +62,7 @@ def gather_facts(recipe: Recipe, progress: Callable[[int, int], None] | None = N
     return count_frames(recipe, split, findings=audited.findings, replay_findings=audited.replay_findings)
 
 
-def audit_data(recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> Audited:
+def audit_data(recipe: ResolvedRecipe, progress: Callable[[int, int], None] | None = None) -> Audited:
     """Audit the data that a recipe names, those it replays too; the latter's clips are called `replay/<id>`.
 
     Raises RecipeError when it names none, DataError when they cannot be used.
@@ -80,12 +81,12 @@ def audit_data(recipe: Recipe, progress: Callable[[int, int], None] | None = Non
     return Audited(found, replay=replace(replay, clips=clips))
 
 
-def review_data(recipe: Recipe, result: AuditResult) -> AuditResult:
+def review_data(recipe: ResolvedRecipe, result: AuditResult) -> AuditResult:
     """Add what the recipe's family finds in audited clips. Raises DataError when it leaves none."""
     from ttstrain.data.audit import reviewed
 
-    config = registry.find_task(recipe.task).config.model_validate(recipe.model)
-    found = reviewed(result, config.review(result.clips))
+    planner = registry.planner_of(recipe)
+    found = reviewed(result, planner.review(result.clips))
     if not found.clips:
         last = found.quarantine[-1]
         raise DataError(
@@ -104,18 +105,18 @@ def _audit(data: DataConfig, progress: Callable[[int, int], None] | None, *, key
 
 
 def count_frames(
-    recipe: Recipe, split: DataSplit, *, findings: Findings, replay_findings: Findings | None = None
+    recipe: ResolvedRecipe, split: DataSplit, *, findings: Findings, replay_findings: Findings | None = None
 ) -> DataFacts:
     """Measure audited clips in the task's frames and divide them into the micro-batches of the first epoch."""
     from ttstrain.data.sampler import overlong, padding_share, plan_mixed_epoch
 
     data = recipe.data
-    config = registry.find_task(recipe.task).config.model_validate(recipe.model)
-    frames = tuple(config.length(clip) for clip in split.train)
+    planner = registry.planner_of(recipe)
+    frames = tuple(planner.length(clip) for clip in split.train)
     too_long = set(overlong(frames, budget=data.batch_frames))
     fitting = [i for i in range(len(frames)) if i not in too_long]
     lengths = [frames[i] for i in fitting]
-    replayed = [(clip, length) for clip in split.replay if (length := config.length(clip)) <= data.batch_frames]
+    replayed = [(clip, length) for clip in split.replay if (length := planner.length(clip)) <= data.batch_frames]
     every = [*lengths, *(length for _, length in replayed)]
     batches = plan_mixed_epoch(
         lengths,
@@ -125,7 +126,7 @@ def count_frames(
         max_clips=data.max_clips,
         seed=recipe.train.seed,
         epoch=0,
-        packed=config.packed,
+        packed=planner.packed,
     )
     replay = None
     if data.replay is not None:
@@ -151,7 +152,7 @@ def count_frames(
         remarks=findings.remarks,
         frames=frames,
         batches_per_epoch=len(batches),
-        padding_share=padding_share(every, batches, packed=config.packed),
+        padding_share=padding_share(every, batches, packed=planner.packed),
         overlong=tuple(split.train[i].id for i in sorted(too_long)),
         texts=report_texts(recipe, [*split.train, *split.held_out, *split.replay, *split.retained]),
         replay=replay,
@@ -159,27 +160,27 @@ def count_frames(
     )
 
 
-def _count_stages(recipe: Recipe, split: DataSplit) -> tuple[StageFacts, ...]:
+def _count_stages(recipe: ResolvedRecipe, split: DataSplit) -> tuple[StageFacts, ...]:
     """Measure what each stage trains on. Raises RecipeError when a filter leaves nothing."""
     from ttstrain.data.choice import check_choices, chosen
     from ttstrain.data.sampler import plan_mixed_epoch
 
     check_choices(recipe.stages, split.train, split.held_out)
     data = recipe.data
-    config = registry.find_task(recipe.task).config.model_validate(recipe.model)
-    replayed = [length for clip in split.replay if (length := config.length(clip)) <= data.batch_frames]
+    planner = registry.planner_of(recipe)
+    replayed = [length for clip in split.replay if (length := planner.length(clip)) <= data.batch_frames]
     found = []
     for stage in recipe.stages:
-        clips = [clip for clip in chosen(split.train, stage.data) if config.length(clip) <= data.batch_frames]
+        clips = [clip for clip in chosen(split.train, stage.data) if planner.length(clip) <= data.batch_frames]
         batches = plan_mixed_epoch(
-            [config.length(clip) for clip in clips],
+            [planner.length(clip) for clip in clips],
             replayed,
             share=0.0 if data.replay is None else data.replay.share,
             budget=data.batch_frames,
             max_clips=data.max_clips,
             seed=recipe.train.seed,
             epoch=0,
-            packed=config.packed,
+            packed=planner.packed,
         )
         found.append(
             StageFacts(
@@ -192,7 +193,7 @@ def _count_stages(recipe: Recipe, split: DataSplit) -> tuple[StageFacts, ...]:
     return tuple(found)
 
 
-def report_texts(recipe: Recipe, clips: Sequence[Clip]) -> TextReport | None:
+def report_texts(recipe: ResolvedRecipe, clips: Sequence[Clip]) -> TextReport | None:
     """Read the clips' texts as the task does; None where its family has no front end to tell of."""
     from ttstrain.data.texts import read_texts
 
@@ -200,6 +201,6 @@ def report_texts(recipe: Recipe, clips: Sequence[Clip]) -> TextReport | None:
     return None if front_end is None else read_texts(clips, front_end)
 
 
-def front_end_of(recipe: Recipe) -> FrontEnd | None:
+def front_end_of(recipe: ResolvedRecipe) -> FrontEnd | None:
     """Return what turns texts into tokens. Raises RecipeError when something it needs is missing."""
-    return registry.find_task(recipe.task).config.model_validate(recipe.model).front_end()
+    return registry.planner_of(recipe).front_end()

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
+
+from ttstrain.contract.model import MixesAuxiliaryData, Planner
 
 PLACES = 1000  # of a run, at which the ratio is read
 MOST_TRIES = 50
+
+
+def auxiliary_ratio(planner: Planner[Any]) -> Callable[[float], float]:
+    """Return the rounds of auxiliary examples for each round of clips, at a share of a run; 0 where there are none."""
+    return planner.auxiliary_ratio if isinstance(planner, MixesAuxiliaryData) else lambda _progress: 0.0
 
 
 def clip_share(ratio: Callable[[float], float], *, start: float = 0.0, end: float = 1.0) -> float:

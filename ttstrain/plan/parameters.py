@@ -9,23 +9,23 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from ttstrain import registry
-from ttstrain.contract.model import ParameterCounts
+from ttstrain.contract.model import ParameterCounts, ResolvedRecipe
 from ttstrain.errors import RecipeError
-from ttstrain.recipe.schema import LoraConfig, Recipe
+from ttstrain.recipe.schema import LoraConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def count_parameters(recipe: Recipe) -> ParameterCounts:
+def count_parameters(recipe: ResolvedRecipe) -> ParameterCounts:
     """Count what a recipe's net holds and what of it is trained.
 
     Raises RecipeError for a pattern of `lora:` that matches nothing; the patterns of `optim.groups` are checked where
     the groups are built.
     """
-    config = registry.find_task(recipe.task).config.model_validate(recipe.model)
+    planner = registry.planner_of(recipe)
     frozen_rules = any(rule.frozen is True for rule in recipe.optim.groups)
     if recipe.lora is None and not frozen_rules:
-        total = config.num_parameters()
+        total = planner.num_parameters()
         return ParameterCounts(total=total, trained=total)
     net = _describe(recipe)
     trained = [name for name in net.shapes if name in net.trainable and not _frozen(name, recipe)]
@@ -37,7 +37,7 @@ def count_parameters(recipe: Recipe) -> ParameterCounts:
     )
 
 
-def trainable_names(recipe: Recipe) -> list[str]:
+def trainable_names(recipe: ResolvedRecipe) -> list[str]:
     """List the parameters that a recipe's net may train, adapters included; rules may still freeze them."""
     net = _describe(recipe)
     return [name for name in net.shapes if name in net.trainable]
@@ -51,12 +51,12 @@ class _Net:
     adapted_layers: int = 0
 
 
-def _describe(recipe: Recipe) -> _Net:
-    config = registry.find_task(recipe.task).config.model_validate(recipe.model)
-    base = config.parameter_shapes()
+def _describe(recipe: ResolvedRecipe) -> _Net:
+    planner = registry.planner_of(recipe)
+    base = planner.parameter_shapes()
     if recipe.lora is None:
         return _Net(base, trainable=frozenset(base))
-    layers = _adapted(base, recipe.lora, default=config.lora_targets())
+    layers = _adapted(base, recipe.lora, default=planner.lora_targets())
     adapters = dict(_adapters(base, layers, recipe.lora))
     trainable = frozenset({*adapters, *_unfrozen(base, recipe.lora)})
     return _Net({**base, **adapters}, trainable=trainable, adapters=tuple(adapters), adapted_layers=len(layers))
@@ -87,7 +87,7 @@ def _unfrozen(base: Shapes, lora: LoraConfig) -> Iterator[str]:
         yield from (name for name in base if fnmatchcase(name, pattern))
 
 
-def _frozen(name: str, recipe: Recipe) -> bool:
+def _frozen(name: str, recipe: ResolvedRecipe) -> bool:
     """Tell whether the first rule that matches a parameter freezes it for good."""
     matching = (rule for rule in recipe.optim.groups if any(fnmatchcase(name, pattern) for pattern in rule.match))
     first = next(matching, None)

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ttstrain.contract.data import Remark
-from ttstrain.contract.model import MemoryScheme, ParameterCounts
+from ttstrain.contract.model import MemoryScheme, ParameterCounts, ResolvedRecipe
 from ttstrain.data.texts import TextReport
 from ttstrain.optim.stages import Curriculum, Stage
-from ttstrain.recipe.schema import Recipe, Schedule
+from ttstrain.recipe.schema import Schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class GroupPlan:
 class Plan:
     """A recipe with everything decided that the data and the number of processes decide."""
 
-    recipe: Recipe
+    recipe: ResolvedRecipe
     origins: Mapping[str, str]  # dotted leaf -> "default" | "configs/..." | "recipe" | "command line"
     name: str
     steps: int

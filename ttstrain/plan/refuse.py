@@ -7,12 +7,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ttstrain import registry
+from ttstrain.contract.model import ResolvedRecipe
 from ttstrain.data.text_summary import check_texts
 from ttstrain.errors import DataError, RecipeError
 from ttstrain.optim.settings import READS_BETAS, READS_EPS, READS_MOMENTUM, settings_of
 from ttstrain.optim.stages import Curriculum, Place, Stage, check_groups, steps_of
 from ttstrain.plan.plan import DataFacts, GroupPlan, Plan
-from ttstrain.recipe.schema import CosineRestarts, Exponential, F5Linear, OptimConfig, OptimizerKind, Recipe, Schedule
+from ttstrain.recipe.schema import CosineRestarts, Exponential, F5Linear, OptimConfig, OptimizerKind, Schedule
 
 LR_FLOOR = 1e-3  # of the peak: below it nothing is learnt
 FLOOR_SHARE = 0.05  # of the run may train below the floor: a cosine to zero spends 2 % there, as it should
@@ -30,7 +31,7 @@ HIGHEST_LR_OF: Mapping[OptimizerKind, tuple[float, float, float]] = {
 MEASURED = ("loss", "ema_loss", "retention", "ema_retention", "stage")  # what an evaluation gives, as `eval/<this>/...`
 
 
-def check_read(recipe: Recipe, origins: Mapping[str, str]) -> None:
+def check_read(recipe: ResolvedRecipe, origins: Mapping[str, str]) -> None:
     """Refuse settings that this run would not read."""
     optim, defaults = recipe.optim, OptimConfig()
     kinds = {override.kind or optim.kind for override in optim.optimizers.values()} or {optim.kind}
@@ -68,7 +69,7 @@ def check_read(recipe: Recipe, origins: Mapping[str, str]) -> None:
             )
 
 
-def _check_metrics(recipe: Recipe, origins: Mapping[str, str]) -> None:
+def _check_metrics(recipe: ResolvedRecipe, origins: Mapping[str, str]) -> None:
     """Refuse names of metrics that no evaluation of this run can give; the losses of a task are known at step 0."""
     given = [kind for kind in MEASURED if _is_measured(kind, recipe)]
     for key, metric in _named_metrics(recipe, origins):
@@ -86,7 +87,7 @@ def _check_metrics(recipe: Recipe, origins: Mapping[str, str]) -> None:
         )
 
 
-def check_measured(recipe: Recipe, origins: Mapping[str, str], measured: Collection[str]) -> None:
+def check_measured(recipe: ResolvedRecipe, origins: Mapping[str, str], measured: Collection[str]) -> None:
     """Refuse names of metrics that are not among those which the first evaluation gave. Raises RecipeError."""
     known = {*measured, *(name.replace("eval/loss/", "eval/stage/") for name in measured if recipe.stages)}
     for key, metric in _named_metrics(recipe, origins):
@@ -99,7 +100,7 @@ def check_measured(recipe: Recipe, origins: Mapping[str, str], measured: Collect
             )
 
 
-def _named_metrics(recipe: Recipe, origins: Mapping[str, str]) -> list[tuple[str, str]]:
+def _named_metrics(recipe: ResolvedRecipe, origins: Mapping[str, str]) -> list[tuple[str, str]]:
     """List (key, metric) of what decides on the best checkpoint and on stopping, where someone set it."""
     named = []
     if recipe.checkpoint.best is not None and _is_set("checkpoint.best", origins):
@@ -110,7 +111,7 @@ def _named_metrics(recipe: Recipe, origins: Mapping[str, str]) -> list[tuple[str
     return [*named, *((f"stages.{index}.early_stop.metric", stop.metric) for index, stop in stops if stop is not None)]
 
 
-def _is_measured(kind: str, recipe: Recipe) -> bool:
+def _is_measured(kind: str, recipe: ResolvedRecipe) -> bool:
     replay = recipe.data.replay
     needs = {
         "ema_loss": recipe.ema.enabled,
@@ -121,7 +122,7 @@ def _is_measured(kind: str, recipe: Recipe) -> bool:
     return needs.get(kind, True)
 
 
-def _check_lengths(recipe: Recipe, origins: Mapping[str, str]) -> None:
+def _check_lengths(recipe: ResolvedRecipe, origins: Mapping[str, str]) -> None:
     """Refuse a length of the run beside the lengths of its stages."""
     if not recipe.stages or recipe.stages[0].share is not None:
         return
@@ -133,7 +134,7 @@ def _check_lengths(recipe: Recipe, origins: Mapping[str, str]) -> None:
             )
 
 
-def check_data(recipe: Recipe, facts: DataFacts) -> None:
+def check_data(recipe: ResolvedRecipe, facts: DataFacts) -> None:
     """Refuse data that make no micro-batch, texts that cannot be read, and evaluations without held-out clips."""
     if not facts.frames:
         why = ", ".join(f"{count} {reason}" for reason, count in facts.skipped.items())
@@ -168,7 +169,7 @@ def check_data(recipe: Recipe, facts: DataFacts) -> None:
     _check_stages(recipe, facts)
 
 
-def _check_stages(recipe: Recipe, facts: DataFacts) -> None:
+def _check_stages(recipe: ResolvedRecipe, facts: DataFacts) -> None:
     for index, (stage, found) in enumerate(zip(recipe.stages, facts.stages, strict=True)):
         if found.num_clips == 0:
             raise RecipeError(
@@ -190,9 +191,7 @@ def check_plan(plan: Plan) -> None:
         raise RecipeError(
             f"the run would have {plan.steps:,} steps", hint=f"give it {MOST_STEPS:,} at most, or fewer `train.epochs`"
         )
-    registry.find_task(plan.recipe.task).config.model_validate(plan.recipe.model).check_run(
-        plan.recipe, steps=plan.steps
-    )
+    registry.planner_of(plan.recipe).check_run(plan.recipe, steps=plan.steps)
     if not _trained(plan):
         raise RecipeError(
             "every group is frozen: nothing would be trained", hint="let a rule of `optim.groups` go without `frozen`"

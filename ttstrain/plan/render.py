@@ -12,7 +12,7 @@ from ttstrain.optim.schedule import curve, warmup_length
 from ttstrain.optim.stages import Curriculum, Place, Stage
 from ttstrain.plan.estimate import ACTIVATIONS
 from ttstrain.plan.gpu import gpu_memory
-from ttstrain.plan.mixing import clip_share
+from ttstrain.plan.mixing import auxiliary_ratio, clip_share
 from ttstrain.plan.plan import GroupPlan, Plan, ReplayFacts
 from ttstrain.recipe.emit import emit, scalar
 from ttstrain.recipe.schema import ReplayConfig, Schedule, base_title
@@ -154,7 +154,7 @@ def _data_lines(plan: Plan) -> list[str]:
 def _filled(plan: Plan) -> str:
     """Say how much of a micro-batch packed clips fill; where they are padded the padding tells."""
     facts = plan.facts
-    if not registry.find_task(plan.recipe.task).config.packed or facts.replay is not None:
+    if not registry.planner_of(plan.recipe).packed or facts.replay is not None:
         return ""
     budget = plan.recipe.data.batch_frames
     share = sum(length for length in facts.frames if length <= budget) / (facts.batches_per_epoch * budget)
@@ -192,7 +192,7 @@ def _run_lines(plan: Plan) -> list[str]:
     length = f"{plan.epochs:.1f} epochs of {plan.steps_per_epoch:.1f} steps"
     if plan.staged:
         length = f"{len(plan.stages)} stage{'s' * (len(plan.stages) > 1)}, {plan.epochs:.1f} epochs of their clips"
-    of_clips = clip_share(registry.find_task(plan.recipe.task).config.model_validate(plan.recipe.model).companion_ratio)
+    of_clips = clip_share(auxiliary_ratio(registry.planner_of(plan.recipe)))
     mixed = f"{100 * of_clips:.3g} % of the micro-batches hold clips, the others examples without recordings"
     return [
         *labelled("run", f"{plan.steps:,} steps = {length}"),

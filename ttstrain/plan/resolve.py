@@ -21,13 +21,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from ttstrain import registry
+from ttstrain.contract.model import ComparesMemory, ResolvedRecipe
 from ttstrain.errors import RecipeError
 from ttstrain.optim.schedule import warmup_length
 from ttstrain.optim.settings import peak_lr, settings_of
 from ttstrain.optim.stages import Stage
 from ttstrain.plan.complaints import complaint, known_keys
 from ttstrain.plan.estimate import checkpoint_bytes, memory_bytes, num_checkpoints
-from ttstrain.plan.mixing import clip_share, settle_shares
+from ttstrain.plan.mixing import auxiliary_ratio, clip_share, settle_shares
 from ttstrain.plan.parameters import count_parameters, trainable_names
 from ttstrain.plan.plan import DataFacts, GroupPlan, Plan
 from ttstrain.plan.refuse import check_data, check_plan, check_read
@@ -44,29 +45,29 @@ EMA_HORIZON_SHARE = 0.1
 EMA_HORIZONS = (10, 10_000)  # steps
 
 
-def parse(composed: Composed) -> Recipe:
+def parse(composed: Composed) -> ResolvedRecipe:
     """Check a composed recipe against the schema, its `model:` section against that of its task.
 
     Raises RecipeError that names the key, the file and line, and the nearest known key, or a place that the task's
-    features cannot be read from. The recipe's `model` comes back complete, defaults included.
+    features cannot be read from.
     """
     try:
         recipe = Recipe.model_validate(composed.values)
     except ValidationError as error:
         known = [*known_keys(Recipe), *_model_keys(composed.values.get("task"))]
         raise complaint(error, values=composed.values, places=composed.places, known=known) from error
-    config = registry.find_task(recipe.task).config
+    spec = registry.find_task(recipe.task)
     try:
-        model = config.model_validate(recipe.model)
+        model = spec.read_model(recipe.model)
     except ValidationError as error:
         known = [*_model_keys(recipe.task), *known_keys(Recipe)]
         raise complaint(error, values=recipe.model, places=composed.places, known=known, at=("model",)) from error
-    if recipe.data.features == "device" and config.features_on_host:
+    if recipe.data.features == "device" and spec.planner(model).features_on_host:
         raise RecipeError(
             f"`data.features=device` is not for `{recipe.task}`: its rows of tokens are laid out on the host",
             hint="use `data.features=memory`: a row is a few kilobytes, and nothing would be gained on the device",
         )
-    return recipe.model_copy(update={"model": model.model_dump(mode="json")})
+    return ResolvedRecipe.of(recipe, model)
 
 
 def _model_keys(task: Any) -> list[str]:
@@ -75,7 +76,7 @@ def _model_keys(task: Any) -> list[str]:
 
 
 def resolve(
-    recipe: Recipe,
+    recipe: ResolvedRecipe,
     *,
     origins: Mapping[str, str],
     facts: DataFacts,
@@ -91,14 +92,15 @@ def resolve(
     check_data(recipe, facts)
     accumulate = _accumulate(recipe, world_size)
     batches_per_step = accumulate * world_size
-    config = registry.find_task(recipe.task).config.model_validate(recipe.model)
-    steps_per_epoch = facts.batches_per_epoch / batches_per_step / clip_share(config.companion_ratio)
-    stages = tuple(_stages(recipe, facts, batches_per_step, config.companion_ratio))
+    planner = registry.planner_of(recipe)
+    ratio = auxiliary_ratio(planner)
+    steps_per_epoch = facts.batches_per_epoch / batches_per_step / clip_share(ratio)
+    stages = tuple(_stages(recipe, facts, batches_per_step, ratio))
     steps = sum(stage.steps for stage in stages)
     groups = tuple(_groups(recipe))
     decay, horizon = _ema(recipe, steps)
     parameters = count_parameters(recipe)
-    weight_bytes = config.weight_bytes()
+    weight_bytes = planner.weight_bytes()
     save_every = _every(recipe.checkpoint.every, steps, times=10, at_least_every=1000)
     kept = num_checkpoints(recipe.checkpoint, steps=steps, save_every=save_every)
     plan = Plan(
@@ -123,13 +125,13 @@ def resolve(
         memory=memory_bytes(recipe, parameters, weight_bytes=weight_bytes),
         disk_bytes=kept * checkpoint_bytes(recipe, parameters, weight_bytes=weight_bytes),
         num_checkpoints=kept,
-        schemes=tuple(config.memory_schemes(recipe, parameters)),
+        schemes=tuple(planner.memory_schemes(recipe, parameters)) if isinstance(planner, ComparesMemory) else (),
     )
     check_plan(plan)
     return plan
 
 
-def _accumulate(recipe: Recipe, world_size: int) -> int:
+def _accumulate(recipe: ResolvedRecipe, world_size: int) -> int:
     """Return how many micro-batches each device sums up: the recipe's number, or what comes near its frames."""
     wanted = recipe.train.step_frames
     if wanted is None:
@@ -144,7 +146,7 @@ def _accumulate(recipe: Recipe, world_size: int) -> int:
 
 
 def _stages(
-    recipe: Recipe, facts: DataFacts, batches_per_step: int, ratio: Callable[[float], float]
+    recipe: ResolvedRecipe, facts: DataFacts, batches_per_step: int, ratio: Callable[[float], float]
 ) -> Iterator[Stage]:
     """Yield the parts of the run, each with its length in steps.
 
@@ -176,7 +178,7 @@ def _stages(
         )
 
 
-def _stage_steps(recipe: Recipe, facts: DataFacts, steps_per_epoch: float, own: Sequence[float]) -> list[int]:
+def _stage_steps(recipe: ResolvedRecipe, facts: DataFacts, steps_per_epoch: float, own: Sequence[float]) -> list[int]:
     """Return each stage's length; shares are rounded so that they add up to the run's."""
     shares = [stage.share for stage in recipe.stages if stage.share is not None]
     if shares:
@@ -193,7 +195,7 @@ def _whole_epochs(epochs: float, steps_per_epoch: float) -> int:
     return math.ceil(epochs * steps_per_epoch - 1e-9)  # three epochs of 37/3 steps are 37 steps
 
 
-def _steps(recipe: Recipe, facts: DataFacts, steps_per_epoch: float) -> int:
+def _steps(recipe: ResolvedRecipe, facts: DataFacts, steps_per_epoch: float) -> int:
     if isinstance(recipe.train.steps, int):
         return recipe.train.steps
     if recipe.train.epochs is not None:
@@ -218,26 +220,26 @@ def _every(setting: int | str, steps: int, *, times: int, at_least_every: int) -
     return max(unit * power for unit in (1, 2, 5) if unit * power <= wanted)
 
 
-def _eval_every(recipe: Recipe, facts: DataFacts, steps: int) -> int | None:
+def _eval_every(recipe: ResolvedRecipe, facts: DataFacts, steps: int) -> int | None:
     num_retained = 0 if facts.replay is None else facts.replay.num_holdout
     if recipe.eval.every is None or facts.num_holdout + num_retained == 0:
         return None
     return _every(recipe.eval.every, steps, times=10, at_least_every=1000)
 
 
-def _sample_every(recipe: Recipe, facts: DataFacts, steps: int) -> int | None:
+def _sample_every(recipe: ResolvedRecipe, facts: DataFacts, steps: int) -> int | None:
     sentences = recipe.sample.texts or (facts.num_holdout and recipe.sample.count)
     if recipe.sample.every is None or not sentences:
         return None
     return _every(recipe.sample.every, steps, times=5, at_least_every=2000)
 
 
-def _snapshot_every(recipe: Recipe, steps: int) -> int:
+def _snapshot_every(recipe: ResolvedRecipe, steps: int) -> int:
     every = recipe.guard.snapshot_every
     return every if isinstance(every, int) else min(100, max(steps // 10, 1))
 
 
-def _ema(recipe: Recipe, steps: int) -> tuple[float | None, int | None]:
+def _ema(recipe: ResolvedRecipe, steps: int) -> tuple[float | None, int | None]:
     """Return decay and horizon, the number of steps over which the average forgets."""
     if not recipe.ema.enabled:
         return None, None
@@ -248,10 +250,10 @@ def _ema(recipe: Recipe, steps: int) -> tuple[float | None, int | None]:
     return 1 - 1 / horizon, horizon
 
 
-def _groups(recipe: Recipe) -> Iterator[GroupPlan]:
+def _groups(recipe: ResolvedRecipe) -> Iterator[GroupPlan]:
     """List the layers of every optimizer of the task that hold parameters, the one that no rule matches last."""
     optim = recipe.optim
-    optimizers = registry.find_task(recipe.task).config.model_validate(recipe.model).optimizers()
+    optimizers = registry.planner_of(recipe).optimizers()
     _check_optimizers(optim, optimizers)
     names = trainable_names(recipe)
     rule_of = {name: _first_rule(name, optim.groups) for name in names}
@@ -287,7 +289,7 @@ def _check_optimizers(optim: OptimConfig, known: Mapping[str, Sequence[str]]) ->
             )
 
 
-def _complete_origins(recipe: Recipe, origins: Mapping[str, str]) -> dict[str, str]:
+def _complete_origins(recipe: ResolvedRecipe, origins: Mapping[str, str]) -> dict[str, str]:
     """Give every leaf of the recipe an origin; what nobody set is a default."""
     complete = dict(origins)
     for key in leaves(recipe.model_dump(mode="json")):

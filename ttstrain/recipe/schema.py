@@ -18,6 +18,7 @@ from pydantic import (
     Field,
     model_validator,
 )
+from typing_extensions import Self
 
 Auto = Literal["auto"]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -478,8 +479,8 @@ class TrackingConfig(Section):
     tensorboard: bool = False
 
 
-class Recipe(Section):
-    """One run, from data to files."""
+class RunSettings(Section):
+    """One run, from data to files; `Recipe` and a plan's `ResolvedRecipe` say what its `model` is."""
 
     name: Annotated[Name, Field(pattern=r"^[^/\\.][^/\\]*$")] | None = None
     """Name of the run and of its folder; default: the recipe's name and the time."""
@@ -490,7 +491,7 @@ class Recipe(Section):
 
     Of a list each adds its tensors, later ones over earlier ones: a model in parts, or an export over its base.
     """
-    model: dict[str, Any] = {}
+    model: Any
     """The task's own settings; `ttstrain schema` lists them."""
     run_dir: UserPath = "runs"
     """Folder in which the run's folder is made."""
@@ -509,7 +510,7 @@ class Recipe(Section):
     tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
-    def _stages_add_up(self) -> Recipe:
+    def _stages_add_up(self) -> Self:
         names = [stage.name for stage in self.stages]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"`stages`: two are called `{min(twice)}`")
@@ -519,6 +520,13 @@ class Recipe(Section):
         if shares and abs(sum(shares) - 1) > 1e-6:
             raise ValueError(f"`stages`: the shares add up to {sum(shares):g}, not to 1")
         return self
+
+
+class Recipe(RunSettings):
+    """One run, from data to files."""
+
+    model: dict[str, Any] = {}
+    """The task's own settings; `ttstrain schema` lists them."""
 
 
 Base = str | list[str] | None

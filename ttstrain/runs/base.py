@@ -58,7 +58,8 @@ def load_strictly(run: Run, opened: OpenedCheckpoint, weights: Tensors) -> LoadR
 
 def taken_on_trust(plan: Plan, base: OpenedCheckpoint) -> str:
     """Say what a file does not tell of itself: loudly, unless the user has said it."""
-    settings = ", ".join(f"model.{key}={json.dumps(plan.recipe.model[key])}" for key in base.unknown)
+    section = plan.recipe.section()
+    settings = ", ".join(f"model.{key}={json.dumps(section[key])}" for key in base.unknown)
     origins = {key: plan.origins.get(f"model.{key}", DEFAULT) for key in base.unknown}
     if set(origins.values()) <= {RECIPE, COMMAND_LINE}:
         return f"`{base.path.name}` does not tell {', '.join(base.unknown)}: {settings}, as you say"

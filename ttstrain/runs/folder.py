@@ -11,9 +11,9 @@ from pathlib import Path
 
 from ttstrain.checkpoint.lock import LOCK, RunLock, hold
 from ttstrain.checkpoint.run_folder import ENVIRONMENT, PLAN, SESSIONS
+from ttstrain.contract.model import ResolvedRecipe
 from ttstrain.errors import RecipeError
 from ttstrain.plan.plan import Plan
-from ttstrain.recipe.schema import Recipe
 from ttstrain.runs import sessions
 from ttstrain.shell import quoted
 
@@ -36,7 +36,7 @@ def create(plan: Plan) -> RunLock:
     return hold(folder, made=True)
 
 
-def check_name(recipe: Recipe) -> None:
+def check_name(recipe: ResolvedRecipe) -> None:
     """Refuse the name of a run that exists: a named run is resumed, not shadowed."""
     if recipe.name is None:
         return
@@ -104,7 +104,7 @@ def _claim(folder: Path) -> RunLock:
             return hold(candidate, made=True)
 
 
-def _take_over(folder: Path, recipe: Recipe) -> RunLock:
+def _take_over(folder: Path, recipe: ResolvedRecipe) -> RunLock:
     lock = hold(folder)
     try:
         check_name(recipe)  # another run may have had it since it was looked at first

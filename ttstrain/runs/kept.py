@@ -12,6 +12,7 @@ from ttstrain import registry
 from ttstrain.checkpoint.damage import open_meta
 from ttstrain.checkpoint.meta import kept_files, kept_name
 from ttstrain.checkpoint.store import verified_text
+from ttstrain.contract.model import KeepsFiles
 from ttstrain.data import atomic
 from ttstrain.errors import RecipeError
 from ttstrain.recipe.compose import COMMAND_LINE, Composed
@@ -86,6 +87,8 @@ def with_kept_files(composed: Composed, *, checkpoint: Path, run: Path) -> tuple
 def _texts(task: str, section: Mapping[str, str]) -> Mapping[str, str]:
     """Read the files that keys name now; none where one cannot be used."""
     try:
-        return registry.find_task(task).config.model_validate(section).kept_files()
+        spec = registry.find_task(task)
+        planner = spec.planner(spec.read_model(section))
+        return planner.kept_files() if isinstance(planner, KeepsFiles) else {}
     except RecipeError:
         return {}

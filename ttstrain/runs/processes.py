@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 
 from ttstrain.checkpoint.lock import RunLock
+from ttstrain.contract.model import ResolvedRecipe
 from ttstrain.errors import (
     DivergedError,
     FolderLostError,
@@ -34,7 +35,6 @@ from ttstrain.errors import (
     first_line,
     is_out_of_memory,
 )
-from ttstrain.recipe.schema import Recipe
 from ttstrain.train import distributed
 from ttstrain.train.device import choose_device
 from ttstrain.train.distributed import Ranks
@@ -77,7 +77,7 @@ class Processes:
         """Let a signal of a batch system raise Preempted until training begins."""
         self._before_training.enter_context(preparing())
 
-    def choose_device(self, recipe: Recipe) -> torch.device:
+    def choose_device(self, recipe: ResolvedRecipe) -> torch.device:
         """Choose this process's device and connect it to the others'."""
         device = choose_device(recipe.train.device, tf32=recipe.train.tf32, ranks=self.ranks)
         self.ranks.barrier()  # a process without a GPU says so before the data are prepared

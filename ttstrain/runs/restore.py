@@ -65,7 +65,7 @@ def _restore_upstream(run: Run, origin: Origin, *, keep: set[str]) -> list[str]:
     """Take weights, average, moments and step from another trainer's file; the LR is this plan's at that step."""
     _refuse_to_go_on(run, origin)
     opened = open_training(open_checkpoint(origin.checkpoint, task=run.plan.recipe.task), task=run.plan.recipe.task)
-    opened.check_model(run.plan.recipe.model)
+    opened.check_model(run.plan.recipe.section())
     fitted = run.task.fitted(opened)
     if any(opened.weights.get(name) is not tensor for name, tensor in fitted.weights.items()):
         raise CheckpointError(

@@ -11,6 +11,8 @@ import torch
 from ttstrain import registry
 from ttstrain.checkpoint.lock import RunLock
 from ttstrain.checkpoint.store import CheckpointStore
+from ttstrain.contract.data import SuppliesAuxiliaryData
+from ttstrain.contract.model import KeepsFiles, ResolvedRecipe
 from ttstrain.contract.task import Task
 from ttstrain.data.choice import choose_ids
 from ttstrain.data.loader import Loader
@@ -22,7 +24,6 @@ from ttstrain.optim.new_rows import NewRows
 from ttstrain.optim.optimizers import Optimizers
 from ttstrain.optim.stages import Curriculum
 from ttstrain.plan.plan import Plan
-from ttstrain.recipe.schema import Recipe
 from ttstrain.state import Progress, TrainState
 from ttstrain.tracking.tracker import Trackers
 from ttstrain.train import checkpointing, early_stop, snapshot
@@ -96,11 +97,9 @@ def build(
 def _task(plan: Plan, device: torch.device, ranks: Ranks) -> Task:
     recipe = plan.recipe
     spec = registry.find_task(recipe.task)
-    task_class: Any = spec.load_task()
-    config = spec.config.model_validate(recipe.model)
-    task: Task = task_class(config)
+    task = spec.build(recipe.model)
     if recipe.lora is not None:
-        lora.add_lora(task.exported(), recipe.lora, default_targets=config.lora_targets())
+        lora.add_lora(task.exported(), recipe.lora, default_targets=spec.planner(recipe.model).lora_targets())
     task.to(device)
     if plan.sample_every is not None and ranks.main:
         task.ready_to_speak()  # a vocoder that is missing or another model's is refused before anything is trained
@@ -139,26 +138,27 @@ def _loader(plan: Plan, prepared: Prepared, device: torch.device, ranks: Ranks) 
         replay_share=0.0 if recipe.data.replay is None else recipe.data.replay.share,
         stages=choose_ids(prepared.train, recipe.stages),
     )
-    companions = prepared.task_data.companions()
+    task_data = prepared.task_data
+    companions = task_data.auxiliary() if isinstance(task_data, SuppliesAuxiliaryData) else None
     if companions is None:
         return clips
     return Mixture(clips, companions, total_rounds=plan.steps * plan.accumulate)
 
 
-def _precision(recipe: Recipe, device: torch.device, ranks: Ranks) -> Kind:
+def _precision(recipe: ResolvedRecipe, device: torch.device, ranks: Ranks) -> Kind:
     """Choose the format that every rank's device has."""
     kinds = ranks.gather(choose(recipe.train.precision, device))
     return "fp32" if "fp32" in kinds else kinds[0]
 
 
-def _store(recipe: Recipe, folder: Path) -> CheckpointStore:
-    config = registry.find_task(recipe.task).config.model_validate(recipe.model)
+def _store(recipe: ResolvedRecipe, folder: Path) -> CheckpointStore:
+    planner = registry.planner_of(recipe)
     return CheckpointStore(
         folder,
         keep_last=recipe.checkpoint.keep_last,
         keep_every=recipe.checkpoint.keep_every,
         background=recipe.checkpoint.background,
-        texts=config.kept_files(),
+        texts=planner.kept_files() if isinstance(planner, KeepsFiles) else {},
     )
 
 

@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ttstrain import registry
 from ttstrain.checkpoint import store
 from ttstrain.checkpoint.meta import EmaMeta, GroupMeta, LoraMeta, Meta
 from ttstrain.contract.checkpoint import SchedulePosition
@@ -128,7 +127,7 @@ def describe(run: Run, *, metrics: Mapping[str, float], step: int | None = None)
     return Meta(
         family=recipe.task.split("/")[0],
         task=recipe.task,
-        model=registry.find_task(recipe.task).config.model_validate(recipe.model).model_dump(mode="json"),
+        model=recipe.section(),
         recipe=run.plan.name,
         step=done,
         groups=groups,

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ttstrain.contract.data import Clip
+from ttstrain.contract.model import ResolvedRecipe
 from ttstrain.data.choice import chosen
 from ttstrain.errors import first_line
-from ttstrain.recipe.schema import Recipe, StageConfig
+from ttstrain.recipe.schema import StageConfig
 from ttstrain.train.evaluation_loop import Pieces
 from ttstrain.train.prepare import Prepared
 from ttstrain.train.previews import Previews, choose_previews
@@ -41,7 +42,7 @@ def hold_out(run: Run, prepared: Prepared) -> HeldOut:
     )
 
 
-def _previews(recipe: Recipe, prepared: Prepared) -> Previews:
+def _previews(recipe: ResolvedRecipe, prepared: Prepared) -> Previews:
     """Choose what is spoken; a recording that cannot be read costs the previews, and not the run."""
     try:
         return Previews(choose_previews(recipe, prepared), has_base=recipe.base is not None)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 
 from ttstrain import registry
 from ttstrain.contract.data import Clip, ClipFinding, Review, TaskData
+from ttstrain.contract.model import ResolvedRecipe
 from ttstrain.data.audit import AuditResult, reviewed
 from ttstrain.data.cache import BuildReport, FeatureCache, Place
 from ttstrain.data.earlier import Earlier, fingerprint
@@ -43,7 +43,7 @@ class Prepared:
     failed: dict[str, str] = field(default_factory=dict)  # clip id -> why it has no features
     earlier: Earlier | None = None  # what a run that goes on was on before
 
-    def measured(self, recipe: Recipe) -> str:
+    def measured(self, recipe: ResolvedRecipe) -> str:
         """Hash what evaluations measure."""
         return fingerprint(
             self.held_out,
@@ -54,7 +54,7 @@ class Prepared:
             features=self.task_data.fingerprint,
         )
 
-    def measured_before(self, recipe: Recipe) -> str | None:
+    def measured_before(self, recipe: ResolvedRecipe) -> str | None:
         """Hash what the run's earlier start measured, as far as its clips tell; None where nothing does."""
         if self.earlier is None:
             return None
@@ -69,11 +69,9 @@ def no_progress(_title: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def open_cache(recipe: Recipe, *, place: Place, device: torch.device | None = None) -> FeatureCache:
+def open_cache(recipe: ResolvedRecipe, *, place: Place, device: torch.device | None = None) -> FeatureCache:
     """Open the cache of the features that a recipe's task trains on."""
-    spec = registry.find_task(recipe.task)
-    data_class: Any = spec.load_data()
-    task_data: TaskData = data_class(spec.config.model_validate(recipe.model))
+    task_data = registry.find_task(recipe.task).data(recipe.model)
     return FeatureCache(cache_root(recipe.data.cache_dir) / "features", task_data, place=place, device=device)
 
 
@@ -91,7 +89,7 @@ def look_again(result: AuditResult, cache: FeatureCache, failed: Mapping[str, st
 
 
 def prepare(
-    recipe: Recipe,
+    recipe: ResolvedRecipe,
     *,
     device: torch.device,
     ranks: Ranks | None = None,

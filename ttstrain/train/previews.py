@@ -24,6 +24,7 @@ from torch import Tensor
 from ttstrain import documents
 from ttstrain.contract.checkpoint import OpenedCheckpoint
 from ttstrain.contract.data import Clip
+from ttstrain.contract.model import ResolvedRecipe
 from ttstrain.contract.task import Audio, Prompt, Sample
 from ttstrain.data import atomic
 from ttstrain.data.audio import read_clip
@@ -32,7 +33,7 @@ from ttstrain.data.reference import choose_reference
 from ttstrain.data.transcript import clean
 from ttstrain.errors import CheckpointError, UserError, first_line, is_out_of_memory
 from ttstrain.modules.mel_distance import mel_distance
-from ttstrain.recipe.schema import Recipe, base_files
+from ttstrain.recipe.schema import base_files
 from ttstrain.tensors.loading import load_weights
 from ttstrain.tracking import spectrogram
 from ttstrain.tracking.tracker import Spoken, SpokenBy
@@ -73,7 +74,7 @@ class Previews:
 # ---------------------------------------------------------------- choosing
 
 
-def choose_previews(recipe: Recipe, prepared: Prepared) -> list[Preview]:
+def choose_previews(recipe: ResolvedRecipe, prepared: Prepared) -> list[Preview]:
     """Speak the recipe's texts, or held-out sentences, each after another clip's voice.
 
     How long a sentence takes is left to the task, as it will be when the model is used.

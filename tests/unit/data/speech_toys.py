@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ttstrain.contract.data import Clip, Review
+from ttstrain.contract.data import Clip, TaskData
 
 RATE = 16_000
 HOP = 160
@@ -63,13 +63,11 @@ class ToyBatch:
         return dataclasses.replace(self, energy=self.energy.to(device))
 
 
-class ToyData:
+class ToyData(TaskData):
     """Energy in frames of 10 ms."""
 
     sample_rate = RATE
     frames_per_s = RATE / HOP
-    packed = False
-    in_one_process = False
 
     def __init__(self, fingerprint: str = "toy") -> None:
         self.fingerprint = fingerprint
@@ -92,12 +90,3 @@ class ToyData:
         energy = pad_sequence([energy for _, energy in examples], batch_first=True)
         frames = sum(len(energy) for _, energy in examples)
         return ToyBatch([name for name, _ in examples], energy, float(frames), frames, energy.numel())
-
-    def review_features(self, clips: Sequence[Clip], read: Callable[[Clip], Mapping[str, Tensor]]) -> Review:
-        return Review()
-
-    def companions(self) -> None:
-        return None
-
-    def reference(self, features: Mapping[str, Tensor]) -> Tensor | None:
-        return None

@@ -26,7 +26,7 @@ def test_numbers_written_as_people_write_them(tmp_path: Path) -> None:
 
 
 def test_the_model_section_comes_back_complete(tmp_path: Path) -> None:
-    model = parsed(tmp_path, "model: {depth: 3, cfm: {span: inclusive}}").model
+    model = parsed(tmp_path, "model: {depth: 3, cfm: {span: inclusive}}").section()
     assert model["depth"] == 3
     assert model["dim"] == 1024
     assert model["cfm"]["span"] == "inclusive"

@@ -10,6 +10,7 @@ from ttstrain import registry
 from ttstrain.contract.task import DEFAULT_OPTIMIZER
 from ttstrain.errors import RecipeError
 from ttstrain.families.flow.config import FlowConfig
+from ttstrain.families.flow.planner import FlowPlanner
 from ttstrain.optim.groups import DEFAULT_GROUP, build_groups
 from ttstrain.plan import resolve as resolving
 from ttstrain.plan.plan import DataFacts, Plan
@@ -21,7 +22,7 @@ MakePlan = Callable[..., Plan]
 
 
 def test_names_taken_from_modules_that_import_torch_agree_with_them() -> None:
-    assert list(FlowConfig().optimizers()) == [DEFAULT_OPTIMIZER]
+    assert list(FlowPlanner(FlowConfig()).optimizers()) == [DEFAULT_OPTIMIZER]
     assert resolving.DEFAULT_GROUP == DEFAULT_GROUP
 
 
@@ -150,7 +151,7 @@ def test_several_optimizers_each_have_their_own_lr_and_the_groups_they_hold(
     make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owned = {"generator": ("*text_embed*", "*.attn.*"), "discriminator": ("*.ff.*",)}
-    monkeypatch.setattr(FlowConfig, "optimizers", lambda _: owned)
+    monkeypatch.setattr(FlowPlanner, "optimizers", lambda _: owned)
     recipe = """
 optim:
   lr: 1e-4
@@ -175,9 +176,8 @@ def test_an_optimizer_that_the_task_does_not_have_is_refused(make_plan: MakePlan
 def test_a_plan_lists_the_groups_that_the_run_has(recipe: str, facts: DataFacts) -> None:
     parsed = parse(compose(recipe, ["optim.groups=[{name: first, match: ['*.0.*']}]"]))
     spec = registry.find_task(parsed.task)
-    config = spec.config.model_validate(parsed.model)
     plan = resolve(parsed, origins={}, facts=facts)
-    task = spec.load_task()(config)
+    task = spec.build(parsed.model)
     table = build_groups(task.optimized(), task.named_parameters(), parsed.optim)
     assert [group.key for group in plan.groups] == list(dict.fromkeys(group.key for group in table.groups))
 

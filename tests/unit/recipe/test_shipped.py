@@ -72,7 +72,6 @@ def test_a_config_is_a_part_and_fits_the_schema(path: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_the_published_nets_have_their_published_size(name: str) -> None:
-    config = registry.find_task("flow").config.model_validate(
-        load_yaml(shipped("configs") / "models" / f"{name}.yaml")["model"]
-    )
-    assert config.num_parameters() == PARAMETERS[name]
+    spec = registry.find_task("flow")
+    config = spec.read_model(load_yaml(shipped("configs") / "models" / f"{name}.yaml")["model"])
+    assert spec.planner(config).num_parameters() == PARAMETERS[name]

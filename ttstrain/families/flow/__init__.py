@@ -9,6 +9,7 @@ FAMILY = Family(
         TaskSpec(
             name="flow",
             config=FlowConfig,
+            planner_class="ttstrain.families.flow.planner:FlowPlanner",
             task_class="ttstrain.families.flow.task:FlowTask",
             data_class="ttstrain.families.flow.data:FlowData",
             readings="ttstrain.families.flow.readings:readings",

@@ -5,28 +5,18 @@ The defaults are F5TTS_v1_Base; `configs/models/` states the other published net
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ttstrain.contract.data import Remark, Review
 from ttstrain.contract.model import ModelConfig
-from ttstrain.errors import RecipeError
-from ttstrain.families.flow.cost import HALF, SINGLE, activation_bytes
-from ttstrain.families.flow.shapes import CONV_GROUPS, LORA_TARGETS, parameter_shapes
-from ttstrain.families.flow.text import FlowFrontEnd, other_readings
-from ttstrain.families.flow.vocab import PACKAGED, load_vocab
 from ttstrain.recipe.schema import Depth, Section, Seed, Size, Step
-
-if TYPE_CHECKING:
-    from ttstrain.contract.data import Clip
-    from ttstrain.recipe.schema import Recipe
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 SAMPLE_RATE = 24_000  # Hz; one for all published nets, as are hop, window and FFT
 HOP_LENGTH = 256
+CONV_GROUPS = 16  # of the convolutional position embedding
 
 
 class CfmConfig(Section):
@@ -151,51 +141,3 @@ class FlowConfig(ModelConfig):
     @property
     def frames_per_s(self) -> float:
         return SAMPLE_RATE / HOP_LENGTH
-
-    def length(self, clip: Clip) -> int:
-        """Count the mel's frames from the samples that are kept of the clip, without decoding."""
-        return clip.samples_at(SAMPLE_RATE) // HOP_LENGTH + (1 if self.mel == "vocos" else 0)
-
-    def check_run(self, recipe: Recipe, *, steps: int) -> None:
-        """Refuse new rows that train first where there is no base, or no step after them."""
-        if self.first_new_rows and recipe.base is None:
-            raise RecipeError(
-                "new rows are to train first, but without a base every row is new",
-                hint="give a base (`--base`), or leave `model.first_new_rows` out",
-            )
-        if self.first_new_rows >= steps:
-            raise RecipeError(
-                f"new rows are to train alone for {self.first_new_rows:,} steps, and the whole run has {steps:,}",
-                hint="lower `model.first_new_rows`, or raise `train.steps`",
-            )
-
-    def kept_files(self) -> dict[str, str]:
-        """Return the vocab, unless it ships with the package."""
-        if self.vocab in PACKAGED:
-            return {}
-        vocab = load_vocab(self.vocab, space_first=False)
-        return {"vocab": "".join(f"{token}\n" for token in vocab.tokens)}
-
-    def num_tokens(self) -> int:
-        """Return the size of the vocab; reads its file."""
-        return len(load_vocab(self.vocab, space_first=self.tokenizer != "custom").tokens)
-
-    def front_end(self) -> FlowFrontEnd:
-        """Return what reads the texts. Raises RecipeError without the vocab's file or the tokenizer's libraries."""
-        vocab = load_vocab(self.vocab, space_first=self.tokenizer != "custom")
-        return FlowFrontEnd(vocab, kind=self.tokenizer, max_unknown=self.max_unknown)
-
-    def review(self, clips: Sequence[Clip]) -> Review:
-        """Say which texts upstream's inference would read otherwise than the net learns them."""
-        remark = None if self.tokenizer != "char" else other_readings([clip.text for clip in clips])
-        return Review() if remark is None else Review(remarks=(Remark("reads", remark),))
-
-    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        return parameter_shapes(self, num_tokens=self.num_tokens())
-
-    def activation_bytes(self, recipe: Recipe) -> int:
-        size = SINGLE if recipe.train.precision == "fp32" else HALF
-        return recipe.data.batch_frames * activation_bytes(self, size=size)
-
-    def lora_targets(self) -> Sequence[str]:
-        return LORA_TARGETS

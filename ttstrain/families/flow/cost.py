@@ -7,12 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from ttstrain.families.flow.shapes import CONV_GROUPS, CONV_KERNEL, TIME_FREQUENCIES
-
-if TYPE_CHECKING:
-    from ttstrain.families.flow.config import FlowConfig
+from ttstrain.families.flow.config import CONV_GROUPS, FlowConfig
+from ttstrain.families.flow.shapes import CONV_KERNEL, TIME_FREQUENCIES
 
 HALF, SINGLE = 2, 4  # bytes
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ttstrain.contract.data import Review
+from ttstrain.contract.data import Review, TaskData
 from ttstrain.families.flow.config import HOP_LENGTH, SAMPLE_RATE, FlowConfig
 from ttstrain.families.flow.model.cfm import FlowDraws
+from ttstrain.families.flow.planner import FlowPlanner
 from ttstrain.families.flow.text import encode, front_end_versions
 from ttstrain.families.flow.vocab import load_vocab
 from ttstrain.modules.mel import MelSpectrogram
@@ -54,7 +55,7 @@ class FlowBatch:
         )
 
 
-class FlowData:
+class FlowData(TaskData):
     """Mels and token ids of one front end."""
 
     sample_rate = SAMPLE_RATE
@@ -77,7 +78,7 @@ class FlowData:
 
     def length(self, clip: Clip) -> int:
         """Count the mel's frames from the samples that are kept of the clip."""
-        return self.config.length(clip)
+        return FlowPlanner(self.config).length(clip)
 
     def example(self, clip: Clip, features: Mapping[str, Tensor]) -> FlowExample:
         """Tokenize the clip's text, or take the tokens that upstream made of it where only those are left."""
@@ -107,9 +108,6 @@ class FlowData:
     def review_features(self, clips: Sequence[Clip], read: Callable[[Clip], Mapping[str, Tensor]]) -> Review:
         """Find nothing: a mel is what the recording is."""
         return Review()
-
-    def companions(self) -> None:
-        """Mix nothing in."""
 
     def reference(self, features: Mapping[str, Tensor]) -> Tensor | None:
         """Return the mel (n, m)."""

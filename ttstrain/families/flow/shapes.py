@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from ttstrain.families.flow.config import FlowConfig
+from ttstrain.families.flow.config import CONV_GROUPS, FlowConfig
 
 CONV_KERNEL = 31  # of the convolutional position embedding
-CONV_GROUPS = 16
 TIME_FREQUENCIES = 256
 TEXT_KERNEL = 7
 

@@ -11,6 +11,7 @@ FAMILY = Family(
         TaskSpec(
             name="gpt_sovits/gpt",
             config=GptConfig,
+            planner_class="ttstrain.families.gpt_sovits.planner:GptPlanner",
             task_class="ttstrain.families.gpt_sovits.gpt.task:GptTask",
             data_class=DATA,
             export_class="ttstrain.families.gpt_sovits.export:GptExporter",
@@ -18,6 +19,7 @@ FAMILY = Family(
         TaskSpec(
             name="gpt_sovits/vae",
             config=VaeConfig,
+            planner_class="ttstrain.families.gpt_sovits.planner:VaePlanner",
             task_class="ttstrain.families.gpt_sovits.vae.task:VaeTask",
             data_class=DATA,
             export_class="ttstrain.families.gpt_sovits.export:VaeExporter",
@@ -25,6 +27,7 @@ FAMILY = Family(
         TaskSpec(
             name="gpt_sovits/joint",
             config=JointConfig,
+            planner_class="ttstrain.families.gpt_sovits.planner:JointPlanner",
             task_class="ttstrain.families.gpt_sovits.joint:JointTask",
             data_class=DATA,
             export_class="ttstrain.families.gpt_sovits.export:JointExporter",

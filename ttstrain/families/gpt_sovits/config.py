@@ -6,16 +6,11 @@ nets. A task has the sections that it reads and no others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
-from ttstrain.contract.data import Clip, Review
 from ttstrain.contract.model import ModelConfig
-from ttstrain.families.gpt_sovits.review import review
-from ttstrain.families.gpt_sovits.shapes import discriminator_shapes, generator_shapes, gpt_shapes
-from ttstrain.families.gpt_sovits.text.front_end import SovitsFrontEnd
 from ttstrain.families.gpt_sovits.text.japanese_dictionary import Dictionary
 from ttstrain.recipe.schema import Depth, Rows, Section, Seed, Size, UserPath
 
@@ -190,20 +185,6 @@ class SovitsConfig(ModelConfig):
         """Whether a speaker's description is read besides the reference's spectrogram."""
         return self.version in ("v2Pro", "v2ProPlus")
 
-    def length(self, clip: Clip) -> int:
-        """Return a clip's spectrogram frames, 50 a second."""
-        return clip.samples_at(SAMPLE_RATE) // HOP_LENGTH
-
-    def front_end(self) -> SovitsFrontEnd:
-        """Return what turns texts into phonemes."""
-        return SovitsFrontEnd(
-            version=self.version, default_language=self.text.language, dictionary=self.text.dictionary
-        )
-
-    def review(self, clips: Sequence[Clip]) -> Review:
-        """Read every text, and judge lengths and pace for the nets that are trained."""
-        return review(clips, self)
-
 
 class GptConfig(SovitsConfig):
     """The GPT alone: `gpt.*`."""
@@ -213,19 +194,6 @@ class GptConfig(SovitsConfig):
     gpt: GptNetConfig = GptNetConfig()
     vae: UserPath | None = None
     """A file with the VAE that turns previews into sound; null speaks none."""
-
-    @property
-    def packed(self) -> bool:  # type: ignore[override]
-        """Nothing is padded, unless upstream's padding is to be learned."""
-        return self.gpt.compat == "none"
-
-    def lora_targets(self) -> Sequence[str]:
-        """Return the linear layers of the transformer; query, key and value are one matrix that is no layer."""
-        return ("gpt.h.layers.*.out_proj", "gpt.h.layers.*.linear1", "gpt.h.layers.*.linear2")
-
-    def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Map the name of every parameter to its shape."""
-        return gpt_shapes(self.gpt)
 
 
 class VaeConfig(SovitsConfig):
@@ -237,14 +205,6 @@ class VaeConfig(SovitsConfig):
     gpt: UserPath | None = None
     """A file with the GPT that writes the tokens of previews; null speaks none."""
 
-    def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Map the name of every parameter to its shape."""
-        return {**generator_shapes(self.vae, self.version), **_critic_shapes(self.vae, self.version)}
-
-    def optimizers(self) -> Mapping[str, Sequence[str]]:
-        """Return the generator's and, unless it is switched off, the discriminator's."""
-        return {"generator": ("vae.*",), **_CRITIC} if self.vae.discriminator else {"generator": ("vae.*",)}
-
 
 class JointConfig(SovitsConfig):
     """Both at once: `gpt.*`, `vae.*`, `discriminator.*`."""
@@ -255,22 +215,7 @@ class JointConfig(SovitsConfig):
     gpt: GptNetConfig = GptNetConfig()
     vae: VaeNetConfig = VaeNetConfig()
 
-    def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Map the name of every parameter to its shape."""
-        return {
-            **gpt_shapes(self.gpt),
-            **generator_shapes(self.vae, self.version),
-            **_critic_shapes(self.vae, self.version),
-        }
 
-    def optimizers(self) -> Mapping[str, Sequence[str]]:
-        """Return that of both nets and, unless it is switched off, the discriminator's."""
-        both = {"model": ("gpt.*", "vae.*")}
-        return {**both, **_CRITIC} if self.vae.discriminator else both
-
-
-_CRITIC = {"discriminator": ("discriminator.*",)}
-
-
-def _critic_shapes(vae: VaeNetConfig, version: Version) -> Mapping[str, tuple[int, ...]]:
-    return discriminator_shapes(vae, version) if vae.discriminator else {}
+def is_packed(config: SovitsConfig) -> bool:
+    """Tell whether a batch's clips are laid end to end: the GPT's are, unless upstream's padding is to be learned."""
+    return isinstance(config, GptConfig) and config.gpt.compat == "none"

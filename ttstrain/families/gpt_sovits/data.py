@@ -14,16 +14,24 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ttstrain.contract.data import Remark, Review
+from ttstrain.contract.data import Remark, Review, TaskData
 from ttstrain.errors import DataError
 from ttstrain.families.gpt_sovits.batch import SovitsBatch
-from ttstrain.families.gpt_sovits.config import FRAMES_PER_S, HOP_LENGTH, SAMPLE_RATE, SovitsConfig, VaeNetConfig
+from ttstrain.families.gpt_sovits.config import (
+    FRAMES_PER_S,
+    HOP_LENGTH,
+    SAMPLE_RATE,
+    SovitsConfig,
+    VaeNetConfig,
+    is_packed,
+)
 from ttstrain.families.gpt_sovits.features import bert, hubert, speaker
 from ttstrain.families.gpt_sovits.features.encoders import Encoders
 from ttstrain.families.gpt_sovits.features.ready import is_prepared, is_whole, read_ready, ready_values
 from ttstrain.families.gpt_sovits.features.sound import FULL_SCALE, mix_gain, training_wav
 from ttstrain.families.gpt_sovits.features.tokens import load_quantizer, padded
 from ttstrain.families.gpt_sovits.phonemes import WITH_BERT, Spoken, read_clip
+from ttstrain.families.gpt_sovits.review import num_frames
 from ttstrain.families.gpt_sovits.text.front_end import versions
 from ttstrain.families.gpt_sovits.text.japanese_dictionary import digest
 from ttstrain.families.gpt_sovits.vae.mel import Spectrograms
@@ -49,7 +57,7 @@ class SovitsExample:
     speaker: Tensor | None  # (20480,)
 
 
-class SovitsData:
+class SovitsData(TaskData):
     """Features of one version and one set of encoders."""
 
     sample_rate = SAMPLE_RATE
@@ -58,7 +66,7 @@ class SovitsData:
 
     def __init__(self, config: SovitsConfig) -> None:
         self.config = config
-        self.packed = config.packed
+        self.packed = is_packed(config)
         vae = getattr(config, "vae", None)
         self.trains_quantizer = isinstance(vae, VaeNetConfig) and not vae.freeze_quantizer
         self.quantizer_digest = load_quantizer(config.features.quantizer).digest
@@ -87,7 +95,7 @@ class SovitsData:
 
     def length(self, clip: Clip) -> int:
         """Count the spectrogram's frames from the samples that are kept of the clip."""
-        return self.config.length(clip)
+        return num_frames(clip)
 
     # ------------------------------------------------------------ features
 
@@ -208,9 +216,6 @@ class SovitsData:
             named = ", ".join(f"{name} of {count}" for name, count in sorted(lay.items()))
             remarks.append(Remark("ready", f"taken from the folder where whole: {named} of {len(clips)} clips"))
         return Review(remarks=tuple(remarks))
-
-    def companions(self) -> None:
-        """Mix nothing in."""
 
     def reference(self, features: Mapping[str, Tensor]) -> Tensor:
         """Return the recording's log-mel (n, 128), which a sample's is compared with."""

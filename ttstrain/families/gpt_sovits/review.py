@@ -8,16 +8,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from ttstrain.contract.data import ClipFinding, Remark, Review
+from ttstrain.contract.data import Clip, ClipFinding, Remark, Review
 from ttstrain.errors import DataError
+from ttstrain.families.gpt_sovits.config import HOP_LENGTH, SAMPLE_RATE, SovitsConfig
 from ttstrain.families.gpt_sovits.phonemes import Spoken, language_of, read_clip
 from ttstrain.families.gpt_sovits.text.symbols import symbols
-
-if TYPE_CHECKING:
-    from ttstrain.contract.data import Clip
-    from ttstrain.families.gpt_sovits.config import SovitsConfig
 
 GPT, VAE = "GPT", "VAE"
 SECONDS: Final = {GPT: (0.6, 54.0), VAE: (0.64, 38.0)}  # more than the first, at most the second
@@ -33,6 +30,11 @@ class _Fault:
     why: str
 
 
+def num_frames(clip: Clip) -> int:
+    """Return a clip's spectrogram frames, 50 a second, known from its duration without decoding."""
+    return clip.samples_at(SAMPLE_RATE) // HOP_LENGTH
+
+
 def review(clips: Sequence[Clip], config: SovitsConfig) -> Review:
     """Read every text and judge every length for the nets that a task trains; say what the other one would refuse."""
     trained = [stage for stage, reads in ((GPT, config.reads_gpt), (VAE, config.reads_vae)) if reads]
@@ -44,7 +46,7 @@ def review(clips: Sequence[Clip], config: SovitsConfig) -> Review:
         if isinstance(said, ClipFinding):
             findings.append(said)
             continue
-        faults = list(_faults(clip, said, num_frames=config.length(clip)))
+        faults = list(_faults(clip, said, num_frames=num_frames(clip)))
         own = [fault for fault in faults if fault.stage in trained]
         if own:
             findings.append(ClipFinding(clip, "skip", own[0].reason, own[0].why))

@@ -6,10 +6,8 @@ What upstream's constructors hard-code is written here as constants.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from ttstrain.families.gpt_sovits.config import GptNetConfig, VaeNetConfig, Version
+from ttstrain.families.gpt_sovits.config import GptNetConfig, VaeNetConfig, Version
 
 BERT_CHANNELS = 1024
 SSL_CHANNELS = 768  # of HuBERT

@@ -9,6 +9,7 @@ FAMILY = Family(
         TaskSpec(
             name="orpheus",
             config=OrpheusConfig,
+            planner_class="ttstrain.families.orpheus.planner:OrpheusPlanner",
             task_class="ttstrain.families.orpheus.task:OrpheusTask",
             data_class="ttstrain.families.orpheus.data:OrpheusData",
             export_class="ttstrain.families.orpheus.export:OrpheusExporter",

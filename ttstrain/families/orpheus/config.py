@@ -5,24 +5,17 @@ The defaults are Orpheus 3B: Llama 3.2 3B with 28,684 more tokens. Names are tho
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ttstrain.contract.data import Review
-from ttstrain.contract.model import MemoryScheme, ModelConfig
+from ttstrain.contract.model import ModelConfig
 from ttstrain.families.orpheus.data_config import RowsConfig
 from ttstrain.families.orpheus.ids import PUBLISHED, TokenIds
-from ttstrain.families.orpheus.layout import row_length
-from ttstrain.families.orpheus.lint import review
-from ttstrain.families.orpheus.memory import activations, memory_schemes
 from ttstrain.recipe.schema import Depth, Rows, Section, Seed, Size
 
 if TYPE_CHECKING:
-    from ttstrain.contract.data import Clip
-    from ttstrain.contract.model import ParameterCounts
-    from ttstrain.recipe.schema import Recipe
+    pass
 
 PREFIX = "net."  # of the task's keys before those of a Hugging Face folder
 LORA_TARGETS = ("*.self_attn.[qkvo]_proj", "*.mlp.gate_proj", "*.mlp.up_proj", "*.mlp.down_proj")
@@ -70,9 +63,6 @@ class SamplingConfig(Section):
 
 class OrpheusConfig(ModelConfig):
     """One Llama, its tokens, and how it is trained and sampled."""
-
-    packed: ClassVar[bool] = True
-    features_on_host: ClassVar[bool] = True
 
     hidden_size: Size = 3072
     intermediate_size: Annotated[int, Field(ge=1, le=1_000_000)] = 8192
@@ -126,55 +116,3 @@ class OrpheusConfig(ModelConfig):
     def ids(self) -> TokenIds:
         """What the ids of the vocabulary mean."""
         return TokenIds(first_custom=self.text_vocab_size, bos=self.bos_token_id, eot=self.eot_token_id)
-
-    def length(self, clip: Clip) -> int:
-        """Count the tokens of a clip's row, before repeated frames are left out."""
-        return row_length(clip, self.rows)
-
-    def companion_ratio(self, progress: float) -> float:
-        """Return the questions for each micro-batch of speech."""
-        return 0.0 if self.rows.text_mix is None else self.rows.text_mix.ratio(progress)
-
-    def review(self, clips: Sequence[Clip]) -> Review:
-        """Look at lengths, tags, voices and control tokens of the rows to be."""
-        return review(clips, self.rows)
-
-    def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Map every parameter's name in the task to its shape; a tied matrix is one, under the embedding's name."""
-        return dict(_shapes(self))
-
-    def weight_bytes(self) -> int:
-        """Return the bytes of one trained weight."""
-        return 2 if self.param_dtype == "bf16" else 4
-
-    def activation_bytes(self, recipe: Recipe) -> int:
-        """Return the bytes, about, that a micro-batch's tokens leave for the backward pass."""
-        return recipe.data.batch_frames * activations(self, recipe, recomputed=self.checkpoint_activations)
-
-    def memory_schemes(self, recipe: Recipe, parameters: ParameterCounts) -> Sequence[MemoryScheme]:
-        """Compare training all weights in two precisions, and adapters over them."""
-        return memory_schemes(self, recipe, parameters)
-
-    def lora_targets(self) -> Sequence[str]:
-        """Return all seven matrices of every layer, as upstream's LoRA adapts them."""
-        return LORA_TARGETS
-
-
-def _shapes(config: OrpheusConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
-    h, inner = config.hidden_size, config.intermediate_size
-    queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
-    yield f"{PREFIX}model.embed_tokens.weight", (config.vocab_size, h)
-    for number in range(config.num_hidden_layers):
-        layer = f"{PREFIX}model.layers.{number}"
-        yield f"{layer}.self_attn.q_proj.weight", (queries, h)
-        yield f"{layer}.self_attn.k_proj.weight", (keys, h)
-        yield f"{layer}.self_attn.v_proj.weight", (keys, h)
-        yield f"{layer}.self_attn.o_proj.weight", (h, queries)
-        yield f"{layer}.mlp.gate_proj.weight", (inner, h)
-        yield f"{layer}.mlp.up_proj.weight", (inner, h)
-        yield f"{layer}.mlp.down_proj.weight", (h, inner)
-        yield f"{layer}.input_layernorm.weight", (h,)
-        yield f"{layer}.post_attention_layernorm.weight", (h,)
-    yield f"{PREFIX}model.norm.weight", (h,)
-    if not config.tie_word_embeddings:
-        yield f"{PREFIX}lm_head.weight", (config.vocab_size, h)

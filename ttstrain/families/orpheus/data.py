@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ttstrain.contract.data import Review
+from ttstrain.contract.data import Review, TaskData
 from ttstrain.errors import DataError, RecipeError
 from ttstrain.families.orpheus.batch import OrpheusBatch
 from ttstrain.families.orpheus.codec import Codec, digest_of, load_codec
@@ -35,7 +35,7 @@ class OrpheusExample:
     rows: Sequence[Row]
 
 
-class OrpheusData:
+class OrpheusData(TaskData):
     """Codes and token rows of one tokenizer and codec."""
 
     sample_rate = SAMPLE_RATE
@@ -106,7 +106,7 @@ class OrpheusData:
         """Lay all rows end to end."""
         return pack([row for example in examples for row in example.rows])
 
-    def companions(self) -> Questions | None:
+    def auxiliary(self) -> Questions | None:
         """Read the questions that are mixed in."""
         return None if self.rows.text_mix is None else Questions(self.rows)
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
-from ttstrain.contract.model import MemoryScheme
-
-if TYPE_CHECKING:
-    from ttstrain.contract.model import ParameterCounts
-    from ttstrain.families.orpheus.config import OrpheusConfig
-    from ttstrain.recipe.schema import Recipe
+from ttstrain.contract.model import MemoryScheme, ParameterCounts
+from ttstrain.families.orpheus.config import OrpheusConfig
+from ttstrain.families.orpheus.shapes import shapes
+from ttstrain.recipe.schema import RunSettings
 
 DEFAULT_RANK = 32  # of the adapters that are compared where the recipe has none
 HALF, SINGLE = 2, 4  # bytes
@@ -18,14 +16,14 @@ MOMENTS = 2 * SINGLE  # of AdamW
 MOMENTS_8BIT = 2
 
 
-def memory_schemes(config: OrpheusConfig, recipe: Recipe, parameters: ParameterCounts) -> Sequence[MemoryScheme]:
+def memory_schemes(config: OrpheusConfig, recipe: RunSettings, parameters: ParameterCounts) -> Sequence[MemoryScheme]:
     """Return the schemes from the largest down, for the recipe's micro-batch and precision."""
     return sorted(_schemes(config, recipe, parameters), key=lambda scheme: -(scheme.state + scheme.activations))
 
 
-def _schemes(config: OrpheusConfig, recipe: Recipe, parameters: ParameterCounts) -> Iterator[MemoryScheme]:
+def _schemes(config: OrpheusConfig, recipe: RunSettings, parameters: ParameterCounts) -> Iterator[MemoryScheme]:
     """Yield weights, gradients, moments and, of fp32 weights under autocast, their copy in half precision."""
-    weights = config.num_parameters()
+    weights = sum(math.prod(shape) for _, shape in shapes(config))
     copy = 0 if recipe.train.precision == "fp32" else HALF
     rank = DEFAULT_RANK if recipe.lora is None else recipe.lora.rank
     adapters = parameters.adapters or num_adapters(config, rank)
@@ -63,7 +61,7 @@ def _schemes(config: OrpheusConfig, recipe: Recipe, parameters: ParameterCounts)
             )
 
 
-def activations(config: OrpheusConfig, recipe: Recipe, *, recomputed: bool) -> int:
+def activations(config: OrpheusConfig, recipe: RunSettings, *, recomputed: bool) -> int:
     """Return the bytes that a token's forward pass leaves for its backward pass, about: 3 MiB in the 3B."""
     h, inner = config.hidden_size, config.intermediate_size
     queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
@@ -74,5 +72,5 @@ def activations(config: OrpheusConfig, recipe: Recipe, *, recomputed: bool) -> i
 
 def num_adapters(config: OrpheusConfig, rank: int) -> int:
     """Return the parameters of adapters on all seven matrices of every layer."""
-    shapes = (shape for name, shape in config.parameter_shapes().items() if "_proj." in name)
-    return sum(rank * (rows + columns) for rows, columns in shapes)
+    adapted = [shape for name, shape in shapes(config) if "_proj." in name]
+    return sum(rank * (rows + columns) for rows, columns in adapted)

@@ -23,6 +23,7 @@ from ttstrain.families.orpheus import peft_folder
 from ttstrain.families.orpheus.config import PREFIX, OrpheusConfig, RopeScaling
 from ttstrain.families.orpheus.export_texts import FACTS
 from ttstrain.families.orpheus.ids import MOST_TOKENIZER_BYTES, NUM_CUSTOM, PUBLISHED, TokenIds
+from ttstrain.families.orpheus.shapes import shapes
 from ttstrain.families.orpheus.trainer_folder import read_trainer_state
 from ttstrain.tensors.contents import Contents, read_contents
 from ttstrain.tensors.tensorfile import StoredTensor
@@ -201,7 +202,7 @@ def _check_numbers(settings: Mapping[str, Any], rope: Any, scaling: Any, file: P
 def _registered(config: Mapping[str, Any], rows: int) -> list[str]:
     """List the parameters in the order in which the model registers them; a file keeps them in another."""
     sizes = {key: config[key] for key in (*SIZES, "head_dim", "tie_word_embeddings")}
-    return list(OrpheusConfig.model_construct(**sizes, vocab_size=rows).parameter_shapes())
+    return [name for name, _ in shapes(OrpheusConfig.model_construct(**sizes, vocab_size=rows))]
 
 
 def _section(folder: Path, config: Mapping[str, Any], rows: int, *, ids: TokenIds | None = None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from ttstrain.families.flow.config import FlowConfig
 from ttstrain.families.flow.model import build_net
+from ttstrain.families.flow.planner import FlowPlanner, num_tokens
 
 SMALL: dict[str, Any] = {"dim": 32, "depth": 2, "heads": 3, "dim_head": 8, "text_dim": 16, "conv_layers": 1}
 
@@ -29,10 +30,10 @@ SMALL: dict[str, Any] = {"dim": 32, "depth": 2, "heads": 3, "dim_head": 8, "text
 def test_promised_number_of_parameters_is_the_nets(options: dict[str, Any]) -> None:
     config = FlowConfig(**{**SMALL, **options})
     with torch.device("meta"):
-        net = build_net(config, num_tokens=config.num_tokens())
+        net = build_net(config, num_tokens=num_tokens(config))
     shapes = {f"transformer.{name}": tuple(parameter.shape) for name, parameter in net.named_parameters()}
-    assert config.parameter_shapes() == shapes
-    assert config.num_parameters() == sum(parameter.numel() for parameter in net.parameters())
+    assert FlowPlanner(config).parameter_shapes() == shapes
+    assert FlowPlanner(config).num_parameters() == sum(parameter.numel() for parameter in net.parameters())
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,8 @@ def test_settings_are_known_without_torch() -> None:
     code = (
         "import sys\n"
         "from ttstrain.registry import find_task\n"
-        "assert find_task('flow').config().num_parameters() == 337_096_804\n"
+        "spec = find_task('flow')\n"
+        "assert spec.planner(spec.config()).num_parameters() == 337_096_804\n"
         "assert 'torch' not in sys.modules and 'rjieba' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

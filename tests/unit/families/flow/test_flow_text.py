@@ -10,6 +10,7 @@ import pytest
 from ttstrain.contract.data import Clip, Token
 from ttstrain.errors import RecipeError
 from ttstrain.families.flow.config import FlowConfig
+from ttstrain.families.flow.planner import FlowPlanner
 from ttstrain.families.flow.text import (
     FlowFrontEnd,
     TokenizerKind,
@@ -96,8 +97,8 @@ def test_versions_that_decide_on_tokens_are_known() -> None:
 def test_texts_that_upstreams_inference_reads_otherwise_are_told_before_training() -> None:
     texts = ["Hello there.", "größer ist es", "“quoted”"]
     clips = [Clip(id=text, path=Path("a.wav"), text=text, duration_s=1.0, sample_rate=8000) for text in texts]
-    [remark] = FlowConfig(tokenizer="char").review(clips).remarks
+    [remark] = FlowPlanner(FlowConfig(tokenizer="char")).review(clips).remarks
     assert remark.text.startswith("WARNING: upstream's inference reads 2 of 3 texts otherwise than `tokenizer: char`")
     assert "'größer ist es' as 'größ er ist es'" in remark.text
-    assert FlowConfig(tokenizer="char").review(clips[:1]).remarks == ()
-    assert FlowConfig().review(clips).remarks == ()
+    assert FlowPlanner(FlowConfig(tokenizer="char")).review(clips[:1]).remarks == ()
+    assert FlowPlanner(FlowConfig()).review(clips).remarks == ()

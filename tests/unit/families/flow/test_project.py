@@ -115,13 +115,13 @@ def test_a_projects_vocab_is_used_unless_someone_says_otherwise(prepared: Path, 
     (tmp_path / "r.yaml").write_text(RECIPE)
     composed = with_project(with_flags(compose(str(tmp_path / "r.yaml")), data=prepared))
     recipe = parse(composed)
-    assert recipe.model["vocab"] == str(prepared / "vocab.txt")
-    assert recipe.model["tokenizer"] == "pinyin", (
+    assert recipe.section()["vocab"] == str(prepared / "vocab.txt")
+    assert recipe.section()["tokenizer"] == "pinyin", (
         "upstream reads the texts of a char project like those of a pinyin one"
     )
     assert composed.origins["model.vocab"] == "project voice_char"
     mine = with_project(with_flags(compose(str(tmp_path / "r.yaml"), ["model.vocab=package:emilia"]), data=prepared))
-    assert parse(mine).model["vocab"] == "package:emilia"
+    assert parse(mine).section()["vocab"] == "package:emilia"
 
 
 def test_a_project_with_the_published_vocab_names_it(prepared: Path) -> None:

@@ -17,9 +17,10 @@ from tests.support.sovits_toys import gpt_config, model_section
 from ttstrain.contract.task import Mean, Prompt
 from ttstrain.errors import RecipeError
 from ttstrain.families.gpt_sovits.batch import SovitsBatch
-from ttstrain.families.gpt_sovits.config import GptConfig
+from ttstrain.families.gpt_sovits.config import GptConfig, is_packed
 from ttstrain.families.gpt_sovits.gpt.attention import Packed
 from ttstrain.families.gpt_sovits.gpt.task import GptTask
+from ttstrain.families.gpt_sovits.planner import GptPlanner
 
 TEXTS, AUDIOS = (5, 9, 2), (11, 4, 8)
 
@@ -169,10 +170,12 @@ def test_a_step_asks_nothing_of_the_device(dpo: float, monkeypatch: pytest.Monke
 def test_adapters_find_three_layers_of_every_block() -> None:
     task = make_task(n_layer=2)
     layers = [name for name, module in task.named_modules() if isinstance(module, nn.Linear)]
-    found = [[name for name in layers if fnmatchcase(name, pattern)] for pattern in task.config.lora_targets()]
+    found = [
+        [name for name in layers if fnmatchcase(name, pattern)] for pattern in GptPlanner(task.config).lora_targets()
+    ]
     assert [len(names) for names in found] == [2, 2, 2]
 
 
 def test_batches_cost_the_sum_of_their_clips_unless_padding_is_taught() -> None:
-    assert make_task().config.packed
-    assert not make_task(compat="upstream-2025-07").config.packed
+    assert is_packed(make_task().config)
+    assert not is_packed(make_task(compat="upstream-2025-07").config)

@@ -8,9 +8,11 @@ import pytest
 import sovits_toys
 
 from ttstrain.contract.data import Clip, Review, Treatment
+from ttstrain.contract.model import ResolvedRecipe
 from ttstrain.data.audit import AuditResult
 from ttstrain.errors import DataError
 from ttstrain.families.gpt_sovits.config import GptConfig, JointConfig, SovitsConfig, VaeConfig
+from ttstrain.families.gpt_sovits.review import review as judged
 from ttstrain.plan.facts import review_data
 from ttstrain.recipe.schema import Recipe
 
@@ -61,12 +63,12 @@ def reasons(review: Review) -> dict[str, str]:
 def test_each_net_has_its_own_limits(task: str, seconds: float, reason: str | None) -> None:
     """0.64 to 38 s is what upstream's buckets of 32 to 1900 frames let through, 54 s its GPT's max_sec."""
     one = clip(seconds, tokens=("AA1",) * max(4, round(10 * seconds)))
-    assert reasons(config(task).review([one])).get(one.id) == reason
+    assert reasons(judged([one], config(task))).get(one.id) == reason
 
 
 def test_what_the_other_net_would_refuse_is_said() -> None:
     long = clip(40.0, tokens=("AA1",) * 400)
-    review = config("gpt").review([long, clip(3.0)])
+    review = judged([long, clip(3.0)], config("gpt"))
     assert reasons(review) == {}
     assert any("the VAE would leave out 1 of these clips: 1 too_long" in remark.text for remark in review.remarks)
 
@@ -74,13 +76,13 @@ def test_what_the_other_net_would_refuse_is_said() -> None:
 @pytest.mark.parametrize(("phones", "fits"), [(8, False), (9, True), (75, True), (76, False)])
 def test_the_gpt_wants_3_to_25_phonemes_a_second(phones: int, fits: bool) -> None:
     one = clip(3.0, tokens=("AA1",) * phones)
-    assert reasons(config("gpt").review([one])) == ({} if fits else {one.id: "phonemes_per_s"})
-    assert reasons(config("vae").review([one])) == {}
+    assert reasons(judged([one], config("gpt"))) == ({} if fits else {one.id: "phonemes_per_s"})
+    assert reasons(judged([one], config("vae"))) == {}
 
 
 def test_more_than_540_phonemes_are_too_many_for_the_gpt() -> None:
     one = clip(50.0, tokens=("AA1",) * 541)
-    assert reasons(config("gpt").review([one])) == {one.id: "too_many_phonemes"}
+    assert reasons(judged([one], config("gpt"))) == {one.id: "too_many_phonemes"}
 
 
 # ---------------------------------------------------------------- texts
@@ -89,14 +91,14 @@ def test_more_than_540_phonemes_are_too_many_for_the_gpt() -> None:
 def test_an_unknown_language_is_named() -> None:
     """Upstream fails with a bare AssertionError (issue 1099)."""
     one = clip(3.0, language="de")
-    review = config("gpt").review([one])
+    review = judged([one], config("gpt"))
     assert reasons(review) == {one.id: "unknown_language"}
     assert "`de`" in review.findings[0].why
 
 
 @pytest.mark.parametrize("written", ["EN", "en-us", "en_GB", ""])
 def test_languages_may_be_spelled_in_several_ways(written: str) -> None:
-    assert reasons(config("gpt").review([clip(3.0, language=written)])) == {}
+    assert reasons(judged([clip(3.0, language=written)], config("gpt"))) == {}
 
 
 @pytest.mark.parametrize(
@@ -118,7 +120,7 @@ def test_languages_may_be_spelled_in_several_ways(written: str) -> None:
     ],
 )
 def test_a_language_goes_by_upstreams_codes_and_by_its_name(written: str, text: str, read_as: str) -> None:
-    review = config("gpt").review([clip(4.0, text, language=written)])
+    review = judged([clip(4.0, text, language=written)], config("gpt"))
     assert reasons(review) == {}
     assert f"read as {read_as} (1)" in {remark.label: remark.text for remark in review.remarks}["phonemes"]
 
@@ -126,30 +128,30 @@ def test_a_language_goes_by_upstreams_codes_and_by_its_name(written: str, text: 
 @pytest.mark.parametrize("written", ["all_de", "zhuang", "auto_de", "klingon"])
 def test_a_language_that_only_looks_like_one_is_unknown(written: str) -> None:
     one = clip(3.0, language=written)
-    assert reasons(config("gpt").review([one])) == {one.id: "unknown_language"}
+    assert reasons(judged([one], config("gpt"))) == {one.id: "unknown_language"}
 
 
 def test_the_recipe_names_the_language_of_rows_without_one() -> None:
     one = clip(3.0, "123 456", language="")
-    remarks = {remark.label: remark.text for remark in config("gpt", language="zh").review([one]).remarks}
+    remarks = {remark.label: remark.text for remark in judged([one], config("gpt", language="zh")).remarks}
     assert "zh (1)" in remarks["phonemes"]
 
 
 def test_a_text_without_anything_to_say_is_named() -> None:
     one = clip(3.0, "…!")
-    assert reasons(config("gpt").review([one])) == {one.id: "no_phonemes"}
+    assert reasons(judged([one], config("gpt"))) == {one.id: "no_phonemes"}
 
 
 def test_phonemes_of_another_version_are_named() -> None:
     """Cantonese came with v2; upstream leaves such lines out without a word."""
     one = clip(3.0, tokens=("Yaa1",) * 20)
-    assert reasons(config("gpt", "v1").review([one])) == {one.id: "no_phonemes"}
-    assert reasons(config("gpt", "v2").review([one])) == {}
+    assert reasons(judged([one], config("gpt", "v1"))) == {one.id: "no_phonemes"}
+    assert reasons(judged([one], config("gpt", "v2"))) == {}
 
 
 def test_nothing_left_is_bad_data() -> None:
     """Upstream's trainers divide by zero."""
-    recipe = Recipe.model_validate(sovits_toys.recipe("joint"))
+    recipe = ResolvedRecipe.of(Recipe.model_validate(sovits_toys.recipe("joint")), config("joint"))
     result = AuditResult("jsonl", Path(), 1, [clip(60.0)], [], [])
     with pytest.raises(DataError, match="none of the 1 clips") as error:
         review_data(recipe, result)
@@ -159,7 +161,7 @@ def test_nothing_left_is_bad_data() -> None:
 def test_what_nobody_will_speak_is_noted() -> None:
     """English words in Chinese clips vanish upstream (issue 870)."""
     clips = [clip(3.0, "我们今天去买一个 → 苹果", language="zh"), clip(3.0)]
-    noted = [finding for finding in config("gpt").review(clips).findings if finding.action == "accept"]
+    noted = [finding for finding in judged(clips, config("gpt")).findings if finding.action == "accept"]
     assert [(finding.clip.id, finding.reason) for finding in noted] == [(clips[0].id, "not_spoken")]
     assert "→" in noted[0].why
 
@@ -167,8 +169,8 @@ def test_what_nobody_will_speak_is_noted() -> None:
 def test_japanese_pitch_says_which_dictionary_it_comes_from() -> None:
     """Upstream's is another: words that both know may have their pitch elsewhere."""
     one = clip(3.0, "今日はとてもいい天気ですね、散歩に行きましょう", language="ja")
-    remarks = {remark.label: remark.text for remark in config("gpt").review([one]).remarks}
+    remarks = {remark.label: remark.text for remark in judged([one], config("gpt")).remarks}
     assert "pyopenjtalk-plus" in remarks["pitch"]
     assert "model.text.japanese_dictionary" in remarks["pitch"]
-    assert "pitch" not in {remark.label for remark in config("gpt").review([clip(3.0)]).remarks}
-    assert "pitch" not in {remark.label for remark in config("gpt", "v1").review([one]).remarks}
+    assert "pitch" not in {remark.label for remark in judged([clip(3.0)], config("gpt")).remarks}
+    assert "pitch" not in {remark.label for remark in judged([one], config("gpt", "v1")).remarks}

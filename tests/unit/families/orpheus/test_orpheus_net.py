@@ -13,6 +13,8 @@ from transformers import AttentionInterface
 from ttstrain.families.orpheus import attention
 from ttstrain.families.orpheus.config import OrpheusConfig
 from ttstrain.families.orpheus.net import build_net, hidden_states, llama_config, prove_isolation
+from ttstrain.families.orpheus.planner import OrpheusPlanner
+from ttstrain.families.orpheus.shapes import shapes
 
 LENGTHS = (5, 1, 9)
 
@@ -120,9 +122,9 @@ def test_a_tied_matrix_is_stored_once_and_stays_tied() -> None:
 def test_shapes_of_the_plan_are_those_of_the_net(tied: bool) -> None:
     config = OrpheusConfig(**NET, tie_word_embeddings=tied)
     found = {f"net.{name}": tuple(parameter.shape) for name, parameter in build_net(config).named_parameters()}
-    assert found == config.parameter_shapes()
+    assert found == dict(shapes(config))
 
 
 def test_the_published_size_is_that_of_llama_3b_with_audio_tokens() -> None:
-    assert OrpheusConfig().num_parameters() == 3_300_867_072
-    assert OrpheusConfig(tie_word_embeddings=False).num_parameters() == 3_300_867_072 + 156_940 * 3072
+    assert OrpheusPlanner(OrpheusConfig()).num_parameters() == 3_300_867_072
+    assert OrpheusPlanner(OrpheusConfig(tie_word_embeddings=False)).num_parameters() == 3_300_867_072 + 156_940 * 3072

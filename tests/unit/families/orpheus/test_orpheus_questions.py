@@ -56,7 +56,7 @@ def mixture(speech: tuple[FeatureCache, list[Any]], data: OrpheusData, *, rank: 
     loader = Loader(
         cache, clips, data, batch_frames=BUDGET, max_clips=64, seed=0, rank=rank, world_size=ranks, workers=0
     )
-    companions = data.companions()
+    companions = data.auxiliary()
     assert companions is not None
     return Mixture(loader, companions, total_rounds=ROUNDS)
 
@@ -141,14 +141,14 @@ def test_a_line_that_is_no_question_is_named(line: str, why: str, tmp_path: Path
     path = tmp_path / "qa.jsonl"
     path.write_text('{"question": "a", "answer": "b"}\n' + line + "\n")
     with pytest.raises(DataError, match=why):
-        data_of(path).companions()
+        data_of(path).auxiliary()
 
 
 def test_a_file_without_questions_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no question of at most 2048"):
-        data_of(written(tmp_path / "qa.jsonl", [])).companions()
+        data_of(written(tmp_path / "qa.jsonl", [])).auxiliary()
     with pytest.raises(DataError, match="cannot be read"):
-        data_of(tmp_path / "nowhere.jsonl").companions()
+        data_of(tmp_path / "nowhere.jsonl").auxiliary()
 
 
 def test_the_points_of_a_schedule_follow_each_other(tmp_path: Path) -> None:

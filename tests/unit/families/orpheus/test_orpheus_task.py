@@ -21,6 +21,7 @@ from ttstrain.families.orpheus.batch import OrpheusBatch
 from ttstrain.families.orpheus.config import OrpheusConfig
 from ttstrain.families.orpheus.data_config import RowsConfig
 from ttstrain.families.orpheus.net import build_net
+from ttstrain.families.orpheus.planner import OrpheusPlanner
 from ttstrain.families.orpheus.rows import Row, answer_row, pack, speech_row
 from ttstrain.families.orpheus.task import SLOTS, OrpheusTask
 from ttstrain.families.orpheus.tokenizer import TOY, load_tokenizer
@@ -103,7 +104,7 @@ def test_an_adapted_head_is_refused_since_the_loss_would_not_see_it() -> None:
 
 def test_adapters_over_bf16_weights_are_in_float32_and_learn() -> None:
     task = OrpheusTask(CONFIG.model_copy(update={"param_dtype": "bf16"}))
-    lora.add_lora(task, LoraConfig(rank=2, dora=True), default_targets=CONFIG.lora_targets())
+    lora.add_lora(task, LoraConfig(rank=2, dora=True), default_targets=OrpheusPlanner(CONFIG).lora_targets())
     types = {lora.is_adapter(name): set[torch.dtype]() for name, _ in task.named_parameters()}
     for name, parameter in task.named_parameters():
         types[lora.is_adapter(name)].add(parameter.dtype)
@@ -117,7 +118,9 @@ def test_adapters_over_bf16_weights_are_in_float32_and_learn() -> None:
 
 def test_a_tied_matrix_that_is_trained_whole_stays_one_matrix() -> None:
     task = OrpheusTask(CONFIG)
-    lora.add_lora(task, LoraConfig(rank=2, unfrozen=["*embed_tokens*"]), default_targets=CONFIG.lora_targets())
+    lora.add_lora(
+        task, LoraConfig(rank=2, unfrozen=["*embed_tokens*"]), default_targets=OrpheusPlanner(CONFIG).lora_targets()
+    )
     assert task.net.lm_head.weight is task.net.model.embed_tokens.weight
     (loss,) = task.losses(batch())
     loss.value.backward()

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ttstrain.families.flow.config import CONV_GROUPS
 from ttstrain.families.flow.model.convolution import convolve_frames
-from ttstrain.families.flow.shapes import CONV_GROUPS, CONV_KERNEL, TEXT_KERNEL, TIME_FREQUENCIES
+from ttstrain.families.flow.shapes import CONV_KERNEL, TEXT_KERNEL, TIME_FREQUENCIES
 from ttstrain.modules.padding import zero_padding
 
 

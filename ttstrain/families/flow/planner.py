@@ -1,0 +1,69 @@
+"""What a plan must know of a flow-matching model. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ttstrain.contract.data import Clip, Remark, Review
+from ttstrain.contract.model import Planner
+from ttstrain.errors import RecipeError
+from ttstrain.families.flow.config import HOP_LENGTH, SAMPLE_RATE, FlowConfig
+from ttstrain.families.flow.cost import HALF, SINGLE, activation_bytes
+from ttstrain.families.flow.shapes import LORA_TARGETS, parameter_shapes
+from ttstrain.families.flow.text import FlowFrontEnd, other_readings
+from ttstrain.families.flow.vocab import PACKAGED, load_vocab
+from ttstrain.recipe.schema import RunSettings
+
+
+class FlowPlanner(Planner[FlowConfig]):
+    """Parameters, lengths, text front end and memory of F5-TTS and E2-TTS nets."""
+
+    def length(self, clip: Clip) -> int:
+        """Count the mel's frames from the samples that are kept of the clip, without decoding."""
+        return clip.samples_at(SAMPLE_RATE) // HOP_LENGTH + (1 if self.config.mel == "vocos" else 0)
+
+    def check_run(self, recipe: RunSettings, *, steps: int) -> None:
+        """Refuse new rows that train first where there is no base, or no step after them."""
+        if self.config.first_new_rows and recipe.base is None:
+            raise RecipeError(
+                "new rows are to train first, but without a base every row is new",
+                hint="give a base (`--base`), or leave `model.first_new_rows` out",
+            )
+        alone = self.config.first_new_rows
+        if alone >= steps:
+            raise RecipeError(
+                f"new rows are to train alone for {alone:,} steps, and the whole run has {steps:,}",
+                hint="lower `model.first_new_rows`, or raise `train.steps`",
+            )
+
+    def kept_files(self) -> dict[str, str]:
+        """Return the vocab, unless it ships with the package."""
+        if self.config.vocab in PACKAGED:
+            return {}
+        vocab = load_vocab(self.config.vocab, space_first=False)
+        return {"vocab": "".join(f"{token}\n" for token in vocab.tokens)}
+
+    def front_end(self) -> FlowFrontEnd:
+        """Return what reads the texts. Raises RecipeError without the vocab's file or the tokenizer's libraries."""
+        vocab = load_vocab(self.config.vocab, space_first=self.config.tokenizer != "custom")
+        return FlowFrontEnd(vocab, kind=self.config.tokenizer, max_unknown=self.config.max_unknown)
+
+    def review(self, clips: Sequence[Clip]) -> Review:
+        """Say which texts upstream's inference would read otherwise than the net learns them."""
+        remark = None if self.config.tokenizer != "char" else other_readings([clip.text for clip in clips])
+        return Review() if remark is None else Review(remarks=(Remark("reads", remark),))
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        return parameter_shapes(self.config, num_tokens=num_tokens(self.config))
+
+    def activation_bytes(self, recipe: RunSettings) -> int:
+        size = SINGLE if recipe.train.precision == "fp32" else HALF
+        return recipe.data.batch_frames * activation_bytes(self.config, size=size)
+
+    def lora_targets(self) -> Sequence[str]:
+        return LORA_TARGETS
+
+
+def num_tokens(config: FlowConfig) -> int:
+    """Return the size of the vocab; reads its file."""
+    return len(load_vocab(config.vocab, space_first=config.tokenizer != "custom").tokens)

@@ -1,0 +1,54 @@
+"""What a plan must know of an Orpheus model. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ttstrain.contract.data import Clip, Review
+from ttstrain.contract.model import MemoryScheme, ParameterCounts, Planner
+from ttstrain.families.orpheus.config import LORA_TARGETS, OrpheusConfig
+from ttstrain.families.orpheus.layout import row_length
+from ttstrain.families.orpheus.lint import review
+from ttstrain.families.orpheus.memory import activations, memory_schemes
+from ttstrain.families.orpheus.shapes import shapes
+from ttstrain.recipe.schema import RunSettings
+
+
+class OrpheusPlanner(Planner[OrpheusConfig]):
+    """Parameters, row lengths, memory schemes and the mixing of questions."""
+
+    packed = True
+    features_on_host = True
+
+    def length(self, clip: Clip) -> int:
+        """Count the tokens of a clip's row, before repeated frames are left out."""
+        return row_length(clip, self.config.rows)
+
+    def auxiliary_ratio(self, progress: float) -> float:
+        """Return the questions for each micro-batch of speech."""
+        return 0.0 if self.config.rows.text_mix is None else self.config.rows.text_mix.ratio(progress)
+
+    def review(self, clips: Sequence[Clip]) -> Review:
+        """Look at lengths, tags, voices and control tokens of the rows to be."""
+        return review(clips, self.config.rows)
+
+    def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Map every parameter's name in the task to its shape; a tied matrix is one, under the embedding's name."""
+        return dict(shapes(self.config))
+
+    def weight_bytes(self) -> int:
+        """Return the bytes of one trained weight."""
+        return 2 if self.config.param_dtype == "bf16" else 4
+
+    def activation_bytes(self, recipe: RunSettings) -> int:
+        """Return the bytes, about, that a micro-batch's tokens leave for the backward pass."""
+        config = self.config
+        return recipe.data.batch_frames * activations(config, recipe, recomputed=config.checkpoint_activations)
+
+    def memory_schemes(self, recipe: RunSettings, parameters: ParameterCounts) -> Sequence[MemoryScheme]:
+        """Compare training all weights in two precisions, and adapters over them."""
+        return memory_schemes(self.config, recipe, parameters)
+
+    def lora_targets(self) -> Sequence[str]:
+        """Return all seven matrices of every layer, as upstream's LoRA adapts them."""
+        return LORA_TARGETS
