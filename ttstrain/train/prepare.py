@@ -21,7 +21,6 @@ from ttstrain.data.text_summary import check_texts
 from ttstrain.errors import DataError
 from ttstrain.plan.facts import Audited, Findings, audit_data, count_frames, report_texts
 from ttstrain.plan.plan import DataFacts
-from ttstrain.recipe.schema import Recipe
 from ttstrain.train.distributed import Ranks
 
 ShowProgress = Callable[[str], AbstractContextManager[Callable[[int, int], None] | None]]
@@ -141,7 +140,7 @@ class _Usable:
 
 
 def _look_through(
-    recipe: Recipe, cache: FeatureCache, show: ShowProgress, *, earlier: Earlier | None
+    recipe: ResolvedRecipe, cache: FeatureCache, show: ShowProgress, *, earlier: Earlier | None
 ) -> tuple[Audited, BuildReport, _Usable]:
     with show("checking recordings") as progress:
         audited = audit_data(recipe, progress)
