@@ -15,7 +15,7 @@ from ttstrain.checkpoint.reading import retried
 from ttstrain.checkpoint.upstream import open_checkpoint, resolve_base
 from ttstrain.contract.checkpoint import Absent, OpenedCheckpoint, differences
 from ttstrain.contract.model import ResolvedRecipe
-from ttstrain.contract.task import Task
+from ttstrain.contract.task import AddsTokens, Task
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.recipe.schema import base_files
 from ttstrain.tensors import hub
@@ -68,7 +68,8 @@ def check_base(recipe: ResolvedRecipe) -> None:
             task = trained.build(recipe.model)
         fitted = task.fitted(opened)
     check_fits(task, fitted.weights, opened)
-    if (first := task.rows_first()) is not None and not any(fitted.new_rows.get(table) for table in first.tables):
+    first = task.rows_first() if isinstance(task, AddsTokens) else None
+    if first is not None and not any(fitted.new_rows.get(table) for table in first.tables):
         raise no_new_rows()
     check_stored_finite(fitted.weights, source=opened.source)
 

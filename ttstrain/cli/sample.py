@@ -64,6 +64,7 @@ def sample(
     `KEY=VALUE` sets how: `model.sampling.*`, such as `steps`, `cfg_strength`, `seed` and `vocoder` of F5,
     `temperature`, `voice` and `max_tokens` of Orpheus; and `train.device`.
     """
+    from ttstrain.contract.task import NamesVoices
     from ttstrain.errors import RecipeError
     from ttstrain.infer.load import line_of, open_speaker, read_lines
 
@@ -83,7 +84,9 @@ def sample(
     for told in speaker.lines:
         _say(told)
     _say(f"vocoder: {speaker.vocoder}")
-    if speaker.task.voices == "name" and (given is not None or any(line.ref_audio is not None for line in lines)):
+    if isinstance(speaker.task, NamesVoices) and (
+        given is not None or any(line.ref_audio is not None for line in lines)
+    ):
         raise RecipeError(
             "this model knows its voices by name and hears no recording",
             hint="name one: `model.sampling.voice=NAME`, as the rows of its training do",
@@ -162,11 +165,12 @@ class _Voices:
 
 def _own_voice(speaker: Speaker, *, asked: str) -> Voice | None:
     """Let a run speak after one of its own clips, or with that clip's name; anything else without a voice."""
+    from ttstrain.contract.task import NamesVoices
     from ttstrain.infer.load import voice_of_run
     from ttstrain.infer.voice_names import check_voice_name
 
     voice = None if speaker.run is None else voice_of_run(speaker.run)
-    if speaker.task.voices == "name":
+    if isinstance(speaker.task, NamesVoices):
         if asked and speaker.run is not None:
             check_voice_name(asked, run=speaker.run, published=speaker.task.voice_names)
         whose = f"`{voice.speaker}`, as {voice.name}" if voice is not None and voice.speaker else "no name"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -88,19 +88,8 @@ class Sample:
     numbers: Mapping[str, float] = field(default_factory=dict)  # name -> figure of the family's own, to be followed
 
 
-@dataclass(frozen=True, slots=True)
-class RowsFirst:
-    """Tables whose new rows train alone for the first steps of a run."""
-
-    tables: tuple[str, ...]  # names of parameters
-    steps: int
-
-
 class Task(nn.Module, ABC):
     """What one run trains. Subclasses implement `losses` and `evaluate`; the rest has defaults."""
-
-    voices: ClassVar[Literal["recording", "name"]] = "recording"  # what tells `sample` whose voice to speak with
-    voice_names: ClassVar[tuple[str, ...]] = ()  # those that the published weights know, where voices go by name
 
     def draw(self, batch: Any) -> Any:
         """Make this step's random choices that decide `batch.weight`, on the host, before any loss is computed.
@@ -118,14 +107,6 @@ class Task(nn.Module, ABC):
         step sees the updated module. Never yield inside a `with` block: the engine enters autocast around `next()`.
         Every process of a run yields the same losses and metrics in the same order, whatever its batch holds.
         """
-
-    def learn(self, statistics: Mapping[str, Tensor]) -> None:
-        """Move what no optimizer moves, such as a codebook, by the `statistics` of a step's losses.
-
-        Called after the optimizers have stepped, where the losses gave any: each is the sum over all micro-batches and
-        processes, so that every process moves alike. A step that the guard refuses is not learned from.
-        """
-        raise NotImplementedError(f"{type(self).__name__} yields statistics and does not learn from them")
 
     def optimized(self) -> Mapping[str, nn.Module]:
         """Map each optimizer's name to the module it owns; the modules are disjoint and cover every parameter."""
@@ -158,20 +139,6 @@ class Task(nn.Module, ABC):
         """
         return AdaptedWeights(base.weights)
 
-    def rows_first(self) -> RowsFirst | None:
-        """Return the tables whose `AdaptedWeights.new_rows` train before anything else does."""
-        return None
-
-    def score(self, batch: Any, generator: torch.Generator) -> Tensor:
-        """Return how well each clip's text explains its recording (b,); the lower, the more suspicious the text.
-
-        Near zero where text and recording have nothing to do with each other. `generator` is a CPU generator: the same
-        seed gives the same scores.
-        """
-        raise RecipeError(
-            f"{type(self).__name__} cannot judge transcripts", hint="`--score` needs a checkpoint of a task that can"
-        )
-
     def exported(self) -> nn.Module:
         """Return the module that EMA averages and `export` writes."""
         return self
@@ -189,3 +156,59 @@ class Task(nn.Module, ABC):
         Raises DataError when the prompt cannot be used, RecipeError for a task without a voice.
         """
         raise RecipeError(f"{type(self).__name__} cannot speak", hint="train it with `sample.every=null`")
+
+
+# ---------------------------------------------------------------- what some tasks can do besides
+
+
+@runtime_checkable
+class LearnsFromStatistics(Protocol):
+    """A task with weights that no optimizer moves, such as a codebook."""
+
+    def learn(self, statistics: Mapping[str, Tensor]) -> None:
+        """Move them by the `statistics` of a step's losses.
+
+        Called after the optimizers have stepped, where the losses gave any: each is the sum over all micro-batches and
+        processes, so that every process moves alike. Not called for a step that the guard refuses.
+        """
+        ...
+
+
+@runtime_checkable
+class ScoresTranscripts(Protocol):
+    """A task that can tell how well a clip's text explains its recording."""
+
+    def score(self, batch: Any, generator: torch.Generator) -> Tensor:
+        """Return a score for each clip (b,); the lower, the more suspicious the text.
+
+        Near zero where text and recording have nothing to do with each other. `generator` is a CPU generator: the same
+        seed gives the same scores.
+        """
+        ...
+
+
+@runtime_checkable
+class NamesVoices(Protocol):
+    """A task whose model knows voices by name; others are given a recording of the voice."""
+
+    @property
+    def voice_names(self) -> tuple[str, ...]:
+        """The voices that the published weights know."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RowsFirst:
+    """Embedding tables whose new rows train alone for the first steps of a run."""
+
+    tables: tuple[str, ...]  # names of parameters
+    steps: int
+
+
+@runtime_checkable
+class AddsTokens(Protocol):
+    """A task that may train the embeddings of new tokens, which its base lacks, before anything else."""
+
+    def rows_first(self) -> RowsFirst | None:
+        """Return the tables whose `AdaptedWeights.new_rows` train first; None where the settings ask for nothing."""
+        ...

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ttstrain import registry
 from ttstrain.checkpoint.meta import check_vocab
@@ -19,12 +18,12 @@ from ttstrain.checkpoint.upstream import open_checkpoint, resolve_base
 from ttstrain.contract.checkpoint import OpenedCheckpoint
 from ttstrain.contract.data import Clip
 from ttstrain.contract.model import ResolvedRecipe
-from ttstrain.contract.task import Task
+from ttstrain.contract.task import ScoresTranscripts, Task
 from ttstrain.data import atomic
 from ttstrain.data.cache import FeatureCache
 from ttstrain.data.manifest import json_line
 from ttstrain.data.sampler import in_order
-from ttstrain.errors import DataError
+from ttstrain.errors import DataError, RecipeError
 from ttstrain.places import refused_as
 from ttstrain.plan.facts import front_end_of
 from ttstrain.tensors.loading import load_weights
@@ -147,6 +146,10 @@ def load_scorer(recipe: ResolvedRecipe, opened: OpenedCheckpoint, cache: Feature
     device = choose_device(recipe.train.device, tf32=recipe.train.tf32)
     spec = registry.find_task(recipe.task)
     task = spec.build(recipe.model)
+    if not isinstance(task, ScoresTranscripts):
+        raise RecipeError(
+            f"`{recipe.task}` cannot judge transcripts", hint="`--score` needs a checkpoint of a task that can"
+        )
     load_weights(task, opened.weights, source=str(opened.path))
     if opened.ema is not None and opened.ema is not opened.weights:
         load_weights(task.exported(), opened.ema, source=f"{opened.path}, average")
@@ -158,9 +161,11 @@ def score_texts(
 ) -> dict[str, float]:
     """Score every clip with the text of its counterpart in `texts`; noise does not depend on the texts."""
     values: dict[str, float] = {}
+    judge = scorer.task
+    assert isinstance(judge, ScoresTranscripts)  # as `load_scorer` has made sure
 
     def add(batch: Any, generator: torch.Generator) -> None:
-        scored: Tensor = scorer.task.score(batch, generator)
+        scored = judge.score(batch, generator)
         values.update(zip(batch.ids, scored.double().tolist(), strict=True))
         if tell is not None:
             tell(len(values))

@@ -13,7 +13,7 @@ from ttstrain.checkpoint.lock import RunLock
 from ttstrain.checkpoint.store import CheckpointStore
 from ttstrain.contract.data import SuppliesAuxiliaryData
 from ttstrain.contract.model import KeepsFiles, ResolvedRecipe
-from ttstrain.contract.task import Task
+from ttstrain.contract.task import AddsTokens, Task
 from ttstrain.data.choice import choose_ids
 from ttstrain.data.loader import Loader
 from ttstrain.data.mixture import Mixture
@@ -108,7 +108,7 @@ def _task(plan: Plan, device: torch.device, ranks: Ranks) -> Task:
 
 def _optimizers(plan: Plan, task: Task) -> Optimizers:
     named = [(lora.plain_name(name), parameter) for name, parameter in task.named_parameters()]
-    first = task.rows_first()
+    first = task.rows_first() if isinstance(task, AddsTokens) else None
     new_rows = None
     if first is not None:
         tables = dict(named)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ttstrain.contract.data import Batch
-from ttstrain.contract.task import Loss, Mean, Task
+from ttstrain.contract.task import LearnsFromStatistics, Loss, Mean, Task
 from ttstrain.errors import OutOfMemoryError, RecipeError, is_out_of_memory
 from ttstrain.optim.ema import Ema
 from ttstrain.optim.optimizers import Optimizers
@@ -205,6 +205,8 @@ def _learn(run: Stepping, walk: _Walk) -> None:
     for name, own in walk.tally.statistics.items():
         walk.tally.statistics[name] = run.ranks.sum(own.contiguous().clone())
     walk.exchanging = False
+    if not isinstance(run.task, LearnsFromStatistics):
+        raise TypeError(f"{type(run.task).__name__} yields statistics and has no `learn`")
     run.task.learn(walk.tally.statistics)
 
 

@@ -48,7 +48,6 @@ SUSPICIOUS = 6.5  # mean over the slots at step 0 at which the codes, not the tr
 class OrpheusTask(Task):
     """Learn to continue a text with its speech."""
 
-    voices = "name"
     voice_names = PUBLISHED_VOICES
 
     def __init__(self, config: OrpheusConfig) -> None:
