@@ -45,16 +45,16 @@ def train(run: Run, held_out: HeldOut, snapshots: Snapshots) -> Ending:
                 report, again = take_step(run, batches, snapshots, held_out.batches, again=bool(again))
             if report is None:
                 ending = answer(run, look_for_requests(run, signals), snapshots, held_out.batches)
-                continue
-            recovery.after_good_step(run)
-            tell_of_untrained(run)
-            taken = Taken(report, batches, step_s=perf_counter() - started, data_s=data_s)
-            ending = finish_step(run, taken, held_out, snapshots, signals)
+            else:
+                taken = Taken(report, batches, step_s=perf_counter() - started, data_s=data_s)
+                ending = finish_step(run, taken, held_out, snapshots, signals)
     return ending or "done"
 
 
 def finish_step(run: Run, taken: Taken, held_out: HeldOut, snapshots: Snapshots, signals: Signals) -> Ending | None:
     """Do all that follows a step that was taken. A state is looked at before it is kept."""
+    recovery.after_good_step(run)
+    tell_of_untrained(run)
     place, requests = _place(run), look_for_requests(run, signals)
     after = decide(place, run.plan, requests)
     if after.log:
