@@ -98,7 +98,7 @@ class _Escaping:
 
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return escaped(super().format(record))
+        return escaped(f"WARNING: {super().format(record)}")
 
 
 def _spell(error: UnicodeError) -> tuple[str, int]:

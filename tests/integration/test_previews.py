@@ -160,7 +160,7 @@ def test_a_failing_preview_is_said_and_leaves_everything_as_it_was(
     monkeypatch.setattr(FlowTask, "sample", fail)
     run = finetune(recipe, tmp_path, *SPEAKING, f"base={base}", "name=failing")
     error = capsys.readouterr().err
-    assert error.count("warning: preview ") == 4  # two sentences, of the weights and of the average, each said once
+    assert error.count("WARNING: preview ") == 4  # two sentences, of the weights and of the average, each said once
     assert tasks and all(task.training for task in tasks)
     assert differences(checkpoint(run, 4).state, checkpoint(spoken, 4).state) == []
     assert numbers(run, 4) == []

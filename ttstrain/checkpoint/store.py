@@ -287,7 +287,7 @@ class CheckpointStore:
                 _remove(folder)
             except OSError as error:  # as a network drive answers while another process reads there
                 if folder.name not in self._stays:
-                    self._news.append(f"warning: the old {folder.name} could not be removed: {error.strerror or error}")
+                    self._news.append(f"WARNING: the old {folder.name} could not be removed: {error.strerror or error}")
                 self._stays.add(folder.name)
 
 

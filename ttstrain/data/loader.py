@@ -31,6 +31,7 @@ from ttstrain.data.pool import Pool, StalledError, given_up
 from ttstrain.data.workers import start_pool, worker_context
 from ttstrain.digest import sha256
 from ttstrain.errors import DataError
+from ttstrain.warning_listener import Listener
 
 AHEAD_PER_WORKER = 3
 
@@ -291,9 +292,11 @@ class Loader:
         while True:
             indices, future = ahead.popleft()
             try:
-                batches = pickle.loads(pool.result(future))
+                batches, warnings = pickle.loads(pool.result(future))
             except StalledError as error:  # the training process would hang as well, and could not be stopped
                 raise given_up([self.clips[i].id for i in indices], "loaded") from error
+            for warning in warnings:
+                log.warning("%s", warning)
             ahead.append(next(submitted))
             yield [self._ready(batch) for batch in batches]
 
@@ -343,8 +346,10 @@ def _pinned(batch: Any) -> Any:
 
 def _in_worker(pieces: Sequence[Sequence[int]]) -> bytes:
     cache, task_data, clips = worker_context()
-    batches = [_collate(cache, task_data, [clips[i] for i in piece]) for piece in pieces]
-    return pickle.dumps(batches, protocol=5)  # through a pipe: shared memory is 64 MB in many a container
+    warnings: list[str] = []  # for the training process, which knows where they go
+    with Listener(warnings.append):
+        batches = [_collate(cache, task_data, [clips[i] for i in piece]) for piece in pieces]
+    return pickle.dumps((batches, warnings), protocol=5)  # through a pipe: shared memory is 64 MB in many a container
 
 
 def worker_count(wanted: int | Literal["auto"], *, place: Literal["memory", "disk", "device"], cores: int) -> int:

@@ -70,7 +70,8 @@ def _written(run: Path) -> Iterator[Path]:
 
 _WANDB = "wandb"
 _OURS = (  # beginnings of names
-    *("checkpoints", "samples", "incidents", "data", SESSIONS, "metrics.", "snapshot-rank-", "tensorboard", _WANDB),
+    *("checkpoints", "samples", "incidents", "data", SESSIONS, "metrics.", "warnings."),
+    *("snapshot-rank-", "tensorboard", _WANDB),
 )
 
 

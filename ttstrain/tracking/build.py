@@ -35,12 +35,13 @@ def build_trackers(
 
     `origins` tell who set what: `$WANDB_MODE` counts where neither the recipe nor the command line sets
     `tracking.wandb`. `metrics.jsonl` comes first, because a resumed console reads the earlier evaluations from it.
-    Raises RecipeError when a package is missing.
+    The trackers hear from here on what modules warn of. Raises RecipeError when a package is missing.
     """
+    trackers = Trackers()
     screen = ConsoleTracker(console)
+    trackers += [JsonlTracker(warn=trackers.warn), screen]
     said = origins is None or origins.get("tracking.wandb") in (RECIPE, COMMAND_LINE)
-    mode = _wandb_mode(config, said=said, warn=screen.warn)
-    trackers = Trackers([JsonlTracker(warn=screen.warn), screen])
+    mode = _wandb_mode(config, said=said, warn=trackers.warn)
     if mode != "off":
         wandb = WandbTracker(
             mode=mode,
@@ -48,11 +49,12 @@ def build_trackers(
             entity=config.wandb_entity,
             tags=config.tags,
             note=screen.note,
-            warn=screen.warn,
+            warn=trackers.warn,
         )
         trackers.append(wandb)
     if config.tensorboard:
         trackers.append(TensorboardTracker())
+    trackers.listen()
     return trackers
 
 

@@ -26,7 +26,7 @@ from ttstrain.shell import quoted
 from ttstrain.terminal import on_one_line
 from ttstrain.tracking import jsonl
 from ttstrain.tracking.screen import screen
-from ttstrain.tracking.tracker import RunInfo, Spoken, SpokenBy
+from ttstrain.tracking.tracker import WARNING, RunInfo, Spoken, SpokenBy
 
 MEDIAN_STEPS = 25  # short enough to follow the run, long enough to hide the luck of one batch
 REDRAW_S = 0.5
@@ -168,11 +168,11 @@ class ConsoleTracker:
         self._print(f"step {step}  {kind}: {message}", style="bold red")
 
     def note(self, message: str) -> None:
-        self._print(message, style="yellow" if message.startswith("WARNING") else "dim")
+        self._print(message, style="dim")
 
-    def warn(self, message: str) -> None:
-        """Show a line that should not be overlooked, yet stops nothing."""
-        self._print(f"warning: {message}", style="yellow")
+    def warn(self, message: str, *, shown: bool = False) -> None:
+        if not shown:
+            self._print(f"{WARNING}{message}", style="yellow")
 
     def finish(self, status: str) -> None:
         if self._live is not None:

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: every number of a run, one JSON object per step.
+"""`metrics.jsonl`: every number of a run, one JSON object per step; and `warnings.jsonl`, what the run warned of.
 
 - `step` comes first, then `place/kind/name` keys in the order in which they were logged.
 - A line is written by one system call, so a killed process leaves whole lines; a torn last line, as a lost machine may
@@ -18,6 +18,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,12 +28,13 @@ from ttstrain.errors import DataError, RecipeError
 from ttstrain.tracking.tracker import RunInfo, Spoken, SpokenBy
 
 FILE_NAME = "metrics.jsonl"
+WARNINGS = "warnings.jsonl"  # {"time", "step", "warning"}; nothing is ever taken out of it
 
 _LINE = re.compile(rb'^\{"step": (\d+)[,}].*\n', re.MULTILINE)  # whole lines only
 
 
 class JsonlTracker:
-    """Writes `metrics.jsonl` into the run's folder.
+    """Writes `metrics.jsonl` and `warnings.jsonl` into the run's folder.
 
     A full disk does not stop the run: the line is left out and `warn` is told, once.
     """
@@ -45,6 +47,8 @@ class JsonlTracker:
         self._end = 0  # where the next line goes
         self._step = -1
         self._values: dict[str, float | None] = {}  # of the last line
+        self._warnings: Path | None = None  # where warnings go
+        self._last_step = 0
 
     def start(self, info: RunInfo) -> None:
         path = info.run_dir / FILE_NAME
@@ -62,10 +66,12 @@ class JsonlTracker:
                 hint="is it your file, and does the disk have room?",
             ) from error
         self._end = self._file.seek(0, os.SEEK_END)
+        self._warnings, self._last_step = info.run_dir / WARNINGS, info.start_step
         if info.resumed:
             self._go_on_with_line(path)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._last_step = step
         numbers = {key: _to_json(value) for key, value in values.items()}
         if step == self._step and self._values.keys().isdisjoint(numbers):  # more of the same step, not a repetition
             self._values |= numbers
@@ -82,6 +88,17 @@ class JsonlTracker:
 
     def note(self, message: str) -> None:
         """Do nothing: the file holds numbers."""
+
+    def warn(self, message: str, *, shown: bool = False) -> None:
+        if self._warnings is None:  # before the start there is nowhere to write
+            return
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        line = json.dumps({"time": now, "step": self._last_step, "warning": message}, ensure_ascii=False)
+        try:
+            with self._warnings.open("ab", buffering=0) as file:
+                file.write(line.encode("utf-8", "backslashreplace") + b"\n")
+        except OSError as error:
+            self._tell_of_disk(WARNINGS, error)
 
     def finish(self, status: str) -> None:
         if self._file is not None:
@@ -109,9 +126,12 @@ class JsonlTracker:
             self._step = -1
             with suppress(OSError):
                 self._file.truncate(self._line_start)
-            if not self._warned:
-                self._warned = True
-                self._warn(f"cannot write {FILE_NAME}: {error}; training goes on, lines will be missing")
+            self._tell_of_disk(FILE_NAME, error)
+
+    def _tell_of_disk(self, name: str, error: OSError) -> None:
+        if not self._warned:
+            self._warned = True
+            self._warn(f"cannot write {name}: {error}; training goes on, lines will be missing")
 
 
 def read(path: Path) -> list[dict[str, float]]:

@@ -51,6 +51,10 @@ class TensorboardTracker:
     def note(self, message: str) -> None:
         self._write(lambda writer: writer.add_text("note", message, self._step))
 
+    def warn(self, message: str, *, shown: bool = False) -> None:
+        if self._folder:  # before the start there is nowhere to write
+            self._write(lambda writer: writer.add_text("warning", message, self._step))
+
     def finish(self, status: str) -> None:
         if self._writer is not None:
             self._writer.close()

@@ -9,16 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ttstrain.errors import UserError
+from ttstrain.warning_listener import Listener
 from ttstrain.weights import Weights
 
 if TYPE_CHECKING:
     from ttstrain.contract.task import Sample
 
 
+WARNING = "WARNING: "  # how a note begins that is a warning
 SpokenBy = Literal[Weights, "base"]  # the weights that spoke
 
 
@@ -77,6 +80,13 @@ class Tracker(Protocol):
         """Record something a person may want to know, such as where a checkpoint went."""
         ...
 
+    def warn(self, message: str, *, shown: bool = False) -> None:
+        """Record what may be wrong and stops nothing; `shown` where it was on the screen before the run began.
+
+        May be called before `start`: a screen shows it then, and what is written later is told again, as `shown`.
+        """
+        ...
+
     def finish(self, status: str) -> None:
         """Close everything; `status` is a word or two: `done`, `early stop`, `stopped`, `preempted`, `failed` ..."""
         ...
@@ -93,6 +103,12 @@ class Trackers(list[Tracker]):
     def __init__(self, trackers: Iterable[Tracker] = ()) -> None:
         super().__init__(trackers)
         self._told: set[int] = set()  # trackers whose failure is known
+        self._early: list[str] | None = []  # warnings from before the start; None once it has been
+        self._listener = Listener(self.warn)
+
+    def listen(self) -> None:
+        """Hear from now on, until `finish`, what any module of ttstrain warns of with `logging`."""
+        self._listener.begin()
 
     def start(self, info: RunInfo) -> None:
         for tracker in list(self):
@@ -103,6 +119,9 @@ class Trackers(list[Tracker]):
             except Exception as error:
                 self.remove(tracker)
                 self._tell(tracker, error, "it is left out of this run")
+        early, self._early = self._early or [], None
+        for message in early:
+            self._each(partial(_warn_again, message))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._each(lambda tracker: tracker.log(step, values))
@@ -114,9 +133,19 @@ class Trackers(list[Tracker]):
         self._each(lambda tracker: tracker.incident(step, kind, message))
 
     def note(self, message: str) -> None:
-        self._each(lambda tracker: tracker.note(message))
+        """Tell a note; one that begins with `WARNING: ` is a warning."""
+        if message.startswith(WARNING):
+            self.warn(message.removeprefix(WARNING))
+        else:
+            self._each(lambda tracker: tracker.note(message))
+
+    def warn(self, message: str, *, shown: bool = False) -> None:
+        if self._early is not None:
+            self._early.append(message)
+        self._each(lambda tracker: tracker.warn(message, shown=shown))
 
     def finish(self, status: str) -> None:
+        self._listener.end()
         self._each(lambda tracker: tracker.finish(status), backwards=True)
 
     def _each(self, call: Callable[[Tracker], None], *, backwards: bool = False) -> None:
@@ -135,4 +164,8 @@ class Trackers(list[Tracker]):
         for tracker in self:
             if tracker is not failed:
                 with suppress(Exception):
-                    tracker.note(f"WARNING: {name} failed ({reason}): {what_follows}")
+                    tracker.warn(f"{name} failed ({reason}): {what_follows}")
+
+
+def _warn_again(message: str, tracker: Tracker) -> None:
+    tracker.warn(message, shown=True)

@@ -52,16 +52,19 @@ class WandbTracker:
         self._warn = warn
         self._info: RunInfo | None = None
         self._run: Any = None  # wandb.Run, None while off
+        self._step = 0
         self._row = 0  # W&B's own number of the next row
         self._numbered: bool = False  # whether rows are given their number: offline, where W&B does not know it
         self._degraded = False
 
     def start(self, info: RunInfo) -> None:
         self._info = info
+        self._step = info.start_step
         if error := _attempt(self._open_as_wanted):
             self._degrade(error)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._step = step
         if self._run is not None and (error := _attempt(lambda: self._log_row({"step": step, **values}))):
             self._degrade(error)
             self.log(step, values)
@@ -76,6 +79,11 @@ class WandbTracker:
 
     def note(self, message: str) -> None:
         """Do nothing: notes are for the person at the console."""
+
+    def warn(self, message: str, *, shown: bool = False) -> None:
+        row = {"step": self._step, "warning": message}
+        if self._run is not None and (error := _attempt(lambda: self._log_row(row))):
+            self._degrade(error)
 
     def finish(self, status: str) -> None:
         if self._run is None:

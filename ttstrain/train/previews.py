@@ -209,7 +209,7 @@ def _told(run: Run, previews: Previews, what: str) -> Iterator[None]:
             torch.cuda.empty_cache()
             reason = "it did not fit in memory beside the training"
         hint = f" ({error.hint})" if isinstance(error, UserError) and error.hint else ""
-        _tell(run, previews, f"warning: {what} is missing: {reason}{hint}")
+        _tell(run, previews, f"WARNING: {what} is missing: {reason}{hint}")
 
 
 def _tell(run: Run, previews: Previews, remark: str) -> None:

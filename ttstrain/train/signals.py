@@ -11,6 +11,7 @@ Ctrl-C a second time   stop at once (KeyboardInterrupt), nothing is saved
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -27,6 +28,8 @@ from ttstrain.terminal import on_one_line
 
 Request = Literal["preempted", "interrupted", "stop"]
 HURRIED = ("preempted", "interrupted")  # requests of a signal: batch systems kill what takes longer than they grant
+
+log = logging.getLogger(__name__)
 
 POLL_S = 1.0  # between looks for the files: a look at a network drive may take a millisecond
 
@@ -207,6 +210,7 @@ class Signals:
         except OSError as error:
             if not self._blind:
                 self._blind = True
-                self._say(f"warning: `{file}` cannot be looked for: {error.strerror or error}; training goes on")
+                if self._speak:
+                    log.warning("`%s` cannot be looked for: %s; training goes on", file, error.strerror or error)
             return False
         return True

@@ -242,7 +242,7 @@ def test_an_old_checkpoint_that_cannot_be_removed_is_told_and_does_not_come_back
     with monkeypatch.context() as patch:
         patch.setattr(store.shutil, "rmtree", remove_half)
         checkpoints.save(2, make_state(), make_meta(2))
-    assert checkpoints.news()[-1] == "warning: the old step-00000001 could not be removed: Input/output error"
+    assert checkpoints.news()[-1] == "WARNING: the old step-00000001 could not be removed: Input/output error"
     again = CheckpointStore(tmp_path, keep_last=1, background=False)
     assert [folder.name for folder in pointers.list_checkpoints(again.root)] == ["step-00000002"]
     assert again.last() == again.folder(2)
@@ -266,10 +266,10 @@ def test_an_old_checkpoint_that_is_in_use_is_told_once_and_removed_later(
         for step in (1, 2, 3):
             checkpoints.save(step, {"task": {"w": torch.zeros(1)}}, make_meta(step))
         checkpoints.wait()
-    warnings = [line for line in checkpoints.news() if line.startswith("warning")]
+    warnings = [line for line in checkpoints.news() if line.startswith("WARNING")]
     assert [line.split(" could")[0] for line in warnings] == [
-        "warning: the old step-00000001",
-        "warning: the old step-00000002",
+        "WARNING: the old step-00000001",
+        "WARNING: the old step-00000002",
     ]
     checkpoints.save(4, {"task": {"w": torch.zeros(1)}}, make_meta(4))
     checkpoints.wait()

@@ -58,6 +58,9 @@ class Recorder:
     def note(self, message: str) -> None:
         self._hear(message)
 
+    def warn(self, message: str, *, shown: bool = False) -> None:
+        self._hear(f"WARNING {message}")
+
     def finish(self, status: str) -> None:
         self._hear(f"finish {status}")
 

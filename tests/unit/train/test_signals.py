@@ -145,7 +145,7 @@ def test_a_stop_file_from_before_is_no_request(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EROFS, errno.EACCES])
 def test_a_folder_that_cannot_be_looked_into_is_told_once_and_ends_nothing(
-    signals: Signals, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], number: int
+    signals: Signals, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
     def fail(path: Path) -> None:
         raise OSError(number, os.strerror(number))
@@ -153,7 +153,7 @@ def test_a_folder_that_cannot_be_looked_into_is_told_once_and_ends_nothing(
     monkeypatch.setattr(Path, "unlink", fail)
     assert [signals.requested() for _ in range(3)] == [None] * 3
     assert not signals.save_requested()
-    assert capfd.readouterr().err.count(os.strerror(number)) == 1
+    assert caplog.text.count(os.strerror(number)) == 1
 
 
 def test_what_can_be_left_out_breaks_off_at_a_signal_and_nothing_else_does(signals: Signals) -> None:

@@ -1,0 +1,44 @@
+"""What modules of ttstrain warn of with `logging`, taken to where a run's warnings go.
+
+`logging.getLogger(__name__).warning(...)` is how code warns that has no trackers at hand. While a run is being built or
+trained, its trackers hear it; at any other time Python prints it on stderr.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from types import TracebackType
+
+from typing_extensions import Self
+
+_LOG = logging.getLogger("ttstrain")
+
+
+class Listener(logging.Handler):
+    """Takes the warnings of every module to `tell`. One listens at a time: a new one takes the place of the last."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._tell(record.getMessage())
+
+    def __enter__(self) -> Self:
+        self.begin()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.end()
+
+    def begin(self) -> None:
+        for handler in [*_LOG.handlers]:
+            if isinstance(handler, Listener):
+                handler.end()
+        _LOG.addHandler(self)
+
+    def end(self) -> None:
+        _LOG.removeHandler(self)
