@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from safetensors import safe_open
 
 TIMED = ("time/", "perf/")  # what depends on the machine's speed
@@ -110,7 +111,17 @@ def differing_content(a: Path, b: Path) -> str | None:
         return differing_tensor(a, b)
     if a.suffix in (".json", ".jsonl"):
         return next(differing_values(*(values_of(file) for file in (a, b))), None)
+    if a.suffix == ".png":  # which may be packed another way
+        return differing_picture(a, b)
     return None if a.read_bytes() == b.read_bytes() else "differs"
+
+
+def differing_picture(a: Path, b: Path) -> str | None:
+    """Return whether two pictures show something else."""
+    with Image.open(a) as one, Image.open(b) as other:
+        if one.size != other.size:
+            return f"has {one.size} pixels and {other.size}"
+        return None if one.convert("RGB").tobytes() == other.convert("RGB").tobytes() else "shows something else"
 
 
 def values_of(file: Path) -> Any:

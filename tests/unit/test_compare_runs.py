@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "compare_runs.py"
@@ -125,3 +126,15 @@ def test_a_run_that_one_side_lacks_is_a_difference(script: ModuleType, runs: tup
     ((name, a, b),) = script.matched(runs[0].parents[1], runs[1].parents[1])
     assert name == "smoke-flow"
     assert "is not a run" in script.difference(a, b)
+
+
+def test_pictures_are_compared_by_what_they_show(script: ModuleType, tmp_path: Path) -> None:
+    picture = Image.linear_gradient("L").convert("RGB")
+    one, other, changed = (tmp_path / f"{name}.png" for name in "abc")
+    picture.save(one, compress_level=0)
+    picture.save(other, compress_level=9)
+    assert one.read_bytes() != other.read_bytes()
+    assert script.differing_content(one, other) is None
+    picture.putpixel((3, 3), (255, 0, 0))
+    picture.save(changed)
+    assert script.differing_content(one, changed) == "shows something else"
