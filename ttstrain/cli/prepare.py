@@ -59,20 +59,34 @@ def prepare(
     or repaired, and why), with `--score` scores.jsonl; the recordings are never changed. Without a recipe the data are
     only checked.
     """
+    wanted = _recipe(recipe, data, overrides or [])
+    if wanted is None:
+        _need_recipe({"--score": score, "--vocab-out": vocab_out, "--show-tokens": num_shown})
+    elif vocab_out is not None:
+        _need_vocab(wanted)
+    _prepare(wanted, data, overrides or [], out=out, score=score, vocab_out=vocab_out, num_shown=num_shown, json=json)
+
+
+def _prepare(
+    wanted: ResolvedRecipe | None,
+    data: Path,
+    overrides: list[str],
+    *,
+    out: Path | None,
+    score: str,
+    vocab_out: Path | None,
+    num_shown: int,
+    json: bool,
+) -> None:
     from ttstrain.cli.progress import show_progress
     from ttstrain.data.audit import audit
     from ttstrain.data.readers import read_rows
     from ttstrain.data.summary import findings_lines, summary
     from ttstrain.plan.facts import review_data
 
-    wanted = _recipe(recipe, data, overrides or [])
-    if wanted is None:
-        _need_recipe({"--score": score, "--vocab-out": vocab_out, "--show-tokens": num_shown})
-    elif vocab_out is not None:
-        _need_vocab(wanted)
     scorer = _open_scorer(wanted, score) if wanted is not None and score else None
     front_end = None if wanted is None else _front_end(wanted)
-    config = wanted.data if wanted is not None else _data_config(data, overrides or [])
+    config = wanted.data if wanted is not None else _data_config(data, overrides)
     with show_progress("checking recordings") as progress:
         result = audit(read_rows(str(data), config.format, cache_dir=config.cache_dir), config, progress)
     if wanted is not None:

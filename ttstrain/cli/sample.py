@@ -64,8 +64,6 @@ def sample(
     `KEY=VALUE` sets how: `model.sampling.*`, such as `steps`, `cfg_strength`, `seed` and `vocoder` of F5,
     `temperature`, `voice` and `max_tokens` of Orpheus; and `train.device`.
     """
-    from ttstrain.contract.task import NamesVoices
-    from ttstrain.errors import RecipeError
     from ttstrain.infer.load import line_of, open_speaker, read_lines
 
     if (text is None) == (texts is None):
@@ -84,19 +82,25 @@ def sample(
     for told in speaker.lines:
         _say(told)
     _say(f"vocoder: {speaker.vocoder}")
-    if isinstance(speaker.task, NamesVoices) and (
-        given is not None or any(line.ref_audio is not None for line in lines)
-    ):
-        raise RecipeError(
-            "this model knows its voices by name and hears no recording",
-            hint="name one: `model.sampling.voice=NAME`, as the rows of its training do",
-        )
+    if given is not None or any(line.ref_audio is not None for line in lines):
+        _need_recorded_voices(speaker)
     voices = [read(line.ref_audio, line.ref_text) if line.ref_audio is not None else given for line in lines]
     if None in voices:
         named = [text.removeprefix(VOICE) for text in overrides or [] if text.startswith(VOICE)]
         own = _own_voice(speaker, asked=named[-1] if named else "")
         voices = [own if voice is None else voice for voice in voices]
     _speak(speaker, list(zip(lines, voices, files, strict=True)))
+
+
+def _need_recorded_voices(speaker: Speaker) -> None:
+    from ttstrain.contract.task import NamesVoices
+    from ttstrain.errors import RecipeError
+
+    if isinstance(speaker.task, NamesVoices):
+        raise RecipeError(
+            "this model knows its voices by name and hears no recording",
+            hint="name one: `model.sampling.voice=NAME`, as the rows of its training do",
+        )
 
 
 def _given(path: Path | None) -> Path:

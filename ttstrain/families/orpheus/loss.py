@@ -147,13 +147,7 @@ def _chunked(
         )
         if grad_hidden is None and grad_weight is None:
             return
-        p = log_p.exp_()  # from here on the gradient by the logits
-        if options.z_loss or options.slot_loss:
-            p.mul_((1 - share + 2 * options.z_loss * log_normaliser[rows])[:, None])
-        if options.slot_loss:
-            legal.add_gradient(p, share)
-        p.scatter_add_(1, target, p.new_full(target.shape, -1.0))
-        slopes = p if p.dtype == dtype else p.to(dtype)
+        slopes = _by_logits(log_p, target, legal, share, log_normaliser[rows], options).to(dtype)
         if grad_hidden is not None:
             grad_hidden[rows] = (slopes @ head).div_(m)
         if grad_weight is not None:
@@ -168,6 +162,18 @@ def _chunked(
     if grad_weight is not None:
         grad_weight = grad_weight.to(weight.dtype)
     return _Sums(value, nll, illegal, log_normaliser, grad_hidden, grad_weight)
+
+
+def _by_logits(
+    log_p: Tensor, target: Tensor, legal: _Legal, share: Tensor, log_normaliser: Tensor, options: HeadOptions
+) -> Tensor:
+    """Turn log probabilities (c, v) into the gradient by the logits, in place."""
+    p = log_p.exp_()
+    if options.z_loss or options.slot_loss:
+        p.mul_((1 - share + 2 * options.z_loss * log_normaliser)[:, None])
+    if options.slot_loss:
+        legal.add_gradient(p, share)
+    return p.scatter_add_(1, target, p.new_full(target.shape, -1.0))
 
 
 @dataclass(frozen=True, slots=True)
