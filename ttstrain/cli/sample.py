@@ -82,14 +82,21 @@ def sample(
     for told in speaker.lines:
         _say(told)
     _say(f"vocoder: {speaker.vocoder}")
+    _speak(speaker, list(zip(lines, _voices(speaker, lines, given, read, overrides or []), files, strict=True)))
+
+
+def _voices(
+    speaker: Speaker, lines: list[Line], given: Voice | None, read: _Voices, overrides: list[str]
+) -> list[Voice | None]:
+    """Return whose voice each line is spoken with: its own recording's, the one given for all, or the run's."""
     if given is not None or any(line.ref_audio is not None for line in lines):
         _need_recorded_voices(speaker)
     voices = [read(line.ref_audio, line.ref_text) if line.ref_audio is not None else given for line in lines]
     if None in voices:
-        named = [text.removeprefix(VOICE) for text in overrides or [] if text.startswith(VOICE)]
+        named = [text.removeprefix(VOICE) for text in overrides if text.startswith(VOICE)]
         own = _own_voice(speaker, asked=named[-1] if named else "")
         voices = [own if voice is None else voice for voice in voices]
-    _speak(speaker, list(zip(lines, voices, files, strict=True)))
+    return voices
 
 
 def _need_recorded_voices(speaker: Speaker) -> None:

@@ -147,7 +147,7 @@ def _chunked(
         )
         if grad_hidden is None and grad_weight is None:
             return
-        slopes = _by_logits(log_p, target, legal, share, log_normaliser[rows], options).to(dtype)
+        slopes = _by_logits(log_p, target, legal, log_normaliser[rows], options).to(dtype)
         if grad_hidden is not None:
             grad_hidden[rows] = (slopes @ head).div_(m)
         if grad_weight is not None:
@@ -164,11 +164,9 @@ def _chunked(
     return _Sums(value, nll, illegal, log_normaliser, grad_hidden, grad_weight)
 
 
-def _by_logits(
-    log_p: Tensor, target: Tensor, legal: _Legal, share: Tensor, log_normaliser: Tensor, options: HeadOptions
-) -> Tensor:
+def _by_logits(log_p: Tensor, target: Tensor, legal: _Legal, log_normaliser: Tensor, options: HeadOptions) -> Tensor:
     """Turn log probabilities (c, v) into the gradient by the logits, in place."""
-    p = log_p.exp_()
+    p, share = log_p.exp_(), options.slot_loss * legal.known
     if options.z_loss or options.slot_loss:
         p.mul_((1 - share + 2 * options.z_loss * log_normaliser)[:, None])
     if options.slot_loss:
