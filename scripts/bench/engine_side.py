@@ -19,6 +19,9 @@ from worker import Finished, TimedBatches, device_name, now, versions
 from ttstrain.checkpoint.store import CheckpointStore
 from ttstrain.contract.data import Batch
 from ttstrain.contract.task import Task
+from ttstrain.families.gpt_sovits.gpt import attention as gpt_attention
+from ttstrain.modules.cpu import attention, dropout, frame_convolution, matmul_conv, modulation
+from ttstrain.modules.cpu.switch import kernels_on
 from ttstrain.optim.ema import Ema
 from ttstrain.optim.groups import build_groups
 from ttstrain.optim.optimizers import Optimizers
@@ -40,6 +43,15 @@ from ttstrain.train.run import Run
 from ttstrain.train.snapshot import Snapshots
 
 NEVER = 10**9
+# The CPU's kernels, each with the module that asks whether they are on.
+KERNELS: dict[str, Any] = {
+    "attention": attention,
+    "documents": gpt_attention,
+    "dropout": dropout,
+    "frame_convolution": frame_convolution,
+    "matmul_conv": matmul_conv,
+    "modulation": modulation,
+}
 
 
 class Stopwatch:
@@ -71,12 +83,20 @@ class Stopwatch:
 
 
 class Batches(TimedBatches[Batch]):
-    """Stands in for the Loader."""
+    """Stands in for the Loader. Between steps it answers `without` itself: it turns one kernel of the CPU's off."""
 
     epoch = 0
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, *args: Any, between: Callable[[dict[str, Any]], dict[str, Any]] | None = None, **kwargs: Any):
+        def answer(command: dict[str, Any]) -> dict[str, Any]:
+            if command["do"] == "without":
+                leave_out(command["kernel"])
+                return {}
+            if between is None:
+                raise ValueError(f"unknown command {command}")
+            return between(command)
+
+        super().__init__(*args, between=answer, **kwargs)
         self._stream = iter(self)
 
     def next(self, micro_batches: int) -> list[Batch]:
@@ -172,8 +192,16 @@ def _plan(recipe: Recipe, batches: Sequence[Batch], *, steps: int) -> Plan:
     return replace(plan, eval_every=None, sample_every=None, save_every=NEVER, snapshot_every=NEVER)
 
 
-def serve(run: Run, snapshots: Snapshots) -> None:
-    """Train on what is handed out until the parent has had enough."""
+def leave_out(kernel: str | None) -> None:
+    """Turn one kernel off and all others on."""
+    for name, module in KERNELS.items():
+        module.kernels_on = (lambda _: False) if name == kernel else kernels_on
+
+
+def serve(run: Run, snapshots: Snapshots, *, give_back: bool) -> None:
+    """Train on what is handed out until the parent has had enough; `give_back` memory as the C library does."""
+    if give_back:
+        loop.keep_freed_memory = lambda _: False
     try:
         loop.train(run, HeldOut(batches=[], previews=Previews()), snapshots)
     except Finished:

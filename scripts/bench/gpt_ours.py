@@ -105,7 +105,7 @@ def main() -> None:
             device=device,
             packages=[],
         )
-        engine_side.serve(run, MemorySnapshots())
+        engine_side.serve(run, MemorySnapshots(), give_back=options.give_back)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,9 @@ class Size:
 SIZES = {
     "cpu_small": Size(width=256, layers=6, heads=8, clips=8, num_batches=8, sorted=False),
     "cpu_small_sorted": Size(width=256, layers=6, heads=8, clips=8, num_batches=8, sorted=True),
+    "tiny": Size(width=64, layers=2, heads=4, clips=8, num_batches=4, sorted=False),  # of the smoke recipe
+    "two_layers": Size(width=512, layers=2, heads=16, clips=2, num_batches=4, sorted=False),
+    "six_layers": Size(width=256, layers=6, heads=8, clips=2, num_batches=4, sorted=False),
     "published": Size(width=512, layers=24, heads=16, clips=8, num_batches=8, sorted=False),
     "smoke": Size(width=32, layers=2, heads=2, clips=4, num_batches=4, sorted=False),
 }

@@ -49,6 +49,7 @@ class Size:
 SIZES = {
     "cpu_small": Size(256, 688, 4, 4, 2, 64, shorter=8, num_batches=4),
     "cpu_long": Size(128, 344, 4, 2, 1, 64, shorter=4, num_batches=4),
+    "one_batch": Size(256, 688, 4, 4, 2, 64, shorter=8, num_batches=1),
     "3b": Size(3072, 8192, 28, 24, 8, 128, shorter=1, num_batches=8),
     "smoke": Size(32, 64, 2, 4, 2, 16, shorter=64, num_batches=2),
 }

@@ -37,7 +37,7 @@ def recipe_of(size: workload.Size, precision: str) -> Recipe:
                 "ff_mult": size.ff_mult,
                 "text_dim": size.text_dim,
                 "conv_layers": size.conv_layers,
-                "dropout": workload.DROPOUT,
+                "dropout": size.dropout,
             },
             "optim": {
                 "lr": workload.LR,
@@ -102,7 +102,7 @@ def main() -> None:
         for function in ("copied", "compare"):
             stopwatch.watch(measured, function, part="logging: measure")
         stopwatch.watch(loop, "log_step", part="logging: write")
-        engine_side.serve(run, snapshots)
+        engine_side.serve(run, snapshots, give_back=options.give_back)
 
 
 if __name__ == "__main__":

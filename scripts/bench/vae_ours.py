@@ -39,7 +39,8 @@ def recipe_of(size: workload.Size, precision: str) -> Recipe:
                     "n_layers": size.n_layers,
                     "upsample_initial_channel": size.upsample_initial_channel,
                     "segment_size": size.segment_size,
-                    "p_dropout": workload.DROPOUT,
+                    "discriminator_channels": size.discriminator_channels,
+                    "p_dropout": size.dropout,
                 },
             },
             "optim": {
@@ -120,7 +121,7 @@ def main() -> None:
             device=device,
             packages=[],
         )
-        engine_side.serve(run, MemorySnapshots())
+        engine_side.serve(run, MemorySnapshots(), give_back=options.give_back)
 
 
 if __name__ == "__main__":

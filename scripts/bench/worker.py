@@ -13,7 +13,7 @@ import resource
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any, Generic, TextIO, TypeVar
 
 import torch
@@ -41,6 +41,7 @@ def begin(
     parser.add_argument("--precision", required=True, choices=precisions)
     for name in ("threads", *numbers):
         parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--give-back", action="store_true", help="leave the C library's heap as it is")
     options = parser.parse_args()
     answers = take_stdout()
     torch.set_num_threads(options.threads)
@@ -92,12 +93,13 @@ class TimedBatches(Generic[T]):
                 self._answer(**self._between(command))
                 continue
             frames = 0
-            started = now(self._device)
+            started, busy = now(self._device), process_time()
             for _ in range(command["steps"]):
                 yield self._batches[taken % len(self._batches)]
                 frames += self._frames[taken % len(self._frames)]
                 taken += 1
-            self._answer(steps=command["steps"], seconds=now(self._device) - started, frames=frames)
+            took = {"seconds": now(self._device) - started, "cpu_seconds": process_time() - busy}
+            self._answer(steps=command["steps"], frames=frames, **took)
         raise Finished
 
     def _answer(self, **values: Any) -> None:

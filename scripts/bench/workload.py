@@ -32,11 +32,25 @@ class Size:
     num_batches: int  # different ones; they repeat
     ff_mult: int = 2
     conv_layers: int = 4
+    dropout: float = DROPOUT
 
 
 SIZES = {
     "cpu_small": Size(dim=384, depth=8, heads=6, text_dim=256, batch_frames=3200, max_clips=64, num_batches=5),
     "cpu_wide": Size(dim=512, depth=12, heads=8, text_dim=256, batch_frames=3200, max_clips=64, num_batches=5),
+    "quickstart": Size(  # of the recipe `quickstart`
+        dim=128,
+        depth=4,
+        heads=2,
+        text_dim=128,
+        conv_layers=2,
+        dropout=0.0,
+        batch_frames=1600,
+        max_clips=64,
+        num_batches=2,
+    ),
+    "small_batch": Size(dim=384, depth=8, heads=6, text_dim=256, batch_frames=1600, max_clips=64, num_batches=1),
+    "one_layer": Size(dim=1024, depth=1, heads=16, text_dim=512, batch_frames=1600, max_clips=64, num_batches=1),
     "base": Size(dim=1024, depth=22, heads=16, text_dim=512, batch_frames=38_400, max_clips=64, num_batches=5),
     "smoke": Size(dim=64, depth=2, heads=1, text_dim=32, batch_frames=800, max_clips=8, num_batches=5),
 }

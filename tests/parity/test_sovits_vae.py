@@ -19,6 +19,7 @@ from ttstrain.families.gpt_sovits.vae.discriminator import Discriminator, Judgem
 from ttstrain.families.gpt_sovits.vae.mel import Spectrograms, spectrogram
 from ttstrain.families.gpt_sovits.vae.synthesizer import build_discriminator, build_vae
 from ttstrain.families.gpt_sovits.vae.training import make, make_target
+from ttstrain.modules.cpu.switch import VARIABLE
 from ttstrain.recipe.schema import Constant, GroupRule, OptimConfig, OptimizerOverride
 from ttstrain.train.step import train_step
 
@@ -141,7 +142,7 @@ def test_the_discriminators_scores_and_maps_are_upstreams(golden: Golden, task: 
 def judge(discriminator: Discriminator | None, wav: Tensor, way: str) -> list[Judgement]:
     assert discriminator is not None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ttstrain.families.gpt_sovits.vae.matmul_conv.worthwhile", lambda _: way == "as matrix products")
+        patch.setenv(VARIABLE, "1" if way == "as matrix products" else "0")
         return discriminator(wav)
 
 

@@ -9,7 +9,7 @@ import torch
 from pretended_cuda import GPU, needs_cuda_build, pretended_cuda
 
 from ttstrain.families.flow.model.attention import attend
-from ttstrain.families.gpt_sovits.gpt.attention import _attend
+from ttstrain.modules.cpu.attention import attend as attend_with_dropout
 from ttstrain.modules.full_precision import full_precision
 from ttstrain.train.device import choose_device
 
@@ -24,7 +24,7 @@ def of_flow() -> None:
 def of_a_gpt() -> None:
     x = torch.zeros(2, 4, 40, 32, device=GPU, dtype=torch.bfloat16)
     mask = torch.zeros(2, 1, 40, 40, device=GPU, dtype=torch.bfloat16)
-    _attend(x, x, x, mask=mask, dropout=0.1)
+    attend_with_dropout(x, x, x, mask=mask, dropout=0.1)
 
 
 @pytest.mark.parametrize("tf32", [True, False])

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from time import perf_counter
 
 from ttstrain.contract.data import Batch
+from ttstrain.modules.cpu.heap import keep_freed_memory
 from ttstrain.train import checkpointing, recovery
 from ttstrain.train.decide import Ending, Place, decide, due
 from ttstrain.train.evaluation_loop import Pieces
-from ttstrain.train.heap import keep_freed_memory
 from ttstrain.train.held_out import HeldOut
 from ttstrain.train.measure import measure, measure_first, remember
 from ttstrain.train.requests import answer, leave, look_for_requests, tell_saved

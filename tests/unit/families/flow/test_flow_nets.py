@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from ttstrain.families.flow.config import FlowConfig
 from ttstrain.families.flow.model import FlowNet, build_net
 from ttstrain.families.flow.model.attention import RotaryEmbedding, rotate
-from ttstrain.families.flow.model.convolution import convolve_frames
 from ttstrain.families.flow.model.embedding import TextEmbedding
 
 SMALL: dict[str, Any] = {"dim": 32, "depth": 2, "heads": 2, "dim_head": 16, "text_dim": 16, "conv_layers": 2}
@@ -115,31 +114,3 @@ def test_rotation_turns_neighbouring_pairs_by_position() -> None:
     first = rotate(x, rotations, num_heads=1)
     torch.testing.assert_close(first[:, :, 0], expected[:, :, 0])
     assert torch.equal(first[:, :, 1], x[:, :, 1])
-
-
-@pytest.mark.parametrize("frames", [1, 5, 40])
-@pytest.mark.parametrize("input_learns", [True, False])
-def test_convolution_over_frames_is_torchs(frames: int, input_learns: bool) -> None:
-    layer = nn.Conv1d(24, 24, kernel_size=7, padding=3, groups=4).double()
-    x = torch.randn(3, frames, 24, dtype=torch.float64, requires_grad=input_learns)
-    weights = torch.randn(3, frames, 24, dtype=torch.float64)
-    learning = [tensor for tensor in (x, layer.weight, layer.bias) if tensor is not None and tensor.requires_grad]
-    ours = convolve_frames(x, layer)
-    theirs = layer(x.transpose(1, 2)).transpose(1, 2)
-    torch.testing.assert_close(ours, theirs)
-    for one, other in zip(
-        torch.autograd.grad((ours * weights).sum(), learning),
-        torch.autograd.grad((theirs * weights).sum(), learning),
-        strict=True,
-    ):
-        torch.testing.assert_close(one, other)
-
-
-def test_convolution_follows_autocast() -> None:
-    layer = nn.Conv1d(24, 24, kernel_size=7, padding=3, groups=4)
-    x = torch.randn(2, 9, 24, requires_grad=True)
-    with torch.autocast("cpu", torch.bfloat16):
-        out = convolve_frames(x, layer)
-    assert out.dtype == torch.bfloat16
-    out.float().sum().backward()
-    assert layer.weight.grad is not None

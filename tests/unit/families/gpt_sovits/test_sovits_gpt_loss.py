@@ -257,6 +257,6 @@ def test_no_mask_is_as_wide_as_the_batch(net: Text2SemanticDecoder, monkeypatch:
             seen.append(tuple(mask.shape))
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
-    monkeypatch.setattr(attention, "_attend", watched)
+    monkeypatch.setattr(attention, "attend", watched)
     clip_losses(net, make_batch(), compat="none")
     assert set(seen) == {(audio, text + audio) for text, audio in zip(TEXTS, AUDIOS, strict=True)}

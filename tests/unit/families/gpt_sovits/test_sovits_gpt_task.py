@@ -18,9 +18,9 @@ from ttstrain.contract.task import Mean, Prompt
 from ttstrain.errors import RecipeError
 from ttstrain.families.gpt_sovits.batch import SovitsBatch
 from ttstrain.families.gpt_sovits.config import GptConfig, is_packed
-from ttstrain.families.gpt_sovits.gpt.attention import Packed
 from ttstrain.families.gpt_sovits.gpt.task import GptTask
 from ttstrain.families.gpt_sovits.planner import GptPlanner
+from ttstrain.modules.cpu.switch import VARIABLE
 
 TEXTS, AUDIOS = (5, 9, 2), (11, 4, 8)
 
@@ -141,14 +141,7 @@ def test_without_a_vae_it_says_which_file_is_missing() -> None:
 @pytest.mark.parametrize("dpo", [0.0, 0.5])
 def test_a_step_asks_nothing_of_the_device(dpo: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors without values stand for a device that is busy: whoever reads one of them fails."""
-    monkeypatch.setattr("ttstrain.families.gpt_sovits.gpt.net.Packed", lambda documents: Packed(documents, padded=True))
-    for place in (
-        "modules.dropout",
-        "families.gpt_sovits.gpt.attention",
-    ):  # a CPU's own dropout reads a seed on the host
-        monkeypatch.setattr(
-            f"ttstrain.{place}.survival_factors", lambda shape, p, *, dtype: torch.ones(shape, dtype=dtype)
-        )
+    monkeypatch.setenv(VARIABLE, "0")  # as on a GPU; the CPU's own dropout reads a seed on the host
     drawn = make_task(dpo=dpo).draw(make_batch())
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         task = make_task(dropout=0.1, dpo=dpo)

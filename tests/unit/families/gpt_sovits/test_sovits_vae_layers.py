@@ -6,34 +6,15 @@ import copy
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.support.sovits_toys import small_discriminator, vae_config
-from ttstrain.families.gpt_sovits.vae import matmul_conv
 from ttstrain.families.gpt_sovits.vae.attention import MASKED, Attention
 from ttstrain.families.gpt_sovits.vae.encoders import Flow
 from ttstrain.families.gpt_sovits.vae.layers import NormedConv1d, length_mask
 from ttstrain.families.gpt_sovits.vae.quantizer import DECAY, NUM_CODES, Codebook, Met, Quantizer
 from ttstrain.families.gpt_sovits.vae.synthesizer import build_vae
-
-
-@pytest.mark.parametrize(
-    ("kernel", "stride", "padding", "length"), [(5, 3, 2, 40), (5, 1, 2, 41), (3, 1, 1, 9), (1, 1, 0, 7), (5, 3, 2, 4)]
-)
-def test_a_convolution_as_a_matrix_product_is_torchs(kernel: int, stride: int, padding: int, length: int) -> None:
-    options = {"dtype": torch.float64, "requires_grad": True}
-    x, weight, bias = (
-        torch.randn(3, 6, length, **options),
-        torch.randn(4, 6, kernel, **options),
-        torch.randn(4, **options),
-    )
-    expected = F.conv1d(x, weight, bias, stride=stride, padding=padding)
-    ours = matmul_conv.conv(x.transpose(0, 1), weight, bias, stride=stride, padding=padding).transpose(0, 1)
-    torch.testing.assert_close(ours, expected)
-    gradient = torch.randn_like(expected)
-    theirs = torch.autograd.grad(expected, (x, weight, bias), gradient)
-    torch.testing.assert_close(torch.autograd.grad(ours, (x, weight, bias), gradient), theirs)
+from ttstrain.modules.cpu import matmul_conv
 
 
 @pytest.mark.parametrize("length", [5120, 5000])
@@ -50,14 +31,6 @@ def test_the_discriminator_judges_alike_either_way(length: int, monkeypatch: pyt
         gradients = torch.autograd.grad(loss, [wav, *discriminator.parameters()])
         found.append(([judgement.score for judgement in judgements], loss, gradients))
     torch.testing.assert_close(*found)
-
-
-def test_matrix_products_are_left_alone_where_something_else_computes() -> None:
-    x = torch.zeros(1, 1, 8)
-    assert matmul_conv.worthwhile(x)
-    assert not matmul_conv.worthwhile(x.bfloat16())
-    with torch.autocast("cpu", torch.bfloat16):
-        assert not matmul_conv.worthwhile(x)
 
 
 def test_weight_norm_is_torchs_and_can_be_copied_after_use() -> None:

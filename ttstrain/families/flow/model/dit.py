@@ -13,16 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from ttstrain.families.flow.config import FlowConfig
 from ttstrain.families.flow.model.attention import Attention, FeedForward, RotaryEmbedding
 from ttstrain.families.flow.model.embedding import InputEmbedding, TextEmbedding, TimeEmbedding
-
-
-def modulate(x: Tensor, *, shift: Tensor, scale: Tensor) -> Tensor:
-    """Normalize (b, n, d) over its width, then scale and shift it by (b, d) vectors."""
-    gain = 1 + scale
-    if x.device.type == "cpu":
-        # As each clip's own gain and bias of one fused kernel: half the passes over memory, most of all backward.
-        each = zip(x.unbind(), gain.type_as(x).unbind(), shift.type_as(x).unbind(), strict=True)
-        return torch.stack([F.layer_norm(clip, clip.shape[-1:], weight, bias, 1e-6) for clip, weight, bias in each])
-    return torch.addcmul(shift[:, None], F.layer_norm(x, x.shape[-1:], eps=1e-6), gain[:, None])
+from ttstrain.modules.cpu.modulation import modulate
 
 
 class AdaptiveNorm(nn.Module):

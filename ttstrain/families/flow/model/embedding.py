@@ -6,7 +6,6 @@ Legend: b clips, n frames, s text positions as given, d width, t text width, m m
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Literal
 
 import torch
@@ -14,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ttstrain.families.flow.config import CONV_GROUPS
-from ttstrain.families.flow.model.convolution import convolve_frames
 from ttstrain.families.flow.shapes import CONV_KERNEL, TEXT_KERNEL, TIME_FREQUENCIES
+from ttstrain.modules.cpu.frame_convolution import FrameConv1d
 from ttstrain.modules.padding import zero_padding
 
 
@@ -172,22 +171,17 @@ class ConvPositionEmbedding(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        convolution = partial(
-            nn.Conv1d, dim, dim, kernel_size=CONV_KERNEL, padding=CONV_KERNEL // 2, groups=CONV_GROUPS
-        )
-        self.conv1d = nn.Sequential(convolution(), nn.Mish(), convolution(), nn.Mish())
+        first, second = (FrameConv1d(dim, CONV_KERNEL, groups=CONV_GROUPS) for _ in range(2))
+        self.conv1d = nn.Sequential(first, nn.Mish(), second, nn.Mish())
 
     def forward(self, x: Tensor, *, mask: Tensor | None) -> Tensor:
         """Convolve (b, n, d); with a mask (b, n), padded frames are zeros before and after each convolution."""
         if mask is not None:
             x = zero_padding(x, mask)
         for layer in self.conv1d:
-            if isinstance(layer, nn.Conv1d):
-                x = convolve_frames(x, layer)
-                if mask is not None:
-                    x = zero_padding(x, mask)
-            else:
-                x = layer(x)
+            x = layer(x)
+            if mask is not None and isinstance(layer, FrameConv1d):
+                x = zero_padding(x, mask)
         return x
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ttstrain.families.gpt_sovits.gpt.documents import Documents
-from ttstrain.modules.dropout import survival_factors
+from ttstrain.modules.cpu.attention import attend
+from ttstrain.modules.cpu.switch import kernels_on
 
 
 class Attend(Protocol):
@@ -28,14 +28,14 @@ class Packed:
     """Attention within each of several documents that lie end to end."""
 
     def __init__(self, documents: Documents, *, padded: bool | None = None) -> None:
-        """Attend document by document on a CPU; padded inside each layer on a GPU, where launches cost more.
+        """Attend document by document where the CPU's kernels are on; else padded inside each layer.
 
-        `padded` chooses by hand.
+        On a GPU launches cost more than padding. `padded` chooses by hand.
         """
         self._documents = documents
         texts, audios = documents.text_lengths, documents.audio_lengths
         device = documents.slots.device
-        self._padded = device.type != "cpu" if padded is None else padded
+        self._padded = not kernels_on(device) if padded is None else padded
         if self._padded:
             visible = torch.zeros(len(texts) * documents.padded_width, dtype=torch.bool, device=device)
             visible = visible.index_fill(0, documents.slots, True).view(len(texts), -1)
@@ -60,9 +60,9 @@ class Packed:
                 (part[i] for part in parts),
                 (part[len(texts) + i] for part in parts),
             )
-            attended_texts.append(_attend(text_q, text_k, text_v, mask=None, dropout=dropout))
+            attended_texts.append(attend(text_q, text_k, text_v, mask=None, dropout=dropout))
             keys, values = torch.cat([text_k, k], dim=1), torch.cat([text_v, v], dim=1)
-            attended_audios.append(_attend(q, keys, values, mask=self._masks[sizes], dropout=dropout))
+            attended_audios.append(attend(q, keys, values, mask=self._masks[sizes], dropout=dropout))
         return torch.cat([*attended_texts, *attended_audios], dim=1).transpose(0, 1)
 
     def _all_at_once(self, query: Tensor, key: Tensor, value: Tensor, *, dropout: float) -> Tensor:
@@ -72,7 +72,7 @@ class Packed:
         ]
         if self._added is None or self._added.dtype != query.dtype:
             self._added = _additive(self._mask, query.dtype)
-        attended = _attend(*padded, mask=self._added, dropout=dropout)  # (b, h, l, c)
+        attended = attend(*padded, mask=self._added, dropout=dropout)  # (b, h, l, c)
         return attended.transpose(1, 2).flatten(0, 1).index_select(0, slots)
 
 
@@ -85,7 +85,7 @@ class Masked:
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, layer: int, dropout: float) -> Tensor:
         clips, width = len(self._mask), self._mask.shape[-1]
         padded = [tensor.view(clips, width, *tensor.shape[1:]).transpose(1, 2) for tensor in (query, key, value)]
-        return _attend(*padded, mask=self._mask, dropout=dropout).transpose(1, 2).flatten(0, 1)
+        return attend(*padded, mask=self._mask, dropout=dropout).transpose(1, 2).flatten(0, 1)
 
 
 class Cached:
@@ -107,7 +107,7 @@ class Cached:
             return self._first(query, key, value, layer=layer, dropout=dropout)
         every = [table[layer][: seen + new] for table in (self._keys, self._values)]
         keys, values = (_heads_first(tensor) for tensor in every)
-        return _attend(_heads_first(query), keys, values, mask=None, dropout=dropout).transpose(0, 1)
+        return attend(_heads_first(query), keys, values, mask=None, dropout=dropout).transpose(0, 1)
 
 
 def prefix_mask(visible: Tensor, *, num_text: int) -> Tensor:
@@ -137,23 +137,6 @@ def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
 def _causal_after(num_text: int, num_audio: int, *, device: torch.device) -> Tensor:
     """Return (y, x + y), True where a token may look: at all phonemes and at tokens up to itself."""
     return torch.ones(num_audio, num_text + num_audio, dtype=torch.bool, device=device).tril(num_text)
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None, dropout: float) -> Tensor:
-    """Attend from (..., h, n, c) to (..., h, m, c) under a mask that broadcasts to (..., h, n, m)."""
-    if dropout == 0.0 or query.device.type != "cpu":
-        if query.ndim == 3:  # torch's fast kernels want four dimensions
-            return F.scaled_dot_product_attention(
-                query[None], key[None], value[None], attn_mask=mask, dropout_p=dropout
-            )[0]
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
-    # torch's CPU kernel knows no dropout, and what it does instead draws every choice on its own.
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
-    if mask is not None:
-        scores = scores.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-    weights = scores.softmax(dim=-1)
-    attended: Tensor = (weights * survival_factors(weights.shape, dropout, dtype=weights.dtype)) @ value
-    return attended
 
 
 def _heads_first(rows: Tensor) -> Tensor:

@@ -21,8 +21,8 @@ from ttstrain.families.gpt_sovits.shapes import (
     SCALE_LAYERS,
     periods,
 )
-from ttstrain.families.gpt_sovits.vae import matmul_conv
 from ttstrain.families.gpt_sovits.vae.layers import LEAK, NormedConv
+from ttstrain.modules.cpu import matmul_conv
 
 if TYPE_CHECKING:
     from ttstrain.families.gpt_sovits.config import VaeNetConfig, Version

@@ -1,4 +1,4 @@
-"""Grouped convolution along the frames, at the speed a CPU can have.
+"""Grouped convolution along the frames.
 
 Legend: b clips, n frames, d channels, g groups, c channels of one group, k taps.
 """
@@ -12,14 +12,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ttstrain.modules.cpu.switch import kernels_on
 
-def convolve_frames(x: Tensor, layer: nn.Conv1d) -> Tensor:
-    """Apply a 1-D convolution of stride 1 that keeps the length to (b, n, d)."""
-    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
-        out: Tensor = layer(x.transpose(1, 2))
-        return out.transpose(1, 2)
-    convolve: Callable[..., Tensor] = _FrameConvolution.apply
-    return convolve(x, layer.weight, layer.bias, layer.groups)
+
+class FrameConv1d(nn.Conv1d):
+    """A convolution from (b, n, d) to (b, n, d): channels last, stride 1, an odd number of taps, the length kept."""
+
+    def __init__(self, channels: int, taps: int, *, groups: int) -> None:
+        super().__init__(channels, channels, taps, padding=taps // 2, groups=groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not kernels_on(x.device) or torch.is_autocast_enabled("cpu"):
+            return super().forward(x.transpose(1, 2)).transpose(1, 2)
+        convolve: Callable[..., Tensor] = _FrameConvolution.apply
+        return convolve(x, self.weight, self.bias, self.groups)
 
 
 class _FrameConvolution(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""What becomes of the host memory that a step frees."""
+"""What becomes of the host memory that a step frees: two settings of glibc."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import sys
 from typing import Final
 
 import torch
+
+from ttstrain.modules.cpu.switch import kernels_on
 
 # Numbers of <malloc.h>.
 M_TRIM_THRESHOLD: Final = -1
@@ -20,7 +22,7 @@ def keep_freed_memory(device: torch.device) -> bool:
     glibc hands large blocks back to the system, which clears every page again before the next step may write to it.
     The process keeps the most memory that it ever needed, as torch's own allocator does on a GPU.
     """
-    if device.type != "cpu" or sys.platform != "linux":
+    if not kernels_on(device) or sys.platform != "linux":
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt

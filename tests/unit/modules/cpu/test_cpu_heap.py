@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from ttstrain.train.heap import keep_freed_memory
+from ttstrain.modules.cpu.heap import keep_freed_memory
 
 HAS_MALLOPT = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt")
 
@@ -17,7 +17,7 @@ HAS_MALLOPT = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt")
 PROGRAM = """
 import resource, sys
 import torch
-from ttstrain.train.heap import keep_freed_memory
+from ttstrain.modules.cpu.heap import keep_freed_memory
 
 def step(width):
     kept = [torch.ones(number, 1024, width) for number in range(1, 9)]

@@ -1,6 +1,7 @@
-"""Convolution over time as one matrix product, for the CPU.
+"""Convolution over time as one matrix product.
 
-Wide convolutions over short sounds are where a CPU's convolution kernels reach half of what its matrix product does.
+For wide convolutions over short sounds a CPU's matrix product does twice the arithmetic a second that its convolution
+kernels do.
 Channels come first, clips second: windows of all clips are then columns of one matrix, and the product is laid out as
 the next convolution wants it.
 
@@ -18,10 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ttstrain.modules.cpu.switch import kernels_on
+
 
 def worthwhile(x: Tensor) -> bool:
     """Say whether `conv` is the faster way for this tensor: fp32 on a CPU, nothing cast behind its back."""
-    return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return kernels_on(x.device) and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
 
 
 def conv(x: Tensor, weight: Tensor, bias: Tensor, *, stride: int = 1, padding: int = 0) -> Tensor:

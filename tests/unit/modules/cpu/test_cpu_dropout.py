@@ -1,4 +1,4 @@
-"""Dropout: its share, its mean, its seed, and the same numbers whichever way it is taken."""
+"""Dropout, with the CPU's kernel and without: its share, its mean, its seed, in place and with rows cleared."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ttstrain.modules.cpu.switch import VARIABLE
 from ttstrain.modules.dropout import Dropout
+
+
+@pytest.fixture(params=["1", "0"], ids=["own", "torch's"], autouse=True)
+def switch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What holds of the kernel holds of torch's own dropout too."""
+    monkeypatch.setenv(VARIABLE, request.param)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
