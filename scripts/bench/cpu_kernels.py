@@ -30,9 +30,9 @@ from worker import device_name, versions
 
 WORKERS = {"flow": "ours.py", "gpt": "gpt_ours.py", "vae": "vae_ours.py", "lm": "lm_ours.py"}
 KERNELS = {
-    "flow": ("dropout", "frame_convolution", "modulation"),
+    "flow": ("dropout", "frame_convolution"),
     "gpt": ("attention", "documents", "dropout"),
-    "vae": ("dropout", "matmul_conv"),
+    "vae": ("dropout",),
     "lm": (),
 }
 STEPS = {  # batches of a round, a multiple of how many there are: every variant sees the same ones

@@ -20,7 +20,7 @@ from ttstrain.checkpoint.store import CheckpointStore
 from ttstrain.contract.data import Batch
 from ttstrain.contract.task import Task
 from ttstrain.families.gpt_sovits.gpt import attention as gpt_attention
-from ttstrain.modules.cpu import attention, dropout, frame_convolution, matmul_conv, modulation
+from ttstrain.modules.cpu import attention, dropout, frame_convolution
 from ttstrain.modules.cpu.switch import kernels_on
 from ttstrain.optim.ema import Ema
 from ttstrain.optim.groups import build_groups
@@ -49,8 +49,6 @@ KERNELS: dict[str, Any] = {
     "documents": gpt_attention,
     "dropout": dropout,
     "frame_convolution": frame_convolution,
-    "matmul_conv": matmul_conv,
-    "modulation": modulation,
 }
 
 
@@ -193,7 +191,9 @@ def _plan(recipe: Recipe, batches: Sequence[Batch], *, steps: int) -> Plan:
 
 
 def leave_out(kernel: str | None) -> None:
-    """Turn one kernel off and all others on."""
+    """Turn one kernel off and all others on; None turns all on."""
+    if kernel not in {None, *KERNELS}:
+        raise ValueError(f"no kernel is called {kernel}")
     for name, module in KERNELS.items():
         module.kernels_on = (lambda _: False) if name == kernel else kernels_on
 

@@ -19,6 +19,7 @@ from typing import Any
 from ttstrain.checkpoint.run_folder import ENVIRONMENT, PLAN, RECIPE, SESSIONS, identity, read_environment
 from ttstrain.data import atomic
 from ttstrain.environment import describe_environment
+from ttstrain.modules.cpu import switch
 from ttstrain.plan.plan import Plan
 from ttstrain.plan.render import recipe_yaml
 from ttstrain.shell import quoted
@@ -31,7 +32,8 @@ def write_description(folder: Path, plan: Plan, *, goes_on_from: Path | None = N
     """Write recipe, plan and environment of this start, and keep those of the starts before.
 
     The run's identity is made once and stays. `goes_on_from` is the checkpoint that this start goes on from. Returns
-    notes on what is another version than at the last start.
+    notes on what is another version than at the last start, and where the CPU's kernels were on and are off, or the
+    other way round.
     """
     former = read_environment(folder)
     _keep_former(folder)
@@ -45,7 +47,7 @@ def write_description(folder: Path, plan: Plan, *, goes_on_from: Path | None = N
     for place in (session, folder):
         for name in FILES:
             atomic.write_text(place / name, contents[name])
-    return _other_versions(former, environment)
+    return [*_other_versions(former, environment), *_other_kernels(former, environment)]
 
 
 def sessions(folder: Path) -> list[Path]:
@@ -68,6 +70,7 @@ def _environment(folder: Path, plan: Plan, goes_on_from: Path | None) -> dict[st
     return {
         "run_id": identity(folder) or secrets.token_hex(4),
         **describe_environment(),
+        "cpu_kernels": switch.wanted(),
         "front_end": None if texts is None else dict(texts.front_end),
         "command": sys.argv[1:],
         "directory": str(Path.cwd()),
@@ -94,6 +97,16 @@ def _other_versions(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
     if not changed:
         return []
     return [f"WARNING: other versions than at this run's last start: {'; '.join(changed)}. Numbers may differ"]
+
+
+def _other_kernels(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    was, now_is = (environment.get("cpu_kernels") for environment in (then, now))
+    if not isinstance(was, bool) or was == now_is:
+        return []
+    return [
+        f"WARNING: {switch.VARIABLE} was {int(was)} at this run's last start and is {int(not was)} now. "
+        "On a CPU numbers differ"
+    ]
 
 
 def _versions(environment: Mapping[str, Any]) -> tuple[Any, Any, Any]:

@@ -75,6 +75,17 @@ def test_another_version_than_at_the_last_start_is_told(
     assert sessions.write_description(tmp_path, plan) == []
 
 
+def test_another_switch_of_the_cpus_kernels_than_at_the_last_start_is_told(
+    tmp_path: Path, plan: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions.write_description(tmp_path, plan)
+    assert read(tmp_path)["cpu_kernels"] is True
+    monkeypatch.setenv("TTSTRAIN_CPU_KERNELS", "0")
+    (note,) = sessions.write_description(tmp_path, plan)
+    assert "TTSTRAIN_CPU_KERNELS was 1 at this run's last start and is 0 now" in note
+    assert sessions.write_description(tmp_path, plan) == []
+
+
 def test_the_commit_is_that_of_a_checkout_and_says_whether_files_differ(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

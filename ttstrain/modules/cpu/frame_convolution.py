@@ -6,13 +6,15 @@ Legend: b clips, n frames, d channels, g groups, c channels of one group, k taps
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ttstrain.modules.cpu.switch import kernels_on
+
+WIDEST_GROUP: Final = 24  # channels; groups of 8 and 24 gained, groups of 64 lost: see the results named in this folder
 
 
 class FrameConv1d(nn.Conv1d):
@@ -22,14 +24,15 @@ class FrameConv1d(nn.Conv1d):
         super().__init__(channels, channels, taps, padding=taps // 2, groups=groups)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not kernels_on(x.device) or torch.is_autocast_enabled("cpu"):
-            return super().forward(x.transpose(1, 2)).transpose(1, 2)
-        convolve: Callable[..., Tensor] = _FrameConvolution.apply
-        return convolve(x, self.weight, self.bias, self.groups)
+        narrow = self.in_channels // self.groups <= WIDEST_GROUP
+        if narrow and kernels_on(x.device) and not torch.is_autocast_enabled("cpu"):
+            convolve: Callable[..., Tensor] = _FrameConvolution.apply
+            return convolve(x, self.weight, self.bias, self.groups)
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
 
 
 class _FrameConvolution(torch.autograd.Function):
-    """The same numbers as `nn.Conv1d`, twice as fast forward and back.
+    """The same numbers as `nn.Conv1d`, but for rounding.
 
     oneDNN likes a picture one row high with its channels last, which is how (b, n, d) lies in memory; and the weights'
     gradient is quicker as one matrix product per group over a sliding window.

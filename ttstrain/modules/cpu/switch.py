@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Final
-
-import torch
+from typing import TYPE_CHECKING, Final
 
 from ttstrain.errors import RecipeError
+
+if TYPE_CHECKING:
+    import torch
 
 VARIABLE: Final = "TTSTRAIN_CPU_KERNELS"
 
@@ -17,10 +18,14 @@ def kernels_on(device: torch.device) -> bool:
 
     Raises RecipeError where the variable is neither 0 nor 1.
     """
-    return device.type == "cpu" and _wanted()
+    return device.type == "cpu" and wanted()
 
 
-def _wanted() -> bool:
+def wanted() -> bool:
+    """Say what the variable says, whatever the device; 1 where it is not set.
+
+    Raises RecipeError where it is neither 0 nor 1.
+    """
     value = os.environ.get(VARIABLE, "1")
     if value not in ("0", "1"):
         raise RecipeError(f"the environment variable {VARIABLE} is `{value}`", hint=f"set {VARIABLE} to 0 or 1")

@@ -12,12 +12,10 @@ from torch import Tensor
 from ttstrain.errors import RecipeError
 from ttstrain.families.gpt_sovits.gpt.attention import Packed
 from ttstrain.families.gpt_sovits.gpt.documents import lay_out, whole
-from ttstrain.modules.cpu import matmul_conv
 from ttstrain.modules.cpu.attention import attend
 from ttstrain.modules.cpu.dropout import dropout, survival_factors
-from ttstrain.modules.cpu.frame_convolution import FrameConv1d
+from ttstrain.modules.cpu.frame_convolution import WIDEST_GROUP, FrameConv1d
 from ttstrain.modules.cpu.heap import keep_freed_memory
-from ttstrain.modules.cpu.modulation import modulate
 from ttstrain.modules.cpu.switch import VARIABLE, kernels_on
 
 CPU = torch.device("cpu")
@@ -40,12 +38,6 @@ def assert_the_same_without(
     torch.testing.assert_close(*found)
 
 
-@pytest.mark.parametrize("clips", [1, 3])
-def test_modulation_by_clips_is_that_of_all_at_once(clips: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    x, shift, scale = random(clips, 7, 12), random(clips, 12), random(clips, 12)
-    assert_the_same_without(monkeypatch, lambda: modulate(x, shift=shift, scale=scale), [x, shift, scale])
-
-
 @pytest.mark.parametrize("frames", [1, 5, 40])
 @pytest.mark.parametrize("input_learns", [True, False])
 def test_convolution_over_frames_is_torchs(frames: int, input_learns: bool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,29 +57,6 @@ def test_convolution_over_frames_follows_autocast() -> None:
     assert out.dtype == torch.bfloat16
     out.float().sum().backward()
     assert layer.weight.grad is not None
-
-
-@pytest.mark.parametrize(
-    ("kernel", "stride", "padding", "length"), [(5, 3, 2, 40), (5, 1, 2, 41), (3, 1, 1, 9), (1, 1, 0, 7), (5, 3, 2, 4)]
-)
-def test_a_convolution_as_a_matrix_product_is_torchs(kernel: int, stride: int, padding: int, length: int) -> None:
-    x, weight, bias = random(3, 6, length), random(4, 6, kernel), random(4)
-    expected = F.conv1d(x, weight, bias, stride=stride, padding=padding)
-    ours = matmul_conv.conv(x.transpose(0, 1), weight, bias, stride=stride, padding=padding).transpose(0, 1)
-    torch.testing.assert_close(ours, expected)
-    gradient = torch.randn_like(expected)
-    theirs = torch.autograd.grad(expected, (x, weight, bias), gradient)
-    torch.testing.assert_close(torch.autograd.grad(ours, (x, weight, bias), gradient), theirs)
-
-
-def test_matrix_products_are_left_alone_where_something_else_computes(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = torch.zeros(1, 1, 8)
-    assert matmul_conv.worthwhile(x)
-    assert not matmul_conv.worthwhile(x.bfloat16())
-    with torch.autocast("cpu", torch.bfloat16):
-        assert not matmul_conv.worthwhile(x)
-    monkeypatch.setenv(VARIABLE, "0")
-    assert not matmul_conv.worthwhile(x)
 
 
 @pytest.mark.parametrize("masked", ["nothing", "bools", "numbers"])
@@ -157,17 +126,23 @@ def test_without_kernels_dropout_draws_what_torch_draws(monkeypatch: pytest.Monk
         assert not torch.equal(seeded(compute), seeded(plain))
 
 
-def test_without_kernels_layers_are_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer, x, vectors = FrameConv1d(8, 3, groups=2), torch.randn(2, 5, 8, requires_grad=True), torch.randn(2, 8)
-    made_by: dict[str, tuple[str, ...]] = {}
-    for value in ("1", "0"):
-        monkeypatch.setenv(VARIABLE, value)
-        outs = layer(x), modulate(x, shift=vectors, scale=vectors)
-        made_by[value] = tuple(type(out.grad_fn).__name__ for out in outs)
-    assert made_by == {
-        "1": ("_FrameConvolutionBackward", "StackBackward0"),
-        "0": ("TransposeBackward0", "AddcmulBackward0"),
-    }
+def made_by(out: Tensor) -> str:
+    return type(out.grad_fn).__name__
+
+
+def test_without_kernels_a_convolution_is_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = FrameConv1d(8, 3, groups=2), torch.randn(2, 5, 8, requires_grad=True)
+    monkeypatch.setenv(VARIABLE, "1")
+    assert made_by(layer(x)) == "_FrameConvolutionBackward"
+    monkeypatch.setenv(VARIABLE, "0")
+    assert made_by(layer(x)) == "TransposeBackward0"
+
+
+def test_a_convolution_of_wide_groups_is_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "1")
+    for width, expected in ((WIDEST_GROUP, "_FrameConvolutionBackward"), (WIDEST_GROUP + 1, "TransposeBackward0")):
+        layer = FrameConv1d(2 * width, 3, groups=2)
+        assert made_by(layer(torch.randn(1, 4, 2 * width, requires_grad=True))) == expected
 
 
 def test_without_kernels_the_heap_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,12 @@ from torch.utils.checkpoint import checkpoint
 from ttstrain.families.flow.config import FlowConfig
 from ttstrain.families.flow.model.attention import Attention, FeedForward, RotaryEmbedding
 from ttstrain.families.flow.model.embedding import InputEmbedding, TextEmbedding, TimeEmbedding
-from ttstrain.modules.cpu.modulation import modulate
+
+
+def modulate(x: Tensor, *, shift: Tensor, scale: Tensor) -> Tensor:
+    """Normalize (b, n, d) over its width, then multiply it by 1 + `scale` and add `shift`, both (b, d)."""
+    gain = 1 + scale
+    return torch.addcmul(shift[:, None], F.layer_norm(x, x.shape[-1:], eps=1e-6), gain[:, None])
 
 
 class AdaptiveNorm(nn.Module):

@@ -22,7 +22,6 @@ from ttstrain.families.gpt_sovits.shapes import (
     periods,
 )
 from ttstrain.families.gpt_sovits.vae.layers import LEAK, NormedConv
-from ttstrain.modules.cpu import matmul_conv
 
 if TYPE_CHECKING:
     from ttstrain.families.gpt_sovits.config import VaeNetConfig, Version
@@ -136,10 +135,7 @@ def _period_part(period: int, most: int) -> _Part:
 def _judge(wav: Tensor, period: int, layers: Sequence[_Layer]) -> Judgement:
     if period == 1:
         return _judge_scale(wav, layers)
-    folded = _fold(wav, period)  # (b, 1, t / p, p)
-    if matmul_conv.worthwhile(folded):
-        return _judge_phases(folded, layers)
-    return _judge_folded(folded, layers)
+    return _judge_folded(_fold(wav, period), layers)
 
 
 def _judge_scale(x: Tensor, layers: Sequence[_Layer]) -> Judgement:
@@ -152,26 +148,13 @@ def _judge_scale(x: Tensor, layers: Sequence[_Layer]) -> Judgement:
 
 
 def _judge_folded(x: Tensor, layers: Sequence[_Layer]) -> Judgement:
-    """Judge as the files have it: pictures of one phase a column, kernels one column wide."""
+    """Judge pictures (b, 1, t / p, p) of one phase a column, with kernels one column wide."""
     maps = []
     for i, layer in enumerate(layers):
         x = F.conv2d(x, layer.weight, layer.bias, (layer.stride, 1), (layer.padding, 0))
         x = F.leaky_relu(x, LEAK) if i < len(layers) - 1 else x
         maps.append(x)
     return Judgement(score=x.flatten(1), maps=tuple(maps))
-
-
-def _judge_phases(folded: Tensor, layers: Sequence[_Layer]) -> Judgement:
-    """Judge the phases as sounds of their own, as matrix products; maps are (c, b p, t / p) here."""
-    clips, _, _, period = folded.shape
-    x = folded.permute(1, 0, 3, 2).flatten(1, 2)
-    maps = []
-    for i, layer in enumerate(layers):
-        weight = layer.weight[..., 0]
-        x = matmul_conv.conv(x, weight, layer.bias, stride=layer.stride, padding=layer.padding)
-        x = F.leaky_relu(x, LEAK) if i < len(layers) - 1 else x
-        maps.append(x)
-    return Judgement(score=x.view(clips, period, -1).mT.flatten(1), maps=tuple(maps))
 
 
 def _fold(wav: Tensor, period: int) -> Tensor:
