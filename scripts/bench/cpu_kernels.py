@@ -5,8 +5,8 @@
 A worker runs the engine's own loop. In every round it trains once with all kernels and once without each of them, on
 the same batches, in an order that changes from round to round. A gain is the share of a step's time that a kernel
 saves, the median over the rounds: by the clock, and by the CPU time of all threads, which other programs disturb less.
-With several threads CPU time also counts those that wait. What becomes of freed memory is settled when a loop starts,
-so `heap` is measured between pairs of workers, of which several are started.
+Threads that wait for others sleep, so that their CPU time counts work only. What becomes of freed memory is settled
+when a loop starts, so `heap` is measured between pairs of workers, of which several are started.
 
 Writes JSON to scripts/bench/results.
 """
@@ -71,7 +71,7 @@ class Took:
     """What the steps of one variant took in one round."""
 
     seconds: float
-    cpu_seconds: float  # of all threads, those that wait for others included
+    cpu_seconds: float  # of all threads
 
 
 Round = dict[str, Took]  # variant -> what it took
@@ -137,6 +137,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--only", choices=["heap", "others"], help="default: heap and all others")
     options = parser.parse_args()
+    os.environ["OMP_WAIT_POLICY"] = "passive"  # of the workers
     started, load = utc_now(), os.getloadavg()[0]
     results: list[dict[str, Any]] = []
     for size in options.size:
