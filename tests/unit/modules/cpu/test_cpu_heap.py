@@ -49,7 +49,7 @@ def test_a_step_on_the_cpu_reuses_what_the_last_one_freed() -> None:
     assert not gave_back
     if cleared < 1_000:
         pytest.skip("this system gives nothing back, or does not count it")
-    assert faults < 100
+    assert faults < cleared / 4  # where the heap cannot grow in one piece, a large block may still come fresh
 
 
 def test_a_run_on_a_gpu_leaves_the_host_memory_alone() -> None:
