@@ -55,6 +55,8 @@ def activation_bytes(config: FlowConfig, *, size: int) -> int:
     block = (6 + dropped) * d + heads + hidden
     if config.backbone == "unett":
         block += d
+    else:  # what a norm leaves to its modulation, in fp32 whatever the precision
+        block += 2 * d * SINGLE // size
     kept = config.depth * block
     if config.checkpoint_activations:
         kept = config.depth * d + block
