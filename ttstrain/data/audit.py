@@ -38,7 +38,7 @@ RATE_OUTLIER = 6.0  # median absolute deviations
 ROWS_FOR_STATISTICS = 20
 MAIN_SCRIPT_SHARE = 0.9
 
-Progress = Callable[[int, int], None]  # (done, of)
+TellProgress = Callable[[int, int], None]  # (done, of)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class AuditResult:
 
 
 def audit(
-    table: RowTable, config: DataConfig, progress: Progress | None = None, workers: int | None = None
+    table: RowTable, config: DataConfig, progress: TellProgress | None = None, workers: int | None = None
 ) -> AuditResult:
     """Judge every row of a table.
 
@@ -447,7 +447,7 @@ class _Measurements:
         self.path = folder / f"{name}.jsonl"
         self.max_s = max_s
 
-    def of(self, paths: Sequence[Path], progress: Progress | None, workers: int) -> dict[Path, Measured]:
+    def of(self, paths: Sequence[Path], progress: TellProgress | None, workers: int) -> dict[Path, Measured]:
         keys = {path: self._key(path) for path in paths}
         kept = self._read()
         remembered = {path: kept[key.name] for path, key in keys.items() if key is not None and key.name in kept}

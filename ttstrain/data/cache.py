@@ -37,7 +37,7 @@ CLIPS_WORTH_A_WORKER = 200  # starting a worker imports torch, which takes as lo
 
 Features = dict[str, Tensor]
 Place = Literal["auto", "memory", "disk", "device"]
-Progress = Callable[[int, int], None]  # (done, of)
+TellProgress = Callable[[int, int], None]  # (done, of)
 log = logging.getLogger(__name__)
 
 
@@ -65,7 +65,7 @@ class FeatureCache:
         self._held: dict[Path, Features] = {}
 
     def build(
-        self, clips: Sequence[Clip], *, workers: int | Literal["auto"] = "auto", progress: Progress | None = None
+        self, clips: Sequence[Clip], *, workers: int | Literal["auto"] = "auto", progress: TellProgress | None = None
     ) -> BuildReport:
         """Compute what is missing, then take the features to where they are to be read from.
 

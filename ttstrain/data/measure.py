@@ -47,7 +47,7 @@ BAND_FLOOR_DB = -75.0  # against the strongest frequency
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Flaw:
     """One fact about a file that decides something or deserves a line."""
 
     action: Action
@@ -59,7 +59,7 @@ class Finding:
 class Measured:
     """A file's measurements; unusable when a finding says `skip`."""
 
-    findings: tuple[Finding, ...]
+    findings: tuple[Flaw, ...]
     sample_rate: int = 0  # Hz
     digest: str = ""
     treatment: Treatment | None = None
@@ -84,7 +84,7 @@ class Measured:
         """Read `to_json`'s dictionary."""
         treatment = values["treatment"]
         return cls(
-            findings=tuple(Finding(*finding) for finding in values["findings"]),
+            findings=tuple(Flaw(*finding) for finding in values["findings"]),
             sample_rate=int(values["sample_rate"]),
             digest=str(values["digest"]),
             treatment=None if treatment is None else Treatment(*treatment),
@@ -109,7 +109,7 @@ def measure(path: Path, *, max_s: float) -> Measured:
 
 
 def _skip(reason: str, why: str) -> Measured:
-    return Measured((Finding("skip", reason, why),))
+    return Measured((Flaw("skip", reason, why),))
 
 
 def _of_sound(path: Path, max_s: float) -> Measured:
@@ -127,21 +127,21 @@ def _of_sound(path: Path, max_s: float) -> Measured:
     return _judge(path, decoded)
 
 
-def _fault_of_length(decoded: Decoded, max_s: float) -> Finding | None:
+def _fault_of_length(decoded: Decoded, max_s: float) -> Flaw | None:
     frames = len(decoded.samples)
     if not RATES[0] <= decoded.sample_rate <= RATES[1]:
-        return Finding("skip", "bad_header", f"its header says {decoded.sample_rate} samples a second")
+        return Flaw("skip", "bad_header", f"its header says {decoded.sample_rate} samples a second")
     if not frames:
-        return Finding("skip", "no_samples", "it holds no samples")
+        return Flaw("skip", "no_samples", "it holds no samples")
     if frames < SHORTEST_S * decoded.sample_rate:
-        return Finding("skip", "too_short", f"{frames / decoded.sample_rate:.3f} s: no word is that short")
+        return Flaw("skip", "too_short", f"{frames / decoded.sample_rate:.3f} s: no word is that short")
     if not decoded.complete:
-        return Finding("skip", "too_long", f"over {max_s / 60:.0f} minutes: split it at its pauses")
+        return Flaw("skip", "too_long", f"over {max_s / 60:.0f} minutes: split it at its pauses")
     estimated = decoded.container in ("MP3", "MPEG")  # whose header counts whole packets, padding included
     tolerance = 0.2 * decoded.sample_rate if estimated else 0
     if decoded.promised_frames - frames > tolerance:
         promised, there = decoded.promised_frames / decoded.sample_rate, frames / decoded.sample_rate
-        return Finding("skip", "truncated", f"its header says {promised:.2f} s, only {there:.2f} s are there")
+        return Flaw("skip", "truncated", f"its header says {promised:.2f} s, only {there:.2f} s are there")
     return None
 
 
@@ -170,44 +170,42 @@ def _judge(path: Path, decoded: Decoded) -> Measured:
     gain, of_level = _gain(float(np.abs(mono[start:end]).max()))
     findings = [*_of_the_format(path, decoded), *of_channels, *of_offset]
     if share > CLIPPED_NOTE_SHARE:
-        findings.append(Finding("accept", "clipped", f"{share:.2%} of the samples are at the limit"))
+        findings.append(Flaw("accept", "clipped", f"{share:.2%} of the samples are at the limit"))
     if cut := start + len(mono) - end:
-        findings.append(Finding("fix", "trimmed_silence", f"{cut / rate:.2f} s of silence cut off its ends"))
+        findings.append(Flaw("fix", "trimmed_silence", f"{cut / rate:.2f} s of silence cut off its ends"))
     findings += [*_of_the_band(mono[start:end], rate), *of_level]
     treatment = Treatment(channel=channel, gain=gain, offset=offset, start=start, end=end)
     return Measured(tuple(findings), rate, sha256_of_file(path), treatment)
 
 
-def _offset(samples: Samples) -> tuple[float, list[Finding]]:
+def _offset(samples: Samples) -> tuple[float, list[Flaw]]:
     offset = float(samples.mean(dtype=np.float64))
     if abs(offset) <= OFFSET_LIMIT:
         return 0.0, []
-    return offset, [Finding("fix", "dc_offset", f"a constant {offset:+.3f} taken off")]
+    return offset, [Flaw("fix", "dc_offset", f"a constant {offset:+.3f} taken off")]
 
 
-def _gain(peak: float) -> tuple[float, list[Finding]]:
+def _gain(peak: float) -> tuple[float, list[Flaw]]:
     if peak > 1.0:
-        return OVER_RANGE_TARGET / peak, [Finding("fix", "over_range", f"scaled down from a peak of {peak:.2f}")]
+        return OVER_RANGE_TARGET / peak, [Flaw("fix", "over_range", f"scaled down from a peak of {peak:.2f}")]
     if peak < QUIET_PEAK:
         gain = QUIET_TARGET / peak
-        return gain, [Finding("fix", "very_quiet", f"brought up by {20 * math.log10(gain):.0f} dB")]
+        return gain, [Flaw("fix", "very_quiet", f"brought up by {20 * math.log10(gain):.0f} dB")]
     return 1.0, []
 
 
-def _of_the_format(path: Path, decoded: Decoded) -> list[Finding]:
+def _of_the_format(path: Path, decoded: Decoded) -> list[Flaw]:
     findings = []
     ending = path.suffix.lower()
     if decoded.container not in CONTAINERS.get(ending, {decoded.container}):
-        findings.append(Finding("accept", "format_by_content", f"{decoded.container} in a file named {ending}"))
+        findings.append(Flaw("accept", "format_by_content", f"{decoded.container} in a file named {ending}"))
     if decoded.encoding in ("PCM_U8", "PCM_S8"):
-        findings.append(Finding("accept", "low_bits", "8 bits a sample: expect hiss"))
+        findings.append(Flaw("accept", "low_bits", "8 bits a sample: expect hiss"))
     if decoded.promised_frames < 0:
-        findings.append(Finding("accept", "streaming_header", "its header leaves the length open"))
+        findings.append(Flaw("accept", "streaming_header", "its header leaves the length open"))
     if decoded.sample_rate < LOW_RATE:
         nyquist = decoded.sample_rate // 2
-        findings.append(
-            Finding("fix", "low_rate", f"upsampled from {decoded.sample_rate} Hz: nothing above {nyquist} Hz")
-        )
+        findings.append(Flaw("fix", "low_rate", f"upsampled from {decoded.sample_rate} Hz: nothing above {nyquist} Hz"))
     return findings
 
 
@@ -222,7 +220,7 @@ CONTAINERS = {
 }
 
 
-def _channel(samples: Samples) -> tuple[Any, list[Finding]]:
+def _channel(samples: Samples) -> tuple[Any, list[Flaw]]:
     count = samples.shape[1]
     if count == 1:
         return 0, []
@@ -233,11 +231,11 @@ def _channel(samples: Samples) -> tuple[Any, list[Finding]]:
         return "mean", []
     if len(live) < count:
         reason = "dead_channel" if count == 2 else "many_channels"
-        return loudest, [Finding("fix", reason, f"channel {loudest + 1} of {count} used: others are silent")]
+        return loudest, [Flaw("fix", reason, f"channel {loudest + 1} of {count} used: others are silent")]
     if samples.mean(axis=1).std(dtype=np.float64) < CANCELLED * levels[loudest]:
-        return loudest, [Finding("fix", "phase_cancel", f"channel {loudest + 1} used: the channels cancel each other")]
+        return loudest, [Flaw("fix", "phase_cancel", f"channel {loudest + 1} used: the channels cancel each other")]
     if count > 2:
-        return "mean", [Finding("fix", "many_channels", f"{count} channels averaged")]
+        return "mean", [Flaw("fix", "many_channels", f"{count} channels averaged")]
     return "mean", []
 
 
@@ -276,10 +274,10 @@ def _dynamics(levels: Samples) -> float:
     return float(loud - quiet)
 
 
-def _of_the_band(samples: Samples, rate: int) -> list[Finding]:
+def _of_the_band(samples: Samples, rate: int) -> list[Flaw]:
     top = bandwidth(samples, rate)
     if rate >= LOW_RATE and top < BAND_LIMIT_HZ:
-        return [Finding("accept", "band_limited", f"nothing above {top / 1000:.1f} kHz in a file of {rate} Hz")]
+        return [Flaw("accept", "band_limited", f"nothing above {top / 1000:.1f} kHz in a file of {rate} Hz")]
     return []
 
 

@@ -28,7 +28,7 @@ _LAYER_NUMBER = re.compile(r"(?:^|\.)(\d+)(?=\.|$)")
 
 
 @dataclass(frozen=True, slots=True)
-class Clip:
+class GradClip:
     """Gradients that are clipped together, apart from the others of their optimizer."""
 
     rule: str  # whose groups they are of
@@ -52,7 +52,7 @@ class Group:
     betas: tuple[float, float]
     schedule: Schedule
     frozen_range: tuple[int, int] | None = None  # not trained in steps [from, to)
-    clip: Clip | None = None  # none: with the rest of its optimizer
+    clip: GradClip | None = None  # none: with the rest of its optimizer
 
     @property
     def key(self) -> str:
@@ -350,7 +350,9 @@ def _groups_of(
                     betas=settings.betas if rule is None or rule.betas is None else rule.betas,
                     schedule=optim.schedule if rule is None or rule.schedule is None else rule.schedule,
                     frozen_range=frozen_range,
-                    clip=None if rule is None or rule.max_grad_norm is None else Clip(rule.name, rule.max_grad_norm),
+                    clip=None
+                    if rule is None or rule.max_grad_norm is None
+                    else GradClip(rule.name, rule.max_grad_norm),
                 )
             )
     return groups

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from ttstrain.errors import CheckpointError
-from ttstrain.optim.groups import Clip, Group, GroupTable
+from ttstrain.optim.groups import GradClip, Group, GroupTable
 from ttstrain.optim.kinds import SCHEDULE_FREE_SCALARS, Part, check_never_frozen, make
 from ttstrain.optim.measured import Moves, measure_in_pieces, measure_whole
 from ttstrain.optim.new_rows import NewRows
@@ -41,7 +41,7 @@ class _Optimizer:
 
     parts: list[Part]
     max_grad_norm: float | None  # of the groups without a clip of their own
-    clips: dict[str, Clip]  # group -> its own
+    clips: dict[str, GradClip]  # group -> its own
     names: dict[str, tuple[nn.Parameter, Part]]  # parameter's name -> what it is and what steps it
     groups: dict[str, list[nn.Parameter]]  # group -> its parameters, with and without weight decay
     frozen: frozenset[str] = frozenset()  # groups that this update leaves alone
@@ -55,7 +55,7 @@ class _Optimizer:
 
     def clipped(self) -> list[tuple[float | None, list[str]]]:
         """List the norms to clip to, each with the live groups that are clipped together."""
-        scopes: dict[Clip | None, list[str]] = {}
+        scopes: dict[GradClip | None, list[str]] = {}
         for name in self.live:
             scopes.setdefault(self.clips.get(name), []).append(name)
         return [(self.max_grad_norm if clip is None else clip.max_grad_norm, own) for clip, own in scopes.items()]

@@ -7,7 +7,7 @@ from typing import Literal
 
 from ttstrain.tensors.pickle_machine import KNOWN, STORAGE_DTYPES, TORCH_DTYPES
 
-Verdict = Literal["harmless", "unknown", "unsafe"]
+NameVerdict = Literal["harmless", "unknown", "unsafe"]
 FileVerdict = Literal["safe", "unknown", "unsafe"]
 
 
@@ -75,7 +75,7 @@ _UNSAFE_PARTS = _words(
 )
 
 
-def classify(name: str) -> Verdict:
+def classify(name: str) -> NameVerdict:
     """Judge what importing and calling a name could do in a loader that obeys the pickle."""
     if name in _HARMLESS:
         return "harmless"

@@ -29,7 +29,7 @@ FEWEST = 8  # losses that say how high those of the steps after a snapshot may b
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class UpdateVerdict:
     """What the guard says of one optimizer's update."""
 
     judgement: Judgement
@@ -99,7 +99,7 @@ class Guard:
         self.suspects: set[str] = set()  # clips that were accused once while others went well
         self.first_loss: float | None = None  # held out, before the first step: what a later state is compared with
 
-    def judge(self, optimizer: str, *, loss: float, grad_norm: float, overflow_is_scale: bool) -> Verdict:
+    def judge(self, optimizer: str, *, loss: float, grad_norm: float, overflow_is_scale: bool) -> UpdateVerdict:
         """Judge one optimizer's update from its loss and its gradient norm before clipping.
 
         Under fp16 an overflowing gradient is the loss scale's to handle (`overflow_is_scale`), so only the loss counts.
@@ -111,7 +111,7 @@ class Guard:
             judgement = "overflow" if overflow_is_scale else "non_finite_gradient"
         elif self._is_spike(optimizer, loss):
             judgement = "spike"
-        return Verdict(judgement, loss, grad_norm)
+        return UpdateVerdict(judgement, loss, grad_norm)
 
     def _is_spike(self, optimizer: str, loss: float) -> bool:
         if self._config.spike is None:

@@ -17,7 +17,7 @@ from ttstrain.optim.ema import Ema
 from ttstrain.optim.optimizers import Optimizers
 from ttstrain.state import Progress
 from ttstrain.train.distributed import Ranks
-from ttstrain.train.guard import Guard, Verdict
+from ttstrain.train.guard import Guard, UpdateVerdict
 from ttstrain.train.precision import Precision
 
 AVERAGE = "average"  # beside the optimizers' names
@@ -52,7 +52,7 @@ class StepReport:
     grad_norms: Mapping[str, float]  # optimizer -> norm before clipping
     group_norms: Mapping[str, float]  # "<optimizer>/<group>" -> norm before clipping; only when measured
     update_ratios: Mapping[str, float]  # "<optimizer>/<group>" -> |dw| / |w|; only when measured
-    refused: Mapping[str, Verdict]  # optimizer -> why it did not step
+    refused: Mapping[str, UpdateVerdict]  # optimizer -> why it did not step
     stepped: Sequence[str]  # optimizers that did
     ids: Sequence[str]  # this rank's clips
     num_frames: int  # over all ranks, without padding
@@ -115,7 +115,7 @@ class _Walk:
     """How far a step has come."""
 
     tally: _Tally = field(default_factory=_Tally)
-    refused: dict[str, Verdict] = field(default_factory=dict)
+    refused: dict[str, UpdateVerdict] = field(default_factory=dict)
     begun: list[str] = field(default_factory=list)  # optimizers that began to move their weights
     stepped: list[str] = field(default_factory=list)  # and that finished
     grad_norms: dict[str, float] = field(default_factory=dict)
