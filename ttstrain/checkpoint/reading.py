@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 from ttstrain.checkpoint import pointers
 from ttstrain.checkpoint.meta import META_FILE
 from ttstrain.checkpoint.upstream import follow
-from ttstrain.errors import CheckpointError
+from ttstrain.errors import CheckpointError, UserError
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ def retried(path: Path, read: Callable[[], T], *, prefer: Literal["last", "best"
         before = _standing_at(path, prefer)
         try:
             return read()
-        except (CheckpointError, OSError):
+        except (UserError, OSError):  # a RecipeError where a file kept in the checkpoint went with it
             if _standing_at(path, prefer) == before:
                 raise
         time.sleep(pause_s)

@@ -52,15 +52,18 @@ def export(
     A run stands for its best checkpoint. The files are read back and compared, tensor by tensor and by a forward pass,
     before the folder gets its name.
     """
+    from ttstrain.checkpoint.reading import retried
     from ttstrain.contract.export import TRAINING
     from ttstrain.export.choose import gather, task_of
     from ttstrain.export.write import check_request
     from ttstrain.export.write import export as write
 
-    wanted = check_request(task_of(run, recipe=recipe), out, formats or [])
-    goes_on = TRAINING in wanted
-    source = gather(run, weights=weights, recipe=recipe, compare=compare, training=goes_on)
-    exported = write(source, out, formats=wanted)
+    def whole() -> tuple[Source, Exported]:
+        wanted = check_request(task_of(run, recipe=recipe), out, formats or [])
+        source = gather(run, weights=weights, recipe=recipe, compare=compare, training=TRAINING in wanted)
+        return source, write(source, out, formats=wanted)
+
+    source, exported = retried(run, whole, prefer="best")  # writing, too, reads files that are kept in the checkpoint
     if json:
         print_json(source, exported)
     else:

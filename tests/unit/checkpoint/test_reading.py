@@ -14,7 +14,7 @@ from ttstrain.checkpoint.meta import Meta
 from ttstrain.checkpoint.reading import retried
 from ttstrain.checkpoint.store import CheckpointStore
 from ttstrain.checkpoint.upstream import follow
-from ttstrain.errors import CheckpointError
+from ttstrain.errors import CheckpointError, RecipeError
 
 
 @pytest.fixture
@@ -87,3 +87,31 @@ def test_a_checkpoint_that_is_gone_for_good_is_an_error(run: CheckpointStore) ->
     path = run.folder(1)
     with pytest.raises(CheckpointError):
         retried(path, interrupted(path, lambda: shutil.rmtree(path)))
+
+
+def test_a_kept_file_that_goes_with_its_checkpoint_is_read_in_the_next(run: CheckpointStore) -> None:
+    path = run.root.parent
+    seen = []
+
+    def read() -> Path:
+        folder = follow(path)
+        seen.append(folder.name)
+        if len(seen) == 1:
+            write(run, 2)  # which prunes the first
+            raise RecipeError(f"there is no vocab `{folder / 'model.vocab'}`")
+        return folder
+
+    assert retried(path, read) == run.folder(2)
+    assert seen == ["step-00000001", "step-00000002"]
+
+
+def test_a_recipe_error_of_a_checkpoint_that_stands_is_raised_at_once(run: CheckpointStore) -> None:
+    tries = []
+
+    def read() -> None:
+        tries.append(1)
+        raise RecipeError("no")
+
+    with pytest.raises(RecipeError):
+        retried(run.root.parent, read)
+    assert len(tries) == 1
