@@ -21,19 +21,26 @@ PAUSE_S = 0.05  # before the second try, and twice as long before each further o
 def retried(path: Path, read: Callable[[], T], *, prefer: Literal["last", "best"] = "last") -> T:
     """Return what `read` reads at `path`; again where the checkpoint was replaced or removed meanwhile.
 
-    `read` follows the path itself. Raises its error where what it read is still there, or the run is too quick.
+    `read` follows the path itself. Raises its error where what it read is still there, and CheckpointError where the
+    checkpoint changed during every try.
     """
     pause_s = PAUSE_S
-    for _ in range(TRIES - 1):
+    for number in range(1, TRIES + 1):
         before = _standing_at(path, prefer)
         try:
             return read()
-        except (UserError, OSError):  # a RecipeError where a file kept in the checkpoint went with it
+        except (UserError, OSError) as error:  # a RecipeError where a file kept in the checkpoint went with it
             if _standing_at(path, prefer) == before:
                 raise
+            if number == TRIES:
+                raise CheckpointError(
+                    f"a checkpoint of `{path}` was replaced or removed each of {TRIES} times that it was read",
+                    hint="a run that trains saves there: try again, or name a checkpoint that stays "
+                    "(`RUN/checkpoints/step-...`; `checkpoint.keep_last` and `keep_every` say which do)",
+                ) from error
         time.sleep(pause_s)
         pause_s *= 2
-    return read()
+    raise AssertionError("the last try returns or raises")
 
 
 def _standing_at(path: Path, prefer: Literal["last", "best"]) -> tuple[Path, int, int] | None:

@@ -115,3 +115,27 @@ def test_a_recipe_error_of_a_checkpoint_that_stands_is_raised_at_once(run: Check
     with pytest.raises(RecipeError):
         retried(run.root.parent, read)
     assert len(tries) == 1
+
+
+@pytest.mark.parametrize("error", [RecipeError("there is no vocab"), FileNotFoundError(2, "No such file"), None])
+def test_a_run_that_replaces_its_checkpoint_in_every_try_is_a_checkpoint_error(
+    run: CheckpointStore, error: Exception | None
+) -> None:
+    path = run.root.parent
+    tries = []
+
+    def read() -> store.Loaded:
+        folder = follow(path)
+        tries.append(folder.name)
+        write(run, 1 + len(tries))
+        if error is not None:
+            raise error
+        return store.load(folder)
+
+    with pytest.raises(CheckpointError) as raised:
+        retried(path, read)
+    assert len(tries) == reading.TRIES
+    assert f"`{path}`" in raised.value.message
+    assert "each of 5 times" in raised.value.message
+    assert "step-" in str(raised.value.hint)
+    assert raised.value.exit_code == 4
