@@ -16,8 +16,10 @@ os.environ["WANDB_MODE"] = "offline"
 import torch
 from worker import Finished, TimedBatches, device_name, now, versions
 
+from ttstrain import registry
 from ttstrain.checkpoint.store import CheckpointStore
 from ttstrain.contract.data import Batch
+from ttstrain.contract.model import ResolvedRecipe
 from ttstrain.contract.task import Task
 from ttstrain.families.gpt_sovits.gpt import attention as gpt_attention
 from ttstrain.modules.cpu import attention, dropout, frame_convolution
@@ -107,9 +109,14 @@ class Batches(TimedBatches[Batch]):
         pass
 
 
+def resolved(recipe: Recipe) -> ResolvedRecipe:
+    """Check the `model:` section against its task's settings, as `finetune` does."""
+    return ResolvedRecipe.of(recipe, registry.find_task(recipe.task).read_model(recipe.model))
+
+
 def make_run(
     task: Task,
-    recipe: Recipe,
+    recipe: ResolvedRecipe,
     make_loader: Callable[..., Batches],
     batches: list[Batch],
     *,
@@ -172,7 +179,7 @@ def make_run(
     )
 
 
-def _plan(recipe: Recipe, batches: Sequence[Batch], *, steps: int) -> Plan:
+def _plan(recipe: ResolvedRecipe, batches: Sequence[Batch], *, steps: int) -> Plan:
     """Plan a run over what is handed out, in which nothing happens but steps."""
     frames = tuple(batch.num_padded for batch in batches)
     facts = DataFacts(

@@ -74,7 +74,7 @@ def collate(clips: list[workload.Clip]) -> SovitsBatch:
 def main() -> None:
     options, answers = begin(workload.SIZES)
 
-    recipe = recipe_of(workload.SIZES[options.size], options.precision)
+    recipe = engine_side.resolved(recipe_of(workload.SIZES[options.size], options.precision))
     device = choose_device("auto", tf32=True)
     spec = registry.find_task(recipe.task)
     task = spec.build(recipe.model).to(device)

@@ -64,7 +64,7 @@ def main() -> None:
     options, answers = begin(workload.SIZES)
 
     size = workload.SIZES[options.size]
-    recipe = recipe_of(size, options.precision)
+    recipe = engine_side.resolved(recipe_of(size, options.precision))
     device = choose_device("auto", tf32=True)
     spec = registry.find_task(recipe.task)
     task = spec.build(recipe.model).to(device)

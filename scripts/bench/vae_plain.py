@@ -261,7 +261,7 @@ def main() -> None:
     recipe = recipe_of(size, options.precision)
     device = choose_device("auto", tf32=True)
     spec = registry.find_task(recipe.task)
-    ours: Any = spec.build(recipe.model)
+    ours: Any = spec.build(spec.read_model(recipe.model))
     discriminator = PlainDiscriminator()
     discriminator.load_state_dict(ours.discriminator.state_dict())
     vae: Any = plain(ours.vae)
