@@ -16,9 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ttstrain.contract.data import Clip, TaskData
@@ -28,8 +26,9 @@ from ttstrain.data.location import CACHE_HINT, usable_cores
 from ttstrain.data.pool import StalledError, given_up
 from ttstrain.data.workers import start_pool, worker_context
 from ttstrain.digest import sha256, sha256_of_file
-from ttstrain.errors import DataError, OutOfMemoryError, first_line, is_of_the_device, is_out_of_memory
+from ttstrain.errors import CheckpointError, DataError, OutOfMemoryError, first_line, is_of_the_device, is_out_of_memory
 from ttstrain.places import refused_as
+from ttstrain.tensors import tensorfile
 
 LAYOUT = 1  # raise when what a file holds or how it is named changes
 MEMORY_LIMIT = 1 << 30  # bytes of features that `auto` keeps in memory
@@ -202,21 +201,21 @@ def _features(clip: Clip, task_data: TaskData) -> Features:
 
 
 def _write(path: Path, features: Features) -> None:
-    content = safetensors.torch.save(features, metadata={"crc32": str(_checksum(features))})
+    content = tensorfile.encode(features, metadata={"crc32": str(_checksum(features))})
     with refused_as(DataError, path=path, hint=CACHE_HINT, what="the feature cache"):
         atomic.write_bytes(path, content, durability="cached")
 
 
 def _read(path: Path) -> Features:
     try:
-        with safe_open(path, framework="pt") as file:
-            features = {name: file.get_tensor(name) for name in sorted(file.keys())}
-            written = (file.metadata() or {}).get("crc32")
+        features, metadata = tensorfile.read_mapped(path)
     except FileNotFoundError as error:
         raise _DamagedError("their file is gone") from error
-    except (OSError, SafetensorError) as error:
-        raise _DamagedError(f"`{path}` is damaged ({error})") from error
-    if written != str(_checksum(features)):
+    except OSError as error:
+        raise _DamagedError(f"`{path}` cannot be read ({error})") from error
+    except CheckpointError as error:
+        raise _DamagedError(error.message) from error
+    if metadata.get("crc32") != str(_checksum(features)):
         raise _DamagedError(f"`{path}` is damaged (wrong checksum)")
     return features
 
@@ -224,10 +223,10 @@ def _read(path: Path) -> Features:
 def _looks_whole(path: Path) -> bool:
     """Tell whether a file has the length its header asks for; its bytes are checked when they are read."""
     try:
-        with safe_open(path, framework="pt"):
-            return True
-    except (OSError, SafetensorError):
+        tensorfile.read_header(path)
+    except (OSError, CheckpointError):
         return False
+    return True
 
 
 def _checksum(features: Features) -> int:

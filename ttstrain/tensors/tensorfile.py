@@ -1,7 +1,9 @@
-"""Safetensors files, written and read in one pass.
+"""Safetensors files, and tensors that still lie in a file.
 
-Writing hashes what it writes, reading can hash what it reads, and a tensor can be looked at piece by piece without
-being held in memory. The format is public: 8 bytes of header length, a JSON header, then the tensors back to back.
+The library `safetensors` reads and checks headers, and serves small files whole. What it does not do is here: writing
+that hashes the bytes on their way, takes one tensor at a time from the device, flushes to the disk and says OSError;
+reading that hashes in the same pass; tensors that are looked at piece by piece. The format: 8 bytes of header length,
+a JSON header, then the tensors back to back.
 """
 
 from __future__ import annotations
@@ -10,16 +12,19 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import safetensors.torch
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ttstrain import documents
 from ttstrain.digest import Running, running
-from ttstrain.errors import CheckpointError
+from ttstrain.errors import CheckpointError, first_line
 from ttstrain.places import refused_as
 
 CHUNK = 16 << 20  # bytes handled at a time; large enough that hashing and disk are the limit
@@ -27,6 +32,7 @@ PIECE = 1 << 20  # elements looked at together; small enough for the processor's
 MAX_HEADER = 32 << 20  # bytes: some 250,000 tensors; the safetensors library allows three times as much
 MOST_DIMENSIONS = 64  # torch's own limit
 MOST_ELEMENTS = 1 << 58
+_SHOWN = 200  # letters of a reason, which may quote the file
 
 DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -103,7 +109,7 @@ class Header:
 
     tensors: Mapping[str, StoredTensor]
     metadata: Mapping[str, str]
-    end: int  # size of the file in bytes
+    start: int  # bytes before the first tensor
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> FileSum:
@@ -138,24 +144,69 @@ def write(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, s
     return FileSum(bytes=8 + len(text) + position, sha256=hasher.hexdigest())
 
 
+def encode(tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str]) -> bytes:
+    """Return the content of a file, for small ones that are written in one go."""
+    return safetensors.torch.save(dict(tensors), metadata=dict(metadata))
+
+
+def read_mapped(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+    """Return every tensor, memory-mapped, and the metadata. Read the tensors, never write into them.
+
+    Raises CheckpointError when the file is no whole safetensors file, OSError when it cannot be read at all.
+    """
+    with _opened(path) as (file, _):
+        return {name: file.get_tensor(name) for name in sorted(file.keys())}, file.metadata() or {}
+
+
 def read_header(path: Path) -> Header:
-    """Parse the header. Raises CheckpointError when the file is cut short or is not a safetensors file."""
-    return _header(path)[0]
+    """Read the header. Raises CheckpointError when the file is no whole safetensors file."""
+    tensors: dict[str, StoredTensor] = {}
+    with _opened(path) as (file, text):
+        offset = start = 8 + len(text)
+        for name in file.offset_keys():  # the library makes sure that they lie back to back
+            described = file.get_slice(name)
+            tensors[name] = _stored(path, offset, described.get_dtype(), tuple(described.get_shape()))
+            offset += tensors[name].numel * tensors[name].dtype.itemsize
+        written = [name for name in documents.parse(text) if name in tensors]  # the library keeps no order
+        return Header({name: tensors[name] for name in written}, metadata=file.metadata() or {}, start=start)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, bytes]]:
+    """Open a file with the library; yield it and its header's JSON."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= MAX_HEADER:
+            raise CheckpointError(f"`{path}` is not a safetensors file")
+        text = file.read(length)
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file, text
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"`{path}` is cut short, damaged, or not a safetensors file ({first_line(error)[:_SHOWN]})",
+            hint="copy or download it again",
+        ) from error
+
+
+def _stored(path: Path, offset: int, dtype: str, shape: tuple[int, ...]) -> StoredTensor:
+    if dtype not in DTYPES:
+        raise ValueError(f"tensors of type {dtype} are not supported")
+    check_shape(shape)
+    return StoredTensor(path, offset, DTYPES[dtype], shape, contiguous_strides(shape))
 
 
 def read(path: Path, *, hasher: Running | None = None) -> dict[str, Tensor]:
     """Read every tensor in one pass over the file, in the writer's order."""
-    header, start = _header(path)
-    loaded: dict[str, Tensor] = {}
+    header = read_header(path)
+    loaded = {name: torch.empty(stored.shape, dtype=stored.dtype) for name, stored in header.tensors.items()}
     with path.open("rb") as file:
-        head = file.read(start)
+        head = file.read(header.start)
         if hasher is not None:
             hasher.update(head)
-        for name, stored in sorted(header.tensors.items(), key=lambda item: _place(item[1])):
-            tensor = torch.empty(stored.shape, dtype=stored.dtype)
-            read_into(file, tensor, path, hasher=hasher)
-            loaded[name] = tensor
-    return {name: loaded[name] for name in header.tensors}
+        for name in sorted(loaded, key=lambda name: header.tensors[name].offset):
+            read_into(file, loaded[name], path, hasher=hasher)
+    return loaded
 
 
 def read_into(file: IO[bytes], tensor: Tensor, path: Path, *, hasher: Running | None = None) -> None:
@@ -180,50 +231,6 @@ def _bytes_of(tensor: Tensor) -> memoryview:
     return memoryview(flat)
 
 
-def _header(path: Path) -> tuple[Header, int]:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or not 2 <= length <= MAX_HEADER:
-            raise CheckpointError(f"`{path}` is not a safetensors file")
-        text = file.read(length)
-    if len(text) < length:
-        raise CheckpointError(f"`{path}` is cut short inside its header", hint="copy or download it again")
-    start = 8 + length
-    try:
-        entries = documents.check_object(documents.parse(text), {})
-        metadata = entries.pop("__metadata__", {})
-        documents.check_object(metadata, dict.fromkeys(metadata, str))
-        tensors = {name: _entry(path, start, entry) for name, entry in entries.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"`{path}` is not a safetensors file: its header cannot be read ({error})") from error
-    end = start
-    for stored in sorted(tensors.values(), key=_place):
-        if stored.offset != end:
-            raise CheckpointError(f"`{path}` is damaged: its tensors do not lie back to back")
-        end += stored.numel * stored.dtype.itemsize
-    if end != size:
-        raise CheckpointError(
-            f"`{path}` is cut short: {size:,} of {end:,} bytes"
-            if size < end
-            else f"`{path}` has {size - end:,} bytes too many",
-            hint="copy or download it again",
-        )
-    return Header(tensors=tensors, metadata=metadata, end=end), start
-
-
-def _entry(path: Path, start: int, entry: Mapping[str, Any]) -> StoredTensor:
-    documents.check_object(entry, {"dtype": str, "shape": list, "data_offsets": list})
-    begin, end = entry["data_offsets"]
-    if not all(type(size) is int for size in (*entry["shape"], begin, end)):
-        raise ValueError("a size that is no whole number")
-    shape, dtype = tuple(entry["shape"]), DTYPES[entry["dtype"]]
-    check_shape(shape)
-    if min(shape, default=0) < 0 or end - begin != math.prod(shape) * dtype.itemsize:
-        raise ValueError("a tensor's size and place disagree")
-    return StoredTensor(path, start + begin, dtype, shape, contiguous_strides(shape))
-
-
 def check_shape(shape: Sequence[int]) -> None:
     """Raise ValueError for a shape that torch has no tensor of, empty ones too."""
     if len(shape) > MOST_DIMENSIONS or math.prod(max(size, 1) for size in shape) > MOST_ELEMENTS:
@@ -238,11 +245,6 @@ def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
         strides.append(step)
         step *= max(size, 1)
     return tuple(reversed(strides))
-
-
-def _place(stored: StoredTensor) -> tuple[int, int]:
-    """Order of the tensors in a file; an empty one comes before its neighbour."""
-    return stored.offset, stored.numel
 
 
 @refused_as(CheckpointError)

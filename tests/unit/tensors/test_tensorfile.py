@@ -57,6 +57,60 @@ def test_a_stored_tensor_reads_whole_and_in_pieces(tmp_path: Path) -> None:
         assert torch.equal(torch.cat([piece.clone() for piece in stored.pieces(10)]), tensors[name].reshape(-1))
 
 
+HEADERS = {
+    "two tensors on the same bytes": '{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},'
+    '"b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
+    "a hole": '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},'
+    '"b":{"dtype":"U8","shape":[2],"data_offsets":[2,4]}}',
+    "fewer bytes than the shape": '{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}',
+    "bytes of nobody": '{"a":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}}',
+    "beyond the end": '{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}',
+    "from the end to the start": '{"a":{"dtype":"U8","shape":[0],"data_offsets":[4,0]}}',
+    "no type of ours": '{"a":{"dtype":"F4","shape":[8],"data_offsets":[0,4]}}',
+    "a name that fills the screen": '{"' + "n" * 100_000 + '":{"dtype":"U8","shape":[9],"data_offsets":[0,4]}}',
+}
+
+
+@pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
+def test_a_header_that_lies_is_refused(header: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + bytes(4))
+    with pytest.raises(CheckpointError, match="not a safetensors file") as caught:
+        tensorfile.read_header(path)
+    assert caught.value.exit_code == 4
+    assert len(caught.value.message) < 600
+
+
+@pytest.mark.parametrize("length", [0, 1, 1 << 20, tensorfile.MAX_HEADER + 1, 1 << 62, (1 << 64) - 1])
+def test_a_header_whose_length_lies_is_refused(length: int, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(length.to_bytes(8, "little") + b"{}" + bytes(1000))
+    for reader in (tensorfile.read_header, tensorfile.read_mapped):
+        with pytest.raises(CheckpointError, match="not a safetensors file"):
+            reader(path)
+
+
+def test_places_are_found_whatever_the_order_of_the_header(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    header = (
+        b'{"b":{"dtype":"I16","shape":[2],"data_offsets":[2,6]},"none":{"dtype":"F32","shape":[0],"data_offsets":[2,2]},'
+        b'"a":{"dtype":"U8","shape":[2,1],"data_offsets":[0,2]}}'
+    )
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes([1, 2, 3, 0, 4, 0]))
+    expected = [("b", [3, 4]), ("none", []), ("a", [[1], [2]])]
+    found = tensorfile.read_header(path).tensors
+    assert [(name, stored.read().tolist()) for name, stored in found.items()] == expected
+    assert [(name, tensor.tolist()) for name, tensor in tensorfile.read(path).items()] == expected
+
+
+def test_what_is_encoded_is_read_mapped(tmp_path: Path) -> None:
+    tensors = make_tensors()
+    (tmp_path / "x.safetensors").write_bytes(tensorfile.encode(tensors, metadata={"a": "b"}))
+    read, metadata = tensorfile.read_mapped(tmp_path / "x.safetensors")
+    assert metadata == {"a": "b"}
+    assert {name: bits(tensor) for name, tensor in read.items()} == {n: bits(t) for n, t in tensors.items()}
+
+
 @pytest.mark.parametrize("cut", [3, 40, -1])
 def test_a_cut_file_says_so(tmp_path: Path, cut: int) -> None:
     tensorfile.write(tmp_path / "x.safetensors", make_tensors())
