@@ -27,17 +27,25 @@ _COLOURS = (0x440154, 0x472D7B, 0x3B528B, 0x2C728E, 0x21918C, 0x28AE80, 0x5EC962
 
 def picture(mel: Tensor) -> npt.NDArray[np.uint8]:
     """Draw log mels (n, m) as an RGB picture (h, w, 3): time goes right, pitch goes up, loud is bright."""
-    values = mel.detach().cpu().float().numpy()  # (n, m)
-    values = _narrow(values, columns=MAX_WIDTH // PIXELS)
-    loudness = np.nan_to_num((values - QUIET) / (LOUD - QUIET), nan=0.0).clip(0.0, 1.0)
-    levels = np.round(loudness * 255).astype(np.uint8)  # (n, m)
-    rgb: npt.NDArray[np.uint8] = _palette()[levels.T[::-1]].repeat(PIXELS, axis=0).repeat(PIXELS, axis=1)
+    rgb: npt.NDArray[np.uint8] = _palette()[_levels(mel)]
     return rgb
 
 
 def write(path: Path, mel: Tensor) -> None:
-    """Write the picture of log mels (n, m) as a PNG file."""
-    Image.fromarray(picture(mel)).save(path, "png")
+    """Write the picture of log mels (n, m) as a PNG file of 256 colours."""
+    image = Image.fromarray(_levels(mel))
+    image.putpalette(_palette().tobytes())
+    image.save(path, "png")
+
+
+def _levels(mel: Tensor) -> npt.NDArray[np.uint8]:
+    """Return the loudness of each pixel (h, w), 0 to 255."""
+    values = mel.detach().cpu().float().numpy()  # (n, m)
+    values = _narrow(values, columns=MAX_WIDTH // PIXELS)
+    loudness = np.nan_to_num((values - QUIET) / (LOUD - QUIET), nan=0.0).clip(0.0, 1.0)
+    levels = np.round(loudness * 255).astype(np.uint8)  # (n, m)
+    pixels: npt.NDArray[np.uint8] = levels.T[::-1].repeat(PIXELS, axis=0).repeat(PIXELS, axis=1)
+    return pixels
 
 
 def _narrow(values: npt.NDArray[Any], *, columns: int) -> npt.NDArray[Any]:

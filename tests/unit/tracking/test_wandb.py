@@ -239,7 +239,7 @@ def test_a_sample_is_kept_as_audio_and_as_a_picture(tmp_path: Path, heard: Heard
     assert (media / row["sample/audio/a"]["path"]).read_bytes() == wav.read_bytes()
     assert row["sample/audio/a"]["caption"] == "Hello [there]."
     with Image.open(media / row["sample/mel/a"]["path"]) as picture:
-        assert picture.tobytes() == spectrogram.picture(mel).tobytes()
+        assert picture.convert("RGB").tobytes() == spectrogram.picture(mel).tobytes()
     assert heard.warnings == []
 
 
