@@ -20,9 +20,9 @@ scripts/bench/results/cpu-kernels-20261129-*-1-threads-*.json. A net is called b
     documents           GPT 64x2: 28.5 %, 256x6: 12.3 %, 512x2: 8.3 %
     dropout             GPT 64x2: 9.3 %, 256x6: 7.2 %, 512x2: 4.4 %; F5 384x8: 2.3 %, 1024x1: 0.9 %; VAE: 1.4 %
     frame_convolution   F5 128x4: 7.0 %, 384x8: 4.5 %, 1024x1: -14.7 %, so it leaves wide groups to torch
-    heap                GPT 256x6: 4.6 %; F5 128x4: -0.1 %
+    heap                Llama 256x4: 8.6 %; GPT 256x6: 4.6 %; F5 128x4: -0.1 %
 
-With two threads on a machine that is shared, no figure was steady enough to tell. Two kernels were measured and
-deleted: layer norm modulated clip by clip (F5: -0.1 to 0.1 %), and the discriminator's convolutions as matrix products
-(VAE: -30.5 % at the published width, -1.6 % at 32 channels).
+Two threads (…-2-threads-others.json) agree for F5 128x4 and GPT 64x2. Two kernels were measured and deleted: layer norm
+modulated clip by clip (F5: -0.1 to 0.1 %), and the discriminator's convolutions as matrix products (VAE: -30.5 % at the
+published width, -1.6 % at 32 channels).
 """
