@@ -49,11 +49,9 @@ def test_a_text_that_is_measured_was_edited(start: MakeRun, capfd: pytest.Captur
     resume(run, ["train.steps=4"])
     said = " ".join(capfd.readouterr().err.split())
     assert f"the data changed since the run last started: clips 1 with another text (`{held[0]}`)" in said
-    forgotten = (
-        f"the best loss ({before['best']['value']:.4f} at step 2) and the patience of the early stop are forgotten"
-    )
+    forgotten = f"the best loss ({before['best']['value']:.4f} at step 2) and the patience of the early stop are reset"
     assert forgotten in said
-    assert "(base" not in said.partition("forgotten")[2]  # another measure: no base to compare with
+    assert "(base" not in said.partition("reset")[2]  # another measure: no base to compare with
     assert held_out(run) == held
     best = checkpoint(run, 4).state["best"]
     assert (best["since"], best["step"] in (3, 4)) == (2, True)
@@ -71,7 +69,7 @@ def test_a_text_that_is_trained_was_edited(start: MakeRun, capfd: pytest.Capture
     resume(run, ["train.steps=3", "eval.every=9"])
     said = " ".join(capfd.readouterr().err.split())
     assert f"1 with another text (`{trained}`)" in said
-    assert "forgotten" not in said
+    assert "are reset" not in said
     assert checkpoint(run, 3).state["best"]["measured"] == best["measured"]
 
 
@@ -84,7 +82,7 @@ def test_held_out_clips_that_are_gone_are_no_reason_to_hold_out_trained_ones(sta
     edit(table_of(run), second, None)
     with pytest.raises(RecipeError, match="none of the run's 1 held-out clips is left") as caught:
         resume(run, ["train.steps=4"])
-    assert "`data.holdout=N` chooses others" in str(caught.value.hint)
+    assert "hold out other clips with `data.holdout=N`" in str(caught.value.hint)
     resume(run, ["train.steps=4", "data.holdout=1"])
     assert len(held_out(run)) == 1
     assert held_out(run) != [second]

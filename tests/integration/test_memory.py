@@ -288,7 +288,7 @@ def test_a_preview_that_does_not_fit_is_a_warning(
     monkeypatch.setattr(FlowTask, "sample", full)
     run = finetune(recipe, tmp_path, "name=r", "sample.every=4")
     assert metrics(run)[-1]["step"] == 8
-    assert "it did not fit in memory beside the training" in " ".join(capfd.readouterr().err.split())
+    assert "it did not fit in memory during training" in " ".join(capfd.readouterr().err.split())
 
 
 def test_a_run_whose_later_evaluation_does_not_fit_is_saved_before_it_ends(

@@ -167,19 +167,19 @@ def test_the_command_goes_on_with_it(trained: Trained, recipe: Path, tmp_path: P
     assert done.returncode == 0, done.stderr
     told = " ".join(done.stderr.split())
     assert f"20 weights, moments, step {SAVED}" in told
-    assert "started afresh: " in told
+    assert "reset: " in told
     after = checkpoint(tmp_path / "on", SAVED + 1).state["optimizers"]["model"]
     assert {float(state["step"]) for state in after.values()} == {SAVED + 1.0}
 
 
 def test_a_recipe_is_asked_for(trained: Trained) -> None:
-    with pytest.raises(RecipeError, match="which recipe goes on with it"):
+    with pytest.raises(RecipeError, match="name the recipe that continues it"):
         resume(trained.folder / f"checkpoint-{SAVED}", [])
 
 
 def test_adapters_do_not_go_on_with_whole_weights(trained: Trained, recipe: Path, tmp_path: Path) -> None:
     overrides = [f"run_dir={tmp_path}", "lora={rank: 2}", "train.steps=4"]
-    with pytest.raises(RecipeError, match="trains adapters") as caught:
+    with pytest.raises(RecipeError, match="would train adapters") as caught:
         resume(trained.folder / f"checkpoint-{SAVED}", overrides, recipe=str(recipe))
     assert "--base" in str(caught.value.hint)
 

@@ -271,7 +271,7 @@ def test_reset_step_starts_the_schedule_again_and_keeps_what_was_learnt(
     assert "goes on from step-00000008" in said
     assert "FROM SCRATCH" not in said
     assert "kept weights, moments, loss scale, guard, place in the data, random numbers, average" in said
-    assert "started afresh: step and LR, best loss, early stop" in said
+    assert "reset: step and LR, best loss, early stop" in said
 
 
 def test_the_schedule_after_reset_step_is_the_first_one_again(copied: Callable[[str], Path]) -> None:
@@ -292,7 +292,7 @@ def test_reset_optimizer_drops_the_moments_alone(
     assert flat(held["optimizers"]) == {}
     assert flat(saved["optimizers"]) != {}
     assert {part for part in saved if differences(held[part], saved[part])} == {"optimizers"}
-    assert "started afresh: moments" in capfd.readouterr().err
+    assert "reset: moments" in capfd.readouterr().err
 
 
 def test_a_longer_run_goes_on_under_the_longer_schedule(copied: Callable[[str], Path]) -> None:
@@ -430,7 +430,7 @@ def test_an_average_or_early_stop_asked_for_later_starts_there(
     resume(run, ["train.steps=8", "ema.enabled=true", "train.early_stop={patience: 2}"])
     held = stopped_short[0].state.snapshot()
     assert differences(held["ema"]["weights"], held["task"]) == []
-    assert "started afresh: average, early stop" in capfd.readouterr().err.replace("\n", " ")
+    assert "reset: average, early stop" in capfd.readouterr().err.replace("\n", " ")
 
 
 # ---------------------------------------------------------------- refused
@@ -496,7 +496,7 @@ def test_a_run_without_a_checkpoint_and_a_path_that_is_none_are_refused(
 ) -> None:
     run = copied()
     shutil.rmtree(run / "checkpoints")
-    with pytest.raises(CheckpointError, match="are gone: it was at step 8"):
+    with pytest.raises(CheckpointError, match="are missing: it was at step 8"):
         resume(run, [])
     with pytest.raises(RecipeError, match="does not exist"):
         resume(tmp_path / "nowhere", [])
@@ -590,7 +590,7 @@ def test_an_upstream_training_file_is_resumed(
     assert run.progress.step == (0 if reset_step else 10)
     said = capfd.readouterr().err.replace("\n", " ")
     assert "weights, average, moments" in said
-    assert ("started afresh: place in the data, random numbers, step" if reset_step else "moments, step 10") in said
+    assert ("reset: place in the data, random numbers, step" if reset_step else "moments, step 10") in said
 
 
 def test_a_resumed_upstream_run_trains_at_the_recipes_lr_and_is_resumed_as_ours(
@@ -633,7 +633,7 @@ def test_a_published_file_is_no_run_to_resume(fixtures_dir: Path, upstream_recip
 
 def test_an_upstream_file_needs_a_recipe_and_its_own_net(fixtures_dir: Path, recipe: Path, tmp_path: Path) -> None:
     file = fixtures_dir / "f5_ckpt_layouts" / TRAINING["full"]
-    with pytest.raises(RecipeError, match="which recipe"):
+    with pytest.raises(RecipeError, match="name the recipe"):
         resume(file, [])
     with pytest.raises(CheckpointError, match="dim: 16 in the file, 32 in the recipe"):
         resume(file, ["train.steps=40", f"run_dir={tmp_path / 'runs'}"], recipe=str(recipe))
@@ -649,7 +649,7 @@ def test_an_upstream_file_goes_on_with_its_own_symbols_only(
     file = Path(shutil.copy(fixtures_dir / "f5_ckpt_layouts" / TRAINING["full"], folder))
     tokens = (tmp_path / "vocab.txt").read_text().split("\n")[:-1]
     (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in [tokens[0], *tokens[:0:-1]]))
-    with pytest.raises(CheckpointError, match="trained with other symbols"):
+    with pytest.raises(CheckpointError, match="trained with another vocabulary"):
         resume(file, ["train.steps=40", f"run_dir={tmp_path / 'runs'}"], recipe=str(upstream_recipe))
     assert not list(tmp_path.glob("runs/*/*"))
 

@@ -54,8 +54,8 @@ def check_alike(run: Run) -> None:
     """Raise CheckpointError where the processes have read different weights."""
     if differing := run.ranks.differ(run.task.state_dict()):
         raise CheckpointError(
-            f"the processes would start from different weights, `{differing[0]}` for one",
-            hint="does every machine read the same files?",
+            f"the processes would start from different weights: `{differing[0]}` differs",
+            hint="check that every machine reads the same base file",
         )
 
 

@@ -38,7 +38,7 @@ def _load_opened(run: Run, base: OpenedCheckpoint) -> list[str]:
     lines = [f"base {base.title}: {base.model}, {len(report.matched)} tensors", *base.notes, *fitted.notes]
     lines += _choose_new_rows(run, fitted)
     lines += [
-        f"WARNING: the {len(rows)} new rows of `{name}` are frozen, and stay as they were made"
+        f"WARNING: the {len(rows)} new embedding rows of `{name}` are frozen, so they are not trained"
         for name, rows in fitted.new_rows.items()
         if name in run.optimizers.table.frozen
     ]
@@ -46,7 +46,7 @@ def _load_opened(run: Run, base: OpenedCheckpoint) -> list[str]:
     if base.unknown:
         lines.append(taken_on_trust(run.plan, base))
     if base.kind == "training":
-        lines.append(f"it is a training checkpoint of step {base.step}; to go on with it, use `ttstrain resume`")
+        lines.append(f"it is a training checkpoint of step {base.step}; `ttstrain resume` would continue that training")
     return lines
 
 
@@ -70,7 +70,7 @@ def taken_on_trust(plan: Plan, base: OpenedCheckpoint) -> str:
     if not registry.find_task(plan.recipe.task).readings:
         return f"{taken}: say it in the recipe where it is another"
     return (
-        f"{taken}, and the wrong choice would load, train and speak gibberish. Check with "
+        f"{taken}. A wrong value loads and trains without an error, and generates noise. Check with "
         "`ttstrain inspect-ckpt FILE --probe DATA`, then say it in the recipe"
     )
 
@@ -82,7 +82,8 @@ def _choose_new_rows(run: Run, fitted: AdaptedWeights) -> list[str]:
     new_rows.choose(fitted.new_rows)
     if not new_rows.count:
         raise no_new_rows()
-    return [f"steps 0 to {new_rows.steps} train the {new_rows.count} new rows alone; all else waits, bit for bit"]
+    rows = f"the {new_rows.count} new embedding rows"
+    return [f"steps 0 to {new_rows.steps} train only {rows}; everything else is frozen"]
 
 
 def front_end_of(run: Run) -> Mapping[str, str]:

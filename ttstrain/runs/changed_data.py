@@ -33,8 +33,8 @@ def check_measurable(prepared: Prepared) -> None:
         raise RecipeError(
             f"none of the run's {len(earlier.data.held_out)} held-out clips is left ({gone}): nothing would be "
             "measured",
-            hint="bring them back; or `data.holdout=N` chooses others, which it was trained on unless they are new, "
-            "and `data.holdout=0` goes on without",
+            hint="restore them; or hold out other clips with `data.holdout=N` (the model has trained on them unless "
+            "they are new); or switch evaluation off with `data.holdout=0`",
         )
 
 
@@ -79,7 +79,8 @@ def forget_measures(
         return []
     return [
         "WARNING: what is measured is not what it was (the held-out clips, their texts, or their micro-batches): "
-        f"{' and '.join(forgotten)} {'are' if len(forgotten) > 1 else 'is'} forgotten, for losses would not compare"
+        f"{' and '.join(forgotten)} {'are' if len(forgotten) > 1 else 'is'} reset: the "
+        "losses cannot be compared"
     ]
 
 

@@ -57,12 +57,12 @@ def find(path: Path, *, run: Path | None, checkpoint: Path | None, recipe: str |
     opened = open_checkpoint(found)
     if opened.step is None or opened.kind != "training":
         raise CheckpointError(
-            f"`{found}` is no training checkpoint ({opened.kind}): there is nothing to go on with",
+            f"`{found}` is no training checkpoint ({opened.kind}), so it cannot be resumed",
             hint=f"start a new run from it: `ttstrain finetune RECIPE --base {quoted(found)}`",
         )
     if recipe is None:
         raise RecipeError(
-            f"`{found}` is an upstream training file: which recipe goes on with it?", hint="add `--recipe RECIPE`"
+            f"`{found}` is an upstream training file: name the recipe that continues it", hint="add `--recipe RECIPE`"
         )
     return Origin(found, None, opened.step)
 
@@ -79,13 +79,13 @@ def not_begun(run: Path) -> bool:
     in_first_save = root.is_dir() and any(root.glob(".step-*"))
     if reached > 2 * run_folder.read_plan(run)["save_every"] and not in_first_save:
         raise CheckpointError(
-            f"the checkpoints of `{run}` are gone: it was at step {reached}, and there is nothing to go on from",
+            f"the checkpoints of `{run}` are missing: it was at step {reached} and cannot be resumed",
             hint="put them back, or start a new run",
         )
     if (command := sessions.began_from_elsewhere(run)) is not None:
         raise CheckpointError(
             f"`{run}` ended before its first checkpoint, and it did not begin from its base",
-            hint=f"begin it again with `{command}`",
+            hint=f"start it again with `{command}`",
         )
     return True
 

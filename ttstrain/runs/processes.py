@@ -118,7 +118,7 @@ class Processes:
         """Say in a user's words that memory ran out, where no step's smaller micro-batches help."""
         if not is_out_of_memory(error):
             return error
-        when = "beside the steps of the training" if self._training else "before the training began"
+        when = "outside a training step" if self._training else "before the training began"
         return OutOfMemoryError(
             f"memory ran out {when}: {first_line(error)}",
             hint="train less of the model (`lora`, `frozen`), end other programs that hold memory of the device, or "

@@ -50,9 +50,9 @@ def restore(run: Run, origin: Origin, prepared: Prepared, *, reset_step: bool, r
     restored = [name for name in run.state.parts if name not in keep | late]
     lines = [f"from {origin.checkpoint} (step {origin.step}): kept {_named(restored)}"]
     if keep | late:
-        lines.append(f"started afresh: {_named(name for name in run.state.parts if name in keep | late)}")
+        lines.append(f"reset: {_named(name for name in run.state.parts if name in keep | late)}")
     if unused := sorted(set(loaded.state) - set(run.state.parts)):
-        lines.append(f"left behind, for this run has none: {_named(unused)}")
+        lines.append(f"not used, because this run has none: {_named(unused)}")
     notes += forget_measures(run, prepared, loaded.state, keep=keep | late, step=origin.step)
     return lines + notes + compare_front_ends(loaded.meta.versions, front_end_of(run))
 
@@ -69,7 +69,7 @@ def _restore_upstream(run: Run, origin: Origin, *, keep: set[str]) -> list[str]:
     fitted = run.task.fitted(opened)
     if any(opened.weights.get(name) is not tensor for name, tensor in fitted.weights.items()):
         raise CheckpointError(
-            f"`{opened.path}` was trained with other symbols than the recipe's, and a run goes on with its own",
+            f"`{opened.path}` was trained with another vocabulary than the recipe's",
             hint="give it the vocabulary that it was trained with, or start a new run from it: `finetune --base`",
         )
     report = load_strictly(run, opened, fitted.weights)
@@ -99,7 +99,7 @@ def _restore_upstream(run: Run, origin: Origin, *, keep: set[str]) -> list[str]:
         restored.append(f"step {origin.step}")
     return [
         f"from {opened.title} ({opened.model}): kept {', '.join(restored)}",
-        f"started afresh: {', '.join(fresh)}",
+        f"reset: {', '.join(fresh)}",
         *opened.notes,
         *fitted.notes,
         *([taken_on_trust(run.plan, opened)] if opened.unknown else []),
@@ -110,11 +110,11 @@ def _refuse_to_go_on(run: Run, origin: Origin) -> None:
     """Raise RecipeError where the recipe asks for what another trainer's run cannot go on with."""
     if run.plan.recipe.lora is not None:
         raise RecipeError(
-            "another trainer's run goes on with all its weights, and `lora` trains adapters",
+            "an upstream training file is continued with all its weights; `lora` would train adapters only",
             hint=f"start a new run from it: `ttstrain finetune RECIPE --base {quoted(origin.checkpoint)}`",
         )
     if run.optimizers.new_rows is not None:
         raise RecipeError(
-            "new rows train first in a run that starts from a base, and this one goes on",
+            "`model.first_new_rows` is for runs that start from a base, and this one resumes",
             hint="leave `model.first_new_rows` out, or start from the file: `ttstrain finetune --base`",
         )

@@ -42,7 +42,7 @@ def tracked(ready: Ready, here: Processes) -> Iterator[Training]:
     if said := precision.remark(run.plan.recipe.train.precision, run.precision.kind, run.device):
         notes.append(said)
     if held_out.previews.sentences:
-        notes.append(f"previews are spoken by {run.task.ready_to_speak()}")
+        notes.append(f"previews are generated with {run.task.ready_to_speak()}")
     training = Training(held_out, build.make_snapshots(run))
     info = _info(run, origin)
     notes += _take_course(run, origin)
@@ -98,6 +98,9 @@ def _take_course(run: Run, origin: Origin | None) -> list[str]:
     if former not in (None, origin.checkpoint.name):
         kept = jsonl.keep_course(run.folder / jsonl.FILE_NAME, origin.step)
         where = "" if kept is None else f"; its metrics are kept in `{kept.name}`"
-        notes.append(f"the course up to {former} is left{where}; `--from {former}` returns to it until it is pruned")
+        notes.append(
+            f"continues from an earlier checkpoint, not from {former}{where}; `--from {former}` returns to it until it "
+            "is pruned"
+        )
     run.store.go_on_from(origin.step, best=run.best.step)
     return notes

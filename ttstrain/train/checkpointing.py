@@ -23,10 +23,10 @@ def save(run: Run, *, best: bool = False, metrics: Mapping[str, float] | None = 
     if differing := run.ranks.differ(run.task.state_dict()):
         more = f" and {len(differing) - 1:,} more" if len(differing) > 1 else ""
         raise DivergedError(
-            f"at step {run.progress.step} the processes no longer hold the same numbers in `{differing[0]}`{more}; "
+            f"at step {run.progress.step} the processes hold different values in `{differing[0]}`{more}; "
             "nothing was saved",
-            hint="a device computes wrongly, or an update draws random numbers of its own in each process; "
-            "the checkpoints before are good",
+            hint="the weights drifted apart: a faulty GPU, or an update that draws other random numbers on each rank; "
+            "earlier checkpoints are good",
         )
     generators = run.ranks.gather(run.rng.state_dict())
     if run.ranks.broadcast(run.folder_is_lost()):

@@ -26,7 +26,9 @@ def choose_device(name: str, *, tf32: bool, ranks: Ranks | None = None) -> torch
         if not torch.cuda.is_available():
             raise RecipeError(f"`train.device={name}` but no GPU can be used", hint="see `ttstrain env`; or use `cpu`")
         if device.index is not None and not ranks.alone:
-            raise RecipeError(f"`train.device={name}` is one GPU for {ranks.world_size} processes", hint="use `cuda`")
+            raise RecipeError(
+                f"`train.device={name}` puts all {ranks.world_size} processes on one GPU", hint="use `cuda`"
+            )
         device = _own_gpu(device, ranks)
         torch.cuda.set_device(device)
         # torch 2.11's first choice on H100 and H200. It builds a plan for every new shape, about 0.5 s each way
@@ -57,7 +59,7 @@ def _own_gpu(device: torch.device, ranks: Ranks) -> torch.device:
     if taken.count(taken[ranks.rank]) > 1:
         sharing = [str(rank) for rank, gpu in enumerate(taken) if gpu == taken[ranks.rank]]
         raise RecipeError(
-            f"processes {', '.join(sharing)} have the same GPU of `{platform.node()}`",
+            f"processes {', '.join(sharing)} use the same GPU of `{platform.node()}`",
             hint="start one process per GPU (`--nproc`), or use `train.device=cpu`",
         )
     return own

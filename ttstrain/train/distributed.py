@@ -232,7 +232,7 @@ def join() -> Ranks:
             address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
             raise RecipeError(
                 f"the {world_size} processes did not find each other at `{address}`: {error}",
-                hint="is the port free, and can every machine reach it?",
+                hint="check that the port is free and that every machine can reach it",
             ) from error
     return Ranks(
         rank=dist.get_rank(),
@@ -267,7 +267,7 @@ def _peers() -> Iterator[None]:
         if is_out_of_memory(error):  # the others wait inside the exchange: they end with this process
             raise OutOfMemoryError(
                 f"memory ran out while the processes of this run exchanged data: {first_line(error)}",
-                hint="leave room on the GPU: a smaller `data.batch_frames`, or no other program on it",
+                hint="free GPU memory: a smaller `data.batch_frames`, or no other program on the GPU",
             ) from error
         ended = any(text in str(error) for text in _LOST)
         if not ended and not isinstance(error, dist.DistError):

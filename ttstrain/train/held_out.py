@@ -47,7 +47,7 @@ def _previews(recipe: ResolvedRecipe, prepared: Prepared) -> Previews:
     try:
         return Previews(choose_previews(recipe, prepared), has_base=recipe.base is not None)
     except Exception as error:
-        return Previews(notes=[f"WARNING: there are no previews: {first_line(error)}"])
+        return Previews(notes=[f"WARNING: previews are off: {first_line(error)}"])
 
 
 def _of_stage(run: Run, stage: StageConfig, clips: Sequence[Clip]) -> list[Pieces] | None:

@@ -34,8 +34,7 @@ def measure_first(run: Run, held_out: HeldOut, signals: Signals) -> Ending | Non
     if bad := [key for key, value in values.items() if not math.isfinite(value)]:
         raise DivergedError(
             f"{named(bad)} is not finite before {'the first' if first else 'another'} step, though the weights are",
-            hint="compute in fp32 (`train.precision=fp32`), look at the clips that are held out, or train without "
-            "(`eval.every=null`)",
+            hint="try `train.precision=fp32`, check the held-out clips, or switch evaluation off (`eval.every=null`)",
         )
     if first:
         run.guard.first_loss = recovery.main_loss(run, values)
@@ -68,7 +67,7 @@ def measure(
             _report(run, speak(run, held_out.previews, breakable=signals.breakable))
     except Hurried:
         if run.ranks.main:
-            what = "the evaluation, which a resume makes up for" if run.progress.owes_evaluation else "samples"
+            what = "the evaluation; `ttstrain resume` runs it" if run.progress.owes_evaluation else "samples"
             run.trackers.note(f"left out to save in time after step {run.progress.step}: {what}")
     return values
 

@@ -115,8 +115,8 @@ class Precision:
         """Accumulate the gradient of `loss` into these parameters and no others."""
         if not loss.requires_grad:
             raise RecipeError(
-                "the loss does not depend on any trainable parameter",
-                hint="look at `frozen:` in `optim.groups`, and at `lora.targets`",
+                "no trainable parameter receives a gradient",
+                hint="check `frozen` in `optim.groups`, and `lora.targets`",
             )
         torch.autograd.backward(loss * self.scale if self.kind == "fp16" else loss, inputs=list(into))
 

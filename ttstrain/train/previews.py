@@ -207,7 +207,7 @@ def _told(run: Run, previews: Previews, what: str) -> Iterator[None]:
         reason = first_line(error)
         if is_out_of_memory(error):
             torch.cuda.empty_cache()
-            reason = "it did not fit in memory beside the training"
+            reason = "it did not fit in memory during training"
         hint = f" ({error.hint})" if isinstance(error, UserError) and error.hint else ""
         _tell(run, previews, f"WARNING: {what} is missing: {reason}{hint}")
 
@@ -255,7 +255,8 @@ def _base(run: Run, previews: Previews, preview: Preview, online: Spoken | None)
             return None if online is None else _copied(online, path)
         found = _recall(run, preview)
         if found is None:
-            _tell(run, previews, f"preview {preview.name} has no base beside it: step 0 did not speak it alike")
+            changed = "its text, voice or vocoder has changed since step 0"
+            _tell(run, previews, f"no base-model sample for {preview.name}: {changed}")
             return None
         return _copied(found, path)
     return None
@@ -305,8 +306,10 @@ def recover_base(run: Run, previews: Previews, open_base: Callable[[], OpenedChe
         return []
     sizes = [_bytes(Path(file).expanduser()) for file in base_files(base)]
     if run.plan.recipe.lora is not None or not (all(sizes) and sum(sizes) <= CHEAP_BYTES):
-        why = "adapters are trained" if run.plan.recipe.lora is not None else "the base is large, far or gone"
-        return [f"previews have no base beside them: what it said at step 0 is lost, and {why}"]
+        why = "the base is over 1 GiB, remote or deleted, so it is not loaded again"
+        if run.plan.recipe.lora is not None:
+            why = "adapters are trained"
+        return [f"no base-model samples: those of step 0 are lost, and {why}"]
     own = {name: tensor.detach().clone() for name, tensor in run.task.state_dict().items()}
     folder = _folder(run, 0)
     try:
@@ -319,10 +322,10 @@ def recover_base(run: Run, previews: Previews, open_base: Callable[[], OpenedChe
         kept = _entries(folder) if (folder / NUMBERS).exists() else []
         _write_numbers(folder, 0, [*(entry for entry in kept if entry["name"] not in spoken), *entries])
     except Exception as error:
-        return [f"previews have no base beside them: {first_line(error)}"]
+        return [f"no base-model samples: {first_line(error)}"]
     finally:
         run.task.load_state_dict(own)
-    return [f"the base has spoken {len(entries)} previews again: what it said at step 0 was lost"]
+    return [f"generated {len(entries)} base-model samples again: those of step 0 were lost"]
 
 
 def _bytes(path: Path) -> int:

@@ -71,7 +71,7 @@ def hold_first(run: Run, snapshots: Snapshots) -> None:
     if unsound is None:
         hold(run, snapshots)
         return
-    message = f"what the run would start from holds numbers that are not finite: {named(list(unsound.names))}"
+    message = f"the weights or state to start from hold NaN or infinity: {named(list(unsound.names))}"
     if not run.ranks.main:
         raise PeerError(message, exit_code=CheckpointError.exit_code, told=True)
     raise CheckpointError(message, hint="take another base, or an earlier checkpoint (`ttstrain resume RUN --from`)")
@@ -110,7 +110,7 @@ def after_refusal(
         restored = snapshots.step
         notes += _go_back(run, snapshots)
     if retry and action != "give up":
-        notes.append("the batch is tried once more")
+        notes.append("the same batch is tried once more")
     incident = Incident(
         step=failed_at,
         kind=verdict.judgement,
@@ -175,7 +175,7 @@ def take_back(run: Run, unsound: Unsound, snapshots: Snapshots, held_out: Sequen
     )
     tell(run, incident)
     if action == "give up":
-        _give_up(run, snapshots, held_out, f"what step {failed_at} led to is not finite", incident)
+        _give_up(run, snapshots, held_out, f"the state after step {failed_at} holds NaN or infinity", incident)
 
 
 def _go_back(run: Run, snapshots: Snapshots) -> list[str]:
@@ -208,7 +208,7 @@ def _worth(run: Run, folder: Path, held_out: Sequence[Pieces]) -> str:
         return f"`{folder}` is good ({figures})"
     best = run.ranks.broadcast(run.store.best())
     better = f"`{best}` was better" if best is not None else "no checkpoint of this run is better than its base"
-    return f"`{folder}` is finite but no good ({figures}); {better}"
+    return f"`{folder}` is finite, but not better than the base ({figures}); {better}"
 
 
 def main_loss(run: Run, values: Mapping[str, float]) -> float | None:
@@ -298,7 +298,7 @@ def check_update(run: Run, update: str | None, snapshots: Snapshots) -> None:
     found = next((one for one in run.ranks.gather(update) if one is not None), None)
     if found is None:
         return
-    others = {AVERAGE: "the average of the weights", STATISTICS: "what is learned from the whole step's counts"}
+    others = {AVERAGE: "the EMA weights", STATISTICS: "what is learned from the whole step's counts"}
     what = others.get(found, f"the weights of optimizer `{found}`")
     message = (
         f"memory ran out in step {run.progress.step + 1} while it updated {what}: "

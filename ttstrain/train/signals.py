@@ -211,6 +211,6 @@ class Signals:
             if not self._blind:
                 self._blind = True
                 if self._speak:
-                    log.warning("`%s` cannot be looked for: %s; training goes on", file, error.strerror or error)
+                    log.warning("cannot check for `%s`: %s; training goes on", file, error.strerror or error)
             return False
         return True

@@ -23,7 +23,7 @@ from ttstrain.train.precision import Precision
 AVERAGE = "average"  # beside the optimizers' names
 STATISTICS = "statistics"  # likewise
 UPDATE_HINT = (
-    "train less of the model (`lora`, `frozen`), take an optimizer with smaller moments (`optim.kind`), or a device "
+    "train less of the model (`lora`, `frozen`), take an optimizer with less state (`optim.kind`), or a device "
     "with more memory; where little is missing, $PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True may help"
 )
 

@@ -29,8 +29,8 @@ def tell_of_untrained(run: Run) -> None:
         )
     if names and run.ranks.main:
         run.trackers.note(
-            f"no gradient in the first {after} steps: {_quoted(names)}. No loss depended on that so far; what never "
-            "gets a gradient stays as it is"
+            f"no gradient in the first {after} steps: {_quoted(names)}. No loss has used them so far; a parameter "
+            "without a gradient is not trained"
         )
 
 

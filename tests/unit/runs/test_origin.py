@@ -107,7 +107,7 @@ def test_a_run_that_ended_in_a_slow_first_save_begins_again(tmp_path: Path) -> N
 
 def test_a_run_that_has_lost_its_checkpoints_does_not_begin_again(tmp_path: Path) -> None:
     run = write_start(tmp_path / "a", steps=50)
-    with pytest.raises(CheckpointError, match="are gone: it was at step 50"):
+    with pytest.raises(CheckpointError, match="are missing: it was at step 50"):
         not_begun(run)
     make_run(run)
     assert not not_begun(run)

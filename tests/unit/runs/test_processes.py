@@ -111,7 +111,7 @@ def test_a_lost_peer_knows_itself_whether_to_speak() -> None:
 
 
 @pytest.mark.parametrize(
-    ("training", "when"), [(False, "before the training began"), (True, "beside the steps of the training")]
+    ("training", "when"), [(False, "before the training began"), (True, "outside a training step")]
 )
 def test_memory_that_runs_out_is_said_in_words(training: bool, when: str) -> None:
     here, _ = processes(training=training)
