@@ -133,8 +133,8 @@ def test_texts_are_read_as_those_of_the_training_are(run: Path, voice: Path, tmp
     written = unicodedata.normalize("NFD", "<i>Héllo</i> &amp; goodbye \N{WAVING HAND SIGN}")
     result = sample(run, "--text", written, "-o", tmp_path / "a.wav", FAST, *own)
     assert result.exit_code == 0, result.output
-    assert "warning: `&amp;` and the like became" in result.stderr
-    assert "warning: `<i>` taken out of the text" in result.stderr
+    assert "WARNING: `&amp;` and the like became" in result.stderr
+    assert "WARNING: `<i>` taken out of the text" in result.stderr
     assert "letters and accents composed" in result.stderr
     assert "read as spaces" not in result.stderr
     plain = sample(run, "--text", "Héllo & goodbye", "-o", tmp_path / "b.wav", FAST, *own)
@@ -158,7 +158,7 @@ def test_a_reference_text_that_nobody_says_in_that_time_is_warned_about(run: Pat
 def test_unknown_symbols_are_warned_about(run: Path, tmp_path: Path) -> None:
     result = sample(run, "--text", "Hello ฿ there", "-o", tmp_path / "a.wav", FAST)
     assert result.exit_code == 0
-    assert "warning: not in the vocab and read as spaces: `฿`" in result.stderr
+    assert "WARNING: not in the vocab and read as spaces: `฿`" in result.stderr
 
 
 def test_references_that_cannot_be_used_are_refused(run: Path, tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ class _Voices:
         if (path, text) not in self._read:
             voice = self._read[path, text] = read_voice(path, text)
             for note in voice.notes:
-                _say(f"warning: {note}")
+                _say(f"WARNING: {note}")
         return self._read[path, text]
 
 
@@ -218,7 +218,7 @@ def _speak(speaker: Speaker, work: list[tuple[Line, Voice | None, Path]]) -> Non
         seconds = spoken.audio.wav.shape[-1] / spoken.audio.sample_rate
         _write(path, spoken.audio)
         for note in (*line.notes, *spoken.notes):
-            _say(f"warning: {'' if len(work) == 1 else f'{line.name}: '}{note}")
+            _say(f"WARNING: {'' if len(work) == 1 else f'{line.name}: '}{note}")
         if spoken.numbers:
             _say(f"{'' if len(work) == 1 else f'{line.name}: '}{_figures(spoken.numbers)}")
             figures.append(spoken.numbers)

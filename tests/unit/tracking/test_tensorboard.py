@@ -113,3 +113,15 @@ def test_after_a_failure_a_new_writer_goes_on_a_while_later(tmp_path: Path) -> N
     tracker.log(3, {"train/loss/model": 3.0})
     tracker.finish("done")
     assert [event.step for event in events(tmp_path).Scalars("train/loss/model")] == [3]
+
+
+@with_tensorboard
+def test_a_warning_is_a_text_of_its_own_at_the_step_it_came(tmp_path: Path) -> None:
+    tracker = TensorboardTracker()
+    tracker.warn("before there is a folder")
+    tracker.start(info(tmp_path))
+    tracker.log(4, {"train/loss/total": 1.0})
+    tracker.warn("a process that loads data was killed")
+    tracker.finish("done")
+    [event] = events(tmp_path).Tensors("warning/text_summary")
+    assert (event.step, event.tensor_proto.string_val[0]) == (4, b"a process that loads data was killed")
