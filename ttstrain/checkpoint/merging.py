@@ -138,6 +138,7 @@ def merge(parts: Sequence[OpenedCheckpoint]) -> OpenedCheckpoint:
         absent=tuple(entry for part in parts for entry in part.absent if not _has(weights, entry)),
         beside=tuple(part.path for part in others),
         notes=tuple(notes),
+        guesses=tuple(f"{part.path.name}: {guess}" for part in parts for guess in part.guesses),
     )
 
 

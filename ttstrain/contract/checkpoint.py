@@ -100,6 +100,9 @@ class OpenedCheckpoint:
     refusal: str = ""  # why it cannot be trained from, after its name; it can still be looked at
     beside: tuple[Path, ...] = ()  # further files that these weights were merged from
     notes: tuple[str, ...] = field(default_factory=tuple)
+    guesses: tuple[
+        str, ...
+    ] = ()  # notes on `unknown` for who looks at the file: a run takes those keys from its recipe
 
     @property
     def title(self) -> str:

@@ -35,7 +35,11 @@ def _load_opened(run: Run, base: OpenedCheckpoint) -> list[str]:
     lora.settle(run.task)
     if run.ema is not None:
         run.ema.reset(run.task.exported())
-    lines = [f"base {base.title}: {base.model}, {len(report.matched)} tensors", *base.notes, *fitted.notes]
+    lines = [
+        f"base {base.title}: {base.model}, {len(report.matched)} tensors",
+        *notes_on(run.plan, base),
+        *fitted.notes,
+    ]
     lines += _choose_new_rows(run, fitted)
     lines += [
         f"WARNING: the {len(rows)} new embedding rows of `{name}` are frozen, so they are not trained"
@@ -43,8 +47,6 @@ def _load_opened(run: Run, base: OpenedCheckpoint) -> list[str]:
         if name in run.optimizers.table.frozen
     ]
     lines += compare_front_ends(base.front_end, front_end_of(run))
-    if base.unknown:
-        lines.append(taken_on_trust(run.plan, base))
     if base.kind == "training":
         lines.append(f"it is a training checkpoint of step {base.step}; `ttstrain resume` would continue that training")
     return lines
@@ -56,7 +58,12 @@ def load_strictly(run: Run, opened: OpenedCheckpoint, weights: Tensors) -> LoadR
     return load_weights(run.task, weights, source=opened.source)
 
 
-def taken_on_trust(plan: Plan, base: OpenedCheckpoint) -> str:
+def notes_on(plan: Plan, opened: OpenedCheckpoint) -> list[str]:
+    """Say what is odd about a file that a run starts from, and what the run takes where the file does not tell."""
+    return [*opened.notes, *([_taken_on_trust(plan, opened)] if opened.unknown else [])]
+
+
+def _taken_on_trust(plan: Plan, base: OpenedCheckpoint) -> str:
     """Say what a file does not tell of itself: loudly, unless the user has said it."""
     section = plan.recipe.section()
     settings = ", ".join(f"model.{key}={json.dumps(section[key])}" for key in base.unknown)

@@ -9,7 +9,7 @@ from ttstrain.checkpoint.merging import open_training
 from ttstrain.checkpoint.meta import check_vocab, compare_front_ends
 from ttstrain.checkpoint.upstream import open_checkpoint
 from ttstrain.errors import CheckpointError, RecipeError
-from ttstrain.runs.base import front_end_of, load_strictly, taken_on_trust
+from ttstrain.runs.base import front_end_of, load_strictly, notes_on
 from ttstrain.runs.changed_data import forget_measures
 from ttstrain.runs.origin import Origin
 from ttstrain.shell import quoted
@@ -100,9 +100,8 @@ def _restore_upstream(run: Run, origin: Origin, *, keep: set[str]) -> list[str]:
     return [
         f"from {opened.title} ({opened.model}): kept {', '.join(restored)}",
         f"reset: {', '.join(fresh)}",
-        *opened.notes,
+        *notes_on(run.plan, opened),
         *fitted.notes,
-        *([taken_on_trust(run.plan, opened)] if opened.unknown else []),
     ]
 
 

@@ -221,13 +221,13 @@ def _read_vae(contents: Contents, found: _Found) -> OpenedCheckpoint:
     rank = found.tree.get("lora_rank")
     if rank is not None or any(LORA in key for key in weights):
         kind = "adapter"
-        notes.append(f"adapters of rank {rank}: they need the published {version.name} VAE to speak")
+        notes.append(f"adapters of rank {rank}: they need the published {version.title} VAE to speak")
     if contents.head not in (b"PK", b"") and contents.container == "zip":
         notes.append(f"its first bytes are `{contents.head.decode('latin1')}`: other zip readers will not open it")
     refusal = ""
     if version.name not in TRAINED:
-        refusal = f"is GPT-SoVITS {version.name}, whose flow-matching VAE ttstrain does not train yet"
-        notes.append(f"ttstrain reads {version.name} and does not train it yet")
+        refusal = f"is GPT-SoVITS {version.title}, whose flow-matching VAE ttstrain does not train yet"
+        notes.append(f"ttstrain reads {version.title} and does not train it yet")
     section = {} if refusal else vae_section(found.shapes, found.config)
     return OpenedCheckpoint(
         path=contents.path,
@@ -235,7 +235,7 @@ def _read_vae(contents: Contents, found: _Found) -> OpenedCheckpoint:
         task="gpt_sovits/vae",
         kind=kind,
         model="GPT-SoVITS VAE (s2G)",
-        version=" or ".join(version.open) or version.name,
+        version=version.title,
         config={"vae": section} if version.open else {"version": version.name, "vae": section},
         unknown=("version",) if version.open and not refusal else (),
         weights=weights,
@@ -250,6 +250,7 @@ def _read_vae(contents: Contents, found: _Found) -> OpenedCheckpoint:
         refusal=refusal,
         globals=contents.globals,
         notes=tuple(notes),
+        guesses=(version.guess,) if version.guess else (),
     )
 
 

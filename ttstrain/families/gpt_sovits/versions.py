@@ -76,6 +76,12 @@ class Version:
     name: str
     notes: tuple[str, ...] = ()
     open: tuple[str, ...] = ()  # versions it may be, where nothing tells which: `name` is a guess
+    guess: str = ""  # the note that says so, for who looks at the file: a recipe settles the version
+
+    @property
+    def title(self) -> str:
+        """Say which version it is, or which ones it may be."""
+        return " or ".join(self.open) or self.name
 
 
 def tell(
@@ -93,12 +99,14 @@ def tell(
     name = next(version for version in (*ranked, *possible) if version in possible)
     guessed = len(possible) > 1 and stated != name and (by_size or told.version != name)
     notes = [f"its config says {stated}: not believed"] if stated not in (None, name) else []
+    title, guess = name, ""
     if guessed:
         rule = "its file's size" if by_size and exported and told.version == name else "what is usual"
-        notes.append(f"it is {' or '.join(possible)}, and nothing in it tells which: {name} is a guess, by {rule}")
+        title = " or ".join(possible)
+        guess = f"it is {title}, and nothing in it tells which: {name} is a guess, by {rule}"
     if told.version != name and (exported or not by_size):
-        notes.append(f"by {told.by}, upstream's tools take it for {told.version}; it is {name}")
-    return Version(name, tuple(notes), possible if guessed else ())
+        notes.append(f"by {told.by}, upstream's tools take it for {told.version}; it is {title}")
+    return Version(name, tuple(notes), possible if guessed else (), guess)
 
 
 def by_tensors(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,9 @@ from ttstrain.families.gpt_sovits.config import VaeConfig, VaeNetConfig
 from ttstrain.families.gpt_sovits.export_files import halved, misjudged, vae_config, vae_file, write
 from ttstrain.families.gpt_sovits.shapes import generator_shapes
 from ttstrain.families.gpt_sovits.versions import PRO, as_upstream_tells, by_tensors, tell
+from ttstrain.plan.resolve import parse
+from ttstrain.recipe.compose import compose
+from ttstrain.runs.base import notes_on
 from ttstrain.tensors.loading import compare
 from ttstrain.tensors.tensorfile import read_tree
 
@@ -283,22 +287,34 @@ def test_a_version_that_nothing_tells_is_a_guess(
         file.truncate(size)
     found = tell(shapes, config, path=path, head=b"PK", exported=False)
     assert (found.name, found.open) == (name, open_)
-    guesses = [note for note in found.notes if f"{name} is a guess" in note]
-    assert len(guesses) == bool(open_)
-    assert all(" or ".join(open_) in note for note in guesses)
+    assert (f"{name} is a guess" in found.guess) == bool(open_)
+    assert " or ".join(open_) in found.guess
+    assert not any("guess" in note or f"it is {name}" in note for note in found.notes)
 
 
 def test_a_guessed_version_yields_to_the_recipe_and_to_a_file_that_tells(tmp_path: Path) -> None:
     path = toys.write_s2g(tmp_path / "G_7.pth", version="v2ProPlus", layout="training")
     opened = open_checkpoint(path, task=TASK)
     assert (opened.version, opened.unknown) == ("v2Pro or v2ProPlus", ("version",))
-    assert "it is v2Pro or v2ProPlus, and nothing in it tells which: v2Pro is a guess, by what is usual" in opened.notes
+    guess = "it is v2Pro or v2ProPlus, and nothing in it tells which: v2Pro is a guess, by what is usual"
+    assert opened.guesses == (guess,)
+    assert guess in inspect(path).notes  # who looks at the file has no recipe
+    assert not any("v2Pro" in note for note in opened.notes)  # a run takes the recipe's, and says that alone
     model = {**VaeConfig().model_dump(mode="json"), **opened.config}
     for version in PRO:
         opened.check_model({**model, "version": version})
     published = toys.write_s2g(tmp_path / "s2G.pth", version="v2ProPlus")
     both = open_base([str(published), str(path)], task=TASK)
     assert (both.unknown, both.config["version"]) == ((), "v2ProPlus")
+
+
+@pytest.mark.parametrize("version", PRO)
+def test_a_run_says_the_version_that_its_recipe_takes_and_no_guess_of_it(tmp_path: Path, version: Any) -> None:
+    opened = open_checkpoint(toys.write_s2g(tmp_path / "G_7.pth", version="v2ProPlus", layout="training"), task=TASK)
+    composed = compose(toys.write_recipe(tmp_path / "r.yaml", "vae", version=version), [])
+    plan: Any = SimpleNamespace(recipe=parse(composed), origins=composed.origins)
+    about = [note for note in notes_on(plan, opened) if "v2Pro" in note]
+    assert about == [f'`G_7.pth` does not tell version: model.version="{version}", as you say']
 
 
 @pytest.mark.parametrize(("version", "head"), [("v2", b"PK"), ("v2Pro", b"05"), ("v2ProPlus", b"06")])
