@@ -21,7 +21,7 @@ import ranked
 import torch
 import torch.distributed as dist
 from processes import Processes
-from small_runs import checkpoint, command, differences, ttstrain, write_clips, write_recipe
+from small_runs import checkpoint, command, differences, metrics, ttstrain, write_clips, write_recipe
 from toys import Counting, Gan, Joint, Regression
 
 from ttstrain.errors import DataError, OutOfMemoryError, PeerError, Preempted, RecipeError
@@ -284,6 +284,20 @@ def test_a_signal_to_one_rank_stops_all_after_that_step(two: TwoRanks, recipe: P
     assert (type(main), type(other)) == (Preempted, PeerError)
     assert (other.exit_code, other.told) == (75, True)
     assert [folder.name for folder in (tmp_path / "s" / "checkpoints").glob("step-*")] == ["step-00000003"]
+
+
+@pytest.mark.parametrize(("ask", "measured"), [("finetune_signalled", True), ("finetune_signalled_twice", False)])
+def test_a_signal_to_one_rank_in_the_last_step_lets_all_evaluate_what_is_saved(
+    two: TwoRanks, recipe: Path, tmp_path: Path, *, ask: str, measured: bool
+) -> None:
+    place = [f"run_dir={tmp_path}", "name=s", "checkpoint.every=100"]
+    main, other = two(getattr(ranked, ask), signal.SIGTERM, 1, 8, recipe, *place)
+    run = tmp_path / "s"
+    assert main == other == run
+    saved = checkpoint(run, 8)
+    assert ("eval/loss/total" in saved.meta.metrics) == measured
+    assert ("eval/loss/total" in metrics(run)[-1]) == measured
+    assert saved.state["progress"].get("owes_evaluation", False) != measured
 
 
 @pytest.mark.parametrize("on_rank", [0, 1])

@@ -26,13 +26,15 @@ from small_runs import (
     write_recipe,
 )
 
+from ttstrain.checkpoint import pointers
 from ttstrain.checkpoint.lock import RunBusyError, hold
 from ttstrain.errors import CheckpointError, DataError, FolderLostError, Interrupted, Preempted, RecipeError, UserError
+from ttstrain.families.flow.task import FlowTask
 from ttstrain.recipe.compose import compose
 from ttstrain.runs.resume import resume
 from ttstrain.tracking import jsonl
 from ttstrain.tracking.jsonl import JsonlTracker
-from ttstrain.train import loop
+from ttstrain.train import loop, measure
 from ttstrain.train.run import Run
 
 STEPS = 8
@@ -207,20 +209,78 @@ def _without_best(state: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tree for name, tree in state.items() if name != "best"}
 
 
-def test_a_run_asked_to_leave_at_its_last_step_is_done(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def ask_in_the_last_step(patch: pytest.MonkeyPatch, number: signal.Signals) -> None:
     step = loop.train_step
 
-    def step_and_interrupt(run: Run, *arguments: Any, **options: Any) -> Any:
+    def step_and_ask(run: Run, *arguments: Any, **options: Any) -> Any:
         report = step(run, *arguments, **options)
         if report.step == STEPS:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         return report
 
-    monkeypatch.setattr(loop, "train_step", step_and_interrupt)
-    run = finetune(recipe, tmp_path, "name=run")
+    patch.setattr(loop, "train_step", step_and_ask)
+
+
+def saved_before_evaluations(patch: pytest.MonkeyPatch, then: Callable[[], object] = lambda: None) -> list[int]:
+    """Collect, at each evaluation, the step of `last`; `then` comes in the middle of an evaluation of the last step."""
+    evaluate, saved = FlowTask.evaluate, []
+
+    def looked(self: FlowTask, *arguments: Any) -> Any:
+        values = evaluate(self, *arguments)
+        if saved[-1] == STEPS:
+            then()
+        return values
+
+    def noted(run: Run, *arguments: Any, **options: Any) -> Any:
+        last = run.store.last()
+        saved.append(-1 if last is None else pointers.step_of(last))
+        return measured(run, *arguments, **options)
+
+    measured = measure.evaluate
+    patch.setattr(FlowTask, "evaluate", looked)
+    patch.setattr(measure, "evaluate", noted)
+    return saved
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_asked_to_leave_at_its_last_step_is_saved_and_then_evaluated(
+    recipe: Path,
+    finished: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+) -> None:
+    with monkeypatch.context() as patch:
+        ask_in_the_last_step(patch, number)
+        saved = saved_before_evaluations(patch)
+        run = finetune(recipe, tmp_path, "name=run", *OVERRIDES["fp32"])
+    assert saved[-1] == STEPS  # the state was on disk first
+    whole = finished("fp32")
+    assert_equal_ends(run, whole)
+    assert checkpoint(run, STEPS).meta.metrics == checkpoint(whole, STEPS).meta.metrics != {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_leaves_the_last_evaluation_to_a_resume(
+    recipe: Path,
+    finished: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    *,
+    number: signal.Signals,
+) -> None:
+    with monkeypatch.context() as patch:
+        ask_in_the_last_step(patch, number)
+        saved_before_evaluations(patch, then=lambda: signal.raise_signal(number))
+        run = finetune(recipe, tmp_path, "name=run", *OVERRIDES["fp32"])
+    assert "the evaluation; `ttstrain resume` runs it" in " ".join(capfd.readouterr().err.split())
     assert (run / "checkpoints" / "last").read_text().strip() == LAST
+    assert "eval/loss/total" not in metrics(run)[-1]
+    resume(run, [])
+    assert_equal_ends(run, finished("fp32"))
+    with pytest.raises(RecipeError, match="this run has ended"):
+        resume(run, [])
 
 
 def test_an_early_stop_comes_when_it_would_have_come(recipe: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from ttstrain.recipe.compose import compose
 from ttstrain.recipe.schema import GuardConfig, OptimConfig
 from ttstrain.runs import assemble, new, processes
 from ttstrain.runs.resume import resume as go_on
-from ttstrain.train import build, distributed, loop, prepare, recovery, signals
+from ttstrain.train import build, distributed, loop, measure, prepare, recovery, signals
 from ttstrain.train.checksum import checksums
 from ttstrain.train.device import choose_device
 from ttstrain.train.distributed import Ranks
@@ -377,6 +377,22 @@ def finetune_signalled(number: signal.Signals, on_rank: int, at_step: int, recip
     """Train; while one rank alone waits for its data, it is sent a signal."""
     with _at(at_step, lambda loader: os.kill(os.getpid(), number) if loader.rank == on_rank else None):
         return finetune(recipe, *overrides)
+
+
+def finetune_signalled_twice(number: signal.Signals, on_rank: int, at_step: int, recipe: Path, *overrides: str) -> Path:
+    """Train; one rank alone is sent a signal before that step, and another in the evaluation after it."""
+    evaluate = measure.evaluate
+
+    def signalled(run: Run, *args: Any, **kwargs: Any) -> Any:
+        if run.progress.step == at_step and run.ranks.rank == on_rank:
+            os.kill(os.getpid(), number)
+        return evaluate(run, *args, **kwargs)
+
+    measure.evaluate = signalled
+    try:
+        return finetune_signalled(number, on_rank, at_step, recipe, *overrides)
+    finally:
+        measure.evaluate = evaluate
 
 
 def finetune_poisoned(on_rank: int, at_step: int, recipe: Path, *overrides: str) -> Path:

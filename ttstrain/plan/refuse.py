@@ -216,15 +216,17 @@ def check_plan(plan: Plan) -> None:
     _check_ema(plan)
 
 
-def check_resume(plan: Plan, step: int, *, ended: Sequence[Sequence[Any]] = ()) -> None:
+def check_resume(plan: Plan, step: int, *, ended: Sequence[Sequence[Any]] = (), owes_evaluation: bool = False) -> None:
     """Refuse to go on at `step` when the schedule has ended there, or when all that is left of it is its floor.
 
-    `ended` are the stages that are over, each with its last step. Raises RecipeError with the LR that would be used and
-    the three ways out.
+    `ended` are the stages that are over, each with its last step. A complete run that `owes_evaluation` goes on to make
+    it. Raises RecipeError with the LR that would be used and the three ways out.
     """
     curriculum = Curriculum(plan.stages, ended=steps_of(plan.stages, ended))
     total = curriculum.total_steps
     left = range(step, total)
+    if owes_evaluation and not left:
+        return
     if left and any(not _all_below_floor(group, curriculum, first=step) for group in _trained(plan)):
         return
     lrs = ", ".join(f"{curriculum.lr_of(group, step):.3g} for `{group.key}`" for group in _trained(plan))

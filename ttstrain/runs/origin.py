@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ttstrain.checkpoint import pointers, run_folder
+from ttstrain.checkpoint import pointers, run_folder, store
 from ttstrain.checkpoint.damage import open_meta
 from ttstrain.checkpoint.upstream import follow, open_checkpoint
 from ttstrain.errors import CheckpointError, RecipeError
@@ -22,6 +22,7 @@ class Origin:
     run: Path | None  # our run it belongs to; None for an upstream file
     step: int
     ended: tuple[tuple[str, int], ...] = ()  # stages that are over
+    owes_evaluation: bool = False  # after that step, which a signal or a kill left no time for
 
 
 def run_of(path: Path) -> Path | None:
@@ -48,7 +49,9 @@ def find(path: Path, *, run: Path | None, checkpoint: Path | None, recipe: str |
         if not pointers.is_own(found):
             raise CheckpointError(f"`{found}` leads out of `{run}`, which can only go on from its own checkpoints")
         meta = open_meta(found)
-        return Origin(found, run, meta.step, () if meta.schedule is None else meta.schedule.stages)
+        stages = () if meta.schedule is None else meta.schedule.stages
+        owes = "progress" in meta.parts and bool(store.load_part(found, "progress").get("owes_evaluation"))
+        return Origin(found, run, meta.step, stages, owes_evaluation=owes)
     found = follow(path if checkpoint is None else _file_in(path, checkpoint))
     if pointers.is_checkpoint(found):
         raise CheckpointError(

@@ -85,7 +85,7 @@ def _go_on(
         source_name=name,
     )
     if not reset_step:
-        check_resume(plan, origin.step, ended=origin.ended)
+        check_resume(plan, origin.step, ended=origin.ended, owes_evaluation=origin.owes_evaluation)
     place = place or here.hold(lambda: _new_folder(origin, plan))
     run = assemble(plan, prepared, place, device, here)
     restored = restore(run, origin, prepared, reset_step=reset_step, reset_optimizer=reset_optimizer)

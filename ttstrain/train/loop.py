@@ -11,10 +11,10 @@ from time import perf_counter
 from ttstrain.contract.data import Batch
 from ttstrain.modules.cpu.heap import keep_freed_memory
 from ttstrain.train import checkpointing, recovery
-from ttstrain.train.decide import Ending, Place, decide, due
+from ttstrain.train.decide import Ending, Place, Requests, decide, due
 from ttstrain.train.evaluation_loop import Pieces
 from ttstrain.train.held_out import HeldOut
-from ttstrain.train.measure import measure, measure_first, remember
+from ttstrain.train.measure import BY_RESUME, ONCE_SAVED, measure, measure_first, remember
 from ttstrain.train.requests import answer, leave, look_for_requests, tell_saved
 from ttstrain.train.run import Run
 from ttstrain.train.signals import Signals
@@ -61,7 +61,15 @@ def finish_step(run: Run, taken: Taken, held_out: HeldOut, snapshots: Snapshots,
         log_step(run, taken)
     values: dict[str, float] = {}
     if after.evaluate or after.speak:
-        values = measure(run, held_out, signals, requests, evaluates=after.evaluate, speaks=after.speak)
+        values = measure(
+            run,
+            held_out,
+            signals,
+            requests,
+            evaluates=after.evaluate,
+            speaks=after.speak,
+            then=ONCE_SAVED if place.last else BY_RESUME,
+        )
         requests = look_for_requests(run, signals, before=requests)
         after = decide(place, run.plan, requests)
     if (values or after.snapshot or after.save) and (unsound := recovery.look(run, values)):
@@ -75,10 +83,33 @@ def finish_step(run: Run, taken: Taken, held_out: HeldOut, snapshots: Snapshots,
         recovery.hold(run, snapshots)
     if after.save:
         checkpointing.save(run, best=found.improved, metrics=values)
+    if after.leave == "done" and run.progress.owes_evaluation:
+        return measure_saved(run, requests, held_out, snapshots, signals)
     if after.leave is not None:
         return leave(run, after.leave)
     tell_saved(run)
     return None
+
+
+def measure_saved(
+    run: Run, requests: Requests, held_out: HeldOut, snapshots: Snapshots, signals: Signals
+) -> Ending | None:
+    """Evaluate a complete run that a signal had saved first, and save it again; the next signal leaves that out."""
+    run.store.wait()
+    tell_saved(run)
+    signals.answered()
+    if run.ranks.main:
+        run.trackers.note("the run is complete and saved; its last evaluation follows, and a further signal ends that")
+    values = measure(run, held_out, signals, Requests(), evaluates=True, speaks=False)
+    if run.progress.owes_evaluation:
+        return leave(run, "done")
+    if unsound := recovery.look(run, values):
+        recovery.take_back(run, unsound, snapshots, held_out.batches)
+        return answer(run, requests, snapshots, held_out.batches)
+    checkpointing.save(run, best=remember(run, values).improved, metrics=values)
+    run.store.wait()
+    measure(run, held_out, signals, Requests(), evaluates=False, speaks=True)
+    return leave(run, "done")
 
 
 def _place(run: Run) -> Place:

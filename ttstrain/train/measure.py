@@ -15,16 +15,19 @@ from ttstrain.train.evaluate import evaluate
 from ttstrain.train.held_out import HeldOut
 from ttstrain.train.previews import speak
 from ttstrain.train.recovery import EVALUATED
-from ttstrain.train.requests import look_for_requests, save_and_leave
+from ttstrain.train.requests import leave, look_for_requests, save_and_leave
 from ttstrain.train.run import Run
 from ttstrain.train.signals import Hurried, Signals
 from ttstrain.train.stages import OF_STAGE
+
+BY_RESUME, ONCE_SAVED = "`ttstrain resume` runs it", "it follows once the run is saved"
 
 
 def measure_first(run: Run, held_out: HeldOut, signals: Signals) -> Ending | None:
     """Measure what the run starts with, or what the last session had no time to measure.
 
-    Raises DivergedError where the held-out loss is not finite: no step could be judged by it.
+    A run that is complete is saved then. Raises DivergedError where the held-out loss is not finite: no step could be
+    judged by it.
     """
     progress, curriculum = run.progress, run.optimizers.curriculum
     first, in_last_stage = progress.step == 0, curriculum.is_last
@@ -41,19 +44,30 @@ def measure_first(run: Run, held_out: HeldOut, signals: Signals) -> Ending | Non
     found = remember(run, values)
     if found.out_of_patience and not in_last_stage:
         stages.begin_next_stage(run)
-    if not first and (found.improved or found.out_of_patience):
+    complete = progress.step >= curriculum.total_steps and not progress.owes_evaluation
+    if not first and (found.improved or found.out_of_patience or complete):
         checkpointing.save(run, best=found.improved, metrics=values)
+    if complete:
+        return leave(run, "done")
     if (requests := look_for_requests(run, signals)).leave:
         return save_and_leave(run, requests.leave)
     return "early stop" if found.out_of_patience and in_last_stage else None
 
 
 def measure(
-    run: Run, held_out: HeldOut, signals: Signals, requests: Requests, *, evaluates: bool, speaks: bool
+    run: Run,
+    held_out: HeldOut,
+    signals: Signals,
+    requests: Requests,
+    *,
+    evaluates: bool,
+    speaks: bool,
+    then: str = BY_RESUME,
 ) -> dict[str, float]:
     """Evaluate and speak; return the evaluation.
 
-    In a hurry, or as soon as someone is, the rest is left out. An evaluation that was due is owed then.
+    In a hurry, or as soon as someone is, the rest is left out. An evaluation that was due is owed; `then` says
+    when it is made.
     """
     values: dict[str, float] = {}
     run.progress.owes_evaluation = evaluates
@@ -67,7 +81,7 @@ def measure(
             _report(run, speak(run, held_out.previews, breakable=signals.breakable))
     except Hurried:
         if run.ranks.main:
-            what = "the evaluation; `ttstrain resume` runs it" if run.progress.owes_evaluation else "samples"
+            what = f"the evaluation; {then}" if run.progress.owes_evaluation else "samples"
             run.trackers.note(f"left out to save in time after step {run.progress.step}: {what}")
     return values
 

@@ -5,6 +5,7 @@ SIGHUP                 the same; not where it is ignored, as under nohup  a term
                        before the first step: leave at once with 75, there is nothing to save
 Ctrl-C                 finish the step, save, leave with exit code 130
 Ctrl-C a second time   stop at once (KeyboardInterrupt), nothing is saved
+any, in the last step  save, evaluate, save again, leave with exit code 0; the next signal leaves the evaluation out
 `<run>/STOP`           finish the step, save, leave with exit code 0
 `<run>/SAVE`           save and go on
 """
@@ -122,6 +123,7 @@ class Signals:
         self._save = False
         self._request: Request | None = None
         self._ctrl_c = False
+        self._doing = "finishing this step and saving"
         self._breakable = False
         self._blind = False  # the files could not be looked for, and that is told
         self._process = os.getpid()
@@ -142,6 +144,11 @@ class Signals:
     def hurried(self) -> bool:
         """Whether a signal asks to leave; what can be left out until the state is saved should be."""
         return self._request in HURRIED
+
+    def answered(self) -> None:
+        """Let the next signal be a request of its own: the state is saved, and what still goes on can be left out."""
+        self._request, self._ctrl_c = None, False
+        self._doing = "leaving the last evaluation and samples out"
 
     @contextmanager
     def breakable(self) -> Iterator[None]:
@@ -176,9 +183,9 @@ class Signals:
                 signal.signal(signal.SIGINT, signal.SIG_DFL)  # a third Ctrl-C does not even ask Python
                 raise KeyboardInterrupt
             self._ctrl_c = True
-            self._say("Ctrl-C: finishing this step and saving; press again to stop at once")
+            self._say(f"Ctrl-C: {self._doing}; press again to stop at once")
         else:
-            self._say(f"{signal.Signals(number).name}: finishing this step and saving")
+            self._say(f"{signal.Signals(number).name}: {self._doing}")
         if self._request is None:
             self._request = "interrupted" if number == signal.SIGINT else "preempted"
         if self._breakable:
