@@ -56,7 +56,7 @@ def evaluate_batches(
     The generator of batch `i` is seeded with EVALUATION_SEED + `i`, whichever rank has it; a batch's pieces draw from
     it in turn. `divide` puts smaller pieces in the place of one that does not fit in memory, and returns False where it
     cannot; without it torch's error is raised. Raises OutOfMemoryError, on every rank, where `divide` could not, and
-    Hurried, on every rank, where `hurried` says so before a batch.
+    Hurried, on every rank, where `hurried` says so before the first or any further batch.
     """
 
     def one(batch: Batch, generator: torch.Generator) -> T:
@@ -64,12 +64,12 @@ def evaluate_batches(
             return compute(batch.to(device), generator)
 
     computed: list[T] = []
-    fits, left = True, False
+    fits, left = True, hurried()  # a rank may have no batch to be asked before
     with evaluating(task):
         for i, pieces in enumerate(batches):
             if i % ranks.world_size != ranks.rank:
                 continue
-            left = hurried()
+            left = left or hurried()
             if left or not fits:
                 break
             generator = torch.Generator().manual_seed(EVALUATION_SEED + i)
