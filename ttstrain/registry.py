@@ -23,9 +23,9 @@ def identify_unknown(keys: Sequence[str]) -> UnknownFile | None:
     """Ask every family what a file with these keys is, when none of their formats takes it."""
     for name in names():
         family = load(name)
-        stranger: UnknownFile | None = load_reference(family.strangers)(keys) if family.strangers else None
-        if stranger is not None:
-            return stranger
+        unknown: UnknownFile | None = load_reference(family.unknown_files)(keys) if family.unknown_files else None
+        if unknown is not None:
+            return unknown
     return None
 
 

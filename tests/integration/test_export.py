@@ -310,9 +310,9 @@ def test_a_training_file_that_adamw_cannot_take_is_not_kept(source: Source, tmp_
     ):
         moments = {
             name: {key: value for key, value in {**state, **changes}.items() if value is not None}
-            for name, state in source.training.moments.items()
+            for name, state in source.training.optimizer_state.items()
         }
-        spoilt = replace(source, training=replace(source.training, moments=moments))
+        spoilt = replace(source, training=replace(source.training, optimizer_state=moments))
         with pytest.raises(CheckpointError, match=said):
             export(spoilt, tmp_path / "out", formats=["training"])
         assert not (tmp_path / "out").exists()

@@ -114,10 +114,10 @@ def learned_whole(tokens: Tensor) -> OrpheusBatch:
 
 
 def test_moments_belong_to_the_parameters_that_they_were_taken_of(opened: OpenedCheckpoint, trained: Trained) -> None:
-    assert opened.moments is not None
-    assert opened.moments.keys() == {f"net.{name}" for name in trained.moments}
+    assert opened.optimizer_state is not None
+    assert opened.optimizer_state.keys() == {f"net.{name}" for name in trained.moments}
     for name, expected in trained.moments.items():
-        found = read_tree(opened.moments[f"net.{name}"])
+        found = read_tree(opened.optimizer_state[f"net.{name}"])
         assert found.keys() == expected.keys() == {"step", "exp_avg", "exp_avg_sq"}
         assert all(torch.equal(found[key], expected[key]) for key in expected), name
 
@@ -139,8 +139,8 @@ def test_going_on_ends_where_the_trainer_ended(opened: OpenedCheckpoint, trained
     named = list(task.named_parameters())
     table = build_groups(task.optimized(), named, config)
     optimizers = Optimizers.build(table, total_steps=100, steps_per_epoch=6.0)
-    assert opened.moments is not None
-    optimizers.load_state_dict({"model": read_tree(opened.moments)})
+    assert opened.optimizer_state is not None
+    optimizers.load_state_dict({"model": read_tree(opened.optimizer_state)})
     for step in range(SAVED, STEPS):
         logged = trained.log[step]
         (loss,) = task.losses(learned_whole(trained.rows.tokens[trained.rows.asked[step]]))
@@ -195,8 +195,8 @@ def copied(trained: Trained, tmp_path: Path) -> Path:
 def test_moments_that_lie_elsewhere_are_said_to_start_afresh(copied: Path, recipe: Path, tmp_path: Path) -> None:
     (copied / "optimizer.pt").unlink()
     found = open_checkpoint(resolve_base(str(copied)))
-    assert (found.kind, found.step, found.moments) == ("training", SAVED, None)
-    assert "moments start afresh" in found.notes[0]
+    assert (found.kind, found.step, found.optimizer_state) == ("training", SAVED, None)
+    assert "optimizer state starts afresh" in found.notes[0]
 
 
 def test_another_optimizer_s_moments_are_not_taken_for_adamw_s(copied: Path) -> None:
@@ -205,7 +205,7 @@ def test_another_optimizer_s_moments_are_not_taken_for_adamw_s(copied: Path) -> 
         own["momentum"] = own.pop("exp_avg_sq")
     torch.save(state, copied / "optimizer.pt")
     found = open_checkpoint(resolve_base(str(copied)))
-    assert found.moments is None
+    assert found.optimizer_state is None
     assert "are not AdamW's" in found.notes[0]
 
 
@@ -214,8 +214,8 @@ def test_groups_that_are_not_a_trainer_s_are_said(copied: Path) -> None:
     state["param_groups"][0]["params"].pop()
     torch.save(state, copied / "optimizer.pt")
     found = open_checkpoint(resolve_base(str(copied)))
-    assert found.moments is None
-    assert "moments left out" in found.notes[0]
+    assert found.optimizer_state is None
+    assert "optimizer state left out" in found.notes[0]
 
 
 class Harmful:

@@ -64,7 +64,7 @@ def test_a_file_that_says_nothing_or_something_wrong_is_told_by_its_behaviour(
     save_file(checkpoint(v0, STEPS).state["task"], tmp_path / "model.safetensors")
     silent = probe(str(tmp_path), str(speech))
     assert (silent.verdict, silent.contradicted) == ("v0, vocos", False)
-    assert not any(reading.stated for reading in silent.readings)
+    assert not any(reading.stated for reading in silent.interpretations)
     arch = json.dumps(FLAGS["v1"])
     (tmp_path / "wrong.yaml").write_text(f"model: {{arch: {arch}, mel_spec: {{mel_spec_type: vocos}}}}\n")
     wrong = probe(str(tmp_path), str(speech))
@@ -96,7 +96,7 @@ def test_a_vocab_has_to_be_found_named_and_of_the_right_size(v0: Path, speech: P
     vocab = tmp_path / "mine" / "v.txt"
     vocab.parent.mkdir()
     vocab.write_text("".join(f"{token}\n" for token in " abcdefghijklmnopqrstuvwxyz.,"))
-    assert len(probe(str(tmp_path), str(speech), vocab=str(vocab)).readings) == 4
+    assert len(probe(str(tmp_path), str(speech), vocab=str(vocab)).interpretations) == 4
     vocab.write_text(" \na\n")
     with pytest.raises(CheckpointError, match=r"2 tokens, `.*` rows for 29"):
         probe(str(tmp_path), str(speech), vocab=str(vocab))

@@ -11,7 +11,7 @@ from small_runs import checkpoint, finetune, metrics, ttstrain, write_clips, wri
 
 from ttstrain.checkpoint.upstream import open_checkpoint, resolve_base
 from ttstrain.export.choose import gather
-from ttstrain.infer.load import open_speaker
+from ttstrain.infer.load import load_model
 
 NET = "model={dim: 32, depth: 1, heads: 1, dim_head: 32, text_dim: 16, conv_layers: 1, tokenizer: char}"
 SMALL = ["extends=[hardware/cpu, tracking/offline]", NET, "tracking.wandb=off", "sample.every=null"]
@@ -96,7 +96,7 @@ def test_a_run_that_only_spoils_its_base_keeps_no_best(base: Path, tmp_path: Pat
     assert min(losses, key=lambda step: losses[step]) == 0
     assert not (tmp_path / "run" / "checkpoints" / "best").exists()
     said = "this run was never better than what it started from"
-    assert said in open_speaker(str(tmp_path / "run"), []).lines[0]
+    assert said in load_model(str(tmp_path / "run"), []).lines[0]
     assert said in gather(tmp_path / "run", training=False).warnings[0]
     assert any(said in note for note in open_checkpoint(tmp_path / "run").notes)  # as a base, and looked at
     assert gather(base, training=False).warnings == ()

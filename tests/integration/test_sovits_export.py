@@ -25,7 +25,7 @@ from ttstrain.families.gpt_sovits.config import VaeNetConfig
 from ttstrain.families.gpt_sovits.gpt.net import build_gpt
 from ttstrain.families.gpt_sovits.shapes import generator_shapes
 from ttstrain.families.gpt_sovits.vae.synthesizer import build_vae
-from ttstrain.infer.load import open_speaker
+from ttstrain.infer.load import load_model
 
 # What upstream's process_ckpt and inference look at; kept apart from the package's own table.
 HEADS = {b"00": "v1", b"01": "v2", b"02": "v3", b"03": "v3", b"04": "v4", b"05": "v2Pro", b"06": "v2ProPlus"}
@@ -153,9 +153,7 @@ def test_an_exported_pair_is_spoken_with(tmp_path: Path) -> None:
         export(one, tmp_path / task)
     features = [f"model.features.{key}={value}" for key, value in toys.FEATURES.items()]
     gpt = tmp_path / "gpt" / "ada-e8.ckpt"
-    speaker = open_speaker(
-        str(tmp_path / "vae" / "ada_e8_s96.pth"), [f"model.gpt={gpt}", "train.device=cpu", *features]
-    )
+    speaker = load_model(str(tmp_path / "vae" / "ada_e8_s96.pth"), [f"model.gpt={gpt}", "train.device=cpu", *features])
     loaded = speaker.task.exported().state_dict()
     for key, tensor in loaded.items():
         if not key.startswith("vae.enc_q."):

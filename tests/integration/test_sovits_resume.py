@@ -150,7 +150,7 @@ def test_scaled_adam_goes_on_bit_for_bit_from_a_stacked_state(tmp_path: Path, st
         optimizer.step()
     path = write_lightning(tmp_path / f"epoch=3-step={step}.ckpt", net, optimizer, step=step)
     opened = open_checkpoint(path, task="gpt_sovits/gpt")
-    moments = read_tree(opened.moments)
+    moments = read_tree(opened.optimizer_state)
     other = toys.small_gpt(seed=1)
     other.load_state_dict({key.removeprefix("gpt."): tensor for key, tensor in read_tree(opened.weights).items()})
     again = optimizer_of(other)
@@ -179,7 +179,7 @@ def test_a_lightning_file_goes_on_with_its_own_kind_of_optimizer(tmp_path: Path)
     run = resume(tmp_path / "logs_s1_v2", [f"run_dir={tmp_path}"], recipe=str(asked))
     name = "gpt.ar_text_embedding.word_embeddings.weight"
     (moments,) = [own[name] for own in checkpoint(run, STEPS + 1).state["optimizers"].values() if name in own]
-    opened = open_checkpoint(path, task="gpt_sovits/gpt").moments
+    opened = open_checkpoint(path, task="gpt_sovits/gpt").optimizer_state
     assert opened is not None
     before: Tensor = opened[name]["exp_avg_sq"].read()
     assert moments["step"] == STEPS + 1

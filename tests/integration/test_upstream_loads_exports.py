@@ -158,7 +158,7 @@ def test_upstreams_trainer_goes_on_from_an_export(trained: Trained) -> None:
     source, found, training = trained.source, trained.found, trained.source.training
     assert training is not None
     assert found["update"] == found["ema_step"] == source.step
-    assert found["names"] == list(training.moments)
+    assert found["names"] == list(training.optimizer_state)
     assert found["moments"] == len(found["names"])
     assert found["lr"] == found["lr_after"] == [pytest.approx(max(training.lr, training.peak_lr / 10))]
     assert found["update_after"] == found["ema_step_after"] == source.step + UPDATES
@@ -171,7 +171,7 @@ def test_what_upstream_trained_on_comes_back(trained: Trained) -> None:
     opened.check_model(trained.source.config.model_dump(mode="json"))
     load_weights(FlowTask(trained.source.config), opened.weights, source="back")  # type: ignore[arg-type]
     assert opened.step == trained.source.step + UPDATES
-    assert opened.moments is not None
-    assert {float(state["step"].read()) for state in opened.moments.values()} == {opened.step}
+    assert opened.optimizer_state is not None
+    assert {float(state["step"].read()) for state in opened.optimizer_state.values()} == {opened.step}
     assert opened.schedule is not None
     assert not opened.schedule.ended

@@ -12,8 +12,8 @@ from small_runs import checkpoint, differences, finetune, write_clips, write_rec
 
 from ttstrain.checkpoint.upstream import open_checkpoint
 from ttstrain.errors import CheckpointError, RecipeError
-from ttstrain.families.flow.readings import TABLE
-from ttstrain.families.flow.surgery import transplant
+from ttstrain.families.flow.interpretations import TABLE
+from ttstrain.families.flow.transplant import transplant
 from ttstrain.runs.resume import resume
 
 ALONE, STEPS = 3, 6

@@ -72,7 +72,7 @@ def test_every_kind_restores_what_upstream_restores(layouts: Path, config: FlowC
         assert torch.equal(opened.ema[key].read(), expected[f"{name}.ema.ema_model.{key}"])
     assert opened.ema_step == loads["ema_step"] == int(expected[f"{name}.ema.step"])
     assert (opened.step or 0) == loads["update"]
-    assert len(opened.moments or {}) == loads["optimizer_state_entries"]
+    assert len(opened.optimizer_state or {}) == loads["optimizer_state_entries"]
     if loads["optimizer_state_entries"]:
         assert [group.lr for group in opened.groups] == [loads["lr_in_optimizer"]]
         assert opened.schedule is not None
@@ -99,7 +99,7 @@ def test_moments_carry_on_as_upstreams_run_did(
         task.optimized(), task.named_parameters(), OptimConfig(lr=upstream["lr"], decay_norms_and_biases=True)
     )
     optimizers = Optimizers.build(table, total_steps=len(trace), steps_per_epoch=5)
-    optimizers.load_state_dict({"model": tensorfile.read_tree(opened.moments)})
+    optimizers.load_state_dict({"model": tensorfile.read_tree(opened.optimizer_state)})
     for k, step in list(enumerate(trace))[opened.step :]:
         batch = replay(data, upstream, step, given, k)
         (loss,) = task.losses(batch)
@@ -372,8 +372,8 @@ def test_moments_of_another_optimizer_are_left_out_and_said_so(layouts: Path, tm
         state["state1"], state["absmax1"] = state.pop("exp_avg"), torch.ones(3)
     torch.save(full, tmp_path / "x.pt")
     opened = open_checkpoint(tmp_path / "x.pt")
-    assert opened.moments is None
-    assert any("moments left out" in note for note in opened.notes)
+    assert opened.optimizer_state is None
+    assert any("optimizer state left out" in note for note in opened.notes)
     assert opened.kind == "training"
 
 
@@ -411,7 +411,7 @@ def test_a_group_rule_over_upstreams_names_finds_its_moments(layouts: Path, conf
         total_steps=10,
         steps_per_epoch=5,
     )
-    optimizers.load_state_dict({"model": tensorfile.read_tree(opened.moments)})
+    optimizers.load_state_dict({"model": tensorfile.read_tree(opened.optimizer_state)})
     full = torch.load(layouts / "model_10.pt", weights_only=True)["optimizer_state_dict"]["state"]
     names = [name for name, _ in task.named_parameters()]
     restored = optimizers.state_dict()["model"]

@@ -160,16 +160,16 @@ def test_moments_get_the_names_of_their_parameters(fixtures_dir: Path, version: 
     opened = open_training(open_checkpoint(place / f"{version}_G_233333333333.pth"), task="gpt_sovits/vae")
     assert opened.beside == (place / f"{version}_D_233333333333.pth",)
     assert (opened.step, opened.kind) == (7, "training")
-    assert opened.moments is not None
-    without = [name for name, state in opened.moments.items() if not state]
+    assert opened.optimizer_state is not None
+    without = [name for name, state in opened.optimizer_state.items() if not state]
     assert without == ["vae.ssl_proj.weight", "vae.ssl_proj.bias"]  # upstream's quantizer never gets a gradient
-    assert set(opened.moments) == set(opened.weights) - BUFFERS
+    assert set(opened.optimizer_state) == set(opened.weights) - BUFFERS
     for name in (
         "vae.enc_p.mrte.c_pre.weight",
         "vae.dec.conv_pre.weight",
         "discriminator.discriminators.0.convs.1.bias",
     ):
-        state = read_tree(opened.moments[name])
+        state = read_tree(opened.optimizer_state[name])
         assert state["step"] == 7
         assert torch.equal(state["exp_avg"], torch.full(opened.weights[name].shape, 0.01))
         assert torch.equal(state["exp_avg_sq"], torch.full(opened.weights[name].shape, 0.02))
@@ -191,7 +191,7 @@ def test_scaled_adams_state_is_taken_apart(fixtures_dir: Path) -> None:
     path = folder(fixtures_dir, "s1_lightning_ckpt") / "epoch=1-step=2.ckpt"
     opened = open_checkpoint(path, task="gpt_sovits/gpt")
     assert (opened.kind, opened.step) == ("training", 2)
-    moments = read_tree(opened.moments)
+    moments = read_tree(opened.optimizer_state)
     upstream = torch.load(path, weights_only=False)["optimizer_states"][0]["state"]  # upstream's own words
     names = list(opened.weights)
     alike: dict[tuple[int, ...], list[str]] = {}
@@ -220,8 +220,8 @@ def test_moments_that_do_not_fit_are_left_out_and_said(tmp_path: Path) -> None:
     path = tmp_path / "G_1.pth"
     torch.save({"model": keys, "iteration": 1, "optimizer": {"state": state, "param_groups": [group]}}, path)
     opened = open_checkpoint(path)
-    assert opened.moments is None
-    assert any("moments left out" in note for note in opened.notes)
+    assert opened.optimizer_state is None
+    assert any("optimizer state left out" in note for note in opened.notes)
     assert any("the discriminator of this run is not beside it" in note for note in opened.notes)
 
 

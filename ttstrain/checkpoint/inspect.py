@@ -240,7 +240,9 @@ def _open(path: Path) -> _View:
     if checkpoint is None:
         return _unknown_view(contents, inside)
     ema = {} if checkpoint.ema is None or checkpoint.ema is checkpoint.weights else checkpoint.ema
-    others = {f"ema/{name}": stored for name, stored in ema.items()} | _named("optimizer", checkpoint.moments or {})
+    others = {f"ema/{name}": stored for name, stored in ema.items()} | _named(
+        "optimizer", checkpoint.optimizer_state or {}
+    )
     lacking = [entry.remark for entry in checkpoint.absent if entry.remark]
     notes = (*checkpoint.notes, *checkpoint.guesses, *lacking, *inside)
     return _View(checkpoint, checkpoint.weights, others, checkpoint.buffers, contents.globals, contents.pickled, notes)

@@ -114,7 +114,7 @@ def merge(parts: Sequence[OpenedCheckpoint]) -> OpenedCheckpoint:
         notes += [f"{part.path.name}: {note}" for note in part.notes]
         weights |= part.weights
         config = _merged(config, part.config)
-    moments = [part.moments for part in parts]
+    moments = [part.optimizer_state for part in parts]
     return replace(
         first,
         kind="base",
@@ -126,7 +126,9 @@ def merge(parts: Sequence[OpenedCheckpoint]) -> OpenedCheckpoint:
         ema=None,
         ema_step=None,
         adapters={},
-        moments=None if None in moments else {key: own for some in moments if some for key, own in some.items()},
+        optimizer_state=None
+        if None in moments
+        else {key: own for some in moments if some for key, own in some.items()},
         groups=tuple(group for part in parts for group in part.groups),
         step=None,
         schedule=None,

@@ -27,16 +27,16 @@ def run_probe(path: Path, data: str, *, vocab: Path | None, json: bool) -> None:
 
 def lines(found: Probe) -> list[str]:
     """Lay out the table and the verdict."""
-    width = max(len(reading.name) for reading in found.readings)
+    width = max(len(interpretation.name) for interpretation in found.interpretations)
     clips = len(found.best.clips)
     rows = [
-        f"{reading.name:<{width}}  {reading.loss:7.4f}  {_factor(reading.loss / found.best.loss)}"
-        f"{'  what it says of itself' if reading.stated else ''}".rstrip()
-        for reading in found.readings
+        f"{interpretation.name:<{width}}  {interpretation.loss:7.4f}  {_factor(interpretation.loss / found.best.loss)}"
+        f"{'  what it says of itself' if interpretation.stated else ''}".rstrip()
+        for interpretation in found.interpretations
     ]
     return [
         f"{found.path}: {found.model}",
-        f"loss on {clips} clips, the same noise and times for every reading",
+        f"loss on {clips} clips, the same noise and times for every interpretation",
         *rows,
         f"{'untrained':<{width}}  {found.untrained:7.4f}",
         "",
@@ -50,7 +50,9 @@ def _factor(ratio: float) -> str:
 
 def _verdict(found: Probe) -> list[str]:
     clips = len(found.best.clips)
-    margin = f"{found.margin:.1%} ahead of `{found.readings[1].name}` per clip, on {found.ahead} of {clips} clips"
+    margin = (
+        f"{found.margin:.1%} ahead of `{found.interpretations[1].name}` per clip, on {found.ahead} of {clips} clips"
+    )
     if not found.learned:
         return [
             "verdict: none. The net does hardly better than an untrained one on these",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ttstrain.contract.task import Audio
-    from ttstrain.infer.load import Line, Speaker, Voice
+    from ttstrain.infer.load import Line, LoadedModel, Voice
 
 VOICE = "model.sampling.voice="  # names a voice, where a model knows them by name
 SOUND_FILES = (".wav", ".flac", ".ogg")
@@ -64,7 +64,7 @@ def sample(
     `KEY=VALUE` sets how: `model.sampling.*`, such as `steps`, `cfg_strength`, `seed` and `vocoder` of F5,
     `temperature`, `voice` and `max_tokens` of Orpheus; and `train.device`.
     """
-    from ttstrain.infer.load import line_of, open_speaker, read_lines
+    from ttstrain.infer.load import line_of, load_model, read_lines
 
     if (text is None) == (texts is None):
         raise typer.BadParameter("give either `--text` or `--texts`")
@@ -78,7 +78,7 @@ def sample(
         _check_writable(file)
     read = _Voices()
     given = None if ref_audio is None else read(ref_audio, ref_text or "")
-    speaker = open_speaker(checkpoint, overrides or [], weights=weights, recipe=recipe)
+    speaker = load_model(checkpoint, overrides or [], weights=weights, recipe=recipe)
     for told in speaker.lines:
         _say(told)
     _say(f"vocoder: {speaker.vocoder}")
@@ -86,7 +86,7 @@ def sample(
 
 
 def _voices(
-    speaker: Speaker, lines: list[Line], given: Voice | None, read: _Voices, overrides: list[str]
+    speaker: LoadedModel, lines: list[Line], given: Voice | None, read: _Voices, overrides: list[str]
 ) -> list[Voice | None]:
     """Return whose voice each line is spoken with: its own recording's, the one given for all, or the run's."""
     if given is not None or any(line.ref_audio is not None for line in lines):
@@ -99,7 +99,7 @@ def _voices(
     return voices
 
 
-def _need_recorded_voices(speaker: Speaker) -> None:
+def _need_recorded_voices(speaker: LoadedModel) -> None:
     from ttstrain.contract.task import NamesVoices
     from ttstrain.errors import RecipeError
 
@@ -174,7 +174,7 @@ class _Voices:
         return self._read[path, text]
 
 
-def _own_voice(speaker: Speaker, *, asked: str) -> Voice | None:
+def _own_voice(speaker: LoadedModel, *, asked: str) -> Voice | None:
     """Let a run speak after one of its own clips, or with that clip's name; anything else without a voice."""
     from ttstrain.contract.task import NamesVoices
     from ttstrain.infer.load import voice_of_run
@@ -194,7 +194,7 @@ def _own_voice(speaker: Speaker, *, asked: str) -> Voice | None:
     return voice
 
 
-def _speak(speaker: Speaker, work: list[tuple[Line, Voice | None, Path]]) -> None:
+def _speak(speaker: LoadedModel, work: list[tuple[Line, Voice | None, Path]]) -> None:
     from time import perf_counter
 
     from ttstrain.contract.task import Prompt

@@ -82,7 +82,7 @@ class OpenedCheckpoint:
     ema: Mapping[str, StoredTensor] | None = None  # the average, under the same keys
     ema_step: int | None = None
     adapters: Mapping[str, StoredTensor] = field(default_factory=dict)  # what `weights` and `ema` already include
-    moments: Mapping[str, Mapping[str, Any]] | None = (
+    optimizer_state: Mapping[str, Mapping[str, Any]] | None = (
         None  # parameter -> its optimizer state, as torch's AdamW keeps it
     )
     groups: tuple[OptimizerGroup, ...] = ()
@@ -115,8 +115,8 @@ class OpenedCheckpoint:
         return self.title if self.beside else str(self.path)
 
     @property
-    def averaged(self) -> bool:
-        """Whether the only weights are an average."""
+    def ema_only(self) -> bool:
+        """Whether `weights` are EMA weights because the file has no raw ones."""
         return self.kind == "base" and self.ema is not None
 
     def check_model(self, model: Mapping[str, Any]) -> None:
@@ -191,7 +191,7 @@ class Interpretation:
 
     name: str
     model: Mapping[str, Any]  # a `model:` section, for the task's config
-    settings: Mapping[str, Any]  # its keys in which readings differ
+    settings: Mapping[str, Any]  # its keys in which interpretations differ
     stated: bool  # whether the checkpoint, or what lies beside it, says so itself
 
 

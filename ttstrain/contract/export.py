@@ -24,9 +24,11 @@ TRAINING = "training"  # in every family the format that another trainer goes on
 class TrainerState:
     """What another trainer needs to go on where a run stopped."""
 
-    online: Mapping[str, Tensor]
-    average: Mapping[str, Tensor] | None
-    moments: Mapping[str, Mapping[str, Any]]  # parameter -> AdamW's `step`, `exp_avg`, `exp_avg_sq`; {} before a step
+    raw: Mapping[str, Tensor]
+    ema: Mapping[str, Tensor] | None
+    optimizer_state: Mapping[
+        str, Mapping[str, Any]
+    ]  # parameter -> AdamW's `step`, `exp_avg`, `exp_avg_sq`; {} before a step
     lr: float  # of the run's next update
     peak_lr: float
     weight_decay: float

@@ -44,7 +44,7 @@ class TaskSpec:
     planner_class: str  # a `Planner`; its module imports no torch
     task_class: str  # a `Task`, built as Class(config)
     data_class: str  # a `TaskData`, built as Class(config)
-    readings: str = ""  # "module:function" (opened, vocab=...) -> Interpretations; none: shapes tell all
+    interpretations: str = ""  # "module:function" (opened, vocab=...) -> Interpretations; none: shapes tell all
     export_class: str = ""  # an `Exporter`, built as Class(); none: cannot be exported
 
     def read_model(self, section: Mapping[str, Any]) -> ModelConfig:
@@ -66,11 +66,11 @@ class TaskSpec:
         data: TaskData = load_reference(self.data_class)(config)
         return data
 
-    def list_readings(self, opened: OpenedCheckpoint, *, vocab: str | None) -> Sequence[Interpretation]:
+    def list_interpretations(self, opened: OpenedCheckpoint, *, vocab: str | None) -> Sequence[Interpretation]:
         """List the ways to understand a checkpoint; none where the task offers no choice."""
-        if not self.readings:
+        if not self.interpretations:
             return []
-        found: Sequence[Interpretation] = load_reference(self.readings)(opened, vocab=vocab)
+        found: Sequence[Interpretation] = load_reference(self.interpretations)(opened, vocab=vocab)
         return found
 
     def load_exporter(self) -> Exporter | None:
@@ -85,7 +85,7 @@ class Family:
     name: str
     tasks: Sequence[TaskSpec]
     formats: Sequence[str] = field(default_factory=tuple)  # "module:Class" of its UpstreamFormats
-    strangers: str = ""  # "module:function" (keys) -> UnknownFile | None, for files that none of its formats takes
+    unknown_files: str = ""  # "module:function" (keys) -> UnknownFile | None, for files that none of its formats takes
     project: str = ""  # "module:Class" of its ProjectFormat, whose module imports no torch
 
     def load_formats(self) -> Sequence[UpstreamFormat]:

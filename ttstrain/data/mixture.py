@@ -1,6 +1,6 @@
 """Examples without recordings among the clips, in a ratio that follows the run: a loader around a loader.
 
-The run goes on in rounds, one micro-batch for each rank. A round is all clips or all companions, so that ranks do like
+The run goes on in rounds, one micro-batch for each rank. A round is all clips or all auxiliary, so that ranks do like
 work. Whether it is the one or the other follows from the ratio alone, so the mixture can be left and taken up again at
 any round.
 """
@@ -23,21 +23,21 @@ log = logging.getLogger(__name__)
 
 
 class Mixture:
-    """An endless supply of micro-batches of clips and of companions for one rank."""
+    """An endless supply of micro-batches of clips and of auxiliary for one rank."""
 
-    def __init__(self, clips: Loader, companions: AuxiliaryData, *, total_rounds: int) -> None:
+    def __init__(self, clips: Loader, auxiliary: AuxiliaryData, *, total_rounds: int) -> None:
         """Mix over `total_rounds` rounds; after them the ratio stays. Raises DataError if no companion fits."""
         self._clips = clips
-        self._companions = companions
+        self._auxiliary = auxiliary
         self._total_rounds = total_rounds
         self._round = 0
         self._owed = 0.0  # companion rounds that the clip rounds so far ask for and did not get
-        self._epoch, self._index = 0, 0  # the next micro-batch of companions, of rank 0
+        self._epoch, self._index = 0, 0  # the next micro-batch of auxiliary, of rank 0
         self._excluded: set[str] = set()
-        too_long = set(sampler.overlong(companions.lengths, budget=clips.batch_frames))
-        self._fitting = [i for i in range(len(companions.lengths)) if i not in too_long]
+        too_long = set(sampler.overlong(auxiliary.lengths, budget=clips.batch_frames))
+        self._fitting = [i for i in range(len(auxiliary.lengths)) if i not in too_long]
         if not self._fitting:
-            raise DataError(f"none of {len(companions.lengths)} {companions.name} fits `data.batch_frames`")
+            raise DataError(f"none of {len(auxiliary.lengths)} {auxiliary.name} fits `data.batch_frames`")
         self._plan = functools.lru_cache(maxsize=4)(self._plan_epoch)
 
     # ------------------------------------------------------------ reading
@@ -51,22 +51,22 @@ class Mixture:
         self._round += 1
         if self._owed >= 1:
             self._owed -= 1
-            return self._companion_round()
-        self._owed += self._companions.ratio(progress)
+            return self._auxiliary_round()
+        self._owed += self._auxiliary.ratio(progress)
         return self._clips.next(1)
 
-    def _companion_round(self) -> list[Batch]:
+    def _auxiliary_round(self) -> list[Batch]:
         ranks = [self._take() for _ in range(self._clips.world_size)]
-        return [self._companions.batch(piece) for piece in self._pieces(ranks[self._clips.rank], self._clips.limit)]
+        return [self._auxiliary.batch(piece) for piece in self._pieces(ranks[self._clips.rank], self._clips.limit)]
 
     def _pieces(self, indices: Sequence[int], limit: int | None) -> list[list[int]]:
-        return sampler.pieces(indices, self._companions.lengths, limit=limit, packed=self._companions.packed)
+        return sampler.pieces(indices, self._auxiliary.lengths, limit=limit, packed=self._auxiliary.packed)
 
     def _take(self) -> list[int]:
-        """Return the next micro-batch of companions that are not left out."""
+        """Return the next micro-batch of auxiliary that are not left out."""
         while True:
             plan = self._plan(self._epoch)
-            wanted = [i for i in plan[self._index] if self._companions.ids[i] not in self._excluded]
+            wanted = [i for i in plan[self._index] if self._auxiliary.ids[i] not in self._excluded]
             self._index += 1
             if self._index == len(plan):
                 self._epoch, self._index = self._epoch + 1, 0
@@ -75,12 +75,12 @@ class Mixture:
 
     def _plan_epoch(self, epoch: int) -> list[list[int]]:
         plan = sampler.plan_epoch(
-            [self._companions.lengths[i] for i in self._fitting],
+            [self._auxiliary.lengths[i] for i in self._fitting],
             budget=self._clips.batch_frames,
             max_clips=self._clips.max_clips,
             seed=self._clips.seed,
             epoch=epoch,
-            packed=self._companions.packed,
+            packed=self._auxiliary.packed,
         )
         return [[self._fitting[i] for i in batch] for batch in plan]
 
@@ -100,7 +100,7 @@ class Mixture:
     # ------------------------------------------------------------ stages, and micro-batches that are too large
 
     def enter(self, stage: str) -> None:
-        """Draw a stage's clips from now on; companions are mixed in as before."""
+        """Draw a stage's clips from now on; auxiliary are mixed in as before."""
         self._clips.enter(stage)
 
     @property
@@ -115,7 +115,7 @@ class Mixture:
             return self._clips.half_of(batch)
         if len(members) == 1:
             return None
-        return (sampler.cost(members, self._companions.lengths, packed=self._companions.packed) + 1) // 2
+        return (sampler.cost(members, self._auxiliary.lengths, packed=self._auxiliary.packed) + 1) // 2
 
     def limit_to(self, frames: int) -> None:
         """Let micro-batches come in pieces of at most so many frames from now on."""
@@ -127,11 +127,11 @@ class Mixture:
         if members is None:
             return self._clips.divided(batch, limit=limit)
         parts = self._pieces(members, limit)
-        return [batch] if len(parts) == 1 else [self._companions.batch(part) for part in parts]
+        return [batch] if len(parts) == 1 else [self._auxiliary.batch(part) for part in parts]
 
     def _members(self, batch: Batch) -> list[int] | None:
-        """Return which companions a micro-batch holds; None where it holds clips."""
-        places = {id_: i for i, id_ in enumerate(self._companions.ids)}
+        """Return which auxiliary a micro-batch holds; None where it holds clips."""
+        places = {id_: i for i, id_ in enumerate(self._auxiliary.ids)}
         return [places[id_] for id_ in batch.ids] if all(id_ in places for id_ in batch.ids) else None
 
     # ------------------------------------------------------------ leaving out
@@ -139,11 +139,11 @@ class Mixture:
     def can_exclude(self, ids: Collection[str]) -> bool:
         """Tell whether any clip, and any companion, would be left."""
         mine = self._mine(ids)
-        fitting = {self._companions.ids[i] for i in self._fitting}
+        fitting = {self._auxiliary.ids[i] for i in self._fitting}
         return bool(fitting - self._excluded - mine) and self._clips.can_exclude(set(ids) - mine)
 
     def exclude(self, ids: Collection[str]) -> None:
-        """Leave clips and companions out from the next round on."""
+        """Leave clips and auxiliary out from the next round on."""
         if not self.can_exclude(ids):
             raise DataError("everything is left out: nothing is left to train on")
         mine = self._mine(ids)
@@ -152,7 +152,7 @@ class Mixture:
             self._clips.exclude(others)
 
     def _mine(self, ids: Collection[str]) -> set[str]:
-        return set(ids) & set(self._companions.ids)
+        return set(ids) & set(self._auxiliary.ids)
 
     # ------------------------------------------------------------ state
 
@@ -169,19 +169,19 @@ class Mixture:
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
-        """Go on where a state was taken; a pass over companions that changed begins again, with a warning."""
+        """Go on where a state was taken; a pass over auxiliary that changed begins again, with a warning."""
         self._clips.load_state_dict(state_dict["clips"])
         self._round, self._owed = int(state_dict["round"]), float(state_dict["owed"])
         self._epoch, self._index = int(state_dict["epoch"]), int(state_dict["index"])
-        self._excluded = set(state_dict["excluded"]) & set(self._companions.ids)
+        self._excluded = set(state_dict["excluded"]) & set(self._auxiliary.ids)
         if state_dict["plan"] != self._fingerprint:
             self._index = 0
-            log.warning("the %s or their budget changed: their pass begins again", self._companions.name)
+            log.warning("the %s or their budget changed: their pass begins again", self._auxiliary.name)
 
     @functools.cached_property
     def _fingerprint(self) -> str:
         clips = self._clips
         made_from = [
-            list(self._companions.ids), list(self._companions.lengths), clips.batch_frames, clips.max_clips, clips.seed
+            list(self._auxiliary.ids), list(self._auxiliary.lengths), clips.batch_frames, clips.max_clips, clips.seed
         ]  # fmt: skip
         return sha256(json.dumps(made_from))[:16]

@@ -93,10 +93,10 @@ def _gather(path: Path, *, weights: WeightsChoice, recipe: str | None, compare: 
 class _Candidates:
     """The two kinds of weights under the keys of `Task.exported()`, adapters merged."""
 
-    online: Mapping[str, Tensor]
-    average: Mapping[str, Tensor] | None
-    online_adapters: Adapters | None = None
-    average_adapters: Adapters | None = None
+    raw: Mapping[str, Tensor]
+    ema: Mapping[str, Tensor] | None
+    raw_adapters: Adapters | None = None
+    ema_adapters: Adapters | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ def _of_run(checkpoint: Path, *, weights: WeightsChoice, compare: bool, training
         base=None if settings is None else base_title(settings.base),
         versions=meta.versions,
         training=_training(plain, loaded, candidates, settings),
-        adapters={ONLINE: candidates.online_adapters, AVERAGE: candidates.average_adapters}.get(choice.name),
+        adapters={ONLINE: candidates.raw_adapters, AVERAGE: candidates.ema_adapters}.get(choice.name),
         others=_others(plain, loaded),
         warnings=() if (warning := never_better(meta, loaded.state)) is None else (warning,),
         epoch=_epoch(meta, run),
@@ -208,12 +208,12 @@ def _candidates(
     load_weights(task, loaded.state["task"], source=str(checkpoint))
     settings = None if recipe is None else recipe.lora
     with _evaluated(task, loaded, run=run, recipe=recipe):
-        online, online_adapters = _merged(task), _adapters(task, settings)
-    average = average_adapters = None
+        raw, raw_adapters = _merged(task), _adapters(task, settings)
+    ema = ema_adapters = None
     if "ema" in loaded.state:
         load_weights(task.exported(), loaded.state["ema"]["weights"], source=f"{checkpoint}, average")
-        average, average_adapters = _merged(task), _adapters(task, settings)
-    return _Candidates(online, average, online_adapters, average_adapters)
+        ema, ema_adapters = _merged(task), _adapters(task, settings)
+    return _Candidates(raw, ema, raw_adapters, ema_adapters)
 
 
 def _merged(task: Task) -> dict[str, Tensor]:
@@ -277,9 +277,9 @@ def _training(
     optim = None if recipe is None else recipe.optim
     lr = meta.schedule.lr_next or max((group.lr for group in meta.groups), default=0.0)
     return TrainerState(
-        online=candidates.online,
-        average=candidates.average,
-        moments=moments,
+        raw=candidates.raw,
+        ema=candidates.ema,
+        optimizer_state=moments,
         lr=lr,
         peak_lr=lr if optim is None else optim.lr,
         weight_decay=max((group.weight_decay for group in meta.groups), default=0.0),
@@ -323,14 +323,14 @@ def _held_out(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def _choose(candidates: _Candidates, meta: Meta, losses: Mapping[str, float], *, asked: WeightsChoice) -> _Choice:
-    if candidates.average is None:
+    if candidates.ema is None:
         if asked == AVERAGE:
             raise CheckpointError("this run kept no average", hint="export `--weights online`")
-        return _Choice(candidates.online, ONLINE, ("the run kept no average",), losses)
+        return _Choice(candidates.raw, ONLINE, ("the run kept no average",), losses)
     name, reason = _winner(meta, losses) if asked == "auto" else (asked, "as asked for")
     if asked != "auto" and len(losses) == 2:
         reason += f" (held-out loss: {_figures(losses)})"
-    return _Choice(candidates.average if name == AVERAGE else candidates.online, name, (reason,), losses)
+    return _Choice(candidates.ema if name == AVERAGE else candidates.raw, name, (reason,), losses)
 
 
 def _winner(meta: Meta, losses: Mapping[str, float]) -> tuple[str, str]:
@@ -353,10 +353,10 @@ def _by_comparison(
 ) -> _Choice:
     if asked != "auto":
         raise RecipeError("`--compare` chooses the weights", hint=f"leave out `--weights {asked}` or `--compare`")
-    if candidates.average is None:
+    if candidates.ema is None:
         raise CheckpointError("this run kept no average to compare with", hint="leave `--compare` out")
     task = _build(meta.task, config, None)
-    compared = compare_blends(task, candidates.online, candidates.average, config=config, recipe=recipe, run=run)
+    compared = compare_blends(task, candidates.raw, candidates.ema, config=config, recipe=recipe, run=run)
     best = min(compared.losses, key=lambda share: compared.losses[share])
     losses = {blend_name(share): loss for share, loss in compared.losses.items()}
     reasons = (
@@ -377,10 +377,8 @@ def _of_upstream(path: Path, *, weights: WeightsChoice, recipe: str | None, comp
     config = settings.model
     opened.check_model(settings.section())
     own = read_tree(opened.weights)
-    has_online = not opened.averaged
-    candidates = _Candidates(
-        online=own, average=None if opened.ema is None else read_tree(opened.ema) if has_online else own
-    )
+    has_online = not opened.ema_only
+    candidates = _Candidates(raw=own, ema=None if opened.ema is None else read_tree(opened.ema) if has_online else own)
     choice = _choose_upstream(candidates, opened, has_online=has_online, asked=weights)
     return Source(
         checkpoint=path,
@@ -419,16 +417,16 @@ def _choose_upstream(
     if not has_online:
         if asked == ONLINE:
             raise CheckpointError(f"`{opened.path}` holds the average alone", hint="export `--weights ema`")
-        return _Choice(candidates.online, AVERAGE, ("the file holds the average alone",), {})
-    if candidates.average is None:
+        return _Choice(candidates.raw, AVERAGE, ("the file holds the average alone",), {})
+    if candidates.ema is None:
         if asked == AVERAGE:
             raise CheckpointError(f"`{opened.path}` holds no average", hint="export `--weights online`")
-        return _Choice(candidates.online, ONLINE, ("the file holds no average",), {})
+        return _Choice(candidates.raw, ONLINE, ("the file holds no average",), {})
     if asked != "auto":
-        return _Choice(candidates.average if asked == AVERAGE else candidates.online, asked, ("as asked for",), {})
+        return _Choice(candidates.ema if asked == AVERAGE else candidates.raw, asked, ("as asked for",), {})
     counted = "" if opened.ema_step is None else f" (it counts {opened.ema_step:,} updates)"
     reason = (
         f"no held-out loss is known, and upstream's average{counted} hardly follows once it has counted many: after a "
         "short fine-tune it is still the base"
     )
-    return _Choice(candidates.online, ONLINE, (reason,), {})
+    return _Choice(candidates.raw, ONLINE, (reason,), {})

@@ -114,7 +114,7 @@ def _verify(source: Source, exporter: Exporter, folder: Path, files: Sequence[Wr
             num_tensors += _compare(model[0].name, opened.adapters, _trained_apart(source))
             continue
         training = source.training if model[0].holds == "training" else None
-        expected = source.weights if training is None else training.online
+        expected = source.weights if training is None else training.raw
         parts = []
         for file in model:
             opened = open_checkpoint(folder / file.name, task=source.task)
@@ -152,10 +152,10 @@ def _compare_file(
 
 def _compare_training(file: WrittenFile, opened: OpenedCheckpoint, training: TrainerState) -> int:
     count = 0
-    if training.average is not None and file.keys is None:
-        count += _compare(f"{file.name}, average", opened.ema or {}, training.average)
-    wanted = {name: state for name, state in training.moments.items() if file.keys is None or name in file.keys}
-    return count + _compare(f"{file.name}, moments", _flat(opened.moments or {}), _flat(wanted))
+    if training.ema is not None and file.keys is None:
+        count += _compare(f"{file.name}, average", opened.ema or {}, training.ema)
+    wanted = {name: state for name, state in training.optimizer_state.items() if file.keys is None or name in file.keys}
+    return count + _compare(f"{file.name}, moments", _flat(opened.optimizer_state or {}), _flat(wanted))
 
 
 def _trained_apart(source: Source) -> dict[str, Tensor]:

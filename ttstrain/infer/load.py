@@ -45,7 +45,7 @@ DEVICE = ("train", "device")
 
 
 @dataclass(frozen=True, slots=True)
-class Speaker:
+class LoadedModel:
     """A task with its weights, in eval mode on its device."""
 
     task: Task
@@ -79,9 +79,9 @@ class Line:
 # ---------------------------------------------------------------- the speaker
 
 
-def open_speaker(
+def load_model(
     spec: str, overrides: Sequence[str], *, weights: WeightsChoice = "auto", recipe: str | None = None
-) -> Speaker:
+) -> LoadedModel:
     """Load a run, a checkpoint of ours, an exported folder or an upstream file, to speak with it.
 
     `overrides` are `model.*=...` and `train.device=...`. Raises CheckpointError when an upstream file does not tell
@@ -94,7 +94,7 @@ def open_speaker(
     return retried(place, lambda: _open(spec, dict(changes), weights=weights, recipe=recipe), prefer="best")
 
 
-def _open(spec: str, changes: dict[tuple[str, ...], Any], *, weights: WeightsChoice, recipe: str | None) -> Speaker:
+def _open(spec: str, changes: dict[tuple[str, ...], Any], *, weights: WeightsChoice, recipe: str | None) -> LoadedModel:
     path = resolve_base(spec)
     own = pointers.is_checkpoint(path)
     if own or recipe is not None:
@@ -116,11 +116,11 @@ def _open(spec: str, changes: dict[tuple[str, ...], Any], *, weights: WeightsCho
             section["vocab"] = str(opened.vocab)
         if weights == "ema" and opened.ema is None:
             raise CheckpointError(f"`{path}` holds no average", hint="use `--weights online`")
-        if weights == "online" and opened.averaged:
+        if weights == "online" and opened.ema_only:
             raise CheckpointError(f"`{path}` holds the average alone", hint="use `--weights ema`")
         averaged = weights == "ema" and opened.ema is not None
         tensors = read_tree(opened.ema if averaged else opened.weights)
-        kind = "average" if averaged or opened.averaged else "weights"
+        kind = "average" if averaged or opened.ema_only else "weights"
         told = f"the {kind} of {path.name}: {opened.model} {opened.version}"
     device_name = changes.pop(DEVICE, "auto")
     checked = parse(_composed(task_name, section, changes))
@@ -131,7 +131,7 @@ def _open(spec: str, changes: dict[tuple[str, ...], Any], *, weights: WeightsCho
     device = choose_device(str(device_name), tf32=TrainConfig().tf32)
     task.to(device).eval()
     run = path.parent.parent if own and (path.parent.parent / RUN_RECIPE).is_file() else None
-    return Speaker(task=task, run=run, vocoder=task.ready_to_speak(), lines=(*warnings, told))
+    return LoadedModel(task=task, run=run, vocoder=task.ready_to_speak(), lines=(*warnings, told))
 
 
 def _unneeded(task: Task, absent: Sequence[Absent]) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """Tell by its behaviour how a checkpoint is meant, where names and shapes do not: `inspect-ckpt --probe`.
 
-Every reading of the tensors is judged on the same few clips, with the same noise and times. The best one counts only
-where the checkpoint does much better than a net that was never trained: such a net prefers whatever features are small.
+Every interpretation of the tensors is judged on the same few clips, with the same noise and times. The best one counts
+only where the checkpoint does much better than a net that was never trained: such a net prefers small features.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SURE = 3.0  # standard errors by which the best has to be ahead of the next, cli
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A reading and how well the checkpoint does under it."""
+    """An interpretation and how well the checkpoint does under it."""
 
     name: str
     settings: Mapping[str, Any]
@@ -59,19 +59,19 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """All readings, the best first, and what follows."""
+    """All interpretations, the best first, and what follows."""
 
     path: str
     model: str
-    readings: Sequence[Judged]
-    untrained: float  # loss of a fresh net under the best reading
+    interpretations: Sequence[Judged]
+    untrained: float  # loss of a fresh net under the best interpretation
     margin: float  # by which share the next best's loss is higher
     errors: float  # the margin in standard errors over clips
     ahead: int  # clips on which the best is ahead of the next
 
     @property
     def best(self) -> Judged:
-        return self.readings[0]
+        return self.interpretations[0]
 
     @property
     def learned(self) -> bool:
@@ -88,7 +88,7 @@ class Probe:
     @property
     def contradicted(self) -> bool:
         """Whether the checkpoint says something else of itself than it does."""
-        return self.decided and not self.best.stated and any(reading.stated for reading in self.readings)
+        return self.decided and not self.best.stated and any(one.stated for one in self.interpretations)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -99,19 +99,19 @@ class Probe:
             "standard_errors": self.errors,
             "untrained": self.untrained,
             "contradicted": self.contradicted,
-            "readings": [reading.to_json() for reading in self.readings],
+            "readings": [interpretation.to_json() for interpretation in self.interpretations],
         }
 
 
 def probe(path: str, data: str, *, vocab: str | None = None, show: ShowProgress = no_progress) -> Probe:
-    """Judge a checkpoint on a few clips under every reading of its tensors.
+    """Judge a checkpoint on a few clips under every interpretation of its tensors.
 
     Raises CheckpointError when there is nothing to choose between, UserError when the clips are too few.
     """
     opened = open_checkpoint(resolve_base(path))
     spec = registry.find_task(opened.task)
-    readings = spec.list_readings(opened, vocab=vocab)
-    if len(readings) < 2:
+    interpretations = spec.list_interpretations(opened, vocab=vocab)
+    if len(interpretations) < 2:
         raise CheckpointError(
             f"`{opened.path}` ({opened.task}) can be understood in one way only: its shapes tell all",
             hint="`ttstrain inspect-ckpt` without `--probe` says what it is",
@@ -121,17 +121,17 @@ def probe(path: str, data: str, *, vocab: str | None = None, show: ShowProgress 
     weights = read_tree(opened.weights)
     judged = []
     with show("probing") as progress:
-        for number, reading in enumerate(readings):
-            task, task_data = _build(spec, reading, device)
+        for number, one in enumerate(interpretations):
+            task, task_data = _build(spec, one, device)
             batches = {clip.id: _batch(task_data, clip) for clip in clips}
             load_weights(task, weights, source=str(opened.path))
             losses = _losses(task, batches, device)
             mean = statistics.fmean(losses.values())
-            judged.append(Judged(reading.name, reading.settings, stated=reading.stated, loss=mean, clips=losses))
+            judged.append(Judged(one.name, one.settings, stated=one.stated, loss=mean, clips=losses))
             if progress is not None:
-                progress(number + 1, len(readings) + 1)
-        best = min(range(len(readings)), key=lambda number: judged[number].loss)
-        task, task_data = _build(spec, readings[best], device)
+                progress(number + 1, len(interpretations) + 1)
+        best = min(range(len(interpretations)), key=lambda number: judged[number].loss)
+        task, task_data = _build(spec, interpretations[best], device)
         untrained = _losses(task, {clip.id: _batch(task_data, clip) for clip in clips}, device)
     return compare(judged, untrained=statistics.fmean(untrained.values()), path=path, model=opened.model)
 
@@ -153,8 +153,8 @@ def choose_clips(data: str) -> list[Clip]:
 
 
 def compare(judged: Sequence[Judged], *, untrained: float, path: str, model: str) -> Probe:
-    """Order readings and measure how far the best is ahead of the next, clip by clip."""
-    ordered = sorted(judged, key=lambda reading: reading.loss)
+    """Order interpretations and measure how far the best is ahead of the next, clip by clip."""
+    ordered = sorted(judged, key=lambda interpretation: interpretation.loss)
     best, second = ordered[:2]
     ahead = [second.clips[clip] / best.clips[clip] - 1 if best.clips[clip] else 0.0 for clip in best.clips]
     spread = statistics.stdev(ahead) / len(ahead) ** 0.5
@@ -162,7 +162,7 @@ def compare(judged: Sequence[Judged], *, untrained: float, path: str, model: str
     return Probe(
         path=path,
         model=model,
-        readings=ordered,
+        interpretations=ordered,
         untrained=untrained,
         margin=margin,
         errors=margin / spread if spread else 0.0,
@@ -170,10 +170,10 @@ def compare(judged: Sequence[Judged], *, untrained: float, path: str, model: str
     )
 
 
-def _build(spec: TaskSpec, reading: Interpretation, device: torch.device) -> tuple[Task, Any]:
-    """Build a fresh net and its data, alike for every reading."""
+def _build(spec: TaskSpec, interpretation: Interpretation, device: torch.device) -> tuple[Task, Any]:
+    """Build a fresh net and its data, alike for every interpretation."""
     torch.manual_seed(0)
-    known = {key: value for key, value in reading.model.items() if key in spec.config.model_fields}
+    known = {key: value for key, value in interpretation.model.items() if key in spec.config.model_fields}
     config = spec.read_model(known)
     return spec.build(config).to(device), spec.data(config)
 

@@ -92,8 +92,8 @@ def with_adapters(module: nn.Module, tensors: Mapping[str, Any]) -> Mapping[str,
 
 
 @torch.no_grad()
-def settle(module: nn.Module) -> None:
-    """Take DoRA's lengths from the weights again, now that these are a base's.
+def set_magnitudes(module: nn.Module) -> None:
+    """Set DoRA's magnitude vectors from the norms of the base weights that were loaded.
 
     Raises CheckpointError for a layer with a row of zeros, whose direction does not exist: it would train to NaN.
     """

@@ -31,13 +31,13 @@ class Stage:
     schedule: Schedule | None = None
     early_stop: EarlyStop | None = None
 
-    def trains(self, group: LayeredGroup) -> bool:
+    def trains(self, group: ParameterGroup) -> bool:
         """Tell whether the stage lets a group learn."""
         if self.only:
             return any(matches(pattern, group) for pattern in self.only)
         return not any(matches(pattern, group) for pattern in self.frozen)
 
-    def peak_lr(self, group: LayeredGroup) -> float:
+    def peak_lr(self, group: ParameterGroup) -> float:
         """Return the group's peak LR in this stage."""
         lr = group.lr * self.lr_scale
         for pattern, factor in self.group_lr_scale.items():
@@ -45,15 +45,15 @@ class Stage:
                 lr *= factor
         return lr
 
-    def schedule_of(self, group: LayeredGroup) -> Schedule:
+    def schedule_of(self, group: ParameterGroup) -> Schedule:
         """Return the schedule that the group follows in this stage."""
         return group.schedule if self.schedule is None else self.schedule
 
-    def warmup_of(self, group: LayeredGroup) -> int:
+    def warmup_of(self, group: ParameterGroup) -> int:
         """Return how many of the stage's updates come before the first one at the group's peak."""
         return warmup_length(self.schedule_of(group), self.steps)
 
-    def lr_of(self, group: LayeredGroup, position: int) -> float:
+    def lr_of(self, group: ParameterGroup, position: int) -> float:
         """Return the group's LR after `position` updates of this stage; 0 where it does not learn."""
         if not self.trains(group):
             return 0.0
@@ -66,7 +66,7 @@ class Stage:
         )
 
 
-class LayeredGroup(Protocol):
+class ParameterGroup(Protocol):
     """What a stage must know of a group, planned or live."""
 
     @property
@@ -136,7 +136,7 @@ class Curriculum:
         """Return the stage of the update after `step` finished ones; the last one's beyond the end."""
         return [place for place in self.places() if place.start <= step or place.index == 0][-1]
 
-    def lr_of(self, group: LayeredGroup, step: int) -> float:
+    def lr_of(self, group: ParameterGroup, step: int) -> float:
         """Return a group's LR for the update after `step` finished ones."""
         place = self.at(step)
         return place.stage.lr_of(group, step - place.start)
@@ -180,13 +180,13 @@ def steps_of(stages: Sequence[Stage], ended: Iterable[Sequence[Any]]) -> list[in
 # ---------------------------------------------------------------- which groups
 
 
-def matches(pattern: str, group: LayeredGroup) -> bool:
+def matches(pattern: str, group: ParameterGroup) -> bool:
     """Compare a stage's pattern with a group: by its rule's name, or by `<optimizer>/<rule>` where it has a slash."""
     name = f"{group.optimizer}/{group.rule}" if "/" in pattern else group.rule
     return fnmatchcase(name, pattern)
 
 
-def check_groups(stages: Sequence[Stage], groups: Sequence[LayeredGroup]) -> None:
+def check_groups(stages: Sequence[Stage], groups: Sequence[ParameterGroup]) -> None:
     """Refuse stages that name groups which are not there, or that train nothing; `groups` are all but the frozen."""
     for index, stage in enumerate(stages):
         for key, patterns in (
@@ -208,7 +208,7 @@ def check_groups(stages: Sequence[Stage], groups: Sequence[LayeredGroup]) -> Non
             )
 
 
-def _near(pattern: str, groups: Sequence[LayeredGroup]) -> str:
+def _near(pattern: str, groups: Sequence[ParameterGroup]) -> str:
     keys = (f"{group.optimizer}/{group.rule}" if "/" in pattern else group.rule for group in groups)
     names = list(dict.fromkeys(keys))
     near = difflib.get_close_matches(pattern, names, n=1)

@@ -20,7 +20,7 @@ def auxiliary_ratio(planner: Planner[Any]) -> Callable[[float], float]:
 def clip_share(ratio: Callable[[float], float], *, start: float = 0.0, end: float = 1.0) -> float:
     """Return which share of the rounds between two places of a run are of clips, as `Mixture` makes them.
 
-    `ratio` is the rounds of companions for each round of clips, at a share of the run.
+    `ratio` is the rounds of auxiliary batches for each round of clips, at a share of the run.
     """
     places = (start + (end - start) * (i + 0.5) / PLACES for i in range(PLACES))
     return math.fsum(1 / (1 + ratio(place)) for place in places) / PLACES

@@ -150,7 +150,7 @@ def _stages(
 ) -> Iterator[Stage]:
     """Yield the parts of the run, each with its length in steps.
 
-    Where companions are mixed in, at a `ratio` to clips that follows the run, a pass over the clips takes more steps.
+    Where auxiliary data is mixed in, at a ratio that changes over the run, a pass over the clips takes more steps.
     """
     whole = facts.batches_per_epoch / batches_per_step / clip_share(ratio)
     if not recipe.stages:

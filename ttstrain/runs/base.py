@@ -32,7 +32,7 @@ def _load_opened(run: Run, base: OpenedCheckpoint) -> list[str]:
     """Load weights only: a base that holds an optimizer is still a base. The average starts as their copy."""
     fitted = run.task.fitted(base)
     report = load_strictly(run, base, lora.with_adapters(run.task, fitted.weights))
-    lora.settle(run.task)
+    lora.set_magnitudes(run.task)
     if run.ema is not None:
         run.ema.reset(run.task.exported())
     lines = [
@@ -74,7 +74,7 @@ def _taken_on_trust(plan: Plan, base: OpenedCheckpoint) -> str:
     taken = (
         f"WARNING: `{base.path.name}` does not tell {', '.join(base.unknown)}. This run takes {settings} (from {where})"
     )
-    if not registry.find_task(plan.recipe.task).readings:
+    if not registry.find_task(plan.recipe.task).interpretations:
         return f"{taken}: say it in the recipe where it is another"
     return (
         f"{taken}. A wrong value loads and trains without an error, and generates noise. Check with "

@@ -81,8 +81,8 @@ def _restore_upstream(run: Run, origin: Origin, *, keep: set[str]) -> list[str]:
         else:
             run.ema.reset(run.task.exported())
             fresh.append("average")
-    if opened.moments is not None and "optimizers" not in keep:
-        moments = read_tree(opened.moments)
+    if opened.optimizer_state is not None and "optimizers" not in keep:
+        moments = read_tree(opened.optimizer_state)
         state = run.optimizers.state_dict()
         state = {name: {key: dict(moments.get(key, {})) for key in own} for name, own in state.items()}
         if (kinds := run.optimizers.misfit(state)) is None:

@@ -139,10 +139,10 @@ def _loader(plan: Plan, prepared: Prepared, device: torch.device, ranks: Ranks) 
         stages=choose_ids(prepared.train, recipe.stages),
     )
     task_data = prepared.task_data
-    companions = task_data.auxiliary() if isinstance(task_data, SuppliesAuxiliaryData) else None
-    if companions is None:
+    auxiliary = task_data.auxiliary() if isinstance(task_data, SuppliesAuxiliaryData) else None
+    if auxiliary is None:
         return clips
-    return Mixture(clips, companions, total_rounds=plan.steps * plan.accumulate)
+    return Mixture(clips, auxiliary, total_rounds=plan.steps * plan.accumulate)
 
 
 def _precision(recipe: ResolvedRecipe, device: torch.device, ranks: Ranks) -> Kind:

@@ -39,7 +39,7 @@ class CountedClips:
         return [None] * micro_batches
 
 
-class Companions:
+class Auxiliary:
     name, packed, ids, lengths = "questions", True, ("q",), (10,)
 
     def __init__(self, ratio: Callable[[float], float]) -> None:
@@ -56,7 +56,7 @@ def mix(points: Sequence[tuple[float, float]]) -> dict[str, Any]:
 def yielded(plan: Plan, ratio: Callable[[float], float]) -> list[int]:
     """Read all of a plan's rounds through the loader's mixture; return the rounds of clips in each stage."""
     clips = CountedClips()
-    mixture = Mixture(cast(Any, clips), Companions(ratio), total_rounds=plan.steps * plan.accumulate)
+    mixture = Mixture(cast(Any, clips), Auxiliary(ratio), total_rounds=plan.steps * plan.accumulate)
     counts = []
     for stage in plan.stages:
         before = clips.rounds

@@ -12,11 +12,11 @@ FAMILY = Family(
             planner_class="ttstrain.families.flow.planner:FlowPlanner",
             task_class="ttstrain.families.flow.task:FlowTask",
             data_class="ttstrain.families.flow.data:FlowData",
-            readings="ttstrain.families.flow.readings:readings",
+            interpretations="ttstrain.families.flow.interpretations:list_interpretations",
             export_class="ttstrain.families.flow.export:FlowExporter",
         )
     ],
     formats=["ttstrain.families.flow.upstream:F5Format"],
-    strangers="ttstrain.families.flow.strangers:recognise",
+    unknown_files="ttstrain.families.flow.unknown_files:identify",
     project="ttstrain.families.flow.project:F5Project",
 )

@@ -175,12 +175,12 @@ def training_file(source: Source) -> dict[str, Any]:
             f"F5-TTS's trainer goes on with AdamW, and {training.refused}",
             hint="leave out `--format training`, and start a new training there from the exported weights",
         )
-    average = training.online if training.average is None else training.average
+    average = training.raw if training.ema is None else training.ema
     lr = max(training.lr, LR_FLOOR * training.peak_lr)
     return {
-        "model_state_dict": OrderedDict(full_precision(training.online)),
+        "model_state_dict": OrderedDict(full_precision(training.raw)),
         "optimizer_state_dict": optimizer_state(training, lr=lr),
-        "ema_model_state_dict": OrderedDict(published(average, updates=0 if training.average is None else source.step)),
+        "ema_model_state_dict": OrderedDict(published(average, updates=0 if training.ema is None else source.step)),
         "scheduler_state_dict": scheduler_state(source.step, lr=lr),
         "update": source.step,
     }
@@ -190,7 +190,7 @@ def optimizer_state(training: TrainerState, *, lr: float) -> dict[str, Any]:
     """Return the state of one AdamW over all parameters, numbered in the order in which the net registers them."""
     state = {
         index: {key: value.detach().to("cpu", torch.float32) for key, value in moments.items()}
-        for index, moments in enumerate(training.moments.values())
+        for index, moments in enumerate(training.optimizer_state.values())
         if moments
     }
     group = {
@@ -206,7 +206,7 @@ def optimizer_state(training: TrainerState, *, lr: float) -> dict[str, Any]:
         "fused": True,
         "decoupled_weight_decay": True,
         "initial_lr": lr,
-        "params": list(range(len(training.moments))),
+        "params": list(range(len(training.optimizer_state))),
     }
     return {"state": state, "param_groups": [group]}
 

@@ -40,7 +40,7 @@ _MARK = re.compile(r"(?<=[;:,.!?])\s+|(?<=[；：，。！？])")
 
 
 @dataclass(frozen=True, slots=True)
-class Voice:
+class PreparedVoice:
     """A prompt, ready for the net."""
 
     wav: Tensor  # (t,) at SAMPLE_RATE and RMS, with its tail; (0,) for none
@@ -63,13 +63,13 @@ class Voice:
         return self.text + " " if self.text and _is_narrow(self.text[-1]) else self.text
 
 
-NO_VOICE = Voice(torch.zeros(0), "")
+NO_VOICE = PreparedVoice(torch.zeros(0), "")
 
 
 # ---------------------------------------------------------------- the prompt
 
 
-def prepare(audio: Audio, text: str) -> Voice:
+def prepare(audio: Audio, text: str) -> PreparedVoice:
     """Cut, trim, pad, raise and resample a reference.
 
     Raises DataError when it is silent, has no text, or is too long and its text cannot be cut with it.
@@ -89,7 +89,7 @@ def prepare(audio: Audio, text: str) -> Voice:
     rms = float(wav.square().mean().sqrt())
     level = min(1.0, rms / RMS)
     wav = torchaudio.functional.resample(wav / level, rate, SAMPLE_RATE)
-    return Voice(wav, end_mark(shortened.text), level, shortened.notes)
+    return PreparedVoice(wav, end_mark(shortened.text), level, shortened.notes)
 
 
 def end_mark(text: str) -> str:
@@ -184,19 +184,19 @@ def chunks(text: str, *, max_bytes: int) -> list[str]:
     return cut(text, size=lambda part: len(part.encode()), most=max_bytes, marks=(_MARK, ANY_MARK))
 
 
-def longest_s(frames: Sequence[int], voice: Voice) -> float:
+def longest_s(frames: Sequence[int], voice: PreparedVoice) -> float:
     """Return the seconds of the longest piece with its prompt, in which the net was not trained beyond `WINDOW_S`."""
     return max(frames) * HOP_LENGTH / SAMPLE_RATE + voice.seconds
 
 
-def max_bytes(voice: Voice, *, speed: float, seconds_per_byte: float) -> int:
+def max_bytes(voice: PreparedVoice, *, speed: float, seconds_per_byte: float) -> int:
     """Return how much text fits into one go, at the voice's pace, or at `seconds_per_byte` without a voice."""
     if not voice.num_frames:
         return int(WINDOW_S / seconds_per_byte * speed)
     return int(len(voice.text.encode()) / voice.seconds * (WINDOW_S - voice.seconds) * speed)
 
 
-def num_frames(text: str, voice: Voice, *, speed: float, seconds_per_byte: float) -> int:
+def num_frames(text: str, voice: PreparedVoice, *, speed: float, seconds_per_byte: float) -> int:
     """Guess how long a text takes: by its UTF-8 bytes, at the voice's pace where there is one."""
     num_bytes = len(text.encode())
     if not voice.num_frames:

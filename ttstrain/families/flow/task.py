@@ -20,15 +20,15 @@ from ttstrain.errors import DataError
 from ttstrain.families.flow.config import SAMPLE_RATE, FlowConfig
 from ttstrain.families.flow.cost import forward_flops
 from ttstrain.families.flow.data import FlowBatch
+from ttstrain.families.flow.interpretations import TABLE
 from ttstrain.families.flow.model import build_net
 from ttstrain.families.flow.model.cfm import draw, frames_between, noised, squared_error
 from ttstrain.families.flow.model.sampler import durations, generate, noise, time_grid
-from ttstrain.families.flow.readings import TABLE
 from ttstrain.families.flow.score import text_gain
 from ttstrain.families.flow.speech import (
     NO_VOICE,
     WINDOW_S,
-    Voice,
+    PreparedVoice,
     chunks,
     cross_fade,
     join_mels,
@@ -38,8 +38,8 @@ from ttstrain.families.flow.speech import (
     prepare,
     share_duration,
 )
-from ttstrain.families.flow.surgery import fit_vocab
 from ttstrain.families.flow.text import encode, tokenize
+from ttstrain.families.flow.transplant import fit_vocab
 from ttstrain.families.flow.vocab import load_vocab
 from ttstrain.modules.griffin_lim import griffin_lim
 from ttstrain.modules.mel import FLOOR, MelSpectrogram
@@ -175,7 +175,7 @@ class FlowTask(Task):
             notes=(*voice.notes, *_overlong(longest_s(frames, voice)), *self._unread(voice.text + prompt.text)),
         )
 
-    def _shown(self, voice: Voice) -> Tensor:
+    def _shown(self, voice: PreparedVoice) -> Tensor:
         """Return the mel (1, p, m) that the net is given to go on from."""
         device = self.transformer.proj_out.weight.device
         if not voice.num_frames:
@@ -183,7 +183,7 @@ class FlowTask(Task):
         mel: Tensor = MelSpectrogram(self.config.mel, n_mels=self.config.n_mels)(voice.wav[None])
         return mel.transpose(1, 2).to(device)
 
-    def _fill_in(self, piece: str, voice: Voice, shown: Tensor, *, num_new: int, seed: int) -> Tensor:
+    def _fill_in(self, piece: str, voice: PreparedVoice, shown: Tensor, *, num_new: int, seed: int) -> Tensor:
         """Return the mel (n, m) of a piece of text after the voice."""
         settings = self.config.sampling
         text = torch.tensor([encode(voice.spoken + piece, self.vocab, kind=self.config.tokenizer)])

@@ -20,7 +20,7 @@ from ttstrain.contract.checkpoint import CheckpointKind, Label, OpenedCheckpoint
 from ttstrain.data.texts import VOCAB
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.families.flow import project_files
-from ttstrain.families.flow.readings import VERSIONS
+from ttstrain.families.flow.interpretations import VERSIONS
 from ttstrain.families.flow.vocab import hash_of
 from ttstrain.recipe import yaml12
 from ttstrain.tensors.contents import Contents
@@ -147,7 +147,7 @@ class F5Format:
             weights=used.tensors,
             ema=None if average is None or not average.wrapped else average.tensors,
             ema_step=None if average is None else average.step,
-            moments=training.moments,
+            optimizer_state=training.optimizer_state,
             groups=training.groups,
             schedule=schedule,
             step=training.step if training.step is not None else used.update,
@@ -415,7 +415,7 @@ def _said_by_gui(path: Path, shape: Mapping[str, Any]) -> dict[str, Any]:
 class _Training:
     """Where an upstream run stood."""
 
-    moments: Mapping[str, Mapping[str, Any]] | None = None
+    optimizer_state: Mapping[str, Mapping[str, Any]] | None = None
     groups: tuple[OptimizerGroup, ...] = ()
     step: int | None = None
     notes: tuple[str, ...] = ()
@@ -430,14 +430,14 @@ class _Training:
         indices = [index for group in optimizer["param_groups"] for index in group["params"]]
         states: Mapping[int, Mapping[str, Any]] = optimizer["state"]
         notes: list[str] = []
-        moments: dict[str, Mapping[str, Any]] | None = None
+        optimizer_state: dict[str, Mapping[str, Any]] | None = None
         if len(indices) != len(names):
-            notes.append(f"the optimizer has {len(indices)} parameters and the net {len(names)}: moments left out")
+            notes.append(f"optimizer state left out: it is of {len(indices)} parameters, the net has {len(names)}")
         else:
-            moments = {name: states.get(index, {}) for name, index in zip(names, indices, strict=True)}
-            if misfit := next((name for name in names if not _fits(moments[name], weights[name])), None):
-                notes.append(f"the moments of `{misfit}` are not AdamW's of its shape: moments left out")
-                moments = None
+            optimizer_state = {name: states.get(index, {}) for name, index in zip(names, indices, strict=True)}
+            if misfit := next((name for name in names if not _fits(optimizer_state[name], weights[name])), None):
+                notes.append(f"optimizer state left out: `{misfit}` has no AdamW state of its shape")
+                optimizer_state = None
         # Where the two differ in number, as noted above, the rest stays unpaired and is not counted.
         by_index = dict(zip(indices, names, strict=False))
         groups = tuple(
@@ -450,7 +450,7 @@ class _Training:
             for number, group in enumerate(optimizer["param_groups"])
         )
         step, step_notes = _updates(tree, states)
-        return cls(moments=moments, groups=groups, step=step, notes=(*notes, *step_notes))
+        return cls(optimizer_state=optimizer_state, groups=groups, step=step, notes=(*notes, *step_notes))
 
 
 def _fits(state: Mapping[str, Any], weight: StoredTensor) -> bool:

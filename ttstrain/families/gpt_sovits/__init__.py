@@ -34,6 +34,6 @@ FAMILY = Family(
         ),
     ],
     formats=["ttstrain.families.gpt_sovits.upstream:SovitsFormat"],
-    strangers="ttstrain.families.gpt_sovits.strangers:recognise",
+    unknown_files="ttstrain.families.gpt_sovits.unknown_files:identify",
     project="ttstrain.families.gpt_sovits.project:SovitsProject",
 )

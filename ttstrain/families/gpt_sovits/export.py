@@ -191,11 +191,11 @@ def _files(source: Source, config: SovitsConfig, *, pretrained: bool) -> list[_F
             "there is no discriminator to write: the run trained without one",
             hint="leave out `--format pretrained`; the published s2D goes with the published s2G",
         )
-    critic = files.discriminator_file(held, settings, info=info)
+    content = files.discriminator_file(held, settings, info=info)
     return [
         *found,
         _File(f"s2G-{source.name}.pth", vae, keys),
-        _File(f"s2D-{source.name}.pth", critic, discriminator),
+        _File(f"s2D-{source.name}.pth", content, discriminator),
     ]
 
 

@@ -49,7 +49,7 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True)
-class Voice:
+class PreparedVoice:
     """What the nets take from a reference recording."""
 
     read: Read | None  # what it says; None when that is not known
@@ -67,7 +67,7 @@ class Speech:
         self._encoders = Encoders(config.features)
         self._spectrograms = Spectrograms()
         self._reads: dict[tuple[str, str], Read] = {}
-        self._voices: dict[tuple[str, str], tuple[Tensor, Voice]] = {}
+        self._voices: dict[tuple[str, str], tuple[Tensor, PreparedVoice]] = {}
         self._partners: dict[str, nn.Module] = {}
 
     # ------------------------------------------------------------ the other net
@@ -140,7 +140,9 @@ class Speech:
             notes=tuple(dict.fromkeys(notes)),
         )
 
-    def _sound(self, vae: Synthesizer, codes: Tensor, read: Read, voice: Voice, generator: torch.Generator) -> Tensor:
+    def _sound(
+        self, vae: Synthesizer, codes: Tensor, read: Read, voice: PreparedVoice, generator: torch.Generator
+    ) -> Tensor:
         """Return the sound (t,) of tokens; louder than full scale it is scaled to fit."""
         device = next(vae.parameters()).device
         settings = self._config.sampling
@@ -176,7 +178,7 @@ class Speech:
             self._reads[key] = Read(torch.tensor(said.ids), bert, said.unknown)
         return self._reads[key]
 
-    def _voice(self, reference: Audio, text: str, language: str) -> Voice:
+    def _voice(self, reference: Audio, text: str, language: str) -> PreparedVoice:
         key = (text, language)
         known = self._voices.get(key)
         if known is None or not torch.equal(known[0], reference.wav):
@@ -184,7 +186,7 @@ class Speech:
             self._voices[key] = known
         return known[1]
 
-    def _heard(self, reference: Audio, text: str, language: str) -> Voice:
+    def _heard(self, reference: Audio, text: str, language: str) -> PreparedVoice:
         wav = reference.wav.float()
         if reference.sample_rate != SAMPLE_RATE:
             wav = torchaudio.functional.resample(wav, reference.sample_rate, SAMPLE_RATE)
@@ -207,7 +209,7 @@ class Speech:
         shown = wav / min(peak, LOUDEST_HALVED) if peak > 1 else wav
         spec = self._spectrograms.linear(shown[None], [len(shown)], width=len(shown) // HOP_LENGTH)
         speaker = self._encoders.speaker.encode(shown)[None] if self._config.is_pro else None
-        return Voice(read, codes, spec, speaker, tuple(notes))
+        return PreparedVoice(read, codes, spec, speaker, tuple(notes))
 
 
 def _after(first: Read | None, then: Read) -> tuple[Tensor, Tensor | None]:

@@ -26,14 +26,14 @@ _TEXT_GROUPS = {
 LR_DECAY = 0.999875  # of upstream's ExponentialLR, per epoch
 
 Tensors = Mapping[str, StoredTensor]
-Moments = Mapping[str, Mapping[str, Any]]
+OptimizerState = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
     """What a training file holds beside weights."""
 
-    moments: Moments | None = None
+    optimizer_state: OptimizerState | None = None
     groups: tuple[OptimizerGroup, ...] = ()
     schedule: SchedulePosition | None = None
     step: int | None = None
@@ -55,22 +55,22 @@ def pair_state(tree: Mapping[str, Any], weights: Tensors, *, parameters: Sequenc
     named = _grouped(parameters, len(param_groups))
     indices = [list(group["params"]) for group in param_groups]
     notes: list[str] = []
-    moments: dict[str, Mapping[str, Any]] | None = None
+    optimizer_state: dict[str, Mapping[str, Any]] | None = None
     if [len(own) for own in named.values()] != [len(own) for own in indices]:
-        notes.append("the optimizer's groups are not those of upstream's trainer: moments left out")
+        notes.append("optimizer state left out: its parameter groups are not those of upstream's trainer")
     else:
         order = [index for own in indices for index in own]
         names = [name for own in named.values() for name in own]
-        moments = {name: states.get(index, {}) for name, index in zip(names, order, strict=True)}
-        if misfit := next((name for name, state in moments.items() if not _fits(state, weights[name])), None):
-            notes.append(f"the moments of `{misfit}` are not AdamW's of its shape: moments left out")
-            moments = None
+        optimizer_state = {name: states.get(index, {}) for name, index in zip(names, order, strict=True)}
+        if misfit := next((name for name, state in optimizer_state.items() if not _fits(state, weights[name])), None):
+            notes.append(f"optimizer state left out: `{misfit}` has no AdamW state of its shape")
+            optimizer_state = None
     groups = tuple(
         OptimizerGroup(
             name=name,
             lr=float(group["lr"]),
             weight_decay=float(group.get("weight_decay", 0.0)),
-            parameters=sum(weights[key].numel for key in named[name]) if moments is not None else 0,
+            parameters=sum(weights[key].numel for key in named[name]) if optimizer_state is not None else 0,
         )
         for name, group in zip(named, param_groups, strict=True)
     )
@@ -80,7 +80,7 @@ def pair_state(tree: Mapping[str, Any], weights: Tensors, *, parameters: Sequenc
         notes.append(f"epoch {epoch}, {'no update' if step is None else f'{step:,} updates'}")
     notes += _decay_note(param_groups, epoch)
     return TrainingState(
-        moments=moments,
+        optimizer_state=optimizer_state,
         groups=groups,
         schedule=_endless(step, groups),
         step=step,
@@ -147,9 +147,9 @@ def lightning_state(tree: Mapping[str, Any], weights: Tensors) -> TrainingState:
         return TrainingState(step=step, notes=(*notes, "`optimizer_states` is not one optimizer's: left out"))
     (optimizer,) = optimizers
     (group,) = optimizer["param_groups"][:1]
-    moments = unstacked(optimizer["state"], weights)
-    if moments is None:
-        notes.append("the optimizer's state is not ScaledAdam's of these parameters: moments left out")
+    optimizer_state = unstacked(optimizer["state"], weights)
+    if optimizer_state is None:
+        notes.append("optimizer state left out: it is not ScaledAdam's, of these parameters")
     groups = (
         OptimizerGroup(
             name="default",
@@ -160,7 +160,7 @@ def lightning_state(tree: Mapping[str, Any], weights: Tensors) -> TrainingState:
     )
     notes.append("trained with ScaledAdam, whose LR is relative to each tensor's size")
     return TrainingState(
-        moments=moments,
+        optimizer_state=optimizer_state,
         groups=groups,
         schedule=_endless(step, groups),
         step=step,
@@ -168,7 +168,7 @@ def lightning_state(tree: Mapping[str, Any], weights: Tensors) -> TrainingState:
     )
 
 
-def unstacked(states: Mapping[int, Mapping[str, Any]], weights: Tensors) -> Moments | None:
+def unstacked(states: Mapping[int, Mapping[str, Any]], weights: Tensors) -> OptimizerState | None:
     """Give every parameter its own share of ScaledAdam's state; None where it is not of these parameters.
 
     Upstream stacks parameters of one type and shape, in their order, and keeps a stack's state with its first.

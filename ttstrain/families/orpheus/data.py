@@ -20,7 +20,7 @@ from ttstrain.families.orpheus.ids import NUM_SLOTS, SAMPLE_RATE, SAMPLES_PER_FR
 from ttstrain.families.orpheus.layout import OVERHEAD, row_length, said
 from ttstrain.families.orpheus.lint_codes import review_codes
 from ttstrain.families.orpheus.questions import Questions
-from ttstrain.families.orpheus.rows import Row, pack, speech_row
+from ttstrain.families.orpheus.rows import TokenRow, pack, speech_row
 from ttstrain.families.orpheus.tokenizer import RowTokenizer, load_tokenizer
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class OrpheusExample:
     """One clip as a row, or as several where it was divided."""
 
     id: str
-    rows: Sequence[Row]
+    rows: Sequence[TokenRow]
 
 
 class OrpheusData(TaskData):

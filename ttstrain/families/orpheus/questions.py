@@ -9,7 +9,7 @@ from typing import Any
 from ttstrain.errors import DataError
 from ttstrain.families.orpheus.batch import OrpheusBatch
 from ttstrain.families.orpheus.data_config import RowsConfig
-from ttstrain.families.orpheus.rows import Row, answer_row, pack
+from ttstrain.families.orpheus.rows import TokenRow, answer_row, pack
 from ttstrain.families.orpheus.tokenizer import RowTokenizer, load_tokenizer
 from ttstrain.families.orpheus.upstream_data import is_tokenized, read_table, read_tokenized
 
@@ -50,7 +50,7 @@ class Questions:
         return pack([self._rows[i] for i in indices])
 
 
-def _row(number: int, values: Mapping[str, Any], tokenizer: RowTokenizer, rows: RowsConfig, *, path: Path) -> Row:
+def _row(number: int, values: Mapping[str, Any], tokenizer: RowTokenizer, rows: RowsConfig, *, path: Path) -> TokenRow:
     texts = [values.get(key) for key in ("question", "answer")]
     if not all(isinstance(text, str) and text.strip() for text in texts):
         raise DataError(

@@ -20,7 +20,7 @@ Labels = Literal["speech", "all"]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TokenRow:
     """One document."""
 
     id: str
@@ -36,7 +36,7 @@ def prompt_ids(text: Sequence[int], ids: TokenIds, *, speech: bool = True) -> li
     return [*prompt, ids.soa, ids.sos] if speech else prompt
 
 
-def speech_row(id_: str, text: Sequence[int], frames: Tensor, ids: TokenIds, *, labels: Labels = "speech") -> Row:
+def speech_row(id_: str, text: Sequence[int], frames: Tensor, ids: TokenIds, *, labels: Labels = "speech") -> TokenRow:
     """Make the row of a text's tokens and its frames (n, 7).
 
     With `labels="speech"` all that the model has to say is learned, from SOA on; with `all` the prompt as well, but
@@ -47,19 +47,21 @@ def speech_row(id_: str, text: Sequence[int], frames: Tensor, ids: TokenIds, *, 
     return row_of(id_, torch.cat([torch.tensor(prompt), turn]), ids, masked=len(prompt) if labels == "speech" else 1)
 
 
-def answer_row(id_: str, question: Sequence[int], answer: Sequence[int], ids: TokenIds, *, labels: Labels) -> Row:
+def answer_row(id_: str, question: Sequence[int], answer: Sequence[int], ids: TokenIds, *, labels: Labels) -> TokenRow:
     """Make the row of a question and its answer, both as tokens: `SOH BOS question EOT EOH SOA answer EOT EOA`."""
     prompt = prompt_ids(question, ids, speech=False)
     tokens = torch.tensor([*prompt, ids.soa, *answer, ids.eot, ids.eoa])
     return row_of(id_, tokens, ids, masked=len(prompt) if labels == "speech" else 1)
 
 
-def row_of(id_: str, tokens: Tensor, ids: TokenIds, *, masked: int = 1) -> Row:
+def row_of(id_: str, tokens: Tensor, ids: TokenIds, *, masked: int = 1) -> TokenRow:
     """Make a row of tokens (t,) as they are; the first `masked` of them are not learned."""
     labels = tokens.clone()
     labels[: max(masked, 1)] = IGNORED
     slots = slots_of(tokens, ids)
-    return Row(id=id_, tokens=tokens, labels=labels, slots=slots, modality=SPEECH if bool((slots >= 0).any()) else TEXT)
+    return TokenRow(
+        id=id_, tokens=tokens, labels=labels, slots=slots, modality=SPEECH if bool((slots >= 0).any()) else TEXT
+    )
 
 
 def slots_of(tokens: Tensor, ids: TokenIds) -> Tensor:
@@ -69,7 +71,7 @@ def slots_of(tokens: Tensor, ids: TokenIds) -> Tensor:
     return torch.where(tokens == ids.eos, EOS_SLOT, slots).to(torch.int8)
 
 
-def pack(rows: Sequence[Row]) -> OrpheusBatch:
+def pack(rows: Sequence[TokenRow]) -> OrpheusBatch:
     """Lay rows end to end."""
     lengths = torch.tensor([len(row.tokens) for row in rows])
     total = int(lengths.sum())

@@ -27,7 +27,7 @@ class TrainerState:
     """What a Trainer's folder tells besides the weights."""
 
     step: int
-    moments: Mapping[str, Mapping[str, Any]] | None
+    optimizer_state: Mapping[str, Mapping[str, Any]] | None
     groups: tuple[OptimizerGroup, ...]
     schedule: SchedulePosition | None
     notes: tuple[str, ...]
@@ -51,7 +51,7 @@ def read_trainer_state(folder: Path, weights: Mapping[str, StoredTensor], order:
         raise CheckpointError(f"`{file}` cannot be read: `max_steps` is no whole number")
     schedule, schedule_notes = _schedule(folder / SCHEDULER, step=step, total=total)
     if not (folder / OPTIMIZER).is_file():
-        note = f"no `{OPTIMIZER}` beside it (FSDP and DeepSpeed keep theirs in shards): moments start afresh"
+        note = f"no `{OPTIMIZER}` beside it (FSDP and DeepSpeed keep theirs in shards): optimizer state starts afresh"
         return TrainerState(step, None, (), schedule, (note, *schedule_notes))
     contents = read_contents(folder / OPTIMIZER)
     refuse_unsafe(contents)
@@ -62,15 +62,15 @@ def read_trainer_state(folder: Path, weights: Mapping[str, StoredTensor], order:
     names = _names(order, [len(group["params"]) for group in groups])
     if names is None:
         counts = ", ".join(str(len(group["params"])) for group in groups)
-        note = f"the optimizer's groups hold {counts} parameters, the model {len(order)}: moments left out"
+        note = f"optimizer state left out: its groups hold {counts} parameters, the model {len(order)}"
         return TrainerState(step, None, (), schedule, (note, *schedule_notes))
     indices = [index for group in groups for index in group["params"]]
-    moments = {name: dict(tree["state"].get(index, {})) for index, name in zip(indices, names, strict=True)}
+    optimizer_state = {name: dict(tree["state"].get(index, {})) for index, name in zip(indices, names, strict=True)}
     notes = list(schedule_notes)
-    known: Mapping[str, Mapping[str, Any]] | None = moments
-    if misfit := next((name for name in names if not _fits(moments[name], weights[name])), None):
-        keys = ", ".join(moments[misfit])
-        notes.append(f"the moments of `{misfit}` ({keys}) are not AdamW's of its shape: moments left out")
+    known: Mapping[str, Mapping[str, Any]] | None = optimizer_state
+    if misfit := next((name for name in names if not _fits(optimizer_state[name], weights[name])), None):
+        keys = ", ".join(optimizer_state[misfit])
+        notes.append(f"optimizer state left out: `{misfit}` has no AdamW state of its shape ({keys})")
         known = None
     return TrainerState(step, known, tuple(_groups(groups, names, weights)), schedule, tuple(notes))
 

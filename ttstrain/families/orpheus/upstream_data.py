@@ -20,7 +20,7 @@ from ttstrain.errors import DataError
 from ttstrain.families.orpheus.batch import IGNORED
 from ttstrain.families.orpheus.codes import find_breach, from_ids
 from ttstrain.families.orpheus.ids import TokenIds
-from ttstrain.families.orpheus.rows import Labels, Row, row_of, speech_row
+from ttstrain.families.orpheus.rows import Labels, TokenRow, row_of, speech_row
 from ttstrain.families.orpheus.tokenizer import RowTokenizer
 
 COLUMNS = ("input_ids", "codes_list")
@@ -32,7 +32,7 @@ def is_tokenized(path: Path) -> bool:
     return first is not None and any(column in first for column in COLUMNS)
 
 
-def read_tokenized(path: Path, tokenizer: RowTokenizer, *, labels: Labels = "all") -> list[Row]:
+def read_tokenized(path: Path, tokenizer: RowTokenizer, *, labels: Labels = "all") -> list[TokenRow]:
     """Read every row of a tokenized data set.
 
     `labels` is for rows that state none. Raises DataError that names row and position where one breaks the grammar.
@@ -89,7 +89,7 @@ def read_table(path: Path) -> Iterator[Mapping[str, Any]]:
         yield from _read_lines(path)
 
 
-def _row(id_: str, values: Mapping[str, Any], tokenizer: RowTokenizer, *, labels: Labels) -> Row:
+def _row(id_: str, values: Mapping[str, Any], tokenizer: RowTokenizer, *, labels: Labels) -> TokenRow:
     ids = tokenizer.ids
     if "input_ids" not in values:
         text, codes = values.get("text"), values.get("codes_list")

@@ -101,7 +101,7 @@ def trained(folder: Path, number: int, *, epoch: int, steps: int) -> tuple[Pair,
 def test_each_parameter_gets_its_own_moments_from_upstreams_groups(tmp_path: Path) -> None:
     net, optimizer = trained(tmp_path, 96, epoch=4, steps=3)
     opened = open_training(open_checkpoint(tmp_path / "G_96.pth", task=TASK), task=TASK)
-    moments = read_tree(opened.moments)
+    moments = read_tree(opened.optimizer_state)
     for name, parameter in net.named_parameters():
         expected: Mapping[str, Tensor] = optimizer.state[parameter]
         assert torch.equal(moments[f"vae.{name}"]["exp_avg"], expected["exp_avg"]), name

@@ -56,9 +56,9 @@ def mixture(speech: tuple[FeatureCache, list[Any]], data: OrpheusData, *, rank: 
     loader = Loader(
         cache, clips, data, batch_frames=BUDGET, max_clips=64, seed=0, rank=rank, world_size=ranks, workers=0
     )
-    companions = data.auxiliary()
-    assert companions is not None
-    return Mixture(loader, companions, total_rounds=ROUNDS)
+    auxiliary = data.auxiliary()
+    assert auxiliary is not None
+    return Mixture(loader, auxiliary, total_rounds=ROUNDS)
 
 
 def modality(batch: Any) -> int:

@@ -22,7 +22,7 @@ from ttstrain.families.orpheus.config import OrpheusConfig
 from ttstrain.families.orpheus.data_config import RowsConfig
 from ttstrain.families.orpheus.net import build_net
 from ttstrain.families.orpheus.planner import OrpheusPlanner
-from ttstrain.families.orpheus.rows import Row, answer_row, pack, speech_row
+from ttstrain.families.orpheus.rows import TokenRow, answer_row, pack, speech_row
 from ttstrain.families.orpheus.task import SLOTS, OrpheusTask
 from ttstrain.families.orpheus.tokenizer import TOY, load_tokenizer
 from ttstrain.modules import lora
@@ -34,7 +34,7 @@ SECTION: dict[str, Any] = {**NET, "rows": RowsConfig(tokenizer=TOY, codec=TOY)}
 CONFIG = OrpheusConfig(**SECTION)
 
 
-def speech(name: str, frames: int) -> Row:
+def speech(name: str, frames: int) -> TokenRow:
     return speech_row(name, [1, 2, 3], torch.randint(4096, (frames, 7)), CONFIG.ids)
 
 

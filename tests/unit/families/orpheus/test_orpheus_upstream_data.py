@@ -11,7 +11,7 @@ from ttstrain.data.readers import parquet_limits
 from ttstrain.errors import DataError
 from ttstrain.families.orpheus.batch import IGNORED
 from ttstrain.families.orpheus.codes import to_ids
-from ttstrain.families.orpheus.rows import Row, speech_row
+from ttstrain.families.orpheus.rows import TokenRow, speech_row
 from ttstrain.families.orpheus.tokenizer import TOY, load_tokenizer
 from ttstrain.families.orpheus.upstream_data import read_tokenized
 
@@ -29,7 +29,7 @@ def jsonl(folder: Path, *rows: Any) -> Path:
     return path
 
 
-def read(folder: Path, *rows: Any) -> list[Row]:
+def read(folder: Path, *rows: Any) -> list[TokenRow]:
     return read_tokenized(jsonl(folder, *rows), TOKENIZER)
 
 

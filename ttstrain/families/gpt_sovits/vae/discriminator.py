@@ -50,7 +50,7 @@ class _Layer:
 
 
 @dataclass(frozen=True, slots=True)
-class Critic:
+class FixedDiscriminator:
     """A discriminator with its weights worked out, to be asked as often as they stay the same."""
 
     parts: tuple[tuple[int, tuple[_Layer, ...]], ...]  # period, layers
@@ -99,14 +99,14 @@ class Discriminator(nn.Module):
         parts = [_scale_part(most), *(_period_part(period, most) for period in periods(version))]
         self.discriminators = nn.ModuleList(parts)
 
-    def critic(self) -> Critic:
-        """Work out the weights once. Under `no_grad` the critic teaches others and learns nothing itself."""
+    def fixed(self) -> FixedDiscriminator:
+        """Work out the weights once. Under `no_grad` the discriminator teaches others and learns nothing itself."""
         parts = [part for part in self.discriminators if isinstance(part, _Part)]
-        return Critic(tuple((part.period, part.worked_out()) for part in parts))
+        return FixedDiscriminator(tuple((part.period, part.worked_out()) for part in parts))
 
     def forward(self, wav: Tensor) -> list[Judgement]:
         """Judge sound (b, 1, t)."""
-        return self.critic()(wav)
+        return self.fixed()(wav)
 
 
 def _scale_part(most: int) -> _Part:

@@ -117,9 +117,9 @@ def vae_losses(parts: VaeParts, batch: SovitsBatch, *, updates: str, noise: Tens
         )
         del scores, real_scores, fake_scores  # nor is their graph needed any more
         with torch.no_grad():
-            critic = discriminator.critic()  # weights are constants here: nothing is computed for their sake
-            real = critic(target.wav.to(made.wav.dtype))
-        fake = critic(made.wav)
+            fixed = discriminator.fixed()  # weights are constants here: nothing is computed for their sake
+            real = fixed(target.wav.to(made.wav.dtype))
+        fake = fixed(made.wav)
         terms["fm"] = feature_loss(real, fake)
         terms["adv"] = adversarial_loss(scores_of(fake))
     terms["mel"] = mel_distance(target.mel, parts.spectrograms.mel(made.wav[:, 0]))
@@ -221,9 +221,9 @@ def evaluate_vae(parts: VaeParts, batch: SovitsBatch, generator: torch.Generator
         "tokens_mel": mel_distance(target.mel, parts.spectrograms.mel(spoken[:, 0])),
     }
     if parts.discriminator is not None:
-        critic = parts.discriminator.critic()
-        values["d_real"] = mean_score(scores_of(critic(target.wav.to(made.wav.dtype))))
-        values["d_fake"] = mean_score(scores_of(critic(made.wav)))
+        fixed = parts.discriminator.fixed()
+        values["d_real"] = mean_score(scores_of(fixed(target.wav.to(made.wav.dtype))))
+        values["d_fake"] = mean_score(scores_of(fixed(made.wav)))
     return values
 
 

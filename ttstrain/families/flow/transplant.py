@@ -21,13 +21,13 @@ from ttstrain.contract.checkpoint import AdaptedWeights, OpenedCheckpoint
 from ttstrain.data.texts import VOCAB
 from ttstrain.digest import sha256
 from ttstrain.errors import CheckpointError
-from ttstrain.families.flow.alike import Kind, Origins
-from ttstrain.families.flow.readings import EMILIA, TABLE
+from ttstrain.families.flow.interpretations import EMILIA, TABLE
+from ttstrain.families.flow.nearest_tokens import OriginKind, Origins
 from ttstrain.families.flow.vocab import PACKAGED, Vocab, load_vocab
 from ttstrain.tensors.tensorfile import StoredTensor
 
 # Length of a new row's own noise, as a share of the row's. A mean says little, and what tells rows apart is the noise.
-_NOISE: Mapping[Kind, float] = {"similar": 0.05, "script": 0.3, "mean": 0.3}
+_NOISE: Mapping[OriginKind, float] = {"similar": 0.05, "script": 0.3, "mean": 0.3}
 _SHOWN = 6  # new tokens named in a note
 
 
@@ -38,7 +38,7 @@ class Transplant:
     table: Tensor  # (r, t)
     kept: int  # tokens that both vocabs hold
     dropped: int  # tokens of the old vocab only
-    new: Mapping[str, Kind]  # new token -> what its row was made of
+    new: Mapping[str, OriginKind]  # new token -> what its row was made of
     sources: Mapping[str, tuple[str, ...]]  # new token -> the similar tokens it came from
 
     @property
@@ -73,7 +73,7 @@ def transplant(table: Tensor, *, old: Sequence[str], new: Sequence[str]) -> Tran
     known = table[1:].float()
     length = known.norm(dim=1).median()
     origins = Origins(old)
-    kinds: dict[str, Kind] = {}
+    kinds: dict[str, OriginKind] = {}
     sources: dict[str, tuple[str, ...]] = {}
     for number, token in enumerate(new, start=1):
         if token in index:

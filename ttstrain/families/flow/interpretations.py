@@ -24,7 +24,7 @@ VERSIONS: Mapping[str, Mapping[str, Any]] = {
 _MELS = ("vocos", "bigvgan")
 
 
-def readings(opened: OpenedCheckpoint, *, vocab: str | None) -> list[Interpretation]:
+def list_interpretations(opened: OpenedCheckpoint, *, vocab: str | None) -> list[Interpretation]:
     """List v0 and v1 flags with either mel, and what the checkpoint says of itself where that is none of them.
 
     Raises CheckpointError when nothing tells the checkpoint's vocab.
@@ -35,17 +35,17 @@ def readings(opened: OpenedCheckpoint, *, vocab: str | None) -> list[Interpretat
     flags = ("text_mask_padding", "pe_attn_head", "mel")
     stated = {key: known[key] for key in flags if key in known}
     found = [
-        _reading(f"{version}, {mel}", {**settings, "mel": mel}, known=known, stated=stated)
+        _interpretation(f"{version}, {mel}", {**settings, "mel": mel}, known=known, stated=stated)
         for version, settings in VERSIONS.items()
         if settings["text_mask_padding"] or not known.get("text_embedding_average_upsampling")
         for mel in _MELS
     ]
-    if len(stated) == len(flags) and not any(reading.stated for reading in found):
-        found.append(_reading("its own flags", stated, known=known, stated=stated))
+    if len(stated) == len(flags) and not any(interpretation.stated for interpretation in found):
+        found.append(_interpretation("its own flags", stated, known=known, stated=stated))
     return found
 
 
-def _reading(
+def _interpretation(
     name: str, settings: Mapping[str, Any], *, known: Mapping[str, Any], stated: Mapping[str, Any]
 ) -> Interpretation:
     return Interpretation(name, model={**known, **settings}, settings=settings, stated=settings == stated)

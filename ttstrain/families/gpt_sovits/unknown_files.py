@@ -14,7 +14,7 @@ _ENCODERS = (
 _WRAPPERS = ("hubert.", "bert.", "roberta.", "module.")
 
 
-def recognise(keys: Iterable[str]) -> UnknownFile | None:
+def identify(keys: Iterable[str]) -> UnknownFile | None:
     """Recognise by its keys a model that GPT-SoVITS' features come from."""
     names = [_bare(key) for key in keys]
     for signs, name, setting in _ENCODERS:

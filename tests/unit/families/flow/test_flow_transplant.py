@@ -15,13 +15,13 @@ from torch import Tensor
 from ttstrain.checkpoint.upstream import open_checkpoint
 from ttstrain.contract.checkpoint import AdaptedWeights
 from ttstrain.errors import CheckpointError
-from ttstrain.families.flow.alike import Origins
 from ttstrain.families.flow.config import FlowConfig
-from ttstrain.families.flow.readings import TABLE
-from ttstrain.families.flow.surgery import transplant
+from ttstrain.families.flow.interpretations import TABLE
+from ttstrain.families.flow.nearest_tokens import Origins
 from ttstrain.families.flow.task import FlowTask
+from ttstrain.families.flow.transplant import transplant
 from ttstrain.families.flow.vocab import load_vocab
-from ttstrain.infer.load import open_speaker
+from ttstrain.infer.load import load_model
 from ttstrain.tensors.loading import load_weights
 
 OLD = (" ", "a", "e", "S", "s", "ni2", "ni4", "lue4", "か", "б", "д")
@@ -242,9 +242,9 @@ def test_speech_is_not_made_with_another_vocab_than_the_weights_were_trained_wit
     sizes = ["model.depth=1", "model.heads=1", "model.dim_head=8", "model.text_dim=16", "model.conv_layers=1"]
     settings = [*sizes, "model.tokenizer=custom", "train.device=cpu"]
     with pytest.raises(CheckpointError, match="was trained with another vocabulary") as caught:
-        open_speaker(str(told), [*settings, f"model.vocab={mine}"])
+        load_model(str(told), [*settings, f"model.vocab={mine}"])
     assert "`model.vocab`" in str(caught.value.hint)
-    assert open_speaker(str(told), [*settings, f"model.vocab={told.parents[1] / 'old.txt'}"]).task
+    assert load_model(str(told), [*settings, f"model.vocab={told.parents[1] / 'old.txt'}"]).task
 
 
 def test_a_base_of_the_published_size_has_the_published_vocab(tmp_path: Path) -> None:

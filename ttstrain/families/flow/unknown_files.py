@@ -23,7 +23,7 @@ _VOCODERS = {
 }
 
 
-def recognise(keys: Iterable[str]) -> UnknownFile | None:
+def identify(keys: Iterable[str]) -> UnknownFile | None:
     """Recognise by its keys a file that is no whole net."""
     names = [_bare(key) for key in keys]
     for name, starts in _VOCODERS.items():

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["similar", "script", "mean"]
+OriginKind = Literal["similar", "script", "mean"]
 
 _SYLLABLE = re.compile(r"(?P<initial>zh|ch|sh|[bpmfdtnlgkhjqxrzcsyw]?)(?P<final>[aeiouvüêmn][a-zü]*)(?P<tone>[1-5]?)")
 _MARKS = {  # part of a name -> plain marks that read alike, best first
@@ -42,7 +42,7 @@ _SHARED_JAMO = 2  # of a syllable's letters, which a relative has too
 class Origin:
     """The tokens whose rows a new one starts from; none for the mean of all."""
 
-    kind: Kind
+    kind: OriginKind
     tokens: tuple[str, ...]
 
 
