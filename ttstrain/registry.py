@@ -11,12 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ttstrain.contract.checkpoint import UnknownFile
-from ttstrain.contract.family import Family, TaskSpec, load_reference
+from ttstrain.contract.family import FOLDER, Family, TaskSpec, load_reference
 from ttstrain.contract.model import Planner, ResolvedRecipe
 from ttstrain.contract.project import ProjectFormat
 from ttstrain.errors import RecipeError
-
-_FOLDER = "ttstrain.families"
 
 
 def identify_unknown(keys: Sequence[str]) -> UnknownFile | None:
@@ -32,7 +30,7 @@ def identify_unknown(keys: Sequence[str]) -> UnknownFile | None:
 def names() -> list[str]:
     """List the families in this installation."""
     return sorted(
-        module.name for module in pkgutil.iter_modules(importlib.import_module(_FOLDER).__path__) if module.ispkg
+        module.name for module in pkgutil.iter_modules(importlib.import_module(FOLDER).__path__) if module.ispkg
     )
 
 
@@ -40,7 +38,7 @@ def load(name: str) -> Family:
     """Import one family by its folder's name."""
     if name not in names():
         raise RecipeError(f"unknown family `{name}`", hint=f"known families: {', '.join(names())}")
-    family: Family = importlib.import_module(f"{_FOLDER}.{name}").FAMILY
+    family: Family = importlib.import_module(f"{FOLDER}.{name}").FAMILY
     return family
 
 

@@ -18,13 +18,16 @@ if TYPE_CHECKING:
     from ttstrain.contract.task import Task
 
 
+FOLDER = "ttstrain.families"  # the package whose sub-packages are families
+
+
 def load_reference(reference: str) -> Any:
     """Import what a `module:name` reference names. Raises RecipeError where a package of the family is missing."""
     module, _, name = reference.partition(":")
     try:
         return getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
-        family = module.removeprefix(f"{__name__}.").split(".")[0]
+        family = module.removeprefix(f"{FOLDER}.").split(".")[0]
         if error.name is None or error.name.startswith("ttstrain"):
             raise
         raise RecipeError(
