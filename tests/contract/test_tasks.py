@@ -10,12 +10,13 @@ import pickle
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import fourth_family
 import pytest
 import torch
 from small_runs import differences
@@ -46,6 +47,7 @@ CLIP_S = 2.0  # clips are cut to one length: padding may change what a published
 
 
 SMOKE_RECIPES = [entry.name for entry in list_recipes() if entry.name.startswith("smoke/")]
+FOURTH = str(fourth_family.RECIPE)  # of a family that no other part of ttstrain knows
 
 
 @dataclass(frozen=True)
@@ -67,14 +69,19 @@ class Subject:
         return self.data.collate(examples)
 
 
-@pytest.fixture(scope="module", params=SMOKE_RECIPES)
-def subject(request: pytest.FixtureRequest) -> Subject:
-    recipe = parse(compose(request.param))
+@pytest.fixture(scope="module", params=[*SMOKE_RECIPES, pytest.param(FOURTH, id=fourth_family.NAME)])
+def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
+    with fourth_family.known() if request.param == FOURTH else nullcontext():
+        yield make_subject(request.param)
+
+
+def make_subject(smoke: str) -> Subject:
+    recipe = parse(compose(smoke))
     spec = registry.find_task(recipe.task)
     assert recipe.data.path is not None
     clips = audit(read_rows(recipe.data.path), recipe.data).clips
     return Subject(
-        smoke=request.param,
+        smoke=smoke,
         recipe=recipe,
         planner=registry.planner_of(recipe),
         build=lambda: built(spec, recipe.model),
