@@ -14,6 +14,7 @@ from ttstrain.contract.checkpoint import UnknownFile
 from ttstrain.contract.family import FOLDER, Family, TaskSpec, load_reference
 from ttstrain.contract.model import Planner, ResolvedRecipe
 from ttstrain.contract.project import ProjectFormat
+from ttstrain.contract.table import LineFormat, TableFormat
 from ttstrain.errors import RecipeError
 
 
@@ -48,6 +49,18 @@ def projects() -> Iterator[ProjectFormat]:
         known = load(name).load_project()
         if known is not None:
             yield known
+
+
+def table_formats() -> Iterator[TableFormat]:
+    """Yield the prepared folders that every family can read."""
+    for name in names():
+        yield from load(name).load_readers()
+
+
+def line_formats() -> Iterator[LineFormat]:
+    """Yield the tables that every family knows."""
+    for name in names():
+        yield from load(name).load_line_formats()
 
 
 def find_task(name: str) -> TaskSpec:

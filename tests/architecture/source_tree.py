@@ -6,8 +6,10 @@ A tree maps a module's dotted name to its source text, so that a rule can be tri
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 Tree = Mapping[str, str]
 Graph = dict[str, set[str]]
@@ -36,6 +38,8 @@ ROOMS = (
     "cli",
 )
 LONGEST_FUNCTION = 60  # lines
+# What families' upstreams and their formats are called, in any case and anywhere within a word.
+UPSTREAMS = (r"(?<!hd)f5", r"e2[-_ ]?tts", r"gpt[-_ ]?sovits", "sovits", "orpheus", "snac")
 
 
 def read_tree(folder: Path) -> dict[str, str]:
@@ -115,3 +119,54 @@ def long_functions(tree: Tree, *, most: int = LONGEST_FUNCTION) -> list[str]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and (lines := (node.end_lineno or node.lineno) - node.lineno + 1) > most
     ]
+
+
+class Named(NamedTuple):
+    """Where a module names a family."""
+
+    module: str
+    line: int
+    text: str
+
+
+def names_of_families(tree: Tree) -> list[Named]:
+    """Return what names a family or its upstream outside `families`: strings, identifiers and modules' names.
+
+    Docstrings are left out, but for those that people read: of attributes, which a recipe's schema shows, and of the
+    functions of `cli`, which `--help` shows.
+    """
+    folder = f"{PACKAGE}.families."
+    families = {name.removeprefix(folder).split(".")[0] for name in tree if name.startswith(folder)}
+    own = [rf"(?<![a-z]){name}(?![a-z])" for name in sorted(families)]
+    pattern = re.compile("|".join([*UPSTREAMS, *own]), re.IGNORECASE)
+    return [
+        Named(name, line, text)
+        for name, source in sorted(tree.items())
+        if (room := room_of(name, tree)) != "families"
+        for line, text in [(0, name), *_texts(ast.parse(source), with_help=room == "cli")]
+        if pattern.search(text)
+    ]
+
+
+def _texts(module: ast.Module, *, with_help: bool) -> Iterator[tuple[int, str]]:
+    """Yield every string and identifier of a module, each with its line."""
+    skipped = _docstrings(module, with_help=with_help)
+    for node in ast.walk(module):
+        line = getattr(node, "lineno", 0)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes) and id(node) not in skipped:
+            yield line, node.value if isinstance(node.value, str) else node.value.decode("latin-1")
+        elif isinstance(node, ast.alias):
+            yield from ((line, name) for name in (node.name, node.asname) if name)
+        elif not isinstance(node, ast.Constant):
+            names = (getattr(node, field, None) for field in ("name", "id", "attr", "arg", "module", "rest"))
+            yield from ((line, name) for name in names if isinstance(name, str))
+
+
+def _docstrings(module: ast.Module, *, with_help: bool) -> set[int]:
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    documented = (ast.Module, ast.ClassDef) if with_help else (ast.Module, ast.ClassDef, *functions)
+    return {
+        id(node.body[0].value)
+        for node in ast.walk(module)
+        if isinstance(node, documented) and node.body and isinstance(node.body[0], ast.Expr)
+    }

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ttstrain.contract.table import Verdict
 from ttstrain.data.audit import AuditResult, audit, write_quarantine
 from ttstrain.data.decode import decode, treat
 from ttstrain.data.readers import read_rows
-from ttstrain.data.readers.rows import TableError, Verdict
+from ttstrain.data.readers.rows import TableError
 from ttstrain.data.summary import summary
 from ttstrain.recipe.schema import DataConfig
 

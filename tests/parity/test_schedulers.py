@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from ttstrain.optim.ema import Ema
 from ttstrain.optim.schedule import lr_at
-from ttstrain.recipe.schema import Constant, Exponential, F5Linear
+from ttstrain.recipe.schema import ChainedLinear, Constant, Exponential
 
 # Upstream multiplies its LR step by step; over these curves that drifts from the closed form by less than this.
 OF_PEAK = 1e-15  # absolute, as a factor of the peak LR: ten times tighter than 1e-12 for any LR below 1000
@@ -33,7 +33,7 @@ def averages(fixtures_dir: Path) -> dict[str, Any]:
 
 
 def f5(*, warmup: int, total: int, lr: float, steps: range) -> list[float]:
-    schedule = F5Linear(warmup_steps=warmup)
+    schedule = ChainedLinear(warmup_steps=warmup)
     return [lr_at(schedule, step=step, base_lr=lr, total_steps=total, steps_per_epoch=1.0) for step in steps]
 
 

@@ -59,13 +59,14 @@ def migrate(
     ] = None,
 ) -> None:
     """Make a recipe of an upstream project's settings, and say what was changed and why."""
-    from ttstrain.plan.project import write_recipe
+    from ttstrain.plan.project import settings_files, write_recipe
 
     if not project.is_dir():
         raise RecipeError(f"`{project}` is no folder", hint="such as `ckpts/my_voice`, which holds setting.json")
     text = write_recipe(project.absolute())
     if text is None:
-        raise RecipeError(f"`{project}` holds no settings that ttstrain knows", hint="F5-TTS's web tool: setting.json")
+        hint = "; ".join(settings_files())
+        raise RecipeError(f"`{project}` holds no settings that ttstrain knows", hint=hint)
     if to is None:
         print(text, end="")
         return

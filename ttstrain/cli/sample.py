@@ -61,8 +61,8 @@ def sample(
     """Speak TEXT with CKPT and write it to a sound file.
 
     Without `--ref-audio` a run of ours speaks after one of its own held-out clips, or with its speaker's name.
-    `KEY=VALUE` sets how: `model.sampling.*`, such as `steps`, `cfg_strength`, `seed` and `vocoder` of F5,
-    `temperature`, `voice` and `max_tokens` of Orpheus; and `train.device`.
+    `KEY=VALUE` sets how: `model.sampling.*`, by the task `steps`, `cfg_strength`, `seed` and `vocoder`, or
+    `temperature`, `voice` and `max_tokens`, and others that `ttstrain schema` lists; and `train.device`.
     """
     from ttstrain.infer.load import line_of, load_model, read_lines
 

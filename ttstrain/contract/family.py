@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ttstrain.contract.data import TaskData
     from ttstrain.contract.export import Exporter
     from ttstrain.contract.project import ProjectFormat
+    from ttstrain.contract.table import LineFormat, TableFormat
     from ttstrain.contract.task import Task
 
 
@@ -90,9 +91,17 @@ class Family:
     formats: Sequence[str] = field(default_factory=tuple)  # "module:Class" of its UpstreamFormats
     unknown_files: str = ""  # "module:function" (keys) -> UnknownFile | None, for files that none of its formats takes
     project: str = ""  # "module:Class" of its ProjectFormat, whose module imports no torch
+    readers: Sequence[str] = field(default_factory=tuple)  # "module:Class" of its TableFormats, without torch
+    line_formats: Sequence[str] = field(default_factory=tuple)  # "module:Class" of its LineFormats, without torch
 
     def load_formats(self) -> Sequence[UpstreamFormat]:
         return [load_reference(reference)() for reference in self.formats]
+
+    def load_readers(self) -> Sequence[TableFormat]:
+        return [load_reference(reference)() for reference in self.readers]
+
+    def load_line_formats(self) -> Sequence[LineFormat]:
+        return [load_reference(reference)() for reference in self.line_formats]
 
     def load_project(self) -> ProjectFormat | None:
         project: ProjectFormat | None = load_reference(self.project)() if self.project else None

@@ -27,6 +27,8 @@ class ProjectSettings:
 class ProjectFormat(Protocol):
     """Knows how one upstream lays out its projects."""
 
+    settings_file: str  # the tool and its file that `recipe` reads, for people; empty: none
+
     def choose(self, folder: Path) -> Chosen | None:
         """Choose among the checkpoints of a project; None when the folder is none. Raises CheckpointError."""
         ...

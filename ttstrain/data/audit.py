@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from ttstrain import documents
 from ttstrain.contract.data import Clip, Remark, Review
+from ttstrain.contract.table import Row, RowTable, Verdict
 from ttstrain.data import atomic
 from ttstrain.data.columns_used import columns_used
 from ttstrain.data.location import CACHE_HINT, cache_root, usable_cores
@@ -25,7 +26,7 @@ from ttstrain.data.markup import labels
 from ttstrain.data.measure import RULES, Measured, leads_outside, measure
 from ttstrain.data.pool import StalledError, Threads, given_up
 from ttstrain.data.readers.locate import is_audio_name
-from ttstrain.data.readers.rows import Format, Row, RowTable, TableError, Verdict, printable
+from ttstrain.data.readers.rows import TableError, printable
 from ttstrain.data.transcript import CleanText, clean, main_script, skeleton, spoken_seconds
 from ttstrain.digest import sha256, sha256_of_file
 from ttstrain.errors import DataError
@@ -45,7 +46,7 @@ TellProgress = Callable[[int, int], None]  # (done, of)
 class AuditResult:
     """What is left of a data set, and every finding on the way."""
 
-    format: Format
+    format: str
     root: Path
     num_rows: int
     clips: list[Clip]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ttstrain.contract.data import Remark
-from ttstrain.data.readers.rows import Column, printable
+from ttstrain.contract.table import Column
+from ttstrain.data.readers.rows import printable
 
 EXAMPLE = 24  # characters
 MOST_UNUSED = 6

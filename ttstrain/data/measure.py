@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from ttstrain.contract.data import Treatment
+from ttstrain.contract.table import Action
 from ttstrain.data.decode import Decoded, Samples, decode
 from ttstrain.data.other_formats import what_it_is
-from ttstrain.data.readers.rows import Action
 from ttstrain.data.riff import check_riff
 from ttstrain.digest import sha256_of_file
 

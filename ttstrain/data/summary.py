@@ -7,7 +7,9 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ttstrain.data.readers.rows import LABELS, Action, Verdict, printable
+from ttstrain.contract.table import Action, Verdict
+from ttstrain.data.formats import labels
+from ttstrain.data.readers.rows import printable
 from ttstrain.layout import LABEL, WIDTH, labelled
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ SECTIONS: tuple[tuple[Action, str, int], ...] = (
 def summary(result: AuditResult) -> str:
     """Say what is left, what was left out and why, what was repaired, each with first examples."""
     lines = [
-        *_entry("data", f"{result.root} ({LABELS[result.format]})"),
+        *_entry("data", f"{result.root} ({labels()[result.format]})"),
         f"rows      {result.num_rows} read, {len(result.clips)} used, {_hours(result.hours)}",
     ]
     if result.clips:

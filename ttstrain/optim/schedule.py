@@ -13,11 +13,11 @@ import math
 
 from ttstrain.errors import RecipeError
 from ttstrain.recipe.schema import (
+    ChainedLinear,
     Constant,
     Cosine,
     CosineRestarts,
     Exponential,
-    F5Linear,
     Linear,
     Schedule,
     WarmupStableDecay,
@@ -26,7 +26,7 @@ from ttstrain.recipe.schema import (
 AUTO_WARMUP_SHARE = 0.05
 AUTO_WARMUP_LONG_RUN = 5000  # runs of at least so many steps
 AUTO_WARMUP_MINIMUM = 500  # warm up for at least so many
-F5_END_FACTOR = 1e-8  # end_factor of upstream's decay, also what its warmup starts from
+CHAINED_END_FACTOR = 1e-8  # end_factor of upstream's decay, also what its warmup starts from
 
 
 def lr_at(schedule: Schedule, *, step: int, base_lr: float, total_steps: int, steps_per_epoch: float) -> float:
@@ -36,8 +36,8 @@ def lr_at(schedule: Schedule, *, step: int, base_lr: float, total_steps: int, st
     """
     warmup = warmup_length(schedule, total_steps)
     _check_fit(schedule, warmup=warmup, total=total_steps, base_lr=base_lr)
-    if isinstance(schedule, F5Linear):
-        return base_lr * _f5_linear(step, warmup=warmup, total=total_steps, start=schedule.warmup_start)
+    if isinstance(schedule, ChainedLinear):
+        return base_lr * _chained_linear(step, warmup=warmup, total=total_steps, start=schedule.warmup_start)
     if step < warmup:
         return base_lr * (schedule.warmup_start + (1 - schedule.warmup_start) * step / warmup)
     step = max(warmup, min(step, total_steps - 1))
@@ -142,15 +142,15 @@ def _epoch(step: int, steps_per_epoch: float) -> int:
     return math.floor(step / steps_per_epoch + 1e-9)  # 37 steps of 37/3 to the epoch are three whole epochs
 
 
-def _f5_linear(step: int, *, warmup: int, total: int, start: float) -> float:
+def _chained_linear(step: int, *, warmup: int, total: int, start: float) -> float:
     """Two chained LinearLR as upstream F5-TTS builds them: up over `warmup` steps, down to 1e-8 at step `total`.
 
     Without warmup upstream never leaves the start factor: its second scheduler multiplies what the first one left, one
     step late. Reproduced, so that such a run can be recognised; the plan refuses to train it.
     """
     if warmup == 0:
-        return start * (1 - (1 - F5_END_FACTOR) * min(max(step - 1, 0) / total, 1.0))
+        return start * (1 - (1 - CHAINED_END_FACTOR) * min(max(step - 1, 0) / total, 1.0))
     if step < warmup:
         return start + (1 - start) * step / warmup
     done = min((step - warmup) / (total - warmup), 1.0) if total > warmup else 1.0
-    return 1 - (1 - F5_END_FACTOR) * done
+    return 1 - (1 - CHAINED_END_FACTOR) * done

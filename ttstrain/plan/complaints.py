@@ -71,6 +71,15 @@ def complaint(
     return RecipeError(first, details=[f"       {line}" for line in others], hint=hint)
 
 
+def no_such_choice(key: str, written: str, choices: Sequence[str], places: Mapping[str, str]) -> RecipeError:
+    """Say that a key takes one of some words, as `complaint` says it for those that the schema itself lists."""
+    *most, last = (f"'{choice}'" for choice in choices)
+    return RecipeError(
+        f"{_place(key, places)}`{key}` is `{written}`: it should be {', '.join(most)} or {last}",
+        hint="`ttstrain schema` says what each key takes",
+    )
+
+
 def known_keys(schema: type[BaseModel], at: str = "") -> list[str]:
     """List every dotted key of a schema, sections included; elements of lists and free names are written `*`."""
     keys: list[str] = []

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ttstrain import registry
-from ttstrain.recipe.schema import Recipe
+from ttstrain.data.formats import choices
+from ttstrain.recipe.schema import DataConfig, Recipe, ReplayConfig
 
 
 def recipe_schema() -> dict[str, Any]:
@@ -15,6 +16,8 @@ def recipe_schema() -> dict[str, Any]:
     """
     schema = Recipe.model_json_schema()
     definitions: dict[str, Any] = schema.pop("$defs")
+    for section in (DataConfig, ReplayConfig):
+        definitions[section.__name__]["properties"]["format"]["enum"] = choices()
     conditions = []
     for name, spec in registry.tasks().items():
         model = spec.config.model_json_schema(ref_template=f"#/$defs/{_escaped(name)}.{{model}}")
@@ -41,7 +44,7 @@ _EXTENDS = {
     "type": "array",
     "items": {"type": "string"},
     "default": [],
-    "description": "Configs that this recipe starts from, later ones over earlier ones, such as `models/f5_v1_base`.",
+    "description": "Configs that this recipe starts from, later ones over earlier ones, such as `hardware/cpu`.",
 }
 
 

@@ -19,6 +19,11 @@ def write_recipe(folder: Path) -> str | None:
     return next((text for known in registry.projects() if (text := known.recipe(folder)) is not None), None)
 
 
+def settings_files() -> list[str]:
+    """List the files of upstream tools that a recipe can be made of, each with its tool."""
+    return [known.settings_file for known in registry.projects() if known.settings_file]
+
+
 def with_project(composed: Composed) -> Composed:
     """Let prepared data decide what belongs to them, such as the vocabulary, unless recipe or command line do.
 

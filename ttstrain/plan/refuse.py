@@ -13,7 +13,7 @@ from ttstrain.errors import DataError, RecipeError
 from ttstrain.optim.settings import READS_BETAS, READS_EPS, READS_MOMENTUM, settings_of
 from ttstrain.optim.stages import Curriculum, Place, Stage, check_groups, steps_of
 from ttstrain.plan.plan import DataFacts, GroupPlan, Plan
-from ttstrain.recipe.schema import CosineRestarts, Exponential, F5Linear, OptimConfig, OptimizerKind, Schedule
+from ttstrain.recipe.schema import ChainedLinear, CosineRestarts, Exponential, OptimConfig, OptimizerKind, Schedule
 
 LR_FLOOR = 1e-3  # of the peak: below it nothing is learnt
 FLOOR_SHARE = 0.05  # of the run may train below the floor: a cosine to zero spends 2 % there, as it should
@@ -283,9 +283,9 @@ def _check_warmup(group: GroupPlan, plan: Plan, place: Place) -> None:
     stage = place.stage
     schedule, warmup = stage.schedule_of(group), stage.warmup_of(group)
     key = _schedule_key(group, plan, place)
-    if isinstance(schedule, F5Linear) and warmup == 0:
+    if isinstance(schedule, ChainedLinear) and warmup == 0:
         raise RecipeError(
-            f"`{key}.kind: f5_linear` without warmup never leaves {schedule.warmup_start:g} of the peak LR",
+            f"`{key}.kind: {schedule.kind}` without warmup never leaves {schedule.warmup_start:g} of the peak LR",
             hint=f"set `{key}.warmup_steps=auto`",
         )
     if warmup >= stage.steps and warmup > 0:

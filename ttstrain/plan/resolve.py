@@ -22,11 +22,12 @@ from pydantic import ValidationError
 
 from ttstrain import registry
 from ttstrain.contract.model import ComparesMemory, ResolvedRecipe
+from ttstrain.data.formats import AUTO, choices
 from ttstrain.errors import RecipeError
 from ttstrain.optim.schedule import warmup_length
 from ttstrain.optim.settings import peak_lr, settings_of
 from ttstrain.optim.stages import Stage
-from ttstrain.plan.complaints import complaint, known_keys
+from ttstrain.plan.complaints import complaint, known_keys, no_such_choice
 from ttstrain.plan.estimate import checkpoint_bytes, memory_bytes, num_checkpoints
 from ttstrain.plan.mixing import auxiliary_ratio, clip_share, settle_shares
 from ttstrain.plan.parameters import count_parameters, trainable_names
@@ -56,6 +57,7 @@ def parse(composed: Composed) -> ResolvedRecipe:
     except ValidationError as error:
         known = [*known_keys(Recipe), *_model_keys(composed.values.get("task"))]
         raise complaint(error, values=composed.values, places=composed.places, known=known) from error
+    _check_formats(recipe, composed.places)
     spec = registry.find_task(recipe.task)
     try:
         model = spec.read_model(recipe.model)
@@ -68,6 +70,16 @@ def parse(composed: Composed) -> ResolvedRecipe:
             hint="use `data.features=memory`: a row is a few kilobytes, and nothing would be gained on the device",
         )
     return ResolvedRecipe.of(recipe, model)
+
+
+def _check_formats(recipe: Recipe, places: Mapping[str, str]) -> None:
+    """Refuse layouts of data that neither ttstrain nor a family knows."""
+    named = {"data.format": recipe.data.format}
+    if recipe.data.replay is not None:
+        named["data.replay.format"] = recipe.data.replay.format
+    for key, written in named.items():
+        if written != AUTO and written not in (known := choices()):
+            raise no_such_choice(key, written, known, places)
 
 
 def _model_keys(task: Any) -> list[str]:

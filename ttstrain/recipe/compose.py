@@ -155,7 +155,7 @@ def _value(key: str, written: str) -> Any:
 
 def _check_extends(names: Any) -> list[str]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise RecipeError("`extends` is a list of config names", hint="extends: [models/f5_v1_base]")
+        raise RecipeError("`extends` is a list of config names", hint="extends: [hardware/cpu]")
     if len(set(names)) < len(names):
         raise RecipeError(f"`extends` names a config twice: {', '.join(names)}", hint="keep one of them")
     return names

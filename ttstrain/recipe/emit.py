@@ -47,15 +47,15 @@ def _mapping(values: Mapping[str, Any], *, at: str, indent: int, comment: Callab
                 inner = _mapping(item, at=f"{dotted}.{index}", indent=indent + 4, comment=comment)
                 lines += [f"{' ' * (indent + 2)}- {inner[0].lstrip()}", *inner[1:]]
         else:
-            lines.append(_remark(f"{name} {_flow(value)}", comment(dotted)))
+            lines.append(_remark(f"{name} {_inline(value)}", comment(dotted)))
     return lines
 
 
-def _flow(value: Any) -> str:
+def _inline(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{}"
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return f"[{', '.join(_flow(item) for item in value)}]"
+        return f"[{', '.join(_inline(item) for item in value)}]"
     return scalar(value)
 
 

@@ -94,24 +94,10 @@ class Section(BaseModel):
 # ---------------------------------------------------------------- data
 
 
-DataFormat = Literal[
-    "auto",
-    "ljspeech",
-    "f5_csv",
-    "gpt_sovits_list",
-    "jsonl",
-    "audiofolder",
-    "parquet",
-    "wav_txt",
-    "f5_project",
-    "gpt_sovits_project",
-]
-
-
 class ReplayConfig(Section):
     path: UserPath
     """Recordings of what must not be forgotten, mixed into every epoch: a folder or a table, as `data.path`."""
-    format: DataFormat = "auto"
+    format: str = "auto"
     """Layout of `path`; `auto` looks at the content."""
     language: str | None = None
     """Language of rows that name none."""
@@ -124,7 +110,7 @@ class ReplayConfig(Section):
 class DataConfig(Section):
     path: UserPath | None = None
     """Folder of recordings, metadata file, or `package:demo` for the speech that ships with ttstrain."""
-    format: DataFormat = "auto"
+    format: str = "auto"
     """Layout of `path`; `auto` looks at the content."""
     language: str | None = None
     """Language of rows that name none."""
@@ -220,9 +206,9 @@ class Exponential(_Schedule):
     """Factor per epoch, applied at each epoch's start."""
 
 
-class F5Linear(_Schedule):
+class ChainedLinear(_Schedule):
     kind: Literal["f5_linear"] = "f5_linear"
-    """Upstream F5-TTS: linear from 1e-8 x LR up to LR and linearly down to 1e-8 x LR, where it stays."""
+    """Linear from 1e-8 x LR up to LR and linearly down to 1e-8 x LR, where it stays: torch's LinearLR twice."""
     warmup_start: Annotated[float, Field(ge=0, le=1)] = 1e-8
 
 
@@ -231,7 +217,7 @@ def _default_kind(value: Any) -> Any:
 
 
 Schedule = Annotated[
-    Constant | Linear | Cosine | CosineRestarts | WarmupStableDecay | Exponential | F5Linear,
+    Constant | Linear | Cosine | CosineRestarts | WarmupStableDecay | Exponential | ChainedLinear,
     Field(discriminator="kind"),
     BeforeValidator(_default_kind),
 ]

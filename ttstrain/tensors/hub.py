@@ -53,7 +53,10 @@ def download(spec: str, *, preferred: Sequence[str], others: Sequence[str]) -> P
         return _model_folder(spec, whole["repo"], whole["revision"])
     match = re.fullmatch(rf"{_REPO}/(?P<inside>[^@]+)", spec)
     if match is None:
-        raise CheckpointError(f"`{spec}` is not hf://owner/repo/path", hint="such as hf://SWivid/F5-TTS/F5TTS_v1_Base")
+        raise CheckpointError(
+            f"`{spec}` is not hf://owner/repo/path",
+            hint="such as hf://owner/repo/folder or hf://owner/repo/model.safetensors",
+        )
     repo, revision, inside = match["repo"], match["revision"], match["inside"].strip("/")
     is_file = inside.endswith((*preferred, *others))
     folder = inside.rpartition("/")[0] if is_file else inside
@@ -89,7 +92,10 @@ def fetch_repository(spec: str, patterns: Sequence[str]) -> Path:
     """Download the files of `hf://owner/repo[@revision]` that match a pattern; return their folder."""
     match = re.fullmatch(rf"{_REPO}/?", spec)
     if match is None:
-        raise CheckpointError(f"`{spec}` is not hf://owner/repo", hint="such as hf://charactr/vocos-mel-24khz")
+        raise CheckpointError(
+            f"`{spec}` is not hf://owner/repo",
+            hint="the part of its address after `huggingface.co/`",
+        )
     return _snapshot(spec, match["repo"], match["revision"], list(patterns))
 
 

@@ -9,8 +9,9 @@ import pytest
 import soundfile
 from speech_toys import RATE, syllables
 
+from ttstrain.contract.table import RowTable
 from ttstrain.data.readers import read_rows
-from ttstrain.data.readers.rows import RowTable, TableError
+from ttstrain.data.readers.rows import TableError
 from ttstrain.data.readers.samples import wav_of
 
 

@@ -14,11 +14,11 @@ import torch
 from ttstrain.errors import RecipeError
 from ttstrain.optim.schedule import curve, lr_at, warmup_length
 from ttstrain.recipe.schema import (
+    ChainedLinear,
     Constant,
     Cosine,
     CosineRestarts,
     Exponential,
-    F5Linear,
     Linear,
     OptimConfig,
     WarmupStableDecay,
@@ -91,7 +91,7 @@ def test_the_default_schedule_never_trains_at_the_floor() -> None:
 
 
 def test_upstreams_schedule_does_end_at_the_floor_ours_avoids() -> None:
-    upstream = F5Linear(warmup_steps=10)
+    upstream = ChainedLinear(warmup_steps=10)
     assert lr(upstream, 100, base=1e-4) == pytest.approx(1e-12, rel=1e-6)
 
 

@@ -169,3 +169,17 @@ def test_known_keys_cover_nested_sections() -> None:
         "named.*.depth",
     ]
     assert nearest_key("named.x.dept", known_keys(Outer)) == "named.x.depth"
+
+
+@pytest.mark.parametrize("text", ["data: {format: wav}", "data: {replay: {path: x, format: wav}}"])
+def test_a_layout_of_data_that_no_family_knows_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(RecipeError, match=r"r\.yaml:2: `data\.(?:replay\.)?format` is `wav`: it should be") as caught:
+        parsed(tmp_path, text)
+    for name in ("'auto'", "'ljspeech'", "'f5_csv'", "'gpt_sovits_list'", "'f5_project' or 'gpt_sovits_project'"):
+        assert name in caught.value.message
+    assert caught.value.hint == "`ttstrain schema` says what each key takes"
+
+
+@pytest.mark.parametrize("name", ["f5_csv", "gpt_sovits_list", "f5_project", "gpt_sovits_project", "parquet"])
+def test_families_layouts_of_data_are_known(tmp_path: Path, name: str) -> None:
+    assert parsed(tmp_path, f"data: {{format: {name}, replay: {{path: x, format: {name}}}}}").data.format == name

@@ -5,23 +5,22 @@ from __future__ import annotations
 import importlib.resources
 from pathlib import Path
 
-from ttstrain import documents
+from ttstrain import documents, registry
+from ttstrain.contract.table import Action, Row, RowTable, Verdict
 from ttstrain.data.location import cache_root
-from ttstrain.data.readers.delimited import DelimitedFormat, read_delimited
-from ttstrain.data.readers.f5_project import is_f5_project, read_f5_project
+from ttstrain.data.readers.delimited import COMMON, read_delimited
 from ttstrain.data.readers.folders import read_wav_txt, sound_files
-from ttstrain.data.readers.gpt_sovits_list import list_in
-from ttstrain.data.readers.gpt_sovits_project import is_gpt_sovits_project, read_gpt_sovits_project
 from ttstrain.data.readers.jsonl import read_jsonl
 from ttstrain.data.readers.lines import read_text
 from ttstrain.data.readers.parquet import read_parquet
-from ttstrain.data.readers.rows import Action, Format, Row, RowTable, TableError, Verdict, printable
+from ttstrain.data.readers.rows import TableError, printable
 from ttstrain.errors import DataError
 from ttstrain.places import refused_as
 
-__all__ = ["Action", "Format", "Row", "RowTable", "TableError", "Verdict", "printable", "read_rows"]
+__all__ = ["Action", "Row", "RowTable", "TableError", "Verdict", "printable", "read_rows"]
 
 PACKAGE_DATA = "package:"
+DELIMITED = "delimited"  # one of the tables with separators, told by its content
 TABLE_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.tsv", "metadata.txt", "metadata.list")
 TABLE_PATTERNS = ("*.list", "*.jsonl", "*.tsv", "*.csv")
 
@@ -29,7 +28,7 @@ TABLE_PATTERNS = ("*.list", "*.jsonl", "*.tsv", "*.csv")
 @refused_as(DataError)
 def read_rows(
     path: str | Path,
-    format: Format | str = "auto",  # noqa: A002  what the recipe calls it
+    format: str = "auto",  # noqa: A002  what the recipe calls it
     *,
     cache_dir: str | None = None,
     key: str = "data.path",
@@ -59,13 +58,12 @@ def _package_folder(name: str | Path) -> Path:
     return folder
 
 
-def _read_folder(folder: Path, wanted: Format | str, cache_dir: str | None) -> RowTable:
+def _read_folder(folder: Path, wanted: str, cache_dir: str | None) -> RowTable:
     if wanted == "wav_txt":
         return _read_pairs(folder)
-    if wanted == "f5_project" or (wanted == "auto" and is_f5_project(folder)):
-        return read_f5_project(folder)
-    if wanted == "gpt_sovits_project" or (wanted == "auto" and is_gpt_sovits_project(folder)):
-        return read_gpt_sovits_project(folder)
+    for known in registry.table_formats():
+        if wanted == known.name or (wanted == "auto" and known.sniff(folder)):
+            return known.read(folder)
     if wanted in ("auto", "parquet") and (files := sorted([*folder.glob("*.parquet"), *folder.glob("data/*.parquet")])):
         return read_parquet(files, folder, cache_root(cache_dir) / "unpacked")
     table = _find_table(folder)
@@ -77,7 +75,7 @@ def _find_table(folder: Path) -> Path | None:
         if (folder / name).is_file():
             return folder / name
     looked = (sorted(path for path in folder.glob(pattern) if path.is_file()) for pattern in TABLE_PATTERNS)
-    for found in (*looked, list_in(folder)):
+    for found in (*looked, *(known.tables_in(folder) for known in registry.line_formats())):
         if len(found) > 1:
             raise TableError(
                 "ambiguous",
@@ -102,7 +100,7 @@ def _read_pairs(folder: Path) -> RowTable:
     return table
 
 
-def _read_table(path: Path, root: Path, wanted: Format | str, cache_dir: str | None) -> RowTable:
+def _read_table(path: Path, root: Path, wanted: str, cache_dir: str | None) -> RowTable:
     if not path.is_file():
         raise TableError("not_a_file", f"`{path}` is neither a folder nor a file")
     kind = _kind(path) if wanted == "auto" else wanted
@@ -112,23 +110,16 @@ def _read_table(path: Path, root: Path, wanted: Format | str, cache_dir: str | N
         return read_parquet([path], root, cache_root(cache_dir) / "unpacked")
     if kind == "audiofolder" and path.suffix in (".jsonl", ".json"):
         return read_jsonl(path, root, files_anywhere=False)
-    known: dict[str, DelimitedFormat | None] = {
-        "delimited": None,
-        "ljspeech": "ljspeech",
-        "f5_csv": "f5_csv",
-        "gpt_sovits_list": "gpt_sovits_list",
-        "audiofolder": "audiofolder",
-    }
-    if kind not in known:
+    if kind not in (DELIMITED, *COMMON, *(known.name for known in registry.line_formats())):
         raise TableError("format", f"`{path}` is a file, and `{kind}` is a format of folders")
-    return read_delimited(path, root, known[kind])
+    return read_delimited(path, root, None if kind == DELIMITED else kind)
 
 
 def _kind(path: Path) -> str:
     if path.suffix == ".parquet":
         return "parquet"
     start = read_text(path).lstrip()[:1]
-    return "jsonl" if start in ("{", "[") and _is_json(path) else "delimited"
+    return "jsonl" if start in ("{", "[") and _is_json(path) else DELIMITED
 
 
 def _is_json(path: Path) -> bool:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from ttstrain.contract.table import Action, Column, Row, RowTable, Verdict
 from ttstrain.data.readers.ids import Place, with_own_ids
 from ttstrain.data.readers.locate import Locator, Lost
-from ttstrain.data.readers.rows import Action, Column, Format, Row, RowTable, Verdict, printable
+from ttstrain.data.readers.rows import printable
 
 QUOTES = ('""', "''", "“”", "‘’", "«»", "``")
 
@@ -16,7 +17,7 @@ QUOTES = ('""', "''", "“”", "‘’", "«»", "``")
 class Collector:
     """Takes rows in the order of the table."""
 
-    def __init__(self, root: Path, kind: Format, *, files_anywhere: bool = False) -> None:
+    def __init__(self, root: Path, kind: str, *, files_anywhere: bool = False) -> None:
         self.root = root
         self.format = kind
         self.locator = Locator(root, anywhere=files_anywhere)

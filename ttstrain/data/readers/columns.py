@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+from ttstrain.contract.table import Layout
 
 AUDIO = (
     "file_name",
@@ -25,28 +26,11 @@ ID = ("id", "utt_id", "utterance_id", "segment_id", "key", "fileid", "file_id", 
 SPEAKER = ("speaker", "speaker_id", "speaker_name", "spk", "spk_id", "client_id")
 LANGUAGE = ("language", "lang", "locale")
 
-LANGUAGE_SPELLINGS = {"jp": "ja", "cn": "zh"}  # GPT-SoVITS's and others' own codes
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Which column holds what. Column numbers from 0."""
-
-    audio: int
-    texts: tuple[int, ...]  # the first that is there and not blank is the text
-    counts: tuple[int, ...]  # how many columns a sound row has
-    audio_is_id: bool = False  # the column of files holds names such as LJ001-0001
-    id: int | None = None
-    speaker: int | None = None
-    language: int | None = None
-    names: tuple[str, ...] = ()  # of the columns, where there is no header that says them
+LANGUAGE_SPELLINGS = {"jp": "ja", "cn": "zh"}  # some tools' own codes
 
 
 LJSPEECH = Layout(audio=0, texts=(2, 1), counts=(2, 3), audio_is_id=True)
 COMMA_SEPARATED = Layout(audio=0, texts=(1,), counts=(2,), audio_is_id=True)  # a third may be a comma of the text
-GPT_SOVITS_LIST = Layout(
-    audio=0, speaker=1, language=2, texts=(3,), counts=(4,), names=("path", "speaker", "language", "text")
-)
 
 
 def layout_of(header: Sequence[str]) -> Layout | None:

@@ -1,4 +1,4 @@
-"""Tables with one recording per line: LJSpeech, F5 csv, GPT-SoVITS list, and csv or tsv with a header.
+"""Tables with one recording per line: LJSpeech, csv or tsv with a header, and the lists of families' upstreams.
 
 Comma-separated tables are read by the rules of csv, others where the whole file shows that a csv writer made them; else
 every character but the separator is text. A row with another number of columns than the table has is left out.
@@ -7,53 +7,52 @@ every character but the separator is text. A row with another number of columns 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from ttstrain import registry
+from ttstrain.contract.table import Column, Layout, LineFormat, Row, RowTable
+from ttstrain.data.readers.bars import with_plain_bars
 from ttstrain.data.readers.collect import Collector, stem, unquoted
 from ttstrain.data.readers.columns import (
     COMMA_SEPARATED,
-    GPT_SOVITS_LIST,
     LJSPEECH,
-    Layout,
     language_code,
     layout_of,
     plain,
 )
-from ttstrain.data.readers.gpt_sovits_list import folders_beside, with_plain_bars
 from ttstrain.data.readers.lines import Line, read_text, split_lines
 from ttstrain.data.readers.locate import leaves_folder
 from ttstrain.data.readers.quoting import Record, cut
-from ttstrain.data.readers.rows import Column, Row, RowTable, TableError, printable
+from ttstrain.data.readers.rows import TableError, printable
 from ttstrain.data.readers.third_column import Third, check_third
 
 Delimiter = Literal["|", "\t", ","]
-DelimitedFormat = Literal["ljspeech", "f5_csv", "gpt_sovits_list", "audiofolder"]
-GPT_SOVITS_LANGUAGES = {
-    "zh", "jp", "ja", "en", "ko", "yue", "all_zh", "all_ja", "all_yue", "all_ko", "auto", "auto_yue",
-}  # fmt: skip
+COMMON = ("ljspeech", "audiofolder")  # formats that belong to no family
 
 
-def read_delimited(path: Path, root: Path, wanted: DelimitedFormat | None) -> RowTable:
+def read_delimited(path: Path, root: Path, wanted: str | None) -> RowTable:
     """Read a table; without a format, tell which one it is by its content."""
     text = read_text(path)
     comments, lines = _without_comments(split_lines(text))
-    lines, changed = with_plain_bars(lines, is_list=wanted == "gpt_sovits_list" or path.suffix == ".list")
+    lines, changed = with_plain_bars(lines, columns=_num_columns(path, wanted))
     if not lines:
         raise TableError("no_rows", f"`{path}` holds no rows", hint="each line should be `id|text`")
     delimiter = find_delimiter(path, [line.text for line in lines])
     records = cut(path, _joined(lines) if changed else text, lines, delimiter)
     header = records[0].fields
     kind = wanted or recognise(path, records)
-    layout, has_header = _layout(path, kind, header, delimiter)
+    known = next((known for known in registry.line_formats() if known.name == kind), None)
+    layout, has_header = _layout(path, known, kind, header, delimiter)
     body = records[1:] if has_header else records
     if not body:
         raise TableError("no_rows", f"`{path}` holds a header and no rows")
     body = [_without_blank_end(record, layout) for record in body]
     third = check_third(path, body) if layout is LJSPEECH else Third()
-    collector = Collector(root, kind, files_anywhere=kind in ("f5_csv", "gpt_sovits_list"))
+    reading = _Reading(path, layout, third, None if has_header else known)
+    collector = Collector(root, kind, files_anywhere=known is not None)
     for line in comments:
         comment = Record(line.number, [line.text])
         collector.judge(_row(comment, path, layout), "accept", "comment", "a comment, not a row")
@@ -64,7 +63,7 @@ def read_delimited(path: Path, root: Path, wanted: DelimitedFormat | None) -> Ro
         named = "tabs" if delimiter == "\t" else "commas, with csv quoting"
         collector.judge(_row(body[0], path, layout), "accept", "delimiter", f"the columns are separated by {named}")
     for record in body:
-        _take(collector, record, path, layout, third)
+        _take(collector, record, reading)
         if record.number in changed:
             why = "its columns are separated by bars that only look like `|`, such as the full-width `｜`: read as `|`"
             collector.judge(_row(record, path, layout), "fix", "bars", why)
@@ -73,15 +72,21 @@ def read_delimited(path: Path, root: Path, wanted: DelimitedFormat | None) -> Ro
     return collector.table()
 
 
-def recognise(path: Path, records: Sequence[Record]) -> DelimitedFormat:
-    """Tell a format by its header, or by languages in the third of four columns."""
+def recognise(path: Path, records: Sequence[Record]) -> str:
+    """Tell a format by its header, or by what the families know of their own tables."""
     named = layout_of(records[0].fields)
-    if named is not None and not named.audio_is_id:
-        return "audiofolder" if plain(records[0].fields[named.audio]) == "file_name" else "f5_csv"
-    languages = [r.fields[2].strip().lower() in GPT_SOVITS_LANGUAGES for r in records[:100] if len(r.fields) == 4]
-    if path.suffix == ".list" or (languages and sum(languages) > len(records[:100]) / 2):
-        return "gpt_sovits_list"
-    return "ljspeech"
+    if named is not None and plain(records[0].fields[named.audio]) == "file_name":
+        return "audiofolder"
+    lines = [record.fields for record in records[:100]]
+    return next((known.name for known in registry.line_formats() if known.sniff(path, lines)), "ljspeech")
+
+
+def _num_columns(path: Path, wanted: str | None) -> int | None:
+    """Return how many columns a table has that is known by its name or its ending."""
+    for known in registry.line_formats():
+        if known.layout is not None and (known.name == wanted or path.suffix == known.ending):
+            return max(known.layout.counts)
+    return None
 
 
 def find_delimiter(path: Path, lines: Sequence[str]) -> Delimiter:
@@ -128,15 +133,17 @@ def _without_comments(lines: Sequence[Line]) -> tuple[list[Line], list[Line]]:
 # ---------------------------------------------------------------- columns into rows
 
 
-def _layout(path: Path, kind: DelimitedFormat, header: Sequence[str], delimiter: str) -> tuple[Layout, bool]:
+def _layout(
+    path: Path, known: LineFormat | None, kind: str, header: Sequence[str], delimiter: str
+) -> tuple[Layout, bool]:
     named = layout_of(header)
     if named is not None:
         return named, True
     if kind == "ljspeech":
         return COMMA_SEPARATED if delimiter == "," else LJSPEECH, False
-    if kind == "gpt_sovits_list":
-        return GPT_SOVITS_LIST, False
-    wanted = "audio_file|text" if kind == "f5_csv" else "file_name,text"
+    if known is not None and known.layout is not None:
+        return known.layout, False
+    wanted = "file_name,text" if known is None else known.header
     raise TableError(
         "header_row",
         f"`{path}` should begin with a header such as `{wanted}`, not with `{printable('|'.join(header))}`",
@@ -152,8 +159,18 @@ def _without_blank_end(record: Record, layout: Layout) -> Record:
     return replace(record, fields=fields)
 
 
-def _take(collector: Collector, record: Record, path: Path, layout: Layout, third: Third) -> None:
-    fields = record.fields
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """How the rows of one table are read."""
+
+    path: Path
+    layout: Layout
+    third: Third
+    known: LineFormat | None  # a family's table without a header
+
+
+def _take(collector: Collector, record: Record, reading: _Reading) -> None:
+    path, layout, third, fields = reading.path, reading.layout, reading.third, record.fields
     texts = [fields[i] for i in layout.texts if i < len(fields)]
     row = _row(record, path, layout, text=next((text for text in texts if text.strip()), ""))
     name = fields[layout.audio] if layout.audio < len(fields) else ""
@@ -163,7 +180,7 @@ def _take(collector: Collector, record: Record, path: Path, layout: Layout, thir
         collector.judge(row, "skip", "no_text", f"the line has no text, only `{printable(fields[0])}`")
     elif fault := _odd_count(record, layout, third):
         collector.leave_out(row, name, "column_count", fault)
-    elif collector.locate(row, name, beside=_beside(path, layout, name, row.speaker)):
+    elif collector.locate(row, name, beside=_beside(path, reading.known, name, row.speaker)):
         if record.unquoted:
             collector.judge(row, "fix", "csv_quotes", f"csv quoting undone: `{printable(row.text, limit=40)}`")
         if record.number in third.doubtful:
@@ -171,10 +188,8 @@ def _take(collector: Collector, record: Record, path: Path, layout: Layout, thir
             collector.judge(row, "accept", "columns", why)
 
 
-def _beside(path: Path, layout: Layout, name: str, speaker: str) -> Callable[[], Iterable[Path]]:
-    return (
-        partial(folders_beside, path, written=unquoted(name), speaker=speaker) if layout is GPT_SOVITS_LIST else tuple
-    )
+def _beside(path: Path, known: LineFormat | None, name: str, speaker: str) -> Callable[[], Iterable[Path]]:
+    return tuple if known is None else partial(known.folders_beside, path, written=unquoted(name), speaker=speaker)
 
 
 def _odd_count(record: Record, layout: Layout, third: Third) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ttstrain.contract.table import Row, RowTable
 from ttstrain.data.readers.collect import Collector
 from ttstrain.data.readers.ids import Place
 from ttstrain.data.readers.lines import read_text
 from ttstrain.data.readers.locate import is_audio_name
-from ttstrain.data.readers.rows import Row, RowTable, TableError
+from ttstrain.data.readers.rows import TableError
 
 TEXT_ENDINGS = (".normalized.txt", ".txt", ".lab")  # the first is LibriTTS's, the last is MFA's
 

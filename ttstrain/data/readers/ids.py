@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ttstrain.data.readers.rows import Row
+from ttstrain.contract.table import Row
 
 
 @dataclass(frozen=True, slots=True)

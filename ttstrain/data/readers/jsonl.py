@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ttstrain import documents
+from ttstrain.contract.table import Row, RowTable
 from ttstrain.data.readers.collect import Collector, stem
 from ttstrain.data.readers.columns import AUDIO, ID, LANGUAGE, SPEAKER, TEXT, first_of, language_code, plain
 from ttstrain.data.readers.lines import read_text, split_lines
-from ttstrain.data.readers.rows import Row, RowTable, TableError, printable
+from ttstrain.data.readers.rows import TableError, printable
 from ttstrain.data.readers.uses import Uses
 
 

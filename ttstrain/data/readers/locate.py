@@ -1,6 +1,6 @@
 """From the name in a table to a file, without leaving the data folder.
 
-Formats whose definition has absolute paths (F5 csv, GPT-SoVITS list, JSONL) may name files anywhere. In the others a
+Formats whose definition has absolute paths (a family's own tables, JSONL) may name files anywhere. In the others a
 name is of something in the data folder: one that leads out of it is refused before anything is opened. A link
 inside the folder may lead out of it, but only to sound (the audit sees to that).
 """

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ttstrain.contract.table import Row, RowTable
 from ttstrain.data import atomic
 from ttstrain.data.location import CACHE_HINT
 from ttstrain.data.readers.collect import Collector, stem
@@ -14,7 +15,7 @@ from ttstrain.data.readers.columns import AUDIO, ID, LANGUAGE, SPEAKER, TEXT, fi
 from ttstrain.data.readers.ids import Place
 from ttstrain.data.readers.parquet_limits import check_footer, rows_at_a_time
 from ttstrain.data.readers.parquet_pages import DamagedPageError
-from ttstrain.data.readers.rows import Row, RowTable, TableError
+from ttstrain.data.readers.rows import TableError
 from ttstrain.data.readers.samples import wav_of
 from ttstrain.data.readers.uses import Uses
 from ttstrain.digest import sha256

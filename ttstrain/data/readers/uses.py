@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ttstrain.data.readers.rows import Column
+from ttstrain.contract.table import Column
 
 ORDER = ("file", "text", "speaker", "language", "id")
 

@@ -19,4 +19,6 @@ FAMILY = Family(
     formats=["ttstrain.families.flow.upstream:F5Format"],
     unknown_files="ttstrain.families.flow.unknown_files:identify",
     project="ttstrain.families.flow.project:F5Project",
+    readers=["ttstrain.families.flow.prepared:PreparedFolder"],
+    line_formats=["ttstrain.families.flow.header_table:HeaderTable"],
 )

@@ -14,8 +14,8 @@ from typing import Any
 
 from ttstrain import documents
 from ttstrain.contract.project import Chosen
-from ttstrain.data.readers.f5_project import DURATIONS
 from ttstrain.errors import CheckpointError, DataError, RecipeError
+from ttstrain.families.flow.prepared import DURATIONS
 from ttstrain.families.flow.vocab import load_vocab
 from ttstrain.shell import quoted
 

@@ -36,4 +36,6 @@ FAMILY = Family(
     formats=["ttstrain.families.gpt_sovits.upstream:SovitsFormat"],
     unknown_files="ttstrain.families.gpt_sovits.unknown_files:identify",
     project="ttstrain.families.gpt_sovits.project:SovitsProject",
+    readers=["ttstrain.families.gpt_sovits.prepared:PreparedFolder"],
+    line_formats=["ttstrain.families.gpt_sovits.lists:SovitsList"],
 )

@@ -23,6 +23,8 @@ PLACES = ("", "logs_s2_*", "ckpt", "logs_s1_*/ckpt", "logs_s1_*", "logs_s2")  # 
 class SovitsProject:
     """What the rest of ttstrain asks about such folders."""
 
+    settings_file = ""
+
     def choose(self, folder: Path) -> Chosen | None:
         """Choose the training file that has come furthest.
 

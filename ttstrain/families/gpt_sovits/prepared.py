@@ -19,9 +19,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ttstrain.contract.data import Ready
+from ttstrain.contract.table import Row, RowTable
 from ttstrain.data.readers.collect import Collector
 from ttstrain.data.readers.lines import Line, read_text, split_lines
-from ttstrain.data.readers.rows import Row, RowTable, TableError, printable
+from ttstrain.data.readers.rows import TableError, printable
 from ttstrain.digest import sha256_of_file
 
 TEXTS, SEMANTICS, RECORDINGS = "2-name2text", "6-name2semantic", "5-wav32k"
@@ -29,12 +30,25 @@ FILES: Mapping[str, str] = {"bert": "3-bert", "ssl": "4-cnhubert", "speaker": "7
 HEADER = "item_name"
 
 
-def is_gpt_sovits_project(folder: Path) -> bool:
+class PreparedFolder:
+    """A folder that upstream's tools prepared."""
+
+    name = "gpt_sovits_project"
+    label = "prepared folder of GPT-SoVITS, 2-name2text.txt"
+
+    def sniff(self, path: Path) -> bool:
+        return is_prepared(path)
+
+    def read(self, path: Path) -> RowTable:
+        return read_prepared(path)
+
+
+def is_prepared(folder: Path) -> bool:
     """Tell by its files whether upstream's tools prepared a folder."""
     return bool(_parts(folder, TEXTS, ".txt")) and (folder / RECORDINGS).is_dir()
 
 
-def read_gpt_sovits_project(folder: Path) -> RowTable:
+def read_prepared(folder: Path) -> RowTable:
     """Read prepared rows: phonemes as tokens, the normalised text, and whatever features lie ready.
 
     Raises TableError when there is no table or no recording.
@@ -45,7 +59,7 @@ def read_gpt_sovits_project(folder: Path) -> RowTable:
         raise TableError(
             "no_table", f"`{folder}` has no `{missing}`", hint="name the folder that holds both, `logs/<experiment>`"
         )
-    collector = Collector(folder / RECORDINGS, "gpt_sovits_project")
+    collector = Collector(folder / RECORDINGS, PreparedFolder.name)
     semantics = _read_semantics(folder, collector)
     for path, line in _lines(tables):
         source = f"{path.name}:{line.number}"

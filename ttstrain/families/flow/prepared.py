@@ -12,21 +12,35 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from ttstrain import documents
+from ttstrain.contract.table import Row, RowTable
 from ttstrain.data.readers.collect import Collector, stem
 from ttstrain.data.readers.delimited import read_delimited
-from ttstrain.data.readers.rows import Row, RowTable, TableError
+from ttstrain.data.readers.rows import TableError
 from ttstrain.errors import DataError
 
 ARROW, UNPACKED, DURATIONS, ORIGINAL = "raw.arrow", "raw", "duration.json", "metadata.csv"
 _ROWS_AT_A_TIME = 256
 
 
-def is_f5_project(folder: Path) -> bool:
+class PreparedFolder:
+    """A folder that upstream's tools prepared."""
+
+    name = "f5_project"
+    label = "project of F5-TTS, raw.arrow"
+
+    def sniff(self, path: Path) -> bool:
+        return is_prepared(path)
+
+    def read(self, path: Path) -> RowTable:
+        return read_prepared(path)
+
+
+def is_prepared(folder: Path) -> bool:
     """Tell by its files whether upstream's tools prepared a folder."""
     return (folder / DURATIONS).is_file() and bool(_files(folder))
 
 
-def read_f5_project(folder: Path) -> RowTable:
+def read_prepared(folder: Path) -> RowTable:
     """Read prepared rows, each with the path of its recording.
 
     Rows that `duration.json` counts and the table lacks are findings. Raises TableError without pyarrow, or when the
@@ -36,7 +50,7 @@ def read_f5_project(folder: Path) -> RowTable:
     if not files:
         raise TableError("no_table", f"`{folder}` has neither `{ARROW}` nor `{UNPACKED}/*.arrow`")
     originals = _originals(folder)
-    collector = Collector(folder, "f5_project", files_anywhere=True)
+    collector = Collector(folder, PreparedFolder.name, files_anywhere=True)
     read = _Read()
     for path in files:
         for values in _rows(path, read):

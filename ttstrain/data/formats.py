@@ -1,0 +1,28 @@
+"""The layouts of data that can be read: those that anybody uses, and those of the families' upstreams."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ttstrain import registry
+
+AUTO = "auto"  # the format is told by the content
+COMMON: Mapping[str, str] = {  # name -> label
+    "ljspeech": "LJSpeech table (id|text|normalised text)",
+    "jsonl": "JSON lines",
+    "audiofolder": "Hugging Face audio folder (file_name, ...)",
+    "parquet": "Parquet with the audio inside",
+    "wav_txt": "recordings with a text file beside each",
+}
+
+
+def labels() -> dict[str, str]:
+    """Map the name of every format to what people are told."""
+    tables = {known.name: known.label for known in registry.line_formats()}
+    folders = {known.name: known.label for known in registry.table_formats()}
+    return {**COMMON, **tables, **folders}
+
+
+def choices() -> list[str]:
+    """List what `data.format` may say."""
+    return [AUTO, *labels()]
