@@ -161,7 +161,7 @@ def test_the_plan_refuses_in_the_words_of_the_run(root: Path, make: Callable[[Pa
 
 def test_a_language_model_of_more_rows_than_the_recipe_is_refused(tmp_path: Path) -> None:
     recipe = small_orpheus.write_all(tmp_path)
-    rows = parse(compose(recipe)).model["vocab_size"]
+    rows = parse(compose(recipe)).section()["vocab_size"]
     check_base(parse(compose(recipe, [f"model.vocab_size={rows + 1}"])))  # rows are added
     check_base(parse(compose(recipe, ["model.rows.tokenizer=hf://nobody/nothing"])))  # which is not asked for
     small_orpheus.write_model(tmp_path / "model", vocab_size=rows + 1)
