@@ -103,7 +103,7 @@ def test_a_resumed_run_lets_the_base_speak_again_when_its_samples_are_lost(
     shutil.copytree(spoken, plain)
     shutil.rmtree(run / "samples")
     resume(run, ["train.steps=6"])
-    assert "the base has spoken 2 previews again" in capsys.readouterr().err
+    assert "generated 2 base-model samples again" in capsys.readouterr().err
     resume(plain, ["train.steps=6"])
     assert differences(checkpoint(run, 6).state, checkpoint(plain, 6).state) == []  # and training saw nothing of it
     for entry in numbers(run, 6):
@@ -121,7 +121,7 @@ def test_a_lost_base_that_is_gone_is_said(
     shutil.rmtree(moved)
     capsys.readouterr()
     resume(run, ["train.steps=6"])
-    assert "previews have no base beside them" in capsys.readouterr().err
+    assert "no base-model samples" in capsys.readouterr().err
     assert "base" not in numbers(run, 6)[0]
 
 
@@ -194,7 +194,7 @@ def test_previews_that_cannot_be_chosen_cost_no_run(
     monkeypatch.setattr(previews, "read_clip", fail)
     run = finetune(recipe, tmp_path, *SPEAKING, "name=r")
     assert metrics(run)[-1]["step"] == 4
-    assert "WARNING: there are no previews: the recording is gone" in " ".join(capsys.readouterr().err.split())
+    assert "WARNING: previews are off: the recording is gone" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_stop_amid_speaking_puts_weights_modes_and_random_numbers_back(
@@ -243,5 +243,5 @@ def test_the_recipes_vocoder_speaks_and_a_wrong_one_stops_before_training(
     assert not any((tmp_path / "runs").iterdir())
     capsys.readouterr()
     run = finetune(recipe, tmp_path / "runs", *once, f"model.sampling.vocoder={vocos}")
-    assert f"previews are spoken by Vocos ({vocos})" in capsys.readouterr().err
+    assert f"previews are generated with Vocos ({vocos})" in capsys.readouterr().err
     assert numbers(run, 1)[0]["vocoder"] == f"Vocos ({vocos})"
