@@ -422,7 +422,7 @@ def test_a_state_that_never_becomes_finite_ends_the_run_with_a_good_checkpoint(
 ) -> None:
     spoil_state(monkeypatch, "task", at_step=4, times=99)
     settings = "guard={max_rollbacks: 2, snapshot_every: 3}"
-    with pytest.raises(DivergedError, match=r"the state after step 4 holds NaN or infinity after 2 rollbacks") as caught:
+    with pytest.raises(DivergedError, match="after step 4 holds NaN or infinity after 2 rollbacks") as caught:
         finetune(recipe, tmp_path, "name=r", settings, "eval.every=3")
     assert "step-00000003` is good (held-out loss" in str(caught.value.hint)
     assert (tmp_path / "r" / "checkpoints" / "last").read_text() == "step-00000003\n"
