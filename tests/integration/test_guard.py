@@ -16,6 +16,7 @@ import torch
 from small_runs import checkpoint, differences, finetune, metrics, same, ttstrain, write_clips, write_recipe
 
 from ttstrain.checkpoint import store
+from ttstrain.checkpoint.store import CheckpointStore
 from ttstrain.contract.task import Loss
 from ttstrain.errors import CheckpointError, DivergedError, OutOfMemoryError, Preempted
 from ttstrain.families.flow.task import FlowTask
@@ -256,22 +257,81 @@ def test_spikes_in_a_row_go_back(recipe: Path, tmp_path: Path, poison: Poison) -
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6, 7, 7, 8, 9, 10]
 
 
-def test_best_names_the_checkpoint_of_its_figures_when_steps_are_taken_again(
-    recipe: Path, tmp_path: Path, poison: Poison, monkeypatch: pytest.MonkeyPatch
+RETAKEN = ["ema.enabled=false", "eval.every=1", "guard={max_skips: 1, snapshot_every: 3}"]
+
+
+def best_before_a_rollback(
+    poison: Poison, patch: pytest.MonkeyPatch, *retaken: float, then: Callable[[], object] = lambda: None
 ) -> None:
-    totals = iter([9.0, 8.0, 7.0, 6.0, 5.0, 4.9, 4.8, 1.0, 4.5, 4.25, 4.6, 4.7])
+    """Let step 7 be the best, and step 8 send the run back to 6; `then` comes in step 7 as it is taken again."""
+    totals = iter([9.0, 8.0, 7.0, 6.0, 5.0, 4.9, 4.8, 1.0, *retaken])
 
     def evaluate(self: FlowTask, batch: Any, generator: torch.Generator) -> dict[str, torch.Tensor]:
         return {"total": torch.tensor(next(totals))}
 
-    monkeypatch.setattr(FlowTask, "evaluate", evaluate)
-    poison.spoil = at(8)
-    overrides = ["ema.enabled=false", "eval.every=1", "guard={max_skips: 1, snapshot_every: 3}"]
-    run = finetune(recipe, tmp_path, "name=r", "train.steps=10", *overrides)
+    def spoil(attempt: int) -> float | None:
+        if attempt == 9:
+            then()
+        return NAN if attempt == 8 else None
+
+    patch.setattr(FlowTask, "evaluate", evaluate)
+    poison.spoil = spoil
+
+
+def best_of(run: Path) -> tuple[str, float | None]:
+    name = (run / "checkpoints" / "best").read_text().strip()
+    return name, checkpoint(run, int(name.removeprefix("step-"))).meta.metrics.get("eval/loss/total")
+
+
+def test_a_best_from_after_the_step_that_a_run_goes_back_to_stays_until_there_is_a_better_one(
+    recipe: Path, tmp_path: Path, poison: Poison, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    best_before_a_rollback(poison, monkeypatch, 4.5, 4.25, 0.75, 4.7)
+    run = finetune(recipe, tmp_path, "name=r", "train.steps=8", *RETAKEN)
     assert [row["step"] for row in metrics(run) if "train/loss/model" in row][6:9] == [7, 7, 8]
-    # the 1.0 of the first step 7 was measured on weights that are gone
-    assert (run / "checkpoints" / "best").read_text() == "step-00000008\n"
-    assert checkpoint(run, 8).meta.metrics["eval/loss/total"] == 4.25
+    assert best_of(run) == ("step-00000007", 1.0)  # and not what was measured as step 7 was taken again
+    told = " ".join(capfd.readouterr().err.split())
+    assert "step-00000007 stays the best so far (1.0000)" in told
+    assert "no checkpoint of this step 7" in told
+    (incident,) = incidents(run)
+    assert "step-00000007 stays the best so far (1.0000)" in incident["notes"]
+    assert resume(run, ["train.steps=10"]) == run
+    assert best_of(run) == ("step-00000009", 0.75)
+
+
+def test_a_better_state_of_the_same_step_takes_the_place_of_the_best(
+    recipe: Path, tmp_path: Path, poison: Poison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best_before_a_rollback(poison, monkeypatch, 0.5, 4.25)
+    run = finetune(recipe, tmp_path, "name=r", *RETAKEN)
+    assert best_of(run) == ("step-00000007", 0.5)
+
+
+def test_a_save_that_cannot_wait_replaces_the_best_and_says_so(
+    recipe: Path, tmp_path: Path, poison: Poison, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    best_before_a_rollback(poison, monkeypatch, 4.5, 4.25, 4.75, then=lambda: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(Preempted, match="after step 7"):
+        finetune(recipe, tmp_path, "name=r", "train.steps=8", *RETAKEN)
+    run = tmp_path / "r"
+    told = " ".join(capfd.readouterr().err.split())
+    assert "WARNING: step-00000007 was the best so far (1.0000)" in told
+    assert "this save replaces it (not measured)" in told
+    assert not (run / "checkpoints" / "best").exists()
+    assert checkpoint(run, 7).state["best"]["step"] is None
+    poison.spoil = at()
+    resume(run, [])
+    assert best_of(run) == ("step-00000008", 4.25)  # 4.5 was measured first, of the state that was saved
+
+
+def test_a_best_whose_checkpoint_is_gone_is_forgotten(
+    recipe: Path, tmp_path: Path, poison: Poison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best_before_a_rollback(poison, monkeypatch, 4.5, 4.25)
+    monkeypatch.setattr(CheckpointStore, "holds", lambda *_: False)
+    run = finetune(recipe, tmp_path, "name=r", *RETAKEN)
+    assert best_of(run) == ("step-00000008", 4.25)
+    assert any("is not on disk: the best begins anew" in note for note in incidents(run)[0]["notes"])
 
 
 def test_a_rollback_lowers_the_lr_that_is_used_and_logged(

@@ -30,7 +30,7 @@ from torch import Tensor
 from ttstrain import documents
 from ttstrain.checkpoint import pointers
 from ttstrain.checkpoint.damage import fault_of, naming_a_sound_one, open_meta, refuse_damaged
-from ttstrain.checkpoint.meta import FileMeta, Meta, kept_name, write_meta
+from ttstrain.checkpoint.meta import FileMeta, Meta, kept_name, read_meta, write_meta
 from ttstrain.digest import running, sha256
 from ttstrain.errors import CheckpointError
 from ttstrain.places import refused_as
@@ -235,6 +235,21 @@ class CheckpointStore:
         elif named is None or named <= last:
             return
         self._best_of_course = _Best(best)
+
+    def forget_best(self) -> None:
+        """Let `best` name nothing from the next save on, which replaces the checkpoint that it names."""
+        self.wait()
+        self._best_of_course = _Best(None)
+
+    def holds(self, step: int, metric: str, value: float) -> bool:
+        """Tell whether `best` names the checkpoint of `step`, and that was saved with this value of a metric."""
+        folder = self.folder(step)
+        if pointers.pointed(self.root, pointers.BEST) != folder.name:
+            return False
+        try:
+            return read_meta(folder).metrics.get(metric) == value
+        except CheckpointError:
+            return False
 
     def last(self) -> Path | None:
         """Return the newest checkpoint's folder."""

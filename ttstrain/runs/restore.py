@@ -54,7 +54,19 @@ def restore(run: Run, origin: Origin, prepared: Prepared, *, reset_step: bool, r
     if unused := sorted(set(loaded.state) - set(run.state.parts)):
         lines.append(f"not used, because this run has none: {_named(unused)}")
     notes += forget_measures(run, prepared, loaded.state, keep=keep | late, step=origin.step)
+    if "best" not in keep | late:
+        notes += _look_for_best(run, origin)
     return lines + notes + compare_front_ends(loaded.meta.versions, front_end_of(run))
+
+
+def _look_for_best(run: Run, origin: Origin) -> list[str]:
+    """Forget a best that a rollback had left standing after this checkpoint's step, and that is gone since."""
+    best = run.best
+    if not best.of_left_course or checkpointing.best_is_on_disk(run):
+        return []
+    note = f"the best so far ({best.value:.4f} at step {best.step}) is no longer on disk: the best begins anew"
+    best.forget()
+    return [note]
 
 
 def _named(parts: Iterable[str]) -> str:

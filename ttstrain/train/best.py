@@ -17,6 +17,7 @@ class Best:
         self.since = 0  # evaluations up to this step, where it is not 0, measured something else
         self.value = math.inf
         self.step: int | None = None
+        self.of_left_course = False  # it was measured after a step that the run has since gone back from
 
     def improves(self, values: Mapping[str, float]) -> bool:
         """Tell whether an evaluation is the best yet; NaN never is."""
@@ -25,24 +26,25 @@ class Best:
     def take(self, step: int, values: Mapping[str, float]) -> None:
         """Remember an evaluation as the best one."""
         assert self.metric is not None
-        self.value, self.step = values[self.metric], step
+        self.value, self.step, self.of_left_course = values[self.metric], step, False
 
-    def forget_after(self, step: int) -> None:
-        """Forget a best from after `step`: a rollback takes those steps again, and their checkpoints are replaced."""
-        if self.step is not None and self.step > step:
-            self.forget()
+    def lost_by_saving(self, step: int) -> bool:
+        """Tell whether a checkpoint of `step` would replace the best one, which a rollback has left standing."""
+        return self.of_left_course and self.step == step
 
     def forget(self) -> None:
         """Begin anew, where the metric means something else from now on."""
-        self.value, self.step = math.inf, None
+        self.value, self.step, self.of_left_course = math.inf, None, False
 
     def state_dict(self) -> dict[str, Any]:
         value = self.value if self.step is not None else None
         own = {"metric": self.metric, "value": value, "step": self.step}
-        return {**own, "measured": self.measured, "since": self.since}
+        left = {"of_left_course": True} if self.of_left_course else {}
+        return {**own, "measured": self.measured, "since": self.since, **left}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
         self.since = int(state_dict.get("since", 0))
         if state_dict["metric"] != self.metric or state_dict["step"] is None:
             return  # another metric: its values do not compare
         self.value, self.step = float(state_dict["value"]), int(state_dict["step"])
+        self.of_left_course = bool(state_dict.get("of_left_course", False))

@@ -19,7 +19,10 @@ PER_RANK = "rng"  # the one part that differs between processes
 
 
 def save(run: Run, *, best: bool = False, metrics: Mapping[str, float] | None = None) -> Path:
-    """Write a checkpoint of the run as it stands; ranks other than the main one only hand over their generators."""
+    """Write a checkpoint of the run as it stands; ranks other than the main one only hand over their generators.
+
+    Where it replaces the best one, which a rollback had left standing, the best begins anew, and a note says so.
+    """
     if differing := run.ranks.differ(run.task.state_dict()):
         more = f" and {len(differing) - 1:,} more" if len(differing) > 1 else ""
         raise DivergedError(
@@ -28,6 +31,8 @@ def save(run: Run, *, best: bool = False, metrics: Mapping[str, float] | None = 
             hint="the weights drifted apart: a faulty GPU, or an update that draws other random numbers on each rank; "
             "earlier checkpoints are good",
         )
+    if run.best.lost_by_saving(run.progress.step) and not best:
+        best = _best_anew(run, metrics or {}, step=run.progress.step)
     generators = run.ranks.gather(run.rng.state_dict())
     if run.ranks.broadcast(run.folder_is_lost()):
         raise _save_beside(run, generators, describe(run, metrics=metrics or {}))
@@ -40,6 +45,46 @@ def save(run: Run, *, best: bool = False, metrics: Mapping[str, float] | None = 
             per_rank=generators,
         )
     return run.store.folder(run.progress.step)
+
+
+def best_is_on_disk(run: Run) -> bool:
+    """Tell, in every process, whether the best checkpoint so far is on disk as it was measured."""
+    best, found = run.best, False
+    if run.ranks.main and best.step is not None and best.metric is not None:
+        run.store.wait()
+        found = run.store.holds(best.step, best.metric, best.value)
+    return run.ranks.broadcast(found)
+
+
+def keep_best_after(run: Run, step: int) -> list[str]:
+    """Keep a best from after `step`, to which the run has gone back, where its checkpoint is on disk; return notes."""
+    best = run.best
+    if best.step is None or best.step <= step:
+        return []
+    name, value = run.store.folder(best.step).name, best.value
+    if best_is_on_disk(run):
+        best.of_left_course = True
+        return [f"{name} stays the best so far ({value:.4f})"]
+    best.forget()
+    return [f"{name}, the best so far ({value:.4f}), is not on disk: the best begins anew"]
+
+
+def _best_anew(run: Run, values: Mapping[str, float], *, step: int) -> bool:
+    """Forget the best, whose checkpoint is about to be replaced; return whether this one is the best then."""
+    lost = run.best.value
+    run.best.forget()
+    measured = run.best.improves(values)
+    if measured:
+        run.best.take(step, values)
+    else:
+        run.store.forget_best()
+    if run.ranks.main:
+        now = f"{run.best.value:.4f}" if measured else "not measured"
+        run.trackers.note(
+            f"WARNING: {run.store.folder(step).name} was the best so far ({lost:.4f}), from before the run went back; "
+            f"this save replaces it ({now}), and the best begins anew"
+        )
+    return measured
 
 
 def shared(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,6 +120,8 @@ def save_held(run: Run, content: Mapping[str, Any], *, step: int, alone: bool = 
 
     `alone`: by this process, without the generators of the others, which may be gone.
     """
+    if run.best.lost_by_saving(step):
+        _best_anew(run, {}, step=step)
     generators = [content[PER_RANK]] if alone else run.ranks.gather(content[PER_RANK])
     if run.ranks.main:
         run.store.save(step, shared(content), describe(run, metrics={}, step=step), per_rank=generators)

@@ -11,7 +11,7 @@ from time import perf_counter
 from ttstrain.contract.data import Batch
 from ttstrain.modules.cpu.heap import keep_freed_memory
 from ttstrain.train import checkpointing, recovery
-from ttstrain.train.decide import Ending, Place, Requests, decide, due
+from ttstrain.train.decide import After, Ending, Found, Place, Requests, decide, due
 from ttstrain.train.evaluation_loop import Pieces
 from ttstrain.train.held_out import HeldOut
 from ttstrain.train.measure import BY_RESUME, ONCE_SAVED, measure, measure_first, remember
@@ -81,7 +81,7 @@ def finish_step(run: Run, taken: Taken, held_out: HeldOut, snapshots: Snapshots,
         begin_next_stage(run)
     if after.snapshot:
         recovery.hold(run, snapshots)
-    if after.save:
+    if after.save and not waits(run, after, requests, found):
         checkpointing.save(run, best=found.improved, metrics=values)
     if after.leave == "done" and run.progress.owes_evaluation:
         return measure_saved(run, requests, held_out, snapshots, signals)
@@ -89,6 +89,20 @@ def finish_step(run: Run, taken: Taken, held_out: HeldOut, snapshots: Snapshots,
         return leave(run, after.leave)
     tell_saved(run)
     return None
+
+
+def waits(run: Run, after: After, requests: Requests, found: Found) -> bool:
+    """Tell, and say, whether a save waits: it is only due, and would replace the best, left standing by a rollback."""
+    step = run.progress.step
+    if found.improved or not run.best.lost_by_saving(step) or after.leave or after.next_stage or requests.save:
+        return False
+    if run.ranks.main:
+        name = run.store.folder(step).name
+        run.trackers.note(
+            f"no checkpoint of this step {step:,}: {name}, from before the run went back, stays the best so far "
+            f"({run.best.value:.4f})"
+        )
+    return True
 
 
 def measure_saved(

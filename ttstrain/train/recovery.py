@@ -181,8 +181,8 @@ def take_back(run: Run, unsound: Unsound, snapshots: Snapshots, held_out: Sequen
 def _go_back(run: Run, snapshots: Snapshots) -> list[str]:
     snapshots.restore(run.state)
     run.guard.note_rollback()
-    run.best.forget_after(snapshots.step)
-    return [f"LR multiplied by {run.guard.lr_factor:g} from here on"] if run.guard.lr_factor < 1 else []
+    lowered = [f"LR multiplied by {run.guard.lr_factor:g} from here on"] if run.guard.lr_factor < 1 else []
+    return [*lowered, *checkpointing.keep_best_after(run, snapshots.step)]
 
 
 def _give_up(run: Run, snapshots: Snapshots, held_out: Sequence[Pieces], message: str, incident: Incident) -> NoReturn:
@@ -265,10 +265,11 @@ def smaller_pieces(
     run.rng.load_state_dict(generators)  # the step draws again, whatever it had drawn
     limit = lower_limit(run, short.micro_batch, snapshots)
     goes_back = any(run.ranks.gather(short.half_done))
+    notes: list[str] = []
     if goes_back:
         snapshots.restore(run.state)
-        run.best.forget_after(snapshots.step)
-    tell_of_memory(run, short.micro_batch, limit=limit, restored=snapshots.step if goes_back else None)
+        notes = checkpointing.keep_best_after(run, snapshots.step)
+    tell_of_memory(run, short.micro_batch, limit=limit, restored=snapshots.step if goes_back else None, notes=notes)
     return [] if goes_back else [piece for batch in batches for piece in run.loader.divided(batch, limit=limit)]
 
 
@@ -316,7 +317,9 @@ def _leave_for_memory(run: Run, snapshots: Snapshots, message: str, *, hint: str
     raise OutOfMemoryError(message, hint=f"{hint}; `{good}` is saved", saved=True)
 
 
-def tell_of_memory(run: Run, micro_batch: Batch | None, *, limit: int, restored: int | None) -> None:
+def tell_of_memory(
+    run: Run, micro_batch: Batch | None, *, limit: int, restored: int | None, notes: Sequence[str] = ()
+) -> None:
     """Write an incident: what did not fit, and what is done from here on."""
     own = [] if micro_batch is None else list(micro_batch.ids)
     incident = Incident(
@@ -329,7 +332,7 @@ def tell_of_memory(run: Run, micro_batch: Batch | None, *, limit: int, restored:
         lrs={},
         clips=[clip for ids in run.ranks.gather(own) for clip in ids],
         restored_step=restored,
-        notes=[f"micro-batches come in pieces of at most {limit:,} frames from here on; the step is the same"],
+        notes=[f"micro-batches come in pieces of at most {limit:,} frames from here on; the step is the same", *notes],
     )
     tell(run, incident)
 

@@ -45,7 +45,9 @@ def answer(run: Run, requests: Requests, snapshots: Snapshots, held_out: Sequenc
 def save_and_leave(run: Run, request: Request) -> Ending:
     """Save the state unless its checkpoint is on disk; raises what a signal asks for."""
     run.store.wait()
-    if not run.ranks.broadcast(is_checkpoint(run.store.folder(run.progress.step))):
+    step = run.progress.step
+    saved = run.ranks.broadcast(is_checkpoint(run.store.folder(step)))
+    if not saved or run.best.lost_by_saving(step):
         checkpointing.save(run)
     return leave(run, "stopped" if request == "stop" else request)
 
