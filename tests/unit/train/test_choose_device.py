@@ -56,7 +56,7 @@ def test_a_process_that_a_scheduler_shows_one_gpu_takes_it(monkeypatch: pytest.M
 
 def test_processes_that_see_the_same_gpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     see(monkeypatch, "a")
-    with pytest.raises(RecipeError, match=r"processes 0, 1, 2, 3 have the same GPU"):
+    with pytest.raises(RecipeError, match=r"processes 0, 1, 2, 3 use the same GPU"):
         choose_device("auto", tf32=True, ranks=Four(3, local_rank=3, uuids=("a",) * 4))
 
 
