@@ -68,7 +68,7 @@ def cut_short(whole: Path, path: Path) -> Path:
     [
         ("vocos", "is a Vocos vocoder"),
         ("bigvgan", "is a BigVGAN vocoder"),
-        ("text encoder", "a part of an F5 net: it holds the text encoder, and lacks the input embedding"),
+        ("text encoder", "only part of an F5 net: it has the text encoder, but not the input embedding"),
         ("no text", "lacks the text encoder"),
         ("another size", r"dim: 64 in the file, 32 in the recipe"),
         ("cut short", "cut short"),

@@ -391,7 +391,7 @@ def test_what_cannot_be_given_is_refused(run: Path, source: Source, recipe: Path
         gather(exported.folder)
     again = gather(exported.folder, recipe=str(recipe))
     assert again.chosen == "ema"
-    with pytest.raises(RecipeError, match="no training that could go on"):
+    with pytest.raises(RecipeError, match="no training state to resume from"):
         export(again, tmp_path / "again", formats=["training"])
 
 

@@ -190,7 +190,7 @@ def test_a_bad_base_leaves_with_4_before_any_data_are_prepared(recipe: Path, tmp
 def test_a_base_that_does_not_fit_leaves_no_folder(finished: tuple[Path, Any], recipe: Path, tmp_path: Path) -> None:
     arguments = [f"base={finished[0]}", "name=new", f"model.base_vocab={tmp_path / 'vocab.txt'}"]
     (tmp_path / "vocab.txt").write_text(" \na\nb\n")
-    with pytest.raises(CheckpointError, match=r"3 tokens, .* rows for 2,545"):
+    with pytest.raises(CheckpointError, match=r"3 tokens, .* embeddings for 2,545"):
         finetune(recipe, tmp_path / "runs", *arguments)
     assert not list((tmp_path / "runs").iterdir())
 

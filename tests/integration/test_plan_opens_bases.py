@@ -142,7 +142,7 @@ def three_tokens(root: Path) -> Path:
         (one_more, "1 unknown to the model"),
         (fewer_rows, "1 of another shape"),
         (nan_in_a_row, "holds NaN or infinity in 1 tensors"),
-        (vocab_of_another_size, "has rows for 11 tokens, `model.vocab` has 3"),
+        (vocab_of_another_size, "has embeddings for 11 tokens, `model.vocab` has 3"),
         (vocab_of_another_hash, "was trained with another vocabulary"),
         (named_vocab_of_another_size, "has 3 tokens"),
         (no_new_row, "the base has a row for every symbol"),

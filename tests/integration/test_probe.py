@@ -90,7 +90,7 @@ def test_a_vocab_has_to_be_found_named_and_of_the_right_size(v0: Path, speech: P
     tensors = checkpoint(v0, STEPS).state["task"]
     name = "transformer.text_embed.text_embed.weight"
     save_file({**tensors, name: tensors[name][:30].clone()}, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match="rows for 29 tokens") as caught:
+    with pytest.raises(CheckpointError, match=r"the vocab of .* \(29 tokens\) is not beside it") as caught:
         probe(str(tmp_path), str(speech))
     assert "--vocab" in str(caught.value.hint)
     vocab = tmp_path / "mine" / "v.txt"
@@ -98,7 +98,7 @@ def test_a_vocab_has_to_be_found_named_and_of_the_right_size(v0: Path, speech: P
     vocab.write_text("".join(f"{token}\n" for token in " abcdefghijklmnopqrstuvwxyz.,"))
     assert len(probe(str(tmp_path), str(speech), vocab=str(vocab)).interpretations) == 4
     vocab.write_text(" \na\n")
-    with pytest.raises(CheckpointError, match=r"2 tokens, `.*` rows for 29"):
+    with pytest.raises(CheckpointError, match=r"2 tokens, but `.*` has embeddings for 29"):
         probe(str(tmp_path), str(speech), vocab=str(vocab))
 
 

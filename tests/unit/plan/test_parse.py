@@ -122,7 +122,7 @@ def test_every_mistake_is_listed_at_once(tmp_path: Path) -> None:
         ("optim: {groups: [{name: a, match: [x], lr: 1, lr_scale: 1}]}", "give `lr` or `lr_scale`, not both"),
         ("optim: {groups: [{name: a, match: [x], frozen: [5, 5]}]}", "wants 0 <= from < to"),
         ("model: {dim: 100}", "`model`: `dim` must be a multiple of 16"),
-        ("model: {backbone: dit, skip_connect_type: add}", "`skip_connect_type` is read by `backbone: unett` only"),
+        ("model: {backbone: dit, skip_connect_type: add}", "`skip_connect_type` is for `backbone: unett` only"),
         ("name: ../elsewhere", "`name` is `../elsewhere`: it should be a plain name"),
         ("name: a/b", "`name` is `a/b`: it should be a plain name"),
         ("ema: {decay: 1}", "`ema.decay` is `1`"),

@@ -20,16 +20,16 @@ CONV_GROUPS = 16  # of the convolutional position embedding
 
 
 class CfmConfig(Section):
-    """What is hidden from the net in training."""
+    """What is masked in training."""
 
     audio_drop_prob: Probability = 0.3
     """Chance to hide the whole recording from the conditioning."""
     cond_drop_prob: Probability = 0.2
     """Chance to hide recording and text, which classifier-free guidance needs."""
     frac_lengths: tuple[Probability, Probability] = (0.7, 1.0)
-    """Shortest and longest share of a clip that is to be filled in."""
+    """Shortest and longest share of a clip that is masked."""
     span: Literal["upstream", "inclusive"] = "upstream"
-    """Where the hidden span may lie. `upstream` never reaches a clip's last frame; `inclusive` may."""
+    """Where the masked span may be. `upstream` never includes a clip's last frame; `inclusive` may."""
     drop: Literal["batch", "sample"] = "batch"
     """Hide for a whole micro-batch at once, as upstream, or choose for each clip."""
 
@@ -37,19 +37,19 @@ class CfmConfig(Section):
     def _ordered(self) -> CfmConfig:
         low, high = self.frac_lengths
         if low > high:
-            raise ValueError("`frac_lengths` goes from the shortest to the longest share")
+            raise ValueError("`frac_lengths` must be [shortest, longest]")
         if high == 0:
-            raise ValueError("`frac_lengths` ends at 0: nothing would be filled in, and so nothing learned")
+            raise ValueError("`frac_lengths` ends at 0: no frame would be masked, so the loss would be empty")
         return self
 
 
 class SamplingConfig(Section):
-    """How speech is made, in previews and by `ttstrain sample`."""
+    """How speech is generated, in previews and by `ttstrain sample`."""
 
     steps: Annotated[int, Field(ge=1, le=10_000)] = 16
     """Steps of the ODE solver; `midpoint` evaluates the net twice in each."""
     cfg_strength: Annotated[float, Field(ge=0, le=1000)] = 2.0
-    """Strength of classifier-free guidance; 0 needs half the time."""
+    """Strength of classifier-free guidance; 0 turns it off and takes half the time."""
     sway: Annotated[float, Field(ge=-1, le=1.75)] | None = -1.0
     """Coefficient of sway sampling, which spends more steps near the noise; null spreads them evenly."""
     method: Literal["euler", "midpoint"] = "euler"
@@ -60,9 +60,9 @@ class SamplingConfig(Section):
     seconds_per_byte: Annotated[float, Field(gt=0, le=10)] = 0.07
     """Length of speech per UTF-8 byte of text where no reference tells it; 0.07 suits English read aloud."""
     seed: Seed = 0
-    """Of the noise that speech starts from; another seed is another reading."""
+    """Seed of the initial noise; other seeds give other prosody."""
     vocoder: str | None = None
-    """Vocos or BigVGAN, whichever fits `mel`: folder, file or hf://owner/repo; null: Griffin-Lim, which is rougher."""
+    """Vocos or BigVGAN, as `mel` says: folder, file or hf://owner/repo; null: Griffin-Lim (lower quality)."""
 
 
 class FlowConfig(ModelConfig):
@@ -101,15 +101,15 @@ class FlowConfig(ModelConfig):
     n_mels: Size = 100
 
     tokenizer: Literal["pinyin", "char", "custom"] = "pinyin"
-    """`pinyin` as upstream's inference reads every text; `custom` the same with any vocab; `char` splits characters."""
+    """`pinyin`: as upstream's inference; `custom`: the same with any vocab; `char`: plain characters."""
     vocab: str = "package:emilia"
     """File with one token per line, or `package:emilia` for the vocab of the published nets."""
     base_vocab: str | None = None
-    """Vocab of the base where it lies neither beside the base nor in it; null looks there, and at the size."""
+    """Vocab of the base; null: the one beside or in the base, or the published one if its size fits."""
     first_new_rows: Step = 0
-    """Steps at the start in which only the rows of tokens that the base's vocab lacks are trained."""
+    """Steps at the start in which only the embeddings of tokens missing from the base's vocab are trained."""
     max_unknown: Probability = 0.005
-    """Refuse to train when a larger share of the data's tokens is not in `vocab`, and so would be read as spaces."""
+    """Refuse to train when a larger share of the data's tokens is not in `vocab` (they become spaces)."""
 
     cfm: CfmConfig = CfmConfig()
     sampling: SamplingConfig = SamplingConfig()
@@ -119,23 +119,23 @@ class FlowConfig(ModelConfig):
         if self.dim % CONV_GROUPS:
             raise ValueError(f"`dim` must be a multiple of {CONV_GROUPS}, the groups of the position convolution")
         if self.dim_head % 2:
-            raise ValueError("`dim_head` must be even, rotary positions turn pairs")
+            raise ValueError("`dim_head` must be even: rotary positions rotate pairs")
         if self.pe_attn_head is not None and self.pe_attn_head > self.heads:
             raise ValueError("`pe_attn_head` exceeds `heads`")
         if self.conv_layers and self.text_dim % 2:
             raise ValueError("`text_dim` must be even, its positions are pairs of sine and cosine")
         if self.backbone == "dit":
             if self.skip_connect_type != "concat":
-                raise ValueError("`skip_connect_type` is read by `backbone: unett` only")
+                raise ValueError("`skip_connect_type` is for `backbone: unett` only")
             if self.text_embedding_average_upsampling and not self.text_mask_padding:
                 raise ValueError("`text_embedding_average_upsampling` needs `text_mask_padding: true`")
         else:
             if self.depth % 2:
                 raise ValueError("`depth` of a unett must be even, its halves are joined in pairs")
             if self.long_skip_connection:
-                raise ValueError("`long_skip_connection` is read by `backbone: dit` only")
+                raise ValueError("`long_skip_connection` is for `backbone: dit` only")
             if self.text_embedding_average_upsampling:
-                raise ValueError("`text_embedding_average_upsampling` is read by `backbone: dit` only")
+                raise ValueError("`text_embedding_average_upsampling` is for `backbone: dit` only")
         return self
 
     @property

@@ -106,7 +106,7 @@ class FlowData(TaskData):
         )
 
     def review_features(self, clips: Sequence[Clip], read: Callable[[Clip], Mapping[str, Tensor]]) -> Review:
-        """Find nothing: a mel is what the recording is."""
+        """Return no findings: mels need no review."""
         return Review()
 
     def reference(self, features: Mapping[str, Tensor]) -> Tensor | None:

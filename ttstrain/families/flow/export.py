@@ -1,6 +1,6 @@
-"""Files that F5-TTS's own tools load: published layout, plain twin, training file, and what is needed beside them.
+"""Exports for F5-TTS's own tools: weights as published, plain weights, training file, and the files they need.
 
-Facts about upstream hold for releases 1.1.20 to 1.1.22: inference always reads the average (`ema_model.*`), loads
+Facts about upstream hold for releases 1.1.20 to 1.1.22: inference always reads EMA weights (`ema_model.*`), loads
 strictly, allows only `initted` and `step` besides, and drops the last character of every line of a vocab.
 """
 
@@ -37,7 +37,7 @@ from ttstrain.tensors import tensorfile
 VOCAB, SETTINGS, README = "vocab.txt", "model.yaml", "README.md"
 TRAINING_FILE = "model_last.pt"  # the name upstream's trainer looks for first
 PLACES = {"inference": "", "plain": "plain", "training": "training"}  # format -> its folder
-LR_FLOOR = 0.1  # of the peak, for training that goes on elsewhere
+LR_FLOOR = 0.1  # of the peak, for training that continues in upstream's trainer
 FOREVER = 10**9  # updates; an LR that does not change needs no end
 PROBE_FRAMES, PROBE_TOKENS = 48, 12
 
@@ -48,7 +48,7 @@ class FlowExporter:
     formats: Mapping[str, str] = {
         "inference": "the layout of the published files, for every inference tool and as a base",
         "plain": "the same weights under plain keys",
-        "training": "a training file that upstream's trainer goes on with",
+        "training": "a training file that upstream's trainer resumes from",
     }
 
     def write(self, source: Source, folder: Path, formats: Sequence[str]) -> Written:
@@ -125,7 +125,7 @@ def _flow(config: ModelConfig) -> FlowConfig:
 
 
 def fingerprint(source: Source, config: FlowConfig) -> dict[str, Any]:
-    """Say what a file's weights are; shapes alone do not tell v0 from v1."""
+    """Return the metadata of a file; shapes alone do not tell v0 from v1."""
     vocab = load_vocab(config.vocab, space_first=config.tokenizer != "custom")
     label = F5Format().label(config.model_dump(mode="json"))
     return {
@@ -153,26 +153,26 @@ def full_precision(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def published(weights: Mapping[str, Tensor], *, updates: int = 0) -> dict[str, Tensor]:
-    """Return the state of upstream's average.
+    """Return the state of upstream's EMA.
 
-    Its counter starts again: with a large one, as the published files have, the average of whoever fine-tunes from
-    this file in upstream's trainer would hardly move.
+    Its step counter starts at 0. With a large one, as in the published files, EMA weights would hardly move when
+    somebody fine-tunes from this file in upstream's trainer.
     """
     scalars = {"initted": torch.tensor(True), "step": torch.tensor(updates)}
     return scalars | {f"ema_model.{key}": tensor for key, tensor in full_precision(weights).items()}
 
 
 def training_file(source: Source) -> dict[str, Any]:
-    """Return upstream's five entries. Raises RecipeError when the source holds nothing to go on with."""
+    """Return upstream's five entries. Raises RecipeError when the source has no training state."""
     training = source.training
     if training is None or source.step < 1:
         raise RecipeError(
-            f"`{source.checkpoint}` holds no training that could go on: weights alone, or step 0",
+            f"`{source.checkpoint}` has no training state to resume from: it has only weights, or is of step 0",
             hint="export a checkpoint of a run, or use it as a base",
         )
     if training.refused:
         raise RecipeError(
-            f"F5-TTS's trainer goes on with AdamW, and {training.refused}",
+            f"F5-TTS's trainer needs AdamW state, but {training.refused}",
             hint="leave out `--format training`, and start a new training there from the exported weights",
         )
     average = training.raw if training.ema is None else training.ema
@@ -242,21 +242,21 @@ def scheduler_state(step: int, *, lr: float) -> dict[str, Any]:
 
 
 def vocab_hash(config: FlowConfig) -> str:
-    """Return what a checkpoint's meta says of its vocab."""
+    """Return the vocab's entry in a checkpoint's metadata."""
     return f"sha256:{load_vocab(config.vocab, space_first=config.tokenizer != 'custom').sha256}"
 
 
 def vocab_bytes(config: FlowConfig) -> tuple[bytes, tuple[str, ...]]:
-    """Return the vocab file as it is, or mended where upstream would read it differently, with notes on what was."""
+    """Return the vocab file, repaired where upstream would read it differently, and notes on each repair."""
     vocab = load_vocab(config.vocab, space_first=config.tokenizer != "custom")
     content = _content(config.vocab)
     notes: list[str] = []
     if content.startswith(codecs.BOM_UTF8):
         content = content[len(codecs.BOM_UTF8) :]
-        notes.append("the vocab's byte order mark was left out: upstream would read it as part of the first token")
+        notes.append("removed the vocab's byte order mark: upstream would read it as part of the first token")
     if not content.endswith((b"\n", b"\r")):
         content += b"\n"
-        notes.append("the vocab's last line was given its newline: upstream would cut the last token short")
+        notes.append("added a newline to the vocab's last line: upstream would drop the last token's last character")
     if as_upstream_reads(content) != vocab.tokens:
         raise CheckpointError(f"upstream would read other tokens from `{config.vocab}`", hint="please report this file")
     return content, tuple(notes)

@@ -1,4 +1,4 @@
-"""The texts of an export: settings for upstream's tools, commands that use them, and what a reader should know."""
+"""The texts of an export: settings for upstream's tools, commands that use them, and the README."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BACKBONES = {"dit": "DiT", "unett": "UNetT"}
 WINDOW = 1024  # samples, of all published nets
 UPSTREAM_MELS = 100  # bins that upstream's inference is fixed to
 _ALWAYS = ("dim", "depth", "heads", "ff_mult", "text_dim", "text_mask_padding", "conv_layers", "pe_attn_head")
-# What upstream's classes assume where the settings say nothing.
+# Defaults of upstream's classes.
 _ASSUMED = {
     "dim_head": 64,
     "dropout": 0.1,
@@ -32,7 +32,7 @@ _ASSUMED = {
 
 
 def arch(config: FlowConfig) -> dict[str, Any]:
-    """Return the arguments of upstream's class; what it assumes anyway is left out, for older releases."""
+    """Return the arguments of upstream's class; defaults are left out, for older releases."""
     values = {key: getattr(config, key) for key in _ALWAYS}
     return values | {key: getattr(config, key) for key, assumed in _ASSUMED.items() if getattr(config, key) != assumed}
 
@@ -65,7 +65,7 @@ def web_json(config: FlowConfig) -> str | None:
 
 
 def infer_command(config: FlowConfig, source: Source, *, file: str, folder: str = FOLDER) -> list[str]:
-    """Return the command that speaks with the exported files."""
+    """Return the command that generates speech with the exported files."""
     return [
         "f5-tts_infer-cli",
         *("--model", source.name),
@@ -85,20 +85,20 @@ def title(source: Source) -> str:
 
 
 def limits(config: FlowConfig) -> tuple[str, ...]:
-    """Say what upstream's tools cannot do with this net."""
+    """Return notes on what upstream's tools cannot do with this net."""
     notes = []
     if config.n_mels != UPSTREAM_MELS:
         notes.append(f"upstream's inference is fixed to {UPSTREAM_MELS} mel bins; this net has {config.n_mels}")
     if config.tokenizer == "char":
         notes.append(
             "trained on plain characters (`tokenizer: char`), but upstream's inference sends every text through its "
-            "pinyin function, which puts spaces after accented letters: speak with `ttstrain sample`, or train with "
+            "pinyin function, which puts spaces after accented letters: generate with `ttstrain sample`, or train with "
             "`tokenizer: custom`"
         )
     if config.backbone != "dit":
         notes.append("upstream's web tool loads custom models of class DiT only; use the command line")
     elif config.mel != "vocos":
-        notes.append("upstream's web tool speaks custom models through Vocos only; use the command line")
+        notes.append("upstream's web tool uses Vocos for all custom models; use the command line")
     return tuple(notes)
 
 
@@ -106,7 +106,7 @@ def limits(config: FlowConfig) -> tuple[str, ...]:
 
 
 def readme(source: Source, config: FlowConfig, files: Sequence[str], notes: Sequence[str]) -> str:
-    """Return what a person who finds the folder should know."""
+    """Return the folder's README."""
     sections = [
         f"# {source.name}",
         _what(source, config),
@@ -137,7 +137,7 @@ def _files(files: Sequence[str]) -> str:
     meanings = {
         "": "weights as F5-TTS publishes them: `ema_model.*`, `initted`, `step`. For every tool, and as a base",
         "plain": "the same weights without the prefix",
-        "training": "weights, average, moments and step, for F5-TTS's trainer",
+        "training": "raw weights, EMA weights, optimizer state and step, for F5-TTS's trainer",
     }
     lines = [f"- `{name}`: {meanings[name.rpartition('/')[0]]}" for name in files]
     return "\n".join(
@@ -147,7 +147,7 @@ def _files(files: Sequence[str]) -> str:
             *lines,
             "- `vocab.txt`: one token per line; its last newline matters",
             "- `model.yaml`: the architecture. v0 and v1 nets have the same tensors: with the other's settings they "
-            "load and speak gibberish",
+            "load without an error and generate gibberish",
         ]
     )
 
@@ -178,13 +178,12 @@ def _use(source: Source, config: FlowConfig, files: Sequence[str]) -> str:
 
 
 def training_text(source: Source) -> str:
-    """Say how F5-TTS's trainer goes on."""
+    """Describe how to continue in F5-TTS's trainer."""
     return (
-        "To go on in F5-TTS's trainer, copy `training/model_last.pt` to `ckpts/NAME/` and `training/vocab.txt` to the "
-        f"project's data folder, and start it on the same data. It goes on from update {source.step:,}. Its learning "
-        "rate is in the file, stays as it is and overrides what you give on the command line. Give `--epochs` more "
-        f"than {source.step:,} updates take, or it will end at once. An infer-cli that is given this file plays the "
-        "average."
+        "To continue in F5-TTS's trainer, copy `training/model_last.pt` to `ckpts/NAME/` and `training/vocab.txt` to "
+        f"the project's data folder, and start training on the same data. It resumes from update {source.step:,}. Its "
+        "learning rate is in the file, stays as it is and overrides what you give on the command line. Give `--epochs` "
+        f"more than {source.step:,} updates take, or it ends at once. `f5-tts_infer-cli` uses the EMA weights of this file."
     )
 
 
@@ -202,9 +201,9 @@ def _front_end(source: Source, config: FlowConfig) -> str:
 
 def _licence(source: Source) -> str:
     if source.base is None:
-        return "Trained from scratch: what may be done with it depends on the recordings it learnt from."
+        return "Trained from scratch: its permitted uses depend on the recordings it was trained on."
     return (
         f"Fine-tuned from `{Path(source.base).name if '://' not in source.base else source.base}`. The weights that "
-        "F5-TTS and E2-TTS publish are CC-BY-NC-4.0: what is fine-tuned from them is for non-commercial use. A voice "
-        "is also its speaker's to give."
+        "F5-TTS and E2-TTS publish are CC-BY-NC-4.0: what is fine-tuned from them is for non-commercial use. A cloned "
+        "voice also needs its speaker's consent."
     )

@@ -1,6 +1,7 @@
-"""The settings under which a checkpoint's tensors could be meant. Imports no torch.
+"""The settings that a checkpoint's tensors could belong to. Imports no torch.
 
-v0 and v1 nets have the same names and shapes, and so have nets of the two mels: only what they do to speech tells.
+v0 and v1 nets have the same names and shapes, and so have nets for the two mels: only their loss on speech tells them
+apart.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ _MELS = ("vocos", "bigvgan")
 
 
 def list_interpretations(opened: OpenedCheckpoint, *, vocab: str | None) -> list[Interpretation]:
-    """List v0 and v1 flags with either mel, and what the checkpoint says of itself where that is none of them.
+    """List v0 and v1 flags with either mel, and the checkpoint's own flags where they are none of these.
 
-    Raises CheckpointError when nothing tells the checkpoint's vocab.
+    Raises CheckpointError when the checkpoint's vocab cannot be found.
     """
     known = {**opened.config, **opened.section}
     if vocab is not None or "vocab" not in known:
@@ -52,7 +53,7 @@ def _interpretation(
 
 
 def _front_end(opened: OpenedCheckpoint, named: str | None) -> dict[str, str]:
-    """Find the vocab by what is said, by what lies beside, or by its size."""
+    """Find the vocab: the one named, the one beside the file, or the published one if its size fits."""
     num_tokens = opened.weights[TABLE].shape[0] - 1
     beside = None if opened.vocab is None else str(opened.vocab)
     for source in (named, beside, EMILIA):
@@ -62,8 +63,10 @@ def _front_end(opened: OpenedCheckpoint, named: str | None) -> dict[str, str]:
         if len(tokens) == num_tokens:
             return {"vocab": source, "tokenizer": "pinyin" if tokens[0] == " " else "custom"}
         if source == named:
-            raise CheckpointError(f"`{named}` has {len(tokens):,} tokens, `{opened.path}` rows for {num_tokens:,}")
+            raise CheckpointError(
+                f"`{named}` has {len(tokens):,} tokens, but `{opened.path}` has embeddings for {num_tokens:,}"
+            )
     raise CheckpointError(
-        f"`{opened.path}` has rows for {num_tokens:,} tokens, and its vocabulary does not lie beside it",
+        f"the vocab of `{opened.path}` ({num_tokens:,} tokens) is not beside it",
         hint="name it: `--vocab vocab.txt`",
     )

@@ -1,7 +1,7 @@
-"""Which tokens stand in for one that a vocab lacks: written alike, or said alike. Imports no torch.
+"""Nearest tokens, by spelling or sound, of a token that a vocab lacks. Imports no torch.
 
-Everything comes from Unicode's own tables: decompositions, case, and the names of letters, which say `WITH STROKE` or
-`SMALL TU` where no decomposition does.
+Uses Unicode's own tables: decompositions, case, and names of letters, which say `WITH STROKE` or `SMALL TU` where there
+is no decomposition.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Literal
 OriginKind = Literal["similar", "script", "mean"]
 
 _SYLLABLE = re.compile(r"(?P<initial>zh|ch|sh|[bpmfdtnlgkhjqxrzcsyw]?)(?P<final>[aeiouvüêmn][a-zü]*)(?P<tone>[1-5]?)")
-_MARKS = {  # part of a name -> plain marks that read alike, best first
+_MARKS = {  # part of a name -> similar plain marks, best first
     "SINGLE": "'",
     "QUOTATION MARK": "\"'",
     "APOSTROPHE": "'",
@@ -35,19 +35,19 @@ _MARKS = {  # part of a name -> plain marks that read alike, best first
     "BRACKET": "()",
     "PARENTHESIS": "()",
 }
-_SHARED_JAMO = 2  # of a syllable's letters, which a relative has too
+_SHARED_JAMO = 2  # letters that a similar syllable has in common
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The tokens whose rows a new one starts from; none for the mean of all."""
+    """The tokens whose embeddings a new one starts from; none for the mean of all."""
 
     kind: OriginKind
     tokens: tuple[str, ...]
 
 
 class Origins:
-    """Finds stand-ins among the tokens of one vocab."""
+    """Finds nearest tokens in one vocab."""
 
     def __init__(self, tokens: Sequence[str]) -> None:
         self._tokens = frozenset(tokens)
@@ -66,7 +66,7 @@ class Origins:
                 self._pinyin.append((token, syllable))
 
     def of(self, token: str) -> Origin:
-        """Say what a token that the vocab lacks is to start from."""
+        """Return the tokens that a missing token's embedding starts from."""
         for candidate in _spellings(token):
             if candidate in self._tokens and candidate != token:
                 return Origin("similar", (candidate,))

@@ -23,16 +23,16 @@ class FlowPlanner(Planner[FlowConfig]):
         return clip.samples_at(SAMPLE_RATE) // HOP_LENGTH + (1 if self.config.mel == "vocos" else 0)
 
     def check_run(self, recipe: RunSettings, *, steps: int) -> None:
-        """Refuse new rows that train first where there is no base, or no step after them."""
+        """Refuse `first_new_rows` without a base, or without steps after it."""
         if self.config.first_new_rows and recipe.base is None:
             raise RecipeError(
-                "new rows are to train first, but without a base every row is new",
+                "`model.first_new_rows` needs a base: without pretrained weights all token embeddings are new",
                 hint="give a base (`--base`), or leave `model.first_new_rows` out",
             )
         alone = self.config.first_new_rows
         if alone >= steps:
             raise RecipeError(
-                f"new rows are to train alone for {alone:,} steps, and the whole run has {steps:,}",
+                f"`model.first_new_rows` is {alone:,} steps, but the whole run has only {steps:,}",
                 hint="lower `model.first_new_rows`, or raise `train.steps`",
             )
 
@@ -49,7 +49,7 @@ class FlowPlanner(Planner[FlowConfig]):
         return FlowFrontEnd(vocab, kind=self.config.tokenizer, max_unknown=self.config.max_unknown)
 
     def review(self, clips: Sequence[Clip]) -> Review:
-        """Say which texts upstream's inference would read otherwise than the net learns them."""
+        """Report texts that upstream's inference tokenizes differently from training."""
         remark = None if self.config.tokenizer != "char" else other_readings([clip.text for clip in clips])
         return Review() if remark is None else Review(remarks=(Remark("reads", remark),))
 

@@ -31,8 +31,8 @@ _PRETRAINED = re.compile(r"pretrained_.+\.(?:pt|safetensors)")
 def choose(folder: Path) -> Chosen | None:
     """Choose the training file with most updates, `model_last.pt` where two have as many, else the pretrained one.
 
-    A file that cannot be read is passed over, and that is said: upstream's writes are not atomic. Returns None where
-    there is no checkpoint. Raises CheckpointError where none can be read, or where several pretrained files lie.
+    An unreadable file is skipped with a note, because upstream's writes are not atomic. Returns None without a
+    checkpoint. Raises CheckpointError when none can be read, or when there are only pretrained files and several.
     """
     names = checkpoint_files(folder)
     pretrained = [name for name in names if _PRETRAINED.fullmatch(name)]
@@ -46,19 +46,26 @@ def choose(folder: Path) -> Chosen | None:
             updates[name] = _updates(folder / name)
         except CheckpointError as error:
             unreadable.append(f"`{name}` cannot be read ({error.message.removeprefix(f'`{folder / name}` ')})")
-    remarks = [*unreadable, *([f"`{pretrained[0]}` is what it started from"] if pretrained and updates else [])]
+    remarks = [
+        *unreadable,
+        *([f"`{pretrained[0]}` is the pretrained file it started from"] if pretrained and updates else []),
+    ]
     if updates:
         name = max(updates, key=lambda name: (updates[name], name == LAST))
         others = [f"`{other}` has {count:,}" for other, count in updates.items() if other != name]
         why = "; ".join([f"`{name}` has the most updates, {updates[name]:,}", *others, *remarks])
         return Chosen(folder / name, why if others or remarks else f"`{name}`, update {updates[name]:,}")
     if len(pretrained) == 1:
-        return Chosen(folder / pretrained[0], "; ".join([f"`{pretrained[0]}`: nothing was trained yet", *unreadable]))
+        return Chosen(
+            folder / pretrained[0],
+            "; ".join([f"`{pretrained[0]}`: the project has no training checkpoint yet", *unreadable]),
+        )
     if pretrained:
         raise CheckpointError(
-            f"`{folder}` holds several pretrained files and no training", hint=f"name one: {', '.join(pretrained)}"
+            f"`{folder}` has several pretrained files and no training checkpoint",
+            hint=f"name one: {', '.join(pretrained)}",
         )
-    raise CheckpointError(f"no checkpoint of `{folder}` can be read", hint="; ".join(unreadable))
+    raise CheckpointError(f"no checkpoint in `{folder}` can be read", hint="; ".join(unreadable))
 
 
 def checkpoint_files(folder: Path) -> list[str]:
@@ -68,23 +75,25 @@ def checkpoint_files(folder: Path) -> list[str]:
 
 
 def notes_on(path: Path) -> list[str]:
-    """Say which of a project's checkpoints a file is, and what the web tool was set to."""
+    """Return notes on a file's place among its project's checkpoints and on the web tool's settings."""
     notes: list[str] = []
     names = checkpoint_files(path.parent)
     if len(names) > 1 and path.name in names:
         chosen = choose(path.parent)
         assert chosen is not None
-        notes.append(chosen.why if chosen.path == path else f"not the one that the folder stands for: {chosen.why}")
+        notes.append(
+            chosen.why if chosen.path == path else f"the folder's newest checkpoint is another file: {chosen.why}"
+        )
     settings = read_settings(path.parent)
     if settings is not None:
         notes.append(
-            f"{SETTINGS}: {settings.summary()}; `ttstrain recipes migrate {quoted(path.parent)}` makes a recipe of it"
+            f"{SETTINGS}: {settings.summary()}; `ttstrain recipes migrate {quoted(path.parent)}` makes it a recipe"
         )
     return notes
 
 
 def _updates(path: Path) -> int:
-    """Return how far a file's training has come, without reading its tensors."""
+    """Return a file's number of updates, without reading its tensors."""
     from ttstrain.tensors.contents import read_contents
 
     numbered = _NUMBERED.fullmatch(path.name)
@@ -109,7 +118,7 @@ def project_data(checkpoints: Path) -> list[Path]:
 
 @dataclass(frozen=True, slots=True)
 class WebSettings:
-    """`setting.json`; unknown entries are kept, none is trusted to be of its type."""
+    """`setting.json`; unknown entries are kept, and types are checked on access."""
 
     path: Path
     values: Mapping[str, Any]
@@ -129,7 +138,7 @@ class WebSettings:
         return value if isinstance(value, str) else ""
 
     def summary(self) -> str:
-        """Name what matters, on one line."""
+        """Summarize the most important settings on one line."""
         shown = ("exp_name", "learning_rate", "num_warmup_updates", "epochs", "batch_size_per_gpu", "mixed_precision")
         return ", ".join(f"{key} {self.values[key]}" for key in shown if key in self.values)
 
@@ -163,7 +172,7 @@ def vocab_settings(data: Path) -> dict[str, Any]:
 
 
 def read_durations(data: Path) -> list[float]:
-    """Return the seconds of a project's clips; empty where they are not told."""
+    """Return the seconds of a project's clips; empty if `duration.json` is missing or damaged."""
     try:
         read = documents.read_object(
             data / DURATIONS, error=DataError, keys={"duration": list}, most_bytes=documents.MAX_TABLE

@@ -1,4 +1,4 @@
-"""From the web tool's `setting.json` to a recipe, every value with what it was and why it is what it is now.
+"""Converts the web tool's `setting.json` to a recipe, with the original value and the reason beside every key.
 
 What upstream would do with the settings is computed as it does: warmup over the given updates from 1e-8 of the LR, then
 down to 1e-8 of it over the rest, where it stays. No torch.
@@ -85,7 +85,8 @@ def _map_model(mapped: _Mapped, settings: WebSettings, folder: Path, data: Path 
     name = settings.word("exp_name")
     if name not in CONFIGS:
         raise RecipeError(
-            f"`{settings.path}` names the net `{name}`, which is none of F5-TTS's", hint=f"known: {', '.join(CONFIGS)}"
+            f"`exp_name` in `{settings.path}` is `{name}`, which is not a net of F5-TTS",
+            hint=f"known: {', '.join(CONFIGS)}",
         )
     mapped.put("extends", [CONFIGS[name]], f"exp_name {name}")
     mapped.put("task", "flow", "")
@@ -100,10 +101,10 @@ def _map_model(mapped: _Mapped, settings: WebSettings, folder: Path, data: Path 
     elif given:
         mapped.put("base", given, "file_checkpoint_train")
     else:
-        mapped.left_out.append("there is no checkpoint in the folder: give the published weights with `--base`")
+        mapped.left_out.append("no checkpoint in the folder: give the published weights with `--base`")
     if data is None:
         expected = " or ".join(f"{folder.name}_{kind}" for kind in TOKENIZERS)
-        mapped.left_out.append(f"its data are not at ../../data/{expected}: give them with `--data`")
+        mapped.left_out.append(f"no data at ../../data/{expected}: give them with `--data`")
         return
     mapped.put("data.path", str(data), "prepared by upstream's tool")
     for key, value in vocab_settings(data).items():
@@ -122,7 +123,7 @@ def _map_batches(mapped: _Mapped, settings: WebSettings, seconds: Sequence[float
     else:
         frames, remark = size, "batch_size_per_gpu"
     if frames < longest:
-        remark += f", raised: a clip has {longest:,.0f} frames and would have been dropped without a word"
+        remark += f", raised: the longest clip has {longest:,.0f} frames and upstream drops it silently"
         frames = longest + 1
     mapped.put("data.batch_frames", math.ceil(frames), remark)
     clips = settings.number("max_samples")
@@ -149,7 +150,7 @@ def _map_length(mapped: _Mapped, settings: WebSettings, updates: int | None) -> 
     if epochs is not None and 1 <= epochs <= MOST_EPOCHS:
         mapped.put("train.epochs", epochs if epochs % 1 else int(epochs), f"epochs{told}")
         return
-    why = "no number" if epochs is None else f"{epochs:,.0f}{told}: no end in sight, and the LR would never come down"
+    why = "no number" if epochs is None else f"{epochs:,.0f}{told}: so many that the LR would hardly decay"
     mapped.put("train.steps", "auto", f"from the hours of data. epochs was {why}")
 
 
@@ -165,11 +166,11 @@ def _map_lr(mapped: _Mapped, settings: WebSettings, updates: int | None) -> None
         )
         mapped.put("optim.lr", USUAL_LR, f"usual for a fine-tune; learning_rate was {why}")
         lr = USUAL_LR
-    mapped.put("optim.schedule.kind", "cosine", f"upstream goes down to {1e-8 * lr:.0e} and stays there for ever")
+    mapped.put("optim.schedule.kind", "cosine", f"upstream decays to {1e-8 * lr:.0e}")
     mapped.put("optim.schedule.end_factor", 0.1, "")
     warmup = settings.number("num_warmup_updates")
     if warmup is None or warmup < 0:
-        mapped.put("optim.schedule.warmup_steps", "auto", "num_warmup_updates was no number")
+        mapped.put("optim.schedule.warmup_steps", "auto", "num_warmup_updates was not a number")
     elif mapped.values.get("train.steps") == "auto" or updates is None:
         mapped.put("optim.schedule.warmup_steps", "auto", f"num_warmup_updates was {warmup:,.0f}")
     elif warmup >= updates / 2:
@@ -189,7 +190,9 @@ def _map_rest(mapped: _Mapped, settings: WebSettings) -> None:
     precision = settings.word("mixed_precision")
     if precision == "fp16":
         mapped.put(
-            "train.precision", "auto", "bf16 where it can; mixed_precision was fp16, which ends in NaN more often"
+            "train.precision",
+            "auto",
+            "bf16 where the GPU supports it; mixed_precision was fp16, which gives NaN more often",
         )
     elif precision in ("bf16", "none", "no"):
         mapped.put("train.precision", "bf16" if precision == "bf16" else "fp32", f"mixed_precision {precision}")
@@ -197,11 +200,11 @@ def _map_rest(mapped: _Mapped, settings: WebSettings) -> None:
     if keep is not None and keep >= 1:
         mapped.put("checkpoint.keep_last", int(keep), "keep_last_n_checkpoints")
     elif keep is not None:
-        mapped.left_out.append(f"keep_last_n_checkpoints {keep:g}: the last two and the best are kept")
+        mapped.left_out.append(f"keep_last_n_checkpoints {keep:g}: ttstrain keeps the last two and the best")
     if settings.number("save_per_updates") is not None:
         mapped.left_out.append(
             f"save_per_updates {settings.values['save_per_updates']} and last_per_updates "
-            f"{settings.values.get('last_per_updates')}: written ten times a run, in the background"
+            f"{settings.values.get('last_per_updates')}: ttstrain saves ten times per run, in the background"
         )
     logger = settings.word("logger")
     if logger == "tensorboard":

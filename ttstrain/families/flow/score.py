@@ -1,7 +1,7 @@
-"""How well a clip's text explains its recording, as a trained net hears it.
+"""How well a clip's text explains its recording: how much it helps a trained net predict the audio.
 
-A net that has learnt to read predicts the velocity better with the right text than with none; with a wrong text it
-does not. No recogniser is needed to see it. How time and draws were chosen: docs/suspicious_transcripts.md.
+A trained net predicts the velocity better with the right text than with none; with a wrong text it does not. No speech
+recognition is needed. How time and draws were chosen: docs/suspicious_transcripts.md.
 
 Legend: b clips, n frames, m mel bins.
 """
@@ -23,7 +23,7 @@ NOISE_DRAWS = 2
 
 @torch.no_grad()
 def text_gain(net: FlowNet, batch: FlowBatch, *, generator: torch.Generator) -> Tensor:
-    """Return the share (b,) of each clip's loss without text that its text takes away.
+    """Return the relative drop (b,) of each clip's loss when the net gets its text.
 
     The whole recording is hidden, or its own sound would tell what is said. With the text and without, the net meets
     the same noise at the same times.

@@ -1,7 +1,7 @@
-"""Around the net, as upstream's inference does it: prepare the voice, split the text, join the pieces.
+"""Before and after the net, as in upstream's inference: prepare the voice, split the text, join the pieces.
 
-Two things differ. A prompt that is too long is cut together with its text, or refused: upstream keeps the whole text,
-and the net then speaks what is left of it. And nothing is printed: what happened is in the notes.
+Two things differ. A prompt that is too long is cut together with its text, or refused; upstream keeps the whole text,
+and the net then says the rest of it aloud. And nothing is printed: notes say what was changed.
 
 Legend: t samples, n frames, m mel bins.
 """
@@ -26,9 +26,9 @@ LONGEST_PROMPT_MS = 12_000
 SHORTEST_CUT_MS = 6_000  # a prompt is not cut before this
 EDGE_DB = -42.0  # dBFS; quieter edges are cut off
 TAIL_S = 0.05  # silence after the prompt
-RMS = 0.1  # quieter prompts are raised to this level, and the result is taken back
+RMS = 0.1  # quieter prompts are amplified to this level, and the result is attenuated by the same factor
 WINDOW_S = 22.0  # prompt and chunk together
-SHORT_TEXT_BYTES, SHORT_TEXT_SPEED = 10, 0.3  # very short texts would be cut without this
+SHORT_TEXT_BYTES, SHORT_TEXT_SPEED = 10, 0.3  # very short texts would be cut off without this
 CROSS_FADE_S = 0.15
 
 # How silences are looked for, in this order: (at least ms, below dBFS).
@@ -59,7 +59,7 @@ class PreparedVoice:
 
     @property
     def spoken(self) -> str:
-        """The text as it goes before the new one."""
+        """The text that is put before the new one."""
         return self.text + " " if self.text and _is_narrow(self.text[-1]) else self.text
 
 
@@ -76,7 +76,7 @@ def prepare(audio: Audio, text: str) -> PreparedVoice:
     """
     wav, rate = audio.wav.float(), audio.sample_rate
     if not text.strip():
-        raise DataError("the reference has no text", hint="give exactly what it says")
+        raise DataError("the reference has no text", hint="give its exact transcript")
     if not silence.length_ms(wav, rate) or not bool(wav.isfinite().all()):
         raise DataError("the reference is empty or damaged")
     shortened = _shorten(wav, rate, text)
@@ -117,14 +117,14 @@ def _shorten(wav: Tensor, rate: int, text: str) -> _Shortened:
     cut = _common_cut(joined, rate, text)
     if cut is None:
         raise DataError(
-            f"the reference lasts {seconds:.1f} s; the net is given 12 s at most, "
-            "and where its text would have to be cut cannot be told",
-            hint="give 3 to 12 seconds of it, with exactly the words they hold",
+            f"the reference lasts {seconds:.1f} s, the limit is 12 s, and no pause "
+            "could be matched to its text to cut both",
+            hint="give 3 to 12 seconds of it, with their exact transcript",
         )
     kept = text[: cut.letters].rstrip()
     note = (
-        f"the reference of {seconds:.1f} s is cut after {cut.ms / 1000:.1f} s, "
-        f"its text after `…{kept[-24:]}`: if that is not the same place, give a shorter one"
+        f"the reference of {seconds:.1f} s was cut after {cut.ms / 1000:.1f} s and "
+        f"its text after `…{kept[-24:]}`; if these do not match, give a shorter reference"
     )
     return _Shortened(silence.cut_ms(joined, rate, 0, cut.ms), kept, (note,))
 
@@ -179,7 +179,7 @@ def _common_cut(wav: Tensor, rate: int, text: str) -> _Cut | None:
 def chunks(text: str, *, max_bytes: int) -> list[str]:
     """Split a text into pieces of at most `max_bytes` of UTF-8: at upstream's marks, then where its words allow it.
 
-    Upstream knows ASCII and full-width marks alone, and speaks a Hindi or an Arabic text in one piece of any length.
+    Upstream knows only ASCII and full-width marks, and generates a Hindi or Arabic text in one piece of any length.
     """
     return cut(text, size=lambda part: len(part.encode()), most=max_bytes, marks=(_MARK, ANY_MARK))
 

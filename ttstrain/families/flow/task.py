@@ -1,4 +1,4 @@
-"""Train, judge and hear a flow-matching net.
+"""Train, evaluate and sample a flow-matching net.
 
 Legend: b clips, n frames, m mel bins, s text positions.
 """
@@ -50,11 +50,11 @@ if TYPE_CHECKING:
     from ttstrain.contract.checkpoint import OpenedCheckpoint
 
 EVALUATED_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # the middles of five bins, `t0` to `t4`
-EVALUATED_PROMPT = 0.3  # share of a held-out clip that is shown; the rest is judged
+EVALUATED_PROMPT = 0.3  # share of a held-out clip that is the prompt; the loss is over the rest
 
 
 class FlowTask(Task):
-    """Learn to fill in the hidden span of a mel from its text and what is left of it."""
+    """Train a net to fill in the masked span of a mel, given its text and the rest of the mel."""
 
     def __init__(self, config: FlowConfig) -> None:
         super().__init__()
@@ -62,16 +62,16 @@ class FlowTask(Task):
         self.vocab = load_vocab(config.vocab, space_first=config.tokenizer != "custom")
         # The name is the first part of every key of upstream's state dict.
         self.transformer = build_net(config, num_tokens=len(self.vocab.tokens))
-        self._vocoder: Vocoder | None = None  # no part of the task's state
+        self._vocoder: Vocoder | None = None  # not part of the task's state
 
     # ---------------------------------------------------------------- starting from a base
 
     def fitted(self, base: OpenedCheckpoint) -> AdaptedWeights:
-        """Carry the base's text rows over by token, whatever vocab it had."""
+        """Adapt the base's token embeddings to this vocab, by token."""
         return fit_vocab(base, self.vocab, named=self.config.base_vocab)
 
     def rows_first(self) -> RowsFirst | None:
-        """Let the rows of new tokens train alone for as long as the recipe says."""
+        """Return how long only the embeddings of new tokens train."""
         steps = self.config.first_new_rows
         return RowsFirst(tables=(TABLE,), steps=steps) if steps else None
 
@@ -108,9 +108,9 @@ class FlowTask(Task):
 
     @torch.no_grad()
     def evaluate(self, batch: FlowBatch, generator: torch.Generator) -> Mapping[str, Tensor]:
-        """Judge the last part of each clip, given its start and its text, at five fixed times.
+        """Return the loss on the last part of each clip, given its start and its text, at five fixed times.
 
-        Each clip has its own noise, drawn in the order of the batch. A clip's loss is the mean over its judged
+        Each clip has its own noise, drawn in the order of the batch. A clip's loss is the mean over these
         frames; the batch's is their mean weighted by the clips' frames, so that it does not depend on the batching.
         """
         num_frames, n_mels = batch.mel.shape[1:]
@@ -131,13 +131,13 @@ class FlowTask(Task):
         return {"total": torch.stack(list(values.values())).mean(), **values}
 
     def score(self, batch: FlowBatch, generator: torch.Generator) -> Tensor:
-        """Return the share (b,) of each clip's loss without text that its text takes away."""
+        """Return the relative drop (b,) of each clip's loss when the net gets its text."""
         return text_gain(self.transformer, batch, generator=generator)
 
-    # ---------------------------------------------------------------- listening
+    # ---------------------------------------------------------------- generating
 
     def ready_to_speak(self) -> str:
-        """Load the vocoder that the recipe names; say which one speaks."""
+        """Load the vocoder that the recipe names; return its name for people."""
         settings = self.config.sampling
         if settings.vocoder is None:
             return f"Griffin-Lim: rougher than {published(self.config.mel)[0]}"
@@ -147,10 +147,10 @@ class FlowTask(Task):
 
     @torch.no_grad()
     def sample(self, prompt: Prompt) -> Sample:
-        """Speak a text of any length with the reference's voice, or with none in particular."""
+        """Generate a text of any length in the reference's voice, or in an arbitrary one without a reference."""
         sound = self.ready_to_speak()
         if not prompt.text.strip():
-            raise DataError("there is nothing to say: the text is empty")
+            raise DataError("the text is empty")
         settings = self.config.sampling
         pace = {"speed": settings.speed, "seconds_per_byte": settings.seconds_per_byte}
         seed = settings.seed if prompt.seed is None else prompt.seed
@@ -176,7 +176,7 @@ class FlowTask(Task):
         )
 
     def _shown(self, voice: PreparedVoice) -> Tensor:
-        """Return the mel (1, p, m) that the net is given to go on from."""
+        """Return the prompt's mel (1, p, m)."""
         device = self.transformer.proj_out.weight.device
         if not voice.num_frames:
             return torch.zeros(1, 0, self.config.n_mels, device=device)
@@ -207,7 +207,7 @@ class FlowTask(Task):
         return griffin_lim(mel, kind=self.config.mel) if self._vocoder is None else self._vocoder.speak(mel)
 
     def _unread(self, text: str) -> list[str]:
-        """Say which symbols the vocab lacks: the net is given spaces in their place."""
+        """Note which symbols are not in the vocab: they are replaced by spaces."""
         unknown = Counter(
             token
             for token in tokenize(self.vocab.spelling.of(text), kind=self.config.tokenizer)
@@ -222,6 +222,4 @@ class FlowTask(Task):
 def _overlong(seconds: float) -> list[str]:
     if seconds <= WINDOW_S + 1:  # a guess, rounded
         return []
-    return [
-        f"a piece lasts {seconds:.0f} s with its reference, more than the {WINDOW_S:.0f} s that one can be spoken in"
-    ]
+    return [f"a piece lasts {seconds:.0f} s with its reference; quality drops above {WINDOW_S:.0f} s"]

@@ -94,8 +94,8 @@ def other_readings(texts: Sequence[str]) -> str | None:
         _front_end()
     except RecipeError:
         return (
-            "`tokenizer: char` reads plain characters; upstream's inference sends every text through its pinyin "
-            "function, which is not installed here and may read them otherwise"
+            "`tokenizer: char` trains on plain characters, but upstream's inference sends every text through its "
+            "pinyin function; its package is not installed, so differences are not checked"
         )
     first, count = "", 0
     for text in texts:
@@ -105,8 +105,8 @@ def other_readings(texts: Sequence[str]) -> str | None:
     if not count:
         return None
     return (
-        f"WARNING: upstream's inference reads {count:,} of {len(texts):,} texts otherwise than `tokenizer: char` "
-        f"learns them, {first}; `tokenizer: custom` with the same vocab learns what it reads"
+        f"WARNING: upstream's inference tokenizes {count:,} of {len(texts):,} texts differently from "
+        f"`tokenizer: char`, {first}; use `tokenizer: custom` with the same vocab to match it"
     )
 
 

@@ -1,4 +1,4 @@
-"""Proof that a training file can be gone on with: what upstream's trainer does before and in its first update."""
+"""Checks that upstream's trainer can resume from a training file: runs its loading and its first update."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ GRADIENT = 1e-3  # of every weight: any that is not zero will do
 
 
 def prove(file: Path, config: FlowConfig, *, step: int) -> str:
-    """Let torch's AdamW and upstream's scheduler go on from a file of `step` updates, and say so.
+    """Resume torch's AdamW and upstream's scheduler from a file of `step` updates; return a line that says so.
 
-    Raises CheckpointError where they cannot.
+    Raises CheckpointError when they cannot.
     """
     content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     weights = content["model_state_dict"]
@@ -45,13 +45,15 @@ def prove(file: Path, config: FlowConfig, *, step: int) -> str:
     if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
         raise _refusal(file, "weights are not finite after one update")
     if not all(1 <= count <= step + 1 for count in counts) or scheduler.last_epoch != step + 1:
-        raise _refusal(file, f"updates are counted as {sorted(counts)} and {scheduler.last_epoch}, not from {step}")
+        raise _refusal(
+            file, f"optimizer and scheduler count {sorted(counts)} and {scheduler.last_epoch} updates, not {step + 1}"
+        )
     lrs = {group["lr"] for group in optimizer.param_groups}
-    return f"training: torch's AdamW takes update {step + 1:,} from it, at LR {', '.join(f'{lr:.3g}' for lr in lrs)}"
+    return f"training: torch's AdamW makes update {step + 1:,} from it, at LR {', '.join(f'{lr:.3g}' for lr in lrs)}"
 
 
 def _check_shapes(name: str, parameter: Tensor, state: dict[str, Any]) -> None:
-    """Raise ValueError for moments of another shape: torch's fused kernel would read beyond them."""
+    """Raise ValueError for optimizer state of another shape: torch's fused kernel would read out of bounds."""
     for key, value in state.items():
         if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
             raise ValueError(f"`{key}` of `{name}` is {tuple(value.shape)}, not {tuple(parameter.shape)}")
@@ -59,6 +61,6 @@ def _check_shapes(name: str, parameter: Tensor, state: dict[str, Any]) -> None:
 
 def _refusal(file: Path, what: str) -> CheckpointError:
     return CheckpointError(
-        f"the training file `{file.name}` cannot be gone on with: {what}",
-        hint="nothing was kept; leave out `--format training`, and please report this",
+        f"upstream's trainer could not resume from the training file `{file.name}`: {what}",
+        hint="nothing was exported; leave out `--format training`, and please report this",
     )

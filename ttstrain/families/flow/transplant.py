@@ -1,8 +1,8 @@
-"""From one vocab to another: the rows of a base's text table, found by token and not by number.
+"""Embedding transplant: moves a base's token embeddings to another vocab, by token and not by index.
 
-A token that both vocabs hold keeps its row, bit for bit. A new one starts from the rows of what is written or said
-alike (`Ş` from `S`, `が` from `か`, `lue4` from `lue`), else from the mean of its script, else of all. Every new row
-has the length of the rows it comes from, and a little noise of its own, so that no two are alike.
+A token of both vocabs keeps its embedding, bit for bit. A new token starts from the embeddings of its nearest tokens
+(`Ş` from `S`, `が` from `か`, `lue4` from `lue`), else from the mean of its script, else from the mean of all. A new
+embedding has the norm of those it comes from, and a little noise of its own, so that no two are equal.
 
 Legend: r rows, of which row 0 is the filler and row k + 1 token k; t width.
 """
@@ -26,35 +26,35 @@ from ttstrain.families.flow.nearest_tokens import OriginKind, Origins
 from ttstrain.families.flow.vocab import PACKAGED, Vocab, load_vocab
 from ttstrain.tensors.tensorfile import StoredTensor
 
-# Length of a new row's own noise, as a share of the row's. A mean says little, and what tells rows apart is the noise.
+# Norm of a new embedding's noise, as a share of the embedding's norm; larger for means, which are all similar.
 _NOISE: Mapping[OriginKind, float] = {"similar": 0.05, "script": 0.3, "mean": 0.3}
 _SHOWN = 6  # new tokens named in a note
 
 
 @dataclass(frozen=True, slots=True)
 class Transplant:
-    """A table for another vocab, and where its rows come from."""
+    """Token embeddings for another vocab, and where they come from."""
 
     table: Tensor  # (r, t)
     kept: int  # tokens that both vocabs hold
     dropped: int  # tokens of the old vocab only
-    new: Mapping[str, OriginKind]  # new token -> what its row was made of
+    new: Mapping[str, OriginKind]  # new token -> what its embedding was made from
     sources: Mapping[str, tuple[str, ...]]  # new token -> the similar tokens it came from
 
     @property
     def rows(self) -> dict[str, int]:
-        """Count the new rows of each kind."""
+        """Count the new embeddings of each kind."""
         return dict(Counter(self.new.values()))
 
 
 def fit_vocab(base: OpenedCheckpoint, vocab: Vocab, *, named: str | None) -> AdaptedWeights:
-    """Give a base the rows of another vocab; `named` is where its own is said to be.
+    """Adapt a base's token embeddings to another vocab; `named` is the user's path to the base's own vocab.
 
     Raises CheckpointError when the base's vocab cannot be found.
     """
     stored = base.weights.get(TABLE)
     if stored is None:
-        raise CheckpointError(f"`{base.path}` has no text table (`{TABLE}`): it is no whole net")
+        raise CheckpointError(f"`{base.path}` has no token embeddings (`{TABLE}`): it is not a complete net")
     found = _base_vocab(base, num_tokens=stored.shape[0] - 1, vocab=vocab, named=named)
     notes = () if found.note is None else (found.note,)
     if found.tokens == vocab.tokens:
@@ -66,7 +66,7 @@ def fit_vocab(base: OpenedCheckpoint, vocab: Vocab, *, named: str | None) -> Ada
 
 
 def transplant(table: Tensor, *, old: Sequence[str], new: Sequence[str]) -> Transplant:
-    """Build the table of a new vocab from the rows (r, t) of an old one; row 0, the filler, stays."""
+    """Build the table of a new vocab from that of an old one (r, t); row 0, the filler, stays."""
     index = {token: number for number, token in enumerate(old, start=1)}
     result = torch.empty(len(new) + 1, table.shape[1], dtype=table.dtype)
     result[0] = table[0]
@@ -91,7 +91,7 @@ def transplant(table: Tensor, *, old: Sequence[str], new: Sequence[str]) -> Tran
 
 
 def describe(made: Transplant) -> list[str]:
-    """Say in a line or two what became of the rows."""
+    """Summarize the transplant in a line or two."""
     counts = made.rows
     words = {
         "similar": "from similar tokens",
@@ -99,7 +99,9 @@ def describe(made: Transplant) -> list[str]:
         "mean": "from the mean of all",
     }
     parts = [f"{counts[kind]:,} {word}" for kind, word in words.items() if kind in counts]
-    line = f"another vocabulary than the base's: {made.kept:,} tokens keep their rows, {made.dropped:,} are left out"
+    line = (
+        f"the vocab differs from the base's: {made.kept:,} tokens keep their embeddings, {made.dropped:,} are dropped"
+    )
     if not made.new:
         return [f"{line}, none is new"]
     shown = []
@@ -135,9 +137,9 @@ class _Found:
 
 
 def _base_vocab(base: OpenedCheckpoint, *, num_tokens: int, vocab: Vocab, named: str | None) -> _Found:
-    """Find the base's vocab: where it is said to be, beside or in the base, by the size of the published one.
+    """Find the base's vocab: the user's, the one beside or in the base, or the published one if its size fits.
 
-    Where the base has a hash of its vocab, no other is taken.
+    If the base states a hash of its vocab, the vocab must match it.
     """
     told = base.front_end.get(VOCAB)
     if named is not None:
@@ -152,19 +154,19 @@ def _base_vocab(base: OpenedCheckpoint, *, num_tokens: int, vocab: Vocab, named:
             if told == f"sha256:{known.sha256}":
                 return _Found(known.tokens)
         raise CheckpointError(
-            f"`{base.path}` was trained with another vocabulary than `model.vocab` ({told[:15]}…), and it lies neither "
-            "beside the base nor in it: rows would be taken for other symbols",
-            hint="give it as `model.base_vocab=vocab.txt`: rows are carried over by token",
+            f"`{base.path}` was trained with another vocab than `model.vocab` ({told[:15]}…), and that vocab was not "
+            "found: embeddings would be assigned to wrong tokens",
+            hint="set `model.base_vocab=vocab.txt` to the base's vocab: embeddings are then matched by token",
         )
     if len(published.tokens) == num_tokens:
-        note = "the base has the published vocabulary's size"
+        note = "assumed the published vocab for the base, by its size"
         return _Found(published.tokens, None if vocab.tokens == published.tokens else note)
     if len(vocab.tokens) == num_tokens:
-        return _Found(vocab.tokens, "nothing says which vocabulary the base has; its size is that of `model.vocab`")
+        return _Found(vocab.tokens, "the base does not state its vocab; assumed `model.vocab`, which has the same size")
     raise CheckpointError(
-        f"`{base.path}` has rows for {num_tokens:,} tokens, `model.vocab` has {len(vocab.tokens):,}, and the base's "
-        "own vocabulary lies neither beside it nor in it",
-        hint="give it as `model.base_vocab=vocab.txt`: rows are carried over by token",
+        f"`{base.path}` has embeddings for {num_tokens:,} tokens, `model.vocab` has {len(vocab.tokens):,}, and the "
+        "base's own vocab was not found",
+        hint="set `model.base_vocab=vocab.txt` to the base's vocab: embeddings are then matched by token",
     )
 
 
@@ -172,15 +174,15 @@ def _check_named(base: OpenedCheckpoint, named: Vocab, *, num_tokens: int, told:
     """Return the tokens of the vocab that the user gives for the base's own."""
     if len(named.tokens) != num_tokens:
         raise CheckpointError(
-            f"`model.base_vocab` ({named.source}) has {len(named.tokens):,} tokens, `{base.path}` rows for "
-            f"{num_tokens:,}",
-            hint="name the vocab that this very file was trained with",
+            f"`model.base_vocab` ({named.source}) has {len(named.tokens):,} tokens, but `{base.path}` has embeddings "
+            f"for {num_tokens:,}",
+            hint="give the vocab that this file was trained with",
         )
     if told not in (None, f"sha256:{named.sha256}"):
         raise CheckpointError(
-            f"`model.base_vocab` ({named.source}) is not the vocabulary that `{base.path}` was trained with: its hash "
-            f"is {named.sha256[:8]}…, the base says {str(told).removeprefix('sha256:')[:8]}…",
-            hint="name the vocab that this very file was trained with",
+            f"`model.base_vocab` ({named.source}) is not the vocab that `{base.path}` was trained with: its hash "
+            f"is {named.sha256[:8]}…, the base states {str(told).removeprefix('sha256:')[:8]}…",
+            hint="give the vocab that this file was trained with",
         )
     return named.tokens
 

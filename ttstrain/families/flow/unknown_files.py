@@ -1,4 +1,4 @@
-"""What a file is that someone took for a net: a part of one, or a vocoder. Imports no torch."""
+"""Identifies files that are given as a base but are only a part of a net, or a vocoder. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from ttstrain.contract.checkpoint import UnknownFile
 
 _PREFIXES = ("ema_model.", "module.", "_orig_mod.", "transformer.")
-_PARTS = {  # first part of a key -> what people call it
+_PARTS = {  # first part of a key -> its name in messages
     "text_embed": "the text encoder",
     "input_embed": "the input embedding",
     "time_embed": "the time embedding",
@@ -24,13 +24,13 @@ _VOCODERS = {
 
 
 def identify(keys: Iterable[str]) -> UnknownFile | None:
-    """Recognise by its keys a file that is no whole net."""
+    """Identify, by its keys, a file that is not a complete net."""
     names = [_bare(key) for key in keys]
     for name, starts in _VOCODERS.items():
         if sum(any(key.startswith(start) for key in names) for start in starts) >= 2:
             return UnknownFile(
-                f"is a {name} vocoder, which turns mels into sound, and no net to train",
-                hint="give it as `model.sampling.vocoder`; a base is a file such as F5TTS_v1_Base",
+                f"is a {name} vocoder (mel to audio), not an F5 net",
+                hint="set it as `model.sampling.vocoder`, and give a file such as F5TTS_v1_Base as the base",
             )
     found = Counter(part for key in names if (part := key.partition(".")[0]) in _PARTS)
     present = [_PARTS[part] for part in _PARTS if found[part]]
@@ -40,8 +40,8 @@ def identify(keys: Iterable[str]) -> UnknownFile | None:
     if not any(found[part] for part in ("text_embed", "transformer_blocks", "layers")) or not missing:
         return None
     return UnknownFile(
-        f"is a part of an F5 net: it holds {_listed(present)}, and lacks {_listed(missing)}",
-        hint="a base is a whole net; train from the file that this one was cut out of",
+        f"is only part of an F5 net: it has {_listed(present)}, but not {_listed(missing)}",
+        hint="give the complete file that this one was extracted from",
     )
 
 

@@ -1,8 +1,8 @@
 """Files of the F5-TTS project: what they hold, which net they are, and where their training stands.
 
-Upstream writes a training file of five entries, publishes the average alone, and users prune or wrap either. A file
-does not say which net it is: shapes tell most of it, but v0 and v1 nets have the same keys and shapes, so names and
-settings beside the file are read too, and where nothing tells, that is said.
+Upstream writes training files of five entries and publishes EMA weights only; users prune or wrap either. A file does
+not name its architecture. Most of it follows from shapes, but v0 and v1 nets have the same keys and shapes: for these,
+file names and settings beside the file are read, and what stays unknown is reported.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ _IDENTITY = (
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A published net. What tells v0 from v1 is not in its shapes."""
+    """A published net. v0 and v1 differ only in `flags`, not in shapes."""
 
     name: str
     version: str
@@ -113,12 +113,12 @@ class F5Format:
         return any(_is_net(_normalised(state).tensors) for state in _state_dicts(contents.tree).values())
 
     def read(self, contents: Contents) -> OpenedCheckpoint:
-        """Translate to `transformer.*` keys; the trained weights where there are any, else the averaged ones."""
+        """Translate to `transformer.*` keys: raw weights if the file has them, else EMA weights."""
         tree = contents.tree
         states = {name: _normalised(state) for name, state in _state_dicts(tree).items()}
         states = {name: state for name, state in states.items() if _is_net(state.tensors)}
-        average, online = states.get(_EMA), states.get(_MODEL)
-        used = online or average
+        ema, raw = states.get(_EMA), states.get(_MODEL)
+        used = raw or ema
         assert used is not None  # or `sniff` would have refused
         architecture = _architecture(contents, used)
         notes = [*used.notes, *architecture.notes]
@@ -127,10 +127,8 @@ class F5Format:
         notes += training.notes
         if schedule is not None and schedule.ended:
             notes.append(_ended(schedule, training.groups))
-        if online is None and average is not None and average.step is not None and average.wrapped:
-            notes.append(
-                f"holds the average alone; its step {average.step:,} would pin upstream's EMA decay, ours starts again"
-            )
+        if raw is None and ema is not None and ema.step is not None and ema.wrapped:
+            notes.append(f"holds EMA weights only; its EMA step {ema.step:,} is ignored and EMA warm-up starts at 0")
         front_end = _front_end(contents)
         vocab, vocab_notes = _vocab_beside(contents.path, used.tensors, told=front_end.get(VOCAB))
         notes += _project_notes(contents.path)
@@ -138,15 +136,15 @@ class F5Format:
             path=contents.path,
             family="flow",
             task="flow",
-            kind=_kind(tree, average),
+            kind=_kind(tree, ema),
             model=architecture.label.model,
             version=architecture.label.version,
             config=architecture.label.config,
             unknown=architecture.unknown,
             sources=architecture.sources,
             weights=used.tensors,
-            ema=None if average is None or not average.wrapped else average.tensors,
-            ema_step=None if average is None else average.step,
+            ema=None if ema is None or not ema.wrapped else ema.tensors,
+            ema_step=None if ema is None else ema.step,
             optimizer_state=training.optimizer_state,
             groups=training.groups,
             schedule=schedule,
@@ -172,7 +170,7 @@ class F5Format:
 def _project_notes(path: Path) -> list[str]:
     try:
         return project_files.notes_on(path)
-    except (RecipeError, CheckpointError) as error:  # what lies beside a file does not spoil it
+    except (RecipeError, CheckpointError) as error:  # a damaged project file does not make the checkpoint unusable
         return [error.message]
 
 
@@ -193,8 +191,8 @@ class _State:
     """One state dict under our keys."""
 
     tensors: Mapping[str, StoredTensor]
-    wrapped: bool  # keys had `ema_model.` or there was an EMA step: this is an average, whatever it is filed under
-    step: int | None  # updates the EMA counted
+    wrapped: bool  # keys had `ema_model.` or there was an EMA step: EMA weights, whatever entry they are in
+    step: int | None  # updates counted by the EMA
     update: int | None
     notes: tuple[str, ...]
 
@@ -206,8 +204,8 @@ def _state_dicts(tree: Any) -> dict[str, Mapping[str, Any]]:
     named = {name: tree[name] for name in (_MODEL, _EMA) if isinstance(tree.get(name), Mapping)}
     if named:
         return named
-    averaged = any(str(key).startswith(_WRAPPERS[0]) for key in tree) or "initted" in tree
-    return {_EMA if averaged else _MODEL: tree}
+    is_ema = any(str(key).startswith(_WRAPPERS[0]) for key in tree) or "initted" in tree
+    return {_EMA if is_ema else _MODEL: tree}
 
 
 def _normalised(state: Mapping[str, Any]) -> _State:
@@ -227,7 +225,7 @@ def _normalised(state: Mapping[str, Any]) -> _State:
         elif isinstance(value, StoredTensor):
             tensors[key] = value
     notes = [f"dropped {retired} mel buffers that nets no longer have ({_RETIRED}*)"] if retired else []
-    notes += [f"keys lost the prefix `{prefix}`" for prefix in _WRAPPERS[1:] if prefix in stripped]
+    notes += [f"removed the prefix `{prefix}` from keys" for prefix in _WRAPPERS[1:] if prefix in stripped]
     return _State(
         tensors=tensors,
         wrapped=_WRAPPERS[0] in stripped or "initted" in scalars,
@@ -247,10 +245,10 @@ def _is_net(tensors: Mapping[str, Any]) -> bool:
     )
 
 
-def _kind(tree: Mapping[str, Any], average: _State | None) -> CheckpointKind:
+def _kind(tree: Mapping[str, Any], ema: _State | None) -> CheckpointKind:
     if _OPTIMIZER in tree:
         return "training"
-    return "base" if average is not None and average.wrapped else "export"
+    return "base" if ema is not None and ema.wrapped else "export"
 
 
 # ---------------------------------------------------------------- architecture
@@ -260,7 +258,7 @@ def _kind(tree: Mapping[str, Any], average: _State | None) -> CheckpointKind:
 class _Architecture:
     label: Label
     unknown: tuple[str, ...]
-    sources: Mapping[str, str]  # key of the section -> who says it, where it is not the tensors
+    sources: Mapping[str, str]  # key of the section -> source of its value, if not the tensors
     notes: tuple[str, ...] = ()
 
 
@@ -275,19 +273,21 @@ def _architecture(contents: Contents, state: _State) -> _Architecture:
     if sources := ", ".join(dict.fromkeys(told.sources.values())):
         notes.append(f"{', '.join(told.flags)} taken from {sources}")
     if "mel" in unknown:
-        notes.append("vocos or bigvgan mel? The nets are alike, and neither name nor settings beside the file tell")
+        notes.append("mel type unknown (vocos or bigvgan): tensors, file name and settings do not say")
     if not any(key in unknown for key in _V1):
         return _Architecture(F5Format().label(config), unknown, told.sources, tuple(notes))
     presets = [
         preset for preset in PRESETS if _agrees(config, preset.shape) and config.get("mel", "vocos") == preset.mel
     ]
     model = " or ".join(dict.fromkeys(preset.name for preset in presets)) or _describe(config)
-    notes.append("v0 or v1? Their keys and shapes are the same, and neither name nor settings beside the file tell")
+    notes.append(
+        "version unknown (v0 or v1): both have the same keys and shapes, and file name and settings do not say"
+    )
     return _Architecture(Label(model, "v0 or v1", config, _BUFFERS), unknown, told.sources, tuple(notes))
 
 
 def _shape_config(tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
-    """Read off the shapes what they tell."""
+    """Derive settings from tensor shapes."""
     net = {key[len(_PREFIX) :]: stored.shape for key, stored in tensors.items() if key.startswith(_PREFIX)}
     backbone = "dit" if any(key.startswith("transformer_blocks.") for key in net) else "unett"
     stem, attention = ("transformer_blocks", "attn") if backbone == "dit" else ("layers", "2")
@@ -316,46 +316,50 @@ def _count(net: Mapping[str, Any], stem: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
-    """Flags that shapes do not tell, and who told them."""
+class _Flags:
+    """Flags that do not follow from shapes, and the source of each."""
 
     flags: Mapping[str, Any]
     sources: Mapping[str, str]
     notes: tuple[str, ...] = ()
 
 
-def _stated(contents: Contents, shape: Mapping[str, Any]) -> _Told:
-    """Ask our metadata, or else settings beside the file and published names in its path. They must agree."""
+def _stated(contents: Contents, shape: Mapping[str, Any]) -> _Flags:
+    """Read flags from our metadata, else from settings beside the file and published names in its path.
+
+    Flags on which these sources disagree are left out, with a note."""
     if contents.metadata and METADATA_KEY in contents.metadata:
         try:
             model = documents.parse(contents.metadata[METADATA_KEY])["model"]
             own = {key: model[key] for key in _FLAGS if key in model}
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"the metadata of `{contents.path}` cannot be read: {error}") from error
-        return _Told(own, dict.fromkeys(own, "the file's own metadata"))
+        return _Flags(own, dict.fromkeys(own, "the file's own metadata"))
     flags: dict[str, Any] = {}
     sources: dict[str, str] = {}
     disputed: dict[str, str] = {}
-    for source, said in _witnesses(contents.path, shape):
+    for source, said in _flag_sources(contents.path, shape):
         for key, value in said.items():
             if key in flags and flags[key] != value:
-                disputed[key] = f"{key} is {flags[key]} by {sources[key]} and {value} by {source}: neither is believed"
+                disputed[key] = (
+                    f"conflicting `{key}`: {flags[key]} ({sources[key]}) and {value} ({source}); both ignored"
+                )
             flags.setdefault(key, value)
             sources.setdefault(key, source)
     for key in disputed:
         del flags[key], sources[key]
-    return _Told(flags, sources, tuple(disputed.values()))
+    return _Flags(flags, sources, tuple(disputed.values()))
 
 
-def _witnesses(path: Path, shape: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield who says something about the flags of a file, and what: settings beside it, then names."""
+def _flag_sources(path: Path, shape: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield sources of a file's flags and their values: settings beside it, then names."""
     for file in sorted(path.parent.glob("*.y*ml")):
-        if said := _said_by_yaml(file, shape):
+        if said := _flags_in_yaml(file, shape):
             yield f"`{file.name}`", said
-    if said := _said_by_gui(path.parent / "setting.json", shape):
+    if said := _flags_in_gui(path.parent / "setting.json", shape):
         yield "`setting.json`", said
     for part in _names(path):
-        if said := _said_by_name(part, shape):
+        if said := _flags_in_name(part, shape):
             yield f"the name `{part}`", said
             break
 
@@ -369,7 +373,7 @@ def _names(path: Path) -> list[str]:
     return parts[:_NAMES_READ]
 
 
-def _said_by_name(name: str, shape: Mapping[str, Any]) -> dict[str, Any]:
+def _flags_in_name(name: str, shape: Mapping[str, Any]) -> dict[str, Any]:
     for preset in PRESETS:
         # `F5TTS_Base` is not part of `F5TTS_v1_Base`; what follows may be `_bigvgan`, `_no_zero_init`, ...
         if re.search(rf"(?<![A-Za-z0-9]){preset.name}(?![A-Za-z0-9])", name) and _agrees(shape, preset.shape):
@@ -377,7 +381,7 @@ def _said_by_name(name: str, shape: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def _said_by_yaml(path: Path, shape: Mapping[str, Any]) -> dict[str, Any]:
+def _flags_in_yaml(path: Path, shape: Mapping[str, Any]) -> dict[str, Any]:
     """Read a training configuration of upstream; empty when it is none, or of another net.
 
     Early ones leave the flags out of `model.arch`: then `model.name` tells.
@@ -386,7 +390,7 @@ def _said_by_yaml(path: Path, shape: Mapping[str, Any]) -> dict[str, Any]:
         model = yaml12.read_file(path, error=CheckpointError)["model"]
         arch = dict(model["arch"])
         mel = dict(model.get("mel_spec") or {}).get("mel_spec_type")
-        named = _said_by_name(str(model.get("name", "")), shape)
+        named = _flags_in_name(str(model.get("name", "")), shape)
     except (CheckpointError, KeyError, TypeError, ValueError, AttributeError):
         return {}
     if any(key in shape and shape[key] != value for key, value in arch.items()):
@@ -399,13 +403,13 @@ def _said_by_yaml(path: Path, shape: Mapping[str, Any]) -> dict[str, Any]:
     return {**said, "mel": mel} if mel in ("vocos", "bigvgan") else said
 
 
-def _said_by_gui(path: Path, shape: Mapping[str, Any]) -> dict[str, Any]:
+def _flags_in_gui(path: Path, shape: Mapping[str, Any]) -> dict[str, Any]:
     """Read what upstream's finetuning page keeps of a project; it trains published nets, on vocos mels."""
     try:
         name = documents.read_object(path, error=CheckpointError, keys={"exp_name": str})["exp_name"]
     except CheckpointError:
         return {}
-    return _said_by_name(name, shape)
+    return _flags_in_name(name, shape)
 
 
 # ---------------------------------------------------------------- training state
@@ -413,7 +417,7 @@ def _said_by_gui(path: Path, shape: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Training:
-    """Where an upstream run stood."""
+    """Training state of an upstream run."""
 
     optimizer_state: Mapping[str, Mapping[str, Any]] | None = None
     groups: tuple[OptimizerGroup, ...] = ()
@@ -422,17 +426,17 @@ class _Training:
 
     @classmethod
     def of(cls, tree: Mapping[str, Any], weights: Mapping[str, StoredTensor]) -> _Training:
-        """Give the optimizer's numbered states the names of the parameters, in the order in which both were made."""
+        """Map the optimizer's numbered states to parameter names; both are in registration order."""
         optimizer = tree[_OPTIMIZER]
         if not isinstance(optimizer, Mapping) or not {"state", "param_groups"} <= set(optimizer):
-            return cls(notes=(f"`{_OPTIMIZER}` is no state of a torch optimizer: left out",))
+            return cls(notes=(f"optimizer state left out: `{_OPTIMIZER}` is not the state of a torch optimizer",))
         names = [key for key in weights if key not in _BUFFERS]
         indices = [index for group in optimizer["param_groups"] for index in group["params"]]
         states: Mapping[int, Mapping[str, Any]] = optimizer["state"]
         notes: list[str] = []
         optimizer_state: dict[str, Mapping[str, Any]] | None = None
         if len(indices) != len(names):
-            notes.append(f"optimizer state left out: it is of {len(indices)} parameters, the net has {len(names)}")
+            notes.append(f"optimizer state left out: it has {len(indices)} parameters, the net {len(names)}")
         else:
             optimizer_state = {name: states.get(index, {}) for name, index in zip(names, indices, strict=True)}
             if misfit := next((name for name in names if not _fits(optimizer_state[name], weights[name])), None):
@@ -468,9 +472,9 @@ def _updates(tree: Mapping[str, Any], states: Mapping[int, Mapping[str, Any]]) -
     micro_batches = _scalar(tree["step"])
     counted = [_scalar(state["step"]) for state in list(states.values())[:1] if "step" in state]
     if not counted:
-        return micro_batches, [f"an old file: its step {micro_batches:,} may count micro-batches"]
+        return micro_batches, [f"an old file: its step {micro_batches:,} may count micro-batches instead of updates"]
     return counted[0], [
-        f"an old file: {micro_batches:,} micro-batches, {counted[0]:,} updates by the optimizer's count"
+        f"an old file: its step {micro_batches:,} counts micro-batches; the optimizer counted {counted[0]:,} updates"
     ]
 
 
@@ -494,7 +498,7 @@ def _schedule(state: Any) -> SchedulePosition | None:
 
 def _ended(schedule: SchedulePosition, groups: Sequence[OptimizerGroup]) -> str:
     lr = schedule.lr_next if schedule.lr_next is not None else max((group.lr for group in groups), default=math.nan)
-    return f"the schedule has ended at {schedule.total:,}: next LR {lr:.3g}; upstream would train at that for ever"
+    return f"upstream's LR schedule ended at step {schedule.total:,}; upstream would continue at LR {lr:.3g}"
 
 
 # ---------------------------------------------------------------- vocab
@@ -513,9 +517,9 @@ def _front_end(contents: Contents) -> dict[str, str]:
 def _vocab_beside(
     path: Path, tensors: Mapping[str, StoredTensor], *, told: str | None
 ) -> tuple[Path | None, list[str]]:
-    """Find the vocab that a file was trained with, and say what is odd about it.
+    """Find the vocab that a file was trained with, and report problems with it.
 
-    It is known by its hash, where the file has been `told` it, and else by its number of lines.
+    It is identified by its hash where the file states one (`told`), else by its number of lines.
     """
     wanted = tensors[f"{_PREFIX}text_embed.text_embed.weight"].shape[0] - 1
     notes = []
@@ -524,12 +528,12 @@ def _vocab_beside(
         whole = content.endswith(b"\n")
         count = content.count(b"\n") + (0 if whole else 1)
         if count != wanted:
-            notes.append(f"`{vocab.name}` beside it has {count:,} tokens, the net {wanted:,}: not its own")
+            notes.append(f"`{vocab.name}` beside it is not its vocab: {count:,} tokens, the net has {wanted:,}")
         elif told is not None and hash_of(str(vocab)) != told:
-            notes.append(f"`{vocab.name}` beside it has as many tokens as the net, and is another than its own")
+            notes.append(f"`{vocab.name}` beside it is not its vocab: same number of tokens, but another hash")
         else:
             if not whole:
-                notes.append(f"`{vocab.name}` lacks its last newline: upstream would cut its last token short")
+                notes.append(f"`{vocab.name}` does not end with a newline: upstream would cut its last token short")
             return vocab, notes
     return None, notes
 

@@ -1,7 +1,7 @@
-"""The table from tokens to indices, and what of a text it does not hold. Imports no torch.
+"""The table from tokens to indices, and the unknown tokens of a text. Imports no torch.
 
-A vocab file has one token per line; the line's number is the token's index. Index 0 is the space, and whatever the
-table does not hold is read as index 0 too, as upstream does: a plan says what that would swallow.
+A vocab file has one token per line; the line's number is the token's index. Index 0 is the space. Unknown
+tokens become index 0 too, as upstream does; a plan lists them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Vocab:
     tokens: tuple[str, ...]
     source: str
     sha256: str  # of the lines with LF ends
-    notes: tuple[str, ...] = ()  # what was odd about the file, for the plan
+    notes: tuple[str, ...] = ()  # notes on the file, for the plan
 
     @cached_property
     def index(self) -> dict[str, int]:
@@ -59,28 +59,28 @@ def load_vocab(source: str, *, space_first: bool = True) -> Vocab:
         lines.pop()
     else:
         notes = (
-            f"`{source}` does not end with a newline; its last token is {lines[-1]!r} here, "
-            f"but upstream would read {lines[-1][:-1]!r}",
+            f"`{source}` does not end with a newline; its last token is {lines[-1]!r}, "
+            f"which upstream would read as {lines[-1][:-1]!r}",
         )
     if not lines:
         raise RecipeError(f"the vocab `{source}` is empty")
     if repeated := [token for token, count in Counter(lines).items() if count > 1]:
         shown = ", ".join(repr(token) for token in repeated[:5])
         raise RecipeError(
-            f"the vocab `{source}` holds {shown} more than once",
-            hint="every later index would be off; remove repeated lines of a new vocab, never those of a trained one",
+            f"the vocab `{source}` has {shown} more than once",
+            hint="repeated lines shift later indices; remove them from a new vocab, never from one used in training",
         )
     if space_first and lines[0] != " ":
         raise RecipeError(
             f"the first token of the vocab `{source}` is {lines[0]!r}, not the space",
-            hint="unknown characters are read as index 0; put the space first, or use `tokenizer: custom`",
+            hint="unknown characters become index 0, so put the space first, or use `tokenizer: custom`",
         )
     digest = sha256("".join(f"{line}\n" for line in lines))
     return Vocab(tokens=tuple(lines), source=source, sha256=digest, notes=notes)
 
 
 def hash_of(source: str) -> str | None:
-    """Return what a checkpoint says of its vocab, for a file; None for one that is no vocab."""
+    """Return a file's hash as checkpoints state it; None for a file that is not a vocab."""
     try:
         return f"sha256:{load_vocab(source, space_first=False).sha256}"
     except RecipeError:
@@ -93,7 +93,7 @@ _KINDS_OF_VOCAB = "`model.vocab` is a file with one token per line, or `package:
 def _read(source: str) -> str:
     if source.startswith("package:"):
         if source not in PACKAGED:
-            raise RecipeError(f"no vocab `{source}` ships with ttstrain", hint=f"there is {', '.join(PACKAGED)}")
+            raise RecipeError(f"ttstrain has no packaged vocab `{source}`", hint=f"there is {', '.join(PACKAGED)}")
         content = resources.files(__package__).joinpath(PACKAGED[source]).read_bytes()
     else:
         content = documents.read_bytes(Path(source).expanduser(), error=RecipeError, hint=_KINDS_OF_VOCAB)

@@ -100,7 +100,7 @@ def notes_on(path: Path) -> list[str]:
         return []
     chosen = choose(path.parent)
     assert chosen is not None
-    return [chosen.why if chosen.path == path else f"not the one that the folder stands for: {chosen.why}"]
+    return [chosen.why if chosen.path == path else f"the folder's newest checkpoint is another file: {chosen.why}"]
 
 
 def _reached(path: Path) -> _Reached:

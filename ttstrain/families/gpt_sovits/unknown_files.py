@@ -1,4 +1,4 @@
-"""What a file is that someone took for one of the nets: an encoder, or a vocoder. Imports no torch."""
+"""Identifies files that are given as a base but are encoders of GPT-SoVITS' features. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _WRAPPERS = ("hubert.", "bert.", "roberta.", "module.")
 
 
 def identify(keys: Iterable[str]) -> UnknownFile | None:
-    """Recognise by its keys a model that GPT-SoVITS' features come from."""
+    """Identify, by its keys, an encoder that GPT-SoVITS' features come from."""
     names = [_bare(key) for key in keys]
     for signs, name, setting in _ENCODERS:
         if all(any(key.startswith(sign) for key in names) for sign in signs):
             return UnknownFile(
-                f"is a {name}, which GPT-SoVITS computes features with, and none of its nets",
-                hint=f"give it as `model.features.{setting}`; a base is a file such as s1v3.ckpt or s2G2333k.pth",
+                f"is {name}, an encoder for GPT-SoVITS' features, not a net that is trained",
+                hint=f"set it as `model.features.{setting}`; give a base such as s1v3.ckpt or s2G2333k.pth",
             )
     return None
 

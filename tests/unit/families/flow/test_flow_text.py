@@ -98,7 +98,9 @@ def test_texts_that_upstreams_inference_reads_otherwise_are_told_before_training
     texts = ["Hello there.", "größer ist es", "“quoted”"]
     clips = [Clip(id=text, path=Path("a.wav"), text=text, duration_s=1.0, sample_rate=8000) for text in texts]
     [remark] = FlowPlanner(FlowConfig(tokenizer="char")).review(clips).remarks
-    assert remark.text.startswith("WARNING: upstream's inference reads 2 of 3 texts otherwise than `tokenizer: char`")
+    assert remark.text.startswith(
+        "WARNING: upstream's inference tokenizes 2 of 3 texts differently from `tokenizer: char`"
+    )
     assert "'größer ist es' as 'größ er ist es'" in remark.text
     assert FlowPlanner(FlowConfig(tokenizer="char")).review(clips[:1]).remarks == ()
     assert FlowPlanner(FlowConfig()).review(clips).remarks == ()

@@ -1,4 +1,4 @@
-"""Vocabulary surgery: rows go by token, new ones start from what is alike, and nothing crashes on a size."""
+"""Embedding transplant: rows go by token, new ones start from the nearest tokens, and no vocab size crashes it."""
 
 from __future__ import annotations
 
@@ -169,12 +169,12 @@ def test_a_named_vocab_goes_before_all_and_must_have_the_bases_size(base: Path, 
     named = write(tmp_path / "named.txt", OLD)
     mine, _ = fitted(base, OLD[:4], base_vocab=str(named))
     assert torch.equal(mine.state_dict()[TABLE], open_checkpoint(base).weights[TABLE].read()[:5])
-    with pytest.raises(CheckpointError, match=r"3 tokens, `.*` rows for 11"):
+    with pytest.raises(CheckpointError, match=r"3 tokens, but `.*` has embeddings for 11"):
         fitted(base, OLD, base_vocab=str(write(tmp_path / "named.txt", OLD[:3])))
 
 
 def test_a_base_of_unknown_vocab_is_refused_by_the_key_that_helps(base: Path) -> None:
-    with pytest.raises(CheckpointError, match="rows for 11 tokens") as caught:
+    with pytest.raises(CheckpointError, match="embeddings for 11 tokens") as caught:
         fitted(base, OLD[:4])
     assert "model.base_vocab" in str(caught.value.hint)
     assert caught.value.exit_code == 4
@@ -183,7 +183,7 @@ def test_a_base_of_unknown_vocab_is_refused_by_the_key_that_helps(base: Path) ->
 def test_a_vocab_of_the_bases_size_is_taken_for_its_own_and_that_is_said(base: Path) -> None:
     mine, result = fitted(base, OLD)
     assert torch.equal(mine.state_dict()[TABLE], open_checkpoint(base).weights[TABLE].read())
-    assert any("nothing says which vocabulary" in note for note in result.notes)
+    assert any("the base does not state its vocab" in note for note in result.notes)
 
 
 # ---------------------------------------------------------------- a base that holds the hash of its vocab

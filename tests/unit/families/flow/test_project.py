@@ -65,7 +65,7 @@ def test_training_goes_before_what_it_started_from(ckpts: Path) -> None:
     chosen = choose(ckpts)
     assert chosen is not None
     assert chosen.path == ckpts / "model_10.pt" == follow(ckpts) == resolve_base(str(ckpts))
-    assert "pretrained_model_1250000.safetensors` is what it started from" in chosen.why
+    assert "pretrained_model_1250000.safetensors` is the pretrained file it started from" in chosen.why
     assert chosen.why in open_checkpoint(ckpts).notes
     (ckpts / "model_10.pt").unlink()
     assert follow(ckpts).name == "pretrained_model_1250000.safetensors"
@@ -80,7 +80,7 @@ def test_updates_decide_and_not_names(ckpts: Path, layouts: Path) -> None:
     assert chosen.path.name == "model_last.pt"
     assert "`model_99.pt` has 10" in chosen.why
     told = open_checkpoint(ckpts / "model_10.pt").notes
-    assert any("not the one that the folder stands for" in note for note in told)
+    assert any("the folder's newest checkpoint is another file" in note for note in told)
 
 
 def test_a_file_cut_short_is_passed_over_and_said(ckpts: Path) -> None:
@@ -163,7 +163,7 @@ def test_absurd_settings_are_replaced_and_explained(ckpts: Path, prepared: Path)
     assert "learning_rate was 1e-12, which would not train" in text
     assert values["optim"]["schedule"]["warmup_steps"] == "auto"
     assert "num_warmup_updates 20,000 of 800 would end at 4% of the peak" in text
-    assert "goes down to 1e-13 and stays there for ever" in text
+    assert "upstream decays to 1e-13" in text
     assert values["train"]["precision"] == "auto"
 
     values, text = recipe_of(set_up(ckpts, epochs=66000, learning_rate=1.0, exp_name="E2TTS_Base"))

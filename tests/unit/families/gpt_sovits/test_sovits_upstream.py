@@ -131,7 +131,7 @@ def test_a_run_of_upstreams_is_chosen_by_what_is_inside_and_not_by_digits(tmp_pa
     notes = inspect(logs).notes
     assert any("`G_96.pth` has come furthest, to epoch 4, 3 updates" in note for note in notes)
     other = inspect(logs / "G_233333333333.pth").notes
-    assert any(note.startswith("not the one that the folder stands for") for note in other)
+    assert any(note.startswith("the folder's newest checkpoint is another file") for note in other)
 
 
 def test_a_folder_with_two_trainings_asks_which(tmp_path: Path) -> None:
