@@ -69,7 +69,7 @@ def cut_short(whole: Path, path: Path) -> Path:
         ("vocos", "is a Vocos vocoder"),
         ("bigvgan", "is a BigVGAN vocoder"),
         ("text encoder", "only part of an F5 net: it has the text encoder, but not the input embedding"),
-        ("no text", "lacks the text encoder"),
+        ("no text", "but not the text encoder"),
         ("another size", r"dim: 64 in the file, 32 in the recipe"),
         ("cut short", "cut short"),
         ("recording", "is a recording"),
@@ -102,7 +102,7 @@ def test_the_command_line_says_it_and_leaves_with_four(recipe: Path, tmp_path: P
     done = ttstrain("finetune", recipe, "--base", vocos(tmp_path / "v.safetensors"), "--run-dir", tmp_path, *SHORT)
     assert done.returncode == 4
     assert done.stderr.startswith("error: `")
-    assert "hint: give it as `model.sampling.vocoder`" in done.stderr
+    assert "hint: set it as `model.sampling.vocoder`" in done.stderr
 
 
 # ---------------------------------------------------------------- what it does not tell

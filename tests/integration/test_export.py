@@ -276,7 +276,7 @@ def training_of(source: Source, run: Path, kind: str) -> TrainerState:
     changed = replace(loaded, state={**loaded.state, "optimizers": optimizers.state_dict()})
     weights = source.training
     assert weights is not None
-    candidates = engine_export._Candidates(weights.online, weights.average)
+    candidates = engine_export._Candidates(weights.raw, weights.ema)
     found = engine_export._training(task, changed, candidates, recipe)
     assert found is not None
     return found
@@ -306,7 +306,7 @@ def test_a_training_file_that_adamw_cannot_take_is_not_kept(source: Source, tmp_
     for changes, said in (
         ({"step": None}, "KeyError: 'step'"),
         ({"exp_avg": torch.zeros(3)}, r"`exp_avg` of `.*` is \(3,\), not"),
-        ({"step": torch.tensor(500.0)}, "updates are counted as"),
+        ({"step": torch.tensor(500.0)}, "the optimizer counts"),
     ):
         moments = {
             name: {key: value for key, value in {**state, **changes}.items() if value is not None}

@@ -166,7 +166,7 @@ def test_the_command_goes_on_with_it(trained: Trained, recipe: Path, tmp_path: P
     )
     assert done.returncode == 0, done.stderr
     told = " ".join(done.stderr.split())
-    assert f"20 weights, moments, step {SAVED}" in told
+    assert f"20 weights, optimizer state, step {SAVED}" in told
     assert "reset: " in told
     after = checkpoint(tmp_path / "on", SAVED + 1).state["optimizers"]["model"]
     assert {float(state["step"]) for state in after.values()} == {SAVED + 1.0}

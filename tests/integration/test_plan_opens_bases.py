@@ -143,9 +143,9 @@ def three_tokens(root: Path) -> Path:
         (fewer_rows, "1 of another shape"),
         (nan_in_a_row, "holds NaN or infinity in 1 tensors"),
         (vocab_of_another_size, "has embeddings for 11 tokens, `model.vocab` has 3"),
-        (vocab_of_another_hash, "was trained with another vocabulary"),
+        (vocab_of_another_hash, "was trained with another vocab"),
         (named_vocab_of_another_size, "has 3 tokens"),
-        (no_new_row, "the base has a row for every symbol"),
+        (no_new_row, "the base has an embedding for every token"),
     ],
 )
 def test_the_plan_refuses_in_the_words_of_the_run(root: Path, make: Callable[[Path], list[str]], said: str) -> None:

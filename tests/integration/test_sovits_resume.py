@@ -196,4 +196,4 @@ def test_another_kind_of_optimizer_starts_afresh_and_says_so(
     name = "gpt.bert_proj.bias"
     (moments,) = [own[name] for own in checkpoint(run, STEPS + 1).state["optimizers"].values() if name in own]
     assert moments["step"] == 1
-    assert "moments (the file's are of another kind of optimizer than AdamW)" in capsys.readouterr().err
+    assert "optimizer state (the file's is of another kind of optimizer than AdamW)" in capsys.readouterr().err

@@ -70,7 +70,7 @@ def test_recordings_of_three_languages_become_files_for_the_web_tool(
     assert further.returncode == 0, further.stderr
     again = ttstrain("resume", run, "--reset-step", "train.steps=1")
     assert again.returncode == 0, again.stderr
-    assert "kept weights, moments" in " ".join(again.stderr.split())
+    assert "kept weights, optimizer state" in " ".join(again.stderr.split())
 
     reference = next(path for path in sorted(folder.rglob("*")) if path.suffix in (".wav", ".flac"))
     wav = tmp_path / "spoken.wav"

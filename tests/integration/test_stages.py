@@ -209,7 +209,7 @@ def test_later_stages_may_change_and_finished_ones_may_not(whole: Path, tmp_path
     target = [cosine(step, total=6, peak=0.3e-3) for step in range(2, 6)]
     assert [row["optim/lr/model/default"] for row in rows][6:10] == pytest.approx(target, rel=1e-12)
     other = cut_off(whole, tmp_path / "other", after=6)
-    with pytest.raises(CheckpointError, match="has finished the stages `general`"):
+    with pytest.raises(CheckpointError, match="has already finished the stages `general`"):
         resume(other, ["stages=[{name: first, steps: 4}, {name: target, steps: 4}]"])
 
 
@@ -279,8 +279,8 @@ def test_the_command_line_shows_stages_and_how_they_ended(data: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("stage", "message", "hint"),
     [
-        ("only: [txt]", "names `txt`, and no group that is trained is called so", "did you mean `text`?"),
-        ("frozen: ['*']", "stage `s` freezes every group", "name fewer"),
+        ("only: [txt]", "names `txt`, which matches no trained parameter group", "did you mean `text`?"),
+        ("frozen: ['*']", "stage `s` freezes every parameter group", "remove groups"),
         ("frozen: [discriminator/text]", "names `discriminator/text`", "`model/text`, `model/default`"),
         ("data: {speakers: [anna]}", "no clip has `anna`", "the data name none"),
         ("data: {min_s: 60}", "leaves stage `s` nothing to train on", "`min_s` lets 0 of 6 clips pass"),

@@ -133,10 +133,10 @@ def test_a_damaged_copy_of_the_vocab_is_refused(run: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["base=null"], "without a base every row is new"),
-        (["model.vocab=OLD"], "a row for every symbol"),
-        ([f"model.first_new_rows={STEPS}"], f"alone for {STEPS} steps, and the whole run has {STEPS}"),
-        (["optim.groups=[{name: text, match: ['*text_embed*'], frozen: true}]"], "but it is frozen"),
+        (["base=null"], "needs a base: without pretrained weights"),
+        (["model.vocab=OLD"], "an embedding for every token"),
+        ([f"model.first_new_rows={STEPS}"], f"is {STEPS} steps, but the whole run has only {STEPS}"),
+        (["optim.groups=[{name: text, match: ['*text_embed*'], frozen: true}]"], "but that table is frozen"),
     ],
 )
 def test_a_first_stage_that_makes_no_sense_is_refused(

@@ -68,9 +68,9 @@ def check_base(recipe: ResolvedRecipe) -> None:
             task = trained.build(recipe.model)
         fitted = task.fitted(opened)
     check_fits(task, fitted.weights, opened)
-    first = task.rows_first() if isinstance(task, AddsTokens) else None
-    if first is not None and not any(fitted.new_rows.get(table) for table in first.tables):
-        raise no_new_rows()
+    first = task.embeddings_first() if isinstance(task, AddsTokens) else None
+    if first is not None and not any(fitted.new_embeddings.get(table) for table in first.tables):
+        raise no_new_embeddings()
     check_stored_finite(fitted.weights, source=opened.source)
 
 
@@ -81,10 +81,11 @@ def check_fits(task: Task, weights: Tensors, opened: OpenedCheckpoint) -> None:
         raise explain(report, opened) or misfit(report)
 
 
-def no_new_rows() -> RecipeError:
+def no_new_embeddings() -> RecipeError:
     """Say that new rows cannot train first where there are none."""
     return RecipeError(
-        "new rows are to train first, but the base has a row for every symbol", hint="leave `model.first_new_rows` out"
+        "`model.first_new_rows` has nothing to train: the base has an embedding for every token",
+        hint="leave `model.first_new_rows` out",
     )
 
 

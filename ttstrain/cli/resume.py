@@ -23,7 +23,7 @@ def resume(
     ] = None,
     *,
     reset_step: Annotated[bool, typer.Option("--reset-step", help="Start counter and schedule again.")] = False,
-    reset_optimizer: Annotated[bool, typer.Option("--reset-optimizer", help="Drop the optimizer's moments.")] = False,
+    reset_optimizer: Annotated[bool, typer.Option("--reset-optimizer", help="Reset the optimizer state.")] = False,
     checkpoint: Annotated[
         Path | None, typer.Option("--from", parser=paths.path, help="Checkpoint to go on from.")
     ] = None,
@@ -38,8 +38,8 @@ def resume(
 ) -> None:
     """Go on with RUN exactly where its last checkpoint left it.
 
-    `--reset-step` keeps weights, average and moments, starts the counter and so the schedule again, and writes to a new
-    folder beside the run's. `KEY=VALUE` changes the recipe from here on, such as `train.steps=2000`.
+    `--reset-step` keeps weights, EMA weights and optimizer state, starts the counter and so the schedule again, and
+    writes to a new folder beside the run's. `KEY=VALUE` changes the recipe from here on, such as `train.steps=2000`.
     """
     if nproc > 1:
         from ttstrain.runs.launch import launch

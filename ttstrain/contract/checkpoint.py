@@ -24,18 +24,20 @@ class AdaptedWeights:
 
     weights: Mapping[str, Tensor | StoredTensor]
     notes: tuple[str, ...] = ()
-    new_rows: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # parameter -> rows the base knew nothing of
+    new_embeddings: Mapping[str, tuple[int, ...]] = field(
+        default_factory=dict
+    )  # embedding table -> rows of tokens that the base does not have
 
 
 class SchedulePosition(BaseModel):
-    """Where the schedule stands."""
+    """Position in the LR schedule."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
     position: int  # updates done
     total: int | None
     ended: bool
-    lr_next: float | None  # LR of the next update; the highest where groups differ
+    lr_next: float | None  # LR of the next update; the highest of all groups
     stages: tuple[tuple[str, int], ...] = ()  # those that are over, with the step after which each ended
 
 
@@ -47,7 +49,7 @@ class OptimizerGroup:
     """A parameter group as its optimizer kept it."""
 
     name: str
-    lr: float  # of its next update
+    lr: float  # LR of its next update
     weight_decay: float
     parameters: int  # number of scalars
 
@@ -59,8 +61,8 @@ class Absent:
     pattern: str  # of their names
     why: str
     hint: str  # what to do when they are needed
-    remark: str = ""  # what a person should know who looks at the file
-    to_train_only: bool = False  # nobody misses them who speaks with the net
+    remark: str = ""  # note for people who inspect the file
+    to_train_only: bool = False  # not needed for inference
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,32 +79,34 @@ class OpenedCheckpoint:
     model: str  # a published model's name, or a description
     version: str
     config: Mapping[str, Any]  # what is known of the task's `model:` section
-    unknown: tuple[str, ...]  # keys of that section which the file cannot tell, though they change what weights mean
-    weights: Mapping[str, StoredTensor]  # state-dict key -> tensor; the trained ones, else the averaged ones
-    ema: Mapping[str, StoredTensor] | None = None  # the average, under the same keys
+    unknown: tuple[str, ...]  # keys of that section that the file does not determine, though they change the model
+    weights: Mapping[str, StoredTensor]  # state-dict key -> tensor; raw weights, else EMA weights
+    ema: Mapping[str, StoredTensor] | None = None  # EMA weights, under the same keys
     ema_step: int | None = None
-    adapters: Mapping[str, StoredTensor] = field(default_factory=dict)  # what `weights` and `ema` already include
+    adapters: Mapping[str, StoredTensor] = field(default_factory=dict)  # already merged into `weights` and `ema`
     optimizer_state: Mapping[str, Mapping[str, Any]] | None = (
         None  # parameter -> its optimizer state, as torch's AdamW keeps it
     )
     groups: tuple[OptimizerGroup, ...] = ()
     schedule: SchedulePosition | None = None
     step: int | None = None
-    sources: Mapping[str, str] = field(default_factory=dict)  # key of `config` -> who says it, if not the tensors
+    sources: Mapping[str, str] = field(
+        default_factory=dict
+    )  # key of `config` -> source of its value, if not the tensors
     buffers: frozenset[str] = frozenset()  # keys of `weights` that are not parameters
-    vocab: Path | None = None  # text table that lies beside the file
+    vocab: Path | None = None  # vocab file beside it
     section: Mapping[str, Any] = field(default_factory=dict)  # our own: the complete `model:` section it was trained by
     globals: tuple[str, ...] = ()
     front_end: Mapping[str, str] = field(default_factory=dict)  # our own: `FrontEnd.versions` it was trained with
     absent: tuple[Absent, ...] = ()  # patterns that may match nothing of `weights`
     partners: tuple[Path, ...] = ()  # files that hold the rest of the same training
-    fits: frozenset[str] = frozenset()  # versions that its tensors may be of; empty where they tell nothing
-    refusal: str = ""  # why it cannot be trained from, after its name; it can still be looked at
+    fits: frozenset[str] = frozenset()  # versions that fit its tensors; empty if unknown
+    refusal: str = ""  # why it cannot be a base, continuing a sentence after its name; it can still be inspected
     beside: tuple[Path, ...] = ()  # further files that these weights were merged from
     notes: tuple[str, ...] = field(default_factory=tuple)
     guesses: tuple[
         str, ...
-    ] = ()  # notes on `unknown` for who looks at the file: a run takes those keys from its recipe
+    ] = ()  # notes on `unknown` for people who inspect the file: a run takes those keys from its recipe
 
     @property
     def title(self) -> str:
@@ -111,7 +115,7 @@ class OpenedCheckpoint:
 
     @property
     def source(self) -> str:
-        """Name it in an error: by its path, or where it is several files by their names."""
+        """Name it in an error: its path, or the names if it is several files."""
         return self.title if self.beside else str(self.path)
 
     @property
@@ -122,7 +126,7 @@ class OpenedCheckpoint:
     def check_model(self, model: Mapping[str, Any]) -> None:
         """Compare what the file says of its architecture with a `model:` section, all defaults filled in.
 
-        Raises CheckpointError that lists each difference: some would load without complaint and speak gibberish.
+        Raises CheckpointError that lists each difference: some would load without an error and generate gibberish.
         """
         differing = [
             f"{key}: {told!r} {self._source(key)}, {wanted!r} in the recipe"
@@ -130,9 +134,9 @@ class OpenedCheckpoint:
         ]
         if differing:
             raise CheckpointError(
-                f"`{self.path}` is {self.model}, another model than the recipe's:",
+                f"`{self.path}` ({self.model}) is not the model of the recipe:",
                 details=differing,
-                hint="extend the matching `models/` config, or choose another base",
+                hint="use the matching `models/` config in `extends`, or another base",
             )
 
     def _source(self, key: str) -> str:
@@ -159,7 +163,7 @@ def differences(
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """How people call a model, and which of its settings decide what its weights mean."""
+    """A model's name, and the settings that its weights depend on."""
 
     model: str
     version: str
@@ -173,7 +177,7 @@ class UpstreamFormat(Protocol):
     name: str
 
     def sniff(self, contents: Contents) -> bool:
-        """Tell by its content whether a file is of this format."""
+        """Tell from its content whether a file is of this format."""
         ...
 
     def read(self, contents: Contents) -> OpenedCheckpoint:
@@ -187,17 +191,17 @@ class UpstreamFormat(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Interpretation:
-    """One way to understand a checkpoint's tensors: settings that fit their shapes, and change what they mean."""
+    """One interpretation of a checkpoint's tensors: settings that fit their shapes, but change the model."""
 
     name: str
     model: Mapping[str, Any]  # a `model:` section, for the task's config
     settings: Mapping[str, Any]  # its keys in which interpretations differ
-    stated: bool  # whether the checkpoint, or what lies beside it, says so itself
+    stated: bool  # whether the checkpoint, or a file beside it, states these settings
 
 
 @dataclass(frozen=True, slots=True)
 class UnknownFile:
-    """A file that is no checkpoint to train from, recognised by its keys."""
+    """A file that cannot be a base, identified by its keys."""
 
-    what: str  # goes on a sentence that begins with the file's name
+    what: str  # continues a sentence that begins with the file's name
     hint: str

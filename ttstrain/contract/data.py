@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Ready(NamedTuple):
     """A feature of a recording that another trainer has computed: in a file of its own, or written in the table."""
 
-    name: str  # what the family calls it
+    name: str  # the family's name for it
     path: str = ""  # of its file
     digest: str = ""  # SHA-256 of the file, hex
     values: tuple[int, ...] = ()  # where there is no file
@@ -37,7 +37,7 @@ class Treatment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clip:
-    """One recording and what is said in it."""
+    """One recording and its transcript."""
 
     id: str
     path: Path
@@ -46,11 +46,11 @@ class Clip:
     language: str = ""
     duration_s: float  # after treatment
     sample_rate: int  # Hz, of the file
-    source: str = ""  # where it is written down, "metadata.csv:12"
+    source: str = ""  # the row it comes from, "metadata.csv:12"
     treatment: Treatment = field(default_factory=Treatment)
-    notes: tuple[str, ...] = ()  # what was repaired or looked odd
+    notes: tuple[str, ...] = ()  # codes of repairs and warnings
     digest: str = ""  # SHA-256 of the file, hex
-    tokens: tuple[str, ...] = ()  # what an upstream front end made of the text, where only that is known
+    tokens: tuple[str, ...] = ()  # an upstream front end's tokens, if the text itself is unknown
     ready: tuple[Ready, ...] = ()  # features that another trainer has computed
 
     @property
@@ -69,9 +69,9 @@ TokenKind = Literal["known", "unknown", "inserted", "split"]
 
 
 class Token(NamedTuple):
-    """One symbol as the model reads it.
+    """One token as the model reads it.
 
-    `inserted` is a space that the text does not hold, `split` such a space between two letters of one word.
+    `inserted` is a space that is not in the text, `split` such a space between two letters of one word.
     """
 
     text: str
@@ -79,18 +79,18 @@ class Token(NamedTuple):
 
 
 class FrontEnd(Protocol):
-    """Turns texts into tokens. Two front ends with equal `versions` read every text alike."""
+    """Turns texts into tokens. Two front ends with equal `versions` give the same tokens for every text."""
 
     name: str
-    versions: Mapping[str, str]  # all that decides on tokens; under `vocab` a hash of the table
+    versions: Mapping[str, str]  # versions of everything that affects tokens; under `vocab` a hash of the vocab
     vocab: Sequence[str]  # tokens in the order of their indices
     vocab_source: str
     max_unknown: float  # share of unknown tokens above which a run is refused
-    unknown_as: str  # what the model reads instead: "spaces"
+    unknown_as: str  # what unknown tokens become: "spaces"
     separator: str  # between tokens where people are shown them; not empty where tokens are no characters
 
     def tokens(self, text: str, language: str = "") -> Sequence[Token]:
-        """Read one text, in the language that its row names, if it names one."""
+        """Tokenize one text, in its row's language if it has one."""
         ...
 
 
@@ -103,7 +103,7 @@ class Remark(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ClipFinding:
-    """What is wrong with one clip, or odd about it."""
+    """An error or a warning about one clip."""
 
     clip: Clip
     action: Literal["accept", "skip"]  # `accept` only notes it
@@ -121,7 +121,7 @@ class Review:
 
 @runtime_checkable
 class Batch(Protocol):
-    """What a collated micro-batch tells the engine; the rest of its fields are the family's own."""
+    """What training reads of a collated micro-batch; other fields are the family's own."""
 
     @property
     def ids(self) -> Sequence[str]:
@@ -135,12 +135,12 @@ class Batch(Protocol):
 
     @property
     def num_frames(self) -> int:
-        """Real units of work, never padding."""
+        """Number of units without padding."""
         ...
 
     @property
     def num_padded(self) -> int:
-        """The same with padding."""
+        """Number of units with padding."""
         ...
 
     def to(self, device: torch.device) -> Self:
@@ -149,7 +149,7 @@ class Batch(Protocol):
 
 
 class AuxiliaryData(Protocol):
-    """Examples without recordings, such as text-only rows, that a family mixes among its clips."""
+    """Auxiliary examples without recordings, such as text-only rows, that are mixed into the clips' batches."""
 
     name: str  # in messages
     packed: bool  # as `TaskData.packed`
@@ -157,7 +157,7 @@ class AuxiliaryData(Protocol):
     lengths: Sequence[int]  # in the clips' units
 
     def ratio(self, progress: float) -> float:
-        """Return how many micro-batches of them go with one of clips, at a share of the run."""
+        """Return the number of auxiliary micro-batches per micro-batch of clips, at a share of the run."""
         ...
 
     def batch(self, indices: Sequence[int]) -> Batch:
@@ -169,7 +169,7 @@ class TaskData(ABC):
     """How clips become features, examples and batches. Built as `DataClass(model_config)`; must pickle to workers."""
 
     sample_rate: int  # Hz; clips reach `features` resampled to it
-    fingerprint: str  # changes whenever `features` would return something else; part of the cache key
+    fingerprint: str  # changes whenever the output of `features` changes; part of the cache key
     frames_per_s: float  # units of length per second of audio
     packed: bool = False
     """A batch's clips are laid end to end: it costs the sum of their lengths, and nothing is padded."""
@@ -178,7 +178,7 @@ class TaskData(ABC):
 
     @abstractmethod
     def features(self, wav: Tensor, clip: Clip) -> dict[str, Tensor]:
-        """Compute what is worth caching on disk from a mono waveform (t,)."""
+        """Compute the features that are cached on disk from a mono waveform (t,)."""
 
     @abstractmethod
     def length(self, clip: Clip) -> int:
@@ -186,14 +186,14 @@ class TaskData(ABC):
 
     @abstractmethod
     def example(self, clip: Clip, features: Mapping[str, Tensor]) -> Any:
-        """Add what is cheap to compute each time: token ids, speaker ids."""
+        """Add cheap features that are not cached: token ids, speaker ids."""
 
     @abstractmethod
     def collate(self, examples: Sequence[Any]) -> Batch:
         """Pad examples into one batch."""
 
     def review_features(self, clips: Sequence[Clip], read: Callable[[Clip], Mapping[str, Tensor]]) -> Review:
-        """Return what the family has to say about clips now that `read` gives their features."""
+        """Return the family's findings about clips, given their features by `read`."""
         return Review()
 
     def reference(self, features: Mapping[str, Tensor]) -> Tensor | None:
@@ -206,5 +206,5 @@ class SuppliesAuxiliaryData(Protocol):
     """A `TaskData` whose task also trains on examples without recordings."""
 
     def auxiliary(self) -> AuxiliaryData | None:
-        """Return what is mixed among the clips in training; None where the settings ask for nothing."""
+        """Return the auxiliary data of the settings; None if they name none."""
         ...

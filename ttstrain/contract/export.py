@@ -17,12 +17,12 @@ from ttstrain.recipe.schema import LoraConfig
 FOLDER = "{folder}"
 
 
-TRAINING = "training"  # in every family the format that another trainer goes on with
+TRAINING = "training"  # in every family the format that another trainer resumes from
 
 
 @dataclass(frozen=True, slots=True)
 class TrainerState:
-    """What another trainer needs to go on where a run stopped."""
+    """The state that another trainer needs to resume a run."""
 
     raw: Mapping[str, Tensor]
     ema: Mapping[str, Tensor] | None
@@ -34,13 +34,13 @@ class TrainerState:
     weight_decay: float
     betas: tuple[float, float]
     eps: float
-    notes: tuple[str, ...] = ()  # what could not be taken along
-    refused: str = ""  # why a trainer with AdamW cannot go on; "" where it can
+    notes: tuple[str, ...] = ()  # notes on state that is not exported
+    refused: str = ""  # why a trainer with AdamW cannot resume; "" if it can
 
 
 @dataclass(frozen=True, slots=True)
 class Adapters:
-    """What was trained over a base, apart from it. Tensors go by the plain keys of `Task.exported()`."""
+    """Adapters, separate from their base. Tensors go by the plain keys of `Task.exported()`."""
 
     settings: LoraConfig
     targets: tuple[str, ...]  # names of the adapted layers
@@ -50,7 +50,7 @@ class Adapters:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What is exported and where it comes from. Tensors go by the keys of `Task.exported()`."""
+    """The weights to export and their origin. Tensors go by the keys of `Task.exported()`."""
 
     checkpoint: Path
     name: str  # of the run
@@ -64,11 +64,11 @@ class Source:
     base: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)  # packages that decide what the weights mean
     training: TrainerState | None = None
-    adapters: Adapters | None = None  # what `weights` already include; None where all weights were trained
+    adapters: Adapters | None = None  # adapters that are merged into `weights`; None for a run without adapters
     others: Mapping[str, Tensor] = field(default_factory=dict)  # trained beside them, such as a discriminator
     epoch: int | None = None  # number of times that the data were gone through, rounded up
     absent: tuple[Absent, ...] = ()  # what an upstream file lacks by design
-    warnings: tuple[str, ...] = ()  # what speaks against these weights
+    warnings: tuple[str, ...] = ()  # warnings about these weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +83,12 @@ class WrittenFile:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What an exporter put into the folder."""
+    """The files that an exporter wrote."""
 
     files: Sequence[WrittenFile]
     use: Sequence[Sequence[str]]  # commands that use the files, `FOLDER` where the folder's name goes
     notes: Sequence[str] = ()
-    proven: Sequence[str] = ()  # what tools of others, each in a process of its own, were seen to compute from them
+    proven: Sequence[str] = ()  # results of checks with other tools, each in its own process
 
 
 class Exporter(Protocol):
@@ -105,5 +105,5 @@ class Exporter(Protocol):
         ...
 
     def probe(self, task: Task) -> Tensor:
-        """Return what the model computes from a fixed input; whatever decides what weights mean must show in it."""
+        """Return the model's output for a fixed input; every setting that affects the model must affect it."""
         ...

@@ -38,7 +38,7 @@ def load_reference(reference: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class TaskSpec:
-    """One thing that can be trained, and where its parts live.
+    """A task that can be trained, with references to its classes.
 
     Parts are named "module:Class" and imported when they are needed: those of torch are not for a plan.
     """
@@ -48,15 +48,17 @@ class TaskSpec:
     planner_class: str  # a `Planner`; its module imports no torch
     task_class: str  # a `Task`, built as Class(config)
     data_class: str  # a `TaskData`, built as Class(config)
-    interpretations: str = ""  # "module:function" (opened, vocab=...) -> Interpretations; none: shapes tell all
-    export_class: str = ""  # an `Exporter`, built as Class(); none: cannot be exported
+    interpretations: str = (
+        ""  # "module:function" (opened, vocab=...) -> Interpretations; "" if shapes determine the model
+    )
+    export_class: str = ""  # an `Exporter`, built as Class(); "" if it cannot be exported
 
     def read_model(self, section: Mapping[str, Any]) -> ModelConfig:
         """Check a `model:` section, and fill in its defaults. Raises pydantic's ValidationError."""
         return self.config.model_validate(section)
 
     def planner(self, config: ModelConfig) -> Planner[Any]:
-        """Return what a plan must know of a model."""
+        """Return the model's planner."""
         planner: Planner[Any] = load_reference(self.planner_class)(config)
         return planner
 
@@ -66,12 +68,12 @@ class TaskSpec:
         return task
 
     def data(self, config: ModelConfig) -> TaskData:
-        """Return what turns clips into batches."""
+        """Return the task's data: from clips to batches."""
         data: TaskData = load_reference(self.data_class)(config)
         return data
 
     def list_interpretations(self, opened: OpenedCheckpoint, *, vocab: str | None) -> Sequence[Interpretation]:
-        """List the ways to understand a checkpoint; none where the task offers no choice."""
+        """List the interpretations of a checkpoint; empty if the task has only one."""
         if not self.interpretations:
             return []
         found: Sequence[Interpretation] = load_reference(self.interpretations)(opened, vocab=vocab)

@@ -15,7 +15,7 @@ from ttstrain.recipe.schema import Recipe, RunSettings, Section
 
 
 class ModelConfig(Section):
-    """What a recipe's `model:` section may say: settings and nothing else. What follows from them is the planner's."""
+    """The settings of a recipe's `model:` section; derived values are the planner's."""
 
 
 Config = TypeVar("Config", bound=ModelConfig)
@@ -52,7 +52,7 @@ class ParameterCounts:
 
 
 class Planner(ABC, Generic[Config]):
-    """What a plan must know of a model before it is built. Made from its settings; its module imports no torch."""
+    """What a plan needs to know of a model before it is built. Made from its settings; its module imports no torch."""
 
     packed: bool = False
     """As `TaskData.packed`."""
@@ -83,7 +83,7 @@ class Planner(ABC, Generic[Config]):
         return 4
 
     def activation_bytes(self, recipe: RunSettings) -> int | None:
-        """Return the bytes, about, that a micro-batch leaves for its backward pass; None: nobody counted."""
+        """Return the approximate bytes that a micro-batch saves for its backward pass; None: not known."""
         return None
 
     def lora_targets(self) -> Sequence[str]:
@@ -91,18 +91,18 @@ class Planner(ABC, Generic[Config]):
         return ()
 
     def check_run(self, recipe: RunSettings, *, steps: int) -> None:
-        """Refuse settings that cannot go with the rest of the recipe, or with a run of so many steps.
+        """Refuse settings that contradict the rest of the recipe or the length of the run.
 
         Raises RecipeError.
         """
         return
 
     def review(self, clips: Sequence[Clip]) -> Review:
-        """Return what the family has to say about audited clips; those it leaves out are not computed."""
+        """Return the family's findings about audited clips; no features are computed for clips it leaves out."""
         return Review()
 
     def front_end(self) -> FrontEnd | None:
-        """Return what turns texts into tokens; None where the family has nothing to tell of it."""
+        """Return the text front end; None if the family reports nothing about texts."""
         return None
 
 
@@ -146,5 +146,5 @@ class MixesAuxiliaryData(Protocol):
     """A planner whose task trains on examples without recordings, too."""
 
     def auxiliary_ratio(self, progress: float) -> float:
-        """Return how many micro-batches of them go with one of clips, at a share of the run in [0, 1]."""
+        """Return the number of auxiliary micro-batches per micro-batch of clips, at a share of the run in [0, 1]."""
         ...

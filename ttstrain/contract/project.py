@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """One of a folder's checkpoints, and why it is the one."""
+    """The checkpoint chosen from a folder, and why."""
 
     path: Path
     why: str
@@ -18,7 +18,7 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class ProjectSettings:
-    """What a project decides about a run."""
+    """Recipe values that follow from a project."""
 
     values: Mapping[str, Any]  # dotted key of the recipe -> value
     origin: str  # where the values come from, for the plan
@@ -30,13 +30,13 @@ class ProjectFormat(Protocol):
     settings_file: str  # the tool and its file that `recipe` reads, for people; empty: none
 
     def choose(self, folder: Path) -> Chosen | None:
-        """Choose among the checkpoints of a project; None when the folder is none. Raises CheckpointError."""
+        """Choose among the checkpoints of a project; None if the folder is not a project. Raises CheckpointError."""
         ...
 
     def settings(self, *, task: str, data: Path | None) -> ProjectSettings | None:
-        """Return what prepared data decide; None when they are not a project's."""
+        """Return recipe values that prepared data determine; None if they are not a project's."""
         ...
 
     def recipe(self, folder: Path) -> str | None:
-        """Write a recipe, as YAML, that does sanely what a project's settings meant; None when it is no project."""
+        """Convert a project's settings to a recipe, as YAML; None if the folder is not a project."""
         ...

@@ -1,7 +1,7 @@
-"""The contract between the engine and a family: what is trained, on what, and how it is heard.
+"""The contract between training and a family: losses, evaluation and sampling.
 
-The engine owns backward, accumulation, clipping, precision, the guard, EMA and the learning rate. A task yields losses
-and never touches an optimizer. What one task may offer beyond stands in its own classes below.
+Training owns backward, accumulation, clipping, precision, the guard, EMA and the learning rate. A task yields losses
+and never touches an optimizer. Optional capabilities have classes of their own below.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ DEFAULT_OPTIMIZER = "model"
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """A mean over units of its own kind, of which a batch may hold any number: the tokens of one slot, say.
+    """A metric averaged over its own count (e.g. tokens of one codec slot) instead of `batch.weight`.
 
-    Micro-batches and ranks combine by adding `total` and `count`; a kind that was not met is not reported.
+    Micro-batches and ranks combine by adding `total` and `count`; a metric with count 0 is not reported.
     """
 
     total: Tensor  # ()
@@ -36,7 +36,7 @@ class Mean:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """One scalar to descend.
+    """One scalar loss.
 
     `value` is a mean over the `weight` units of its batch, so that micro-batches and ranks combine into the loss of
     one large batch.
@@ -46,8 +46,8 @@ class Loss:
     updates: str = DEFAULT_OPTIMIZER  # name of the optimizer this loss trains
     name: str = ""  # how the loss is logged; default: the optimizer's name
     steps: bool = True  # False while another loss of this micro-batch still adds to the same optimizer's gradient
-    metrics: Mapping[str, Tensor | Mean] = field(default_factory=dict)  # name -> (); logged, never descended
-    statistics: Mapping[str, Tensor] = field(default_factory=dict)  # sums that `Task.learn` gets, of the whole step
+    metrics: Mapping[str, Tensor | Mean] = field(default_factory=dict)  # name -> (); logged, not part of the loss
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)  # summed over the whole step for `Task.learn`
 
     @property
     def label(self) -> str:
@@ -65,15 +65,15 @@ class Audio:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What to say and, where a family clones a voice, how it should sound."""
+    """The text to generate and, for models that clone a voice, the reference."""
 
     text: str
     reference: Audio | None = None
     reference_text: str = ""
-    speaker: str = ""  # the voice's name, for models that know voices by name
+    speaker: str = ""  # the voice's name, for models with named voices
     duration_s: float | None = None  # length of the speech to make; None: the model or its rule decides
     seed: int | None = None  # None: the model's own setting
-    language: str = ""  # of the text, where it is known and the family reads languages apart
+    language: str = ""  # language of the text, if known and used by the family
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +82,14 @@ class Sample:
 
     audio: Audio
     mel: Tensor | None = None  # (n, n_mels), natural log, when the family makes one
-    vocoder: str = ""  # what turned it into sound, for people
-    num_chunks: int = 1  # pieces that a long text was spoken in
-    notes: tuple[str, ...] = ()  # what a listener should know: symbols that were not read, a prompt that was cut
-    numbers: Mapping[str, float] = field(default_factory=dict)  # name -> figure of the family's own, to be followed
+    vocoder: str = ""  # the vocoder's name, for people
+    num_chunks: int = 1  # pieces that a long text was split into
+    notes: tuple[str, ...] = ()  # notes for the user: symbols that were left out, a prompt that was cut
+    numbers: Mapping[str, float] = field(default_factory=dict)  # name -> metric of the family's own, logged
 
 
 class Task(nn.Module, ABC):
-    """What one run trains. Subclasses implement `losses` and `evaluate`; the rest has defaults."""
+    """A trainable model with its losses. Subclasses implement `losses` and `evaluate`; the rest has defaults."""
 
     def draw(self, batch: Any) -> Any:
         """Make this step's random choices that decide `batch.weight`, on the host, before any loss is computed.
@@ -117,11 +117,11 @@ class Task(nn.Module, ABC):
         """Return scalar losses of one held-out batch, each a mean over the batch's weight or over units of its own.
 
         `generator` is a CPU generator re-seeded before every evaluation: the same noise and the same times each time,
-        so that two evaluations differ only by the weights. The key `total` decides which checkpoint is best.
+        so that two evaluations differ only by the weights. The key `total` decides which checkpoint is the best.
         """
 
     def flops(self, batch: Any) -> float | None:
-        """Return the floating-point operations of one forward and backward pass over a batch; None: nobody counted.
+        """Return the floating-point operations of one forward and backward pass over a batch; None: not known.
 
         A multiplication with its addition counts as two. Padding does not count, nor does what is computed again to
         save memory, nor the gradient of a weight that is not trained.
@@ -129,29 +129,29 @@ class Task(nn.Module, ABC):
         return None
 
     def remarks(self, values: Mapping[str, float], *, step: int) -> Sequence[str]:
-        """Say what a person should know of an evaluation's values, by the names `evaluate` gives them."""
+        """Return warnings about an evaluation's values, by the names of `evaluate`."""
         return ()
 
     def fitted(self, base: OpenedCheckpoint) -> AdaptedWeights:
-        """Return a base's tensors as this task's: a table of other symbols, for instance, row by row.
+        """Adapt a base's tensors to this task, for instance token embeddings to another vocab.
 
         Raises CheckpointError where that cannot be done. `load_weights` then checks names and shapes.
         """
         return AdaptedWeights(base.weights)
 
     def exported(self) -> nn.Module:
-        """Return the module that EMA averages and `export` writes."""
+        """Return the module that EMA tracks and `export` writes."""
         return self
 
     def ready_to_speak(self) -> str:
-        """Load what speaking needs beside the weights, such as a vocoder, and say what will make the sound.
+        """Load what inference needs beside the weights, such as a vocoder, and return the vocoder's name.
 
-        Raises CheckpointError where that is missing or is another model's.
+        Raises CheckpointError if it is missing or does not fit the model.
         """
         return ""
 
     def sample(self, prompt: Prompt) -> Sample:
-        """Speak one utterance with the current weights. The caller sets eval mode and restores it.
+        """Generate one utterance with the current weights. The caller sets eval mode and restores it.
 
         Raises DataError when the prompt cannot be used, RecipeError for a task without a voice.
         """
@@ -163,25 +163,25 @@ class Task(nn.Module, ABC):
 
 @runtime_checkable
 class LearnsFromStatistics(Protocol):
-    """A task with weights that no optimizer moves, such as a codebook."""
+    """A task with weights that no optimizer updates, such as a codebook."""
 
     def learn(self, statistics: Mapping[str, Tensor]) -> None:
-        """Move them by the `statistics` of a step's losses.
+        """Update them from the `statistics` of a step's losses.
 
         Called after the optimizers have stepped, where the losses gave any: each is the sum over all micro-batches and
-        processes, so that every process moves alike. Not called for a step that the guard refuses.
+        processes, so that every process makes the same update. Not called for a step that the guard rejects.
         """
         ...
 
 
 @runtime_checkable
 class ScoresTranscripts(Protocol):
-    """A task that can tell how well a clip's text explains its recording."""
+    """A task that can score how well a clip's text explains its recording."""
 
     def score(self, batch: Any, generator: torch.Generator) -> Tensor:
         """Return a score for each clip (b,); the lower, the more suspicious the text.
 
-        Near zero where text and recording have nothing to do with each other. `generator` is a CPU generator: the same
+        Near zero when text and recording do not match. `generator` is a CPU generator: the same
         seed gives the same scores.
         """
         ...
@@ -189,17 +189,17 @@ class ScoresTranscripts(Protocol):
 
 @runtime_checkable
 class NamesVoices(Protocol):
-    """A task whose model knows voices by name; others are given a recording of the voice."""
+    """A task whose model has named voices; others need a reference recording."""
 
     @property
     def voice_names(self) -> tuple[str, ...]:
-        """The voices that the published weights know."""
+        """The voices of the published weights."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class RowsFirst:
-    """Embedding tables whose new rows train alone for the first steps of a run."""
+class EmbeddingsFirst:
+    """Embedding tables whose new embeddings train alone in the first steps of a run."""
 
     tables: tuple[str, ...]  # names of parameters
     steps: int
@@ -207,8 +207,8 @@ class RowsFirst:
 
 @runtime_checkable
 class AddsTokens(Protocol):
-    """A task that may train the embeddings of new tokens, which its base lacks, before anything else."""
+    """A task that can train the embeddings of new tokens, which its base lacks, before everything else."""
 
-    def rows_first(self) -> RowsFirst | None:
-        """Return the tables whose `AdaptedWeights.new_rows` train first; None where the settings ask for nothing."""
+    def embeddings_first(self) -> EmbeddingsFirst | None:
+        """Return the tables whose `AdaptedWeights.new_embeddings` train first; None if no embeddings train first."""
         ...

@@ -9,7 +9,7 @@ from ttstrain.modules.padding import zero_padding
 
 
 class Dropout(nn.Module):
-    """Dropout from torch's global generator. `inplace` overwrites what it is given, for results nothing else needs."""
+    """Dropout from torch's global generator. `inplace` overwrites its input."""
 
     def __init__(self, p: float, *, inplace: bool = False) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""fp32 that is fp32: encoders whose outputs are rounded to codes must not see fewer bits."""
+"""Full fp32 precision, for encoders whose outputs are quantized to codes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Leave autocast and TF32 off, and let cuDNN choose kernels that repeat themselves."""
+    """Turn autocast and TF32 off, and let cuDNN use deterministic kernels only."""
     matmul = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     try:

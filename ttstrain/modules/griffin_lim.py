@@ -1,7 +1,6 @@
-"""From a mel back to a waveform without a trained vocoder, to listen to progress.
+"""Griffin-Lim: from a mel to a waveform without a trained vocoder, for previews.
 
-Phases are guessed by the Griffin-Lim algorithm, so speech is intelligible but sounds metallic. What a real vocoder
-makes of the same mel is better.
+Phases are estimated iteratively, so speech is intelligible but sounds metallic. A trained vocoder sounds better.
 
 Legend: m mel bins, f frequency bins, n frames.
 """

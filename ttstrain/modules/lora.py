@@ -1,7 +1,7 @@
-"""Low-rank adapters over a module's linear layers: put in, given a base's weights, merged, taken out.
+"""LoRA adapters over a module's linear layers: adding, loading base weights, merging, extracting.
 
 The layers are peft's, whose parameters are called `<layer>.base_layer.weight` and `<layer>.lora_A.default.weight`.
-Wherever people or other programs read names they are plain: `<layer>.weight`, `<layer>.lora_A.weight`.
+Names shown to people or other programs are plain: `<layer>.weight`, `<layer>.lora_A.weight`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PLAIN = re.compile(
 
 
 def check_installed(config: LoraConfig | None) -> None:
-    """Raise RecipeError when adapters are wanted and peft is not there."""
+    """Raise RecipeError when adapters are requested and peft is not installed."""
     if config is not None and importlib.util.find_spec("peft") is None:
         raise RecipeError("`lora` needs peft", hint="pip install 'ttstrain[lora]'")
 
@@ -35,7 +35,7 @@ def check_installed(config: LoraConfig | None) -> None:
 def add_lora(module: nn.Module, config: LoraConfig, *, default_targets: Sequence[str] = ()) -> list[str]:
     """Adapt linear layers in place, freeze all other parameters, and return the names of the layers.
 
-    The adapters are in float32 and change nothing yet: their second matrix is zero. The first is drawn from torch's
+    The adapters are in float32 and have no effect yet: their second matrix is zero. The first is drawn from torch's
     global generator.
     Raises RecipeError when peft is missing or a pattern matches no linear layer.
     """
@@ -71,7 +71,7 @@ def adapted_layers(module: nn.Module) -> dict[str, Any]:
 
 
 def scaling_of(config: LoraConfig) -> float:
-    """Return the factor of the adapters' product."""
+    """Return the scale of the adapters' product."""
     return float(config.alpha / (config.rank**0.5 if config.rslora else config.rank))
 
 
@@ -95,7 +95,7 @@ def with_adapters(module: nn.Module, tensors: Mapping[str, Any]) -> Mapping[str,
 def set_magnitudes(module: nn.Module) -> None:
     """Set DoRA's magnitude vectors from the norms of the base weights that were loaded.
 
-    Raises CheckpointError for a layer with a row of zeros, whose direction does not exist: it would train to NaN.
+    Raises CheckpointError for a layer with an all-zero row, which would train to NaN.
     """
     for name, layer in adapted_layers(module).items():
         if MAGNITUDE not in dict(layer.named_children()) or not len(layer.lora_magnitude_vector):
@@ -103,7 +103,7 @@ def set_magnitudes(module: nn.Module) -> None:
         lengths = _lengths(_moved(layer))
         if bool((lengths == 0).any()):
             raise CheckpointError(
-                f"`lora.dora`: the base's layer `{name}` has rows of zeros, which have no direction",
+                f"`lora.dora` cannot adapt layer `{name}`: rows of its base weight are all zeros",
                 hint="leave it out of `lora.targets`, or set `lora.dora=false`",
             )
         layer.lora_magnitude_vector[ADAPTER].weight.copy_(lengths)
@@ -114,7 +114,7 @@ def set_magnitudes(module: nn.Module) -> None:
 
 @torch.no_grad()
 def merged_state_dict(module: nn.Module, *, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
-    """Return the state dict that the module would have without adapters and with their effect.
+    """Return the state dict with the adapters merged.
 
     Adapted weights are computed in float32 and returned in `dtype`, else in the base's; the module is not changed. A
     module without adapters gives its own state dict.
@@ -190,7 +190,7 @@ def _targets(config: LoraConfig, default_targets: Sequence[str]) -> Sequence[str
     if config.targets != "auto":
         return config.targets
     if not default_targets:
-        raise RecipeError("this task does not say which layers LoRA adapts", hint="list them: `lora.targets=[...]`")
+        raise RecipeError("this task has no default layers for LoRA", hint="list them: `lora.targets=[...]`")
     return default_targets
 
 

@@ -21,7 +21,7 @@ class MergedTensor(StoredTensor):
     scaling: float
 
     def read(self) -> Tensor:
-        """Read the weight and its adapter and return what they do together."""
+        """Read the weight and its adapter and return the merged weight."""
         base = StoredTensor(self.path, self.offset, self.dtype, self.shape, self.strides)
         magnitude = None if self.magnitude is None else self.magnitude.read()
         return merge(base.read(), self.down.read(), self.up.read(), scaling=self.scaling, magnitude=magnitude)

@@ -1,4 +1,4 @@
-"""How much of a module is trained."""
+"""The trained share of a module."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What moves the weights: schedules, named groups, optimizers and the average. The package itself imports no torch."""
+"""Schedules, parameter groups, optimizers and EMA. The package itself imports no torch."""

@@ -1,4 +1,4 @@
-"""An exponential moving average of a module's weights, kept beside it."""
+"""EMA: an exponential moving average of a module's weights."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class _Slot:
 
 
 class Ema:
-    """Average everything in a module's state dict; integers are copied. A `Stateful`: its state is the average.
+    """EMA of everything in a module's state dict; integers are copied. A `Stateful`: its state is the EMA weights.
 
-    The decay depends on the step alone, so a run whose step starts again also forgets faster again. Half-precision
-    weights are averaged in fp32, where a small step towards them is not lost. A parameter that is frozen when the
-    average is made costs nothing: it is its own average.
+    The decay depends only on the step, so resetting the step restarts EMA warm-up. EMA weights of half-precision
+    weights are fp32, because half precision would round small changes away. A parameter that is frozen when the EMA is
+    made takes no memory: its EMA is the parameter itself.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Ema:
         every: int,
         decay_at: Callable[[int], float] | None = None,
     ) -> None:
-        """Start from a copy of the weights. `decay_at` replaces the law of `Ema.decay_at` with another."""
+        """Start from a copy of the weights. `decay_at` replaces the formula of `Ema.decay_at`."""
         self._module = module
         self._decay = decay
         self._start_step = start_step
@@ -65,7 +65,7 @@ class Ema:
         self.reset(module)
 
     def decay_at(self, step: int) -> float:
-        """Return how much of the old average the update at `step` keeps; 0 up to `start_step`.
+        """Return the decay of the update at `step`; 0 up to `start_step`.
 
         Warms up as min(decay, (1 + n) / (10 + n)) over the n steps since then, the formula of TensorFlow's
         ExponentialMovingAverage, and is compounded over the `every` steps that an update stands for.
@@ -77,7 +77,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Move the average towards the weights after `step` finished updates; nothing between every `every` steps."""
+        """Update the EMA after `step` finished updates; does nothing unless `step` is a multiple of `every`."""
         if step > self._start_step and step % self._every:
             return
         decay = self.decay_at(step)
@@ -88,7 +88,7 @@ class Ema:
 
     @torch.no_grad()
     def reset(self, module: nn.Module) -> None:
-        """Make the average a copy of the module's weights."""
+        """Reset the EMA to a copy of the module's weights."""
         for name, slot in self._slots(module).items():
             weights = slot.tensor()
             if name in self._average:
@@ -98,7 +98,7 @@ class Ema:
 
     @torch.no_grad()
     def distance(self, module: nn.Module) -> Tensor:
-        """Return ||average - weights|| / ||weights|| over all floating-point tensors, on their device."""
+        """Return ||EMA - weights|| / ||weights|| over all floating-point tensors, on their device."""
         gaps = [next(iter(module.parameters())).new_zeros((), dtype=torch.float32)]
         sizes = []
         for name, slot in self._slots(module).items():
@@ -114,7 +114,7 @@ class Ema:
 
     @contextmanager
     def swapped_in(self, module: nn.Module) -> Iterator[None]:
-        """Run a block on the averaged weights; the module's own come back whatever happens. Do not train inside."""
+        """Run a block with EMA weights in the module; restores the raw weights afterwards. Do not train inside."""
         slots = self._slots(module)
         own = {name: slot.tensor() for name, slot in slots.items()}
         try:
@@ -126,22 +126,22 @@ class Ema:
                 slot.put(own[name])
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        """Return the live average under the module's state-dict keys; tied weights are one tensor under two names."""
+        """Return the live EMA weights by state-dict key; tied weights are one tensor under two names."""
         live = self._average | {name: slot.tensor() for name, slot in self._frozen_slots(self._module).items()}
         return {"weights": {name: live[first] for name, first in self._names.items()}}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
-        """Restore the average. Raises CheckpointError, before it changes anything, unless every tensor fits."""
+        """Restore the EMA weights. Raises CheckpointError, before it changes anything, unless every tensor fits."""
         weights: Mapping[str, Tensor] = state_dict["weights"]
         misfits = [name for name in {**self._names, **weights} if not self._fits(name, weights)]
         if misfits:
             raise CheckpointError(
-                f"the average does not fit the model: {len(misfits)} tensors differ, such as `{misfits[0]}`",
-                hint="was it saved by another model?",
+                f"the EMA weights do not fit the model: {len(misfits)} tensors differ, such as `{misfits[0]}`",
+                hint="were they saved from another model?",
             )
         with torch.no_grad():
             for name, slot in self._frozen_slots(self._module).items():
-                if not torch.equal(slot.tensor(), weights[name].to(slot.tensor())):  # frozen later than averaged
+                if not torch.equal(slot.tensor(), weights[name].to(slot.tensor())):  # frozen after the EMA was made
                     self._frozen.remove(name)
                     self._average[name] = torch.empty_like(slot.tensor(), dtype=_dtype(slot.tensor()))
             self._own_slots = self._find_slots(self._module)
@@ -152,7 +152,7 @@ class Ema:
         return name in self._shapes and name in weights and weights[name].shape == self._shapes[name]
 
     def _slots(self, module: nn.Module) -> dict[str, _Slot]:
-        """Map each tensor's first name to its place in `module`, which must be of the same making."""
+        """Map each tensor's first name to its place in `module`, which must have the same structure."""
         return self._own_slots if module is self._module else self._find_slots(module)
 
     def _find_slots(self, module: nn.Module) -> dict[str, _Slot]:

@@ -1,7 +1,7 @@
-"""Layers of the optimizer: named groups of parameters, found by pattern.
+"""Parameter groups by name pattern.
 
-Over every parameter name of the task the first rule that matches wins; what no rule matches is the group `default`. A
-pattern that matches nothing is an error, and so is a trainable parameter without exactly one optimizer.
+The first rule that matches a parameter's name wins; parameters that no rule matches are the group `default`. A pattern
+that matches nothing is an error, and so is a trainable parameter without exactly one optimizer.
 """
 
 from __future__ import annotations
@@ -15,21 +15,27 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from ttstrain.contract.task import RowsFirst
+from ttstrain.contract.task import EmbeddingsFirst
 from ttstrain.errors import RecipeError
 from ttstrain.optim.settings import READS_BETAS, OptimizerSettings, peak_lr, settings_of
 from ttstrain.recipe.schema import GroupRule, OptimConfig, Schedule
 
 DEFAULT_GROUP = "default"
-TABLES = "tables"  # name of the group of tables whose new rows train first
+TABLES = "tables"  # name of the group of embedding tables whose new embeddings train first
 FROZEN_BY_TASK = "(frozen by the task)"
-MULTIPLYING = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.Embedding, nn.EmbeddingBag)  # layers with weights
+MULTIPLYING = (
+    nn.Linear,
+    nn.Bilinear,
+    nn.modules.conv._ConvNd,
+    nn.Embedding,
+    nn.EmbeddingBag,
+)  # types of layers with weights
 _LAYER_NUMBER = re.compile(r"(?:^|\.)(\d+)(?=\.|$)")
 
 
 @dataclass(frozen=True, slots=True)
 class GradClip:
-    """Gradients that are clipped together, apart from the others of their optimizer."""
+    """A gradient norm that is clipped separately from the rest of its optimizer."""
 
     rule: str  # whose groups they are of
     max_grad_norm: float
@@ -64,13 +70,13 @@ class Group:
         return sum(parameter.numel() for parameter in self.parameters)
 
     def frozen_at(self, step: int) -> bool:
-        """Say whether the update after `step` finished ones leaves the group alone."""
+        """Tell whether the group is frozen in the update after `step` finished ones."""
         return self.frozen_range is not None and self.frozen_range[0] <= step < self.frozen_range[1]
 
 
 @dataclass(frozen=True, slots=True)
 class FrozenGroup:
-    """Parameters that are never trained, and by whose word."""
+    """Frozen parameters and which rule froze them."""
 
     optimizer: str
     name: str  # the rule's, or `FROZEN_BY_TASK`
@@ -80,7 +86,7 @@ class FrozenGroup:
 
 @dataclass(frozen=True, slots=True)
 class GroupTable:
-    """Every parameter of a task, sorted into what trains it."""
+    """Every parameter of a task, sorted into groups."""
 
     groups: tuple[Group, ...]
     frozen_groups: tuple[FrozenGroup, ...]
@@ -95,7 +101,7 @@ class GroupTable:
 
 @dataclass(frozen=True, slots=True)
 class GroupRow:
-    """A line of the table that a user is shown."""
+    """A row of the table of groups that a user sees."""
 
     group: str
     optimizer: str
@@ -114,7 +120,7 @@ class _Found:
     parameter: nn.Parameter
     optimizer: str
     rule: GroupRule | None
-    is_vector: bool  # a norm, a bias or another gain: `decay_norms_and_biases` is about it
+    is_vector: bool  # a norm, a bias or another gain: covered by `decay_norms_and_biases`
 
 
 def build_groups(
@@ -122,14 +128,14 @@ def build_groups(
     named_parameters: Iterable[tuple[str, nn.Parameter]],
     optim: OptimConfig,
     *,
-    rows_first: RowsFirst | None = None,
+    embeddings_first: EmbeddingsFirst | None = None,
 ) -> GroupTable:
     """Sort every parameter of a task into named groups.
 
     `modules` maps each optimizer to the module it owns, `named_parameters` are the whole task's. Parameters of rules
-    that say `frozen: true` get `requires_grad = False`. The tables of `rows_first` get groups of their own, and all
-    others are frozen for its steps. Raises RecipeError for rules that match nothing or train
-    nothing, ValueError when the task's optimizers overlap or leave a trainable parameter out.
+    that say `frozen: true` get `requires_grad = False`. The tables of `embeddings_first` get groups of their own, and
+    all others are frozen for its steps. Raises RecipeError for rules that match nothing or train nothing, ValueError
+    when the task's optimizers overlap or leave a trainable parameter out.
     """
     _check_optimizer_names(optim, modules)
     named = dict(named_parameters)
@@ -154,7 +160,7 @@ def build_groups(
         own = [item for item in trainable if item.optimizer == optimizer]
         if not own:
             raise RecipeError(
-                f"optimizer `{optimizer}` has nothing to train", hint="look at `frozen:` in `optim.groups`"
+                f"optimizer `{optimizer}` has no parameter to train", hint="check `frozen` in `optim.groups`"
             )
         for rule in (*optim.groups, None):
             members = [item for item in own if item.rule is rule]
@@ -162,11 +168,11 @@ def build_groups(
             if twice := {part.key for part in parts} & {group.key for group in groups}:
                 raise RecipeError(
                     f"`optim.groups`: two groups are called `{min(twice)}`",
-                    hint="rename one: layers are `<name>.<layer>`",
+                    hint="rename one: groups of `layer_decay` are called `<name>.<layer>`",
                 )
             groups += parts
-    if rows_first is not None:
-        groups = _rows_apart(groups, rows_first)
+    if embeddings_first is not None:
+        groups = _rows_apart(groups, embeddings_first)
     embeddings = {id(part.weight) for root in modules.values() for part in root.modules() if _is_table(part)}
     return GroupTable(
         groups=tuple(groups),
@@ -245,7 +251,7 @@ def _match_rules(names: Sequence[str], rules: Sequence[GroupRule]) -> dict[str, 
         if count > 1 or name == DEFAULT_GROUP:
             raise RecipeError(
                 f"`optim.groups`: the name `{name}` is {'given twice' if count > 1 else 'taken'}",
-                hint=f"`{DEFAULT_GROUP}` is what no rule matches; set it with `optim.lr` and `optim.weight_decay`"
+                hint=f"`{DEFAULT_GROUP}` holds all other parameters; set it with `optim.lr` and `optim.weight_decay`"
                 if name == DEFAULT_GROUP
                 else "put all patterns of one group into its `match`",
             )
@@ -266,7 +272,7 @@ def _match_rules(names: Sequence[str], rules: Sequence[GroupRule]) -> dict[str, 
         if not hits:
             raise RecipeError(
                 f"`optim.groups`: rules before it take every parameter of group `{rule.name}`",
-                hint="the first rule that matches wins: put the more special rule first",
+                hint="the first rule that matches wins: put the more specific rule first",
             )
     return matched
 
@@ -281,7 +287,7 @@ def _near(pattern: str, names: Sequence[str]) -> str:
 
 
 def _tails(name: str) -> list[str]:
-    """Every run of path components: a pattern may mean any of them."""
+    """Return every run of path components: a pattern may match any of them."""
     parts = name.split(".")
     return [".".join(parts[i:j]) for i in range(len(parts)) for j in range(i + 1, len(parts) + 1)]
 
@@ -299,7 +305,7 @@ def _check_rules_train(
 
 
 def _is_vector(parameter: nn.Parameter, matrices: Collection[int]) -> bool:
-    """Tell a gain or an offset for each channel, of whatever shape, from a layer's weights, which may be a single row.
+    """Tell whether a parameter is a gain or offset per channel, of any shape, and not a layer's weight matrix.
 
     GRN's gains are (1, 1, c), those of weight normalisation (c, 1, 1).
     """
@@ -326,7 +332,7 @@ def _groups_of(
         return []
     if rule is not None and rule.betas is not None and settings.kind not in READS_BETAS:
         raise RecipeError(
-            f"`optim.groups`: `betas` of group `{rule.name}` are not read by `{settings.kind}`",
+            f"`optim.groups`: group `{rule.name}` sets `betas`, which `{settings.kind}` does not have",
             hint="drop them, or choose another optimizer",
         )
     frozen_range = None if rule is None or isinstance(rule.frozen, bool) else rule.frozen
@@ -358,8 +364,8 @@ def _groups_of(
     return groups
 
 
-def _rows_apart(groups: Sequence[Group], first: RowsFirst) -> list[Group]:
-    """Put the tables whose rows train first into groups of their own, and freeze the rest until they have."""
+def _rows_apart(groups: Sequence[Group], first: EmbeddingsFirst) -> list[Group]:
+    """Put the tables whose new embeddings train first into groups of their own; freeze all other groups until then."""
     apart: list[Group] = []
     for group in groups:
         named = list(zip(group.names, group.parameters, strict=True))
@@ -377,8 +383,8 @@ def _rows_apart(groups: Sequence[Group], first: RowsFirst) -> list[Group]:
     found = {name for group in apart for name in group.names}
     if missing := [table for table in first.tables if table not in found]:
         raise RecipeError(
-            f"the new rows of `{missing[0]}` are to train first, but it is frozen",
-            hint="drop the rule or the adapters that freeze it, or `first_new_rows`",
+            f"`model.first_new_rows` trains new embeddings of `{missing[0]}`, but that table is frozen",
+            hint="remove the rule or the adapters that freeze it, or `first_new_rows`",
         )
     return apart
 
@@ -387,14 +393,14 @@ def _frozen_until(steps: int, group: Group) -> tuple[int, int]:
     begin, end = group.frozen_range or (0, 0)
     if begin > steps:
         raise RecipeError(
-            f"group `{group.name}` is frozen in steps [{begin}, {end}) and, while new rows train, in [0, {steps})",
-            hint="let one begin where the other ends",
+            f"group `{group.name}` is frozen in steps [{begin}, {end}) and by `model.first_new_rows` in [0, {steps})",
+            hint="a group can be frozen in one range of steps only: make the two ranges overlap or meet",
         )
     return 0, max(end, steps)
 
 
 def _asks_for_decay_of_vectors(rule: GroupRule | None, members: Sequence[_Found]) -> bool:
-    """A rule over nothing but norms and biases that sets a weight decay means them."""
+    """Tell whether a rule sets a weight decay and matches only norms and biases: then it is meant for these."""
     if rule is None or rule.weight_decay is None:
         return False
     return all(item.is_vector for item in members)
@@ -419,8 +425,8 @@ def _layers(rule: GroupRule | None, members: Sequence[_Found]) -> list[tuple[str
             layers.setdefault(int(number[1]), []).append(item)
     if not layers:
         raise RecipeError(
-            f"`optim.groups`: `layer_decay` of group `{rule.name}` finds no layers",
-            hint=f"layers are counted by the first number in a name, and `{members[0].name}` has none",
+            f"`optim.groups`: group `{rule.name}` sets `layer_decay`, but its parameters have no layer number",
+            hint=f"a layer is the first number in a name, and `{members[0].name}` has none",
         )
     last = max(layers)
     numbered = [(f"{rule.name}.{layer}", rule.layer_decay ** (last - layer), layers[layer]) for layer in sorted(layers)]

@@ -31,14 +31,14 @@ class Part:
     groups: tuple[Group, ...]
     state_keys: frozenset[str]  # what each parameter has once it has stepped; all but `step` have its shape
     optional_keys: frozenset[str] = frozenset()
-    apart: bool = False  # a parameter's update depends on no other parameter's
-    schedule_free: bool = False  # holds other weights while it trains than it stands for
+    apart: bool = False  # updates of parameters are independent of each other
+    schedule_free: bool = False  # the weights it trains differ from those it is evaluated with
 
 
 def make(groups: Sequence[Group], settings: OptimizerSettings, *, embeddings: frozenset[str], seed: int) -> list[Part]:
-    """Build what trains these groups: one torch optimizer, or for `muon` two.
+    """Build the optimizer of these groups: one of torch's, or for `muon` two.
 
-    `embeddings` are the names of look-up tables, which `muon` leaves to AdamW; `seed` is that of all chance in updates.
+    `embeddings` are the names of embedding tables, which `muon` leaves to AdamW; `seed` is that of stochastic rounding.
     Raises RecipeError when the kind needs a package that is not installed.
     """
     if settings.kind == "muon" and not _in_half_precision(groups):
@@ -56,8 +56,8 @@ def make(groups: Sequence[Group], settings: OptimizerSettings, *, embeddings: fr
     }
     if _in_half_precision(groups):
         raise RecipeError(
-            f"`{settings.kind}` would lose most updates of bf16 weights: they are smaller than bf16's steps",
-            hint="use `optim.kind=adamw`, which rounds them stochastically, or fp32 weights",
+            f"`{settings.kind}` does not work with bf16 weights: rounding to bf16 would drop most updates",
+            hint="use `optim.kind=adamw`, which rounds stochastically, or fp32 weights",
         )
     return [builders[settings.kind](groups, settings)]
 
@@ -143,7 +143,7 @@ def _schedule_free(groups: Sequence[Group], settings: OptimizerSettings) -> Part
     """Defazio et al., The Road Less Scheduled (arXiv 2405.15682), from its authors' package."""
     package = _optional("schedulefree", kind="schedule_free_adamw", install="schedulefree")
     optimizer = package.AdamWScheduleFree(_param_groups(groups, betas=True), lr=settings.lr, eps=settings.eps)
-    optimizer.train()  # until `Optimizers.evaluating` says otherwise
+    optimizer.train()  # until `Optimizers.evaluating` switches to evaluation
     return Part(
         optimizer,
         tuple(groups),
@@ -154,14 +154,14 @@ def _schedule_free(groups: Sequence[Group], settings: OptimizerSettings) -> Part
 
 
 def check_never_frozen(groups: Sequence[Group], stages: Sequence[Stage]) -> None:
-    """Refuse groups that some steps freeze, of an optimizer that counts steps for a group as a whole."""
+    """Refuse groups that are frozen in some steps, for an optimizer that counts steps per group."""
     for group in groups:
         frozen = ["a range of frozen steps"] if group.frozen_range is not None else []
         frozen += [f"a stage that freezes it (`{stage.name}`)" for stage in stages if not stage.trains(group)]
         if frozen:
             raise RecipeError(
                 f"`schedule_free_adamw` cannot train group `{group.name}` with {frozen[0]}",
-                hint="it counts steps for a group as a whole; use `adamw`, or `frozen: true`",
+                hint="it counts steps per group, not per parameter; use `adamw`, or `frozen: true`",
             )
 
 

@@ -1,4 +1,4 @@
-"""How far an update moves the weights, measured with room for a copy of a few of them at a time."""
+"""Measures the relative size of an update, with a copy of only a few weights at a time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SMALLEST_NORM = 1e-12  # weights that start at zero have a finite, if senseless
 
 @dataclass(slots=True)
 class Moves:
-    """Norms of tensors before an update, and of what it changed, by group."""
+    """Norms of weights before an update, and of the change, by group."""
 
     weights: dict[str, list[Tensor]] = field(default_factory=dict)
     changes: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -52,20 +52,20 @@ def measure_in_pieces(part: Part, moves: Moves) -> None:
 
 
 def copied(parameters: Sequence[Tensor]) -> list[Tensor]:
-    """Return what parameters hold now."""
+    """Return copies of parameters."""
     return [parameter.detach().clone() for parameter in parameters]
 
 
 @torch.no_grad()
 def compare(before: list[Tensor], parameters: Sequence[Tensor], moves: Moves, *, group: str) -> None:
-    """Add the norms of what parameters were and of what has become of them; overwrites `before`."""
+    """Add the norms of the old weights and of the change; overwrites `before`."""
     moves.weights.setdefault(group, []).extend(torch._foreach_norm(before))
     torch._foreach_sub_(before, list(parameters))
     moves.changes.setdefault(group, []).extend(torch._foreach_norm(before))
 
 
 def _pieces(torch_group: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Cut one of torch's parameter groups, and the names in it, into such of at most `PIECE_BYTES` or one parameter."""
+    """Cut one of torch's parameter groups, and its names, into pieces of at most `PIECE_BYTES` or one parameter."""
     parameters: list[Tensor] = torch_group["params"]
     start = size = 0
     for end, parameter in enumerate(parameters):

@@ -1,4 +1,4 @@
-"""The optimizers of a run, by name: LR in, gradients measured and clipped, weights moved, moments kept.
+"""The optimizers of a run, by name: sets LRs, measures and clips gradients, updates weights, keeps optimizer state.
 
 The LR is written into the parameter groups right before the update and read back from there; it is never stored.
 """
@@ -20,11 +20,11 @@ from ttstrain.errors import CheckpointError
 from ttstrain.optim.groups import GradClip, Group, GroupTable
 from ttstrain.optim.kinds import SCHEDULE_FREE_SCALARS, Part, check_never_frozen, make
 from ttstrain.optim.measured import Moves, measure_in_pieces, measure_whole
-from ttstrain.optim.new_rows import NewRows
+from ttstrain.optim.new_embeddings import NewEmbeddings
 from ttstrain.optim.stages import Curriculum, Stage, check_groups
 
 _NORM_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
-_RESET_HINT = "go on with fresh moments: `ttstrain resume --reset-optimizer`"
+_RESET_HINT = "resume with fresh optimizer state: `ttstrain resume --reset-optimizer`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,9 @@ class _Optimizer:
     parts: list[Part]
     max_grad_norm: float | None  # of the groups without a clip of their own
     clips: dict[str, GradClip]  # group -> its own
-    names: dict[str, tuple[nn.Parameter, Part]]  # parameter's name -> what it is and what steps it
+    names: dict[str, tuple[nn.Parameter, Part]]  # parameter's name -> the parameter and its torch optimizer
     groups: dict[str, list[nn.Parameter]]  # group -> its parameters, with and without weight decay
-    frozen: frozenset[str] = frozenset()  # groups that this update leaves alone
+    frozen: frozenset[str] = frozenset()  # groups that are frozen in this update
     waiting: dict[str, list[str]] = field(default_factory=dict)  # group -> names of what had no gradient so far
     updates: Counter[str] = field(default_factory=Counter)  # of groups that hold such parameters
 
@@ -79,7 +79,7 @@ class _Optimizer:
 
 
 class Optimizers:
-    """All optimizers of a run. A `Stateful`: its state is the moments, by parameter name."""
+    """All optimizers of a run. A `Stateful`: its state is the optimizer state, by parameter name."""
 
     def __init__(
         self,
@@ -87,11 +87,11 @@ class Optimizers:
         parts: Mapping[str, list[Part]],
         *,
         curriculum: Curriculum,
-        new_rows: NewRows | None = None,
+        new_embeddings: NewEmbeddings | None = None,
     ) -> None:
         self.table = table
-        self.new_rows = new_rows
-        self._new_rows_alone = False
+        self.new_embeddings = new_embeddings
+        self._new_embeddings_alone = False
         self.curriculum = curriculum
         self._optimizers = {name: _index(own, table.settings[name].max_grad_norm) for name, own in parts.items()}
         self.set_lr(0)
@@ -104,15 +104,15 @@ class Optimizers:
         total_steps: int,
         steps_per_epoch: float,
         seed: int = 0,
-        new_rows: NewRows | None = None,
+        new_embeddings: NewEmbeddings | None = None,
     ) -> Self:
         """Build every optimizer of the table for a run of one part. The parameters must be on their device already."""
         whole = Curriculum([Stage("", steps=total_steps, steps_per_epoch=steps_per_epoch)])
-        return cls.build_staged(table, curriculum=whole, seed=seed, new_rows=new_rows)
+        return cls.build_staged(table, curriculum=whole, seed=seed, new_embeddings=new_embeddings)
 
     @classmethod
     def build_staged(
-        cls, table: GroupTable, *, curriculum: Curriculum, seed: int, new_rows: NewRows | None = None
+        cls, table: GroupTable, *, curriculum: Curriculum, seed: int, new_embeddings: NewEmbeddings | None = None
     ) -> Self:
         """Build every optimizer of the table; which groups train, and at which LR, also depends on the stage.
 
@@ -132,7 +132,7 @@ class Optimizers:
         for part in chain.from_iterable(parts.values()):
             if part.schedule_free:
                 check_never_frozen(part.groups, curriculum.stages)
-        return cls(table, parts, curriculum=curriculum, new_rows=new_rows)
+        return cls(table, parts, curriculum=curriculum, new_embeddings=new_embeddings)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -152,18 +152,18 @@ class Optimizers:
             optimizer.frozen = frozenset(
                 group.name for group, _ in optimizer.torch_groups() if self._is_frozen(group, step)
             )
-        if self.new_rows is not None:
-            self._enter_stage(self.new_rows, step)
+        if self.new_embeddings is not None:
+            self._enter_stage(self.new_embeddings, step)
         return lrs
 
-    def _enter_stage(self, new_rows: NewRows, step: int) -> None:
-        self._new_rows_alone = step < new_rows.steps
-        if not self._new_rows_alone and not new_rows.over:
+    def _enter_stage(self, new_embeddings: NewEmbeddings, step: int) -> None:
+        self._new_embeddings_alone = step < new_embeddings.steps
+        if not self._new_embeddings_alone and not new_embeddings.over:
             for optimizer in self._optimizers.values():
                 for parameter, part in optimizer.names.values():
-                    if any(parameter is table for table in new_rows.tables.values()):
+                    if any(parameter is table for table in new_embeddings.tables.values()):
                         part.optimizer.state.pop(parameter, None)
-        new_rows.over = not self._new_rows_alone
+        new_embeddings.over = not self._new_embeddings_alone
 
     def lr_of(self, group: Group, step: int, *, factor: float = 1.0) -> float:
         """Return a group's LR for the update after `step` finished ones; 0 while it is frozen."""
@@ -189,9 +189,9 @@ class Optimizers:
         return list(chain.from_iterable(self._optimizers[name].live.values()))
 
     def mask(self) -> None:
-        """Drop gradients of rows that this update leaves alone; before they are measured, after they are summed."""
-        if self._new_rows_alone and self.new_rows is not None:
-            self.new_rows.mask_gradients()
+        """Zero the gradients of old embeddings while only new ones train; call after summing and before measuring."""
+        if self._new_embeddings_alone and self.new_embeddings is not None:
+            self.new_embeddings.mask_gradients()
 
     def norms(self, name: str) -> GradNorms:
         """Measure the gradients of this update's parameters, each once, without waiting for the device."""
@@ -218,8 +218,8 @@ class Optimizers:
         """Scale the gradients down to the optimizer's `max_grad_norm`, those of groups that have one of their own to
         that; return the total norm of all before.
 
-        `norms` saves measuring them again. A norm that is not finite spoils the gradients that are clipped with it:
-        judge the total before `step`.
+        `norms` saves measuring them again. A norm that is not finite makes the clipped gradients non-finite:
+        check the total before `step`.
         """
         optimizer = self._optimizers[name]
         norms = self.norms(name) if norms is None else norms
@@ -236,24 +236,24 @@ class Optimizers:
         return norms.total
 
     def step(self, name: str) -> None:
-        """Update the weights. Frozen groups keep weights and moments, whatever gradient they hold, and so do old rows
-        while only new ones train.
+        """Update the weights. Frozen groups keep weights and optimizer state, whatever their gradients, and so do old
+        embeddings while only new ones train.
         """
         optimizer = self._optimizers[name]
         _drop_frozen(optimizer)
         optimizer.look_for_gradients()
-        alone = self.new_rows if self._new_rows_alone else None
+        alone = self.new_embeddings if self._new_embeddings_alone else None
         with nullcontext() if alone is None else alone.old_rows_kept():
             for part in optimizer.parts:
                 part.optimizer.step()
 
     def measured_step(self, name: str) -> dict[str, Tensor]:
-        """Do as `step`; return group -> norm of the change over norm of the weights before.
+        """Like `step`, but return group -> norm of the change over norm of the weights before.
 
-        Costs a copy of weights: of all where parameters are not updated apart from each other, else of a few at a time.
+        Copies weights: all of them if updates depend on each other, else a few at a time.
         """
         optimizer, moves = self._optimizers[name], Moves()
-        if self._new_rows_alone or not all(part.apart for part in optimizer.parts):
+        if self._new_embeddings_alone or not all(part.apart for part in optimizer.parts):
             measure_whole(optimizer.groups, lambda: self.step(name), moves)
             return moves.ratios()
         _drop_frozen(optimizer)
@@ -280,7 +280,7 @@ class Optimizers:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Put the weights that schedule-free optimizers stand for into the model; others have theirs there already."""
+        """Put schedule-free optimizers' evaluation weights into the model; does nothing for other optimizers."""
         parts = [part for own in self._optimizers.values() for part in own.parts if part.schedule_free]
         before = [[(p, p.detach().clone()) for group in part.groups for p in group.parameters] for part in parts]
         for part in parts:
@@ -292,37 +292,37 @@ class Optimizers:
             with torch.no_grad():
                 for part, saved in zip(parts, before, strict=True):
                     for parameter, weights in saved:
-                        parameter.copy_(weights)  # the package's own way back rounds
+                        parameter.copy_(weights)  # switching back as the package does would round
                     for torch_group in part.optimizer.param_groups:
                         torch_group["train_mode"] = True
 
     # ------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """Return optimizer -> parameter's name -> its moments, live; empty for what has not stepped yet."""
+        """Return optimizer -> parameter's name -> its live optimizer state; empty before its first step."""
         return {
             name: {key: _state_of(parameter, part) for key, (parameter, part) in optimizer.names.items()}
             for name, optimizer in self._optimizers.items()
         }
 
     def misfit(self, state_dict: Mapping[str, Any], /) -> str | None:
-        """Say which moments are another kind of optimizer's; None where all are this run's."""
+        """Return why optimizer state is of another kind of optimizer; None if all of it fits this run's."""
         for name, optimizer in self._optimizers.items():
             for key, (_, part) in optimizer.names.items():
                 saved = set(state_dict[name][key])
                 if saved and not part.state_keys <= saved <= part.state_keys | part.optional_keys:
                     kind = type(part.optimizer).__name__
-                    return f"the file's are of another kind of optimizer than {kind}"
+                    return f"the file's is of another kind of optimizer than {kind}"
         return None
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
-        """Restore the moments. LR, weight decay and betas stay the plan's.
+        """Restore the optimizer state. LR, weight decay and betas stay the plan's.
 
         Raises CheckpointError, before it changes anything, when the parameters or the kind of optimizer differ.
         """
-        _same_names("optimizers", state_dict, self._optimizers)
+        _same_names("set of optimizers", state_dict, self._optimizers)
         for name, optimizer in self._optimizers.items():
-            _same_names(f"moments of optimizer `{name}`", state_dict[name], optimizer.names)
+            _same_names(f"optimizer state of `{name}`", state_dict[name], optimizer.names)
             for key, (parameter, part) in optimizer.names.items():
                 _check(key, state_dict[name][key], parameter, part)
         for name, optimizer in self._optimizers.items():
@@ -348,7 +348,7 @@ def _index(parts: list[Part], max_grad_norm: float | None) -> _Optimizer:
 
 
 def _drop_frozen(optimizer: _Optimizer) -> None:
-    """Take the gradients of frozen groups away, so that nothing moves them."""
+    """Remove the gradients of frozen groups, so that no optimizer updates them."""
     for group in optimizer.frozen:
         for parameter in optimizer.groups[group]:
             parameter.grad = None
@@ -371,7 +371,7 @@ def _same_names(what: str, saved: Mapping[str, Any], wanted: Mapping[str, Any]) 
     if missing or unexpected:
         parts = {"missing": missing, "unexpected": unexpected}
         found = [f"{len(keys)} {word}, such as `{keys[0]}`" for word, keys in parts.items() if keys]
-        raise CheckpointError(f"the {what} do not fit this run: {'; '.join(found)}", hint=_RESET_HINT)
+        raise CheckpointError(f"the {what} does not fit this run: {'; '.join(found)}", hint=_RESET_HINT)
 
 
 def _check(name: str, saved: Mapping[str, Any], parameter: nn.Parameter, part: Part) -> None:
@@ -379,7 +379,7 @@ def _check(name: str, saved: Mapping[str, Any], parameter: nn.Parameter, part: P
         return
     if not part.state_keys <= set(saved) <= part.state_keys | part.optional_keys:
         raise CheckpointError(
-            f"the moments of `{name}` are {', '.join(sorted(saved))}, but {type(part.optimizer).__name__} keeps "
+            f"the saved state of `{name}` is {', '.join(sorted(saved))}, but {type(part.optimizer).__name__} keeps "
             f"{', '.join(sorted(part.state_keys)) or 'none'}",
             hint=_RESET_HINT,
         )
@@ -392,7 +392,7 @@ def _check(name: str, saved: Mapping[str, Any], parameter: nn.Parameter, part: P
 
 
 def _reset_scalars(part: Part) -> None:
-    """Forget what a schedule-free optimizer counts for its groups: a state from before the first step has none."""
+    """Reset a schedule-free optimizer's per-group counters, which a state from before the first step lacks."""
     if part.schedule_free:
         for torch_group in part.optimizer.param_groups:
             torch_group.update({key: part.optimizer.defaults[key] for key in SCHEDULE_FREE_SCALARS})

@@ -1,4 +1,4 @@
-"""AdamW for bf16 weights that keeps what nearest rounding would lose."""
+"""AdamW for bf16 weights, with stochastic rounding."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _KEPT_BITS = -(1 << 16)  # of a float32, those that bf16 has
 
 
 class RoundedAdamW(torch.optim.Optimizer):
-    """AdamW computed in fp32, with fp32 moments, whose bf16 weights are rounded up or down by chance.
+    """AdamW computed in fp32, with fp32 optimizer state, that rounds bf16 weights stochastically.
 
     A bf16 number has 8 significant bits, so that most updates at a small LR are less than half a step and nearest
     rounding drops them. Rounding up with the probability of the remainder keeps them on average (Gupta et al.,
     arXiv 1502.02551). Weights in fp32 are updated exactly.
 
-    Chance comes from `seed`, a parameter's name and its count of updates, and from nothing else: the processes of a run
-    round alike and so keep the same weights, and a resumed run rounds as the run that went on.
+    The random numbers depend only on `seed`, the parameter's name and its count of updates: all processes of a run
+    round equally and keep the same weights, and a resumed run rounds like an uninterrupted one.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], *, eps: float, seed: int) -> None:

@@ -84,7 +84,7 @@ def curve(
 
 
 def _check_fit(schedule: Schedule, *, warmup: int, total: int, base_lr: float) -> None:
-    """Refuse what could only be a mistake, at every step alike."""
+    """Refuse schedules that cannot be intended."""
     if isinstance(schedule, CosineRestarts) and schedule.eta_min > base_lr:
         raise RecipeError(
             f"`eta_min` {schedule.eta_min:g} of schedule `cosine_restarts` is above the group's peak LR {base_lr:g}",

@@ -41,7 +41,7 @@ def settings_of(optim: OptimConfig, optimizer: str) -> OptimizerSettings:
         if getattr(own, key) is not None and kind not in kinds:
             raise RecipeError(
                 f"`optim.optimizers.{optimizer}.{key}` is not read by `{kind}`",
-                hint=f"it is by {', '.join(sorted(kinds))}",
+                hint=f"it is a setting of {', '.join(sorted(kinds))}",
             )
     return OptimizerSettings(
         kind=kind,

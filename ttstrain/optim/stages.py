@@ -32,7 +32,7 @@ class Stage:
     early_stop: EarlyStop | None = None
 
     def trains(self, group: ParameterGroup) -> bool:
-        """Tell whether the stage lets a group learn."""
+        """Tell whether the stage trains a group."""
         if self.only:
             return any(matches(pattern, group) for pattern in self.only)
         return not any(matches(pattern, group) for pattern in self.frozen)
@@ -54,7 +54,7 @@ class Stage:
         return warmup_length(self.schedule_of(group), self.steps)
 
     def lr_of(self, group: ParameterGroup, position: int) -> float:
-        """Return the group's LR after `position` updates of this stage; 0 where it does not learn."""
+        """Return the group's LR after `position` updates of this stage; 0 if it is frozen."""
         if not self.trains(group):
             return 0.0
         return lr_at(
@@ -67,14 +67,14 @@ class Stage:
 
 
 class ParameterGroup(Protocol):
-    """What a stage must know of a group, planned or live."""
+    """What a stage reads of a parameter group, planned or live."""
 
     @property
     def optimizer(self) -> str: ...
 
     @property
     def rule(self) -> str:
-        """The name of the rule in `optim.groups`, or of the group of what no rule matches."""
+        """The name of its rule in `optim.groups`, or `default`."""
         ...
 
     @property
@@ -86,7 +86,7 @@ class ParameterGroup(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a step lies."""
+    """The stage of a step."""
 
     index: int
     stage: Stage
@@ -99,7 +99,7 @@ class Place:
 
 
 class Curriculum:
-    """The stages of a run and where those that are over ended. A `Stateful`."""
+    """The stages of a run, and the steps at which finished ones ended. A `Stateful`."""
 
     def __init__(self, stages: Sequence[Stage], *, ended: Sequence[int] = ()) -> None:
         self.stages = tuple(stages)
@@ -142,12 +142,12 @@ class Curriculum:
         return place.stage.lr_of(group, step - place.start)
 
     def end_stage(self, step: int) -> Place:
-        """Let the running stage end after `step` updates, and return the next one."""
+        """End the running stage after `step` updates, and return the next one."""
         self._ended.append(step)
         return self.current
 
     def catch_up(self, step: int) -> None:
-        """End the stages that are complete after `step` updates, for a run that goes on where stages were added."""
+        """End the stages that are complete after `step` updates, for a resumed run with added stages."""
         while not self.is_last and step >= self.current.end:
             self.end_stage(self.current.end)
 
@@ -170,9 +170,9 @@ def steps_of(stages: Sequence[Stage], ended: Iterable[Sequence[Any]]) -> list[in
     names = [stage.name for stage in stages]
     if [name for name, _ in over] != names[: len(over)] or len(over) >= max(len(names), 1):
         raise CheckpointError(
-            f"the run has finished the stages {', '.join(f'`{name}`' for name, _ in over)}, and the recipe's are "
-            f"{', '.join(f'`{name}`' for name in names)}",
-            hint="keep finished stages as they were and one more at least; later ones may change",
+            f"the run has already finished the stages {', '.join(f'`{name}`' for name, _ in over)}, but the recipe's "
+            f"stages are {', '.join(f'`{name}`' for name in names)}",
+            hint="keep the finished stages unchanged, with at least one after them; later stages may change",
         )
     return [step for _, step in over]
 
@@ -187,7 +187,7 @@ def matches(pattern: str, group: ParameterGroup) -> bool:
 
 
 def check_groups(stages: Sequence[Stage], groups: Sequence[ParameterGroup]) -> None:
-    """Refuse stages that name groups which are not there, or that train nothing; `groups` are all but the frozen."""
+    """Refuse stages that name unknown groups or train nothing; `groups` are all that are not frozen for good."""
     for index, stage in enumerate(stages):
         for key, patterns in (
             ("frozen", stage.frozen),
@@ -197,14 +197,14 @@ def check_groups(stages: Sequence[Stage], groups: Sequence[ParameterGroup]) -> N
             for pattern in patterns:
                 if not any(matches(pattern, group) for group in groups):
                     raise RecipeError(
-                        f"`stages.{index}.{key}`: stage `{stage.name}` names `{pattern}`, and no group that is trained "
-                        "is called so",
+                        f"`stages.{index}.{key}`: stage `{stage.name}` names `{pattern}`, which matches no trained "
+                        "parameter group",
                         hint=_near(pattern, groups),
                     )
         if not any(stage.trains(group) for group in groups):
             raise RecipeError(
-                f"stage `{stage.name}` freezes every group: nothing would be trained",
-                hint=f"name fewer in `stages.{index}.frozen`",
+                f"stage `{stage.name}` freezes every parameter group, so nothing is trained",
+                hint=f"remove groups from `stages.{index}.frozen`",
             )
 
 
@@ -214,4 +214,4 @@ def _near(pattern: str, groups: Sequence[ParameterGroup]) -> str:
     near = difflib.get_close_matches(pattern, names, n=1)
     if near:
         return f"did you mean `{near[0]}`?"
-    return f"groups are made in `optim.groups`; this run has {', '.join(f'`{name}`' for name in names)}"
+    return f"groups are defined in `optim.groups`; this run has {', '.join(f'`{name}`' for name in names)}"

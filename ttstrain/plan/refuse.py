@@ -242,7 +242,7 @@ def check_resume(plan: Plan, step: int, *, ended: Sequence[Sequence[Any]] = (), 
     raise RecipeError(
         f"this run has ended: {ended_how}; the next update would use LR {lrs}",
         hint=(
-            "three ways on: `--reset-step` starts the schedule again and keeps weights and moments; "
+            "three ways on: `--reset-step` starts the schedule again and keeps weights and optimizer state; "
             f"`{longer}` plans a longer {'stage' if plan.staged else 'run'}; "
             f"`{longer} {constant}` goes on at the peak LR"
         ),

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 
 from ttstrain import registry
-from ttstrain.checkpoint.merging import check_fits, no_new_rows, open_for
+from ttstrain.checkpoint.merging import check_fits, no_new_embeddings, open_for
 from ttstrain.checkpoint.meta import compare_front_ends
 from ttstrain.contract.checkpoint import AdaptedWeights, OpenedCheckpoint
 from ttstrain.errors import CheckpointError
@@ -40,10 +40,10 @@ def _load_opened(run: Run, base: OpenedCheckpoint) -> list[str]:
         *notes_on(run.plan, base),
         *fitted.notes,
     ]
-    lines += _choose_new_rows(run, fitted)
+    lines += _choose_new_embeddings(run, fitted)
     lines += [
         f"WARNING: the {len(rows)} new embedding rows of `{name}` are frozen, so they are not trained"
-        for name, rows in fitted.new_rows.items()
+        for name, rows in fitted.new_embeddings.items()
         if name in run.optimizers.table.frozen
     ]
     lines += compare_front_ends(base.front_end, front_end_of(run))
@@ -82,15 +82,15 @@ def _taken_on_trust(plan: Plan, base: OpenedCheckpoint) -> str:
     )
 
 
-def _choose_new_rows(run: Run, fitted: AdaptedWeights) -> list[str]:
-    new_rows = run.optimizers.new_rows
-    if new_rows is None:
+def _choose_new_embeddings(run: Run, fitted: AdaptedWeights) -> list[str]:
+    new_embeddings = run.optimizers.new_embeddings
+    if new_embeddings is None:
         return []
-    new_rows.choose(fitted.new_rows)
-    if not new_rows.count:
-        raise no_new_rows()
-    rows = f"the {new_rows.count} new embedding rows"
-    return [f"steps 0 to {new_rows.steps} train only {rows}; everything else is frozen"]
+    new_embeddings.choose(fitted.new_embeddings)
+    if not new_embeddings.count:
+        raise no_new_embeddings()
+    rows = f"the {new_embeddings.count} new embedding rows"
+    return [f"steps 0 to {new_embeddings.steps} train only {rows}; everything else is frozen"]
 
 
 def front_end_of(run: Run) -> Mapping[str, str]:

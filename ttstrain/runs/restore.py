@@ -20,7 +20,7 @@ from ttstrain.train.run import Run
 
 PART_NAMES = {  # of the state, as a person would call them
     "task": "weights",
-    "optimizers": "moments",
+    "optimizers": "optimizer state",
     "ema": "average",
     "progress": "step and LR",
     "loader": "place in the data",
@@ -74,7 +74,7 @@ def _named(parts: Iterable[str]) -> str:
 
 
 def _restore_upstream(run: Run, origin: Origin, *, keep: set[str]) -> list[str]:
-    """Take weights, average, moments and step from another trainer's file; the LR is this plan's at that step."""
+    """Take weights, EMA, optimizer state and step from another trainer's file; the LR is this plan's at that step."""
     _refuse_to_go_on(run, origin)
     opened = open_training(open_checkpoint(origin.checkpoint, task=run.plan.recipe.task), task=run.plan.recipe.task)
     opened.check_model(run.plan.recipe.section())
@@ -99,11 +99,11 @@ def _restore_upstream(run: Run, origin: Origin, *, keep: set[str]) -> list[str]:
         state = {name: {key: dict(moments.get(key, {})) for key in own} for name, own in state.items()}
         if (kinds := run.optimizers.misfit(state)) is None:
             run.optimizers.load_state_dict(state)
-            restored.append("moments")
+            restored.append("optimizer state")
         else:
-            fresh.append(f"moments ({kinds})")
+            fresh.append(f"optimizer state ({kinds})")
     else:
-        fresh.append("moments")
+        fresh.append("optimizer state")
     if "progress" in keep:
         fresh.append("step")
     else:
@@ -124,7 +124,7 @@ def _refuse_to_go_on(run: Run, origin: Origin) -> None:
             "an upstream training file is continued with all its weights; `lora` would train adapters only",
             hint=f"start a new run from it: `ttstrain finetune RECIPE --base {quoted(origin.checkpoint)}`",
         )
-    if run.optimizers.new_rows is not None:
+    if run.optimizers.new_embeddings is not None:
         raise RecipeError(
             "`model.first_new_rows` is for runs that start from a base, and this one resumes",
             hint="leave `model.first_new_rows` out, or start from the file: `ttstrain finetune --base`",

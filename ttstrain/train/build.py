@@ -20,7 +20,7 @@ from ttstrain.data.mixture import Mixture
 from ttstrain.modules import lora
 from ttstrain.optim.ema import Ema
 from ttstrain.optim.groups import build_groups
-from ttstrain.optim.new_rows import NewRows
+from ttstrain.optim.new_embeddings import NewEmbeddings
 from ttstrain.optim.optimizers import Optimizers
 from ttstrain.optim.stages import Curriculum
 from ttstrain.plan.plan import Plan
@@ -75,7 +75,7 @@ def build(
         "curriculum": optimizers.curriculum if plan.staged else None,
         "ema": ema,
         "early_stop": stop,
-        "new_rows": optimizers.new_rows,
+        "new_rows": optimizers.new_embeddings,
     }
     rng.seed(recipe.train.seed, rank=ranks.rank)
     return Run(
@@ -108,16 +108,16 @@ def _task(plan: Plan, device: torch.device, ranks: Ranks) -> Task:
 
 def _optimizers(plan: Plan, task: Task) -> Optimizers:
     named = [(lora.plain_name(name), parameter) for name, parameter in task.named_parameters()]
-    first = task.rows_first() if isinstance(task, AddsTokens) else None
-    new_rows = None
+    first = task.embeddings_first() if isinstance(task, AddsTokens) else None
+    new_embeddings = None
     if first is not None:
         tables = dict(named)
-        new_rows = NewRows(first.steps, {name: tables[name] for name in first.tables})
+        new_embeddings = NewEmbeddings(first.steps, {name: tables[name] for name in first.tables})
     return Optimizers.build_staged(
-        build_groups(task.optimized(), named, plan.recipe.optim, rows_first=first),
+        build_groups(task.optimized(), named, plan.recipe.optim, embeddings_first=first),
         curriculum=Curriculum(plan.stages),
         seed=plan.recipe.train.seed,
-        new_rows=new_rows,
+        new_embeddings=new_embeddings,
     )
 
 

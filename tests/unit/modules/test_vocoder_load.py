@@ -46,7 +46,7 @@ def test_a_vocoder_of_the_other_mel_is_refused_by_name(tmp_path: Path) -> None:
     assert caught.value.hint is not None and published("bigvgan")[1] in caught.value.hint
     with pytest.raises(CheckpointError, match=r"is BigVGAN.*this model makes vocos mels"):
         load_vocoder(str(bigvgan), mel="vocos")
-    with pytest.raises(CheckpointError, match="`num_mels` is 100, this model needs 80"):
+    with pytest.raises(CheckpointError, match="`num_mels` is 100, but this model needs 80"):
         load_vocoder(str(bigvgan), mel="bigvgan", n_mels=80)
 
 
@@ -66,7 +66,7 @@ def _change(path: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"sampling_rate": 22050}, "`sampling_rate` is 22050, this model needs 24000"),
+        ({"sampling_rate": 22050}, "`sampling_rate` is 22050, but this model needs 24000"),
         ({"activation": "snake"}, "`activation` is 'snake'"),
         ({"fmax": 8000}, "`fmax` is 8000"),
         ({"upsample_rates": [4, 4, 2, 2, 2, 4]}, "multiplied"),

@@ -197,11 +197,11 @@ def test_embeddings_are_known_by_name() -> None:
     [
         ([rule("a", "text.weigth")], "`text.weigth` of group `a` matches no parameter", "`text.weight`"),
         ([rule("a", "text.*", "blocks.*.atn.*")], "matches no parameter", "attn"),
-        ([rule("a", "blocks.*"), rule("b", "blocks.1.*")], "take every parameter of group `b`", "special rule first"),
+        ([rule("a", "blocks.*"), rule("b", "blocks.1.*")], "take every parameter of group `b`", "specific rule first"),
         ([rule("a", "text.*"), rule("a", "out.*")], "given twice", "one group"),
         ([rule("default", "text.*")], "taken", "optim.lr"),
-        ([rule("a", "text.*", layer_decay=0.9)], "finds no layers", "text.weight"),
-        ([rule("a", "*", frozen=True)], "optimizer `model` has nothing to train", "frozen"),
+        ([rule("a", "text.*", layer_decay=0.9)], "have no layer number", "text.weight"),
+        ([rule("a", "*", frozen=True)], "optimizer `model` has no parameter to train", "frozen"),
         ([rule("net", "blocks.*", layer_decay=0.9), rule("net.1", "out.*")], "two groups are called", "rename"),
     ],
 )
@@ -237,7 +237,7 @@ def test_a_setting_that_the_optimizer_does_not_read_is_refused(kind: Any, key: s
 
 
 def test_betas_of_a_group_under_sgd_are_refused() -> None:
-    with pytest.raises(RecipeError, match="not read by `sgd`"):
+    with pytest.raises(RecipeError, match="which `sgd` does not have"):
         table_of(Model(), kind="sgd", groups=[rule("text", "text.*", betas=(0.5, 0.5))])
 
 

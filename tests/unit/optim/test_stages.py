@@ -80,7 +80,7 @@ def test_a_resumed_curriculum_stands_where_it_stood() -> None:
 def test_finished_stages_must_be_there(names: list[str]) -> None:
     curriculum = Curriculum([stage("a", 10), stage("b", 5)])
     curriculum.end_stage(10)
-    with pytest.raises(CheckpointError, match="has finished the stages `a`"):
+    with pytest.raises(CheckpointError, match="has already finished the stages `a`"):
         Curriculum([stage(name, 5) for name in names]).load_state_dict(curriculum.state_dict())
 
 
@@ -111,7 +111,7 @@ def test_groups_of_one_optimizer_can_be_frozen() -> None:
         ({"frozen": ("txt",)}, "names `txt`"),
         ({"group_lr_scale": {"speaker": 2.0}}, "names `speaker`"),
         ({"only": ("other/default",)}, "names `other/default`"),
-        ({"frozen": ("*",)}, "freezes every group"),
+        ({"frozen": ("*",)}, "freezes every parameter group"),
     ],
 )
 def test_names_that_are_not_there_and_stages_that_train_nothing_are_refused(

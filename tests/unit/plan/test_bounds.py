@@ -105,7 +105,7 @@ def test_a_high_lr_that_someone_uses_is_taken(make_plan: MakePlan, overrides: tu
 
 @pytest.mark.parametrize("base", [(), ("base=x.pt",)])
 def test_new_rows_need_a_base_and_steps_after_them(make_plan: MakePlan, base: tuple[str, ...]) -> None:
-    with pytest.raises(RecipeError, match="first" if not base else "train alone for 100 steps, and the whole run has"):
+    with pytest.raises(RecipeError, match="first" if not base else "is 100 steps, but the whole run has only"):
         make_plan("train.steps=100", "model.first_new_rows=100", *base)
 
 

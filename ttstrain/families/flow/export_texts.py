@@ -183,7 +183,7 @@ def training_text(source: Source) -> str:
         "To continue in F5-TTS's trainer, copy `training/model_last.pt` to `ckpts/NAME/` and `training/vocab.txt` to "
         f"the project's data folder, and start training on the same data. It resumes from update {source.step:,}. Its "
         "learning rate is in the file, stays as it is and overrides what you give on the command line. Give `--epochs` "
-        f"more than {source.step:,} updates take, or it ends at once. `f5-tts_infer-cli` uses the EMA weights of this file."
+        f"more than {source.step:,} updates take, or it ends at once. `f5-tts_infer-cli` uses its EMA weights."
     )
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ttstrain.contract.checkpoint import AdaptedWeights
-from ttstrain.contract.task import Audio, Loss, Prompt, RowsFirst, Sample, Task
+from ttstrain.contract.task import Audio, EmbeddingsFirst, Loss, Prompt, Sample, Task
 from ttstrain.errors import DataError
 from ttstrain.families.flow.config import SAMPLE_RATE, FlowConfig
 from ttstrain.families.flow.cost import forward_flops
@@ -70,10 +70,10 @@ class FlowTask(Task):
         """Adapt the base's token embeddings to this vocab, by token."""
         return fit_vocab(base, self.vocab, named=self.config.base_vocab)
 
-    def rows_first(self) -> RowsFirst | None:
+    def embeddings_first(self) -> EmbeddingsFirst | None:
         """Return how long only the embeddings of new tokens train."""
         steps = self.config.first_new_rows
-        return RowsFirst(tables=(TABLE,), steps=steps) if steps else None
+        return EmbeddingsFirst(tables=(TABLE,), steps=steps) if steps else None
 
     # ---------------------------------------------------------------- training
 

@@ -46,7 +46,8 @@ def prove(file: Path, config: FlowConfig, *, step: int) -> str:
         raise _refusal(file, "weights are not finite after one update")
     if not all(1 <= count <= step + 1 for count in counts) or scheduler.last_epoch != step + 1:
         raise _refusal(
-            file, f"optimizer and scheduler count {sorted(counts)} and {scheduler.last_epoch} updates, not {step + 1}"
+            file,
+            f"the optimizer counts {sorted(counts)} updates and the scheduler {scheduler.last_epoch}, not {step + 1}",
         )
     lrs = {group["lr"] for group in optimizer.param_groups}
     return f"training: torch's AdamW makes update {step + 1:,} from it, at LR {', '.join(f'{lr:.3g}' for lr in lrs)}"

@@ -62,7 +62,7 @@ def fit_vocab(base: OpenedCheckpoint, vocab: Vocab, *, named: str | None) -> Ada
     made = transplant(stored.read(), old=found.tokens, new=vocab.tokens)
     weights: dict[str, Tensor | StoredTensor] = {**base.weights, TABLE: made.table}
     numbers = tuple(number for number, token in enumerate(vocab.tokens, start=1) if token in made.new)
-    return AdaptedWeights(weights, notes=(*notes, *describe(made)), new_rows={TABLE: numbers} if numbers else {})
+    return AdaptedWeights(weights, notes=(*notes, *describe(made)), new_embeddings={TABLE: numbers} if numbers else {})
 
 
 def transplant(table: Tensor, *, old: Sequence[str], new: Sequence[str]) -> Transplant:

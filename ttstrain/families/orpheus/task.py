@@ -89,7 +89,7 @@ class OrpheusTask(Task):
         new = tuple(range(rows_known, wanted))
         if not new:
             return AdaptedWeights(base.weights, notes=tuple(notes))
-        return AdaptedWeights(weights, notes=tuple(notes), new_rows=dict.fromkeys(tables, new) if new else {})
+        return AdaptedWeights(weights, notes=tuple(notes), new_embeddings=dict.fromkeys(tables, new) if new else {})
 
     def _check_tokenizer(self, *, beside: Path) -> list[str]:
         try:

@@ -1,11 +1,11 @@
-"""Code that only a CPU runs, because it is faster there than plain torch.
+"""Kernels that are faster than plain torch on a CPU; not used on a GPU.
 
     attention           attention with dropout: the weights are computed here and dropped by a mask of `dropout`
     dropout             masks of which four choices come from one random number
     frame_convolution   grouped convolution of (b, n, d) without bringing the channels forward
     heap                memory that a step frees stays in the process
 
-Models call these as they would call torch. Each asks `switch.kernels_on(device)` and falls back to plain torch on a GPU
+Models call these like functions of torch. Each asks `switch.kernels_on(device)` and falls back to plain torch on a GPU
 and where the environment variable TTSTRAIN_CPU_KERNELS is 0. GPT-SoVITS' GPT asks the same switch whether it attends
 document by document, or to padded documents as on a GPU.
 

@@ -1,6 +1,6 @@
-"""Dropout whose mask is drawn with four choices per random number.
+"""Dropout that draws four mask values from each random number.
 
-torch draws each choice of a CPU mask on its own, which takes ten times as long.
+torch draws every value of a CPU mask separately, which takes ten times as long.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What becomes of the host memory that a step frees: two settings of glibc."""
+"""Keeps host memory that a step frees in the process: two settings of glibc's malloc."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LARGEST: Final = (1 << 30, 1 << 25)  # bytes; glibc before 2.35 accepts 32 MiB a
 
 
 def keep_freed_memory(device: torch.device) -> bool:
-    """Let the next step of a run on the CPU reuse the memory that the last one freed; return whether it will.
+    """Let the next step of a run on the CPU reuse memory that the last one freed; return whether glibc accepted it.
 
     glibc hands large blocks back to the system, which clears every page again before the next step may write to it.
     The process keeps the most memory that it ever needed, as torch's own allocator does on a GPU.

@@ -14,7 +14,7 @@ VARIABLE: Final = "TTSTRAIN_CPU_KERNELS"
 
 
 def kernels_on(device: torch.device) -> bool:
-    """Say whether tensors on this device go through the kernels of this folder. On a GPU they never do.
+    """Tell whether the kernels of this folder are used on this device. On a GPU they never are.
 
     Raises RecipeError where the variable is neither 0 nor 1.
     """
@@ -22,7 +22,7 @@ def kernels_on(device: torch.device) -> bool:
 
 
 def wanted() -> bool:
-    """Say what the variable says, whatever the device; 1 where it is not set.
+    """Return the variable's value, whatever the device; 1 if it is not set.
 
     Raises RecipeError where it is neither 0 nor 1.
     """

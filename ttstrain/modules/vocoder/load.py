@@ -1,4 +1,4 @@
-"""Find a vocoder's files, check that it is for the mel at hand, and load it strictly."""
+"""Finds a vocoder's files, checks that it is for the model's mel, and loads it strictly."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TOLERANCE = 1e-4  # between a file's mel filters and ours: float32 of two librar
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """Where one vocoder keeps what."""
+    """Files and entries of one kind of vocoder."""
 
     label: str
     config: str
@@ -77,8 +77,8 @@ def load_vocoder(spec: str, *, mel: MelKind, n_mels: int = 100) -> Vocoder:
     kind, config = _configuration(spec, folder, mel)
     if kind != mel:
         raise CheckpointError(
-            f"`{spec}` is {_KINDS[kind].label}, which speaks {kind} mels; this model makes {mel} mels",
-            hint=f"use {_KINDS[mel].label}, such as {HUB}{_KINDS[mel].published}; the two do not understand each other",
+            f"`{spec}` is {_KINDS[kind].label}, which is for {kind} mels; this model makes {mel} mels",
+            hint=f"use {_KINDS[mel].label}, such as {HUB}{_KINDS[mel].published}; the mels are not compatible",
         )
     path = weights or _first(folder, _KINDS[kind].weights)
     if path is None:
@@ -123,12 +123,12 @@ def _configuration(spec: str, folder: Path, mel: MelKind) -> tuple[MelKind, dict
         read = yaml12.read_file if path.suffix == ".yaml" else documents.read_object
         return kind, read(path, error=CheckpointError)
     files = " or ".join(f"`{kind.config}` ({kind.label})" for kind in _KINDS.values())
-    raise CheckpointError(f"`{spec}` is no vocoder: no {files} in `{folder}`", hint="it lies beside the weights")
+    raise CheckpointError(f"`{spec}` is not a vocoder: no {files} in `{folder}`", hint="it lies beside the weights")
 
 
 def _require(key: str, value: Any, wanted: Any) -> None:
     if value != wanted:
-        raise ValueError(f"`{key}` is {value!r}, this model needs {wanted!r}")
+        raise ValueError(f"`{key}` is {value!r}, but this model needs {wanted!r}")
 
 
 def _vocos(config: Mapping[str, Any], n_mels: int) -> Vocos:
@@ -203,7 +203,7 @@ def _load(net: nn.Module, path: Path) -> None:
     if isinstance(tree, Mapping) and isinstance(tree.get("generator"), Mapping):
         tree = tree["generator"]
     if not isinstance(tree, Mapping) or not all(isinstance(value, StoredTensor) for value in tree.values()):
-        raise CheckpointError(f"`{path}` is no state dict of a vocoder")
+        raise CheckpointError(f"`{path}` is not the state dict of a vocoder")
     tensors: dict[str, Tensor] = fold_weight_norm(read_tree(tree))
     report = compare(net, tensors, source=str(path))
     if not report.perfect:
@@ -217,7 +217,7 @@ def _load(net: nn.Module, path: Path) -> None:
 
 
 def _check_filters(net: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Compare the mel filters that Vocos keeps in its file with ours: equal shapes may hide another scale."""
+    """Compare the mel filters that Vocos keeps in its file with ours: equal shapes do not mean an equal mel scale."""
     for key, ours in net.state_dict().items():
         if key.startswith("feature_extractor.") and (ours - tensors[key]).abs().max() > TOLERANCE:
             raise CheckpointError(f"`{path}` was trained on another mel than this model's: `{key}` differs")

@@ -93,7 +93,7 @@ def test_a_told_duration_is_shared_between_the_pieces() -> None:
 
 
 def test_an_empty_text_is_refused() -> None:
-    with pytest.raises(DataError, match="nothing to say"):
+    with pytest.raises(DataError, match="the text is empty"):
         small_task().sample(Prompt("  \n"))
 
 

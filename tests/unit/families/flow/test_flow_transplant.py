@@ -145,7 +145,7 @@ def test_the_vocab_beside_the_base_is_its_own(base: Path) -> None:
     rows, old = mine.state_dict()[TABLE], open_checkpoint(base).weights[TABLE].read()
     assert torch.equal(rows[0], old[0])
     assert torch.equal(rows[2:], old[1:])
-    assert result.new_rows == {TABLE: (1,)}
+    assert result.new_embeddings == {TABLE: (1,)}
     assert any("1 are new (1 from similar tokens): 'é' < 'e'" in note for note in result.notes)
 
 
@@ -153,7 +153,7 @@ def test_another_order_of_the_same_tokens_is_seen(base: Path) -> None:
     write(base.parent / "vocab.txt", OLD)
     mine, result = fitted(base, OLD[::-1], tokenizer="custom")
     assert torch.equal(mine.state_dict()[TABLE][1:], open_checkpoint(base).weights[TABLE].read()[1:].flip(0))
-    assert result.new_rows == {}
+    assert result.new_embeddings == {}
     assert any("none is new" in note for note in result.notes)
 
 
@@ -161,7 +161,7 @@ def test_the_same_vocab_changes_nothing_and_says_nothing(base: Path) -> None:
     write(base.parent / "vocab.txt", OLD)
     mine, result = fitted(base, OLD)
     assert torch.equal(mine.state_dict()[TABLE], open_checkpoint(base).weights[TABLE].read())
-    assert (result.notes, result.new_rows) == ((), {})
+    assert (result.notes, result.new_embeddings) == ((), {})
 
 
 def test_a_named_vocab_goes_before_all_and_must_have_the_bases_size(base: Path, tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def told(tmp_path: Path) -> Path:
 
 
 def test_a_vocab_of_equal_size_and_another_hash_is_not_taken_for_the_bases_own(told: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"trained with another vocabulary than `model.vocab`") as caught:
+    with pytest.raises(CheckpointError, match=r"trained with another vocab than `model.vocab`") as caught:
         fitted(told, MINE, tokenizer="custom")
     assert "model.base_vocab" in str(caught.value.hint)
     assert caught.value.exit_code == 4
@@ -214,7 +214,7 @@ def test_a_vocab_of_equal_size_and_another_hash_is_not_taken_for_the_bases_own(t
 
 def test_a_vocab_beside_is_the_bases_own_by_its_hash(told: Path) -> None:
     write(told.parent / "vocab.txt", MINE)
-    with pytest.raises(CheckpointError, match="trained with another vocabulary"):
+    with pytest.raises(CheckpointError, match="trained with another vocab"):
         fitted(told, MINE, tokenizer="custom")
     assert open_checkpoint(told).vocab is None
     write(told.parent / "my_vocab.txt", OLD)
@@ -226,7 +226,7 @@ def test_a_vocab_beside_is_the_bases_own_by_its_hash(told: Path) -> None:
 
 
 def test_a_named_vocab_must_have_the_hash_that_the_base_says(told: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"`model.base_vocab` \(.*\) is not the vocabulary that"):
+    with pytest.raises(CheckpointError, match=r"`model.base_vocab` \(.*\) is not the vocab that"):
         fitted(told, OLD[:4], base_vocab=str(write(tmp_path / "named.txt", MINE)))
     mine, _ = fitted(told, OLD[:4], base_vocab=str(write(tmp_path / "named.txt", OLD)))
     assert torch.equal(mine.state_dict()[TABLE], open_checkpoint(told).weights[TABLE].read()[:5])
@@ -234,14 +234,14 @@ def test_a_named_vocab_must_have_the_hash_that_the_base_says(told: Path, tmp_pat
 
 def test_the_recipes_vocab_is_the_bases_own_where_the_hash_says_so(told: Path) -> None:
     _, result = fitted(told, OLD)
-    assert (result.notes, result.new_rows) == ((), {})
+    assert (result.notes, result.new_embeddings) == ((), {})
 
 
 def test_speech_is_not_made_with_another_vocab_than_the_weights_were_trained_with(told: Path) -> None:
     mine = write(told.parents[1] / "mine.txt", MINE)
     sizes = ["model.depth=1", "model.heads=1", "model.dim_head=8", "model.text_dim=16", "model.conv_layers=1"]
     settings = [*sizes, "model.tokenizer=custom", "train.device=cpu"]
-    with pytest.raises(CheckpointError, match="was trained with another vocabulary") as caught:
+    with pytest.raises(CheckpointError, match="was trained with another vocab") as caught:
         load_model(str(told), [*settings, f"model.vocab={mine}"])
     assert "`model.vocab`" in str(caught.value.hint)
     assert load_model(str(told), [*settings, f"model.vocab={told.parents[1] / 'old.txt'}"]).task

@@ -92,7 +92,7 @@ def test_a_file_cut_short_is_passed_over_and_said(ckpts: Path) -> None:
     assert "`model_last.pt` cannot be read" in chosen.why
     (ckpts / "model_10.pt").unlink()
     (ckpts / "pretrained_model_1250000.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="no checkpoint of"):
+    with pytest.raises(CheckpointError, match="no checkpoint in"):
         choose(ckpts)
 
 
@@ -178,12 +178,12 @@ def test_batches_are_counted_in_frames_and_hold_the_longest_clip(ckpts: Path, pr
     assert values["data"]["batch_frames"] == 2250
     values, text = recipe_of(set_up(ckpts, batch_size_per_gpu=243))
     assert values["data"]["batch_frames"] == 564
-    assert "would have been dropped without a word" in text
+    assert "upstream drops it silently" in text
 
 
 def test_a_project_without_data_or_of_an_unknown_net_says_so(ckpts: Path) -> None:
     _, text = recipe_of(set_up(ckpts))
-    assert "# Left out: its data are not at" in text
+    assert "# Left out: no data at" in text
     with pytest.raises(RecipeError, match="names the net `Mine`"):
         write_recipe(set_up(ckpts, exp_name="Mine"))
     (ckpts / "setting.json").write_text("{")

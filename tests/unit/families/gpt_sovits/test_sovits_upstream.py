@@ -382,6 +382,6 @@ def test_adapters_of_later_versions_are_known_and_not_trained(tmp_path: Path, ve
 def test_an_encoder_that_is_given_as_a_base_is_named(tmp_path: Path, keys: list[str], setting: str) -> None:
     path = tmp_path / "pytorch_model.bin"
     torch.save({key: torch.zeros(2) for key in keys}, path)
-    with pytest.raises(CheckpointError, match="none of its nets") as raised:
+    with pytest.raises(CheckpointError, match="not a net that is trained") as raised:
         open_checkpoint(path)
     assert f"model.features.{setting}" in str(raised.value.hint)

@@ -184,7 +184,7 @@ def test_fewer_rows_are_filled_up_and_more_are_refused(folder: Path) -> None:
     larger = OrpheusTask(CONFIG.model_copy(update={"vocab_size": 28_945}))
     fitted = larger.fitted(opened)
     load_weights(larger, fitted.weights, source="base")
-    assert fitted.new_rows == {"net.model.embed_tokens.weight": (28_943, 28_944)}
+    assert fitted.new_embeddings == {"net.model.embed_tokens.weight": (28_943, 28_944)}
     assert "2 rows added" in fitted.notes[0]
     matrix = larger.net.lm_head.weight
     audio = matrix[CONFIG.ids.first_audio : CONFIG.ids.end_audio].mean(dim=0)

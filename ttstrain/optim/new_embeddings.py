@@ -1,8 +1,8 @@
-"""New rows of look-up tables, trained alone before anything else is.
+"""New token embeddings, trained alone at the start of a run (`model.first_new_rows`).
 
-While they are, every other parameter is in a frozen group, and every other row is put back after the update: weight
-decay and optimizers that move what has no gradient cannot touch it. When they are done the tables' moments are dropped,
-or a row that never had a gradient would take its first steps with a bias correction that says it had many.
+Meanwhile every other parameter is in a frozen group, and the old embeddings are restored after each update, because
+weight decay and momentum change rows without a gradient. Afterwards the tables' optimizer state is reset: AdamW counts
+steps per table, so the old embeddings would otherwise start with the bias correction of a later step.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from ttstrain.errors import CheckpointError
 
 
-class NewRows:
-    """Which rows of which tables train alone until `steps`. A `Stateful`, for a resume knows no base to ask."""
+class NewEmbeddings:
+    """Which rows of which tables train alone until `steps`. A `Stateful`: a resumed run has no base to find them by."""
 
     def __init__(self, steps: int, tables: Mapping[str, nn.Parameter]) -> None:
         self.steps = steps
-        self.over = False  # the moments of the stage are dropped
+        self.over = False  # the optimizer state of the tables was reset
         self._tables = dict(tables)
         self._rows = {name: torch.zeros(0, dtype=torch.long, device=table.device) for name, table in tables.items()}
 
@@ -41,7 +41,7 @@ class NewRows:
 
     @torch.no_grad()
     def mask_gradients(self) -> None:
-        """Drop what old rows would learn."""
+        """Set the gradients of old embeddings to zero."""
         for name, table in self._tables.items():
             if table.grad is not None:
                 kept = table.grad[self._rows[name]]
@@ -49,7 +49,7 @@ class NewRows:
 
     @contextmanager
     def old_rows_kept(self) -> Iterator[None]:
-        """Put every old row back, bit for bit, whatever the optimizer did to it inside."""
+        """Restore the old embeddings, bit for bit, after the update inside."""
         before = {name: table.detach().clone() for name, table in self._tables.items()}
         yield
         with torch.no_grad():
@@ -64,7 +64,7 @@ class NewRows:
         rows: Mapping[str, Tensor] = state_dict["rows"]
         if set(rows) != set(self._tables):
             raise CheckpointError(
-                f"the new rows are of {', '.join(rows)}, this run's tables are {', '.join(self._tables)}"
+                f"the checkpoint has new embeddings for {', '.join(rows)}, this run for {', '.join(self._tables)}"
             )
         self._rows = {name: rows[name].to(table.device, copy=True) for name, table in self._tables.items()}
         self.over = bool(state_dict["over"])

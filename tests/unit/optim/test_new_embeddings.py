@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from ttstrain.contract.task import RowsFirst
+from ttstrain.contract.task import EmbeddingsFirst
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.optim.groups import build_groups
-from ttstrain.optim.new_rows import NewRows
+from ttstrain.optim.new_embeddings import NewEmbeddings
 from ttstrain.optim.optimizers import Optimizers
 from ttstrain.recipe.schema import GroupRule, OptimConfig
 
-FIRST = RowsFirst(tables=("table.weight",), steps=2)
+FIRST = EmbeddingsFirst(tables=("table.weight",), steps=2)
 
 
 class Net(nn.Module):
@@ -28,10 +28,10 @@ class Net(nn.Module):
 def make(net: nn.Module, **optim: Any) -> Optimizers:
     named = dict(net.named_parameters())
     config = OptimConfig(**{"lr": 0.1, "weight_decay": 0.5, **optim})
-    table = build_groups({"model": net}, named.items(), config, rows_first=FIRST)
-    rows = NewRows(FIRST.steps, {name: named[name] for name in FIRST.tables})
+    table = build_groups({"model": net}, named.items(), config, embeddings_first=FIRST)
+    rows = NewEmbeddings(FIRST.steps, {name: named[name] for name in FIRST.tables})
     rows.choose({"table.weight": [1, 4]})
-    return Optimizers.build(table, total_steps=10, steps_per_epoch=1, new_rows=rows)
+    return Optimizers.build(table, total_steps=10, steps_per_epoch=1, new_embeddings=rows)
 
 
 def take_step(net: Net, optimizers: Optimizers, step: int) -> float:
@@ -104,12 +104,12 @@ def test_a_range_of_frozen_steps_grows_by_the_stage_or_is_refused() -> None:
 def test_the_rows_are_part_of_the_state() -> None:
     net = Net()
     optimizers = make(net)
-    saved = optimizers.new_rows
+    saved = optimizers.new_embeddings
     assert saved is not None
     table = dict(net.named_parameters())["table.weight"]
-    fresh = NewRows(FIRST.steps, {"table.weight": table})
+    fresh = NewEmbeddings(FIRST.steps, {"table.weight": table})
     assert fresh.count == 0
     fresh.load_state_dict(saved.state_dict())
     assert fresh.count == 2
     with pytest.raises(CheckpointError, match=r"table\.weight"):
-        NewRows(2, {"other": table}).load_state_dict(saved.state_dict())
+        NewEmbeddings(2, {"other": table}).load_state_dict(saved.state_dict())
