@@ -84,7 +84,7 @@ VALUES = [
     task.Audio,
     task.Mean,
     task.Prompt,
-    task.RowsFirst,
+    task.EmbeddingsFirst,
     task.Sample,
 ]
 

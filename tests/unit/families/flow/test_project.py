@@ -184,7 +184,7 @@ def test_batches_are_counted_in_frames_and_hold_the_longest_clip(ckpts: Path, pr
 def test_a_project_without_data_or_of_an_unknown_net_says_so(ckpts: Path) -> None:
     _, text = recipe_of(set_up(ckpts))
     assert "# Left out: no data at" in text
-    with pytest.raises(RecipeError, match="names the net `Mine`"):
+    with pytest.raises(RecipeError, match="is `Mine`, which is not a net of F5-TTS"):
         write_recipe(set_up(ckpts, exp_name="Mine"))
     (ckpts / "setting.json").write_text("{")
     with pytest.raises(RecipeError, match="cannot be read"):
