@@ -1,4 +1,4 @@
-"""Read JSON and small texts that anybody may have written: bounded in size and depth, and never a traceback.
+"""Read untrusted JSON and small texts: bounded in size and depth, every fault a `UserError`.
 
 Everything that reads JSON goes through here; YAML is read by `ttstrain.recipe.yaml12`, over the same `read_text`.
 `parse` raises `DocumentError`, for readers that judge line by line; the functions that take a path raise the
@@ -29,7 +29,7 @@ _KINDS = {dict: "an object", list: "a list", str: "a text", int: "a whole number
 
 
 class DocumentError(ValueError):
-    """Why a text is not a document; says nothing of where it came from."""
+    """Why a text is not a valid document; the message does not name the file."""
 
 
 def read_json(
@@ -68,12 +68,12 @@ def read_object(
 def check_object(values: Any, keys: Mapping[str, type]) -> dict[str, Any]:
     """Return `values` if it is an object that holds `keys` with values of their types. Raises DocumentError."""
     if not isinstance(values, dict):
-        raise DocumentError(f"it holds {_kind_of(values)} where an object belongs")
+        raise DocumentError(f"it holds {_kind_of(values)} instead of an object")
     for key, kind in keys.items():
         if key not in values:
             raise DocumentError(f"`{key}` is missing")
         if not _is_a(values[key], kind):
-            raise DocumentError(f"`{key}` is {_kind_of(values[key])} where {_KINDS[kind]} belongs")
+            raise DocumentError(f"`{key}` is {_kind_of(values[key])}, not {_KINDS[kind]}")
     return values
 
 
@@ -176,7 +176,7 @@ def _finite(text: str) -> float:
 
 
 def _refused(text: str) -> float:
-    raise DocumentError(f"{text} where a number belongs")
+    raise DocumentError(f"{text} instead of a number")
 
 
 def _is_deep(value: Any) -> bool:

@@ -1,7 +1,7 @@
 """Errors a person can act on.
 
 Every failure that the user's input can cause is a `UserError`: the command line prints `error:` and `hint:` and leaves
-with its exit code. Anything else is a defect of ours and shows a traceback.
+with its exit code. Anything else is a bug in ttstrain and shows a traceback.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class DivergedError(UserError):
 class OutOfMemoryError(UserError):
     """Memory ran out and no smaller micro-batch is left to try.
 
-    `saved` says that whoever raised it has seen to a good checkpoint on disk.
+    `saved`: the code that raised it has already written a good checkpoint.
     """
 
     exit_code = 6
@@ -90,7 +90,7 @@ class Interrupted(UserError):
 class PeerError(UserError):
     """Another process of this run has failed, or was killed.
 
-    `told` says that the user learns the reason elsewhere, so that this process need not speak.
+    `told`: another process reports the reason, so this one prints nothing.
     """
 
     exit_code = 1
@@ -118,6 +118,6 @@ def is_of_the_device(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an error says first; libraries add a trace and advice. Its class where it says nothing."""
+    """Return the first line of an error's message (libraries append traces and advice), or its class if it is empty."""
     said = str(error).strip()
     return said.splitlines()[0] if said else type(error).__name__

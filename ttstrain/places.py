@@ -11,25 +11,25 @@ from pathlib import Path
 from ttstrain.errors import UserError
 
 _WAYS_OUT = {
-    errno.EACCES: "look whose it is and what is allowed there (`ls -ld`), or choose another place",
-    errno.EPERM: "look whose it is and what is allowed there (`ls -ld`), or choose another place",
-    errno.EROFS: "its file system can only be read: choose another place",
-    errno.ENOSPC: "free some disk space, or choose another place",
-    errno.EDQUOT: "your share of the disk is used up: free some, or choose another place",
-    errno.ENOTDIR: "something in this path is a file, where a folder belongs",
-    errno.EISDIR: "it is a folder, where a file belongs",
-    errno.EEXIST: "something of this name is there already, and is not what belongs there",
-    errno.ENOENT: "a folder in this path is missing, or the file went away",
-    errno.ELOOP: "its links lead round in a circle",
+    errno.EACCES: "check its owner and permissions (`ls -ld`), or choose another path",
+    errno.EPERM: "check its owner and permissions (`ls -ld`), or choose another path",
+    errno.EROFS: "the file system is read-only: choose another path",
+    errno.ENOSPC: "free some disk space, or choose another path",
+    errno.EDQUOT: "your disk quota is used up: free some space, or choose another path",
+    errno.ENOTDIR: "a part of this path is a file, not a folder",
+    errno.EISDIR: "it is a folder, not a file",
+    errno.EEXIST: "the path already exists and is of another kind",
+    errno.ENOENT: "a folder in this path is missing, or the file was deleted",
+    errno.ELOOP: "its symbolic links form a loop",
     errno.ENAMETOOLONG: "the name is too long for its file system",
-    errno.EFBIG: "its file system takes no file of this size: choose another place",
-    errno.EIO: "the disk reports a fault: look after it before anything else is written there",
-    errno.ESTALE: "the network drive lost it: mount it again",
+    errno.EFBIG: "the file system does not allow a file of this size: choose another path",
+    errno.EIO: "the disk reports an input/output error: check the disk before you write to it again",
+    errno.ESTALE: "the network drive no longer finds it: mount the drive again",
     errno.EMFILE: "raise the number of files a process may open (`ulimit -n`)",
     errno.ENFILE: "too many files are open on this machine",
-    errno.ENXIO: "it is a device or a socket that nobody serves",
-    errno.EBUSY: "another program holds it",
-    errno.ETXTBSY: "another program holds it",
+    errno.ENXIO: "it is a device or a socket that no program serves",
+    errno.EBUSY: "another program is using it",
+    errno.ETXTBSY: "another program is using it",
 }
 _LONGEST = 300  # letters of a path that are shown
 
@@ -42,7 +42,7 @@ def is_refusal(fault: OSError) -> bool:
 def refusal(
     fault: OSError, kind: type[UserError], *, path: Path | None = None, hint: str | None = None, what: str = ""
 ) -> UserError:
-    """Make the error that says which path was refused and why; `path` stands in where the fault names none."""
+    """Make the error that names the refused path and the reason; `path` is used if the fault names none."""
     named = os.fsdecode(fault.filename) if isinstance(fault.filename, str | bytes) else path
     shown = "a file" if named is None else f"`{str(named)[:_LONGEST]}`"
     reason = fault.strerror or str(fault)
@@ -54,7 +54,7 @@ def refusal(
 def refused_as(
     kind: type[UserError], *, path: Path | None = None, hint: str | None = None, what: str = ""
 ) -> Iterator[None]:
-    """Let an OSError leave as a `kind` that says which path was refused, why, and what to do."""
+    """Turn an OSError into a `kind` that names the refused path, the reason and what to do."""
     try:
         yield
     except OSError as fault:

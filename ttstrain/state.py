@@ -1,4 +1,4 @@
-"""Everything a run needs to go on, in one registry.
+"""Everything a run needs to continue, in one registry.
 
 Resume, `--reset-step`, rollback and snapshots are the same call with different parts kept.
 """
@@ -64,11 +64,11 @@ class TrainState:
         never silently restarts it.
         """
         if unknown := set(keep) - set(self.parts):
-            raise ValueError(f"no such parts of the state: {sorted(unknown)}")
+            raise ValueError(f"unknown parts of the training state: {sorted(unknown)}")
         wanted = [name for name in self.parts if name not in keep]
         if missing := [name for name in wanted if name not in state_dict]:
             raise CheckpointError(
-                f"the checkpoint holds no {', '.join(missing)}",
+                f"the checkpoint has no {', '.join(missing)}",
                 hint="use it as `base:` of a new run, or reset the missing parts by name",
             )
         for name in wanted:

@@ -1,4 +1,4 @@
-"""Which weights of a checkpoint are meant: those that were trained, or their exponential moving average (EMA)."""
+"""Which weights of a checkpoint to use: the raw weights, or their exponential moving average (EMA)."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def test_each_wrong_base_has_its_own_words(recipe: Path, whole: Path, tmp_path: 
 
 
 def test_a_base_of_another_family_is_refused(whole: Path) -> None:
-    with pytest.raises(CheckpointError, match="of family `flow`, the recipe trains `orpheus`") as caught:
+    with pytest.raises(CheckpointError, match="of family `flow`, but the recipe trains `orpheus`") as caught:
         open_checkpoint(whole, task="orpheus")
     assert "ttstrain recipes" in str(caught.value.hint)
 

@@ -105,7 +105,7 @@ def test_without_an_evaluation_the_average_is_taken_where_its_horizon_fits(run: 
         write_meta(folder, meta.model_copy(update={"step": 1000, "ema": ema}))
         assert gather(folder).chosen == expected
     write_meta(folder, meta.model_copy(update={"step": 1000, "ema": meta.ema.model_copy(update={"decay": 0.99})}))
-    assert "reaches back 100 steps" in gather(folder).reasons[0]
+    assert "averages over 100 steps" in gather(folder).reasons[0]
 
 
 def test_weights_that_are_asked_for_are_taken(run: Path) -> None:
@@ -161,7 +161,7 @@ def test_what_a_schedule_free_optimizer_stands_for_is_exported(recipe: Path, tmp
             torch.testing.assert_close(weights[key], expected, rtol=0, atol=1e-6)
     assert any(not torch.equal(weights[key], held["task"][key]) for key in moments)
     (note,) = [note for note in open_checkpoint(run).notes if "schedule-free" in note]
-    assert "not the averaged ones that it was evaluated on" in note
+    assert "evaluations used the averaged ones" in note
 
 
 def test_adapters_are_merged(recipe: Path, run: Path, tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_our_resume_goes_on_with_an_exported_training_file(everything: Path, rec
 
 
 def training_of(source: Source, run: Path, kind: str) -> TrainerState:
-    """Return what a run with another optimizer would hand over: its moments are those of a real first step."""
+    """Return what a run with another optimizer would hand over: its optimizer state is those of a real first step."""
     loaded, recipe = checkpoint(run, STEPS), engine_export._recipe_of(run)
     recipe = recipe.model_copy(update={"optim": recipe.optim.model_copy(update={"kind": kind})})
     task = engine_export._build(source.task, source.config, None)
@@ -354,7 +354,7 @@ def test_what_reads_back_differently_is_not_kept(
         return whole(path, {**tensors, key: tensors[key] + 1e-3}, **others)
 
     monkeypatch.setattr(tensorfile, "write", spoilt)
-    with pytest.raises(CheckpointError, match=r"read back, is not what was to be written: `transformer.proj_out.bias`"):
+    with pytest.raises(CheckpointError, match=r"when it is read back: `transformer.proj_out.bias`"):
         export(source, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
     assert store.load(source.checkpoint).meta.step == STEPS
@@ -384,7 +384,7 @@ def test_what_cannot_be_given_is_refused(run: Path, source: Source, recipe: Path
         export(source, tmp_path / "out", formats=["onnx"])
     without = finetune(recipe, tmp_path, "name=without", "ema.enabled=false", "train.steps=4", "eval.every=null")
     assert gather(without).chosen == "online"
-    with pytest.raises(CheckpointError, match="no average"):
+    with pytest.raises(CheckpointError, match="no EMA weights"):
         gather(without, weights="ema")
     exported = export(source, tmp_path / "out")
     with pytest.raises(RecipeError, match="which settings"):

@@ -150,7 +150,7 @@ def test_groups_go_by_plain_names(recipe: Path, base: Path, tmp_path: Path) -> N
     [
         (("lora.targets=['*.attn.to_w']",), "matches nothing"),
         (("lora.unfrozen=['*embedd*']",), "matches nothing"),
-        (("base=null",), "`lora` adapts a base"),
+        (("base=null",), "`lora` needs a base"),
         (("optim.groups=[{name: adaln, match: ['*attn_norm*']}]",), "only parameters that the task never trains"),
     ],
 )

@@ -67,7 +67,7 @@ def a_part(root: Path) -> str:
     [
         (missing, "does not exist"),
         (damaged, "cut short"),
-        (foreign, "of family `gpt_sovits`, the recipe trains `flow`"),
+        (foreign, "of family `gpt_sovits`, but the recipe trains `flow`"),
         (another_size, "dim: 64 in the file, 32 in the recipe"),
         (a_part, "2 missing in the file"),
     ],

@@ -71,7 +71,7 @@ def test_a_file_that_says_nothing_or_something_wrong_is_told_by_its_behaviour(
     assert (wrong.verdict, wrong.contradicted) == ("v0, vocos", True)
     told = lines(wrong)
     assert "verdict: v0, vocos" in told
-    assert any("Believe its behaviour" in line for line in told)
+    assert any("Trust the measured loss" in line for line in told)
     assert max(map(len, told[1:])) <= 80
 
 

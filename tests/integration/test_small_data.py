@@ -95,7 +95,7 @@ def test_a_run_that_only_spoils_its_base_keeps_no_best(base: Path, tmp_path: Pat
     assert max(losses) < 60
     assert min(losses, key=lambda step: losses[step]) == 0
     assert not (tmp_path / "run" / "checkpoints" / "best").exists()
-    said = "this run was never better than what it started from"
+    said = "this run was never better than its base"
     assert said in load_model(str(tmp_path / "run"), []).lines[0]
     assert said in gather(tmp_path / "run", training=False).warnings[0]
     assert any(said in note for note in open_checkpoint(tmp_path / "run").notes)  # as a base, and looked at

@@ -100,12 +100,12 @@ def test_checkpoint_and_run_say_what_read_the_texts(run: Path) -> None:
     expected = {"tokenizer": "characters", "vocab": f"sha256:{load_vocab('package:emilia').sha256}"}
     assert store.load(run / "checkpoints" / "step-00000004").meta.versions == expected
     assert json.loads((run / "env.json").read_text())["front_end"] == expected
-    assert "texts read by tokenizer characters, vocab sha256:" in ttstrain("inspect-ckpt", run).stdout
+    assert "text front end of the training: tokenizer characters, vocab sha256:" in ttstrain("inspect-ckpt", run).stdout
 
 
 def test_another_front_end_is_told_loudly(run: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copy = copied(run, root / "other_version", tokenizer="stone tablets")
-    warning = "WARNING: another front end: tokenizer characters, trained with stone tablets"
+    warning = "WARNING: the text front end has changed: tokenizer characters, trained with stone tablets"
     assert any(note.startswith(warning) for note in inspect(copy).notes)
     resume(copy, ["train.steps=5"])
     assert warning in " ".join(capsys.readouterr().err.split())
@@ -142,7 +142,7 @@ def test_transcripts_are_ranked_by_a_run(run: Path, root: Path) -> None:
     rows = [json.loads(line) for line in (out / "scores.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["score"] for row in rows] == sorted(row["score"] for row in rows)
     assert len({row["id"] for row in rows}) == 9
-    listed = done.stdout.split("the least explained first\n")[1].splitlines()[:9]
+    listed = done.stdout.split("the most suspicious first\n")[1].splitlines()[:9]
     assert all(row["id"][:19] in line for row, line in zip(rows, listed, strict=True))
     assert max(map(len, listed)) <= 80
 

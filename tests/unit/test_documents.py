@@ -33,8 +33,8 @@ def test_what_json_writes_is_read_back(value: object, tmp_path: Path) -> None:
         (b'{"a": "caf\xc3', "line 1 is not UTF-8 (byte 0xc3 at 10)"),
         (b"\xff\xfe{\x00}\x00", "line 1 is not UTF-8"),
         (b'{"a": 1, "b": 2, "a": 3}', "the key `a` is given twice"),
-        (b'{"a": NaN}', "NaN where a number belongs"),
-        (b'{"a": -Infinity}', "-Infinity where a number belongs"),
+        (b'{"a": NaN}', "NaN instead of a number"),
+        (b'{"a": -Infinity}', "-Infinity instead of a number"),
         (b'{"a": 1e999}', "the number 1e999 is too large"),
         (b'{"a": ' + b"9" * 5000 + b"}", "a number of 5000 digits"),
         (b"[" * 65 + b"]" * 65, "nested more than 64 deep"),
@@ -64,13 +64,13 @@ def test_sixty_four_containers_in_each_other_are_allowed() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("[]", "it holds a list where an object belongs"),
-        ("null", "it holds nothing where an object belongs"),
+        ("[]", "it holds a list instead of an object"),
+        ("null", "it holds nothing instead of an object"),
         ('{"a": 1}', "`name` is missing"),
-        ('{"name": 1}', "`name` is a whole number where a text belongs"),
-        ('{"name": "x", "steps": true}', "`steps` is a boolean where a whole number belongs"),
-        ('{"name": "x", "steps": 1.5}', "`steps` is a number where a whole number belongs"),
-        ('{"name": "x", "steps": 1, "rate": "1"}', "`rate` is a text where a number belongs"),
+        ('{"name": 1}', "`name` is a whole number, not a text"),
+        ('{"name": "x", "steps": true}', "`steps` is a boolean, not a whole number"),
+        ('{"name": "x", "steps": 1.5}', "`steps` is a number, not a whole number"),
+        ('{"name": "x", "steps": 1, "rate": "1"}', "`rate` is a text, not a number"),
     ],
 )
 def test_an_object_is_asked_for_what_it_must_hold(text: str, reason: str, tmp_path: Path) -> None:

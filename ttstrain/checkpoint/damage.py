@@ -22,7 +22,7 @@ def fault_of(path: Path, expected: FileMeta, *, content: bool = True) -> str | N
         if (size := path.stat().st_size) != expected.bytes:
             return f"`{path}` has {size:,} bytes instead of {expected.bytes:,}"
         if content and sha256_of_file(path) != expected.sha256:
-            return f"`{path}` is damaged: its sha256 is not the one that was written"
+            return f"`{path}` is damaged: its sha256 differs from the recorded one"
     except OSError as error:
         return f"`{path}` cannot be read: {error.strerror or error}"
     return None
@@ -59,19 +59,19 @@ def naming_a_sound_one(folder: Path) -> Iterator[None]:
         raise CheckpointError(error.message, hint=_way_out(folder)) from error
 
 
-_SOUND = "is sound"
+_SOUND = "is intact"
 
 
 def _way_out(folder: Path) -> str:
     sound = sound_before(folder)
     if sound is None:
-        return "no other checkpoint of this run is sound: start again from its base, or from another run"
+        return "no other checkpoint of this run is intact: start again from its base, or from another run"
     run = folder.parent.parent
-    return f"`{sound.name}` {_SOUND}: `ttstrain resume {quoted(run)} --from {sound.name}` goes on from it"
+    return f"`{sound.name}` {_SOUND}: `ttstrain resume {quoted(run)} --from {sound.name}` continues from it"
 
 
 def sound_before(folder: Path) -> Path | None:
-    """Find the newest checkpoint before this one, else after it, each of whose files is what was written."""
+    """Find the newest intact checkpoint before this one, else after it."""
     others = sorted(other for other in folder.parent.glob("step-*") if other.name != folder.name)
     before = [other for other in others if other.name < folder.name]
     for other in [*reversed(before), *(other for other in others if other.name > folder.name)]:

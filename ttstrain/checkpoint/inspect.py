@@ -48,7 +48,7 @@ class ScheduleReport:
 
 @dataclass(frozen=True, slots=True)
 class EmaReport:
-    """The average of the weights; `distance` is ||average - weights|| / ||weights||."""
+    """The EMA weights; `distance` is ||ema - raw|| / ||raw||."""
 
     present: bool
     step: int | None = None
@@ -65,7 +65,7 @@ class ModuleReport:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """Everything `inspect-ckpt` tells; the fields are the keys of its JSON."""
+    """Everything that `inspect-ckpt` shows; the fields are the keys of its JSON."""
 
     path: str
     family: str | None
@@ -181,7 +181,7 @@ def _inspect(path: Path) -> Inspection:
 
 @refused_as(CheckpointError)
 def list_tensors(path: Path, pattern: str) -> list[TensorReport]:
-    """Look at every tensor whose name matches a shell pattern, averages and moments too.
+    """Inspect every tensor whose name matches a shell pattern, EMA weights and optimizer state included.
 
     Raises UserError when none does.
     """
@@ -222,7 +222,7 @@ def diff(a: Path, b: Path) -> Difference:
 class _View:
     checkpoint: OpenedCheckpoint | None  # None when no family knows the file
     weights: Mapping[str, StoredTensor]
-    others: Mapping[str, StoredTensor]  # averages and moments: `ema/<name>`, `optimizer/<name>/exp_avg`, ...
+    others: Mapping[str, StoredTensor]  # EMA weights and optimizer state: `ema/<name>`, `optimizer/<name>/exp_avg`, ...
     buffers: frozenset[str]
     globals: tuple[str, ...]
     pickled: bool
@@ -235,7 +235,7 @@ def _open(path: Path) -> _View:
     if found.is_dir():
         return _own_view(path, found)
     contents = read_contents(found)
-    inside = () if found == path else (f"of the folder this is `{found.name}`",)
+    inside = () if found == path else (f"`{found.name}` of the folder",)
     checkpoint = identify(contents)
     if checkpoint is None:
         return _unknown_view(contents, inside)
@@ -270,7 +270,7 @@ def _run_notes(folder: Path) -> Iterator[str]:
     root = folder.parent
     yield f"this is `{folder.name}` of {len(pointers.list_checkpoints(root))} checkpoints"
     if pointers.pointed(root, pointers.LAST) is None:
-        yield f"WARNING: `{root / pointers.LAST}` is missing or damaged; the newest checkpoint is taken for it"
+        yield f"WARNING: `{root / pointers.LAST}` is missing or damaged; the newest checkpoint is used instead"
     try:
         if (best := pointers.read_pointer(root, pointers.BEST)) is not None:
             yield f"the best is `{best.name}`"
@@ -279,10 +279,11 @@ def _run_notes(folder: Path) -> Iterator[str]:
 
 
 def _front_end_notes(meta: Meta) -> Iterator[str]:
-    """Say how the texts were read that the weights were trained on, and whether this machine would read them alike."""
+    """Yield notes on the text front end of the training, and on how the one of this machine differs."""
     if not meta.versions:
         return
-    yield "texts read by " + ", ".join(f"{name} {version[:19]}" for name, version in meta.versions.items())
+    versions = (f"{name} {version[:19]}" for name, version in meta.versions.items())
+    yield f"text front end of the training: {', '.join(versions)}"
     spec = registry.find_task(meta.task)
     try:
         front_end = spec.planner(spec.read_model(meta.model)).front_end()
@@ -290,7 +291,7 @@ def _front_end_notes(meta: Meta) -> Iterator[str]:
         yield from compare_front_ends(meta.versions, now)
         check_vocab(meta.versions, now, source="the checkpoint")
     except RecipeError as error:
-        yield f"WARNING: texts cannot be read here as in training: {error.message}"
+        yield f"WARNING: texts cannot be tokenized here as in training: {error.message}"
     except CheckpointError as error:
         yield f"WARNING: {error.message}"
 
@@ -303,7 +304,7 @@ def _unknown_view(contents: Contents, notes: tuple[str, ...]) -> _View:
             target = others if path and path[0].startswith(_TRAINING_ONLY) else weights
             target["/".join(path) or "tensor"] = leaf
     stranger = registry.identify_unknown(all_keys(contents.tree))
-    unknown = f"no family of ttstrain knows this file; it holds {describe_keys(contents.tree)}"
+    unknown = f"this file matches no family of ttstrain; it holds {describe_keys(contents.tree)}"
     if stranger is not None:
         unknown = f"this {stranger.what}; {stranger.hint}"
     return _View(None, weights, others, frozenset(), contents.globals, contents.pickled, (unknown, *notes))
@@ -323,7 +324,7 @@ class _Health:
 
 
 def _examine(view: _View) -> _Health:
-    """Look at every number of the file once. Zeros are told of weights only: fresh moments are zero."""
+    """Check every number of the file once. Zeros are reported for weights only: new optimizer state is zero."""
     nonfinite: list[str] = []
     zero: list[str] = []
     for name, stored in [*view.weights.items(), *view.others.items()]:
@@ -362,7 +363,7 @@ def _pickle_notes(names: Sequence[str]) -> Iterable[str]:
     if unknown:
         more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
         yield (
-            f"its pickle names what ttstrain does not know, and what may run code when it is loaded elsewhere: "
+            f"its pickle has names that ttstrain does not know and that may run code when other programs load it: "
             f"{', '.join(unknown[:_SHOWN])}{more}. Nothing was executed here"
         )
 

@@ -90,9 +90,9 @@ def hold(folder: Path, *, made: bool = False) -> RunLock:
         raise _busy(folder)
     warning = None
     if answer == "no locks here":
-        warning = f"WARNING: the drive of `{folder}` has no locks: nothing keeps a second process from writing into it"
+        warning = f"WARNING: the file system of `{folder}` has no locks: a second process could write into it unnoticed"
     place = None if sys.platform == "win32" else os.open(folder, os.O_RDONLY)
-    with suppress(OSError):  # a full disk: who holds it is told to nobody, and it is held all the same
+    with suppress(OSError):  # a full disk: the lock is held, but the file does not name its holder
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, _myself().encode(), 0)
     _open_here.update(number for number in (descriptor, place) if number is not None)
@@ -105,8 +105,8 @@ def _take(path: Path) -> tuple[int, Answer]:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         except OSError as error:
             raise UserError(
-                f"`{path}`, which says who writes into this run, cannot be written: {error.strerror}",
-                hint="is the run's folder yours to write, and on a disk that can be written?",
+                f"the lock file `{path}` cannot be written: {error.strerror}",
+                hint="check that you may write into the run's folder and that its disk is not read-only",
             ) from error
         answer = _try_lock(descriptor)
         if answer == "busy" or _is_at(descriptor, path):
@@ -156,7 +156,7 @@ def _busy(folder: Path) -> RunBusyError:
         who = f"process {holder['pid']} on `{holder['host']}` since {holder['since']}: `{holder['command']}`"
     return RunBusyError(
         f"`{folder}` is being written by {who}",
-        hint=f"wait until it ends, or let it save and leave: `touch {quoted(folder / 'STOP')}`",
+        hint=f"wait until it ends, or make it save and stop: `touch {quoted(folder / 'STOP')}`",
     )
 
 

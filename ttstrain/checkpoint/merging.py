@@ -40,14 +40,14 @@ def _open(spec: str, *, task: str) -> OpenedCheckpoint:
 
 
 def open_for(recipe: ResolvedRecipe) -> OpenedCheckpoint:
-    """Open a recipe's base and compare what it tells of its architecture with the recipe's `model:`."""
+    """Open a recipe's base and compare the architecture it states with the recipe's `model:`."""
     opened = open_base(base_files(recipe.base), task=recipe.task)
     opened.check_model(recipe.section())
     return opened
 
 
 def check_base(recipe: ResolvedRecipe) -> None:
-    """Look whether a run could start from a recipe's base, as the run itself looks, but for what only a device tells.
+    """Check a recipe's base as the run itself would, except for what needs the device.
 
     Nothing is downloaded. The net is built without its numbers, and the base is read tensor by tensor.
 
@@ -75,14 +75,14 @@ def check_base(recipe: ResolvedRecipe) -> None:
 
 
 def check_fits(task: Task, weights: Tensors, opened: OpenedCheckpoint) -> None:
-    """Compare a base's tensors with a task's. Raises CheckpointError, which says what files hold that is missing."""
+    """Compare a base's tensors with a task's. Raises CheckpointError that names the files with missing tensors."""
     report = compare(task, weights, source=opened.source)
     if not report.perfect:
         raise explain(report, opened) or misfit(report)
 
 
 def no_new_embeddings() -> RecipeError:
-    """Say that new rows cannot train first where there are none."""
+    """Make the error of `model.first_new_rows` for a base without new embeddings."""
     return RecipeError(
         "`model.first_new_rows` has nothing to train: the base has an embedding for every token",
         hint="leave `model.first_new_rows` out",
@@ -111,7 +111,7 @@ def merge(parts: Sequence[OpenedCheckpoint]) -> OpenedCheckpoint:
         replaced = sum(key in weights for key in part.weights)
         kept = len(weights) - replaced
         if replaced:
-            notes.append(f"{part.path.name} replaces {replaced} tensors of what was given before it; {kept} stay")
+            notes.append(f"{part.path.name} replaces {replaced} tensors of the files before it; {kept} are kept")
         notes += [f"{part.path.name}: {note}" for note in part.notes]
         weights |= part.weights
         config = _merged(config, part.config)
@@ -152,7 +152,7 @@ def _check_same_model(before: Sequence[OpenedCheckpoint], config: Mapping[str, A
     for other in before:
         if part.fits and other.fits and not part.fits & other.fits:
             raise CheckpointError(
-                f"`{part.path}` is of version {_versions(part)}, `{other.path}` of {_versions(other)}",
+                f"`{part.path}` is of version {_versions(part)}, but `{other.path}` is of {_versions(other)}",
                 hint="the files of one model must be of one version; `ttstrain inspect-ckpt` says what a file is",
             )
     if differing := [f"{key}: {new!r}, and {old!r} before it" for key, old, new in differences(config, part.config)]:

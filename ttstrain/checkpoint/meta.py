@@ -42,7 +42,7 @@ class GroupMeta(_Record):
 
 
 class EmaMeta(_Record):
-    """The average of the weights."""
+    """The exponential moving average (EMA) of the weights."""
 
     present: bool
     step: int | None = None  # updates it has seen
@@ -86,14 +86,14 @@ class Meta(_Record):
     lora: LoraMeta | None = None
     metrics: Mapping[str, float] = {}  # the latest evaluation's
     notes: tuple[str, ...] = ()
-    versions: Mapping[str, str] = {}  # what decides on tokens, as `FrontEnd.versions`; empty where nobody told
+    versions: Mapping[str, str] = {}  # versions of the text front end, as `FrontEnd.versions`; empty if unknown
     time: str = Field(default_factory=_now)  # UTC, ISO 8601
     ttstrain: str = __version__
     torch: str = Field(default_factory=_torch_version)
     schema_version: int = Field(default=SCHEMA, alias="schema")
     parts: tuple[str, ...] = ()
     ranks: int = 0
-    order: int = 0  # of writing, within its run: 1 is the first; 0 where nobody counted
+    order: int = 0  # of writing, within its run: 1 is the first; 0 if unknown
     files: Mapping[str, FileMeta] = {}
     digest: str = ""  # sha256 of this file with nothing between these quotes; earlier checkpoints have none
 
@@ -112,7 +112,7 @@ def compare_front_ends(then: Mapping[str, str], now: Mapping[str, str]) -> list[
     ]
     if not changed:
         return []
-    return [f"WARNING: another front end: {'; '.join(changed)}. The same text may give other tokens"]
+    return [f"WARNING: the text front end has changed: {'; '.join(changed)}. The same text may give other tokens"]
 
 
 def check_vocab(then: Mapping[str, str], now: Mapping[str, str], *, source: str) -> None:
@@ -120,8 +120,8 @@ def check_vocab(then: Mapping[str, str], now: Mapping[str, str], *, source: str)
     if VOCAB in then and VOCAB in now and then[VOCAB] != now[VOCAB]:
         raise CheckpointError(
             f"`{source}` was trained with another vocabulary ({then[VOCAB][:15]}…, here {now[VOCAB][:15]}…): "
-            "its rows would stand for other symbols",
-            hint="set `model.vocab` to the file it was trained with; `finetune` with it as `--base` takes a new one",
+            "its embedding rows would belong to other symbols",
+            hint="set `model.vocab` to the file it was trained with; for a new one, `finetune` with it as `--base`",
         )
 
 
@@ -157,7 +157,7 @@ def read_meta(folder: Path) -> Meta:
     _check_digest(path, meta)
     for name in (*meta.files, *meta.parts):
         if Path(name).name != name:
-            raise CheckpointError(f"`{path}` names `{name}`, which is no file of its own folder")
+            raise CheckpointError(f"`{path}` names `{name}`, which is not a file in its folder")
     kept = {key: str(copy) for key, copy in kept_files(folder, meta).items()}
     return meta.model_copy(update={"digest": "", "model": {**meta.model, **kept}})
 
@@ -174,7 +174,7 @@ def _check_digest(path: Path, meta: Meta) -> None:
         return
     written = documents.read_bytes(path, error=CheckpointError)
     if sha256(written.replace(meta.digest.encode(), b"")) != meta.digest:
-        raise CheckpointError(f"`{path}` is damaged: its sha256 is not the one that was written")
+        raise CheckpointError(f"`{path}` is damaged: its sha256 differs from the recorded one")
 
 
 _NO_DIGEST = '"digest": ""'

@@ -54,12 +54,12 @@ def order(folder: Path) -> int:
     """Return which of its run's checkpoints this is, in the order of writing."""
     try:
         return read_meta(folder).order
-    except CheckpointError:  # damaged, which `inspect-ckpt` tells: the oldest
+    except CheckpointError:  # damaged, which `inspect-ckpt` reports: the oldest
         return -1
 
 
 def step_of(folder: Path) -> int:
-    """Return the step that a checkpoint's name tells."""
+    """Return the step in a checkpoint's name."""
     match = _STEP_FOLDER.fullmatch(folder.name)
     assert match is not None
     return int(match[1])
@@ -79,7 +79,7 @@ def read_pointer(root: Path, name: str) -> Path | None:
     if named is None and not path.exists():
         return None
     if named is None or not is_own(root / named):
-        what = "does not name a checkpoint of this run" if named is None else f"names `{named}`, which is not there"
+        what = "does not name a checkpoint of this run" if named is None else f"names `{named}`, which does not exist"
         present = ", ".join(found.name for found in list_checkpoints(root)) or "none"
         raise CheckpointError(f"`{path}` {what}", hint=f"complete ones: {present}")
     return root / named
@@ -134,7 +134,7 @@ def mend_last(root: Path) -> str | None:
     if newest is None or pointed(root, LAST) is not None:
         return None
     write_pointer(root / LAST, newest.name)
-    return f"WARNING: `{root / LAST}` was missing or damaged: it names the newest checkpoint again, {newest.name}"
+    return f"WARNING: `{root / LAST}` was missing or damaged: it now names the newest checkpoint, {newest.name}"
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Reading a run that may be training: its checkpoints are replaced and removed under whoever reads them."""
+"""Read a run that may be training: its checkpoints may be replaced or removed while they are read."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def retried(path: Path, read: Callable[[], T], *, prefer: Literal["last", "best"
                 raise
             if number == TRIES:
                 raise CheckpointError(
-                    f"a checkpoint of `{path}` was replaced or removed each of {TRIES} times that it was read",
-                    hint="a run that trains saves there: try again, or name a checkpoint that stays "
+                    f"a checkpoint of `{path}` was replaced or removed during each of {TRIES} attempts to read it",
+                    hint="a run is saving there: try again, or name a checkpoint that is kept "
                     "(`RUN/checkpoints/step-...`; `checkpoint.keep_last` and `keep_every` say which do)",
                 ) from error
         time.sleep(pause_s)
@@ -44,7 +44,7 @@ def retried(path: Path, read: Callable[[], T], *, prefer: Literal["last", "best"
 
 
 def _standing_at(path: Path, prefer: Literal["last", "best"]) -> tuple[Path, int, int] | None:
-    """Tell one checkpoint from another of the same name; None where there is none of ours."""
+    """Return what differs between two checkpoints of the same name; None where there is no checkpoint of ttstrain."""
     try:
         folder = follow(path, prefer=prefer)
         if not pointers.is_checkpoint(folder):

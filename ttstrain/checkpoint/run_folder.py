@@ -1,4 +1,4 @@
-"""What a run's folder says of the run: the recipe, the plan and the environment of its latest start."""
+"""What a run's folder records: the recipe, the plan and the environment of its latest start."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SESSIONS = "sessions"
 
 
 def read_environment(folder: Path) -> dict[str, Any]:
-    """Return what a run's start says of its environment, as far as it can be read."""
+    """Return the recorded environment of a run's start, as far as it can be read."""
     return _read(folder / ENVIRONMENT)
 
 
@@ -31,24 +31,24 @@ def directory(folder: Path) -> Path | None:
 
 
 def origins(folder: Path) -> dict[str, str]:
-    """Return where the values of a run's recipe came from, as its plan says; empty where the plan is damaged."""
+    """Return the origins of the values of a run's recipe, from its plan; empty if the plan is damaged."""
     written = _read(folder / PLAN).get("origins")
     return {key: str(origin) for key, origin in written.items()} if isinstance(written, dict) else {}
 
 
 def name(folder: Path) -> str:
-    """Return what a run is named after, as its plan says; its folder's name where the plan is damaged."""
+    """Return a run's name from its plan, or its folder's name if the plan is damaged."""
     written = _read(folder / PLAN).get("name")
     return written if isinstance(written, str) and written else folder.name
 
 
 def read_plan(folder: Path) -> dict[str, Any]:
-    """Read a run's plan where nothing else tells its length. Raises CheckpointError when it is damaged."""
+    """Read a run's plan for the length of the run. Raises CheckpointError if it is damaged."""
     return documents.read_object(folder / PLAN, error=CheckpointError, keys=_IN_PLAN, hint=_ANEW)
 
 
 def damage(folder: Path) -> list[str]:
-    """Name the descriptions of a run that cannot be read: a resume writes them anew, and says what was lost."""
+    """Return a warning for each description of a run that cannot be read; a resume writes a new one."""
     found = []
     for file, keys, lost in (
         (PLAN, _IN_PLAN, "where each value came from"),
@@ -57,16 +57,16 @@ def damage(folder: Path) -> list[str]:
         try:
             documents.read_object(folder / file, error=CheckpointError, keys=keys)
         except CheckpointError as error:
-            found.append(f"WARNING: {error.message}. It is written anew; it held {lost}")
+            found.append(f"WARNING: {error.message}. A new one is written; the old one recorded {lost}")
     return found
 
 
 _IN_PLAN: dict[str, type] = {"name": str, "origins": dict, "steps": int, "steps_per_epoch": float, "save_every": int}
-_ANEW = "`ttstrain resume` writes it anew"
+_ANEW = "`ttstrain resume` writes a new one"
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Read a description as far as it can be read: `damage` tells of what cannot."""
+    """Read a description as far as it can be read; `damage` reports the rest."""
     try:
         return documents.read_object(path, error=CheckpointError)
     except CheckpointError:

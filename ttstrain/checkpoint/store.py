@@ -137,7 +137,7 @@ def verified_text(folder: Path, meta: Meta, name: str) -> str:
 
 
 def weight_files(meta: Meta) -> list[str]:
-    """Name the files that hold a checkpoint's weights and their average."""
+    """Name the files that hold a checkpoint's raw weights and EMA weights."""
     stems = {_STEMS.get(part, part) for part in ("task", "ema")}
     return [name for name in meta.files if Path(name).stem in stems]
 
@@ -172,7 +172,7 @@ class CheckpointStore:
         self._writer: threading.Thread | None = None
         self._error: BaseException | None = None
         self._news: deque[str] = deque()  # filled by the writer, emptied by `news`
-        self._stays: set[str] = set()  # old checkpoints that could not be removed, and are told
+        self._stays: set[str] = set()  # old checkpoints that could not be removed, and were reported
         self._best_of_course: _Best | None = None  # what the next save lets `best` name, where a course was left
         run_dir.mkdir(parents=True, exist_ok=True)
         pointers.recover(self.root)
@@ -202,7 +202,7 @@ class CheckpointStore:
         """Let `last` or `best` name the checkpoint of `step`, which must exist."""
         self.wait()
         if not pointers.is_checkpoint(self.folder(step)):
-            raise ValueError(f"no checkpoint of step {step} to call {name}")
+            raise ValueError(f"`{name}` cannot point to step {step}: it has no checkpoint")
         pointers.write_pointer(self.root / name, self.folder(step).name)
 
     def wait(self) -> None:
@@ -224,7 +224,7 @@ class CheckpointStore:
         return [self._news.popleft() for _ in range(len(self._news))]
 
     def go_on_from(self, step: int, *, best: int | None) -> None:
-        """Let `last` name the checkpoint of `step`, from which the run goes on; `best` is the best step until there.
+        """Let `last` name the checkpoint of `step`, from which the run continues; `best` is the best step until there.
 
         Where that leaves another course, its best stays until the first save: then `best` names that of this course,
         or nothing where that is gone.
@@ -378,7 +378,7 @@ def _present(path: Path, expected: FileMeta) -> Path:
 
 
 def _altered(path: Path) -> CheckpointError:
-    return CheckpointError(f"`{path}` is damaged: its sha256 is not the one that was written")
+    return CheckpointError(f"`{path}` is damaged: its sha256 differs from the recorded one")
 
 
 def _summed(total: FileSum) -> FileMeta:
@@ -424,7 +424,7 @@ class _Packer:
             return [self.pack(value, (*path, str(index))) for index, value in enumerate(tree)]
         if tree is None or isinstance(tree, str | bool | int | float):
             return tree
-        raise TypeError(f"state `{'/'.join(path)}`: a {type(tree).__name__} can be neither a tensor nor JSON")
+        raise TypeError(f"state `{'/'.join(path)}`: a {type(tree).__name__} is neither a tensor nor JSON")
 
     def _store(self, tensor: Tensor, path: tuple[str, ...]) -> str:
         identity = _identity(tensor)

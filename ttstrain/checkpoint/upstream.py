@@ -51,7 +51,7 @@ def open_checkpoint(path: Path, *, task: str | None = None) -> OpenedCheckpoint:
             if stranger is not None:
                 raise CheckpointError(f"`{path}` {stranger.what}", hint=stranger.hint)
             raise CheckpointError(
-                f"no family of ttstrain knows `{path}`: it holds {describe_keys(contents.tree)}",
+                f"`{path}` matches no family of ttstrain: it holds {describe_keys(contents.tree)}",
                 hint="`ttstrain inspect-ckpt` shows what is in it",
             )
         opened = known
@@ -61,14 +61,14 @@ def open_checkpoint(path: Path, *, task: str | None = None) -> OpenedCheckpoint:
         )
     if task is not None and opened.family != task.split("/", maxsplit=1)[0]:
         raise CheckpointError(
-            f"`{path}` is of family `{opened.family}`, the recipe trains `{task}`",
+            f"`{path}` is of family `{opened.family}`, but the recipe trains `{task}`",
             hint=f"choose a base of `{task}`, or a recipe of `{opened.family}`: `ttstrain recipes`",
         )
     return opened
 
 
 def identify(contents: Contents) -> OpenedCheckpoint | None:
-    """Ask every family's formats who knows a file."""
+    """Find the format, of any family, that identifies a file."""
     for _, upstream in formats():
         if upstream.sniff(contents):
             return upstream.read(contents)
@@ -85,7 +85,7 @@ def formats() -> Iterator[tuple[str, UpstreamFormat]]:
 def open_own(folder: Path, *, damaged: Literal["refuse", "show"] = "refuse") -> OpenedCheckpoint:
     """Open one of our checkpoint folders, without holding its tensors; adapters are merged when they are read.
 
-    Raises CheckpointError when its weights or their average are not what was written, or, with `show`, when they
+    Raises CheckpointError when its raw or EMA weights are not what was written, or, with `show`, when they
     cannot be followed at all.
     """
     loaded = store.load_lazily(folder)
@@ -99,14 +99,14 @@ def open_own(folder: Path, *, damaged: Literal["refuse", "show"] = "refuse") -> 
         adapters = adapted.adapters(weights)
         weights = adapted.merged(weights, scaling=meta.lora.scaling)
         ema = None if ema is None else adapted.merged(ema, scaling=meta.lora.scaling)
-        notes = (*notes, f"{meta.lora.describe()}: shown and used as merged into the base's weights")
+        notes = (*notes, f"{meta.lora.describe()}: merged into the base's weights here")
     if (warning := never_better(meta, state)) is not None:
         notes = (*notes, warning)
     if trained_schedule_free(state):
         notes = (
             *notes,
-            "trained schedule-free: these are the weights it steps with, not the averaged ones that it was evaluated "
-            "on. `ttstrain export` writes those",
+            "trained with a schedule-free optimizer: these are the raw weights; evaluations used the averaged ones, "
+            "which `ttstrain export` writes",
         )
     return OpenedCheckpoint(
         path=folder,

@@ -1,4 +1,4 @@
-"""What to know of a run's weights before they are used: whether they are better than their base, and what they are."""
+"""Checks before a run's weights are used: better than the base? raw weights of a schedule-free optimizer?"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ttstrain.checkpoint.meta import Meta
 
 
 def never_better(meta: Meta, state: Mapping[str, Any]) -> str | None:
-    """Warn where no evaluation of a run, up to a checkpoint, was better than the one before its first step.
+    """Return a warning if no evaluation of a run, up to a checkpoint, was better than the one at step 0.
 
     `state` holds the checkpoint's part `best`. None where one was better, and where nothing was measured.
     """
@@ -21,15 +21,15 @@ def never_better(meta: Meta, state: Mapping[str, Any]) -> str | None:
     figures = f"`{metric}` was {at_start:.4f} before the first step" if isinstance(at_start, float) else ""
     figures += f" and is {now:.4f} at step {meta.step:,}" if figures and now is not None else ""
     return (
-        f"WARNING: up to step {meta.step:,} this run was never better than what it started from"
-        f"{f' ({figures})' if figures else ''}: training made it worse, and its base is the better choice"
+        f"WARNING: up to step {meta.step:,} this run was never better than its base"
+        f"{f' ({figures})' if figures else ''}: training made the model worse; use the base instead"
     )
 
 
 def trained_schedule_free(state: Mapping[str, Any]) -> bool:
-    """Tell whether a checkpoint's weights are those that a schedule-free optimizer steps with.
+    """Tell whether a checkpoint's weights are the raw weights of a schedule-free optimizer.
 
-    They are not the averaged ones that it stands for and is evaluated on. `state` holds the checkpoint's optimizers.
+    Evaluations and exports use the averaged weights instead. `state` holds the checkpoint's optimizers.
     """
     moments: Mapping[str, Mapping[str, Any]] = state.get("optimizers", {})
     return any("z" in own for optimizer in moments.values() for own in optimizer.values())

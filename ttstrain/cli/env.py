@@ -34,7 +34,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
         bf16 = "bf16" if device["bf16"] else "no bf16"
         memory = device["memory_bytes"] / 2**30
         lines.append(f"cuda:{index}    {device['name']}, {memory:.0f} GiB, sm {device['capability']}, {bf16}")
-    return lines if devices else [*lines, "gpu       none that CUDA can use"]
+    return lines if devices else [*lines, "gpu       none usable by CUDA"]
 
 
 def _installed(packages: dict[str, str | None]) -> list[tuple[str, str]]:

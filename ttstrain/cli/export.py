@@ -25,12 +25,10 @@ def export(
             parser=paths.path, metavar="RUN|CKPT", help="A run's folder, a checkpoint, or an upstream file."
         ),
     ],
-    out: Annotated[
-        Path, typer.Option("-o", "--out", parser=paths.path, help="Folder to make; it must not hold anything.")
-    ],
+    out: Annotated[Path, typer.Option("-o", "--out", parser=paths.path, help="Folder to write; new or empty.")],
     *,
     weights: Annotated[
-        WeightsChoice, typer.Option(help="`auto` takes the lower held-out loss of weights and average.")
+        WeightsChoice, typer.Option(help="Raw or EMA weights; `auto`: those with the lower held-out loss.")
     ] = "auto",
     formats: Annotated[
         list[str] | None,
@@ -42,15 +40,15 @@ def export(
     ] = None,
     compare: Annotated[
         bool,
-        typer.Option("--compare", help="Measure weights, average and blends on the held-out clips, take the best."),
+        typer.Option("--compare", help="Measure raw, EMA and blended weights on the held-out clips; export the best."),
     ] = False,
-    recipe: Annotated[str | None, typer.Option(help="Recipe that describes an upstream file.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Recipe with the model settings of an upstream file.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Write RUN's weights as files that upstream's tools load, with vocab, settings and a README.
 
-    A run stands for its best checkpoint. The files are read back and compared, tensor by tensor and by a forward pass,
-    before the folder gets its name.
+    Of a run, its best checkpoint is exported. Before the folder gets its name, the files are read back and compared
+    with the checkpoint, tensor by tensor and by a forward pass.
     """
     from ttstrain.checkpoint.reading import retried
     from ttstrain.contract.export import TRAINING

@@ -19,7 +19,7 @@ def finetune(
         ),
     ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Other values for keys of the recipe.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides of recipe keys.")
     ] = None,
     *,
     data: Annotated[
@@ -31,15 +31,13 @@ def finetune(
             parser=paths.name, help="Weights to start from: file, folder, run or hf://…; several: later over earlier."
         ),
     ] = None,
-    run_dir: Annotated[
-        Path | None, typer.Option(parser=paths.path, help="Folder in which the run's folder is made.")
-    ] = None,
+    run_dir: Annotated[Path | None, typer.Option(parser=paths.path, help="Parent of the run's folder.")] = None,
     nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine, one per GPU.")] = 1,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and exit.")] = False,
 ) -> None:
-    """Fine-tune a model as RECIPE says; `KEY=VALUE` overrides a key, such as `optim.lr=2e-5`.
+    """Fine-tune a model with RECIPE; `KEY=VALUE` overrides a key, such as `optim.lr=2e-5`.
 
-    A run starts from `base` weights with a fresh optimizer and counter. To go on with a run, use `ttstrain resume`.
+    A run starts from the `base` weights at step 0, with empty optimizer state. `ttstrain resume` continues a run.
     """
     from ttstrain.plan.project import with_project
     from ttstrain.plan.resolve import parse

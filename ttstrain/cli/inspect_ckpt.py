@@ -37,29 +37,29 @@ def inspect_ckpt(
     *,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     tensors: Annotated[
-        str | None, typer.Option(metavar="GLOB", help="List tensors by name, with their numbers, such as `*.bias`.")
+        str | None, typer.Option(metavar="GLOB", help="List tensors by a pattern, such as `*.bias`, with statistics.")
     ] = None,
     probe: Annotated[
         str | None,
-        typer.Option(metavar="DATA", help="Judge it on a few recordings under every reading that its shapes allow."),
+        typer.Option(metavar="DATA", help="Compare the loss on recordings for every interpretation of the file."),
     ] = None,
     vocab: Annotated[
         Path | None,
         typer.Option(
-            parser=paths.path, metavar="FILE", help="For `--probe`: the checkpoint's vocabulary, if not beside it."
+            parser=paths.path, metavar="FILE", help="For `--probe`: the checkpoint's vocabulary, if elsewhere."
         ),
     ] = None,
 ) -> None:
-    """Tell what PATH is: model, step, LR of each group, average, damage. Nothing in it is executed.
+    """Show what PATH is: model, step, LR of each parameter group, EMA, damage. No code in it is executed.
 
-    Some nets look alike and differ in how their tensors are meant; `--probe DATA` tells them apart by their losses.
+    Some models have the same tensor shapes but compute differently; `--probe DATA` tells them apart by their losses.
     """
     import torch
 
     from ttstrain.checkpoint.inspect import diff, inspect, list_tensors
 
     if vocab is not None and probe is None:
-        raise typer.BadParameter("`--vocab` is for `--probe`")
+        raise typer.BadParameter("`--vocab` needs `--probe`")
     if probe is not None and (other is not None or tensors is not None):
         raise typer.BadParameter("`--probe` takes one checkpoint and no `--tensors`")
     if probe is not None:
@@ -95,7 +95,7 @@ def print_json(document: Any) -> None:
 
 
 def print_inspection(found: Inspection, console: Console) -> None:
-    """Print for people: what it is first, what is odd about it last."""
+    """Print for people: the identity first, anomalies last."""
     console.print(terminal.on_one_line(str(found.path)), style="bold", overflow="fold", markup=False)
     lines = list(_lines(found))
     for name, text in lines:
@@ -128,13 +128,13 @@ def _lines(found: Inspection) -> Iterable[tuple[str, str]]:
     if found.modules:
         yield "", _modules(found)
     if found.ema.present:
-        yield "average", _average(found)
+        yield "EMA", _average(found)
     if found.schedule is not None:
         lr = "unknown" if found.schedule.lr_next is None else f"{found.schedule.lr_next:.3g}"
         place = f"{'ended, ' if found.schedule.ended else ''}at {found.schedule.position:,}"
         yield "schedule", f"{place}: next LR {lr}"
     if found.damaged:
-        yield "DAMAGED", f"{_names(found.damaged)}: not what was written"
+        yield "DAMAGED", f"{_names(found.damaged)}: differs from what was written"
     yield "numbers", "all finite" if not found.nonfinite else f"NOT FINITE in {_names(found.nonfinite)}"
     if found.zero:
         yield "all zero", _names(found.zero)
@@ -145,8 +145,8 @@ def _lines(found: Inspection) -> Iterable[tuple[str, str]]:
 def _average(found: Inspection) -> str:
     step = "" if found.ema.step is None else f"of step {found.ema.step:,}, "
     if found.ema.distance is not None:
-        return f"{step}{found.ema.distance:.2%} away from the weights"
-    return f"{step}the only weights there are" if found.kind == "base" else f"{step}at no measurable distance"
+        return f"{step}{found.ema.distance:.2%} away from the raw weights"
+    return f"{step}there are no raw weights" if found.kind == "base" else f"{step}distance to raw unknown"
 
 
 def _modules(found: Inspection) -> str:
@@ -208,7 +208,7 @@ def print_difference(found: Difference, console: Console) -> None:
         moved = "no number" if change.distance is None else f"{change.distance:9.3%}"
         console.print(f"{moved:>9}  {change.name}", markup=False, overflow="fold")
     if len(found.changed) > 2 * _SHOWN:
-        console.print(f"           and {len(found.changed) - 2 * _SHOWN:,} more that moved less")
+        console.print(f"           and {len(found.changed) - 2 * _SHOWN:,} more that changed less")
 
 
 def _names(names: Sequence[str]) -> str:

@@ -41,13 +41,15 @@ class Command:
 
 
 COMMANDS = {
-    "finetune": Command("ttstrain.cli.finetune:finetune", "Fine-tune a model as a recipe says."),
-    "resume": Command("ttstrain.cli.resume:resume", "Go on with a run exactly where it stopped."),
-    "plan": Command("ttstrain.cli.plan:plan", "Show everything a recipe would do, before it does it."),
+    "finetune": Command("ttstrain.cli.finetune:finetune", "Fine-tune a model with a recipe."),
+    "resume": Command("ttstrain.cli.resume:resume", "Continue a run exactly where it stopped."),
+    "plan": Command("ttstrain.cli.plan:plan", "Show everything a run would do, without running it."),
     "prepare": Command("ttstrain.cli.prepare:prepare", "Check the data and cache its features."),
-    "inspect-ckpt": Command("ttstrain.cli.inspect_ckpt:inspect_ckpt", "Tell what a checkpoint is, executing nothing."),
-    "export": Command("ttstrain.cli.export:export", "Write a run's weights for upstream's tools, and prove them."),
-    "sample": Command("ttstrain.cli.sample:sample", "Speak with a checkpoint and write sound files."),
+    "inspect-ckpt": Command(
+        "ttstrain.cli.inspect_ckpt:inspect_ckpt", "Show what a checkpoint holds, executing nothing."
+    ),
+    "export": Command("ttstrain.cli.export:export", "Export a run's weights for upstream's tools, and verify them."),
+    "sample": Command("ttstrain.cli.sample:sample", "Generate speech with a checkpoint, as sound files."),
     "recipes": Command("ttstrain.cli.recipes:recipes", "List, show or copy the recipes that ship with ttstrain."),
     "schema": Command("ttstrain.cli.schema:schema", "Print the JSON Schema of a recipe, for editors."),
     "env": Command("ttstrain.cli.env:env", "Print versions, devices and threads, for a bug report."),
@@ -98,7 +100,7 @@ class CommandLine(TyperGroup):
                 raise
             print_error(
                 f"memory ran out: {first_line(error)}",
-                hint="end other programs that hold memory of the device, or use one with more",
+                hint="stop other programs that use the device's memory, or use a device with more",
             )
             raise typer.Exit(OutOfMemoryError.exit_code) from error
         except Exception as error:
@@ -107,7 +109,7 @@ class CommandLine(TyperGroup):
             option = str(getattr(error, "option_name", ""))
             if (meant := _as_key(option, command_line)) is None:
                 raise
-            print_error(f"there is no option `{option}`", hint=f"keys of the recipe are set without dashes: `{meant}`")
+            print_error(f"there is no option `{option}`", hint=f"recipe keys are set without dashes: `{meant}`")
             raise typer.Exit(UserError.exit_code) from error
 
 
@@ -183,12 +185,12 @@ def main() -> None:
     with protected(), starting(speak=first_here()) if _trains(sys.argv[1:]) else nullcontext():
         try:
             app(prog_name="ttstrain")
-        except Exception:  # whatever reaches this line is our defect: show it whole, and say whose it is
+        except Exception:  # any other error is a bug of ours: show the whole traceback and say so
             with suppress(OSError):
                 print(escaped(traceback.format_exc()), end="", file=sys.stderr)
             print_error(
-                "ttstrain failed in a way it should not",
-                hint="the lines above say where; please report them together with `ttstrain env`",
+                "internal error: this is a bug in ttstrain",
+                hint="please report the lines above together with the output of `ttstrain env`",
             )
             sys.exit(INTERNAL_ERROR)
         finally:

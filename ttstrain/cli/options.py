@@ -20,7 +20,7 @@ SAME_VALUE = {  # what other trainers call a key whose values mean the same
 
 
 def as_override(option: str, arguments: Sequence[str]) -> str | None:
-    """Write an unknown option of a command line as `key=value`; None where no key is called so.
+    """Write an unknown option of a command line as `key=value`; None where no key has this name.
 
     The value is that of `arguments` where the key takes it.
     """

@@ -15,5 +15,5 @@ def path(written: str) -> Path:
 def name(written: str) -> str:
     """Return a path, address or name as it was written. Raises BadParameter, exit code 2, when nothing was."""
     if not written.strip():
-        raise typer.BadParameter("it is empty: a variable that is not set? The current folder is `.`")
+        raise typer.BadParameter("it is empty, perhaps from an unset shell variable; the current folder is `.`")
     return written

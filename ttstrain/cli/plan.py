@@ -24,7 +24,7 @@ def plan(
         ),
     ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Other values for keys of the recipe.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides of recipe keys.")
     ] = None,
     *,
     data: Annotated[
@@ -36,10 +36,8 @@ def plan(
             parser=paths.name, help="Weights to start from: file, folder, run or hf://...; several: later over earlier."
         ),
     ] = None,
-    run_dir: Annotated[
-        Path | None, typer.Option(parser=paths.path, help="Folder in which the run's folder is made.")
-    ] = None,
-    nproc: Annotated[int, typer.Option(min=1, help="Processes to plan for.")] = 1,
+    run_dir: Annotated[Path | None, typer.Option(parser=paths.path, help="Parent of the run's folder.")] = None,
+    nproc: Annotated[int, typer.Option(min=1, help="Number of processes to plan for.")] = 1,
     json: Annotated[bool, typer.Option("--json", help="Print the plan as one JSON document.")] = False,
     yaml: Annotated[bool, typer.Option("--yaml", help="Print every value of the recipe with its origin.")] = False,
 ) -> None:

@@ -29,18 +29,18 @@ SHOWN_SCORES = 10
 def prepare(
     data: Annotated[
         Path,
-        typer.Argument(parser=paths.path, metavar="DATA", help="Recordings: a folder, their table, or `package:demo`."),
+        typer.Argument(parser=paths.path, metavar="DATA", help="Recordings: folder, metadata file, or `package:demo`."),
     ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Other values for keys of the recipe.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides of recipe keys.")
     ] = None,
     *,
     recipe: Annotated[str, typer.Option(help="The recipe to prepare for: a shipped name or a YAML file.")] = "",
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", parser=paths.path, help="Folder for the lists of clips.")
+        Path | None, typer.Option("-o", "--out", parser=paths.path, help="Folder for the clip lists.")
     ] = None,
     score: Annotated[
-        str, typer.Option(metavar="CKPT", help="Rank the transcripts by how this checkpoint, or run, hears them.")
+        str, typer.Option(metavar="CKPT", help="Rank clips by how much their text helps this checkpoint predict them.")
     ] = "",
     vocab_out: Annotated[
         Path | None,
@@ -49,15 +49,15 @@ def prepare(
         ),
     ] = None,
     num_shown: Annotated[
-        int, typer.Option("--show-tokens", metavar="N", min=0, help="Show N sentences as the model reads them.")
+        int, typer.Option("--show-tokens", metavar="N", min=0, help="Show N sentences as the model's tokens.")
     ] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Check every recording in DATA, say what was repaired and left out, and cache the features RECIPE trains on.
+    """Check every recording in DATA, list what was repaired and skipped, and cache the features that RECIPE trains on.
 
-    `finetune` does the same when it has to. Writes manifest.jsonl (the clips) and quarantine.jsonl (what was left out
-    or repaired, and why), with `--score` scores.jsonl; the recordings are never changed. Without a recipe the data are
-    only checked.
+    `finetune` does the same if needed. Writes manifest.jsonl (the clips) and quarantine.jsonl (what was skipped or
+    repaired, and why), with `--score` also scores.jsonl; the recordings are never changed. Without a recipe the data
+    are only checked.
     """
     wanted = _recipe(recipe, data, overrides or [])
     if wanted is None:
@@ -132,7 +132,7 @@ def _data_config(data: Path, overrides: list[str]) -> Any:
     from ttstrain.recipe.schema import DataConfig
 
     if overrides:
-        raise RecipeError("`KEY=VALUE` changes a recipe, and none is given", hint="add `--recipe RECIPE`")
+        raise RecipeError("`KEY=VALUE` needs a recipe", hint="add `--recipe RECIPE`")
     return DataConfig(path=str(data))
 
 
@@ -182,7 +182,7 @@ def _need_recipe(flags: dict[str, Any]) -> None:
     from ttstrain.errors import RecipeError
 
     if given := [flag for flag, value in flags.items() if value]:
-        raise RecipeError(f"`{given[0]}` needs to know how texts are read", hint="add `--recipe RECIPE`")
+        raise RecipeError(f"`{given[0]}` needs a recipe, which sets the tokenizer", hint="add `--recipe RECIPE`")
 
 
 def _need_vocab(recipe: ResolvedRecipe) -> None:
@@ -192,7 +192,7 @@ def _need_vocab(recipe: ResolvedRecipe) -> None:
     if "vocab" not in registry.find_task(recipe.task).config.model_fields:
         raise RecipeError(
             f"`--vocab-out` writes a vocabulary for `model.vocab`, which `{recipe.task}` does not have",
-            hint="its symbols are those its published weights know; leave `--vocab-out` out",
+            hint="leave `--vocab-out` out: the symbols of this task are fixed by its published weights",
         )
 
 
@@ -281,14 +281,14 @@ def scoring_lines(scoring: Scoring) -> list[str]:
 
     lines = [
         f"score     {len(scoring.scores):,} clips by {scoring.checkpoint}: {len(scoring.suspicious)} suspicious",
-        f"          a clip's text scores above another's in its place in {100 * scoring.separation:.0f} % of pairs",
+        f"          a clip's own text scores above another clip's text in {100 * scoring.separation:.0f} % of pairs",
     ]
     if not scoring.reliable:
         lines += [
-            "          WARNING: 50 % is chance. This model hardly hears what is said; score with",
-            "          one that was trained longer or on more, and check the first ones by ear",
+            "          WARNING: 50 % is chance. This model hardly uses the text; score with a model",
+            "          that was trained longer or on more data, and check the first clips by ear",
         ]
-    lines.append(f"          {'z':>6} {'score':>8}  clip and text, the least explained first")
+    lines.append(f"          {'z':>6} {'score':>8}  clip and text, the most suspicious first")
     for entry in scoring.scores[:SHOWN_SCORES]:
         mark = "?" if entry.suspicious else " "
         named = f"{printable(entry.clip.id, limit=20)}: {printable(entry.clip.text, limit=60)}"

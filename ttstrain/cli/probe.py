@@ -1,4 +1,4 @@
-"""`ttstrain inspect-ckpt --probe`: how a checkpoint's tensors are meant, told by what they do to speech."""
+"""`ttstrain inspect-ckpt --probe`: which interpretation of a checkpoint has the lowest loss on speech."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def lines(found: Probe) -> list[str]:
     clips = len(found.best.clips)
     rows = [
         f"{interpretation.name:<{width}}  {interpretation.loss:7.4f}  {_factor(interpretation.loss / found.best.loss)}"
-        f"{'  what it says of itself' if interpretation.stated else ''}".rstrip()
+        f"{'  stated in the file' if interpretation.stated else ''}".rstrip()
         for interpretation in found.interpretations
     ]
     return [
@@ -55,14 +55,14 @@ def _verdict(found: Probe) -> list[str]:
     )
     if not found.learned:
         return [
-            "verdict: none. The net does hardly better than an untrained one on these",
-            "recordings: it has learned too little, or another language; try recordings like",
-            "those it knows.",
+            "verdict: none. The model is hardly better than an untrained one on these",
+            "recordings: it is undertrained, or was trained on another language; try recordings",
+            "like its training data.",
         ]
     if not found.decided:
-        return [f"verdict: none. The best is {margin},", f"{found.errors:.1f} standard errors: that may be chance."]
+        return [f"verdict: none. The best is {margin},", f"{found.errors:.1f} standard errors: this may be chance."]
     settings = ", ".join(f"{key}: {dumps(value)}" for key, value in found.best.settings.items())
-    said = ["WARNING: it says another thing of itself. Believe its behaviour."] if found.contradicted else []
+    said = ["WARNING: the file states another interpretation. Trust the measured loss."] if found.contradicted else []
     return [
         f"verdict: {found.best.name}",
         f"{margin}, {found.errors:.1f} standard errors",

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def show_progress(title: str) -> Iterator[Callable[[int, int], None] | None]:
-    """Give a function that is told (done, of); None without a terminal."""
+    """Give a function to call with (done, of); None without a terminal."""
     if not sys.stderr.isatty():
         yield None
         return

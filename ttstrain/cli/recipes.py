@@ -55,14 +55,14 @@ def migrate(
         Path, typer.Argument(parser=paths.path, metavar="PROJECT", help="An upstream project's folder of checkpoints.")
     ],
     to: Annotated[
-        Path | None, typer.Option("-o", "--out", parser=paths.path, help="File to write; printed if not given.")
+        Path | None, typer.Option("-o", "--out", parser=paths.path, help="File to write; by default printed.")
     ] = None,
 ) -> None:
-    """Make a recipe of an upstream project's settings, and say what was changed and why."""
+    """Make a recipe from an upstream project's settings, and list what was changed and why."""
     from ttstrain.plan.project import settings_files, write_recipe
 
     if not project.is_dir():
-        raise RecipeError(f"`{project}` is no folder", hint="such as `ckpts/my_voice`, which holds setting.json")
+        raise RecipeError(f"`{project}` is not a folder", hint="such as `ckpts/my_voice`, which holds setting.json")
     text = write_recipe(project.absolute())
     if text is None:
         hint = "; ".join(settings_files())
@@ -78,7 +78,7 @@ def migrate(
 def copy(
     name: Annotated[str, typer.Argument(help="A recipe's name.")],
     to: Annotated[
-        Path | None, typer.Argument(parser=paths.path, help="File or folder; the folder you are in if not given.")
+        Path | None, typer.Argument(parser=paths.path, help="File or folder to write; by default the current folder.")
     ] = None,
 ) -> None:
     """Copy a recipe, to be edited and run as `ttstrain finetune ./<name>.yaml`."""

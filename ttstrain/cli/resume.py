@@ -1,4 +1,4 @@
-"""`ttstrain resume`: go on with a run."""
+"""`ttstrain resume`: continue a run."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ def resume(
         ),
     ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Other values for keys of the recipe.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides of recipe keys.")
     ] = None,
     *,
-    reset_step: Annotated[bool, typer.Option("--reset-step", help="Start counter and schedule again.")] = False,
-    reset_optimizer: Annotated[bool, typer.Option("--reset-optimizer", help="Reset the optimizer state.")] = False,
+    reset_step: Annotated[bool, typer.Option("--reset-step", help="Restart the step counter and LR schedule.")] = False,
+    reset_optimizer: Annotated[bool, typer.Option("--reset-optimizer", help="Discard the optimizer state.")] = False,
     checkpoint: Annotated[
-        Path | None, typer.Option("--from", parser=paths.path, help="Checkpoint to go on from.")
+        Path | None, typer.Option("--from", parser=paths.path, help="Checkpoint to continue from.")
     ] = None,
     recipe: Annotated[str | None, typer.Option(help="Recipe for an upstream training file.")] = None,
     data: Annotated[
         Path | None,
         typer.Option(
-            parser=paths.path, help="Recordings to go on with: where a run's lie now, or for an upstream file."
+            parser=paths.path, help="Training recordings: the new place of a run's, or those for an upstream file."
         ),
     ] = None,
     nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine, one per GPU.")] = 1,
 ) -> None:
-    """Go on with RUN exactly where its last checkpoint left it.
+    """Continue RUN exactly from its last checkpoint.
 
-    `--reset-step` keeps weights, EMA weights and optimizer state, starts the counter and so the schedule again, and
+    `--reset-step` keeps weights, EMA weights and optimizer state, restarts the step counter and the LR schedule, and
     writes to a new folder beside the run's. `KEY=VALUE` changes the recipe from here on, such as `train.steps=2000`.
     """
     if nproc > 1:

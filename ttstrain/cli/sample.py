@@ -1,4 +1,4 @@
-"""`ttstrain sample`: speak with a checkpoint."""
+"""`ttstrain sample`: generate speech with a checkpoint."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def sample(
     out: Annotated[
         Path, typer.Option("-o", "--out", parser=paths.path, help="Sound file to write; a folder with `--texts`.")
     ],
-    text: Annotated[str | None, typer.Option(help="What to say.")] = None,
+    text: Annotated[str | None, typer.Option(help="Text to generate.")] = None,
     texts: Annotated[
         Path | None,
         typer.Option(
@@ -50,18 +50,18 @@ def sample(
         ),
     ] = None,
     ref_audio: Annotated[
-        Path | None, typer.Option(parser=paths.path, help="Recording of the voice to speak with, 3 to 12 s.")
+        Path | None, typer.Option(parser=paths.path, help="Recording of the voice to clone, 3 to 12 s.")
     ] = None,
-    ref_text: Annotated[str | None, typer.Option(help="Exactly what it says.")] = None,
+    ref_text: Annotated[str | None, typer.Option(help="Exact transcript of `--ref-audio`.")] = None,
     weights: Annotated[
-        WeightsChoice, typer.Option(help="`auto` takes the lower held-out loss of weights and average.")
+        WeightsChoice, typer.Option(help="Raw or EMA weights; `auto`: those with the lower held-out loss.")
     ] = "auto",
-    recipe: Annotated[str | None, typer.Option(help="Recipe that describes an upstream file.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Recipe with the model settings of an upstream file.")] = None,
 ) -> None:
-    """Speak TEXT with CKPT and write it to a sound file.
+    """Generate TEXT with CKPT and write it to a sound file.
 
-    Without `--ref-audio` a run of ours speaks after one of its own held-out clips, or with its speaker's name.
-    `KEY=VALUE` sets how: `model.sampling.*`, by the task `steps`, `cfg_strength`, `seed` and `vocoder`, or
+    Without `--ref-audio`, a run uses one of its own held-out clips as the reference, or its speaker's name.
+    `KEY=VALUE` sets sampling options: `model.sampling.*`, by the task `steps`, `cfg_strength`, `seed` and `vocoder`, or
     `temperature`, `voice` and `max_tokens`, and others that `ttstrain schema` lists; and `train.device`.
     """
     from ttstrain.infer.load import line_of, load_model, read_lines
@@ -69,9 +69,9 @@ def sample(
     if (text is None) == (texts is None):
         raise typer.BadParameter("give either `--text` or `--texts`")
     if ref_text is not None and ref_audio is None:
-        raise typer.BadParameter("`--ref-text` is what `--ref-audio` says: give both")
+        raise typer.BadParameter("give `--ref-audio` and its transcript `--ref-text` together")
     if text is not None and not text.strip():
-        raise DataError("there is nothing to say: the text is empty")
+        raise DataError("the text is empty")
     lines = [line_of(out.stem, text, where="the text")] if text is not None else read_lines(_given(texts))
     files = _files(out, lines, single=text is not None)
     for file in files:
@@ -88,7 +88,7 @@ def sample(
 def _voices(
     speaker: LoadedModel, lines: list[Line], given: Voice | None, read: _Voices, overrides: list[str]
 ) -> list[Voice | None]:
-    """Return whose voice each line is spoken with: its own recording's, the one given for all, or the run's."""
+    """Return the voice of each line: its own reference, the one given for all lines, or the run's."""
     if given is not None or any(line.ref_audio is not None for line in lines):
         _need_recorded_voices(speaker)
     voices = [read(line.ref_audio, line.ref_text) if line.ref_audio is not None else given for line in lines]
@@ -105,8 +105,8 @@ def _need_recorded_voices(speaker: LoadedModel) -> None:
 
     if isinstance(speaker.task, NamesVoices):
         raise RecipeError(
-            "this model knows its voices by name and hears no recording",
-            hint="name one: `model.sampling.voice=NAME`, as the rows of its training do",
+            "this model selects a voice by name and uses no reference recording",
+            hint="set `model.sampling.voice=NAME`, a speaker name of its training data",
         )
 
 
@@ -125,7 +125,9 @@ def _files(out: Path, lines: list[Line], *, single: bool) -> list[Path]:
         if out.is_dir():
             raise RecipeError(f"`{out}` is a folder", hint=f"name a file in it: `-o {quoted(out / 'speech.wav')}`")
         if out.suffix.lower() not in SOUND_FILES:
-            raise RecipeError(f"`{out}` is no name of a sound file", hint=f"end it in {', '.join(SOUND_FILES)}")
+            raise RecipeError(
+                f"`{out}` is not the name of a sound file", hint=f"it must end in {', '.join(SOUND_FILES)}"
+            )
         return [out]
     if out.exists() and not out.is_dir():
         raise RecipeError(f"`{out}` is not a folder", hint="`--texts` writes one file per text into a folder")
@@ -142,7 +144,7 @@ def _check_writable(path: Path) -> None:
     with refused_as(DataError, hint=_OTHER_OUT):
         there = path.exists()
         if there and not path.is_file():
-            raise DataError(f"`{path}` cannot be written: it is no ordinary file", hint=_OTHER_OUT)
+            raise DataError(f"`{path}` cannot be written: it is not an ordinary file", hint=_OTHER_OUT)
         with path.open("ab"):
             pass
         if not there:
@@ -159,7 +161,7 @@ def _write(path: Path, audio: Audio) -> None:
 
 
 class _Voices:
-    """Reads each reference once, however many lines ask for it, and says what is odd about it."""
+    """Reads each reference once, however many lines use it, and collects its warnings."""
 
     def __init__(self) -> None:
         self._read: dict[tuple[Path, str], Voice] = {}
@@ -175,7 +177,7 @@ class _Voices:
 
 
 def _own_voice(speaker: LoadedModel, *, asked: str) -> Voice | None:
-    """Let a run speak after one of its own clips, or with that clip's name; anything else without a voice."""
+    """Choose a run's own held-out clip, or its speaker's name, as the voice; None for anything but a run."""
     from ttstrain.contract.task import NamesVoices
     from ttstrain.infer.load import voice_of_run
     from ttstrain.infer.voice_names import check_voice_name
@@ -185,12 +187,12 @@ def _own_voice(speaker: LoadedModel, *, asked: str) -> Voice | None:
         if asked and speaker.run is not None:
             check_voice_name(asked, run=speaker.run, published=speaker.task.voice_names)
         whose = f"`{voice.speaker}`, as {voice.name}" if voice is not None and voice.speaker else "no name"
-        _say(f"voice: `{asked}`" if asked else f"voice: {whose}; `{VOICE}NAME` asks for another")
+        _say(f"voice: `{asked}`" if asked else f"voice: {whose}; `{VOICE}NAME` selects another")
         return voice
     if voice is None:
-        _say("voice: none was given (`--ref-audio`, `--ref-text`), so it is the net's own choice")
+        _say("voice: no reference given (`--ref-audio`, `--ref-text`), so the model chooses one")
     else:
-        _say(f"voice: {voice.name}, for none was given (`--ref-audio`, `--ref-text`)")
+        _say(f"voice: {voice.name}, as no reference was given (`--ref-audio`, `--ref-text`)")
     return voice
 
 
@@ -228,7 +230,7 @@ def _speak(speaker: LoadedModel, work: list[tuple[Line, Voice | None, Path]]) ->
     if len(figures) > 1:
         _say(f"mean of {len(figures)}: {_figures(_means(figures))}")
     if failed:
-        raise DataError(f"{failed} of {len(work)} texts were not spoken", hint="the lines above say why")
+        raise DataError(f"{failed} of {len(work)} texts failed", hint="the lines above say why")
 
 
 def _figures(numbers: Mapping[str, float]) -> str:

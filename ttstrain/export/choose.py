@@ -41,7 +41,7 @@ from ttstrain.tracking import jsonl
 from ttstrain.weights import WeightsChoice
 
 TOTAL = "total"  # the loss that decides
-FITTING_SHARE = 0.2  # of the run that an average may reach back and still be taken unmeasured
+FITTING_SHARE = 0.2  # of the run that the EMA may average over and still be chosen without a measured loss
 ONLINE, AVERAGE = "online", "ema"
 
 
@@ -49,7 +49,7 @@ def task_of(path: Path, *, recipe: str | None = None) -> str:
     """Tell what was trained, without reading tensors."""
     pointers.mend(path)
     if not path.exists():
-        raise CheckpointError(f"`{path}` does not exist", hint="a run's folder, a checkpoint or an upstream file")
+        raise CheckpointError(f"`{path}` does not exist", hint="give a run's folder, a checkpoint or an upstream file")
     found = follow(path, prefer="best")
     if pointers.is_checkpoint(found):
         return open_meta(found).task
@@ -66,8 +66,8 @@ def gather(
 ) -> Source:
     """Choose the weights to export from a run, one of its checkpoints, or an upstream file under a recipe.
 
-    A run stands for its best checkpoint. `compare` measures weights, average and blends of both on the run's held-out
-    clips. Without `training` the moments, twice as large as the weights, stay on the disk. Raises CheckpointError where
+    Of a run, its best checkpoint is used. `compare` measures raw, EMA and blended weights on the run's held-out
+    clips. Without `training` the optimizer state, twice as large as the weights, is not read. Raises CheckpointError if
     the asked weights are not there.
     """
     return retried(
@@ -82,7 +82,7 @@ def _gather(path: Path, *, weights: WeightsChoice, recipe: str | None, compare: 
     if not pointers.is_checkpoint(found):
         return _of_upstream(found, weights=weights, recipe=recipe, compare=compare)
     if recipe is not None:
-        raise RecipeError("a checkpoint of ours has its own settings", hint="leave `--recipe` out")
+        raise RecipeError("a checkpoint of ttstrain has its own settings", hint="leave `--recipe` out")
     return _of_run(found, weights=weights, compare=compare, training=training)
 
 
@@ -118,7 +118,7 @@ def _of_run(checkpoint: Path, *, weights: WeightsChoice, compare: bool, training
     if compare:
         if run is None or settings is None:
             raise CheckpointError(
-                f"`{checkpoint}` does not lie in a run's folder, which lists the held-out clips",
+                f"`{checkpoint}` is not in a run's folder, so its held-out clips are unknown",
                 hint="leave `--compare` out",
             )
         choice = _by_comparison(candidates, meta, settings, run, config=config, asked=weights)
@@ -146,7 +146,7 @@ def _of_run(checkpoint: Path, *, weights: WeightsChoice, compare: bool, training
 
 
 def _without_moments(checkpoint: Path) -> store.Loaded:
-    """Read weights and average alone, unless an optimizer's state is a part of what the weights are."""
+    """Read raw and EMA weights only, unless computing the weights needs the optimizer state (schedule-free)."""
     lazy = store.load_lazily(checkpoint)
     if trained_schedule_free(lazy.state):
         return store.load(checkpoint)
@@ -162,7 +162,7 @@ def _others(task: Task, loaded: store.Loaded) -> dict[str, Tensor]:
 
 
 def _epoch(meta: Meta, run: Path | None) -> int | None:
-    """Count the passes over the data, the last one as a whole; None where nothing tells."""
+    """Count the passes over the data, the last one as a whole; None if unknown."""
     if run is None:
         return None
     try:
@@ -202,8 +202,8 @@ def _candidates(
 ) -> _Candidates:
     if run is None and any(map(lora.is_adapter, loaded.state["task"])):
         raise CheckpointError(
-            f"`{checkpoint}` holds adapters, and their settings are in the run's recipe",
-            hint="export it from its run's folder",
+            f"`{checkpoint}` holds LoRA adapters, whose settings are in the run's recipe",
+            hint="export it as part of its run's folder",
         )
     load_weights(task, loaded.state["task"], source=str(checkpoint))
     settings = None if recipe is None else recipe.lora
@@ -237,14 +237,14 @@ def _adapters(task: Task, settings: LoraConfig | None) -> Adapters | None:
 
 @contextmanager
 def _evaluated(task: Task, loaded: store.Loaded, *, run: Path | None, recipe: ResolvedRecipe | None) -> Iterator[None]:
-    """Show the weights that a schedule-free optimizer stands for, which are not those it trains."""
+    """Return the averaged weights of a schedule-free optimizer, which are not the raw weights it trains."""
     if not trained_schedule_free(loaded.state):
         yield
         return
     if run is None or recipe is None:
         raise CheckpointError(
-            "these weights were trained schedule-free, and what they stand for takes the run's recipe to compute",
-            hint="export the checkpoint from its run's folder",
+            "these weights were trained with a schedule-free optimizer: averaging them needs the run's recipe",
+            hint="export the checkpoint as part of its run's folder",
         )
     plan = run_folder.read_plan(run)
     named = [(lora.plain_name(name), parameter) for name, parameter in task.named_parameters()]
@@ -270,10 +270,10 @@ def _training(
     notes: tuple[str, ...] = ()
     if recipe is not None and recipe.lora is not None:
         moments = {name: {} for name in moments}
-        notes = ("the adapters are merged into the weights, so the optimizer's moments start afresh",)
+        notes = ("the adapters are merged into the weights, so the optimizer state starts empty",)
     elif any(state and set(state) != ADAMW_STATE for state in moments.values()):
         moments = {name: {} for name in moments}
-        notes = (f"`{', '.join(kinds)}` keeps other moments than AdamW, so they start afresh",)
+        notes = (f"`{', '.join(kinds)}` keeps another optimizer state than AdamW, so it starts empty",)
     optim = None if recipe is None else recipe.optim
     lr = meta.schedule.lr_next or max((group.lr for group in meta.groups), default=0.0)
     return TrainerState(
@@ -302,7 +302,7 @@ def _unlike_adamw(kinds: Sequence[str]) -> str:
     """Say why AdamW cannot take the run's learning rate over; "" where it can."""
     if not (unlike := [kind for kind in kinds if kind not in LR_AS_ADAMW]):
         return ""
-    return f"the run's optimizer is `{', '.join(unlike)}`, whose moments and learning rate mean nothing to AdamW"
+    return f"the run's optimizer is `{', '.join(unlike)}`, whose optimizer state and learning rate AdamW cannot use"
 
 
 # ---------------------------------------------------------------- the choice
@@ -325,8 +325,8 @@ def _held_out(values: Mapping[str, float]) -> dict[str, float]:
 def _choose(candidates: _Candidates, meta: Meta, losses: Mapping[str, float], *, asked: WeightsChoice) -> _Choice:
     if candidates.ema is None:
         if asked == AVERAGE:
-            raise CheckpointError("this run kept no average", hint="export `--weights online`")
-        return _Choice(candidates.raw, ONLINE, ("the run kept no average",), losses)
+            raise CheckpointError("this run has no EMA weights", hint="export `--weights online`")
+        return _Choice(candidates.raw, ONLINE, ("the run has no EMA weights",), losses)
     name, reason = _winner(meta, losses) if asked == "auto" else (asked, "as asked for")
     if asked != "auto" and len(losses) == 2:
         reason += f" (held-out loss: {_figures(losses)})"
@@ -340,8 +340,8 @@ def _winner(meta: Meta, losses: Mapping[str, float]) -> tuple[str, str]:
     horizon = None if meta.ema.decay is None or meta.ema.decay >= 1 else 1 / (1 - meta.ema.decay)
     told = f"no held-out loss was measured at step {meta.step:,}"
     if horizon is not None and horizon <= FITTING_SHARE * meta.step:
-        return AVERAGE, f"{told}; the average reaches back {horizon:,.0f} steps, a small part of the run, so it fits"
-    return ONLINE, f"{told}; the average reaches back over most of the run, so it may not have followed"
+        return AVERAGE, f"{told}; the EMA averages over {horizon:,.0f} steps, a small part of the run"
+    return ONLINE, f"{told}; the EMA averages over most of the run and may lag behind"
 
 
 def _figures(losses: Mapping[str, float]) -> str:
@@ -354,7 +354,7 @@ def _by_comparison(
     if asked != "auto":
         raise RecipeError("`--compare` chooses the weights", hint=f"leave out `--weights {asked}` or `--compare`")
     if candidates.ema is None:
-        raise CheckpointError("this run kept no average to compare with", hint="leave `--compare` out")
+        raise CheckpointError("this run has no EMA weights to compare with", hint="leave `--compare` out")
     task = _build(meta.task, config, None)
     compared = compare_blends(task, candidates.raw, candidates.ema, config=config, recipe=recipe, run=run)
     best = min(compared.losses, key=lambda share: compared.losses[share])
@@ -371,7 +371,7 @@ def _by_comparison(
 
 def _of_upstream(path: Path, *, weights: WeightsChoice, recipe: str | None, compare: bool) -> Source:
     if compare:
-        raise RecipeError("`--compare` needs the held-out clips of a run of ours", hint="leave it out")
+        raise RecipeError("`--compare` needs the held-out clips of a run of ttstrain", hint="leave it out")
     settings = parse(compose(_asked_recipe(path, recipe), []))
     opened = open_checkpoint(path, task=settings.task)
     config = settings.model
@@ -399,13 +399,13 @@ def _taken_on_trust(opened: OpenedCheckpoint, recipe: ResolvedRecipe) -> list[st
     """Say which settings the file does not tell, and the recipe does."""
     section = recipe.section()
     settings = [f"model.{key}={json.dumps(section[key])}" for key in opened.unknown]
-    return [f"`{opened.path.name}` does not tell {', '.join(settings)}: the recipe says so"] if settings else []
+    return [f"`{opened.path.name}` does not contain {', '.join(settings)}: taken from the recipe"] if settings else []
 
 
 def _asked_recipe(path: Path, recipe: str | None) -> str:
     if recipe is None:
         raise RecipeError(
-            f"`{path}` is no checkpoint of ours: which settings does it have?",
+            f"`{path}` is not a checkpoint of ttstrain, so its model settings are unknown",
             hint="add `--recipe RECIPE`, whose `model:` describes it",
         )
     return recipe
@@ -416,17 +416,17 @@ def _choose_upstream(
 ) -> _Choice:
     if not has_online:
         if asked == ONLINE:
-            raise CheckpointError(f"`{opened.path}` holds the average alone", hint="export `--weights ema`")
-        return _Choice(candidates.raw, AVERAGE, ("the file holds the average alone",), {})
+            raise CheckpointError(f"`{opened.path}` holds EMA weights only", hint="export `--weights ema`")
+        return _Choice(candidates.raw, AVERAGE, ("the file holds EMA weights only",), {})
     if candidates.ema is None:
         if asked == AVERAGE:
-            raise CheckpointError(f"`{opened.path}` holds no average", hint="export `--weights online`")
-        return _Choice(candidates.raw, ONLINE, ("the file holds no average",), {})
+            raise CheckpointError(f"`{opened.path}` has no EMA weights", hint="export `--weights online`")
+        return _Choice(candidates.raw, ONLINE, ("the file has no EMA weights",), {})
     if asked != "auto":
         return _Choice(candidates.ema if asked == AVERAGE else candidates.raw, asked, ("as asked for",), {})
     counted = "" if opened.ema_step is None else f" (it counts {opened.ema_step:,} updates)"
     reason = (
-        f"no held-out loss is known, and upstream's average{counted} hardly follows once it has counted many: after a "
-        "short fine-tune it is still the base"
+        f"no held-out loss is known, and upstream's EMA{counted} changes slowly after many updates: after a "
+        "short fine-tune it is still close to the base"
     )
     return _Choice(candidates.raw, ONLINE, (reason,), {})

@@ -61,7 +61,7 @@ def check_request(task: str, folder: Path, formats: Sequence[str]) -> tuple[str,
     """Return the formats to write. Raises RecipeError for one that is unknown, or a folder that is not empty."""
     known = load_exporter(task).formats
     if unknown := [name for name in formats if name not in known]:
-        raise RecipeError(f"`{task}` has no format `{unknown[0]}`", hint=f"there is {', '.join(known)}")
+        raise RecipeError(f"`{task}` has no format `{unknown[0]}`", hint=f"its formats: {', '.join(known)}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RecipeError(f"`{folder}` exists and is not empty", hint="nothing is overwritten: name another folder")
     return tuple(dict.fromkeys(formats)) or (next(iter(known)),)
@@ -181,7 +181,7 @@ def _probe(source: Source, exporter: Exporter, weights: Mapping[str, Tensor]) ->
 
 def _compare(name: str, written: Mapping[str, StoredTensor], expected: Mapping[str, Tensor]) -> int:
     if odd := sorted(set(written) ^ set(expected)):
-        raise _mismatch(name, f"{len(odd)} tensors are in one of the two only, such as `{odd[0]}`")
+        raise _mismatch(name, f"{len(odd)} tensors are only in one of the two, such as `{odd[0]}`")
     for key, tensor in expected.items():
         found = written[key].read()
         if found.shape != tensor.shape or not torch.equal(found, tensor.to(device="cpu", dtype=found.dtype)):
@@ -195,18 +195,18 @@ def _flat(moments: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 def _difference(name: str, found: Tensor, expected: Tensor) -> float:
     if found.shape != expected.shape or not bool(torch.isfinite(found).all()):
-        raise _mismatch(name, "the forward pass is not finite, or not of the same shape")
+        raise _mismatch(name, "the output of the forward pass is not finite, or has another shape")
     size = float(expected.abs().max())
     difference = float((found - expected).abs().max()) / max(size, 1e-12)
     if difference > FORWARD_TOLERANCE:
-        raise _mismatch(name, f"the forward pass differs by {difference:.2g} of its largest value")
+        raise _mismatch(name, f"the output of the forward pass differs by {difference:.2g} of its largest value")
     return difference
 
 
 def _mismatch(name: str, what: str) -> CheckpointError:
     return CheckpointError(
-        f"the exported `{name}`, read back, is not what was to be written: {what}",
-        hint="nothing was kept and the checkpoint is as it was; is the disk sound? else please report this",
+        f"the exported `{name}` differs from the checkpoint when it is read back: {what}",
+        hint="the export was removed, the checkpoint is unchanged; check the disk, and report this if it has no errors",
     )
 
 

@@ -1,1 +1,1 @@
-"""A loaded model that speaks: samples, previews, voices."""
+"""Generating speech with a loaded model: samples, previews, voices."""

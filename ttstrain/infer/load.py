@@ -1,4 +1,4 @@
-"""From any checkpoint to a task that speaks, and from a file of texts to what it shall say."""
+"""Load any checkpoint as a task that generates speech, and read texts and reference voices."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ class LoadedModel:
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """Whom to speak like."""
+    """The voice to generate."""
 
     audio: Audio
     text: str
     name: str
     speaker: str = ""
-    notes: tuple[str, ...] = ()  # what is odd about it, for people
+    notes: tuple[str, ...] = ()  # warnings about it, for the user
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Line:
 def load_model(
     spec: str, overrides: Sequence[str], *, weights: WeightsChoice = "auto", recipe: str | None = None
 ) -> LoadedModel:
-    """Load a run, a checkpoint of ours, an exported folder or an upstream file, to speak with it.
+    """Load a run, a checkpoint of ttstrain, an exported folder or an upstream file, to generate speech.
 
     `overrides` are `model.*=...` and `train.device=...`. Raises CheckpointError when an upstream file does not tell
     what net it is and no `recipe` does.
@@ -107,7 +107,7 @@ def _open(spec: str, changes: dict[tuple[str, ...], Any], *, weights: WeightsCho
         if open_keys := [key for key in opened.unknown if ("model", key) not in changes]:
             settings = " ".join(f"model.{key}=..." for key in open_keys)
             raise CheckpointError(
-                f"`{path}` does not tell which net it is: {opened.model}",
+                f"`{path}` does not say which model it is: {opened.model}",
                 hint=f"add `--recipe RECIPE` whose `model:` describes it, or give {settings}",
             )
         task_name, section, absent = opened.task, {**opened.config, **opened.section}, opened.absent
@@ -115,12 +115,12 @@ def _open(spec: str, changes: dict[tuple[str, ...], Any], *, weights: WeightsCho
         if opened.vocab is not None:
             section["vocab"] = str(opened.vocab)
         if weights == "ema" and opened.ema is None:
-            raise CheckpointError(f"`{path}` holds no average", hint="use `--weights online`")
+            raise CheckpointError(f"`{path}` has no EMA weights", hint="use `--weights online`")
         if weights == "online" and opened.ema_only:
-            raise CheckpointError(f"`{path}` holds the average alone", hint="use `--weights ema`")
+            raise CheckpointError(f"`{path}` holds EMA weights only", hint="use `--weights ema`")
         averaged = weights == "ema" and opened.ema is not None
         tensors = read_tree(opened.ema if averaged else opened.weights)
-        kind = "average" if averaged or opened.ema_only else "weights"
+        kind = "EMA weights" if averaged or opened.ema_only else "raw weights"
         told = f"the {kind} of {path.name}: {opened.model} {opened.version}"
     device_name = changes.pop(DEVICE, "auto")
     checked = parse(_composed(task_name, section, changes))
@@ -135,7 +135,7 @@ def _open(spec: str, changes: dict[tuple[str, ...], Any], *, weights: WeightsCho
 
 
 def _unneeded(task: Task, absent: Sequence[Absent]) -> dict[str, Tensor]:
-    """Return the weights that a file may lack because nothing is spoken with them, as they were made."""
+    """Return the weights that inference does not need and that a file may lack, at their initial values."""
     patterns = [entry.pattern for entry in absent if entry.to_train_only]
     own: Mapping[str, Tensor] = task.exported().state_dict()
     return {name: tensor for name, tensor in own.items() if any(fnmatchcase(name, pattern) for pattern in patterns)}
@@ -147,7 +147,7 @@ def _changes(overrides: Sequence[str]) -> dict[tuple[str, ...], Any]:
         path, value = parse_override(text)
         if isinstance(value, Removed) or (path[0] != "model" and path != DEVICE) or len(path) < 2:
             raise RecipeError(
-                f"`{text}` means nothing here", hint="`sample` reads `model.sampling.*=...` and `train.device=...`"
+                f"`sample` does not use `{text}`", hint="`sample` takes `model.sampling.*=...` and `train.device=...`"
             )
         changes[path] = value
     return changes
@@ -161,7 +161,9 @@ def _composed(task: str, section: Mapping[str, Any], changes: Mapping[tuple[str,
         for number, key in enumerate(path[:-1], start=1):
             at = at.setdefault(key, {})
             if not isinstance(at, dict):
-                raise RecipeError(f"`{'.'.join(path[:number])}` is no section", hint="`ttstrain schema` lists the keys")
+                raise RecipeError(
+                    f"`{'.'.join(path[:number])}` is not a section", hint="`ttstrain schema` lists the keys"
+                )
         at[path[-1]] = value
     places = {".".join(path): COMMAND_LINE for path in changes}
     return Composed(values, dict.fromkeys(places, COMMAND_LINE), places, Path("sample"))
@@ -171,7 +173,7 @@ def _composed(task: str, section: Mapping[str, Any], changes: Mapping[tuple[str,
 
 
 def read_voice(path: Path, text: str) -> Voice:
-    """Read a recording and what it says, as texts of a training are read. Raises DataError when it cannot be."""
+    """Read a reference recording; clean its transcript as training does. Raises DataError if either is unusable."""
     if not path.is_file():
         raise DataError(f"the reference `{path}` does not exist")
     try:
@@ -183,11 +185,11 @@ def read_voice(path: Path, text: str) -> Voice:
             hint="WAV, FLAC, OGG and MP3 files are read",
         ) from error
     if not text.strip():
-        raise DataError(f"what does the reference `{path}` say?", hint="give its exact words as `--ref-text`")
+        raise DataError(f"the reference `{path}` has no transcript", hint="give its exact words as `--ref-text`")
     cleaned = readable(text, what=f"the text of the reference `{path}`")
     notes = [f"the text of `{path.name}`: {why}" for why in _changes_of(cleaned)]
     if why := misfit(cleaned.text, len(decoded.samples) / decoded.sample_rate):
-        notes.append(f"the text given for `{path.name}` cannot be all that it says: {why}; pace and length go by both")
+        notes.append(f"the text of `{path.name}` does not match the recording: {why}; pace and length depend on both")
     audio = Audio(torch.from_numpy(decoded.samples.mean(axis=1)), decoded.sample_rate)
     return Voice(audio, cleaned.text, path.name, notes=tuple(notes))
 
@@ -240,7 +242,7 @@ def _rows(path: Path, content: str) -> list[tuple[int, Mapping[str, Any]]]:
             except documents.DocumentError as error:
                 raise DataError(f"{path}:{number} cannot be read: {error}") from error
             if not isinstance(row, dict):
-                raise DataError(f"{path}:{number} is no JSON object", hint='such as {"text": "Hello."}')
+                raise DataError(f"{path}:{number} is not a JSON object", hint='such as {"text": "Hello."}')
             rows.append((number, row))
         return rows
     if path.suffix == ".tsv":
@@ -269,12 +271,12 @@ def _line(path: Path, number: int, row: Mapping[str, Any]) -> Line:
     if unknown := sorted(set(row) - set(_FIELDS)):
         raise DataError(f"{path}:{number} has an unknown field `{unknown[0]}`", hint=f"known: {', '.join(_FIELDS)}")
     if bad := next((key for key, value in row.items() if not isinstance(value, str)), None):
-        raise DataError(f"{path}:{number}: `{bad}` is not a text")
+        raise DataError(f"{path}:{number}: `{bad}` is not a string")
     if not row.get("text", "").strip():
         raise DataError(f"{path}:{number} has no text")
     name = row.get("name") or f"{number:04d}"
     if not re.fullmatch(r"[^/\\\0]+", name) or name in (".", ".."):
-        raise DataError(f"{path}:{number}: `{name}` cannot be the name of a file")
+        raise DataError(f"{path}:{number}: `{name}` is not a valid file name")
     audio = row.get("ref_audio")
     line = line_of(name, row["text"], where=f"{path}:{number}")
     return replace(
@@ -285,7 +287,7 @@ def _line(path: Path, number: int, row: Mapping[str, Any]) -> Line:
 
 
 def line_of(name: str, text: str, *, where: str) -> Line:
-    """Read a text as those of a training are read. Raises DataError when nothing of it can be spoken."""
+    """Clean a text as training does. Raises DataError if nothing of it is left."""
     cleaned = readable(text, what=where)
     return Line(name, cleaned.text, notes=_changes_of(cleaned))
 

@@ -17,7 +17,7 @@ MOST_NAMES = 12
 def check_voice_name(name: str, *, run: Path, published: Sequence[str]) -> None:
     """Raise RecipeError when a run is asked for a voice that it was not trained on.
 
-    A run that began with a base may speak with the `published` voices too. Where the rows named none, any name goes.
+    A run that started from a base also has the `published` voices. If its clips named no voice, any name is allowed.
     """
     own = names_of_run(run)
     base = tuple(published) if load_yaml(run / RUN_RECIPE).get("base") else ()
@@ -26,9 +26,9 @@ def check_voice_name(name: str, *, run: Path, published: Sequence[str]) -> None:
     close = difflib.get_close_matches(name, (*own, *base), n=1)
     more = f" and {len(own) - MOST_NAMES} more" if len(own) > MOST_NAMES else ""
     raise RecipeError(
-        f"this run knows no voice `{name}`" + (f": did you mean `{close[0]}`?" if close else ""),
+        f"this run has no voice `{name}`" + (f": did you mean `{close[0]}`?" if close else ""),
         hint=f"it was trained on {', '.join(own[:MOST_NAMES])}{more}"
-        + (f"; published weights know {', '.join(base)}" if base else ""),
+        + (f"; published weights have {', '.join(base)}" if base else ""),
     )
 
 

@@ -1,4 +1,4 @@
-"""Weights, their average and blends of both, measured on a run's held-out clips."""
+"""The losses of raw weights, EMA weights and blends of both on a run's held-out clips."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from ttstrain.errors import DataError
 from ttstrain.tensors.loading import load_weights
 from ttstrain.train.evaluation_loop import Pieces, evaluate_batches, mean_losses, weighted
 
-BLENDS = (0.0, 0.5, 1.0, 1.5)  # shares k of online + k (average - online): 0 is online, 1 the average
+BLENDS = (0.0, 0.5, 1.0, 1.5)  # shares k of raw + k (ema - raw): 0 is raw, 1 is EMA
 HELD_OUT = Path("data") / "held_out.jsonl"  # in a run's folder
 
 
 def blend_name(share: float) -> str:
-    """Name a blend: `blend 0.5` is half way from the weights to their average."""
+    """Name a blend: `blend 0.5` is halfway between raw and EMA weights."""
     named = {0.0: "online", 1.0: "ema"}
     return named.get(share, f"blend {share:g}")
 

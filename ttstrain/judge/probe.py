@@ -1,4 +1,4 @@
-"""Tell by its behaviour how a checkpoint is meant, where names and shapes do not: `inspect-ckpt --probe`.
+"""Choose between interpretations of a checkpoint with equal names and shapes by loss: `inspect-ckpt --probe`.
 
 Every interpretation of the tensors is judged on the same few clips, with the same noise and times. The best one counts
 only where the checkpoint does much better than a net that was never trained: such a net prefers small features.
@@ -87,7 +87,7 @@ class Probe:
 
     @property
     def contradicted(self) -> bool:
-        """Whether the checkpoint says something else of itself than it does."""
+        """Whether the file states another interpretation than the one with the lowest loss."""
         return self.decided and not self.best.stated and any(one.stated for one in self.interpretations)
 
     def to_json(self) -> dict[str, Any]:
@@ -113,8 +113,8 @@ def probe(path: str, data: str, *, vocab: str | None = None, show: ShowProgress 
     interpretations = spec.list_interpretations(opened, vocab=vocab)
     if len(interpretations) < 2:
         raise CheckpointError(
-            f"`{opened.path}` ({opened.task}) can be understood in one way only: its shapes tell all",
-            hint="`ttstrain inspect-ckpt` without `--probe` says what it is",
+            f"`{opened.path}` ({opened.task}) has only one interpretation: its tensor shapes determine it",
+            hint="`ttstrain inspect-ckpt` without `--probe` shows it",
         )
     clips = choose_clips(data)
     device = choose_device("auto", tf32=TrainConfig().tf32)
@@ -148,7 +148,7 @@ def choose_clips(data: str) -> list[Clip]:
     step = max(1, len(handy) // NUM_CLIPS)
     chosen = handy[::step][:NUM_CLIPS]
     if len(chosen) < 2:
-        raise UserError(f"`{data}` has too few clips to compare anything", hint="give two clips or more, with texts")
+        raise UserError(f"`{data}` has too few clips for a comparison", hint="give at least two clips with texts")
     return chosen
 
 
@@ -171,7 +171,7 @@ def compare(judged: Sequence[Judged], *, untrained: float, path: str, model: str
 
 
 def _build(spec: TaskSpec, interpretation: Interpretation, device: torch.device) -> tuple[Task, Any]:
-    """Build a fresh net and its data, alike for every interpretation."""
+    """Build a new model and its data, the same for every interpretation."""
     torch.manual_seed(0)
     known = {key: value for key, value in interpretation.model.items() if key in spec.config.model_fields}
     config = spec.read_model(known)

@@ -33,7 +33,7 @@ from ttstrain.train.precision import Precision, choose
 
 SUSPICIOUS = -3.0  # robust standard deviations from the median
 NORMAL_MAD = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
-FEWEST_CLIPS = 8  # below that a median says nothing
+FEWEST_CLIPS = 8  # fewer clips give no useful median
 CHANCE, HEARS = 0.5, 0.8  # of `Scoring.separation`: what a model that hears nothing reaches, and one to rely on
 
 
@@ -114,7 +114,7 @@ def score(
     Raises DataError when there are too few clips to tell what is unusual.
     """
     if len(clips) < FEWEST_CLIPS:
-        raise DataError(f"{len(clips)} clips are too few to tell what is unusual", hint=f"give {FEWEST_CLIPS} or more")
+        raise DataError(f"{len(clips)} clips are too few to rank", hint=f"give at least {FEWEST_CLIPS}")
     scorer = load_scorer(recipe, opened, cache)
     partners = exchanged(clips, order=sorted(range(len(clips)), key=lambda i: cache.task_data.length(clips[i])))
     passes = []
@@ -142,13 +142,14 @@ class Scorer:
 
 
 def load_scorer(recipe: ResolvedRecipe, opened: OpenedCheckpoint, cache: FeatureCache) -> Scorer:
-    """Load a checkpoint's average, or its weights where it holds no average."""
+    """Load a checkpoint's EMA weights, or its raw weights if it has no EMA."""
     device = choose_device(recipe.train.device, tf32=recipe.train.tf32)
     spec = registry.find_task(recipe.task)
     task = spec.build(recipe.model)
     if not isinstance(task, ScoresTranscripts):
         raise RecipeError(
-            f"`{recipe.task}` cannot judge transcripts", hint="`--score` needs a checkpoint of a task that can"
+            f"`{recipe.task}` cannot score transcripts",
+            hint="`--score` needs a checkpoint of a task that can score them",
         )
     load_weights(task, opened.weights, source=str(opened.path))
     if opened.ema is not None and opened.ema is not opened.weights:
@@ -186,7 +187,7 @@ def _batches(scorer: Scorer, clips: Sequence[Clip], texts: Sequence[Clip]) -> It
 
 
 def exchanged(clips: Sequence[Clip], *, order: Sequence[int]) -> list[Clip]:
-    """Give every clip the next one in `order` that says something else; itself where none does."""
+    """Give every clip the next one in `order` with another text; itself if there is none."""
     partners = list(clips)
     for place, i in enumerate(order):
         others = (clips[j] for j in (*order[place + 1 :], *order[:place]))
@@ -234,4 +235,4 @@ def write_scores(scoring: Scoring, path: Path) -> None:
 
 def _describe(opened: OpenedCheckpoint) -> str:
     name = opened.path.name if opened.step is None else f"step {opened.step:,} of {opened.path.parent.parent.name}"
-    return f"{name}, {'average' if opened.ema is not None else 'weights'}"
+    return f"{name}, {'EMA' if opened.ema is not None else 'raw'} weights"

@@ -40,7 +40,7 @@ def settings_of(optim: OptimConfig, optimizer: str) -> OptimizerSettings:
     for key, kinds in readers.items():
         if getattr(own, key) is not None and kind not in kinds:
             raise RecipeError(
-                f"`optim.optimizers.{optimizer}.{key}` is not read by `{kind}`",
+                f"`optim.optimizers.{optimizer}.{key}` is not used by `{kind}`",
                 hint=f"it is a setting of {', '.join(sorted(kinds))}",
             )
     return OptimizerSettings(

@@ -154,7 +154,7 @@ def _shown(value: Any) -> str:
 def _hint(key: str, details: Sequence[Any], *, known: Sequence[str]) -> str | None:
     kind = details[0]["type"]
     if kind == "missing" and key == "task":
-        return "say what to train: " + " or ".join(f"`task: {name}`" for name in registry.tasks())
+        return "choose what to train: " + " or ".join(f"`task: {name}`" for name in registry.tasks())
     if kind == "model_type" and details[0]["input"] is None:
         return "give it keys, or remove the empty line"
     if kind == "value_error":

@@ -1,6 +1,6 @@
 """What a run needs in memory and on disk, counted from the model's parameters.
 
-Averages and moments are counted in fp32. Activations are what the family says, where it has counted them.
+EMA weights and optimizer state are counted in fp32. Activations are the family's own estimate, if it has one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MOMENTS: Mapping[OptimizerKind, int] = {  # bytes of optimizer state per paramet
     "adamw": 2 * FP32,
     "adamw8bit": 2,
     "lion": FP32,
-    "adan": 4 * FP32,  # three moments and the gradient before
+    "adan": 4 * FP32,  # three moments and the previous gradient
     "muon": FP32,  # the few parameters that are no matrices take twice that
     "schedule_free_adamw": 2 * FP32,
     "scaled_adam": 2 * FP32,
@@ -28,7 +28,7 @@ MOMENTS: Mapping[OptimizerKind, int] = {  # bytes of optimizer state per paramet
 def memory_bytes(recipe: ResolvedRecipe, parameters: ParameterCounts, *, weight_bytes: int = FP32) -> dict[str, int]:
     """Return bytes per part; `snapshot` is held by the host for a rollback, `activations` may be missing.
 
-    What is frozen has neither gradients nor moments, and its average is the weight itself.
+    Frozen parameters have neither gradients nor optimizer state, and their EMA weight is the weight itself.
     """
     weights, trained = weight_bytes * parameters.total, weight_bytes * parameters.trained
     moments = MOMENTS[recipe.optim.kind] * parameters.trained
@@ -47,7 +47,7 @@ def memory_bytes(recipe: ResolvedRecipe, parameters: ParameterCounts, *, weight_
 
 
 def checkpoint_bytes(recipe: ResolvedRecipe, parameters: ParameterCounts, *, weight_bytes: int = FP32) -> int:
-    """Return the size of one checkpoint: weights, their average, both complete, and the optimizer's moments."""
+    """Return the bytes of one checkpoint: all weights, all EMA weights, and the optimizer state."""
     complete = (weight_bytes + (FP32 if recipe.ema.enabled else 0)) * parameters.total
     return complete + MOMENTS[recipe.optim.kind] * parameters.trained
 

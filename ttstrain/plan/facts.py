@@ -70,7 +70,7 @@ def audit_data(recipe: ResolvedRecipe, progress: Callable[[int, int], None] | No
     data = recipe.data
     if data.path is None:
         raise RecipeError(
-            "the recipe names no data", hint="give a folder of recordings or its table with `--data PATH`"
+            "`data.path` is not set", hint="give a folder of recordings or a metadata file with `--data PATH`"
         )
     found = review_data(recipe, _audit(data, progress))
     if data.replay is None:
@@ -90,7 +90,7 @@ def review_data(recipe: ResolvedRecipe, result: AuditResult) -> AuditResult:
     if not found.clips:
         last = found.quarantine[-1]
         raise DataError(
-            f"none of the {len(result.clips)} clips that passed the audit suits the model: {last.reason}",
+            f"none of the {len(result.clips)} clips that passed the audit can be used by the model: {last.reason}",
             hint=f"`{last.row.id}`: {last.why}",
         )
     return found

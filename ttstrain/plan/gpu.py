@@ -23,7 +23,7 @@ class Gpu:
 
 @functools.cache
 def gpu_memory() -> int | None:
-    """Return the bytes of the smallest GPU that CUDA may use; None where there is none, or nobody knows its size."""
+    """Return the bytes of the smallest GPU that CUDA may use; None where there is none, or its size is unknown."""
     try:
         done = subprocess.run(QUERY, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -39,11 +39,11 @@ def check_read(recipe: ResolvedRecipe, origins: Mapping[str, str]) -> None:
         changed = getattr(optim, key) != getattr(defaults, key)
         if changed and _is_set(f"optim.{key}", origins) and not kinds & readers:
             raise RecipeError(
-                f"`optim.{key}` is not read by `{', '.join(sorted(kinds))}`",
-                hint=f"drop it (`~optim.{key}`); it is read by {', '.join(sorted(readers))}",
+                f"`optim.{key}` is not used by `{', '.join(sorted(kinds))}`",
+                hint=f"drop it (`~optim.{key}`); it is used by {', '.join(sorted(readers))}",
             )
     if recipe.lora is not None and recipe.base is None:
-        raise RecipeError("`lora` adapts a base, and the recipe names none", hint="give its weights with `--base PATH`")
+        raise RecipeError("`lora` needs a base, and `base` is not set", hint="name the base weights with `--base PATH`")
     _check_lengths(recipe, origins)
     _check_metrics(recipe, origins)
     if not recipe.stages and (recipe.checkpoint.best or "").startswith("eval/stage/"):
@@ -81,7 +81,7 @@ def _check_metrics(recipe: ResolvedRecipe, origins: Mapping[str, str]) -> None:
         if place == "eval" and name and kind in MEASURED:
             why = f": it needs {'`ema.enabled`' if kind == 'ema_loss' else '`data.replay` with clips held out'}"
         raise RecipeError(
-            f"`{key}` is `{metric}`, which no evaluation of this run gives{why}",
+            f"`{key}` is `{metric}`, which no evaluation of this run measures{why}",
             hint="its metrics are " + ", ".join(f"`eval/{kind}/<loss>`" for kind in given) + ", such as "
             f"`eval/{given[0]}/total`",
         )
@@ -95,7 +95,7 @@ def check_measured(recipe: ResolvedRecipe, origins: Mapping[str, str], measured:
             names = sorted(name for name in known if name.startswith("eval/"))
             near = difflib.get_close_matches(metric, names, n=1, cutoff=0.9)
             raise RecipeError(
-                f"`{key}` is `{metric}`, and evaluations give {', '.join(f'`{name}`' for name in names)}",
+                f"`{key}` is `{metric}`, and evaluations measure {', '.join(f'`{name}`' for name in names)}",
                 hint=f"did you mean `{near[0]}`?" if near else f"set `{key}` to one of them",
             )
 
@@ -129,7 +129,7 @@ def _check_lengths(recipe: ResolvedRecipe, origins: Mapping[str, str]) -> None:
     for key in ("steps", "epochs"):
         if getattr(recipe.train, key) is not None and _is_set(f"train.{key}", origins):
             raise RecipeError(
-                f"`train.{key}` is not read: the stages say how long they are",
+                f"`train.{key}` is not used: the stages set the length of the run",
                 hint=f"drop it (`~train.{key}`), or give every stage a `share` of it",
             )
 
@@ -147,12 +147,13 @@ def check_data(recipe: ResolvedRecipe, facts: DataFacts) -> None:
     budget = recipe.data.batch_frames
     if facts.batches_per_epoch == 0:
         raise RecipeError(
-            f"zero steps: `data.batch_frames` is {budget:,}, and the shortest clip has {min(facts.frames):,} frames",
-            hint=f"`data.batch_frames={max(facts.frames)}` holds every clip",
+            f"no clip fits a micro-batch: `data.batch_frames` is {budget:,}, "
+            f"the shortest clip has {min(facts.frames):,} frames",
+            hint=f"`data.batch_frames={max(facts.frames)}` is enough for every clip",
         )
     if facts.replay is not None and facts.replay.num_clips == 0:
         raise RecipeError(
-            "`data.replay`: no clip is left to replay",
+            "`data.replay`: no clip is left for training",
             hint=f"{facts.replay.num_overlong} do not fit `data.batch_frames`, {facts.replay.num_holdout} are held out",
         )
     measured = facts.num_holdout + (0 if facts.replay is None else facts.replay.num_holdout)
@@ -173,20 +174,20 @@ def _check_stages(recipe: ResolvedRecipe, facts: DataFacts) -> None:
     for index, (stage, found) in enumerate(zip(recipe.stages, facts.stages, strict=True)):
         if found.num_clips == 0:
             raise RecipeError(
-                f"`data.batch_frames` {recipe.data.batch_frames:,} holds no clip of stage `{stage.name}`",
-                hint=f"`data.batch_frames={max(facts.frames)}` holds every clip",
+                f"`data.batch_frames` {recipe.data.batch_frames:,} is too small for every clip of stage `{stage.name}`",
+                hint=f"`data.batch_frames={max(facts.frames)}` is enough for every clip",
             )
         stop = stage.early_stop
         if stop is not None and stop.metric.startswith("eval/stage/") and found.num_holdout == 0:
             raise RecipeError(
-                f"`stages.{index}.early_stop`: none of the {facts.num_holdout} held-out clips is one of stage "
+                f"`stages.{index}.early_stop`: none of the {facts.num_holdout} held-out clips belongs to stage "
                 f"`{stage.name}`",
-                hint="hold out more (`data.holdout`), or set its `metric: eval/loss/total`, which is of all",
+                hint="hold out more clips (`data.holdout`), or set its `metric: eval/loss/total`, which is of all",
             )
 
 
 def check_plan(plan: Plan) -> None:
-    """Refuse a plan whose length, learning rate, groups or average cannot do what they are for."""
+    """Refuse a plan whose length, learning rates, parameter groups or EMA cannot work. Raises RecipeError."""
     if plan.steps > MOST_STEPS:
         raise RecipeError(
             f"the run would have {plan.steps:,} steps", hint=f"give it {MOST_STEPS:,} at most, or fewer `train.epochs`"
@@ -194,19 +195,21 @@ def check_plan(plan: Plan) -> None:
     registry.planner_of(plan.recipe).check_run(plan.recipe, steps=plan.steps)
     if not _trained(plan):
         raise RecipeError(
-            "every group is frozen: nothing would be trained", hint="let a rule of `optim.groups` go without `frozen`"
+            "every parameter group is frozen: nothing would be trained",
+            hint="remove `frozen` from at least one rule of `optim.groups`",
         )
     for group in plan.groups:
         if isinstance(group.frozen, tuple) and group.frozen[0] >= plan.steps:
             raise RecipeError(
                 f"group `{group.name}` is frozen from step {group.frozen[0]:,}, but the run has {plan.steps:,} steps",
-                hint="a rule that does nothing is refused: lower `frozen`, or drop it",
+                hint="lower the start of `frozen`, or drop it: it has no effect",
             )
     check_groups(plan.stages, _trained(plan))
     for place in Curriculum(plan.stages).places():
         if place.stage.steps < 1:
             raise RecipeError(
-                f"stage `{place.stage.name}` has no step", hint=f"raise `stages.{place.index}.share`, or drop the stage"
+                f"stage `{place.stage.name}` has zero steps",
+                hint=f"raise `stages.{place.index}.share`, or drop the stage",
             )
         for group in _trained(plan):
             if place.stage.trains(group):
@@ -217,7 +220,7 @@ def check_plan(plan: Plan) -> None:
 
 
 def check_resume(plan: Plan, step: int, *, ended: Sequence[Sequence[Any]] = (), owes_evaluation: bool = False) -> None:
-    """Refuse to go on at `step` when the schedule has ended there, or when all that is left of it is its floor.
+    """Refuse to continue at `step` if the schedule has ended there, or if only its floor is left.
 
     `ended` are the stages that are over, each with its last step. A complete run that `owes_evaluation` goes on to make
     it. Raises RecipeError with the LR that would be used and the three ways out.
@@ -233,7 +236,7 @@ def check_resume(plan: Plan, step: int, *, ended: Sequence[Sequence[Any]] = (), 
     ended_how = (
         f"its schedule has {total:,} steps and the run is at step {step:,}"
         if not left
-        else f"from step {step:,} on its schedule stays below {LR_FLOOR:g} of the peak"
+        else f"from step {step:,} on, its schedule stays below {LR_FLOOR:g} of the peak"
     )
     longer = _longer(plan, len(plan.stages) - 1, run_steps=max(2 * total, step + total))
     constant = "optim.schedule.kind=constant"
@@ -242,9 +245,9 @@ def check_resume(plan: Plan, step: int, *, ended: Sequence[Sequence[Any]] = (), 
     raise RecipeError(
         f"this run has ended: {ended_how}; the next update would use LR {lrs}",
         hint=(
-            "three ways on: `--reset-step` starts the schedule again and keeps weights and optimizer state; "
+            "three ways to continue: `--reset-step` restarts the schedule and keeps weights and optimizer state; "
             f"`{longer}` plans a longer {'stage' if plan.staged else 'run'}; "
-            f"`{longer} {constant}` goes on at the peak LR"
+            f"`{longer} {constant}` continues at the peak LR"
         ),
     )
 
@@ -273,9 +276,9 @@ def _check_height(group: GroupPlan, plan: Plan, place: Place) -> None:
     peak = place.stage.peak_lr(group)
     if peak > highest:
         raise RecipeError(
-            f"group `{group.key}` would train at LR {peak:g}: with `{kind}`, training {where}, nothing is left of a "
-            f"net above {highest:g}",
-            hint="recipes for published nets have 5e-6 to 2e-4: `ttstrain recipes show NAME`; set `optim.lr`",
+            f"group `{group.key}` would train at LR {peak:g}: above {highest:g}, training {where} with `{kind}` "
+            "destroys the model",
+            hint="the shipped recipes use 5e-6 to 2e-4 (`ttstrain recipes show NAME`): lower `optim.lr`",
         )
 
 
@@ -326,13 +329,13 @@ def _check_ema(plan: Plan) -> None:
     start = plan.recipe.ema.start_step
     if start >= plan.steps:
         raise RecipeError(
-            f"the average starts at step {start:,}, but the run has {plan.steps:,} steps",
+            f"the EMA starts at step {start:,}, but the run has {plan.steps:,} steps",
             hint="lower `ema.start_step`, or set `ema.enabled=false`",
         )
     if plan.ema_horizon > plan.steps - start:
         raise RecipeError(
             f"`ema.decay` {plan.ema_decay:g} averages over {plan.ema_horizon:,} steps, but the run has "
-            f"{plan.steps - start:,}: the average would stay near the base weights",
+            f"{plan.steps - start:,}: the EMA weights would stay near the base weights",
             hint="`ema.decay=auto` averages over a tenth of the run",
         )
 

@@ -45,7 +45,7 @@ def render_plan(plan: Plan, console: Console) -> None:
 def plan_lines(plan: Plan, *, goes_on_from: str | None = None) -> list[str]:
     """Return the plan as plain lines of at most 80 columns; `goes_on_from` is what a resume takes its weights from."""
     base = base_title(plan.recipe.base) or "FROM SCRATCH"
-    base = base if goes_on_from is None else f"goes on from {goes_on_from}"
+    base = base if goes_on_from is None else f"continues from {goes_on_from}"
     title = f"{plan.name} · {plan.recipe.task} · {_count(plan.parameters.total)} parameters · {base}"
     return [
         *labelled("plan", title),
@@ -85,35 +85,35 @@ def notes(plan: Plan, *, goes_on_from: str | None = None) -> Iterator[str]:
     if plan.facts.overlong:
         count, budget = len(plan.facts.overlong), plan.recipe.data.batch_frames
         yield (
-            f"{count} clips are longer than `data.batch_frames` {budget:,} and are left out: "
-            f"{_some(plan.facts.overlong)}. `data.batch_frames={max(plan.facts.frames)}` holds them."
+            f"{count} clips are longer than `data.batch_frames` {budget:,} and are skipped: "
+            f"{_some(plan.facts.overlong)}. `data.batch_frames={max(plan.facts.frames)}` is enough for them."
         )
     if plan.facts.texts is not None and plan.facts.texts.split:
         yield (
-            "words that are read in two are read so in inference too: keep the texts as they are. "
+            "some words are split into several tokens, in inference as in training: leave the texts as they are. "
             "`ttstrain prepare --show-tokens 5` shows some."
         )
     if plan.steps_per_epoch < 1:
-        yield "a step takes more than the whole data: lower `train.accumulate`, or expect the same clips in every step."
+        yield "one step holds more than all training data: lower `train.accumulate`, or every step repeats clips."
     if plan.epochs > MANY_EPOCHS and not isinstance(plan.recipe.train.steps, int):
         yield (
-            f"each clip is heard {plan.epochs:.0f} times: watch the held-out loss, or make smaller steps "
+            f"each clip is trained on {plan.epochs:.0f} times: watch the held-out loss, or make smaller steps "
             "(`data.batch_frames`, `train.accumulate`)."
         )
     if plan.facts.padding_share > MUCH_PADDING:
         yield (
-            f"{100 * plan.facts.padding_share:.0f} % of the work is padding: a larger `data.batch_frames` lets clips "
-            "of like length share a micro-batch."
+            f"{100 * plan.facts.padding_share:.0f} % of the frames are padding: with a larger `data.batch_frames`, "
+            "clips of similar length share a micro-batch."
         )
     yield from _stage_notes(plan)
     if plan.eval_every is None:
-        yield "no evaluation: nothing will tell whether the run learns or overfits."
+        yield "no evaluation: no held-out loss will show whether the run learns or overfits."
     elif plan.eval_every > plan.steps:
-        yield f"`eval.every` {plan.eval_every:,} exceeds the run: it is evaluated at the end only."
+        yield f"`eval.every` {plan.eval_every:,} is longer than the run: the only evaluation is at the end."
     if plan.ema_horizon is not None and plan.recipe.ema.decay != "auto":
         reached = round(9 * plan.ema_horizon)  # where the warm-up (1 + n) / (10 + n) meets the decay
         if reached > plan.steps * 1.05:
-            yield f"the average is still warming up when the run ends: `ema.decay` is reached at step {reached:,}."
+            yield f"the EMA's warmup does not end within the run: `ema.decay` is reached at step {reached:,}."
 
 
 def _stage_notes(plan: Plan) -> Iterator[str]:
@@ -122,11 +122,11 @@ def _stage_notes(plan: Plan) -> Iterator[str]:
     counts = {stage.name: found.num_holdout for stage, found in zip(plan.stages, plan.facts.stages, strict=True)}
     unmeasured = [name for name, count in counts.items() if count == 0]
     if unmeasured:
-        yield f"none of the held-out clips is of stage {_some(unmeasured)}: its own loss is not measured."
+        yield f"no held-out clip belongs to stage {_some(unmeasured)}: its own loss is not measured."
     elif min(counts.values()) < plan.facts.num_holdout and plan.recipe.checkpoint.best == "eval/loss/total":
         yield (
-            "the best checkpoint is chosen by all held-out clips; `checkpoint.best=eval/stage/total` chooses the best "
-            "of the last stage by its own."
+            "the best checkpoint is the one with the lowest loss on all held-out clips; with "
+            "`checkpoint.best=eval/stage/total`, on those of the last stage."
         )
 
 
@@ -152,7 +152,7 @@ def _data_lines(plan: Plan) -> list[str]:
 
 
 def _filled(plan: Plan) -> str:
-    """Say how much of a micro-batch packed clips fill; where they are padded the padding tells."""
+    """Describe how full micro-batches of packed clips are; empty for padded ones, whose padding share is shown."""
     facts = plan.facts
     if not registry.planner_of(plan.recipe).packed or facts.replay is not None:
         return ""
@@ -166,10 +166,10 @@ def _replay(config: ReplayConfig | None, facts: ReplayFacts) -> str:
     assert config is not None
     counts = [f"{facts.num_clips:,} clips, {facts.hours * 60:.1f} min", f"{facts.num_holdout} held out for retention"]
     counts += [f"{sum(facts.skipped.values())} skipped"]
-    counts += [f"{facts.num_shared} in the data themselves"] * (facts.num_shared > 0)
+    counts += [f"{facts.num_shared} also in `data.path`"] * (facts.num_shared > 0)
     counts += [f"{facts.num_overlong} too long for a micro-batch"] * (facts.num_overlong > 0)
     if config.share == 0:
-        return f"replay {config.path} · {' · '.join(counts)} · only measured, none is trained on"
+        return f"replay {config.path} · {' · '.join(counts)} · for evaluation only, not for training"
     taken = f"an epoch takes about {facts.clips_per_epoch:,} of them, {100 * config.share:.3g} % of its frames"
     return f"replay {config.path} · {' · '.join(counts)} · {taken}"
 
@@ -331,7 +331,7 @@ def _cost_lines(plan: Plan) -> list[str]:
     memory = f"about {total} ({parts})" if ACTIVATIONS in plan.memory else f"{total} before activations ({parts})"
     lines = labelled("memory", memory)
     if plan.memory["snapshot"]:
-        lines += labelled("", f"and {shown_bytes(plan.memory['snapshot'])} of the host's for the rollback snapshot")
+        lines += labelled("", f"and {shown_bytes(plan.memory['snapshot'])} of host memory for the rollback snapshot")
     lines += _scheme_lines(plan)
     each = plan.disk_bytes // plan.num_checkpoints
     checkpoints = f"{plan.num_checkpoints} checkpoints of {shown_bytes(each)}"

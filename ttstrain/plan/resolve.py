@@ -36,7 +36,7 @@ from ttstrain.plan.refuse import check_data, check_plan, check_read
 from ttstrain.recipe.compose import Composed
 from ttstrain.recipe.schema import GroupRule, OptimConfig, Recipe
 
-DEFAULT = "default"  # the origin of a value that nobody set
+DEFAULT = "default"  # the origin of a value that is set nowhere
 DEFAULT_GROUP = "default"  # as in `ttstrain.optim.groups`, which imports torch
 
 PASSES_OVER_ONE_HOUR = 50.0
@@ -252,7 +252,7 @@ def _snapshot_every(recipe: ResolvedRecipe, steps: int) -> int:
 
 
 def _ema(recipe: ResolvedRecipe, steps: int) -> tuple[float | None, int | None]:
-    """Return decay and horizon, the number of steps over which the average forgets."""
+    """Return the EMA's decay and its horizon, the number of steps it averages over."""
     if not recipe.ema.enabled:
         return None, None
     if isinstance(recipe.ema.decay, float):
@@ -302,7 +302,7 @@ def _check_optimizers(optim: OptimConfig, known: Mapping[str, Sequence[str]]) ->
 
 
 def _complete_origins(recipe: ResolvedRecipe, origins: Mapping[str, str]) -> dict[str, str]:
-    """Give every leaf of the recipe an origin; what nobody set is a default."""
+    """Give every leaf of the recipe an origin; a value that is set nowhere is a default."""
     complete = dict(origins)
     for key in leaves(recipe.model_dump(mode="json")):
         complete.setdefault(key, DEFAULT)

@@ -23,10 +23,10 @@ RECIPE = "recipe"
 RUN_RECIPE = "recipe.yaml"  # in a run's folder: the resolved recipe, written by `render.recipe_yaml`
 
 SETTLED: Mapping[str, str] = {
-    "name": "its folder has its name",
-    "run_dir": "its folder lies where it lies",
-    "base": "its weights are its checkpoint's by now",
-    "task": "its checkpoint holds that task's weights",
+    "name": "the run's folder is named after it",
+    "run_dir": "the run's folder already exists",
+    "base": "the weights come from the run's checkpoint",
+    "task": "the run's checkpoint holds that task's weights",
 }
 """Keys that a resume cannot change, and why."""
 NEW_RUN = "drop it, or start a new run from this one: `ttstrain finetune RECIPE --base RUN`"
@@ -94,7 +94,7 @@ def compose(recipe: str | Path, overrides: Sequence[str] = ()) -> Composed:
 def with_flags(
     composed: Composed, *, data: Path | None = None, base: Sequence[str] | None = None, run_dir: Path | None = None
 ) -> Composed:
-    """Set what `--data`, `--base` and `--run-dir` stand for, literally; None is an option not given."""
+    """Set the keys of `--data`, `--base` and `--run-dir`, literally; None is an option not given."""
     flags = {"data.path": data, "run_dir": run_dir}
     given: dict[str, str | list[str]] = {key: str(value) for key, value in flags.items() if value is not None}
     if base:
@@ -129,10 +129,12 @@ def compose_run(run_dir: Path, overrides: Sequence[str] = (), *, origins: Mappin
     for path, _ in map(parse_override, overrides):
         if path == ("extends",):
             raise RecipeError(
-                "a run's recipe holds every value: `extends` would change none", hint="set keys one by one"
+                "a run's recipe already sets every value, so `extends` has no effect", hint="set keys one by one"
             )
         if path[0] in SETTLED:
-            raise RecipeError(f"`{'.'.join(path)}` is settled when a run starts: {SETTLED[path[0]]}", hint=NEW_RUN)
+            raise RecipeError(
+                f"`{'.'.join(path)}` cannot change after a run has started: {SETTLED[path[0]]}", hint=NEW_RUN
+            )
     composed = compose(run_dir / RUN_RECIPE, overrides)
     merged = {key: origins.get(key, RECIPE) if origin == RECIPE else origin for key, origin in composed.origins.items()}
     return Composed(composed.values, merged, composed.places, composed.source)
@@ -149,7 +151,7 @@ def _value(key: str, written: str) -> Any:
     if value is None and written not in _NULLS:
         raise RecipeError(f"`{key}=` has no value", hint=f"`{key}=null` sets it to nothing, `~{key}` to its default")
     if isinstance(value, str) and value != written and written[0] not in "'\"":
-        raise RecipeError(f"`{key}={written}` would be read as `{value}`", hint="put quotes round the value")
+        raise RecipeError(f"`{key}={written}` would be read as `{value}`", hint="put quotes around the value")
     return value
 
 

@@ -32,7 +32,7 @@ Frames = Annotated[int, Field(ge=1, le=1_000_000_000)]
 StepsOrShare = Step | Share
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 Rate = Annotated[float, Field(gt=0, le=1)]
-"""A learning rate; what is too high for an optimizer is refused by the plan."""
+"""A learning rate; the plan refuses one that is too high for its optimizer."""
 Factor = Annotated[float, Field(gt=0, le=1000)]
 Weight = Annotated[float, Field(ge=0, le=1e6)]
 Decay = Annotated[float, Field(ge=0, le=10)]
@@ -54,14 +54,14 @@ LONGEST_PART = 255
 
 def _short_enough(name: str) -> str:
     if len(name.encode("utf-8", "surrogatepass")) > LONGEST_NAME:
-        raise ValueError(f"a name of {len(name):,} letters: no folder can be called that; {LONGEST_NAME} bytes at most")
+        raise ValueError(f"a name of {len(name):,} characters is too long for a folder: {LONGEST_NAME} bytes at most")
     return name
 
 
 def _possible(path: str) -> str:
     parts = (part for part in path.split("/") if len(part.encode("utf-8", "surrogatepass")) > LONGEST_PART)
     if longest := max(parts, key=len, default=""):
-        raise ValueError(f"`{longest[:20]}…` has {len(longest):,} letters: no file is called that")
+        raise ValueError(f"`{longest[:20]}…` has {len(longest):,} characters: too long for a file name")
     return os.path.expanduser(path)  # noqa: PTH111 -- `Path` would write `hf://` as `hf:/`
 
 
@@ -70,7 +70,7 @@ UserPath = Annotated[str, Field(min_length=1), AfterValidator(_possible)]
 
 
 EITHER_OR: Mapping[str, str] = {"train.steps": "train.epochs", "train.epochs": "train.steps"}
-"""Keys that say the same thing in two ways: a later layer's replaces an earlier layer's other one."""
+"""Alternative keys for one setting: one in a later layer replaces the other in an earlier layer."""
 
 
 class Section(BaseModel):
@@ -87,7 +87,7 @@ class Section(BaseModel):
         for name, field in cls.model_fields.items() if isinstance(values, dict) else ():
             takes_bool = field.annotation is bool or bool in get_args(field.annotation)
             if isinstance(values.get(name), bool) and not takes_bool:
-                raise ValueError(f"`{name}` takes neither true nor false")
+                raise ValueError(f"`{name}` is neither true nor false")
         return values
 
 
@@ -96,42 +96,42 @@ class Section(BaseModel):
 
 class ReplayConfig(Section):
     path: UserPath
-    """Recordings of what must not be forgotten, mixed into every epoch: a folder or a table, as `data.path`."""
+    """Recordings mixed into every epoch against forgetting: a folder or a metadata file, as `data.path`."""
     format: str = "auto"
-    """Layout of `path`; `auto` looks at the content."""
+    """Layout of `path`; `auto` detects it."""
     language: str | None = None
-    """Language of rows that name none."""
+    """Language of clips that have none in the metadata."""
     share: Annotated[float, Field(ge=0, lt=1)] = 0.3
-    """Share of an epoch's frames that are replayed, drawn anew for each; 0 only measures what is forgotten."""
+    """Share of an epoch's frames that are replayed, drawn again for each epoch; 0 only measures forgetting."""
     holdout: Number | HeldOutShare = 0.05
-    """Clips kept to measure retention, counted as `data.holdout`; 0 measures none."""
+    """Replay clips held out to measure forgetting, counted as `data.holdout`; 0 measures none."""
 
 
 class DataConfig(Section):
     path: UserPath | None = None
     """Folder of recordings, metadata file, or `package:demo` for the speech that ships with ttstrain."""
     format: str = "auto"
-    """Layout of `path`; `auto` looks at the content."""
+    """Layout of `path`; `auto` detects it."""
     language: str | None = None
-    """Language of rows that name none."""
+    """Language of clips that have none in the metadata."""
     holdout: Number | HeldOutShare = 0.05
-    """Clips kept for evaluation: a number, or a share (never fewer than 1 nor more than 64)."""
+    """Clips held out for evaluation: a number, or a share (at least 1 and at most 64 clips)."""
     min_s: Seconds = 0.3
     """Shorter clips are skipped."""
     max_s: Annotated[float, Field(gt=0, le=86_400)] = 30.0
     """Longer clips are skipped."""
     batch_frames: Frames = 3200
-    """Budget of one micro-batch on one device, in frames including padding."""
+    """Largest micro-batch on one device, in frames including padding."""
     max_clips: Count = 64
-    """Most clips in one micro-batch."""
+    """Largest number of clips in one micro-batch."""
     features: Literal["auto", "memory", "disk", "device"] = "auto"
-    """Where features are read from while training; `auto` takes memory while they fit in 1 GB."""
+    """Where features are kept while training; `auto` is memory if they fit in 1 GB."""
     cache_dir: UserPath | None = None
     """Where features are cached; default `$TTSTRAIN_CACHE`, else `~/.cache/ttstrain`."""
     workers: Annotated[int, Field(ge=0, le=256)] | Auto = "auto"
-    """Processes that load data; `auto` needs none while features are in memory."""
+    """Processes that load data; `auto` starts none if features are in memory."""
     replay: ReplayConfig | None = None
-    """Other clips mixed in against forgetting."""
+    """Replay: other clips mixed in against forgetting."""
 
 
 # ---------------------------------------------------------------- adapters
@@ -139,19 +139,19 @@ class DataConfig(Section):
 
 class LoraConfig(Section):
     rank: Annotated[int, Field(ge=1, le=8192)] = 16
-    """Width of the two matrices that each adapted layer gets."""
+    """Rank of the two matrices that each adapted layer gets."""
     alpha: Annotated[float, Field(gt=0, le=65_536)] = 32.0
     """Their product is scaled by alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """On the adapters' input."""
+    """Dropout on the adapters' input."""
     targets: Annotated[list[str], Field(min_length=1)] | Auto = "auto"
-    """Patterns of the linear layers that are adapted, such as `*.attn.to_q`; `auto` takes those of the task."""
+    """Patterns of the linear layers that are adapted, such as `*.attn.to_q`; `auto` is the task's own list."""
     unfrozen: list[str] = []
-    """Patterns of parameters that are trained whole besides the adapters, such as `*text_embed*` for new symbols."""
+    """Patterns of parameters that are fully trained beside the adapters, such as `*text_embed*` for new symbols."""
     dora: bool = False
-    """Learn each row's length apart from its direction."""
+    """DoRA: learn the magnitude of each weight row apart from its direction."""
     rslora: bool = False
-    """Scale by alpha / sqrt(rank), which lets a larger rank learn more."""
+    """Scale by alpha / sqrt(rank) (rank-stabilized LoRA)."""
 
 
 # ---------------------------------------------------------------- schedules
@@ -233,7 +233,7 @@ OptimizerKind = Literal["adamw", "adamw8bit", "lion", "adan", "muon", "schedule_
 
 class GroupRule(Section):
     name: Name
-    """How the group is called in logs: `optim/lr/<optimizer>/<name>`."""
+    """The group's name in logs: `optim/lr/<optimizer>/<name>`."""
     match: list[str] = Field(min_length=1)
     """Patterns over parameter names (`*` and `?` as in a shell). The first rule that matches wins."""
     lr: Rate | None = None
@@ -243,13 +243,13 @@ class GroupRule(Section):
     weight_decay: Decay | None = None
     betas: tuple[Beta, Beta] | None = None
     max_grad_norm: Norm | None = None
-    """Clip the group's gradients by themselves to this norm; the optimizer's own `max_grad_norm` is for the others."""
+    """Clip the gradients of this group alone to this norm; the optimizer's `max_grad_norm` covers the other groups."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Factor per layer from the last to the first, layers counted by the first number in a parameter's name."""
+    """Layer-wise LR decay: a factor per layer from the last to the first; the first number in a name is the layer."""
     frozen: bool | tuple[Step, Step] = False
     """Never trained, or not trained in steps [from, to)."""
     schedule: Schedule | None = None
-    """Schedule of this group, when it differs from the run's."""
+    """Schedule of this group, instead of the run's."""
 
     @model_validator(mode="after")
     def _one_lr(self) -> GroupRule:
@@ -279,18 +279,18 @@ class OptimizerOverride(Section):
 class OptimConfig(Section):
     kind: OptimizerKind = "adamw"
     lr: Rate = 1e-5
-    """Peak LR of every parameter that no group rule gives another."""
+    """Peak LR of every parameter without an LR from a group rule."""
     weight_decay: Decay = 0.01
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     eps: Annotated[float, Field(gt=0, le=1)] = 1e-8
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """For `sgd` and `muon`."""
     decay_norms_and_biases: bool = False
-    """Apply weight decay to gains and offsets of whatever shape too, as upstream trainers do."""
+    """Apply weight decay to norm weights and biases too, as upstream trainers do."""
     max_grad_norm: Norm | None = 1.0
     """Clip each optimizer's gradients to this norm; null never clips."""
     groups: list[GroupRule] = []
-    """Layers: named groups with their own LR. Parameters that no rule matches form the group `default`."""
+    """Parameter groups, each with its own LR. Parameters that no rule matches form the group `default`."""
     optimizers: dict[str, OptimizerOverride] = {}
     """Per-optimizer settings of a task that has several, such as `discriminator`."""
     schedule: Schedule = Cosine()
@@ -308,7 +308,7 @@ class EarlyStop(Section):
 
 class StageStop(EarlyStop):
     metric: str = "eval/stage/total"
-    """Of the held-out clips that the stage's `data` chooses; `eval/loss/total` is of all."""
+    """By default the loss on the held-out clips that the stage's `data` selects; `eval/loss/total` is of all."""
 
 
 class StageData(Section):
@@ -335,16 +335,16 @@ class StageConfig(Section):
     lr_scale: Factor = 1.0
     """Factor of every group's peak LR."""
     group_lr_scale: dict[str, Factor] = {}
-    """Further factors, by group: a name or pattern, or `<optimizer>/<name>`."""
+    """Further LR factors, by group: a name or pattern, or `<optimizer>/<name>`."""
     frozen: list[str] = []
-    """Groups that the stage does not train, named likewise."""
+    """Groups that are frozen in the stage, named as in `lr_scales`."""
     only: list[str] = []
     """Groups that the stage trains, instead of `frozen`; all others are frozen."""
     schedule: Schedule | None = None
-    """Schedule of every group in this stage; else each group's own begins again, warmup included."""
+    """Schedule of every group in this stage; by default each group's own restarts, warmup included."""
     data: StageData = StageData()
     early_stop: StageStop | None = None
-    """When to go on to the next stage before the last step; else as `train.early_stop` says."""
+    """When to end the stage before its last step; by default as `train.early_stop`."""
 
     @model_validator(mode="after")
     def _one_length(self) -> StageConfig:
@@ -369,18 +369,18 @@ class TrainConfig(Section):
     accumulate: Annotated[int, Field(ge=1, le=65_536)] = 1
     """Micro-batches in one step, on each device."""
     step_frames: Frames | None = None
-    """Frames in one step over all devices, instead of `accumulate`, so that any number of GPUs makes the same step."""
+    """Frames in one step over all devices, instead of `accumulate`: the same step for any number of GPUs."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """`auto` is bf16 where the device really has it, fp32 elsewhere."""
+    """`auto` is bf16 if the device supports it in hardware, else fp32."""
     tf32: bool = True
-    """Let a GPU round what goes into fp32 products and convolutions to TF32's 10 bits: several times faster."""
+    """TF32 on GPUs: inputs of fp32 matrix products and convolutions are rounded to 10 bits; several times faster."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     seed: Seed = 0
     log_every: Steps = 1
     """Steps between lines of metrics.jsonl; incidents and evaluations are always written."""
     measure_every: Steps = 10
-    """Steps between gradient norms and update ratios of every group; they copy the weights once."""
+    """Steps between logged gradient norms and update ratios of every group; they need one copy of the weights."""
     early_stop: EarlyStop | None = None
     """Stop when evaluations no longer improve; with `stages`, go on to the next one."""
 
@@ -396,16 +396,16 @@ class TrainConfig(Section):
 class EmaConfig(Section):
     enabled: bool = True
     decay: Annotated[float, Field(ge=0, lt=1)] | Auto = "auto"
-    """`auto` averages over the last tenth of the run, never longer than 10,000 steps."""
+    """`auto` averages over the last tenth of the run, at most 10,000 steps."""
     start_step: Step = 0
-    """Before this step the average is a copy of the weights."""
+    """Before this step the EMA weights are a copy of the raw weights."""
     every: Steps = 1
-    """Steps between updates of the average; the decay counts steps either way."""
+    """Steps between EMA updates; `decay` is per step either way."""
 
 
 class GuardConfig(Section):
     max_skips: Count = 3
-    """Steps refused in a row before the run rolls back; a batch that is refused is tried once more first."""
+    """Steps refused in a row before the run rolls back; each refused batch is first tried once more."""
     spike: Annotated[float, Field(gt=0, le=1e9)] | None = 12.0
     """Refuse a step whose loss is three times the recent median and this many robust standard deviations above it; null
     never does."""
@@ -419,7 +419,7 @@ class GuardConfig(Section):
     lr_factor: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Multiply every LR by this after each rollback."""
     exclude: bool = True
-    """Leave clips out that were in two batches which failed twice each while other batches went well."""
+    """Skip clips that were in two batches that failed twice each while other batches did not fail."""
 
 
 class EvalConfig(Section):
@@ -431,11 +431,11 @@ class EvalConfig(Section):
 
 class SampleConfig(Section):
     every: Steps | Auto | None = "auto"
-    """Steps between spoken samples; null never speaks."""
+    """Steps between generated samples; null generates none."""
     texts: list[str] = []
-    """What to say; empty takes the held-out clips' own sentences."""
+    """Texts to generate; if empty, the texts of held-out clips."""
     count: Annotated[int, Field(ge=0, le=1000)] = 2
-    """Held-out clips spoken when `texts` is empty."""
+    """Number of held-out clips whose texts are generated if `texts` is empty."""
 
 
 class CheckpointConfig(Section):
@@ -443,11 +443,11 @@ class CheckpointConfig(Section):
     """Steps between checkpoints."""
     keep_last: Count = 2
     keep_every: Steps | None = None
-    """Keep the checkpoints of every so many steps for good."""
+    """Never delete the checkpoints of steps that are multiples of this."""
     best: str | None = "eval/loss/total"
-    """Metric whose lowest value decides what `checkpoints/best` points to; null keeps no best."""
+    """Metric whose lowest value `checkpoints/best` points to; null keeps no best checkpoint."""
     background: bool = True
-    """Write while training goes on."""
+    """Write checkpoints in the background while training continues."""
 
 
 def _off_for_disabled(mode: str) -> str:
@@ -475,19 +475,19 @@ class RunSettings(Section):
     base: UserPath | Annotated[list[UserPath], Field(min_length=1)] | None = None
     """Weights to start from: `hf://owner/repo/path`, a file, a folder, or a run; null trains from scratch.
 
-    Of a list each adds its tensors, later ones over earlier ones: a model in parts, or an export over its base.
+    In a list, later entries replace tensors of earlier ones: a model in parts, or an export over its base.
     """
     model: Any
     """The task's own settings; `ttstrain schema` lists them."""
     run_dir: UserPath = "runs"
-    """Folder in which the run's folder is made."""
+    """Parent of the run's folder."""
     data: DataConfig = DataConfig()
     lora: LoraConfig | None = None
-    """Train low-rank adapters and nothing else; null trains the weights themselves."""
+    """Train low-rank adapters (LoRA) only; null trains the weights themselves."""
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     stages: list[StageConfig] = []
-    """Parts that the run goes through one after another; empty is one part, as `train` says."""
+    """Parts of the run, one after another; empty is a single part with the settings of `train`."""
     ema: EmaConfig = EmaConfig()
     guard: GuardConfig = GuardConfig()
     eval: EvalConfig = EvalConfig()
@@ -499,7 +499,7 @@ class RunSettings(Section):
     def _stages_add_up(self) -> Self:
         names = [stage.name for stage in self.stages]
         if twice := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"`stages`: two are called `{min(twice)}`")
+            raise ValueError(f"`stages`: two have the name `{min(twice)}`")
         shares = [stage.share for stage in self.stages if stage.share is not None]
         if shares and len(shares) < len(self.stages):
             raise ValueError("`stages`: give every stage a `share`, or none")

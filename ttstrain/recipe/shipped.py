@@ -47,7 +47,7 @@ def find_recipe(name_or_path: str | Path) -> Path:
     if path.is_dir() and (path / "recipe.yaml").is_file():
         raise RecipeError(
             f"`{path}` is the folder of a run, not a recipe",
-            hint=f"`ttstrain resume {quoted(path)}` goes on with it; `{path / 'recipe.yaml'}` is its recipe",
+            hint=f"`ttstrain resume {quoted(path)}` continues it; `{path / 'recipe.yaml'}` is its recipe",
         )
     if path.suffix not in _SUFFIXES and (found := _lookup("recipes", str(name_or_path))):
         return found

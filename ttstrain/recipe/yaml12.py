@@ -103,7 +103,7 @@ def read_value(text: str, *, source: str) -> Any:
 
 def _parse(text: str, *, source: str, lines: dict[str, int], error: type[UserError]) -> Any:
     if len(text) > MAX_BYTES:
-        raise error(f"{source}: larger than {MAX_BYTES >> 20} MiB, which no YAML file that is read here is")
+        raise error(f"{source}: larger than {MAX_BYTES >> 20} MiB, which is too large for a recipe or config")
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -133,7 +133,7 @@ def _build(
         key = _scalar(loader, key_node)
         line = key_node.start_mark.line + 1
         if not isinstance(key, str):
-            raise error(f"{source}:{line}: `{key}` is not a name", hint="put quotes round a key that is a number")
+            raise error(f"{source}:{line}: `{key}` is not a name", hint="put quotes around a key that is a number")
         dotted = f"{at}.{key}" if at else key
         if key in built:
             raise error(
@@ -154,5 +154,5 @@ def _scalar(loader: _Loader, node: yaml.Node) -> Any:
         AttributeError,
     ) as fault:  # of an explicit tag that does not fit
         raise yaml.constructor.ConstructorError(
-            None, None, f"`{str(node.value)[:40]}` is no `{node.tag}`", node.start_mark
+            None, None, f"`{str(node.value)[:40]}` is not a `{node.tag}`", node.start_mark
         ) from fault

@@ -1,1 +1,1 @@
-"""Reading and writing files of tensors, whoever wrote them. Nothing in a file is ever executed."""
+"""Reading and writing files of tensors, from any program. Nothing in a file is ever executed."""

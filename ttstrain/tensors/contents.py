@@ -1,4 +1,4 @@
-"""What a file holds, before anybody knows whose it is. Nothing in it is executed, no tensor is read."""
+"""Parse a file of unknown origin. Nothing in it is executed, no tensor is read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ttstrain.tensors import pickle_names, tensorfile, unpickle
 INDEX = ".safetensors.index.json"  # ends the name of a file that says which shard holds what
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer: the file itself was never fetched"),
-    (b"GGUF", "a GGUF file, quantised for inference: training starts from the folder that it was made from"),
+    (b"GGUF", "a GGUF file, quantised for inference: train from the original model folder instead"),
     (b"\x89HDF", "an HDF5 file"),
     (b"\x1f\x8b", "a gzip file: unpack it first"),
     (b"7z\xbc\xaf", "a 7z archive: unpack it first"),
@@ -89,14 +89,14 @@ def read_contents(path: Path) -> Contents:
 
 
 def _follow(path: Path, head: bytes) -> unpickle.Pickled:
-    """Follow a file's pickle. Raises CheckpointError that also says what it would have run, or that it is none."""
+    """Parse a file's pickle. Raises CheckpointError that also names unsafe calls, or says that it is no pickle."""
     try:
         return unpickle.read(path)
     except CheckpointError as error:
         if unsafe := pickle_names.unsafe_globals(unpickle.scan_globals(path)):
             raise CheckpointError(f"{error.message}; it names {', '.join(unsafe)}, so it is unsafe as well") from error
         if all(byte in _PRINTABLE for byte in head):  # the oldest pickles are text too: so only now
-            raise CheckpointError(f"`{path}` is text, and no checkpoint", hint=_KINDS_HINT) from error
+            raise CheckpointError(f"`{path}` is a text file, not a checkpoint", hint=_KINDS_HINT) from error
         raise
 
 
@@ -105,7 +105,7 @@ def _read_shards(path: Path) -> Contents:
     index = documents.read_object(path, error=CheckpointError, keys={"weight_map": dict}, hint=_DOWNLOAD_HINT)
     places: dict[str, str] = index["weight_map"]
     if not all(isinstance(name, str) for name in places.values()):
-        raise CheckpointError(f"`{path}` is not an index of shards: a place is no file's name", hint=_DOWNLOAD_HINT)
+        raise CheckpointError(f"`{path}` is not an index of shards: a value is not a file name", hint=_DOWNLOAD_HINT)
     files = sorted(set(places.values()))
     if missing := [name for name in files if Path(name).name != name or not (path.parent / name).is_file()]:
         raise CheckpointError(

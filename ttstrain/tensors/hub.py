@@ -79,7 +79,7 @@ def _model_folder(spec: str, repo: str, revision: str | None) -> Path:
     folder = _snapshot(spec, repo, revision, list(_TEXTS), wanted="config.json")
     if not (folder / "config.json").is_file():
         raise CheckpointError(
-            f"`{spec}` is a repository without a `config.json`: which of its files?",
+            f"`{spec}` is a repository without a `config.json`: name one of its files",
             hint=f"such as {spec.rstrip('/')}/folder; look at https://huggingface.co/{repo}/tree/{revision or 'main'}",
         )
     folder = _snapshot(spec, repo, revision, [*_TEXTS, _MODEL])
@@ -132,8 +132,8 @@ def _offline(spec: str) -> CheckpointError:
 
     cache = constants.HF_HUB_CACHE
     return CheckpointError(
-        f"`{spec}` could not be downloaded: it is not in the cache `{cache}`, and $HF_HUB_OFFLINE forbids to fetch it",
-        hint=f"unset HF_HUB_OFFLINE once, set HF_HOME to where it is, {_ELSEWHERE}",
+        f"`{spec}` could not be downloaded: it is not in the cache `{cache}`, and $HF_HUB_OFFLINE is set",
+        hint=f"unset HF_HUB_OFFLINE, set HF_HOME to a cache that has it, {_ELSEWHERE}",
     )
 
 
@@ -162,8 +162,8 @@ def _snapshot(spec: str, repo: str, revision: str | None, patterns: list[str], *
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise CheckpointError(
-            f"the Hub knows no repository `{repo}` that you may read",
-            hint="check the name; where it is private, log in with `hf auth login` or set HF_TOKEN",
+            f"the repository `{repo}` does not exist on the Hub, or you have no access to it",
+            hint="check the name; if it is private, log in with `hf auth login` or set HF_TOKEN",
         ) from error
     except errors.LocalEntryNotFoundError as error:
         if wanted is not None:
@@ -176,12 +176,12 @@ def _snapshot(spec: str, repo: str, revision: str | None, patterns: list[str], *
             raise _offline(spec) from error
         raise CheckpointError(
             f"`{spec}` could not be downloaded: the Hub cannot be reached ({_reason(error.__cause__ or error)})",
-            hint=f"what has arrived is kept, and the next try goes on from there; {_ELSEWHERE}",
+            hint=f"the partial download is kept, and the next attempt continues it; {_ELSEWHERE}",
         ) from error
     except (transport, OSError, ValueError) as error:
         raise CheckpointError(
             f"`{spec}` could not be downloaded: {_reason(error)}",
-            hint=f"what has arrived is kept, and the next try goes on from there; {_ELSEWHERE}",
+            hint=f"the partial download is kept, and the next attempt continues it; {_ELSEWHERE}",
         ) from error
 
 

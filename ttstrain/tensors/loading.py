@@ -111,7 +111,7 @@ def _refuse(bad: list[str], *, source: str) -> None:
     if bad:
         raise CheckpointError(
             f"`{source}` holds NaN or infinity in {len(bad)} tensors: {named(bad)}",
-            hint="it was damaged or its training diverged: take an earlier checkpoint, or another base",
+            hint="the file is damaged or its training diverged: use an earlier checkpoint, or another base",
         )
 
 
@@ -123,7 +123,7 @@ def _hint(report: LoadReport) -> str:
             f"the vocabulary differs: the file has {entry.file[0]} rows in `{entry.name}`, the model {entry.model[0]}; "
             "use the vocabulary that belongs to the file"
         )
-    return "`ttstrain inspect-ckpt` says what the file holds; the `model:` section must describe the same architecture"
+    return "`ttstrain inspect-ckpt` shows what the file holds; the `model:` section must describe the same architecture"
 
 
 def _is_row_mismatch(entry: Mismatch) -> bool:

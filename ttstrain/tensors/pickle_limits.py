@@ -39,7 +39,7 @@ class Budget:
         """Take operations off. Raises TooLargeError when none is left."""
         self.operations -= operations
         if self.operations < 0:
-            raise TooLargeError("it takes more operations than any checkpoint")
+            raise TooLargeError("it has more operations than any checkpoint")
 
     def describe(self, tensor_bytes: int, *, stored_bytes: int) -> None:
         """Take the bytes of one tensor off, of which so many are stored.

@@ -126,7 +126,7 @@ class Machine:
             tree = self.stack.pop()
             check_tree(tree)
         except (ValueError, IndexError, KeyError, TypeError, AttributeError, EOFError, OverflowError) as error:
-            raise CheckpointError(f"`{self.path}` cannot be followed: {_why(error)}") from error
+            raise CheckpointError(f"`{self.path}` cannot be parsed: {_why(error)}") from error
         return tree
 
     # stack and memo
@@ -137,7 +137,7 @@ class Machine:
     def pop(self) -> Any:
         value = self.stack.pop()
         if value is _MARK:
-            raise ValueError("a mark where a value should be")
+            raise ValueError("a mark instead of a value")
         return value
 
     def pop_to_mark(self) -> list[Any]:
@@ -201,7 +201,7 @@ class Machine:
     def name(self, module: Any, name: Any) -> None:
         found = Global(PYTHON3.get(_only(str, module), module), _only(str, name))
         if len(str(found)) > LONGEST_NAME:
-            raise TooLargeError(f"it names something of {len(str(found)):,} letters")
+            raise TooLargeError(f"it holds a name of {len(str(found)):,} characters")
         self.found[str(found)] = None
         self.push(found)
 
@@ -269,7 +269,7 @@ class Machine:
 
 def _only(kind: type[Any], value: Any) -> Any:
     if type(value) is not kind:
-        raise TypeError(f"a {type(value).__name__} where a {kind.__name__} should be")
+        raise TypeError(f"a {type(value).__name__} instead of a {kind.__name__}")
     return value
 
 

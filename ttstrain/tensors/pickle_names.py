@@ -1,4 +1,4 @@
-"""Which names in a pickle are harmless, and which would run code if somebody unpickled the file elsewhere."""
+"""Which names in a pickle are harmless, and which would run code if another program unpickled the file."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def classify(name: str) -> NameVerdict:
 def judge(names: Sequence[str]) -> FileVerdict:
     """Judge a whole pickle: safe only when each of its names is known to be harmless.
 
-    Of what nobody here knows, any may run code in a loader that obeys the pickle.
+    Any unknown name may run code in a loader that obeys the pickle.
     """
     verdicts = {classify(name) for name in names}
     if "unsafe" in verdicts:

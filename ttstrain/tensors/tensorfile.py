@@ -125,7 +125,9 @@ def write(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, s
         position += size
     for name, tensor in tensors.items():
         if tensor.dtype not in _NAMES or tensor.layout != torch.strided:
-            raise TypeError(f"`{name}`: a {tensor.layout} tensor of {tensor.dtype} has no place in a safetensors file")
+            raise TypeError(
+                f"`{name}`: a {tensor.layout} tensor of {tensor.dtype} cannot be stored in a safetensors file"
+            )
         header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": list(ends[name])}
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -234,7 +236,7 @@ def _bytes_of(tensor: Tensor) -> memoryview:
 def check_shape(shape: Sequence[int]) -> None:
     """Raise ValueError for a shape that torch has no tensor of, empty ones too."""
     if len(shape) > MOST_DIMENSIONS or math.prod(max(size, 1) for size in shape) > MOST_ELEMENTS:
-        raise ValueError(f"a tensor of {len(shape)} dimensions that no memory could hold")
+        raise ValueError(f"a tensor of {len(shape)} dimensions that exceeds any memory")
 
 
 def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -294,7 +296,7 @@ def root_mean_square(stored: StoredTensor) -> float:
 
 
 def relative_distance(averages: Mapping[str, StoredTensor], weights: Mapping[str, StoredTensor]) -> float | None:
-    """Return ||average - weight|| / ||weight|| over the floating-point tensors that both hold; None without any."""
+    """Return ||ema - raw|| / ||raw|| over the floating-point tensors that both hold; None without any."""
     gap = size = 0.0
     for name, weight in weights.items():
         if name in averages and averages[name].shape == weight.shape and weight.dtype.is_floating_point:

@@ -2,7 +2,7 @@
 
 Python's unpickler imports and calls whatever a file names. This one is a stack machine of its own: a name is only ever
 a name. The few that stand for containers and tensors are understood, every other object becomes an inert `Record`.
-Tensors stay in the file (`StoredTensor`) until somebody reads them.
+Tensors stay in the file (`StoredTensor`) until they are read.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def walk(tree: Tree) -> Iterator[tuple[tuple[str, ...], Any]]:
         elif id(node) not in seen:
             seen.add(id(node))
             if sum(map(len, path)) + len(path) > LONGEST_NAME:
-                raise CheckpointError(f"it holds things whose names are longer than {LONGEST_NAME:,} letters")
+                raise CheckpointError(f"it holds names of more than {LONGEST_NAME:,} characters")
             stack.extend(((*path, label(key)), value) for key, value in reversed(children))
 
 
@@ -203,7 +203,7 @@ def _open_zip(path: Path, file: IO[bytes]) -> dict[str, _Member]:
     members: dict[str, _Member] = {}
     for info in infos:
         if info.filename in members:
-            raise CheckpointError(f"`{path}` holds `{info.filename}` twice, which no writer does")
+            raise CheckpointError(f"`{path}` is damaged: it holds `{info.filename}` twice")
         if info.compress_type != zipfile.ZIP_STORED:
             raise CheckpointError(
                 f"`{path}` is compressed, which `torch.save` never does", hint="it may be an ordinary zip: unpack it"
@@ -236,12 +236,12 @@ def _read_zip(path: Path, file: IO[bytes]) -> Pickled:
     def locate(storage: Storage) -> int:
         member = members.get(f"{root}/data/{storage.key}")
         if member is None or member.size < storage.bytes:
-            raise CheckpointError(f"`{path}` is damaged: the data of storage {storage.key} are not all there")
+            raise CheckpointError(f"`{path}` is damaged: the data of storage {storage.key} are incomplete")
         return member.offset
 
     pickle = members[f"{root}/data.pkl"]
     if pickle.size > MOST_PICKLE_BYTES:
-        raise CheckpointError(f"`{path}` cannot be followed: its pickle is larger than any checkpoint's")
+        raise CheckpointError(f"`{path}` cannot be parsed: its pickle is larger than any checkpoint's")
     file.seek(pickle.offset)
     machine = Machine(path, locate, Budget(path.stat().st_size))
     tree = machine.run(io.BytesIO(file.read(pickle.size)))
@@ -278,7 +278,7 @@ def _read_legacy(path: Path, file: IO[bytes]) -> Pickled:
 
     def locate(storage: Storage) -> int:
         if storage.key not in offsets:
-            raise CheckpointError(f"`{path}` is damaged: the data of storage {storage.key[:40]} are not there")
+            raise CheckpointError(f"`{path}` is damaged: the data of storage {storage.key[:40]} are missing")
         return offsets[storage.key]
 
     file.seek(start)

@@ -64,6 +64,6 @@ def _wandb_mode(config: TrackingConfig, *, said: bool, warn: Callable[[str], Non
     if not named or said:
         return wanted
     if named not in MODES:
-        warn(f"WANDB_MODE is `{named}`, which is none of {', '.join(MODES)}: `tracking.wandb` is `{wanted}`")
+        warn(f"WANDB_MODE is `{named}`, not one of {', '.join(MODES)}: `tracking.wandb` stays `{wanted}`")
         return wanted
     return MODES[named]

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on, on stderr: stdout is for data.
+"""What a run shows on the screen, on stderr: stdout is for data.
 
 A terminal gets a live panel with events printed above it; anything else (a log file, a batch system) gets plain lines.
 The panel is drawn by the training thread, a few times a second at most: a drawing thread would be copied half alive
@@ -62,9 +62,9 @@ class ConsoleTracker:
         self._first_losses: dict[str, list[float]] = defaultdict(list)  # of this session's first steps
         self._times: deque[tuple[int, float]] = deque(maxlen=RATE_STEPS)
         self._evals: list[tuple[int, float]] = []
-        self._averaged: dict[int, float] = {}  # step -> the eval loss of the average
+        self._averaged: dict[int, float] = {}  # step -> the eval loss of the EMA weights
         self._retained: list[tuple[int, float]] = []  # losses of what must not be forgotten
-        self._distances: list[tuple[int, float]] = []  # of spoken samples to their recordings
+        self._distances: list[tuple[int, float]] = []  # of generated samples to their recordings
         self._stage_ends: dict[int, int] = {}  # number of a stage -> its last step so far
         self._incidents: Counter[str] = Counter()
         self._num_samples = 0
@@ -147,9 +147,9 @@ class ConsoleTracker:
 
     def _keep_pace(self, step: int, now: float, *, stepped: bool) -> None:
         if step < self._step:
-            self._times.clear()  # rolled back: the old pace tells nothing about steps that come again
+            self._times.clear()  # rolled back: the old pace does not hold for repeated steps
         elif step == self._step and not self._steps_taken:
-            self._times.clear()  # nor does what was measured and spoken before the first step
+            self._times.clear()  # nor do the evaluation and samples before the first step
         if step != self._step or not self._steps_taken:
             self._steps_taken += stepped
             self._times.append((step, now))
@@ -328,9 +328,9 @@ class ConsoleTracker:
                 f"{number(self._evals[-1][1])} at step {self._evals[-1][0]}, best {number(best[1])} at step {best[0]}"
             )
             if best[0] == 0 and len(self._evals) > 1:
-                lines.append("  nothing here is better than the base: lower `optim.lr`, or look at the data")
+                lines.append("  no evaluation is better than the base's: lower `optim.lr`, or check the data")
         if self._retained:
-            lines.append(f"  {self._retention_line()} (loss of the replayed data; more is forgotten)")
+            lines.append(f"  {self._retention_line()} (loss on the replay clips held out; a rise means forgetting)")
         if len(self._distances) > 1:
             (first_step, first_value), (last_step, last_value) = self._distances[0], self._distances[-1]
             lines.append(
@@ -349,7 +349,7 @@ class ConsoleTracker:
         if self._num_samples:
             lines.append(f"  samples: {quoted(_short(info.run_dir / 'samples'))}")
         if status == "stopped":  # the other ways to end early are errors, whose hint says the same
-            lines.append(f"  go on with: {quoted('ttstrain', 'resume', _short(info.run_dir))}")
+            lines.append(f"  resume with: {quoted('ttstrain', 'resume', _short(info.run_dir))}")
         return lines
 
     def _stage_pieces(self, info: RunInfo) -> list[str]:
@@ -378,9 +378,9 @@ class ConsoleTracker:
         step = int(pointer.read_text().strip().rpartition("-")[2])
         online, averaged = dict(self._evals).get(step), self._averaged.get(step)
         if online is not None and averaged is not None:
-            winner = "the average" if averaged <= online else "the weights, not their average"
+            winner = "the EMA weights" if averaged <= online else "the raw weights"
             lines.append(
-                f"    would take {winner}: eval loss ema {number(averaged)}, online {number(online)} at step {step}"
+                f"    it writes {winner}: eval loss ema {number(averaged)}, online {number(online)} at step {step}"
             )
         return lines
 
@@ -432,7 +432,7 @@ def _best(evals: Sequence[tuple[int, float]]) -> tuple[int, float] | None:
 
 
 def _spoken_pieces(spoken: Mapping[SpokenBy, Spoken]) -> list[str]:
-    """Say how long the weights spoke, and how far each set of weights is from the recording."""
+    """Describe the length of a sample, and the mel distance of each set of weights to the recording."""
     pieces = []
     if online := spoken.get("online"):
         ratio = "" if online.duration_ratio is None else f" ({online.duration_ratio:.2f}x)"

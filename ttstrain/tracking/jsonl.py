@@ -6,7 +6,7 @@
 - JSON has no NaN and no infinity: both are `null`, which `read` gives back as NaN.
 - A resume at step k first drops what was recorded after k, so that the file equals that of an uninterrupted run.
 - Where a run leaves a course for an earlier checkpoint, the file of that course is kept as `metrics.<n>.jsonl`.
-- After a rollback the steps that are taken again are appended: the file tells what happened. `guard/rollbacks` is
+- After a rollback the steps that are taken again are appended: the file keeps both. `guard/rollbacks` is
   higher from there on, and of two lines with one step the later one belongs to the weights.
 """
 
@@ -36,7 +36,7 @@ _LINE = re.compile(rb'^\{"step": (\d+)[,}].*\n', re.MULTILINE)  # whole lines on
 class JsonlTracker:
     """Writes `metrics.jsonl` and `warnings.jsonl` into the run's folder.
 
-    A full disk does not stop the run: the line is left out and `warn` is told, once.
+    A full disk does not stop the run: the line is dropped, and `warn` is called once.
     """
 
     def __init__(self, *, warn: Callable[[str], None]) -> None:
@@ -63,7 +63,7 @@ class JsonlTracker:
         except OSError as error:
             raise RecipeError(
                 f"`{path}` cannot be written: {error.strerror or error}",
-                hint="is it your file, and does the disk have room?",
+                hint="check the file's permissions and the free space on its disk",
             ) from error
         self._end = self._file.seek(0, os.SEEK_END)
         self._warnings, self._last_step = info.run_dir / WARNINGS, info.start_step
@@ -131,7 +131,7 @@ class JsonlTracker:
     def _tell_of_disk(self, name: str, error: OSError) -> None:
         if not self._warned:
             self._warned = True
-            self._warn(f"cannot write {name}: {error}; training goes on, lines will be missing")
+            self._warn(f"cannot write {name}: {error}; training continues, lines will be missing")
 
 
 def read(path: Path) -> list[dict[str, float]]:

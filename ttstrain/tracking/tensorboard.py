@@ -1,4 +1,4 @@
-"""TensorBoard, for those who like it: the same names, read from the run's `tensorboard` folder."""
+"""TensorBoard: the same names, in the run's `tensorboard` folder."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 - Every row carries our `step`, and W&B is told to plot over it: after a rollback our step goes back, while W&B's own
   counter may not decrease.
-- A failure makes the tracker go on offline, with a warning; a second one turns it off.
+- After a failure the tracker continues offline, with a warning; a second failure turns it off.
 - W&B's service is a process of its own. One that hangs is killed, and that is a failure like any other.
 - Nothing is asked and nothing is printed by W&B itself.
 """
@@ -89,7 +89,7 @@ class WandbTracker:
         if self._run is None:
             return
         if error := _attempt(lambda: self._close(status), within_s=FINISH_TIMEOUT_S + LEAVE_S):
-            self._warn(f"W&B could not finish: {_brief(error)}; `{_sync(self._folder)}` sends the rest")
+            self._warn(f"W&B could not finish: {_brief(error)}; `{_sync(self._folder)}` uploads the rest")
         self._run = None
         _attempt(_stop_service, within_s=LEAVE_S)  # only then is the file on disk complete
 
@@ -146,8 +146,8 @@ class WandbTracker:
         row = wandb_rows.beyond_earlier(info.run_dir, info.run_id)
         if row and mode == "offline":
             self._note(
-                f"W&B: `wandb/next_row` is missing, as in runs of earlier versions; rows are numbered from {row:,} on, "
-                "which no earlier row can be. Plots are over `step` and stay as they are"
+                f"W&B: `wandb/next_row` is missing, as in runs of earlier versions; rows continue at number {row:,}, "
+                "above every earlier row. Plots over `step` are unaffected"
             )
         return row
 
@@ -193,7 +193,7 @@ class WandbTracker:
         return Path(self._run.dir).parent  # the run's `files` lie in it
 
     def _degrade(self, error: Exception) -> None:
-        """Go on offline after a first failure, without W&B after a second."""
+        """Continue offline after a first failure, without W&B after a second."""
         self._run = None
         if not self._degraded:
             self._degraded = True
@@ -201,11 +201,11 @@ class WandbTracker:
                 _attempt(_stop_service, within_s=LEAVE_S)  # a failed start leaves the run's id in use
             again = _attempt(lambda: self._open("offline"))
             if again is None:
-                self._warn(f"W&B goes on offline: {_brief(error)}")
+                self._warn(f"W&B continues offline: {_brief(error)}")
                 return
             error = again
         self._run = None
-        self._warn(f"W&B is off from here on: {_brief(error)}; metrics.jsonl has everything")
+        self._warn(f"W&B is off for the rest of the run: {_brief(error)}; metrics.jsonl has everything")
 
 
 class _NotLoggedInError(Exception):

@@ -15,7 +15,7 @@ _MOST_DIGITS = 18  # W&B's numbers have 64 bits
 
 
 def read(run_dir: Path) -> int | None:
-    """Return the number of the next row, or None where nobody wrote it or it is damaged."""
+    """Return the number of the next row, or None if it is missing or damaged."""
     try:
         written = (run_dir / _PLACE).read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):

@@ -98,7 +98,7 @@ def prepare(
     """Audit the data, split it and compute the features that are not cached yet.
 
     The main rank does the work, the others wait and then read the cache. `earlier` is what a run that goes on was on
-    before; only the main rank's counts. Raises RecipeError when the recipe names no data, DataError when nothing of it
+    before; only the main rank's counts. Raises RecipeError when `data.path` is not set, DataError when nothing of it
     can be used.
     """
     ranks = ranks or Ranks()

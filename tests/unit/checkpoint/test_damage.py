@@ -75,12 +75,12 @@ def test_the_error_names_the_sound_one_before_it_and_the_command(run: Path) -> N
         with pytest.raises(CheckpointError) as caught:
             use(checkpoint(run, 6))  # type: ignore[operator]
         assert caught.value.hint is not None
-        assert "`step-00000002` is sound" in caught.value.hint
+        assert "`step-00000002` is intact" in caught.value.hint
         assert f"`ttstrain resume '{run}' --from step-00000002`" in caught.value.hint
     shutil.rmtree(checkpoint(run, 2))
     with pytest.raises(CheckpointError) as caught:
         store.load(checkpoint(run, 6))
-    assert "no other checkpoint of this run is sound" in str(caught.value.hint)
+    assert "no other checkpoint of this run is intact" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_damaged_meta_is_found(run: Path, damage: Callable[[str], str]) -> Non
     assert damage(text) != text
     with pytest.raises(CheckpointError, match=r"meta\.json") as caught:
         store.load(checkpoint(run, 6))
-    assert "`step-00000004` is sound" in str(caught.value.hint)
+    assert "`step-00000004` is intact" in str(caught.value.hint)
     with pytest.raises(CheckpointError, match=r"meta\.json"):
         inspect(run)
 
@@ -127,7 +127,7 @@ def test_a_meta_cannot_name_files_elsewhere(run: Path, field: str) -> None:
     outside = "../../../secret"
     values[field] = {outside: {"bytes": 1, "sha256": ""}} if field == "files" else [outside]
     path.write_text(json.dumps(values), encoding="utf-8")
-    with pytest.raises(CheckpointError, match="no file of its own folder"):
+    with pytest.raises(CheckpointError, match="not a file in its folder"):
         store.load(checkpoint(run, 6))
 
 

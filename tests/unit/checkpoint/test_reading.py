@@ -136,6 +136,6 @@ def test_a_run_that_replaces_its_checkpoint_in_every_try_is_a_checkpoint_error(
         retried(path, read)
     assert len(tries) == reading.TRIES
     assert f"`{path}`" in raised.value.message
-    assert "each of 5 times" in raised.value.message
+    assert "each of 5 attempts" in raised.value.message
     assert "step-" in str(raised.value.hint)
     assert raised.value.exit_code == 4

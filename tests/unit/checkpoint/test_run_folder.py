@@ -47,7 +47,7 @@ def test_a_damaged_one_is_told_and_worked_out_again(content: bytes, tmp_path: Pa
     assert run_folder.directory(run) is None
     with pytest.raises(CheckpointError, match="cannot be read") as caught:
         run_folder.read_plan(run)
-    assert caught.value.hint == "`ttstrain resume` writes it anew"
+    assert caught.value.hint == "`ttstrain resume` writes a new one"
 
 
 @pytest.mark.parametrize("directory", ["\0", "x" * 300, "/" + "y" * 5000, "relative", ["/"]])

@@ -405,7 +405,7 @@ def test_a_pointer_never_leads_out_of_the_run(tmp_path: Path) -> None:
             checkpoints.best()
     (checkpoints.root / "step-00000016").symlink_to(other.folder(4))
     (checkpoints.root / "last").write_text("step-00000016\n")
-    with pytest.raises(CheckpointError, match="which is not there"):
+    with pytest.raises(CheckpointError, match="which does not exist"):
         checkpoints.last()
     checkpoints.keep_last = 1
     checkpoints.save(20, {"task": {"w": torch.ones(1)}}, make_meta(20))

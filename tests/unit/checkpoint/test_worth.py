@@ -17,7 +17,7 @@ def meta(step: int, **metrics: float) -> Meta:
 def test_a_run_that_was_never_better_is_warned_of() -> None:
     warning = never_better(meta(30), {"best": {"metric": METRIC, "value": 5.25, "step": 0}})
     assert warning is not None
-    assert warning.startswith("WARNING: up to step 30 this run was never better than what it started from")
+    assert warning.startswith("WARNING: up to step 30 this run was never better than its base")
     assert "(`eval/loss/total` was 5.2500 before the first step and is 9.5000 at step 30)" in warning
 
 

@@ -247,7 +247,7 @@ def test_a_stream_that_is_gone_leaves_the_exit_code_alone(stream: str) -> None:
 def test_an_option_that_is_a_key_of_the_recipe_is_answered_with_it(arguments: list[str], meant: str) -> None:
     shown = CliRunner().invoke(main.app, arguments)
     assert shown.exit_code == 2
-    assert shown.stderr.splitlines()[1] == f"hint: keys of the recipe are set without dashes: `{meant}`"
+    assert shown.stderr.splitlines()[1] == f"hint: recipe keys are set without dashes: `{meant}`"
 
 
 @pytest.mark.parametrize(

@@ -81,10 +81,10 @@ def test_an_override_that_starts_with_a_tilde_drops_a_key() -> None:
         (["quikstart"], 2, "error: no recipe `quikstart`"),
         (["quickstart", "optim.lrr=1"], 2, "error: command line: unknown key `optim.lrr`"),
         (["quickstart", "optim.lr"], 2, "error: `optim.lr` is not a `key=value`"),
-        (["f5_new_voice"], 2, "error: the recipe names no data"),
+        (["f5_new_voice"], 2, "error: `data.path` is not set"),
         (["quickstart", "--data", "no/such/folder"], 3, "error: there is no `no/such/folder`"),
         (["quickstart", "train.steps=500", "optim.schedule.warmup_steps=500"], 2, "the LR never reaches its peak"),
-        (["quickstart", "data.batch_frames=10"], 2, "zero steps"),
+        (["quickstart", "data.batch_frames=10"], 2, "no clip fits a micro-batch"),
         (["quickstart", "ema.decay=0.9999"], 2, "averages over 10,000 steps"),
     ],
 )

@@ -232,7 +232,7 @@ def test_an_override_of_an_optimizer_the_task_lacks_is_refused() -> None:
 )
 def test_a_setting_that_the_optimizer_does_not_read_is_refused(kind: Any, key: str, value: Any) -> None:
     optim = OptimConfig(kind=kind, optimizers={"model": OptimizerOverride.model_validate({key: value})})
-    with pytest.raises(RecipeError, match=f"`optim.optimizers.model.{key}` is not read by `{kind}`"):
+    with pytest.raises(RecipeError, match=f"`optim.optimizers.model.{key}` is not used by `{kind}`"):
         settings_of(optim, "model")
 
 

@@ -48,7 +48,7 @@ def test_the_shipped_speech_is_found() -> None:
 
 
 def test_a_recipe_without_data_asks_for_them() -> None:
-    with pytest.raises(RecipeError, match="names no data") as caught:
+    with pytest.raises(RecipeError, match=r"`data.path` is not set") as caught:
         gather_facts(recipe("data.path=null"))
     assert "--data" in str(caught.value.hint)
 

@@ -109,7 +109,7 @@ def test_every_mistake_is_listed_at_once(tmp_path: Path) -> None:
     [
         ("train: {steps: fast}", "`train.steps` is `fast`: it should be a whole number, or 'auto'"),
         ("train: {steps: 0}", "`train.steps` is `0`: it should be greater than or equal to 1"),
-        ("train: {steps: true}", "`steps` takes neither true nor false"),
+        ("train: {steps: true}", "`steps` is neither true nor false"),
         ("train: {steps: 1, epochs: 2}", "give `steps` or `epochs`, not both"),
         ("data:", "`data` is a section with keys of its own, not `null`"),
         ("data: {holdout: 1.5}", "`data.holdout` is `1.5`"),

@@ -100,8 +100,8 @@ def test_a_group_frozen_after_the_end_is_refused(make_plan: MakePlan) -> None:
 
 def test_a_budget_below_the_shortest_clip_is_refused(make_plan: MakePlan) -> None:
     error = refused(make_plan, "data.batch_frames=99", num_clips=0, batches_per_epoch=0, hours=0.0)
-    assert "`data.batch_frames` is 99, and the shortest clip has 100 frames" in error.message
-    assert error.hint == "`data.batch_frames=298` holds every clip"
+    assert "`data.batch_frames` is 99, the shortest clip has 100 frames" in error.message
+    assert error.hint == "`data.batch_frames=298` is enough for every clip"
 
 
 def test_no_clips_is_an_error_of_the_data(tmp_path: Path, facts: DataFacts) -> None:
@@ -120,9 +120,9 @@ def test_no_clips_is_an_error_of_the_data(tmp_path: Path, facts: DataFacts) -> N
         (("train.early_stop={}",), {"num_holdout": 0}, "`train.early_stop` is set, but no clip is held out"),
         (("train.early_stop={}", "eval.every=null"), {}, "`train.early_stop` needs evaluations"),
         (("checkpoint.best=eval/loss/total", "eval.every=null"), {}, "`checkpoint.best` needs evaluations"),
-        (("optim.momentum=0.8",), {}, "`optim.momentum` is not read by `adamw`"),
-        (("optim.kind=lion", "optim.eps=1e-6"), {}, "`optim.eps` is not read by `lion`"),
-        (("optim.kind=sgd", "optim.betas=[0.8, 0.9]"), {}, "`optim.betas` is not read by `sgd`"),
+        (("optim.momentum=0.8",), {}, "`optim.momentum` is not used by `adamw`"),
+        (("optim.kind=lion", "optim.eps=1e-6"), {}, "`optim.eps` is not used by `lion`"),
+        (("optim.kind=sgd", "optim.betas=[0.8, 0.9]"), {}, "`optim.betas` is not used by `sgd`"),
     ],
 )
 def test_a_setting_that_would_not_be_read_is_refused(
@@ -163,7 +163,7 @@ def test_upstreams_floor_is_named_when_its_schedule_has_ended(make_plan: MakePla
 def test_a_run_that_has_only_its_floor_left_is_refused(make_plan: MakePlan) -> None:
     plan = make_plan("train.steps=1000", "optim.schedule.kind=linear", "optim.schedule.end_factor=0")
     check_resume(plan, 990)
-    with pytest.raises(RecipeError, match=re.escape("from step 999 on its schedule stays below 0.001")):
+    with pytest.raises(RecipeError, match=re.escape("from step 999 on, its schedule stays below 0.001")):
         check_resume(plan, 999)
 
 
@@ -185,16 +185,16 @@ FOUND = (
 @pytest.mark.parametrize(
     ("stages", "overrides", "message"),
     [
-        ("[{name: a, steps: 9}, {name: b, steps: 9}]", ["train.steps=10"], "`train.steps` is not read"),
-        ("[{name: a, steps: 9}, {name: b, steps: 9}]", ["train.epochs=10"], "`train.epochs` is not read"),
+        ("[{name: a, steps: 9}, {name: b, steps: 9}]", ["train.steps=10"], "`train.steps` is not used"),
+        ("[{name: a, steps: 9}, {name: b, steps: 9}]", ["train.epochs=10"], "`train.epochs` is not used"),
         ("[{name: a, share: 0.5}, {name: b, steps: 9}]", [], "give every stage a `share`, or none"),
         ("[{name: a, share: 0.5}, {name: b, share: 0.4}]", [], "the shares add up to 0.9, not to 1"),
-        ("[{name: a, steps: 9}, {name: a, steps: 9}]", [], "two are called `a`"),
+        ("[{name: a, steps: 9}, {name: a, steps: 9}]", [], "two have the name `a`"),
         ("[{name: a, steps: 9, epochs: 1}]", [], "has both `steps` and `epochs`"),
         ("[{name: a}]", [], "has no length"),
         ("[{name: a, steps: 9, only: [x], frozen: [y]}]", [], "give `frozen` or `only`, not both"),
-        ("[{name: a, share: 0.999}, {name: b, share: 0.001}]", ["train.steps=10"], "stage `b` has no step"),
-        ("[{name: a, steps: 9}, {name: b, steps: 9, early_stop: {}}]", [], "none of the 5 held-out clips is one of"),
+        ("[{name: a, share: 0.999}, {name: b, share: 0.001}]", ["train.steps=10"], "stage `b` has zero steps"),
+        ("[{name: a, steps: 9}, {name: b, steps: 9, early_stop: {}}]", [], "none of the 5 held-out clips belongs to"),
         (
             "[{name: a, steps: 9, early_stop: {}}, {name: b, steps: 9}]",
             ["eval.every=null"],

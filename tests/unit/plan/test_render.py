@@ -104,14 +104,14 @@ def test_notes_say_what_to_look_at(make_plan: MakePlan) -> None:
     assert "FROM SCRATCH" in noted(make_plan())
     assert "FROM SCRATCH" not in noted(make_plan(recipe=GROUPS))
     assert "1 clips are longer" in noted(make_plan("data.batch_frames=297", overlong=("long-one",)))
-    assert "long-one. `data.batch_frames=298` holds them" in noted(
+    assert "long-one. `data.batch_frames=298` is enough for them" in noted(
         make_plan("data.batch_frames=297", overlong=("long-one",))
     )
-    assert "30 % of the work is padding" in noted(make_plan(padding_share=0.3))
-    assert "a step takes more than the whole data" in noted(make_plan("train.accumulate=30"))
-    assert "each clip is heard 400 times" in noted(make_plan(batches_per_epoch=1))
+    assert "30 % of the frames are padding" in noted(make_plan(padding_share=0.3))
+    assert "one step holds more than all training data" in noted(make_plan("train.accumulate=30"))
+    assert "each clip is trained on 400 times" in noted(make_plan(batches_per_epoch=1))
     assert "no evaluation" in noted(make_plan("eval.every=null"))
-    assert "evaluated at the end only" in noted(make_plan("train.steps=10", "eval.every=20"))
+    assert "the only evaluation is at the end" in noted(make_plan("train.steps=10", "eval.every=20"))
     assert "reached at step 900" in noted(make_plan("train.steps=500", "ema.decay=0.99"))
 
 
@@ -222,7 +222,7 @@ def test_a_plan_shows_each_stage_with_its_clips_and_learning_rates(make_plan: Ma
         "3 a_stage_with_a_very_long_name_that_wraps, steps 700-800: 5.0 epochs",
         "model/text 1.50e-05 1.50e-04 1.50e-05",  # warmup from a tenth, 0.3 of the peak, and down to a tenth
         "model/default frozen",
-        "`checkpoint.best=eval/stage/total` chooses the best of the last stage by its own",
+        "with `checkpoint.best=eval/stage/total`, on those of the last stage",
     ):
         assert fact in said, fact
     assert said.count("step 800") == 2  # a curve for each group

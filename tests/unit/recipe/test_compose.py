@@ -204,7 +204,7 @@ def test_a_runs_recipe_keeps_the_origins_its_plan_recorded(tmp_path: Path) -> No
 
 def test_a_runs_recipe_extends_nothing(tmp_path: Path) -> None:
     write(tmp_path, "task: flow\n", "recipe.yaml")
-    with pytest.raises(RecipeError, match="`extends` would change none"):
+    with pytest.raises(RecipeError, match="so `extends` has no effect"):
         compose_run(tmp_path, ["extends=[models/f5_tiny]"], origins={})
 
 

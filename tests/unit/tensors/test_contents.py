@@ -26,9 +26,9 @@ from ttstrain.tensors.contents import read_contents
         (b"RIFF\x24\0\0\0WAVEfmt ", "recording"),
         (b'{"error": "Repository not found"}', "not a checkpoint"),
         (b"just some text\nin two lines\n", "not a checkpoint"),
-        (b"import torch\nprint(torch.ones(2))\n", "is text"),  # may begin as the oldest pickles do
+        (b"import torch\nprint(torch.ones(2))\n", "is a text file"),  # may begin as the oldest pickles do
         (bytes(range(17, 40)) + b"\xff" * 100, "not a checkpoint"),
-        (b"\x80\x02}" + b"\xff" * 100, "cannot be followed"),
+        (b"\x80\x02}" + b"\xff" * 100, "cannot be parsed"),
         (b"PK\x03\x04" + b"\x14\0" * 40, "cut short"),
     ],
 )

@@ -245,7 +245,7 @@ def test_the_end_says_how_it_went_and_where_things_are(screen: Screen, tmp_path:
     ]
 
 
-@pytest.mark.parametrize(("averaged", "winner"), [(0.4, "the average"), (0.6, "the weights, not their average")])
+@pytest.mark.parametrize(("averaged", "winner"), [(0.4, "the EMA weights"), (0.6, "the raw weights")])
 def test_the_end_names_what_an_export_would_take(screen: Screen, tmp_path: Path, averaged: float, winner: str) -> None:
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "best").write_text("step-00000003\n")
@@ -255,7 +255,7 @@ def test_the_end_names_what_an_export_would_take(screen: Screen, tmp_path: Path,
     screen.tracker.finish("done")
     assert screen.lines[-2:] == [
         f"  export: ttstrain export {tmp_path} -o {tmp_path / 'export'}",
-        f"    would take {winner}: eval loss ema {averaged:.4f}, online 0.5000 at step 3",
+        f"    it writes {winner}: eval loss ema {averaged:.4f}, online 0.5000 at step 3",
     ]
 
 
@@ -270,7 +270,7 @@ def test_a_short_run_compares_its_first_half_with_its_last(screen: Screen, tmp_p
 def test_a_run_that_was_stopped_says_how_to_go_on(screen: Screen, tmp_path: Path) -> None:
     screen.tracker.start(info(tmp_path))
     screen.tracker.finish("stopped")
-    assert screen.lines[-1] == f"  go on with: ttstrain resume {tmp_path}"
+    assert screen.lines[-1] == f"  resume with: ttstrain resume {tmp_path}"
 
 
 # ---------------------------------------------------------------- on a terminal

@@ -316,7 +316,7 @@ def test_a_lost_service_costs_a_warning_and_no_later_row(tmp_path: Path, heard: 
     run.log(step + 1, values(step + 1))
     run.finish("done")
     assert len(heard.warnings) == 1
-    assert "goes on offline" in heard.warnings[0]
+    assert "continues offline" in heard.warnings[0]
     rows = logged(run_files(tmp_path / "run", "run-7f3a")[-1])
     assert rows == [{"step": again, **values(again)} for again in (step, step + 1)]
 

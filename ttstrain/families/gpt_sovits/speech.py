@@ -98,7 +98,7 @@ class Speech:
         Raises DataError where there is nothing to say or no voice to say it with.
         """
         if not prompt.text.strip():
-            raise DataError("there is nothing to say: the text is empty")
+            raise DataError("the text is empty")
         if prompt.reference is None:
             raise DataError("GPT-SoVITS speaks in the voice of a recording", hint="give one: `--ref-audio`")
         settings = self._config.sampling

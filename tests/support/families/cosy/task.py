@@ -92,7 +92,7 @@ class CosyTask(Task):
     def sample(self, prompt: Prompt) -> Sample:
         """Speak a text in the one voice that was learned."""
         if not prompt.text.strip():
-            raise DataError("there is nothing to say: the text is empty")
+            raise DataError("the text is empty")
         generator = torch.Generator().manual_seed(prompt.seed or 0)
         codes = self._write(prompt.text, prompt.duration_s, generator)  # (1, c)
         mel = denormalized(self._solve(codes, generator))

@@ -178,7 +178,7 @@ def test_an_export_is_grafted_onto_its_base(files: Mapping[str, Path]) -> None:
     assert merged.absent == tuple(entry for entry in merged.absent if entry.pattern == "gpt.*")
     stay = sum(name not in mine.weights for name in merged.weights)
     assert (
-        f"mine_e3_s30.pth replaces {len(mine.weights)} tensors of what was given before it; {stay} stay" in merged.notes
+        f"mine_e3_s30.pth replaces {len(mine.weights)} tensors of the files before it; {stay} are kept" in merged.notes
     )
 
 
@@ -243,7 +243,7 @@ def test_a_gpt_of_other_symbols_is_not_joined_to_a_vae(tmp_path: Path, gpt: Any,
     if fits:
         assert open_base([str(s1), str(s2)], task="gpt_sovits/joint").fits == {"v2Pro", "v2ProPlus"}
     else:
-        with pytest.raises(CheckpointError, match=r"s2.pth` is of version v2Pro or v2ProPlus, .*s1.ckpt` of v1"):
+        with pytest.raises(CheckpointError, match=r"s2.pth` is of version v2Pro or v2ProPlus, but .*s1.ckpt` is of v1"):
             open_base([str(s1), str(s2)], task="gpt_sovits/joint")
 
 
