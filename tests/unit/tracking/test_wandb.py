@@ -207,7 +207,7 @@ def test_rows_go_on_beyond_those_of_a_run_that_kept_no_number(tmp_path: Path, he
     assert [row["step"] for row in rows] == [30, 31]
     assert rows[0]["_step"] > 28
     assert rows[1]["_step"] == rows[0]["_step"] + 1
-    assert [f"from {rows[0]['_step']:,} on" in note for note in heard.notes] == [True, False]
+    assert [f"continue at number {rows[0]['_step']:,}," in note for note in heard.notes] == [True, False]
 
 
 def test_a_number_that_cannot_be_kept_costs_warnings_and_no_step(tmp_path: Path, heard: Heard) -> None:
