@@ -297,8 +297,8 @@ def test_every_optimizer_s_training_can_be_gone_on_with_or_is_refused(
         assert export(changed, tmp_path / "weights").files  # weights alone are given all the same
         return
     exported = export(changed, tmp_path / "out", formats=["training"])
-    assert exported.proven[0].startswith(f"training: torch's AdamW makes update {STEPS + 1} from it, at LR ")
-    assert any("start afresh" in note for note in exported.notes) == (kind != "adamw")
+    assert exported.proven[0].startswith(f"training: torch's AdamW takes update {STEPS + 1} from it, at LR ")
+    assert any("starts empty" in note for note in exported.notes) == (kind != "adamw")
 
 
 def test_a_training_file_that_adamw_cannot_take_is_not_kept(source: Source, tmp_path: Path) -> None:
@@ -387,7 +387,7 @@ def test_what_cannot_be_given_is_refused(run: Path, source: Source, recipe: Path
     with pytest.raises(CheckpointError, match="no EMA weights"):
         gather(without, weights="ema")
     exported = export(source, tmp_path / "out")
-    with pytest.raises(RecipeError, match="which settings"):
+    with pytest.raises(RecipeError, match="model settings are unknown"):
         gather(exported.folder)
     again = gather(exported.folder, recipe=str(recipe))
     assert again.chosen == "ema"

@@ -35,7 +35,7 @@ def test_a_run_on_published_weights_knows_their_voices(run: Path) -> None:
     check_voice_name("tara", run=run, published=["tara"])
     with pytest.raises(RecipeError, match="did you mean `tara`") as refusal:
         check_voice_name("tarra", run=run, published=["tara"])
-    assert refusal.value.hint == "it was trained on b, a; published weights know tara"
+    assert refusal.value.hint == "it was trained on b, a; published weights have tara"
 
 
 def test_where_rows_named_no_voice_any_name_goes(run: Path) -> None:
