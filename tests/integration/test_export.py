@@ -297,7 +297,7 @@ def test_every_optimizer_s_training_can_be_gone_on_with_or_is_refused(
         assert export(changed, tmp_path / "weights").files  # weights alone are given all the same
         return
     exported = export(changed, tmp_path / "out", formats=["training"])
-    assert exported.proven[0].startswith(f"training: torch's AdamW takes update {STEPS + 1} from it, at LR ")
+    assert exported.proven[0].startswith(f"training: torch's AdamW makes update {STEPS + 1} from it, at LR ")
     assert any("starts empty" in note for note in exported.notes) == (kind != "adamw")
 
 
