@@ -1,4 +1,4 @@
-"""What is damaged in one of our checkpoints, and which one before it is sound."""
+"""What is damaged in a checkpoint of ttstrain, and which one before it is intact."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def refuse_damaged(folder: Path, meta: Meta, *, names: Iterable[str] | None = No
 
 
 def open_meta(folder: Path) -> Meta:
-    """Read `meta.json`. Raises CheckpointError that also names the sound checkpoint before a damaged one."""
+    """Read `meta.json`. Raises CheckpointError that also names the intact checkpoint before a damaged one."""
     with naming_a_sound_one(folder):
         return read_meta(folder)
 
 
 @contextmanager
 def naming_a_sound_one(folder: Path) -> Iterator[None]:
-    """Let a CheckpointError on a run's checkpoint say which one before it is sound, and the command that takes it."""
+    """Add to a CheckpointError on a run's checkpoint the intact one before it and the command that resumes from it."""
     try:
         yield
     except CheckpointError as error:

@@ -1,4 +1,4 @@
-"""Say what a checkpoint is and whether it is healthy, executing nothing and holding no tensor in memory."""
+"""Inspect a checkpoint: what it is and whether it is intact. Executes nothing, holds no tensor in memory."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class TensorReport:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """How far a tensor moved: ||b - a|| / ||a||, None where that is no number."""
+    """The relative change of a tensor: ||b - a|| / ||a||, None if that is not a number."""
 
     name: str
     distance: float | None
@@ -117,7 +117,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What sets two checkpoints' weights apart."""
+    """The differences between two checkpoints' weights."""
 
     a: str
     b: str
@@ -266,7 +266,7 @@ def _own_view(path: Path, folder: Path) -> _View:
 
 
 def _run_notes(folder: Path) -> Iterator[str]:
-    """Say which of a run's checkpoints this is, and what its pointers do not say."""
+    """Yield notes on which of a run's checkpoints this is, and on missing or damaged pointers."""
     root = folder.parent
     yield f"this is `{folder.name}` of {len(pointers.list_checkpoints(root))} checkpoints"
     if pointers.pointed(root, pointers.LAST) is None:

@@ -1,4 +1,4 @@
-"""Several files that make one base: parts of a model, or one file over another."""
+"""Merge several files into one base: parts of a model, or one file over another."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def open_for(recipe: ResolvedRecipe) -> OpenedCheckpoint:
 def check_base(recipe: ResolvedRecipe) -> None:
     """Check a recipe's base as the run itself would, except for what needs the device.
 
-    Nothing is downloaded. The net is built without its numbers, and the base is read tensor by tensor.
+    Nothing is downloaded. The model is built without data (meta tensors), and the base is read tensor by tensor.
 
     Raises CheckpointError as a run would: a file is missing or damaged, of another family, model or version, not the
     whole model or more than it, not finite, or of a vocab, a tokenizer or a quantizer that does not go with the
@@ -187,7 +187,7 @@ def _has(weights: Mapping[str, Any], absent: Absent) -> bool:
 
 
 def explain(report: LoadReport, opened: OpenedCheckpoint) -> CheckpointError | None:
-    """Say which files are missing where a load report shows nothing else wrong; None where it is something else."""
+    """Make the error that names missing files, if nothing else is wrong in a load report; else None."""
     if report.unexpected or report.mismatched or not report.missing:
         return None
     reasons: dict[Absent, int] = {}

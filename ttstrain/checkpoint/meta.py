@@ -1,4 +1,4 @@
-"""What a checkpoint says about itself: `meta.json`."""
+"""The description of a checkpoint: `meta.json`."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Meta(_Record):
 
 
 def compare_front_ends(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Say what differs between the front end that weights were trained with and this one, the vocabulary aside.
+    """Compare the text front end of the training with this machine's, except for the vocabulary; return warnings.
 
     Empty where either is unknown.
     """

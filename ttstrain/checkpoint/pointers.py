@@ -21,7 +21,7 @@ _STEP_FOLDER = re.compile(r"step-(\d{8,})")
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Tell whether a folder is one of our checkpoints."""
+    """Tell whether a folder is a checkpoint of ttstrain."""
     return (folder / META_FILE).is_file()
 
 
@@ -108,7 +108,7 @@ def write_pointer(path: Path, name: str) -> None:
 
 
 def recover(root: Path) -> None:
-    """Put back a checkpoint that had stepped aside for its successor when the process died. For the run's writer."""
+    """Restore a checkpoint that was being replaced when the process died. For the run's writer only."""
     for aside, folder in _stepped_aside(root):
         with suppress(FileNotFoundError):  # another process of the run was quicker
             aside.rename(folder)

@@ -228,7 +228,7 @@ def read_lines(path: Path) -> list[Line]:
         raise DataError(f"`{path}` holds no text")
     names = Counter(line.name for line in lines)
     if twice := [name for name, count in names.items() if count > 1]:
-        raise DataError(f"`{path}` gives several texts the name `{min(twice)}`")
+        raise DataError(f"`{path}` has several texts with the name `{min(twice)}`")
     return lines
 
 

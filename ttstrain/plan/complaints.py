@@ -1,4 +1,4 @@
-"""Say what is wrong with a recipe in its own words: the dotted key, where it is written, the nearest known key."""
+"""Errors of a recipe: the dotted key, the file and line, and the nearest known key."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class DataFacts:
 
 @dataclass(frozen=True, slots=True)
 class GroupPlan:
-    """A layer of the optimizer as the recipe's rules define it; how many parameters it holds, the model decides."""
+    """A parameter group as the recipe's rules define it; its number of parameters depends on the model."""
 
     optimizer: str
     name: str

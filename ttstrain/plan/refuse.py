@@ -1,4 +1,4 @@
-"""Refuse a run that cannot go well, before it starts, with the way out."""
+"""Refuse a run that cannot work, before it starts, with a hint on how to fix it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FLOOR_SHARE = 0.05  # of the run may train below the floor: a cosine to zero spe
 CURVE_POINTS = 2000  # updates looked at; enough to measure a share of a long run
 
 MOST_STEPS = 100_000_000
-# Peak LRs that no run comes back from: for all weights of a base, for adapters over it, for a net from scratch. Adam
+# Peak LRs that no run recovers from: for all weights of a base, for adapters over it, for a net from scratch. Adam
 # and its like move every weight by about the LR in each update, whatever the gradient; the others move it by less.
 HIGHEST_LR = (5e-3, 5e-2, 0.1)
 HIGHEST_LR_OF: Mapping[OptimizerKind, tuple[float, float, float]] = {
@@ -32,7 +32,7 @@ MEASURED = ("loss", "ema_loss", "retention", "ema_retention", "stage")  # what a
 
 
 def check_read(recipe: ResolvedRecipe, origins: Mapping[str, str]) -> None:
-    """Refuse settings that this run would not read."""
+    """Refuse settings that this run would not use. Raises RecipeError."""
     optim, defaults = recipe.optim, OptimConfig()
     kinds = {override.kind or optim.kind for override in optim.optimizers.values()} or {optim.kind}
     for key, readers in (("betas", READS_BETAS), ("eps", READS_EPS), ("momentum", READS_MOMENTUM)):
@@ -223,7 +223,7 @@ def check_resume(plan: Plan, step: int, *, ended: Sequence[Sequence[Any]] = (), 
     """Refuse to continue at `step` if the schedule has ended there, or if only its floor is left.
 
     `ended` are the stages that are over, each with its last step. A complete run that `owes_evaluation` goes on to make
-    it. Raises RecipeError with the LR that would be used and the three ways out.
+    it. Raises RecipeError with the LR that would be used and three ways to continue.
     """
     curriculum = Curriculum(plan.stages, ended=steps_of(plan.stages, ended))
     total = curriculum.total_steps
@@ -266,7 +266,7 @@ def _longer(plan: Plan, index: int, *, run_steps: int, times: int = 2) -> str:
 
 
 def _check_height(group: GroupPlan, plan: Plan, place: Place) -> None:
-    """Refuse a peak LR that is far beyond what weights survive."""
+    """Refuse a peak LR that destroys the weights. Raises RecipeError."""
     recipe = plan.recipe
     kind = settings_of(recipe.optim, group.optimizer).kind
     start, where = (2, "from scratch") if recipe.base is None else (0, "all weights of a base")

@@ -79,7 +79,7 @@ def recipe_yaml(plan: Plan) -> str:
 
 
 def notes(plan: Plan, *, goes_on_from: str | None = None) -> Iterator[str]:
-    """Yield what a person should look at before starting."""
+    """Yield the notes that a user should read before starting."""
     if plan.recipe.base is None and goes_on_from is None:
         yield "training FROM SCRATCH: no `base` weights are given."
     if plan.facts.overlong:
@@ -162,7 +162,7 @@ def _filled(plan: Plan) -> str:
 
 
 def _replay(config: ReplayConfig | None, facts: ReplayFacts) -> str:
-    """Say what is mixed in: how much there is, and how much of it an epoch takes."""
+    """Describe the replay data: how much there is, and how much of it an epoch uses."""
     assert config is not None
     counts = [f"{facts.num_clips:,} clips, {facts.hours * 60:.1f} min", f"{facts.num_holdout} held out for retention"]
     counts += [f"{sum(facts.skipped.values())} skipped"]
@@ -203,7 +203,7 @@ def _run_lines(plan: Plan) -> list[str]:
 
 
 def _precision(plan: Plan) -> str:
-    """Say in what a run computes; of TF32, wherever fp32 may be what a GPU computes in."""
+    """Describe the precision; with TF32, if a GPU may compute in fp32."""
     train = plan.recipe.train
     if train.precision not in ("auto", "fp32") or train.device == "cpu":
         return f"precision {train.precision}"
@@ -211,7 +211,7 @@ def _precision(plan: Plan) -> str:
 
 
 def _trained_lines(plan: Plan) -> list[str]:
-    """Say what is trained where that is not everything."""
+    """Describe what is trained, if that is not everything."""
     parameters, lora = plan.parameters, plan.recipe.lora
     if not parameters.frozen:
         return []
@@ -356,7 +356,7 @@ def _scheme_lines(plan: Plan) -> list[str]:
 
 
 def _origin_lines(plan: Plan) -> list[str]:
-    """Say what was set where; a config's values are counted, since they are facts about a thing."""
+    """List where values were set; those of a config are only counted."""
     values = plan.recipe.model_dump(mode="json")
     by_origin: dict[str, list[str]] = {}
     for key, origin in plan.origins.items():

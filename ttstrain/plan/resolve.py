@@ -263,7 +263,7 @@ def _ema(recipe: ResolvedRecipe, steps: int) -> tuple[float | None, int | None]:
 
 
 def _groups(recipe: ResolvedRecipe) -> Iterator[GroupPlan]:
-    """List the layers of every optimizer of the task that hold parameters, the one that no rule matches last."""
+    """List the non-empty parameter groups of every optimizer of the task; the group that no rule matches is last."""
     optim = recipe.optim
     optimizers = registry.planner_of(recipe).optimizers()
     _check_optimizers(optim, optimizers)

@@ -42,7 +42,7 @@ Seed = Annotated[int, Field(ge=0, le=2**53)]
 Size = Annotated[int, Field(ge=1, le=65_536)]
 """A width, or another size of a layer."""
 Depth = Annotated[int, Field(ge=1, le=1024)]
-"""Layers on top of each other."""
+"""A number of stacked layers."""
 Rows = Annotated[int, Field(ge=1, le=10_000_000)]
 """Rows of a table, or a position in it."""
 LONGEST_NAME = 200
@@ -382,7 +382,7 @@ class TrainConfig(Section):
     measure_every: Steps = 10
     """Steps between logged gradient norms and update ratios of every group; they need one copy of the weights."""
     early_stop: EarlyStop | None = None
-    """Stop when evaluations no longer improve; with `stages`, go on to the next one."""
+    """Stop when evaluations no longer improve; with `stages`, start the next stage."""
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainConfig:
