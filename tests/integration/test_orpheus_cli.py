@@ -159,7 +159,7 @@ def other_sizes(folder: Path) -> list[str]:
     [
         (gguf, 4, "a GGUF file, quantised for inference"),
         (gpt2, 4, "matches no family of ttstrain"),
-        (plain_llama, 4, "a Llama of 300 tokens that has no audio tokens"),
+        (plain_llama, 4, "a Llama without audio tokens: it has 300 tokens"),
         (other_tokenizer, 4, "has no audio tokens"),
         (text_only, 3, "names a file: it has answer, question"),
         (out_of_slot, 3, "position 14: slot 0 expected, slot 3 code 1 found"),

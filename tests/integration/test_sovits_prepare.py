@@ -50,7 +50,7 @@ def test_a_prepared_folder_is_read_and_its_faults_are_named(project: Path, tmp_p
     assert done.returncode == 0, done.stderr
     assert "(preparedfolderofGPT-SoVITS," in "".join(done.stdout.split())  # behind a long path the line is broken
     assert "features  2 computed, 1 failed" in done.stdout
-    assert "frames of HuBERT" in (tmp_path / "out" / "quarantine.jsonl").read_text()
+    assert "HuBERT features (" in (tmp_path / "out" / "quarantine.jsonl").read_text()
     assert len((tmp_path / "out" / "manifest.jsonl").read_text().splitlines()) == 2
     assert all(len(line) <= 80 for line in done.stdout.splitlines() if str(tmp_path) not in line)
     again = ttstrain("prepare", project, "--recipe", recipe, "--json", "data.min_s=0.1")

@@ -1,4 +1,4 @@
-"""What the data half of the family hands to the nets: clips padded to one length.
+"""Batches for the nets: clips padded to one length.
 
 b clips, p phonemes, s semantic tokens (25 a second), t samples at 32 kHz. A clip of n spectrogram frames (50 a second)
 has ceil(n / 2) tokens: the last of an odd number of frames stands for one frame alone.
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class Edit(NamedTuple):
-    """How a clip's tokens are spoiled, for the GPT to prefer them unspoiled: a span said twice, or left out."""
+    """The edit that makes a clip's rejected sample for DPO: a span of tokens repeated, or left out."""
 
     kind: Literal["repeat", "delete"]
     begin: int

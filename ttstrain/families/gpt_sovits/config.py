@@ -1,6 +1,6 @@
 """Settings of the GPT and the VAE, alone and together. Imports no torch.
 
-The three tasks share one form: `version`, `features` and `text` say what both nets read, `gpt` and `vae` describe the
+The three tasks share one form: `version`, `features` and `text` describe the inputs of both nets, `gpt` and `vae` the
 nets. A task has the sections that it reads and no others.
 """
 
@@ -37,9 +37,9 @@ class FeaturesConfig(Section):
     hubert: UserPath = "hf://lj1995/GPT-SoVITS/chinese-hubert-base"
     """HuBERT whose last hidden layer becomes semantic tokens."""
     bert: UserPath = "hf://lj1995/GPT-SoVITS/chinese-roberta-wwm-ext-large"
-    """BERT for Chinese texts; loaded when there are any. Other languages read zeros, as upstream's do."""
+    """BERT for Chinese texts; loaded only if there are any. Other languages get zeros, as upstream."""
     speaker: UserPath = "hf://lj1995/GPT-SoVITS/sv/pretrained_eres2netv2w24s4ep4.ckpt"
-    """ERes2NetV2 that describes a speaker; read by v2Pro and v2ProPlus alone."""
+    """ERes2NetV2 for speaker embeddings; only v2Pro and v2ProPlus use it."""
     quantizer: UserPath = "hf://lj1995/GPT-SoVITS/gsv-v2final-pretrained/s2G2333k.pth"
     """The published `s2G` of the same version: its `ssl_proj` and `quantizer` make the semantic tokens."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -50,7 +50,7 @@ class TextConfig(Section):
     """How texts become phonemes."""
 
     language: Language | Literal["auto"] = "auto"
-    """Language of texts whose rows name none; `auto` goes by the script."""
+    """Language of texts whose rows do not name one; `auto` detects it by script."""
     japanese_dictionary: UserPath | None = None
     """Folder of a compiled MeCab dictionary that Japanese is read with, such as upstream's `open_jtalk_dic_utf_8-1.11`;
     without one, that of pyopenjtalk-plus."""
@@ -64,17 +64,17 @@ class TextConfig(Section):
 
 
 class SamplingConfig(Section):
-    """How previews and `ttstrain sample` speak: upstream's settings."""
+    """How previews and `ttstrain sample` generate speech: upstream's settings."""
 
     top_k: Rows = 15
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     temperature: Positive = 1.0
     repetition_penalty: Annotated[float, Field(ge=1, le=100)] = 1.35
-    """On every semantic token that was spoken or stands in the prompt."""
+    """For every semantic token that was generated or is in the prompt."""
     max_s: Positive = 54.0
-    """Longest speech of one sentence."""
+    """Maximum length of one generated sentence."""
     noise_scale: NotNegative = 0.5
-    """Of the VAE's prior."""
+    """Scale of the noise of the VAE's prior."""
     speed: Positive = 1.0
     seed: Seed = 0
 
@@ -96,26 +96,27 @@ class GptNetConfig(Section):
     dropout: Probability = 0.1
     """In attention, feed-forward and positions; upstream hard-codes it whatever its YAML says."""
     loss: Literal["sum", "mean"] = "mean"
-    """`sum` lets long clips weigh more, as upstream; `mean` is per token."""
+    """`sum` weights long clips more, as upstream; `mean` is per token."""
     compat: Literal["none", "upstream-2025-07", "upstream-pre-2537"] = "none"
     """How padded texts are masked: `none` hides the padding; the others are what upstream did at these times."""
     dpo: NotNegative = 0.0
-    """Weight of the preference for the recorded tokens over spoiled ones; upstream's `if_dpo` is 1 beside a sum. It
-    costs a second pass."""
+    """Weight of the DPO loss, which prefers recorded tokens over rejected samples; upstream's `if_dpo` is 1 beside a
+    sum. It needs a second pass."""
 
     @model_validator(mode="after")
     def _consistent(self) -> GptNetConfig:
         if self.hidden_dim % self.head:
             raise ValueError("`hidden_dim` must be a multiple of `head`")
         if self.embedding_dim != self.hidden_dim:
-            raise ValueError("`embedding_dim` and `hidden_dim` must be equal: nothing projects one to the other")
+            raise ValueError("`embedding_dim` and `hidden_dim` must be equal: there is no projection between them")
         return self
 
 
 class VaeNetConfig(Section):
     """SynthesizerTrn and its discriminator, upstream's "s2": names and values of its `s2.json`.
 
-    What upstream hard-codes (768 HuBERT channels, 1024 codes, 512 MRTE channels, 704 reference bins) is no setting.
+    Sizes that upstream hard-codes (768 HuBERT channels, 1024 codes, 512 MRTE channels, 704 reference bins) are not
+    settings.
     """
 
     inter_channels: Size = 192
@@ -134,15 +135,15 @@ class VaeNetConfig(Section):
     gin_channels: Size = 512
     """Width of the speaker's style; 1024 in v2Pro and v2ProPlus."""
     segment_size: Rows = 20_480
-    """Samples of a clip that the decoder makes in a step; a multiple of 640."""
+    """Samples of each clip that the decoder generates in a step; a multiple of 640."""
     c_mel: NotNegative = 45.0
     c_kl: NotNegative = 1.0
     freeze_quantizer: bool = True
-    """Semantic tokens stay what they are, so that GPT and VAE agree; upstream's setting."""
+    """Keep the semantic tokens fixed, so that GPT and VAE agree; upstream's setting."""
     discriminator: bool = True
-    """Train against the multi-period discriminator; false leaves mel distance and KL alone."""
+    """Train with the multi-period discriminator; false trains with mel distance and KL only."""
     discriminator_channels: Size = 1024
-    """Most channels of a layer of the discriminator; fewer than the published 1024 make a small one."""
+    """Maximum channels of a layer of the discriminator; published: 1024."""
 
     @model_validator(mode="after")
     def _consistent(self) -> VaeNetConfig:
@@ -155,14 +156,14 @@ class VaeNetConfig(Section):
         for factor in self.upsample_rates:
             rate *= factor
         if rate != HOP_LENGTH:
-            raise ValueError(f"`upsample_rates` multiply to {rate}; a frame is {HOP_LENGTH} samples")
+            raise ValueError(f"the product of `upsample_rates` is {rate}, but a frame is {HOP_LENGTH} samples")
         if self.segment_size % HOP_LENGTH:
             raise ValueError(f"`segment_size` must be a multiple of {HOP_LENGTH}")
         return self
 
     @property
     def segment_frames(self) -> int:
-        """Frames of the segment that the decoder makes."""
+        """Frames of the segment that the decoder generates."""
         return self.segment_size // HOP_LENGTH
 
 
@@ -170,7 +171,7 @@ class VaeNetConfig(Section):
 
 
 class SovitsConfig(ModelConfig):
-    """What all three tasks have."""
+    """Settings of all three tasks."""
 
     reads_gpt: ClassVar[bool] = False
     reads_vae: ClassVar[bool] = False
@@ -182,7 +183,7 @@ class SovitsConfig(ModelConfig):
 
     @property
     def is_pro(self) -> bool:
-        """Whether a speaker's description is read besides the reference's spectrogram."""
+        """Whether the version uses a speaker embedding besides the reference's spectrogram."""
         return self.version in ("v2Pro", "v2ProPlus")
 
 
@@ -193,7 +194,7 @@ class GptConfig(SovitsConfig):
 
     gpt: GptNetConfig = GptNetConfig()
     vae: UserPath | None = None
-    """A file with the VAE that turns previews into sound; null speaks none."""
+    """File of the VAE for previews; null: no previews."""
 
 
 class VaeConfig(SovitsConfig):
@@ -203,7 +204,7 @@ class VaeConfig(SovitsConfig):
 
     vae: VaeNetConfig = VaeNetConfig()
     gpt: UserPath | None = None
-    """A file with the GPT that writes the tokens of previews; null speaks none."""
+    """File of the GPT for previews; null: no previews."""
 
 
 class JointConfig(SovitsConfig):
@@ -217,5 +218,5 @@ class JointConfig(SovitsConfig):
 
 
 def is_packed(config: SovitsConfig) -> bool:
-    """Tell whether a batch's clips are laid end to end: the GPT's are, unless upstream's padding is to be learned."""
+    """Tell whether a batch's clips are packed end to end: the GPT's are, unless upstream's padding is reproduced."""
     return isinstance(config, GptConfig) and config.gpt.compat == "none"

@@ -1,4 +1,4 @@
-"""From clips to batches: recordings, phonemes, BERT features, semantic tokens, descriptions of speakers.
+"""From clips to batches: recordings, phonemes, BERT features, semantic tokens, speaker embeddings.
 
 b clips, p phonemes, s semantic tokens, n spectrogram frames, t samples at 32 kHz.
 """
@@ -45,7 +45,7 @@ AGREEMENT: Final = 0.9  # share of a prepared clip's tokens that must be ours: h
 
 @dataclass(frozen=True, slots=True)
 class SovitsExample:
-    """One clip, ready to be padded; what its task does not read is None."""
+    """One clip, ready to be padded; features that its task does not use are None."""
 
     id: str
     num_frames: int
@@ -74,7 +74,7 @@ class SovitsData(TaskData):
         self.fingerprint = self._fingerprint()
 
     def _fingerprint(self) -> str:
-        """Name all that decides on features besides the clip."""
+        """Return a string of all settings that features depend on."""
         files = self.config.features
         parts = [
             f"gpt_sovits/{RULES} {self.config.version}",
@@ -100,11 +100,11 @@ class SovitsData(TaskData):
     # ------------------------------------------------------------ features
 
     def features(self, wav: Tensor, clip: Clip) -> dict[str, Tensor]:
-        """Compute what the nets read of a waveform (t,) and its text, or take what a prepared folder has of it.
+        """Compute the nets' inputs from a waveform (t,) and its text, or reuse those of a prepared folder.
 
         `wav` (t,) int16, `phones` (p,) int32, `codes` (s,) int16; where they are read also `bert` (p, 1024) fp16 of
-        Chinese, `speaker` (20480,) of Pro versions, `ssl` (2 s, 768) fp16. Raises DataError where parts of a clip do
-        not belong together.
+        Chinese, `speaker` (20480,) of Pro versions, `ssl` (2 s, 768) fp16. Raises DataError when parts of a clip do
+        not match.
         """
         said = read_clip(
             clip,
@@ -142,19 +142,19 @@ class SovitsData(TaskData):
         ssl = self.encoders.hear(wav, gain) if ready is None else ready[0].T  # (n, 768)
         if abs(len(ssl) - num_frames) > 1:
             raise DataError(
-                f"{len(ssl)} frames of HuBERT and {num_frames} of the recording are not of one clip",
-                hint="delete its file in `4-cnhubert` and it is computed",
+                f"HuBERT features ({len(ssl)} frames) and recording ({num_frames} frames) are not of the same clip",
+                hint="delete its file in `4-cnhubert`; ttstrain then computes it",
             )
         return ssl
 
     def _bert(self, said: Spoken, clip: Clip) -> Tensor | None:
-        """Return the features (p, 1024) of a Chinese text; None for other languages, which read zeros."""
+        """Return the features (p, 1024) of a Chinese text; None for other languages, which get zeros."""
         ready = read_ready(clip, "bert")
         if ready is not None:
             if ready.shape[1] != len(said.ids):
                 raise DataError(
-                    f"{ready.shape[1]} features of BERT for {len(said.ids)} phonemes",
-                    hint="the text was changed since: delete its file in `3-bert` and it is computed",
+                    f"BERT features for {ready.shape[1]} phonemes, but the text has {len(said.ids)}",
+                    hint="the text changed since: delete its file in `3-bert`; ttstrain then computes it",
                 )
             return ready.T
         if said.language != WITH_BERT or said.word2ph is None:
@@ -164,7 +164,7 @@ class SovitsData(TaskData):
     # ------------------------------------------------------------ batches
 
     def example(self, clip: Clip, features: Mapping[str, Tensor]) -> SovitsExample:
-        """Take what the task reads."""
+        """Build the example of a clip from its features."""
         reads_gpt, reads_vae = self.config.reads_gpt, self.config.reads_vae
         return SovitsExample(
             id=clip.id,
@@ -201,7 +201,7 @@ class SovitsData(TaskData):
         )
 
     def review_features(self, clips: Sequence[Clip], read: Callable[[Clip], Mapping[str, Tensor]]) -> Review:
-        """Say what the tokens are made of and what was taken ready-made; the encoders are freed."""
+        """Return notes on the semantic tokens and on reused features; frees the encoders."""
         self.encoders.free()
         if not clips:
             return Review()
@@ -214,16 +214,16 @@ class SovitsData(TaskData):
         lay = Counter(one.name for clip in clips for one in clip.ready if one.path)
         if lay:
             named = ", ".join(f"{name} of {count}" for name, count in sorted(lay.items()))
-            remarks.append(Remark("ready", f"taken from the folder where whole: {named} of {len(clips)} clips"))
+            remarks.append(Remark("ready", f"reused from the prepared folder: {named} of {len(clips)} clips"))
         return Review(remarks=tuple(remarks))
 
     def reference(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Return the recording's log-mel (n, 128), which a sample's is compared with."""
+        """Return the recording's log-mel (n, 128), which a sample is compared with."""
         return Spectrograms().mel(features["wav"][None].float().cpu() / FULL_SCALE)[0].T
 
 
 def _check_codes(codes: Tensor, prepared: Sequence[int]) -> None:
-    """Compare tokens with those of a prepared folder, which lack the last at times and were made in half precision.
+    """Compare tokens with a prepared folder's, which may lack the last one and were computed in half precision.
 
     Raises DataError when they come from another quantizer, or of another recording.
     """
@@ -231,15 +231,15 @@ def _check_codes(codes: Tensor, prepared: Sequence[int]) -> None:
         return
     if abs(len(prepared) - len(codes)) > 1:
         raise DataError(
-            f"{len(prepared)} prepared semantic tokens for a recording of {len(codes)}",
-            hint="prepare the folder again: two recordings of one name overwrite each other there",
+            f"{len(prepared)} prepared semantic tokens, but the recording has {len(codes)}",
+            hint="prepare the folder again: recordings with the same name overwrite each other there",
         )
     common = min(len(prepared), len(codes))
     same = float((codes[:common] == torch.tensor(prepared[:common])).float().mean())
     if same < AGREEMENT:
         raise DataError(
-            f"only {same:.0%} of its prepared semantic tokens are those of this quantizer",
-            hint="`model.features.quantizer` must be the s2G file the folder was prepared with",
+            f"only {same:.0%} of its prepared semantic tokens match this quantizer's",
+            hint="set `model.features.quantizer` to the s2G file that the folder was prepared with",
         )
 
 

@@ -37,7 +37,7 @@ from ttstrain.tensors.contents import read_contents
 
 README = "README.md"
 INFERENCE, PRETRAINED = "inference", "pretrained"
-OWN = "ttstrain"  # entry of the files' configs that says where they come from
+OWN = "ttstrain"  # entry of the files' configs with their origin
 PROBE_PHONES, PROBE_TOKENS, PROBE_FRAMES = 20, 24, 60
 _MOST_PHONES = 300  # ids that are in the table of every version
 
@@ -45,7 +45,7 @@ _MOST_PHONES = 300  # ids that are in the table of every version
 class _SovitsExporter:
     """Writes what a task of these nets trains."""
 
-    formats: Mapping[str, str] = {INFERENCE: "what the web tool and the API speak with"}
+    formats: Mapping[str, str] = {INFERENCE: "for inference in the web tool and the API"}
 
     def write(self, source: Source, folder: Path, formats: Sequence[str]) -> Written:
         """Write the nets of each format, and how to use them."""
@@ -79,11 +79,11 @@ class _SovitsExporter:
         return Written(files=written, use=use, notes=notes)
 
     def config(self, folder: Path) -> SovitsConfig:
-        """Read the settings out of the files' own configs, as upstream's loaders do."""
+        """Read the settings from the files' own configs, as upstream's loaders do."""
         told = [_config_in(path) for path in sorted([*folder.rglob("*.ckpt"), *folder.rglob("*.pth")])]
         gpt = next((settings["model"] for settings in told if "phoneme_vocab_size" in settings["model"]), None)
         vae = next((settings for settings in told if "upsample_rates" in settings["model"]), None)
-        features = FeaturesConfig(quantizer="none is read to load an export")
+        features = FeaturesConfig(quantizer="not needed to load an export")
         sections: dict[str, Any] = {}
         version = "v2"
         if gpt is not None:
@@ -95,7 +95,7 @@ class _SovitsExporter:
             sections["vae"] = VaeNetConfig(
                 **settings,
                 segment_size=vae["train"]["segment_size"],
-                discriminator=False,  # no tool speaks with it
+                discriminator=False,  # not needed for inference
                 discriminator_channels=vae[OWN]["discriminator_channels"],
             )
         kinds: Mapping[frozenset[str], type[SovitsConfig]] = {
@@ -107,7 +107,7 @@ class _SovitsExporter:
 
     @torch.no_grad()
     def probe(self, task: Task) -> Tensor:
-        """Return what the nets compute from fixed input, one after the other in one row."""
+        """Return the nets' outputs for fixed input, concatenated."""
         computed = []
         for net in task.exported().children():
             if isinstance(net, Text2SemanticDecoder):
@@ -126,7 +126,7 @@ class VaeExporter(_SovitsExporter):
 
     formats: Mapping[str, str] = {
         **_SovitsExporter.formats,
-        PRETRAINED: "s2G and s2D, to train on from in upstream's web tool",
+        PRETRAINED: "s2G and s2D, as a base for training in upstream's web tool",
     }
 
 
@@ -162,12 +162,12 @@ class _File:
         self.name = name
         self.content = content
         self.keys = keys
-        self.mark = mark  # version whose bytes it starts with
-        self.version = version  # that upstream's rules are to find
+        self.mark = mark  # version whose marker bytes it starts with
+        self.version = version  # version that upstream's rules should detect
 
 
 def _files(source: Source, config: SovitsConfig, *, pretrained: bool) -> list[_File]:
-    epoch = source.epoch or 0  # an upstream file's is not known
+    epoch = source.epoch or 0  # unknown for an upstream file
     gpt_name = f"{source.name}-e{epoch}" if epoch else f"{source.name}-s{source.step}"
     vae_name = f"{source.name}_e{epoch}_s{source.step}" if epoch else f"{source.name}_s{source.step}"
     info = f"{epoch}epoch_{source.step}iteration"
@@ -188,7 +188,7 @@ def _files(source: Source, config: SovitsConfig, *, pretrained: bool) -> list[_F
     discriminator = _keys(held, files.DISCRIMINATOR)
     if not discriminator:
         raise RecipeError(
-            "there is no discriminator to write: the run trained without one",
+            "no discriminator to export: the run trained without one",
             hint="leave out `--format pretrained`; the published s2D goes with the published s2G",
         )
     content = files.discriminator_file(held, settings, info=info)
@@ -204,7 +204,7 @@ def _keys(held: Mapping[str, Tensor], start: str) -> list[str]:
 
 
 def _origin(source: Source, config: SovitsConfig) -> dict[str, Any]:
-    """Say in the file itself where it comes from, and which quantizer's tokens it understands."""
+    """Return the file's entry on its origin and its quantizer."""
     origin: dict[str, Any] = {
         "ttstrain": __version__,
         "run": source.name,

@@ -21,28 +21,28 @@ from ttstrain.families.gpt_sovits.config import HOP_LENGTH, SAMPLE_RATE, GptNetC
 from ttstrain.families.gpt_sovits.versions import WRITTEN_HEADS, as_upstream_tells
 
 GPT, VAE, DISCRIMINATOR = "gpt.", "vae.", "discriminator."
-POSTERIOR = "enc_q"  # upstream drops every key that has this in it
+POSTERIOR = "enc_q"  # upstream drops every key that contains this
 WINDOW = 2048
 MAX_SEC = 54  # longest clip of upstream's GPT
 LR_DECAY = 0.999875
 
 
 def halved(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return every tensor, buffers too, in half precision. Raises CheckpointError where one does not survive it."""
+    """Return every tensor, buffers too, in half precision. Raises CheckpointError if one is not finite then."""
     halves = {key: tensor.detach().to("cpu", torch.float16).contiguous() for key, tensor in weights.items()}
     if broken := [key for key, tensor in halves.items() if not bool(torch.isfinite(tensor).all())]:
         before = [key for key in broken if not bool(torch.isfinite(weights[key]).all())]
         raise CheckpointError(
-            f"{len(broken)} tensors are not finite in half precision, such as `{broken[0]}`: it would speak noise",
-            hint="the weights themselves are broken: export an earlier checkpoint"
+            f"{len(broken)} tensors are not finite in half precision, such as `{broken[0]}`: it would generate noise",
+            hint="the weights are NaN or infinite: export an earlier checkpoint"
             if before
-            else "they are larger than 65504: the training has diverged, export an earlier checkpoint",
+            else "values exceed 65504, so the training has diverged: export an earlier checkpoint",
         )
     return halves
 
 
 def gpt_file(weights: Mapping[str, Tensor], config: Mapping[str, Any], *, info: str) -> dict[str, Any]:
-    """Return what an s1 file holds; `weights` under the task's names."""
+    """Return the content of an s1 file; `weights` under the task's names."""
     halves = halved({key: tensor for key, tensor in weights.items() if key.startswith(GPT)})
     weight = OrderedDict((f"model.{key.removeprefix(GPT)}", tensor) for key, tensor in halves.items())
     return {"weight": weight, "config": dict(config), "info": info}
@@ -51,7 +51,7 @@ def gpt_file(weights: Mapping[str, Tensor], config: Mapping[str, Any], *, info: 
 def vae_file(
     weights: Mapping[str, Tensor], config: Mapping[str, Any], *, info: str, posterior: bool = False
 ) -> dict[str, Any]:
-    """Return what an s2 file holds: for inference without the posterior encoder, as a base with it."""
+    """Return the content of an s2 file: without the posterior encoder for inference, with it as a base."""
     own = {key: tensor for key, tensor in weights.items() if key.startswith(VAE)}
     kept = {key: tensor for key, tensor in own.items() if posterior or POSTERIOR not in key}
     weight = {key.removeprefix(VAE): tensor for key, tensor in halved(kept).items()}
@@ -59,14 +59,14 @@ def vae_file(
 
 
 def discriminator_file(weights: Mapping[str, Tensor], config: Mapping[str, Any], *, info: str) -> dict[str, Any]:
-    """Return what an s2D file holds."""
+    """Return the content of an s2D file."""
     own = {key: tensor for key, tensor in weights.items() if key.startswith(DISCRIMINATOR)}
     weight = {key.removeprefix(DISCRIMINATOR): tensor for key, tensor in halved(own).items()}
     return {"weight": weight, "config": dict(config), "info": info}
 
 
 def write(path: Path, content: Mapping[str, Any], *, version: str | None = None) -> None:
-    """Write a file; of versions that upstream marks, the first two bytes become the mark."""
+    """Write a file; for versions that upstream marks, replace the first two bytes by the marker."""
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)
     data = buffer.getbuffer()
@@ -79,7 +79,7 @@ def write(path: Path, content: Mapping[str, Any], *, version: str | None = None)
 
 
 def misjudged(path: Path, *, version: str, published_size: bool) -> str | None:
-    """Say what upstream's rules make of a written file where that is wrong; None where it is right.
+    """Return a note if upstream's rules detect another version for a written file; None if they are right.
 
     Raises CheckpointError where a net of the published size would be taken for another version.
     """
@@ -88,10 +88,10 @@ def misjudged(path: Path, *, version: str, published_size: bool) -> str | None:
     told = as_upstream_tells(path, head=head)
     if told.version == version:
         return None
-    what = f"by {told.by}, upstream's tools take `{path.name}` for {told.version}; it is {version}"
+    what = f"upstream's tools would load `{path.name}` as {told.version}, by {told.by}, but it is {version}"
     if published_size:
-        raise CheckpointError(what, hint="nothing was kept; please report this")
-    return f"{what}. Its rule is for nets of the published size"
+        raise CheckpointError(what, hint="nothing was exported; please report this")
+    return f"{what}. Upstream's rule is for nets of the published size"
 
 
 # ---------------------------------------------------------------- configs, as upstream's own files have them

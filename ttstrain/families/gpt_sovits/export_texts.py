@@ -1,4 +1,4 @@
-"""The texts of an export: where each file goes in GPT-SoVITS, and what a reader should know."""
+"""The texts of an export: where each file goes in GPT-SoVITS, and the README."""
 
 from __future__ import annotations
 
@@ -59,17 +59,17 @@ def _use(config: SovitsConfig, names: Sequence[str]) -> str:
     )
     alone = {name.rpartition(".")[2] for name in places}
     if alone == {"ckpt"}:
-        text += f"\n\nThis is the GPT alone: choose a VAE of {config.version} with it, such as the published one."
+        text += f"\n\nThis is only the GPT: use it with a VAE of {config.version}, such as the published one."
     if alone == {"pth"}:
-        text += f"\n\nThis is the VAE alone: choose a GPT of {config.version} with it, such as the published one."
+        text += f"\n\nThis is only the VAE: use it with a GPT of {config.version}, such as the published one."
     pretrained = [name for name in names if "/" in name and name.endswith(".pth")]
     if pretrained:
         given = " and ".join(f"`{name}`" for name in pretrained)
-        text += f"\n\nTo train on in the web tool give {given} as the pretrained SoVITS-G and SoVITS-D."
+        text += f"\n\nTo continue training in the web tool, give {given} as the pretrained SoVITS-G and SoVITS-D."
     vae = next((name for name in places if name.endswith(".pth")), None)
     if vae is not None:
         text += (
-            "\n\nTo train on in ttstrain it needs the published files before it, which have what it lacks: "
+            "\n\nTo continue training in ttstrain, put the published files before it (they have the parts it lacks): "
             f"`--base s2G.pth --base s2D.pth --base {quoted(vae)}`."
         )
     return text
@@ -78,16 +78,16 @@ def _use(config: SovitsConfig, names: Sequence[str]) -> str:
 def _know(config: SovitsConfig, names: Sequence[str], notes: Sequence[str]) -> list[str]:
     know = [*notes]
     if config.version in ("v2Pro", "v2ProPlus") and any(name.endswith(".pth") for name in names):
-        know.append("the two bytes at the start are upstream's mark of the version; other zip readers do not open it")
-    know.append("both nets speak of sounds by the numbers of one quantizer: use them with nets of the same family")
-    know.append("nothing in these files is executed when they are read: `torch.load(..., weights_only=True)` works")
+        know.append("the first two bytes are upstream's version marker; other zip readers cannot open the file")
+    know.append("both nets use the semantic tokens of one quantizer: combine them only with nets of the same version")
+    know.append("the files contain no code: `torch.load(..., weights_only=True)` reads them")
     return know
 
 
 def _licence(source: Source) -> str:
     if source.base is None:
-        return "Trained from scratch: what may be done with it depends on the recordings it learnt from."
+        return "Trained from scratch: its permitted uses depend on the recordings it was trained on."
     return (
-        "GPT-SoVITS' published weights are under the MIT licence. A voice is also its speaker's to give: use it with "
-        "their consent."
+        "GPT-SoVITS' published weights are under the MIT licence. Using a cloned voice also needs its "
+        "speaker's consent."
     )

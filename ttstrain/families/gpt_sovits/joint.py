@@ -1,4 +1,4 @@
-"""Train GPT and VAE in one run: layered learning rates, one schedule, one state."""
+"""Trains GPT and VAE in one run, each with its own parameter groups."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
 
 class JointTask(Task):
-    """Learn to write semantic tokens and to make their sound, from the same clips.
+    """Train the GPT to predict semantic tokens and the VAE to generate their sound, from the same clips.
 
-    Neither net hears of the other's loss: what they share is the data, the optimizer and its schedule. Groups of the
-    recipe give each its learning rate, and `max_grad_norm` of a group keeps the other's gradient out of its clipping.
+    The nets share data, optimizer and schedule, but no loss. Parameter groups in the recipe give each its learning
+    rate; `max_grad_norm` of a group clips its gradient separately.
     """
 
     def __init__(self, config: JointConfig) -> None:
@@ -49,12 +49,12 @@ class JointTask(Task):
         self.discriminator = build_discriminator(config.vae, config.version) if config.vae.discriminator else None
         self.spectrograms = Spectrograms()
         start_quantizer(self.vae, config.features.quantizer)
-        self._speech = Speech(config)  # no part of what is trained
-        self._both = (Nets(gpt=self.gpt, vae=self.vae),)  # in a tuple: it is no child of the task
+        self._speech = Speech(config)  # not part of the trained state
+        self._both = (Nets(gpt=self.gpt, vae=self.vae),)  # in a tuple, so that it is not a submodule of the task
 
     @property
     def parts(self) -> VaeParts:
-        """The VAE's nets, as its losses take them."""
+        """The VAE's nets, for its losses."""
         return VaeParts(self.config.vae, self.vae, self.discriminator, self.spectrograms)
 
     def optimized(self) -> Mapping[str, nn.Module]:
@@ -67,14 +67,14 @@ class JointTask(Task):
         return self._both[0]
 
     def fitted(self, base: OpenedCheckpoint) -> AdaptedWeights:
-        """Take all nets from a base, usually several files, whose quantizer made the tokens."""
+        """Take all nets from a base, usually several files; its quantizer must be the one that made the tokens."""
         wanted = [GPT, VAE, *([DISCRIMINATOR] if self.discriminator is not None else [])]
         return fitted(base, self.config.vae, quantizer=self.config.features.quantizer, wanted=wanted)
 
     # ---------------------------------------------------------------- training
 
     def draw(self, batch: SovitsBatch) -> SovitsBatch:
-        """Choose the piece of each clip that the decoder makes and, with DPO, how its tokens are spoiled."""
+        """Choose the piece of each clip that the decoder generates and, with DPO, the rejected sample."""
         if self.config.gpt.dpo:
             batch = with_edits(batch, self.config.gpt.compat)
         return draw_segments(batch, self.config.vae)
@@ -91,14 +91,14 @@ class JointTask(Task):
         yield from vae_losses(self.parts, batch, updates=DEFAULT_OPTIMIZER)
 
     def learn(self, statistics: Mapping[str, Tensor]) -> None:
-        """Move the codebook of a quantizer that is trained."""
+        """Update the codebook of a trained quantizer."""
         learn_codes(self.vae, statistics)
 
     # ---------------------------------------------------------------- evaluation
 
     @torch.no_grad()
     def evaluate(self, batch: SovitsBatch, generator: torch.Generator) -> Mapping[str, Tensor | Mean]:
-        """Return what either net's own task would; `total` is the sum of `gpt` and `vae`, each a mean over clips."""
+        """Return the values of both nets' own tasks; `total` is the sum of `gpt` and `vae`, each a mean over clips."""
         losses = clip_losses(self.gpt, replace(batch, edits=()), compat="none")
         gpt = per_clip(losses, loss="mean", dpo=0.0)
         vae = evaluate_vae(self.parts, batch, generator)
@@ -113,16 +113,16 @@ class JointTask(Task):
         }
 
     def remarks(self, values: Mapping[str, float], *, step: int) -> Sequence[str]:
-        """Say what either net's own task would."""
+        """Return the warnings of both nets' own tasks."""
         gpt = {"total": values["gpt"]} if "gpt" in values else {}
         return [*gpt_task.remarks(gpt, self.config.gpt, step=step), *vae_remarks(values, step=step)]
 
     # ---------------------------------------------------------------- listening
 
     def ready_to_speak(self) -> str:
-        """Say what makes the sound: the nets that are trained, with nothing beside them."""
+        """Name the nets that generate samples: the two that are trained."""
         return "the GPT and the VAE that are trained"
 
     def sample(self, prompt: Prompt) -> Sample:
-        """Speak a text after a reference with both nets."""
+        """Generate a text in the voice of a reference with both nets."""
         return self._speech.speak(self.gpt, self.vae, prompt, sound=self.ready_to_speak())

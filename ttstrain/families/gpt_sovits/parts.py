@@ -15,5 +15,5 @@ def only(base: OpenedCheckpoint, parts: Collection[str]) -> AdaptedWeights:
     """Return those of a base's tensors whose names begin with one of the parts, such as `gpt.`."""
     kept = {name: tensor for name, tensor in base.weights.items() if name.startswith(tuple(parts))}
     dropped = sorted({name.partition(".")[0] for name in base.weights if name not in kept})
-    notes = (f"{', '.join(dropped)}: in the base, not in this task; left out",) if dropped else ()
+    notes = (f"not loaded from the base, because this task does not have it: {', '.join(dropped)}",) if dropped else ()
     return AdaptedWeights(kept, notes=notes)

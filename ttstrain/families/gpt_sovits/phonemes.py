@@ -1,4 +1,4 @@
-"""What a clip says, in phonemes: through the front end, or as upstream's own front end left them. Imports no torch."""
+"""A clip's phonemes, from the front end or from a folder prepared by upstream. Imports no torch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def language_of(clip: Clip, default: str) -> str:
 
 
 def read_clip(clip: Clip, *, default_language: str, version: str, dictionary: Dictionary = OWN) -> Spoken:
-    """Return a clip's phonemes. Raises DataError where it has none, or one that no id stands for."""
+    """Return a clip's phonemes. Raises DataError if it has none, or one without an id."""
     if clip.tokens:
         return _prepared(clip, version)
     language = language_of(clip, default_language)
@@ -48,7 +48,7 @@ def read_clip(clip: Clip, *, default_language: str, version: str, dictionary: Di
 def _read(text: str, language: str, version: str, dictionary: Dictionary) -> Spoken:
     read = phonemize(text, language, version=version, dictionary=dictionary)
     if not read.ids:
-        raise DataError(f"no phonemes in `{text[:40]}`")
+        raise DataError(f"the text has no phonemes: `{text[:40]}`")
     return Spoken(read.ids, language, read.normalized, read.word2ph, read.unknown)
 
 
@@ -57,7 +57,7 @@ def _prepared(clip: Clip, version: str) -> Spoken:
     missing = [phone for phone in clip.tokens if phone not in known]
     if missing:  # upstream leaves such a line out as well
         raise DataError(
-            f"`{missing[0]}` is none of the {len(known)} phonemes of {version}",
+            f"`{missing[0]}` is not one of the {len(known)} phonemes of {version}",
             hint="was the folder prepared for another version?",
         )
     counts = next((one.values for one in clip.ready if one.name == "word2ph"), None)

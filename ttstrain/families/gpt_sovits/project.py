@@ -1,7 +1,7 @@
 """Folders that upstream trains in: `logs/<name>/logs_s2_<version>/` with G and D, `logs_s1_<version>/ckpt/` with s1.
 
-Upstream takes for the newest the file whose path has the largest number in it, all digits of the folders included.
-Here what a file counts inside decides. Imports no torch at import time.
+Upstream takes the file whose path contains the largest number, including digits of folder names. Here the counters
+inside the files decide. Imports no torch at import time.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class SovitsProject:
     settings_file = ""
 
     def choose(self, folder: Path) -> Chosen | None:
-        """Choose the training file that has come furthest.
+        """Choose the newest training file.
 
-        Raises CheckpointError where a folder holds the training of several nets, or nothing that can be read.
+        Raises CheckpointError when a folder has training files of several nets, or none that can be read.
         """
         return choose(folder)
 
@@ -43,7 +43,7 @@ class SovitsProject:
 
 @dataclass(frozen=True, slots=True, order=True)
 class _Reached:
-    """How far a training file has come."""
+    """The progress of a training file."""
 
     updates: int
     epoch: int
@@ -60,7 +60,7 @@ def choose(folder: Path) -> Chosen | None:
         return None
     if len(by_place) > 1:
         raise CheckpointError(
-            f"`{folder}` holds the training of {len(by_place)} nets",
+            f"`{folder}` has training files of {len(by_place)} nets",
             hint=f"name one: {', '.join(str(place) for place in by_place)}",
         )
     (files,) = by_place.values()
@@ -72,10 +72,10 @@ def choose(folder: Path) -> Chosen | None:
         except CheckpointError as error:
             remarks.append(f"`{file.name}` cannot be read ({error.message.removeprefix(f'`{file}` ')})")
     if not reached:
-        raise CheckpointError(f"no training file of `{folder}` can be read", hint="; ".join(remarks))
+        raise CheckpointError(f"no training file in `{folder}` can be read", hint="; ".join(remarks))
     best = max(reached, key=lambda file: reached[file])
     others = [f"`{file.name}` is of {at}" for file, at in reached.items() if file != best]
-    return Chosen(best, "; ".join([f"`{best.name}` has come furthest, to {reached[best]}", *others, *remarks]))
+    return Chosen(best, "; ".join([f"`{best.name}` is the newest: {reached[best]}", *others, *remarks]))
 
 
 def _files(folder: Path) -> dict[Path, list[Path]]:
@@ -94,7 +94,7 @@ def _is_training(path: Path) -> bool:
 
 
 def notes_on(path: Path) -> list[str]:
-    """Say which of a folder's training files a file is, where there are several."""
+    """Return a note on a file's place among its folder's training files, if there are several."""
     siblings = [file for file in path.parent.iterdir() if _is_training(file)]
     if len(siblings) < 2 or path not in siblings:
         return []
@@ -104,12 +104,12 @@ def notes_on(path: Path) -> list[str]:
 
 
 def _reached(path: Path) -> _Reached:
-    """Read how far a file's training has come, without reading its tensors."""
+    """Read the progress of a training file, without reading its tensors."""
     from ttstrain.tensors.contents import read_contents
 
     tree: Any = read_contents(path).tree
     if not isinstance(tree, Mapping):
-        raise CheckpointError(f"`{path}` is no training file")
+        raise CheckpointError(f"`{path}` is not a training file")
     written = path.stat().st_mtime
     if isinstance(tree.get("global_step"), int):
         return _Reached(tree["global_step"], int(tree.get("epoch", -1)) + 1, written)

@@ -1,6 +1,6 @@
-"""What is looked at before any feature is computed: languages, phonemes, and the lengths that each net can take.
+"""Checks before any feature is computed: languages, phonemes, and the length limits of each net.
 
-Upstream drops such clips without a word, and its trainers then divide by zero; here each has a finding. No torch.
+Upstream drops such clips silently, and its trainers then divide by zero; here each has a finding. No torch.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def num_frames(clip: Clip) -> int:
 
 
 def review(clips: Sequence[Clip], config: SovitsConfig) -> Review:
-    """Read every text and judge every length for the nets that a task trains; say what the other one would refuse."""
+    """Check texts and lengths for the nets that a task trains; note clips that the other net would skip."""
     trained = [stage for stage, reads in ((GPT, config.reads_gpt), (VAE, config.reads_vae)) if reads]
     findings: list[ClipFinding] = []
     spoken: list[Spoken] = []
@@ -53,7 +53,7 @@ def review(clips: Sequence[Clip], config: SovitsConfig) -> Review:
             continue
         if said.unknown:
             named = ", ".join(f"`{sign}`" for sign in said.unknown[:MOST_NAMED])
-            findings.append(ClipFinding(clip, "accept", "not_spoken", f"{named}: no phoneme stands for it"))
+            findings.append(ClipFinding(clip, "accept", "not_spoken", f"no phoneme for {named}"))
         spoken.append(said)
         other.update(fault.reason for fault in faults)
     return Review(tuple(findings), tuple(_remarks(spoken, other, config)))
@@ -74,15 +74,23 @@ def _faults(clip: Clip, said: Spoken, *, num_frames: int) -> Iterator[_Fault]:
     seconds = num_frames / 50
     for stage, (least, most) in SECONDS.items():
         if seconds <= least:
-            yield _Fault(stage, "too_short", f"{clip.duration_s:.2f} s: the {stage} needs more than {least:g} s")
+            yield _Fault(
+                stage, "too_short", f"{clip.duration_s:.2f} s is too short: the {stage} needs more than {least:g} s"
+            )
         elif seconds > most:
-            yield _Fault(stage, "too_long", f"{clip.duration_s:.1f} s: the {stage} takes {most:g} s, split the clip")
+            yield _Fault(
+                stage,
+                "too_long",
+                f"{clip.duration_s:.1f} s is too long: the {stage}'s limit is {most:g} s; split the clip",
+            )
     if len(said.ids) > MOST_PHONEMES:
-        yield _Fault(GPT, "too_many_phonemes", f"{len(said.ids)} phonemes: the GPT takes {MOST_PHONEMES}")
+        yield _Fault(
+            GPT, "too_many_phonemes", f"{len(said.ids)} phonemes are too many: the GPT's limit is {MOST_PHONEMES}"
+        )
     pace = len(said.ids) / clip.duration_s
     if not PHONEMES_PER_S[0] <= pace <= PHONEMES_PER_S[1]:
         least, most = PHONEMES_PER_S
-        why = f"{pace:.1f} phonemes a second, {least:g} to {most:g} are speech: is the text what is said?"
+        why = f"{pace:.1f} phonemes per second, usual are {least:g} to {most:g}: the text may not match the recording"
         yield _Fault(GPT, "phonemes_per_s", why)
 
 
@@ -101,16 +109,16 @@ def _remarks(spoken: Sequence[Spoken], other: Counter[str], config: SovitsConfig
     if other:
         stage = VAE if config.reads_gpt else GPT
         named = ", ".join(f"{count} {reason}" for reason, count in other.most_common())
-        yield Remark("later", f"the {stage} would leave out {other.total()} of these clips: {named}")
+        yield Remark("later", f"the {stage} would skip {other.total()} of these clips: {named}")
 
 
 def _pitch(config: SovitsConfig) -> str:
-    """Say which dictionary the marks of Japanese pitch come from."""
+    """Return a note on the dictionary of Japanese readings and pitch."""
     if config.text.dictionary.is_own:
         return (
-            "Japanese readings and pitch are those of pyopenjtalk-plus; for upstream's, set "
+            "Japanese readings and pitch come from pyopenjtalk-plus's dictionary; for upstream's, set "
             "`model.text.japanese_dictionary` to `open_jtalk_dic_utf_8-1.11`"
         )
-    return f"Japanese readings and pitch are those of `{config.text.japanese_dictionary or 'pyopenjtalk-plus'}`" + (
+    return f"Japanese readings and pitch come from `{config.text.japanese_dictionary or 'pyopenjtalk-plus'}`" + (
         f" and `{config.text.japanese_words}`" if config.text.japanese_words else ""
     )

@@ -1,4 +1,4 @@
-"""Cutting a text into pieces that are spoken one by one, as upstream's web tool does. Imports no torch.
+"""Cuts a text into pieces that are generated one by one, as upstream's web tool does. Imports no torch.
 
 It cuts after every fourth mark, so that a piece is a sentence or two; pieces of a few letters join their neighbours.
 """
@@ -31,7 +31,7 @@ def clauses(line: str) -> list[str]:
 
 
 def ended(text: str, language: str) -> str:
-    """Put a full stop at the end where there is no mark: without one the last word is often cut short."""
+    """Append a full stop if there is no final mark: without one the last word is often cut off."""
     text = text.strip()
     return text if not text or text[-1] in MARKS else text + ("." if language in ("en", "ko") else "。")
 
@@ -41,7 +41,7 @@ def _fours(parts: list[str]) -> list[str]:
 
 
 def _joined(parts: list[str]) -> list[str]:
-    """Let short pieces join the next, and a short last one the one before."""
+    """Merge a short piece with the next one, and a short last piece with the one before."""
     found, short = list[str](), ""
     for part in parts:
         short += part

@@ -1,6 +1,6 @@
 """From a text and a reference recording to sound: phonemes, tokens from the GPT, sound from the VAE.
 
-What upstream's web tool does at each place is done here, so that a preview sounds as its export will there.
+Each step follows upstream's web tool, so that a preview sounds like the export in that tool.
 Legend: p phonemes, s semantic tokens, n spectrogram frames, t samples at 32 kHz.
 """
 
@@ -31,7 +31,7 @@ from ttstrain.tensors.loading import load_weights
 if TYPE_CHECKING:
     from ttstrain.contract.checkpoint import OpenedCheckpoint
 
-PROMPT_SILENCE_S = 0.6  # after the reference, before HuBERT hears it: 9600 zeros at 16 kHz upstream
+PROMPT_SILENCE_S = 0.6  # silence after the reference, for HuBERT: 9600 zeros at 16 kHz upstream
 PAUSE_S = 0.3  # between pieces
 SHORTEST_S = 0.1  # of a reference that has a spectrogram at all
 REFERENCE_S = (3.0, 10.0)  # upstream refuses others
@@ -50,17 +50,17 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class PreparedVoice:
-    """What the nets take from a reference recording."""
+    """The nets' inputs from a reference recording."""
 
-    read: Read | None  # what it says; None when that is not known
-    codes: Tensor  # (s,) int64; none when what it says is not known
+    read: Read | None  # its text; None if unknown
+    codes: Tensor  # (s,) int64; empty if the text is unknown
     spec: Tensor  # (1, 1025, n)
     speaker: Tensor | None  # (1, 20480), Pro versions
     notes: tuple[str, ...]
 
 
 class Speech:
-    """What speaking needs beside the nets that are trained. It loads what is missing, and keeps what it has read."""
+    """Generates speech with the trained nets; loads a missing net from its file, and caches nets and references."""
 
     def __init__(self, config: SovitsConfig) -> None:
         self._config = config
@@ -92,28 +92,28 @@ class Speech:
 
     @torch.no_grad()
     def speak(self, gpt: Text2SemanticDecoder, vae: Synthesizer, prompt: Prompt, *, sound: str) -> Sample:
-        """Speak a prompt's text, piece by piece, in the voice of its reference.
+        """Generate a prompt's text, piece by piece, in the voice of its reference.
 
         `sound` is what the task's `ready_to_speak` says: samples are compared only where it is the same.
-        Raises DataError where there is nothing to say or no voice to say it with.
+        Raises DataError without a text or a reference.
         """
         if not prompt.text.strip():
             raise DataError("the text is empty")
         if prompt.reference is None:
-            raise DataError("GPT-SoVITS speaks in the voice of a recording", hint="give one: `--ref-audio`")
+            raise DataError("GPT-SoVITS needs a reference recording of the voice", hint="give one: `--ref-audio`")
         settings = self._config.sampling
         language = self._language(prompt.text, prompt.language)
         voice = self._voice(prompt.reference, prompt.reference_text, self._language_of_reference(prompt, language))
         parts = pieces(prompt.text, language)
         if not parts:
-            raise DataError(f"there is nothing to say in `{prompt.text}`")
+            raise DataError(f"the text has nothing to pronounce: `{prompt.text}`")
         reads = [self._read(part, language) for part in parts]
         if self._encoders.device.type == "cuda":
             self._encoders.free()  # the memory is the training's
 
         notes = [*voice.notes, *_unread([*([voice.read] if voice.read else []), *reads])]
         if prompt.duration_s is not None:
-            notes.append("the GPT decides how long speech is: the duration that was asked for is not used")
+            notes.append("the requested duration is ignored: the GPT decides how long speech is")
         seed = settings.seed if prompt.seed is None else prompt.seed
         sounds: list[Tensor] = []
         for number, read in enumerate(reads):
@@ -129,7 +129,7 @@ class Speech:
                 generator=generator,
             )
             if not written.stopped:
-                notes.append(f"piece {number + 1} did not end by itself within {len(written.codes):,} tokens")
+                notes.append(f"piece {number + 1} was cut off at the limit of {len(written.codes):,} tokens")
             sounds.append(self._sound(vae, written.codes, read, voice, generator))
         wav = _joined(sounds)
         return Sample(
@@ -164,7 +164,7 @@ class Speech:
         return spoken_language(given or self._config.text.language, text)
 
     def _language_of_reference(self, prompt: Prompt, language: str) -> str:
-        """A reference in the text's script is in its language; one in another is in the script's."""
+        """Guess the reference's language: the text's if the scripts agree, else the one its script suggests."""
         detected = detect_language(prompt.reference_text)
         return language if detected == detect_language(prompt.text) else detected
 
@@ -196,7 +196,9 @@ class Speech:
         notes = []
         if not REFERENCE_S[0] <= seconds <= REFERENCE_S[1]:
             low, high = REFERENCE_S
-            notes.append(f"the reference has {seconds:.1f} s: {low:g} to {high:g} s work best, upstream takes no other")
+            notes.append(
+                f"the reference has {seconds:.1f} s; {low:g} to {high:g} s work best, upstream accepts no other"
+            )
         read, codes = None, torch.zeros(0, dtype=torch.int64)
         if text.strip():
             read = self._read(ended(text, language), language)
@@ -204,7 +206,7 @@ class Speech:
             ssl = self._encoders.hear(padded, 1 / HUBERT_SCALE)  # as loud as it is: upstream's way to speak
             codes = self._encoders.tokens(ssl, len(padded) // HOP_LENGTH)
         else:
-            notes.append("what the reference says is not known: the GPT hears no prompt, and takes only its timbre")
+            notes.append("the reference has no transcript: only its timbre is used, without a prompt for the GPT")
         peak = float(wav.abs().max())
         shown = wav / min(peak, LOUDEST_HALVED) if peak > 1 else wav
         spec = self._spectrograms.linear(shown[None], [len(shown)], width=len(shown) // HOP_LENGTH)
@@ -232,14 +234,14 @@ def _unread(reads: list[Read]) -> list[str]:
     if not unknown:
         return []
     shown = ", ".join(f"`{symbol}`" for symbol in unknown[:SHOWN_SYMBOLS])
-    return [f"not spoken, for no symbol stands for it: {shown}" + (" ..." if len(unknown) > SHOWN_SYMBOLS else "")]
+    return [f"skipped, because there is no phoneme for it: {shown}" + (" ..." if len(unknown) > SHOWN_SYMBOLS else "")]
 
 
 # ---------------------------------------------------------------- nets from files
 
 
 def load_gpt(path: str) -> Text2SemanticDecoder:
-    """Load a GPT of any layout to speak with. Raises CheckpointError where the file holds none."""
+    """Load a GPT of any layout for inference. Raises CheckpointError if the file has none."""
     opened = _opened(path)
     section = _section(opened, "gpt")
     net = build_gpt(GptNetConfig.model_validate(section))
@@ -248,17 +250,17 @@ def load_gpt(path: str) -> Text2SemanticDecoder:
 
 
 def load_vae(path: str, config: SovitsConfig) -> Synthesizer:
-    """Load a VAE of any layout to speak with; the posterior encoder, which exports leave out, is not needed.
+    """Load a VAE of any layout for inference; the posterior encoder, which exports lack, is not needed.
 
-    Raises CheckpointError where the file holds none, or one of another version or quantizer.
+    Raises CheckpointError if the file has none, or one of another version or quantizer.
     """
     opened = _opened(path)
     section = _section(opened, "vae")
     version = opened.config.get("version", config.version)
     if version != config.version:
         raise CheckpointError(
-            f"`{opened.path}` holds a VAE of {version}, `model.version` is {config.version}",
-            hint="take a file of the same version",
+            f"`{opened.path}` is a VAE of {version}, but `model.version` is {config.version}",
+            hint="give a file of the same version",
         )
     check_tokens(opened, quantizer=config.features.quantizer)
     net = build_vae(VaeNetConfig.model_validate(section), config.version)
@@ -278,8 +280,8 @@ def _section(opened: OpenedCheckpoint, name: str) -> dict[str, Any]:
     section = opened.config.get(name)
     if not isinstance(section, dict) or not section:
         raise CheckpointError(
-            f"`{opened.path}` holds no {'GPT' if name == 'gpt' else 'VAE'} to speak with",
-            hint=f"`model.{name}` wants {'an s1' if name == 'gpt' else 'an s2G'} file, an export or a run",
+            f"`{opened.path}` has no {'GPT' if name == 'gpt' else 'VAE'} for inference",
+            hint=f"set `model.{name}` to {'an s1' if name == 'gpt' else 'an s2G'} file, an export or a run",
         )
     return section
 
@@ -290,7 +292,9 @@ def _under(opened: OpenedCheckpoint, prefix: str) -> dict[str, Any]:
 
 
 def no_partner(net: str) -> RecipeError:
-    """Say which file is missing to speak."""
-    files = {"vae": ("a VAE turns tokens into sound", "s2G"), "gpt": ("a GPT writes the tokens", "s1")}
+    """Return the error about the net that is missing for samples."""
+    files = {"vae": ("the sound needs a VAE", "s2G"), "gpt": ("the tokens need a GPT", "s1")}
     why, kind = files[net]
-    return RecipeError(f"nothing to speak with: {why}, and `model.{net}` is not set", hint=f"name an {kind} file there")
+    return RecipeError(
+        f"cannot generate samples: {why}, and `model.{net}` is not set", hint=f"set it to an {kind} file"
+    )

@@ -1,4 +1,4 @@
-"""Where an upstream run stood: its optimizer's numbers under our parameters' names, its LRs, its place."""
+"""Training state of an upstream run: optimizer state by parameter name, LRs, step."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OptimizerState = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """What a training file holds beside weights."""
+    """What a training file has besides weights."""
 
     optimizer_state: OptimizerState | None = None
     groups: tuple[OptimizerGroup, ...] = ()
@@ -46,11 +46,12 @@ class TrainingState:
 def pair_state(tree: Mapping[str, Any], weights: Tensors, *, parameters: Sequence[str]) -> TrainingState:
     """Read `{model, iteration, optimizer, learning_rate}`; `parameters` are in the order of upstream's modules.
 
-    The optimizer numbers its parameters group by group. What the counts or shapes contradict is left out and noted.
+    The optimizer numbers its parameters group by group. State that does not fit in number or shape is left out, with a
+    note.
     """
     optimizer = tree["optimizer"]
     if not isinstance(optimizer, Mapping) or not {"state", "param_groups"} <= set(optimizer):
-        return TrainingState(notes=("`optimizer` is no state of a torch optimizer: left out",))
+        return TrainingState(notes=("optimizer state left out: `optimizer` is not the state of a torch optimizer",))
     param_groups, states = optimizer["param_groups"], optimizer["state"]
     named = _grouped(parameters, len(param_groups))
     indices = [list(group["params"]) for group in param_groups]
@@ -89,7 +90,7 @@ def pair_state(tree: Mapping[str, Any], weights: Tensors, *, parameters: Sequenc
 
 
 def _grouped(parameters: Sequence[str], count: int) -> dict[str, list[str]]:
-    """Share the parameters among upstream's groups, in its order."""
+    """Divide the parameters into upstream's groups, in its order."""
     if count == 1:
         return {"base": list(parameters)}
     if count != len(_TEXT_GROUPS) + 1:
@@ -106,7 +107,7 @@ def _fits(state: Mapping[str, Any], weight: StoredTensor) -> bool:
 
 
 def updates(states: Mapping[Any, Mapping[str, Any]]) -> int | None:
-    """Return how often the optimizer has stepped. Upstream's files count epochs alone."""
+    """Return how often the optimizer has stepped. Upstream's files count epochs only."""
     return max((_scalar(state["step"]) for state in states.values() if "step" in state), default=None)
 
 
@@ -120,7 +121,7 @@ def _decay_note(param_groups: Sequence[Mapping[str, Any]], epoch: Any) -> Iterat
     if not isinstance(epoch, int) or not isinstance(initial, float) or lr >= initial:
         return
     yield (
-        f"its LR has been decayed to {lr / initial:.5f} of {initial:g}; upstream's resume would decay it as often "
+        f"its LR has decayed to {lr / initial:.5f} of {initial:g}; upstream's resume would apply the same decay "
         f"again, to {lr * LR_DECAY ** (epoch + 1):.4g}. `ttstrain resume` takes the LR from the recipe's schedule"
     )
 
@@ -144,12 +145,14 @@ def lightning_state(tree: Mapping[str, Any], weights: Tensors) -> TrainingState:
         notes.append(f"epoch {epoch + 1}, {step} updates")
     optimizers = tree.get("optimizer_states")
     if not isinstance(optimizers, list) or len(optimizers) != 1 or "param_groups" not in optimizers[0]:
-        return TrainingState(step=step, notes=(*notes, "`optimizer_states` is not one optimizer's: left out"))
+        return TrainingState(
+            step=step, notes=(*notes, "optimizer state left out: `optimizer_states` is not that of one optimizer")
+        )
     (optimizer,) = optimizers
     (group,) = optimizer["param_groups"][:1]
     optimizer_state = unstacked(optimizer["state"], weights)
     if optimizer_state is None:
-        notes.append("optimizer state left out: it is not ScaledAdam's, of these parameters")
+        notes.append("optimizer state left out: it is not ScaledAdam's state of these parameters")
     groups = (
         OptimizerGroup(
             name="default",

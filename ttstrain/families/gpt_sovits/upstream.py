@@ -1,4 +1,4 @@
-"""Files of the GPT-SoVITS project: what they hold, which net they are, and where their training stands.
+"""Files of the GPT-SoVITS project: their net, version, weights and training state.
 
 Names in them: "s1" is the GPT, "s2G" the VAE, "s2D" its discriminator. Published and exported files are
 `{weight, config, info}`; the VAE's training writes `G_*.pth` and `D_*.pth`, the GPT's writes Lightning's `.ckpt`.
@@ -26,7 +26,7 @@ GPT, VAE, DISCRIMINATOR = "gpt.", "vae.", "discriminator."
 BUFFERS = frozenset(
     f"vae.quantizer.vq.layers.0._codebook.{name}" for name in ("inited", "cluster_size", "embed", "embed_avg")
 )
-POSTERIOR = "vae.enc_q."  # upstream's exports leave it out: it is needed to train and not to speak
+POSTERIOR = "vae.enc_q."  # missing in upstream's exports: needed for training, not for inference
 LORA = ".lora_"
 PAIR = re.compile(r"^(.*?)([GD])_(\d+)\.pth$")
 
@@ -179,21 +179,20 @@ def _read_gpt(contents: Contents, found: _Found) -> OpenedCheckpoint:
 
 # ---------------------------------------------------------------- the VAE
 
-_NO_GPT = (Absent("gpt.*", "the GPT lies in a file of its own", "add the GPT's file (`s1*.ckpt`)"),)
-_NO_VAE = (Absent("vae.*", "the VAE lies in a file of its own", "add the VAE's file (`s2G*.pth`)"),)
+_NO_GPT = (Absent("gpt.*", "the GPT is in another file", "add the GPT's file (`s1*.ckpt`)"),)
+_NO_VAE = (Absent("vae.*", "the VAE is in another file", "add the VAE's file (`s2G*.pth`)"),)
 _NO_DISCRIMINATOR = (
     Absent(
         "discriminator.*",
-        "the discriminator lies in a file of its own",
+        "the discriminator is in another file",
         "add the published discriminator (`s2D*.pth`), or set `model.vae.discriminator=false`",
     ),
 )
 _NO_POSTERIOR = Absent(
     f"{POSTERIOR}*",
-    "left out of files for inference, as expected",
-    "put the published `s2G*.pth` before it in `base:`: what the export lacks is taken from there",
-    f"it lacks {POSTERIOR}*, as expected of files for inference: to train it, put the published `s2G` before it in "
-    "`base:`",
+    "not in files for inference, as expected",
+    "put the published `s2G*.pth` before it in `base:`; missing tensors are taken from there",
+    f"no {POSTERIOR}*, as usual in files for inference; to train from it, put the published `s2G` before it in `base:`",
     to_train_only=True,
 )
 
@@ -221,13 +220,13 @@ def _read_vae(contents: Contents, found: _Found) -> OpenedCheckpoint:
     rank = found.tree.get("lora_rank")
     if rank is not None or any(LORA in key for key in weights):
         kind = "adapter"
-        notes.append(f"adapters of rank {rank}: they need the published {version.title} VAE to speak")
+        notes.append(f"adapters of rank {rank}: inference needs the published {version.title} VAE too")
     if contents.head not in (b"PK", b"") and contents.container == "zip":
         notes.append(f"its first bytes are `{contents.head.decode('latin1')}`: other zip readers will not open it")
     refusal = ""
     if version.name not in TRAINED:
-        refusal = f"is GPT-SoVITS {version.title}, whose flow-matching VAE ttstrain does not train yet"
-        notes.append(f"ttstrain reads {version.title} and does not train it yet")
+        refusal = f"is GPT-SoVITS {version.title}; ttstrain cannot train its flow-matching VAE yet"
+        notes.append(f"ttstrain reads {version.title} but cannot train it yet")
     section = {} if refusal else vae_section(found.shapes, found.config)
     return OpenedCheckpoint(
         path=contents.path,
@@ -307,7 +306,7 @@ def _told_by_info(info: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """What lies beside one half of a VAE's training."""
+    """The other file of a VAE's training."""
 
     files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
@@ -321,7 +320,7 @@ def _pair(path: Path, found: _Found) -> _Pair:
     what = "the discriminator" if named[2] == "G" else "the VAE"
     other = path.with_name(f"{named[1]}{'D' if named[2] == 'G' else 'G'}_{named[3]}.pth")
     if not other.is_file():
-        lacking = f"{what} of this run is not beside it: a run cannot be gone on with from half its weights"
+        lacking = f"{what} of this run is not beside it; resuming needs both"
         return _Pair(notes=(lacking,))
     try:
         tree = read_contents(other).tree
@@ -329,5 +328,5 @@ def _pair(path: Path, found: _Found) -> _Pair:
         return _Pair(notes=(f"{what} of this run cannot be read: {error.message}",))
     epoch, own = (tree.get("iteration") if isinstance(tree, Mapping) else None), found.tree.get("iteration")
     if epoch != own:
-        return _Pair(notes=(f"`{other.name}` beside it is of epoch {epoch}, this of {own}: not of one moment",))
-    return _Pair((other,), (f"{what} of this run lies beside it in `{other.name}`",))
+        return _Pair(notes=(f"`{other.name}` beside it is of epoch {epoch}, but this file is of epoch {own}",))
+    return _Pair((other,), (f"{what} of this run is beside it, in `{other.name}`",))

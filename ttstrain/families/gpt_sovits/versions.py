@@ -1,7 +1,7 @@
 """Which version a file of the VAE is: by its tensors, and by the marks that upstream's loaders go by. No torch here.
 
-Upstream looks a hash up, then reads two bytes at the start of the file, then goes by its size. What the tensors say
-cannot be lost or mistaken, but leaves some versions open: v3 and v4 have the same keys and shapes.
+Upstream looks up a hash, then reads the first two bytes of the file, then goes by its size. Tensors are more reliable,
+but v3 and v4 have the same keys and shapes.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _PLUS_CHANNELS = {512: "v2Pro", 768: "v2ProPlus"}
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What upstream's loaders make of a file before they read it."""
+    """The version that upstream's loaders detect before they read a file."""
 
     version: str
     by: str
@@ -71,16 +71,16 @@ def as_upstream_tells(path: Path, *, head: bytes) -> Told:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """The version believed, and what speaks against it."""
+    """The version, and notes on contradicting evidence."""
 
     name: str
     notes: tuple[str, ...] = ()
-    open: tuple[str, ...] = ()  # versions it may be, where nothing tells which: `name` is a guess
-    guess: str = ""  # the note that says so, for who looks at the file: a recipe settles the version
+    open: tuple[str, ...] = ()  # possible versions, if undecided: `name` is a guess
+    guess: str = ""  # the note on that, for people who inspect the file: a recipe sets the version
 
     @property
     def title(self) -> str:
-        """Say which version it is, or which ones it may be."""
+        """The version's name, or the names of all possible ones."""
         return " or ".join(self.open) or self.name
 
 
@@ -98,14 +98,14 @@ def tell(
     ranked = [stated, *([told.version] if exported else [])] if by_size else [told.version, stated]
     name = next(version for version in (*ranked, *possible) if version in possible)
     guessed = len(possible) > 1 and stated != name and (by_size or told.version != name)
-    notes = [f"its config says {stated}: not believed"] if stated not in (None, name) else []
+    notes = [f"its config states {stated}, which its tensors contradict: ignored"] if stated not in (None, name) else []
     title, guess = name, ""
     if guessed:
         rule = "its file's size" if by_size and exported and told.version == name else "what is usual"
         title = " or ".join(possible)
-        guess = f"it is {title}, and nothing in it tells which: {name} is a guess, by {rule}"
+        guess = f"it is {title}, which have the same tensors; assumed {name}, by {rule}"
     if told.version != name and (exported or not by_size):
-        notes.append(f"by {told.by}, upstream's tools take it for {told.version}; it is {title}")
+        notes.append(f"upstream's tools would load it as {told.version}, by {told.by}, but it is {title}")
     return Version(name, tuple(notes), possible if guessed else (), guess)
 
 

@@ -1,6 +1,6 @@
-"""Attention among the tokens of one document only, though many lie in one row.
+"""Attention within documents that are packed into one row.
 
-transformers' Llama calls it by name: see `AttentionInterface`. It never sees a mask and cannot fall back to one.
+transformers' Llama calls it by name: see `AttentionInterface`. It uses no mask.
 Legend: n tokens, a query heads, g key heads, c channels of a head.
 """
 
@@ -52,7 +52,7 @@ def attend(
 ) -> tuple[Tensor, None]:
     """Attend causally within each document of `packing`; without one, to all that came before."""
     if attention_mask is not None:
-        raise ValueError("packed attention takes no mask: documents are told apart by where they begin")
+        raise ValueError("packed attention takes no mask: documents are separated by their start positions")
     if packing is None:
         return _causal(query, key, value, scale=scaling).transpose(1, 2), None
     if query.is_cuda and value.dtype in _HALF and has_varlen(query.device, value.dtype, query.shape[-1]):
@@ -69,7 +69,9 @@ def _each(query: Tensor, key: Tensor, value: Tensor, packing: Packing, *, scale:
 def _causal(query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tensor:
     new, seen = query.shape[2], key.shape[2]
     if new not in (1, seen):
-        raise ValueError(f"{new} new tokens after {seen - new}: only one at a time can follow a cache")
+        raise ValueError(
+            f"{new} new tokens after {seen - new} cached ones: with a cache only one token at a time is supported"
+        )
     attended: Tensor = F.scaled_dot_product_attention(
         query, key, value, is_causal=new > 1, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
     )
@@ -94,17 +96,19 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, packing: Packing, *, scal
 
 @functools.cache
 def has_varlen(device: torch.device, dtype: torch.dtype, channels: int) -> bool:
-    """Measure once whether the kernel for documents of any length is there and right; warn where it is not."""
+    """Check once whether the variable-length kernel is available and correct; warn if it is not."""
     reason = misfit(_varlen, device=device, dtype=dtype, channels=channels)
     if reason is not None:
         warnings.warn(
-            f"{device}: documents are attended one by one, which is slower: {reason}", RuntimeWarning, stacklevel=2
+            f"{device}: packed attention falls back to one document at a time, which is slower: {reason}",
+            RuntimeWarning,
+            stacklevel=2,
         )
     return reason is None
 
 
 def misfit(kernel: Callable[..., Tensor], *, device: torch.device, dtype: torch.dtype, channels: int) -> str | None:
-    """Let a kernel attend in three short documents, forward and backward; return what is wrong with it, if anything."""
+    """Run a kernel on three short documents, forward and backward; return its fault, if any."""
     generator = torch.Generator().manual_seed(0)
     packing = Packing.of(torch.tensor([0, 5, 6, 19], dtype=torch.int32), device)
     found: list[list[Tensor]] = []
@@ -125,7 +129,7 @@ def misfit(kernel: Callable[..., Tensor], *, device: torch.device, dtype: torch.
         found.append([out.detach(), *gradients])
     for one, other in zip(*found, strict=True):
         if _distance(one, other) > PROBE_TOLERANCE:
-            return "its results are not those of the ordinary kernel"
+            return "its results differ from those of the ordinary kernel"
     return None
 
 

@@ -1,4 +1,4 @@
-"""What the data half of the family hands to the model half: rows packed into one sequence, with no padding.
+"""Batches for the model: rows packed into one sequence, without padding.
 
 n tokens, d documents (rows) in this micro-batch.
 """
@@ -12,7 +12,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-IGNORED: Final = -100  # label of a token that is not learned, as torch's cross entropy spells it
+IGNORED: Final = -100  # label of a token that is not a target, as in torch's cross entropy
 
 SPEECH: Final = 0  # modality of a row with codes
 TEXT: Final = 1  # modality of a question and its answer
@@ -23,21 +23,21 @@ EOS_SLOT: Final = 7  # in `is_audio_slot`: the end of speech, which stands where
 
 @dataclass(frozen=True, slots=True)
 class OrpheusBatch:
-    """Documents laid end to end, each with positions from 0 and to be seen by itself alone.
+    """Documents packed end to end, each with positions from 0; attention stays within a document.
 
-    `labels[i]` is `input_ids[i]` where that token is learned, not shifted: position i - 1 predicts it. A document's
-    first token is never learned, so that no document predicts the next one's start.
+    `labels[i]` is `input_ids[i]` if that token is a target, not shifted: position i - 1 predicts it. A document's first
+    token is never a target, so that no document predicts the next one's start.
     """
 
     ids: Sequence[str]  # one per document
     input_ids: Tensor  # (1, n) int64
-    labels: Tensor  # (1, n) int64, IGNORED where a token is not learned
+    labels: Tensor  # (1, n) int64, IGNORED if a token is not a target
     position_ids: Tensor  # (1, n) int64, from 0 in each document
     documents: Tensor  # (1, n) int32, index of the document, from 0 and never falling
     cu_seqlens: Tensor  # (d + 1,) int32, where documents begin, and n; always on the CPU
     is_audio_slot: Tensor  # (1, n) int8 of input_ids[i]: its slot 0..6, EOS_SLOT for the end of speech, else NO_SLOT
     modality: Tensor  # (d,) int8, SPEECH or TEXT
-    weight: float  # tokens that are learned
+    weight: float  # tokens that are targets
     num_frames: int  # tokens
     num_padded: int  # the same: nothing is padded
 

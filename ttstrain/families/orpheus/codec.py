@@ -132,7 +132,7 @@ class Codec:
         if num_samples is None:
             return wav
         if num_samples > len(wav):
-            raise ValueError(f"{n} frames hold {len(wav)} samples, {num_samples} wanted")
+            raise ValueError(f"{n} frames are {len(wav)} samples, fewer than the requested {num_samples}")
         return wav[:num_samples]
 
     def _decode_piece(self, frames: Tensor, noise: Sequence[Tensor]) -> Tensor:
@@ -166,9 +166,9 @@ def num_frames(wav: Tensor) -> int:
 
 def _checked(wav: Tensor) -> Tensor:
     if wav.ndim != 1:
-        raise DataError(f"the codec takes one channel, got a waveform of shape {tuple(wav.shape)}")
+        raise DataError(f"the codec needs one channel, got a waveform of shape {tuple(wav.shape)}")
     if not len(wav):
-        raise DataError("a waveform without samples has no codes")
+        raise DataError("the waveform has no samples")
     return wav
 
 
@@ -264,7 +264,7 @@ def load_codec(spec: str) -> Codec:
     contents = read_contents(weights)
     refuse_unsafe(contents)
     if not isinstance(contents.tree, dict):
-        raise CheckpointError(f"`{weights}` holds no table of tensors")
+        raise CheckpointError(f"`{weights}` is not a state dict")
     load_weights(net, contents.tree, source=str(weights))
     return Codec(net, digest=digest_of(spec))
 
@@ -298,12 +298,12 @@ def _build(config: dict[str, Any], *, source: str) -> nn.Module:
     for key, value in wanted.items():
         if config.get(key) != value:
             raise CheckpointError(
-                f"the codec `{source}` has {key} {config.get(key)}, {value} needed",
+                f"the codec `{source}` has {key} {config.get(key)}, but {value} is needed",
                 hint="the models were trained on the 24 kHz SNAC: hf://hubertsiuzdak/snac_24khz",
             )
     if not 0 < config.get("codebook_size", 0) <= CODEBOOK_SIZE:
         raise CheckpointError(
-            f"the codec `{source}` has {config.get('codebook_size')} codes, at most {CODEBOOK_SIZE} fit"
+            f"the codec `{source}` has {config.get('codebook_size')} codes, the limit is {CODEBOOK_SIZE}"
         )
     try:
         with warnings.catch_warnings():
@@ -319,7 +319,7 @@ def _build(config: dict[str, Any], *, source: str) -> nn.Module:
         raise CheckpointError(f"the codec `{source}` is not a SNAC: {error}") from error
     frame = int(net.hop_length) * config["vq_strides"][0]  # type: ignore[arg-type]
     if frame != SAMPLES_PER_FRAME or config.get("attn_window_size") is not None:
-        raise CheckpointError(f"the codec `{source}` has frames of {frame} samples, {SAMPLES_PER_FRAME} needed")
+        raise CheckpointError(f"the codec `{source}` has frames of {frame} samples, but {SAMPLES_PER_FRAME} are needed")
     return net
 
 

@@ -33,10 +33,10 @@ class RopeScaling(Section):
 
 
 class LossConfig(Section):
-    """What is learned besides the plain cross entropy."""
+    """Loss terms besides the plain cross entropy."""
 
     z_loss: Annotated[float, Field(ge=0, le=1000)] = 0.0
-    """Weight of the squared log-normaliser, against logits that drift; 1e-4 is usual."""
+    """Weight of the z-loss (squared log-normaliser), which keeps logits from drifting; 1e-4 is usual."""
     slot_loss: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of an audio token's loss that is taken over its slot's 4096 codes alone; the reported losses stay those
     over the whole vocabulary."""
@@ -45,19 +45,18 @@ class LossConfig(Section):
 
 
 class SamplingConfig(Section):
-    """How samples are spoken: the published settings."""
+    """How samples are generated: the published settings."""
 
     temperature: Annotated[float, Field(gt=0, le=1000)] = 0.6
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     repetition_penalty: Annotated[float, Field(ge=1, le=100)] = 1.1
-    """On every token that was seen; with less than 1.1 the model loops."""
+    """For every token of prompt and output; below 1.1 the model tends to loop."""
     max_tokens: Rows = 1200
-    """Longest speech; 1200 tokens are 14 s. Of a longer text, longest piece."""
+    """Maximum speech tokens of a piece of text; 1200 tokens are 14 s."""
     grammar: Literal["free", "masked"] = "free"
-    """`free` lets the model break the order of slots, and says how often; `masked` allows a slot's own codes alone."""
+    """`free`: tokens out of slot order are dropped and counted; `masked`: only the current slot's codes are drawn."""
     voice: str | None = None
-    """Name in front of the text where `rows.voice` is `auto`; null takes the name of the speaker that is asked for, if
-    there is one."""
+    """Name before the text if `rows.voice` is `auto`; null: the requested speaker's name, if any."""
     seed: Seed = 0
 
 
@@ -79,7 +78,7 @@ class OrpheusConfig(ModelConfig):
     tie_word_embeddings: bool = True
     """One matrix for the embedding and the head."""
     text_vocab_size: Rows = PUBLISHED.first_custom
-    """Ids below are text, as the tokenizer has them; `<custom_token_0>` is the first above."""
+    """Number of text ids in the tokenizer; the next id is `<custom_token_0>`."""
     bos_token_id: Annotated[int, Field(ge=0, le=10_000_000)] = PUBLISHED.bos
     eot_token_id: Annotated[int, Field(ge=0, le=10_000_000)] = PUBLISHED.eot
     """Ends the text, `<|eot_id|>`."""
@@ -87,7 +86,7 @@ class OrpheusConfig(ModelConfig):
     rows: RowsConfig = RowsConfig()
 
     param_dtype: Literal["fp32", "bf16"] = "fp32"
-    """Type of the weights that are trained; `bf16` halves them and rounds every update stochastically."""
+    """Type of the trained weights; `bf16` takes half the memory and rounds every update stochastically."""
     checkpoint_activations: bool = False
     """Compute each layer again in the backward pass, to save memory."""
     loss: LossConfig = LossConfig()
@@ -98,14 +97,12 @@ class OrpheusConfig(ModelConfig):
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError("`num_attention_heads` must be a multiple of `num_key_value_heads`")
         if self.head_dim % 2:
-            raise ValueError("`head_dim` must be even, rotary positions turn pairs")
+            raise ValueError("`head_dim` must be even: rotary positions rotate pairs")
         if max(self.bos_token_id, self.eot_token_id) >= self.text_vocab_size:
             raise ValueError("`bos_token_id` and `eot_token_id` are text ids, below `text_vocab_size`")
         if self.sampling.voice is not None and self.rows.voice not in ("auto", self.sampling.voice):
-            named = f"names every text `{self.rows.voice}`" if self.rows.voice else "gives no text a name"
-            raise ValueError(
-                f"`sampling.voice` would not be used: `rows.voice` {named}; `rows.voice: auto` leaves a choice"
-            )
+            named = f"puts `{self.rows.voice}` before every text" if self.rows.voice else "puts no name before texts"
+            raise ValueError(f"`sampling.voice` has no effect: `rows.voice` {named}; set `rows.voice: auto`")
         if self.vocab_size < self.ids.end_audio:
             raise ValueError(
                 f"`vocab_size` {self.vocab_size:,} has no room for the audio tokens, which need {self.ids.end_audio:,}"
@@ -114,5 +111,5 @@ class OrpheusConfig(ModelConfig):
 
     @property
     def ids(self) -> TokenIds:
-        """What the ids of the vocabulary mean."""
+        """The special and audio token ids."""
         return TokenIds(first_custom=self.text_vocab_size, bos=self.bos_token_id, eot=self.eot_token_id)

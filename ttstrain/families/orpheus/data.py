@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class OrpheusExample:
-    """One clip as a row, or as several where it was divided."""
+    """One clip as one row, or as several if it was divided."""
 
     id: str
     rows: Sequence[TokenRow]
@@ -75,10 +75,12 @@ class OrpheusData(TaskData):
         return row_length(clip, self.rows)
 
     def example(self, clip: Clip, features: Mapping[str, Tensor]) -> OrpheusExample:
-        """Write the clip's row, or rows. Raises DataError where its text cannot be read as text."""
+        """Build the clip's row, or rows. Raises DataError if its text spells a control token."""
         pieces = self._pieces(clip, features)
         if pieces is None:
-            raise DataError(f"clip `{clip.id}` is too long for a row and has no pause where a sentence ends")
+            raise DataError(
+                f"clip `{clip.id}` is too long for a row and has no pause at the end of a sentence to divide it"
+            )
         rows = []
         for piece in pieces:
             frames = deduplicate(features["codes"][piece.start : piece.end], self.rows.dedup).frames
@@ -87,7 +89,7 @@ class OrpheusData(TaskData):
         return OrpheusExample(id=clip.id, rows=rows)
 
     def _pieces(self, clip: Clip, features: Mapping[str, Tensor]) -> list[Piece] | None:
-        """Return what becomes a row each; None where a clip that is too long cannot be divided."""
+        """Return the pieces that become rows; None if a clip that is too long cannot be divided."""
 
         def fits(text: str, num_frames: int) -> bool:
             words = self.tokenizer.count(said(text, clip.speaker, self.rows.voice))
@@ -99,15 +101,15 @@ class OrpheusData(TaskData):
         return divide(clip.text, features["loudness"], fits=fits, loudest_pause=self.rows.loudest_pause)
 
     def review_features(self, clips: Sequence[Clip], read: Callable[[Clip], Mapping[str, Tensor]]) -> Review:
-        """Leave out what cannot be divided; say how much sound goes with repeats, and how often code 0 is used."""
+        """Skip clips that cannot be divided; note the share of repeated frames and the use of code 0."""
         return review_codes(clips, read, rows=self.rows, pieces=self._pieces)
 
     def collate(self, examples: Sequence[OrpheusExample]) -> OrpheusBatch:
-        """Lay all rows end to end."""
+        """Pack all rows end to end."""
         return pack([row for example in examples for row in example.rows])
 
     def auxiliary(self) -> Questions | None:
-        """Read the questions that are mixed in."""
+        """Read the auxiliary questions and answers."""
         return None if self.rows.text_mix is None else Questions(self.rows)
 
     def reference(self, features: Mapping[str, Tensor]) -> Tensor | None:
@@ -116,7 +118,7 @@ class OrpheusData(TaskData):
 
 
 def check_tokenizer(config: OrpheusConfig) -> TokenIds:
-    """Return the ids of the recipe's tokenizer. Raises RecipeError where they are not those of the net."""
+    """Return the ids of the recipe's tokenizer. Raises RecipeError if they differ from the net's."""
     tokenizer = load_tokenizer(config.rows.tokenizer)
     if tokenizer.ids != config.ids:
         found, wanted = tokenizer.ids, config.ids
@@ -127,7 +129,7 @@ def check_tokenizer(config: OrpheusConfig) -> TokenIds:
                 f"{wanted.bos}, eot_token_id {found.eot} and {wanted.eot}"
             ],
             hint=f"set `model.text_vocab_size={found.first_custom}`, `model.bos_token_id={found.bos}` and "
-            f"`model.eot_token_id={found.eot}`, or take the net's own tokenizer",
+            f"`model.eot_token_id={found.eot}`, or use the net's own tokenizer",
         )
     return tokenizer.ids
 

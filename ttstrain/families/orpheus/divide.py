@@ -1,7 +1,7 @@
-"""Divide a recording that is too long for one row: at pauses that lie where sentences end.
+"""Divides a recording that is too long for one row, at pauses between sentences.
 
-Nothing here knows which word is spoken when. A sentence is expected to end where its share of the letters ends, and is
-taken to end at the quietest frame nearby, provided that is a pause; so a cut is either safe or not made.
+There is no word alignment. The end of a sentence is estimated from its share of the letters and moved to the quietest
+frame nearby; if that frame is not a pause, the recording is not divided there.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _divide(
 
 
 def split_at(text: str, ends: re.Pattern[str]) -> list[str]:
-    """Split a text after punctuation that is heard as a pause."""
+    """Split a text after punctuation that makes a pause."""
     parts, start = [], 0
     for match in ends.finditer(text):
         parts.append(text[start : match.end()].strip())

@@ -1,6 +1,6 @@
 """Folders that transformers, vLLM, SGLang, llama.cpp's converter and peft load, and what a prompt looks like.
 
-What is written must mean the same to every reader: config.json spells the rotary settings as transformers 4 and as
+Every reader must understand the folder in the same way: config.json spells the rotary settings as transformers 4 and as
 transformers 5 do, its tie flag is what the tensors are, and the tokenizer has a row for each of its ids.
 """
 
@@ -49,9 +49,9 @@ class OrpheusExporter:
     """Writes a Hugging Face folder, or the adapters alone."""
 
     formats: Mapping[str, str] = {
-        "bf16": "the whole model in bfloat16, as engines run it",
+        "bf16": "the whole model in bfloat16, for inference engines",
         "fp32": "the whole model in float32, twice as large",
-        ADAPTER: "the adapters of a LoRA run alone, for peft and the base they were trained over",
+        ADAPTER: "only the adapters of a LoRA run, for peft with their base",
     }
 
     def write(self, source: Source, folder: Path, formats: Sequence[str]) -> Written:
@@ -60,8 +60,8 @@ class OrpheusExporter:
         tokenizer = load_tokenizer(config.rows.tokenizer)
         if tokenizer.size > config.vocab_size:
             raise CheckpointError(
-                f"the tokenizer `{tokenizer.source}` has {tokenizer.size:,} ids, the net {config.vocab_size:,} rows",
-                hint="no engine would load that: train with `model.vocab_size` at least as large",
+                f"`{tokenizer.source}` has {tokenizer.size:,} token ids, the net {config.vocab_size:,} embeddings",
+                hint="inference engines cannot load that: train with `model.vocab_size` at least as large",
             )
         files: list[WrittenFile] = []
         proven: list[str] = []

@@ -90,7 +90,7 @@ def stop_token(config: OrpheusConfig) -> str:
     """Return the token that ends speech, as the tokenizer spells it.
 
     llama.cpp's converter takes the stop token from the tokenizer's settings and not from config.json; a Llama's own,
-    `<|eot_id|>`, ends a text, and a model that is stopped there speaks on to the limit.
+    `<|eot_id|>`, ends a text, and so generation would not stop after speech.
     """
     return f"<custom_token_{config.ids.eos - config.ids.first_custom}>"
 
@@ -175,7 +175,7 @@ def use(config: OrpheusConfig, places: Mapping[str, Path], root: Path) -> list[l
 
 
 def readme(source: Source, config: OrpheusConfig, name: str, proven: Sequence[str]) -> str:
-    """Return what a person who finds the folder should know."""
+    """Return the folder's README."""
     sections = [
         f"# {source.name}",
         _what(source, config, name, proven),
@@ -209,7 +209,7 @@ def _use(config: OrpheusConfig) -> str:
         f"vllm serve . --max-model-len {context(config)}\n"
         "```\n\n"
         "The folder is also a base: `base: PATH` in a recipe. llama.cpp: `convert_hf_to_gguf.py .`; the vocabulary is "
-        "padded as the converter wants it. Quantising below 8 bits is said to break the order of slots."
+        "padded as the converter wants it. Quantization below 8 bits reportedly breaks the order of slots."
     )
 
 
@@ -220,7 +220,7 @@ def _use_adapter(source: Source) -> str:
         "from transformers import AutoModelForCausalLM\n\n"
         f"model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({str(source.base)!r}), '.')\n"
         "```\n\n"
-        "Merge it in float32 and over the base as it is, never over a quantised one; `ttstrain export RUN` "
+        "Merge it in float32 into the unquantized base; `ttstrain export RUN` "
         "does. The folder is also a base for ttstrain where `base_model_name_or_path` names a folder of this machine."
     )
 
@@ -229,7 +229,7 @@ def _engines(config: OrpheusConfig) -> str:
     ids, prefix = config.ids, "" if config.rows.voice is None else "`voice: text` or "
     return (
         "## Prompts in other engines\n\n"
-        f"`{FACTS}` holds this for programs. Give token ids, not a string: an engine that tokenizes again adds another "
+        f"`{FACTS}` holds this for programs. Give token ids, not a string: engines that tokenize a string add another "
         f"`<|begin_of_text|>`.\n\n"
         f"`[{ids.soh}, {ids.bos}] + text + [{ids.eot}, {ids.eoh}, {ids.soa}, {ids.sos}]`, where text is {prefix}`text` "
         "tokenized without special tokens.\n\n"
@@ -244,9 +244,9 @@ def _engines(config: OrpheusConfig) -> str:
 
 def _licence(source: Source) -> str:
     if source.base is None:
-        return "Trained from scratch: what may be done with it depends on the recordings it learnt from."
+        return "Trained from scratch: its permitted uses depend on the recordings it was trained on."
     named = Path(source.base).name if "://" not in source.base else source.base
     return (
         f"Fine-tuned from `{named}`. Orpheus is Apache-2.0 and built on Llama 3.2, whose community licence applies to "
-        "what is made from it. A voice is also its speaker's to give."
+        "derived models. Using a cloned voice also needs its speaker's consent."
     )

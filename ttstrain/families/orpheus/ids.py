@@ -71,9 +71,9 @@ class TokenIds:
         return self.first_audio + NUM_SLOTS * CODEBOOK_SIZE
 
     def of(self, slot: int, code: int) -> int:
-        """Return the id of a code in a slot. Raises ValueError for what no id stands for: nothing is ever clamped."""
+        """Return the id of a code in a slot. Raises ValueError if there is none; codes are never clamped."""
         if not 0 <= slot < NUM_SLOTS or not 0 <= code < CODEBOOK_SIZE:
-            raise ValueError(f"no token stands for code {code} in slot {slot}")
+            raise ValueError(f"there is no token for code {code} in slot {slot}")
         return self.first_audio + CODEBOOK_SIZE * slot + code
 
     def slot_ids(self, slot: int) -> range:
@@ -87,7 +87,7 @@ class TokenIds:
         return self.first_audio <= token < self.end_audio
 
     def describe(self, token: int) -> str:
-        """Name a token as a person would, for an error: `slot 3 code 17`, `EOS`, `text`."""
+        """Describe a token in an error: `slot 3 code 17`, `EOS`, `text`."""
         if self.is_audio(token):
             slot, code = divmod(token - self.first_audio, CODEBOOK_SIZE)
             return f"slot {slot} code {code}"

@@ -1,4 +1,4 @@
-"""What is looked at before training: rows too long, tags that are none, texts that spell control tokens. No torch."""
+"""Checks before training: rows that are too long, unknown tags, texts that spell control tokens. No torch."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class _Measured:
 
 
 def review(clips: Sequence[Clip], rows: RowsConfig) -> Review:
-    """Look at the texts and lengths of clips. Raises CheckpointError where the tokenizer cannot write audio tokens."""
+    """Check texts and lengths of clips. Raises CheckpointError if the tokenizer has no audio tokens."""
     tokenizer = load_tokenizer(rows.tokenizer)
     measured = [_measure(clip, tokenizer, rows) for clip in clips]
     findings = [
@@ -61,19 +61,21 @@ def _of_row(one: _Measured, tokenizer: RowTokenizer, rows: RowsConfig) -> Iterat
     clip = one.clip
     control = tokenizer.spells_control(said(clip.text, clip.speaker, rows.voice))
     if control is not None:
-        yield ClipFinding(clip, "skip", "control_token", f"the text spells `{control}`, which the model would obey")
+        yield ClipFinding(clip, "skip", "control_token", f"the text spells the control token `{control}`")
         return
     if one.length > rows.max_tokens:
         why = f"{one.length:,} tokens, `model.rows.max_tokens` is {rows.max_tokens:,} ({_seconds(rows.max_tokens)})"
         if rows.too_long == "skip":
             yield ClipFinding(clip, "skip", "too_many_tokens", f"{why}: cut it at a pause, or set `too_long: split`")
             return
-        yield ClipFinding(clip, "accept", "divided", f"{why}: divided at pauses where sentences end")
+        yield ClipFinding(clip, "accept", "divided", f"{why}: divided at pauses between sentences")
     for written, meant in misspelled_tags(clip.text, rows.tags):
-        hint = f"`<{meant}>` is meant?" if meant else "the model knows no such tag"
+        hint = f"`<{meant}>` is meant?" if meant else "unknown emotion tag"
         yield ClipFinding(clip, "accept", "misspelled_tag" if meant else "unknown_tag", f"{written}: {hint}")
     if known_tags(clip.text, rows.tags) and not _BRACKETS.sub("", clip.text).strip(" .,!?-"):
-        yield ClipFinding(clip, "accept", "tag_only", "nothing but a tag is said: such rows teach to invent words")
+        yield ClipFinding(
+            clip, "accept", "tag_only", "the text is only a tag: such rows teach the model to invent words"
+        )
 
 
 def known_tags(text: str, tags: Sequence[str]) -> list[str]:
@@ -82,7 +84,7 @@ def known_tags(text: str, tags: Sequence[str]) -> list[str]:
 
 
 def misspelled_tags(text: str, tags: Sequence[str]) -> list[tuple[str, str | None]]:
-    """Return what only resembles a tag, as it is written, and the tag that is meant, or None where there is none."""
+    """Return bracketed words that are not known tags, each with the most similar known tag or None."""
     found: list[tuple[str, str | None]] = []
     for match in _BRACKETS.finditer(text):
         in_angles = match[1] is not None
@@ -103,12 +105,12 @@ def _seconds(tokens: int) -> str:
 
 
 def _unnamed_voices(clips: Sequence[Clip], rows: RowsConfig) -> Iterator[ClipFinding]:
-    """Note rows without a speaker among rows with one: they would teach that any voice may come without a name."""
+    """Note rows without a speaker among rows with one: they teach that a text without a name can have any voice."""
     if rows.voice != "auto" or not any(clip.speaker for clip in clips):
         return
     for clip in clips:
         if not clip.speaker:
-            yield ClipFinding(clip, "accept", "no_voice", "other rows name their speaker, this one does not")
+            yield ClipFinding(clip, "accept", "no_voice", "no speaker, but other rows name theirs")
 
 
 def _odd_pace(measured: Sequence[_Measured]) -> Iterator[ClipFinding]:
@@ -119,7 +121,7 @@ def _odd_pace(measured: Sequence[_Measured]) -> Iterator[ClipFinding]:
     usual = statistics.median(paces.values())
     for i, pace in paces.items():
         if not usual / ODD_PACE <= pace <= usual * ODD_PACE:
-            why = f"{pace:.2f} s for a text token, the others {usual:.2f}: is this text what is said?"
+            why = f"{pace:.2f} s per text token, usual is {usual:.2f}: the text may not match the recording"
             yield ClipFinding(measured[i].clip, "accept", "token_pace", why)
 
 

@@ -1,4 +1,4 @@
-"""What is looked at once codes are there: clips that cannot be divided, repeats, code 0."""
+"""Checks once codes are computed: clips that cannot be divided, repeated frames, code 0."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def review_codes(
     rows: RowsConfig,
     pieces: Callable[[Clip, Mapping[str, Tensor]], list[Piece] | None],
 ) -> Review:
-    """Look at the codes of clips; `pieces` divides a clip."""
+    """Check the codes of clips; `pieces` divides a clip."""
     findings: list[ClipFinding] = []
     num_frames = num_removed = num_divided = num_pieces = 0
     zeros = torch.zeros(3, dtype=torch.long)
@@ -35,7 +35,9 @@ def review_codes(
         features = read(clip)
         parts = pieces(clip, features)
         if parts is None:
-            why = f"over {rows.max_tokens:,} tokens, and no pause where a sentence ends: cut it, or leave it out"
+            why = (
+                f"over {rows.max_tokens:,} tokens, and no pause between sentences to divide it: cut it, or leave it out"
+            )
             findings.append(ClipFinding(clip, "skip", "no_pause", why))
             continue
         num_divided += len(parts) > 1
@@ -64,8 +66,8 @@ def review_codes(
         remarks.append(
             Remark(
                 "zeros",
-                f"{total:,} codes are 0; upstream's player drops up to {LOST_PER_ZERO_S:g} s of sound with each: see "
-                "`upstream_decoder_safe`",
+                f"{total:,} codes are 0; upstream's player drops up to {LOST_PER_ZERO_S:g} s of sound at each; set "
+                "`upstream_decoder_safe` to avoid them",
             )
         )
     return Review(tuple(findings), tuple(remarks))

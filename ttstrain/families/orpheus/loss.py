@@ -1,6 +1,6 @@
-"""Cross entropy over 156,940 tokens without ever holding all logits.
+"""Cross entropy over 156,940 tokens, in chunks so that not all logits are in memory.
 
-Legend: m learned tokens, h width, v vocabulary, c tokens of one chunk, k = 4096 codes of a slot.
+Legend: m target tokens, h width, v vocabulary, c tokens of one chunk, k = 4096 codes of a slot.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CUDA_CHUNK_TOKENS: Final = 1024
 
 @dataclass(frozen=True, slots=True)
 class HeadLoss:
-    """The loss over all learned tokens, and what each of them contributes. Only `value` has a gradient."""
+    """The loss over all target tokens, and each token's part. Only `value` has a gradient."""
 
     value: Tensor  # (), a mean over the tokens
     nll: Tensor  # (m,) fp32, full-vocabulary negative log-likelihood
@@ -33,7 +33,7 @@ class HeadLoss:
 
 @dataclass(frozen=True, slots=True)
 class HeadOptions:
-    """What is added to the plain cross entropy."""
+    """Terms besides the plain cross entropy."""
 
     ids: TokenIds
     z_loss: float = 0.0  # times the squared log-normaliser (PaLM, arXiv 2204.02311, 5)
@@ -86,7 +86,7 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
-            raise RuntimeError("the head's loss can be differentiated once: its gradients are handed on, not copied")
+            raise RuntimeError("the head's loss supports only one backward pass, because its gradients are not copied")
         into_hidden, into_weight = ctx.gradients
         ctx.gradients = None
         factor = grad_outputs[0]

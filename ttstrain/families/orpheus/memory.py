@@ -1,4 +1,4 @@
-"""What training takes on the device, by the way it is done. Imports no torch."""
+"""Device memory of training, by scheme. Imports no torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def memory_schemes(config: OrpheusConfig, recipe: RunSettings, parameters: Param
 
 
 def _schemes(config: OrpheusConfig, recipe: RunSettings, parameters: ParameterCounts) -> Iterator[MemoryScheme]:
-    """Yield weights, gradients, moments and, of fp32 weights under autocast, their copy in half precision."""
+    """Yield weights, gradients, optimizer state and, of fp32 weights under autocast, their copy in half precision."""
     weights = sum(math.prod(shape) for _, shape in shapes(config))
     copy = 0 if recipe.train.precision == "fp32" else HALF
     rank = DEFAULT_RANK if recipe.lora is None else recipe.lora.rank
@@ -57,7 +57,11 @@ def _schemes(config: OrpheusConfig, recipe: RunSettings, parameters: ParameterCo
         if kind == own and not config.checkpoint_activations:
             less = batch * activations(config, recipe, recomputed=True)
             yield MemoryScheme(
-                "as marked, layers recomputed", "model.checkpoint_activations=true", state, less, chosen=False
+                "as marked, with activation checkpointing",
+                "model.checkpoint_activations=true",
+                state,
+                less,
+                chosen=False,
             )
 
 

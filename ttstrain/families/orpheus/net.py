@@ -1,4 +1,4 @@
-"""transformers' Llama, told to attend within documents, and the parts of it that the task uses.
+"""transformers' Llama with attention within documents, and the parts of it that the task uses.
 
 Legend: n tokens, h width, v vocabulary.
 """
@@ -78,9 +78,9 @@ def hidden_states(net: LlamaForCausalLM, input_ids: Tensor, position_ids: Tensor
 
 @torch.no_grad()
 def prove_isolation(net: LlamaForCausalLM) -> None:
-    """Change one document and look at its neighbour. Raises RuntimeError when the neighbour notices.
+    """Check that attention stays within documents. Raises RuntimeError if changing one document changes another.
 
-    Also raises when the changed document does not, since such a test would prove nothing.
+    Also raises if the changed document's own output does not change, since the check would then prove nothing.
     """
     device, v = net.lm_head.weight.device, net.config.vocab_size
     n = PROBE_TOKENS
@@ -96,6 +96,8 @@ def prove_isolation(net: LlamaForCausalLM) -> None:
     others, tokens, end = torch.cat([moved[:n], moved[2 * n :]]), moved[n : 2 * n - 1], moved[2 * n - 1]
     neighbours, themselves, last = torch.stack([others.max(), tokens.max(), end]).tolist()
     if neighbours > LEAK:
-        raise RuntimeError(f"packed documents see each other: changing one moves its neighbours by {neighbours:.2g}")
+        raise RuntimeError(
+            f"attention leaks between packed documents: changing one changes its neighbours by {neighbours:.2g}"
+        )
     if last == 0 < themselves:
-        raise RuntimeError("a document's last token does not see its first ones: attention is not working")
+        raise RuntimeError("attention does not work: a document's last token does not depend on its first ones")

@@ -56,7 +56,7 @@ class AdapterSettings:
 
     def describe(self) -> str:
         """Name the adapter for people."""
-        return f"{'DoRA' if self.dora else 'LoRA'} of rank {self.rank} over `{self.base}`, merged as it is read"
+        return f"{'DoRA' if self.dora else 'LoRA'} of rank {self.rank} over `{self.base}`, merged on loading"
 
 
 def is_adapter_file(tree: Mapping[str, Any]) -> bool:
@@ -68,18 +68,20 @@ def read_settings(weights: Path) -> AdapterSettings:
     """Read the settings beside a file of adapters. Raises CheckpointError where they are missing or not understood."""
     path = weights.parent / SETTINGS
     if not path.is_file():
-        raise CheckpointError(f"`{weights}` is an adapter without its `{SETTINGS}`", hint="copy the whole folder")
+        raise CheckpointError(
+            f"`{weights}` is an adapter, but its `{SETTINGS}` is missing", hint="copy the whole folder"
+        )
     stated = documents.read_object(path, error=CheckpointError, keys={"peft_type": str, "r": int, "lora_alpha": float})
     kind, rank, alpha = stated["peft_type"], stated["r"], float(stated["lora_alpha"])
     if kind != "LORA":
-        raise CheckpointError(f"`{path.parent}` is an adapter of kind {kind}, only LORA is read", hint=_MERGE)
+        raise CheckpointError(f"`{path.parent}` is an adapter of type {kind}; only LORA is supported", hint=_MERGE)
     for key, plain in _PLAIN.items():
         if stated.get(key, plain[0]) not in plain:
-            raise CheckpointError(f"`{path}` sets `{key}`, which is not read here", hint=_MERGE)
+            raise CheckpointError(f"`{path}` sets `{key}`, which is not supported", hint=_MERGE)
     base = stated.get("base_model_name_or_path")
     if not base:
         raise CheckpointError(
-            f"`{path}` does not name the model that the adapter changes",
+            f"`{path}` does not name the adapter's base model",
             hint=f"write its folder into `base_model_name_or_path`; or {_MERGE}",
         )
     return AdapterSettings(
@@ -128,7 +130,7 @@ def lay_over(
         elif name in base or name == HEAD:
             whole[name] = stored
         else:
-            raise CheckpointError(f"`{settings.path.parent}`: `{key}` fits no layer of `{settings.base}`", hint=_MERGE)
+            raise CheckpointError(f"`{settings.path.parent}`: `{settings.base}` has no layer for `{key}`", hint=_MERGE)
     tensors = {**base, **whole}
     if HEAD not in base and not settings.tied:  # peft unties what is saved apart
         if HEAD in whole and EMBEDDING not in whole:
@@ -161,7 +163,7 @@ def write(source: Source, folder: Path) -> Path:
     adapters = source.adapters
     if adapters is None:
         raise CheckpointError(
-            f"`{source.name}`, weights `{source.chosen}`, has no adapters: all its weights were trained, or blended",
+            f"`{source.name}` has no separate adapters (weights `{source.chosen}`): all were trained, or blended",
             hint="export the whole model: `--format bf16`",
         )
     base = _base_folder(source)
@@ -197,13 +199,13 @@ def _base_folder(source: Source) -> str:
     """Return how peft is to find the base: a folder on this machine, or the Hub's name."""
     if source.base is None:
         raise CheckpointError(
-            f"`{source.name}` trained adapters over fresh weights, which nobody else has",
+            f"`{source.name}` trained adapters over randomly initialized weights, which are not published anywhere",
             hint="export the whole model: `--format bf16`",
         )
     found = resolve_base(source.base)
     if not found.is_file() or not (found.parent / "config.json").is_file():
         raise CheckpointError(
-            f"the base of `{source.name}` is `{source.base}`, and peft loads folders of transformers alone",
+            f"the base of `{source.name}` is `{source.base}`, and peft can only load folders of transformers",
             hint="export the whole model (`--format bf16`), or export that base first and train over its folder",
         )
     return source.base.removeprefix(HUB) if source.base.startswith(HUB) else str(found.parent.resolve())

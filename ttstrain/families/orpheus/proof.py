@@ -1,4 +1,4 @@
-"""Let transformers, or peft, read an exported folder in a process of its own, and compare what it computes."""
+"""Checks an exported folder with transformers, or peft, in a process of its own, and compares the results."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def prove(source: Source, folder: Path, *, dtype: torch.dtype | None) -> str:
     base = None if dtype is not None else resolve_base(source.base or "").parent
     found = _read_elsewhere(folder, texts, config, base=base)
     if (stop := int(found["eos"])) != config.ids.eos:
-        raise _differs(f"the tokenizer's token to stop at is {stop}, not {config.ids.eos}, which ends speech")
+        raise _differs(f"the tokenizer's stop token is {stop}, but {config.ids.eos} ends speech")
     task = OrpheusTask(config).eval().float()
     weights = source.weights if dtype is None else {key: value.to(dtype) for key, value in source.weights.items()}
     load_weights(task.exported(), weights, source=str(source.checkpoint))
@@ -56,7 +56,7 @@ def prove(source: Source, folder: Path, *, dtype: torch.dtype | None) -> str:
     for i, text in enumerate(texts):
         prompt = prompt_ids(load_tokenizer(config.rows.tokenizer).encode(text), config.ids)
         if found[f"ids{i}"].tolist() != prompt:
-            raise _differs(f"the tokenizer reads `{text}` as other ids")
+            raise _differs(f"the tokenizer gives other ids for `{text}`")
         greedy = found[f"greedy{i}"]
         logits = _logits(task, torch.cat([torch.tensor(prompt), greedy]))[len(prompt) - 1 :]  # (k + 1, v)
         size = float(logits[0].abs().max())
@@ -73,7 +73,7 @@ def prove(source: Source, folder: Path, *, dtype: torch.dtype | None) -> str:
         # A tie between two tokens may fall either way; nothing else may.
         own = logits[:-1].gather(1, greedy[:, None])[:, 0]
         if bool((own < logits[:-1].amax(dim=1) - TOLERANCE * size).any()):
-            raise _differs(f"after `{text}` it writes other tokens")
+            raise _differs(f"greedy tokens after `{text}` differ")
         num_tokens += len(greedy)
     tool = "peft over the base" if dtype is None else "transformers, by either spelling of its settings"
     return (
@@ -123,6 +123,6 @@ def _run_reader(request: Path, answer: Path) -> subprocess.CompletedProcess[str]
 
 def _differs(what: str) -> CheckpointError:
     return CheckpointError(
-        f"the exported folder is not what was to be written: {what}",
-        hint="nothing was kept and the checkpoint is as it was; please report this",
+        f"checking the exported folder failed: {what}",
+        hint="nothing was exported, and the checkpoint is unchanged; please report this",
     )

@@ -1,4 +1,4 @@
-"""Questions and their answers, mixed into the speech so that pre-training keeps a language model alive."""
+"""Text-only questions and answers, mixed into training so that the language model keeps its abilities."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Questions:
     packed = True
 
     def __init__(self, rows: RowsConfig) -> None:
-        """Read and tokenize the file. Raises DataError that names the line that is none, or when no row is left."""
+        """Read and tokenize the file. Raises DataError for a line that is not a question, or if no row is left."""
         assert rows.text_mix is not None
         self._mix = rows.text_mix
         path, tokenizer = Path(rows.text_mix.path), load_tokenizer(rows.tokenizer)
@@ -35,18 +35,18 @@ class Questions:
         self.num_too_long = len(every) - len(self._rows)
         if not self._rows:
             raise DataError(
-                f"`{rows.text_mix.path}` holds no question of at most {rows.max_tokens} tokens",
+                f"`{rows.text_mix.path}` has no question of at most {rows.max_tokens} tokens",
                 hint='one JSON object a line: {"question": ..., "answer": ...}',
             )
         self.ids = [row.id for row in self._rows]
         self.lengths = [len(row.tokens) for row in self._rows]
 
     def ratio(self, progress: float) -> float:
-        """Return how many micro-batches of questions go with one of speech, at a share of the run."""
+        """Return the number of micro-batches of questions per micro-batch of speech, at a share of the run."""
         return self._mix.ratio(progress)
 
     def batch(self, indices: Sequence[int]) -> OrpheusBatch:
-        """Lay rows end to end."""
+        """Pack rows end to end."""
         return pack([self._rows[i] for i in indices])
 
 

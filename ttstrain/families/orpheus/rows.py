@@ -25,13 +25,13 @@ class TokenRow:
 
     id: str
     tokens: Tensor  # (t,) int64
-    labels: Tensor  # (t,) int64, IGNORED where a token is not learned
+    labels: Tensor  # (t,) int64, IGNORED if a token is not a target
     slots: Tensor  # (t,) int8, as `OrpheusBatch.is_audio_slot`
     modality: int = SPEECH
 
 
 def prompt_ids(text: Sequence[int], ids: TokenIds, *, speech: bool = True) -> list[int]:
-    """Return what the model is given before it speaks; with `speech` the two tokens that begin its turn, too."""
+    """Return the prompt before generation; with `speech` including the two tokens that begin the model's turn."""
     prompt = [ids.soh, ids.bos, *text, ids.eot, ids.eoh]
     return [*prompt, ids.soa, ids.sos] if speech else prompt
 
@@ -39,8 +39,8 @@ def prompt_ids(text: Sequence[int], ids: TokenIds, *, speech: bool = True) -> li
 def speech_row(id_: str, text: Sequence[int], frames: Tensor, ids: TokenIds, *, labels: Labels = "speech") -> TokenRow:
     """Make the row of a text's tokens and its frames (n, 7).
 
-    With `labels="speech"` all that the model has to say is learned, from SOA on; with `all` the prompt as well, but
-    for its first token, which nothing predicts.
+    With `labels="speech"` the targets are the model's turn, from SOA on; with `all` also the prompt, except its first
+    token, which nothing predicts.
     """
     prompt = prompt_ids(text, ids, speech=False)
     turn = torch.cat([torch.tensor([ids.soa, ids.sos]), to_ids(frames, ids), torch.tensor([ids.eos, ids.eoa])])
@@ -55,7 +55,7 @@ def answer_row(id_: str, question: Sequence[int], answer: Sequence[int], ids: To
 
 
 def row_of(id_: str, tokens: Tensor, ids: TokenIds, *, masked: int = 1) -> TokenRow:
-    """Make a row of tokens (t,) as they are; the first `masked` of them are not learned."""
+    """Make a row of tokens (t,) as they are; the first `masked` of them are not targets."""
     labels = tokens.clone()
     labels[: max(masked, 1)] = IGNORED
     slots = slots_of(tokens, ids)
@@ -72,7 +72,7 @@ def slots_of(tokens: Tensor, ids: TokenIds) -> Tensor:
 
 
 def pack(rows: Sequence[TokenRow]) -> OrpheusBatch:
-    """Lay rows end to end."""
+    """Pack rows end to end."""
     lengths = torch.tensor([len(row.tokens) for row in rows])
     total = int(lengths.sum())
     starts = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])

@@ -1,4 +1,4 @@
-"""Write tokens one by one, and find the frames among them.
+"""Samples tokens one by one, and extracts the frames.
 
 v ids of the vocabulary, s tokens so far.
 """
@@ -18,11 +18,11 @@ from ttstrain.families.orpheus.ids import CODEBOOK_SIZE, NUM_SLOTS, TokenIds
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What the model said, and how well it kept to the grammar of slots."""
+    """The generated frames, and how well the tokens kept the order of slots."""
 
     frames: Tensor  # (n, 7) codes of the complete frames, in order
     num_tokens: int  # without the end of speech
-    num_misplaced: int  # tokens that no slot could take where they came; they are left out
+    num_misplaced: int  # tokens out of slot order; they are dropped
     stopped: bool  # by the end of speech, not by the limit
 
 
@@ -79,7 +79,7 @@ def _legal_only(logits: Tensor, slot: int, ids: TokenIds) -> Tensor:
 
 
 def read(written: Sequence[int], ids: TokenIds) -> Written:
-    """Find the frames among written tokens; what stands out of its slot is counted and left out, never changed."""
+    """Extract the frames from generated tokens; tokens out of slot order are counted and dropped, never changed."""
     frames: list[list[int]] = []
     frame: list[int] = []
     misplaced = 0

@@ -1,4 +1,4 @@
-"""Train and judge a language model that writes SNAC codes.
+"""Trains and evaluates a language model over SNAC codes.
 
 Legend: n tokens of a packed row, m of them learned, h width.
 """
@@ -41,12 +41,12 @@ EMBEDDING, HEAD = f"{PREFIX}model.embed_tokens.weight", f"{PREFIX}lm_head.weight
 KINDS = ("text", *SLOTS, "eos", "control")  # of tokens, all but the last in the order of slot + 1
 CONTROL = len(KINDS) - 1
 GUESS = math.log(CODEBOOK_SIZE)  # 8.32, of a guess among a slot's codes
-FRESH = 0.95  # share of a uniform guess over the whole vocabulary above which a net has learned nothing yet
-SUSPICIOUS = 6.5  # mean over the slots at step 0 at which the codes, not the training, are to blame (spec, O286)
+FRESH = 0.95  # share of a uniform distribution's loss above which a net counts as untrained
+SUSPICIOUS = 6.5  # mean over the slots at step 0 above which the codes, not the training, are wrong
 
 
 class OrpheusTask(Task):
-    """Learn to continue a text with its speech."""
+    """Train a language model to continue a text with its speech."""
 
     voice_names = PUBLISHED_VOICES
 
@@ -62,14 +62,14 @@ class OrpheusTask(Task):
             chunk_tokens=None if loss.chunk_tokens == "auto" else loss.chunk_tokens,
         )
         self._checked = False
-        self._codec: Codec | None = None  # loaded when it first speaks; no part of what is trained
+        self._codec: Codec | None = None  # loaded for the first sample; not part of the trained state
 
     def fitted(self, base: OpenedCheckpoint) -> AdaptedWeights:
-        """Return the base's tensors, with rows added where the recipe's vocabulary is a little larger.
+        """Return the base's tensors, with token embeddings added if the recipe's vocabulary is a little larger.
 
-        New rows are the mean of the audio tokens' rows: no text is to end in one. Raises CheckpointError where rows
-        would be lost, or the tokenizer has ids that no row stands for; under `hub.nothing_fetched()` a tokenizer that
-        was not downloaded yet is not looked at.
+        New embeddings are the mean of the audio tokens'. Raises CheckpointError if embeddings would be lost, or if the
+        tokenizer has more ids than the net has embeddings; under `hub.nothing_fetched()` a tokenizer that was not
+        downloaded yet is not checked.
         """
         wanted = self.config.vocab_size
         weights: dict[str, Tensor | StoredTensor] = dict(base.weights)
@@ -79,12 +79,14 @@ class OrpheusTask(Task):
             rows = base.weights[name].shape[0]
             if rows > wanted:
                 raise CheckpointError(
-                    f"`{base.path}` has {rows:,} rows, `model.vocab_size` is {wanted:,}: none is ever dropped",
+                    f"`{base.path}` has {rows:,} token embeddings, `model.vocab_size` is {wanted:,}: none are dropped",
                     hint=f"set `model.vocab_size={rows}`",
                 )
             if rows < wanted:
                 weights[name] = _with_rows(base.weights[name].read(), wanted, like=self.config.ids)
-                notes.append(f"{wanted - rows} rows added to {name.removeprefix(PREFIX)}, the mean of the audio rows")
+                notes.append(
+                    f"{wanted - rows} token embeddings added to {name.removeprefix(PREFIX)}: mean of the audio tokens'"
+                )
         rows_known = min(base.weights[name].shape[0] for name in tables) if tables else wanted
         new = tuple(range(rows_known, wanted))
         if not new:
@@ -99,15 +101,15 @@ class OrpheusTask(Task):
         wanted = self.config.vocab_size
         if tokenizer.size > wanted:
             raise CheckpointError(
-                f"the tokenizer `{tokenizer.source}` has {tokenizer.size:,} ids, the net {wanted:,} rows",
-                hint=f"set `model.vocab_size={tokenizer.size}`: rows are added to the base",
+                f"the tokenizer `{tokenizer.source}` has {tokenizer.size:,} ids, the net only {wanted:,} embeddings",
+                hint=f"set `model.vocab_size={tokenizer.size}`: embeddings are then added to the base's",
             )
         return another_tokenizer(tokenizer, beside=beside)
 
     # ---------------------------------------------------------------- training
 
     def losses(self, batch: OrpheusBatch) -> Iterator[Loss]:
-        """Yield the mean cross entropy over learned tokens, with what each kind of token adds to it."""
+        """Yield the mean cross entropy over target tokens, with metrics by kind of token."""
         learned = _learned(batch)
         loss = self._loss(batch, learned)
         metrics = {f"nll_{kind}": mean for kind, mean in self._by_kind(loss, learned).items()}
@@ -123,14 +125,14 @@ class OrpheusTask(Task):
         )
 
     def _check(self) -> None:
-        """Make sure of what would spoil a run without a sound, before its first loss."""
+        """Check, before the first loss, for faults that would silently ruin a run."""
         if type(self.net.lm_head) is not nn.Linear:
             raise RecipeError(
-                "the head cannot be adapted: the loss reads its weights and would not see the adapter",
+                "LoRA cannot adapt `lm_head`: the loss reads its weights directly, so an adapter would have no effect",
                 hint="leave `lm_head` out of `lora.targets`; `lora.unfrozen=[*embed_tokens*]` trains it whole",
             )
         if self.config.tie_word_embeddings and self.net.lm_head.weight is not self.net.model.embed_tokens.weight:
-            raise RuntimeError("head and embedding are two matrices, though `model.tie_word_embeddings` is true")
+            raise RuntimeError("`model.tie_word_embeddings` is true, but head and embedding are two matrices")
         prove_isolation(self.net)
         self._checked = True
 
@@ -165,7 +167,7 @@ class OrpheusTask(Task):
         }
 
     def remarks(self, values: Mapping[str, float], *, step: int) -> Sequence[str]:
-        """Say when held-out codes are no better than guessed, and at step 0 when the base seems not to know them."""
+        """Warn if held-out codes are no better than chance, and at step 0 if the base does not predict them."""
         slots = {slot: values[slot] for slot in SLOTS if slot in values}
         if not slots:
             return []
@@ -174,9 +176,9 @@ class OrpheusTask(Task):
             return []  # a fresh net knows nothing, and should not
         if guessed := [slot for slot, value in slots.items() if value >= GUESS]:
             which = "all slots" if len(guessed) == NUM_SLOTS else ", ".join(guessed)
-            return [f"{which}: no better than a guess among {CODEBOOK_SIZE:,} codes, {GUESS:.2f} nats a token"]
+            return [f"{which}: no better than chance among {CODEBOOK_SIZE:,} codes ({GUESS:.2f} nats per token)"]
         if step == 0 and mean > SUSPICIOUS:
-            return [f"the base finds the codes unlikely ({mean:.2f} nats a token): are they in their own slots?"]
+            return [f"the base does not predict the codes ({mean:.2f} nats per token): are they in the right slots?"]
         return []
 
     # ---------------------------------------------------------------- listening
@@ -189,12 +191,12 @@ class OrpheusTask(Task):
 
     @torch.no_grad()
     def sample(self, prompt: Prompt) -> Sample:
-        """Speak with the voice that the text or the settings name; a reference recording is not heard.
+        """Generate speech with the voice that the text or the settings name; a reference recording is ignored.
 
-        A text that `sampling.max_tokens` have no room for is spoken in pieces, each with the voice's name. Of its
+        A text that is too long for `sampling.max_tokens` is generated in pieces, each with the voice's name. Of its
         numbers `slot_violations` is the share of tokens out of their slot, `stopped` 1 where every piece ended by
         itself, `lead_s`, `tail_s`, `lead_db` and `tail_db` are those of `Edges`.
-        Raises DataError when nothing that was written makes a frame.
+        Raises DataError when the generated tokens contain no frame.
         """
         sound = self.ready_to_speak()
         assert self._codec is not None
@@ -206,8 +208,8 @@ class OrpheusTask(Task):
         stopped = [w.stopped for w in written]
         if not any(len(w.frames) for w in written):
             raise DataError(
-                f"none of {num_tokens:,} tokens made a frame: the model does not keep to the slots yet",
-                hint="train longer; `model.sampling.grammar=masked` makes it speak whatever it knows",
+                f"no frame in {num_tokens:,} generated tokens: the model does not keep the order of slots yet",
+                hint="train longer, or set `model.sampling.grammar=masked` to force the order of slots",
             )
         notes = []
         if not all(stopped):
@@ -215,7 +217,7 @@ class OrpheusTask(Task):
             notes.append(f"{which}did not stop by itself within {settings.max_tokens:,} tokens")
         if num_misplaced:
             share = 100 * num_misplaced / num_tokens
-            notes.append(f"{share:.2g} % of {num_tokens:,} tokens were out of their slot and left out")
+            notes.append(f"{share:.2g} % of {num_tokens:,} tokens were out of slot order and dropped")
         codec = self._codec.to(self.net.lm_head.weight.device)
         wavs = [codec.decode(w.frames, seed=seed + i) for i, w in enumerate(written) if len(w.frames)]
         audio = Audio(torch.cat(wavs).clamp(-1, 1), SAMPLE_RATE)
@@ -227,7 +229,7 @@ class OrpheusTask(Task):
         return Sample(audio=audio, vocoder=sound, notes=tuple(notes), numbers=numbers, num_chunks=len(pieces))
 
     def _written(self, text: str, speaker: str, *, seed: int) -> Written:
-        """Write the tokens of one piece."""
+        """Generate the tokens of one piece."""
         rows, settings, ids = self.config.rows, self.config.sampling, self.config.ids
         words = said(text, settings.voice or speaker, rows.voice)
         prompt = prompt_ids(load_tokenizer(rows.tokenizer).encode(words), ids)
@@ -242,7 +244,7 @@ def _with_rows(matrix: Tensor, rows: int, *, like: TokenIds) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class _Learned:
-    """The tokens that count, in the order of the row."""
+    """The target tokens, in the order of the row."""
 
     places: Tensor  # (m,) int64, where each stands; the token before predicts it
     targets: Tensor  # (m,) int64
@@ -250,7 +252,7 @@ class _Learned:
 
 
 def _learned(batch: OrpheusBatch) -> _Learned:
-    """Find the learned tokens without waiting for the device: how many there are is known on the host."""
+    """Find the target tokens without waiting for the device: their number is known on the host."""
     labels = batch.labels[0]
     places = torch.argsort((labels == IGNORED).to(torch.uint8), stable=True)[: int(batch.weight)]
     return _Learned(places, labels[places], batch.is_audio_slot[0, places].long())

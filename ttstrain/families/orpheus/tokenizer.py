@@ -1,4 +1,4 @@
-"""The text tokenizer of a model, and where its audio tokens lie. Imports no torch."""
+"""A model's text tokenizer and the ids of its audio tokens. Imports no torch."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class RowTokenizer:
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without BOS.
 
-        Raises DataError for a text that spells a control or audio token: it would be read as one.
+        Raises DataError for a text that spells a control or audio token, which would be tokenized as such.
         """
         tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         control = control_tokens(tokens, self.ids)
@@ -110,13 +110,13 @@ def load_tokenizer(spec: str) -> RowTokenizer:
 
 
 def another_tokenizer(tokenizer: RowTokenizer, *, beside: Path) -> list[str]:
-    """Warn where a tokenizer is not the one that lies beside a base's weights."""
+    """Warn if a tokenizer is not the one beside the base's weights."""
     path = (beside if beside.is_dir() else beside.parent) / FILE
     if not path.is_file() or sha256_of_file(path)[:16] == tokenizer.digest:
         return []
     return [
-        f"WARNING: the tokenizer `{tokenizer.source}` is another than the one beside the base, `{path}`: the same text "
-        "may become other ids than the base learned. `model.rows.tokenizer` chooses"
+        f"WARNING: the tokenizer `{tokenizer.source}` is not the one beside the base, `{path}`: the same text "
+        "may give other ids than in the base's training. Set it with `model.rows.tokenizer`"
     ]
 
 
@@ -126,7 +126,7 @@ def find_ids(tokenizer: Tokenizer, *, source: str) -> TokenIds:
     if first is None:
         raise CheckpointError(
             f"the tokenizer `{source}` has no audio tokens (`<custom_token_0>` to `<custom_token_{NUM_CUSTOM - 1}>`)",
-            hint="take the tokenizer of an Orpheus model; a plain Llama's cannot write codes",
+            hint="use the tokenizer of an Orpheus model; a plain Llama's has no audio tokens",
         )
     for n in range(NUM_CUSTOM):
         found = tokenizer.token_to_id(f"<custom_token_{n}>")

@@ -1,4 +1,4 @@
-"""Where a run of transformers' Trainer stood: its optimizer, schedule and step, beside the weights it saved.
+"""Training state of a run of transformers' Trainer: optimizer, schedule and step.
 
 `checkpoint-N/` holds trainer_state.json, optimizer.pt and scheduler.pt. They are pickles, parsed without executing. The
 optimizer numbers its parameters: first all that decay, then norms, each in the model's own order (transformers 4 and 5,
@@ -24,7 +24,7 @@ ADAMW: Final = frozenset({"step", "exp_avg", "exp_avg_sq"})
 
 @dataclass(frozen=True, slots=True)
 class TrainerState:
-    """What a Trainer's folder tells besides the weights."""
+    """The training state in a Trainer's folder."""
 
     step: int
     optimizer_state: Mapping[str, Mapping[str, Any]] | None
@@ -34,7 +34,7 @@ class TrainerState:
 
 
 def read_trainer_state(folder: Path, weights: Mapping[str, StoredTensor], order: list[str]) -> TrainerState | None:
-    """Read what lies beside a model's weights; None where no Trainer has saved it.
+    """Read the training state beside a model's weights; None if no Trainer saved it.
 
     `order` lists the parameters as the model registers them. Raises CheckpointError for files that are damaged or
     would run code.
@@ -57,7 +57,7 @@ def read_trainer_state(folder: Path, weights: Mapping[str, StoredTensor], order:
     refuse_unsafe(contents)
     tree = contents.tree
     if not isinstance(tree, Mapping) or not {"state", "param_groups"} <= set(tree):
-        raise CheckpointError(f"`{contents.path}` is no state of a torch optimizer")
+        raise CheckpointError(f"`{contents.path}` is not the state of a torch optimizer")
     groups = tree["param_groups"]
     names = _names(order, [len(group["params"]) for group in groups])
     if names is None:
@@ -109,12 +109,12 @@ def _groups(groups: Any, names: list[str], weights: Mapping[str, StoredTensor]) 
 def _schedule(path: Path, *, step: int, total: int) -> tuple[SchedulePosition | None, list[str]]:
     """Read the LR of the next update from a LambdaLR; the Trainer knows how many there are."""
     if not path.is_file():
-        return None, [f"no `{SCHEDULER}` beside it: where its schedule stood is not known"]
+        return None, [f"no `{SCHEDULER}` beside it: the position in its LR schedule is unknown"]
     contents = read_contents(path)
     refuse_unsafe(contents)
     tree = contents.tree
     if not isinstance(tree, Mapping) or not isinstance(tree.get("_last_lr"), list | tuple):
-        return None, [f"`{SCHEDULER}` is of a kind that is not read: where its schedule stood is not known"]
+        return None, [f"`{SCHEDULER}` is of an unsupported kind: the position in its LR schedule is unknown"]
     ended = 0 < total <= step
     schedule = SchedulePosition(
         position=step,
@@ -122,4 +122,4 @@ def _schedule(path: Path, *, step: int, total: int) -> tuple[SchedulePosition | 
         ended=ended,
         lr_next=None if ended else max((float(lr) for lr in tree["_last_lr"]), default=None),
     )
-    return schedule, [f"its schedule has ended at step {step:,}: this run's own decides from here"] if ended else []
+    return schedule, [f"its LR schedule ended at step {step:,}: this run's own schedule applies"] if ended else []

@@ -1,8 +1,8 @@
-"""Hugging Face folders of Llamas: which of them write codes, and what in them does not agree.
+"""Hugging Face folders of Llamas with audio tokens, and contradictions in them.
 
 A folder holds config.json, model.safetensors (or shards and their index) and a tokenizer. Three facts should be one:
-the ids of the tokenizer, `vocab_size`, and the rows of the embedding. In released folders they differ by one or two, so
-the rows count and the rest is said.
+the ids of the tokenizer, `vocab_size`, and the rows of the embedding. In released folders they differ by one or two;
+the embedding's rows are used, and differences are noted.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class OrpheusFormat:
         rows = tensors[EMBEDDING].shape[0]
         if rows < PUBLISHED.end_audio and not _counts_as_small(contents.path.parent):
             raise CheckpointError(
-                f"`{contents.path}` is a Llama of {rows:,} tokens that has no audio tokens: they end at "
+                f"`{contents.path}` is a Llama without audio tokens: it has {rows:,} tokens, audio tokens end at "
                 f"{PUBLISHED.end_audio:,}",
                 hint="start from an Orpheus model, such as hf://canopylabs/orpheus-3b-0.1-pretrained",
             )
@@ -142,8 +142,8 @@ def _settings(path: Path) -> Mapping[str, Any]:
     file = path.parent / "config.json"
     if not file.is_file():
         raise CheckpointError(
-            f"`{path}` holds a Llama's weights without its `config.json`",
-            hint="copy the whole folder: rotary frequencies and heads are stated nowhere else",
+            f"`{path}` has a Llama's weights, but its `config.json` is missing",
+            hint="copy the whole folder: the number of heads and rotary settings are only in that file",
         )
     settings = _json(file)
     kind = settings.get("model_type")
@@ -151,7 +151,7 @@ def _settings(path: Path) -> Mapping[str, Any]:
         raise CheckpointError(f"`{path.parent}` is a `{kind}`, not a `llama`: Orpheus models are Llamas")
     for key in ("attention_bias", "mlp_bias"):
         if settings.get(key):
-            raise CheckpointError(f"`{file}` says `{key}: true`, which no Orpheus model has")
+            raise CheckpointError(f"`{file}` states `{key}: true`, which no Orpheus model uses")
     return settings
 
 
@@ -164,19 +164,21 @@ def _architecture(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
     file = path.parent / "config.json"
     missing = [key for key in SIZES if settings.get(key) is None and key != "num_key_value_heads"]
     if missing:
-        raise CheckpointError(f"`{file}` does not tell {', '.join(missing)}")
+        raise CheckpointError(f"`{file}` lacks {', '.join(missing)}")
     rope = settings.get("rope_parameters") or {}
     scaling = rope or settings.get("rope_scaling") or {}
     _check_numbers(settings, rope, scaling, file)
     heads = settings["num_attention_heads"]
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind not in ("default", "llama3"):
-        raise CheckpointError(f"`{file}` scales rotary positions by `{kind}`, Llama 3 does not")
+        raise CheckpointError(f"`{file}` scales rotary positions by `{kind}`; only Llama 3's scaling is supported")
     stretch = {key: scaling[key] for key in RopeScaling.model_fields if key in scaling} if kind == "llama3" else None
     try:
         rope_scaling = None if stretch is None else RopeScaling.model_validate(stretch).model_dump()
     except ValidationError as error:
-        raise CheckpointError(f"`{file}` scales rotary positions in another way than Llama 3: {error}") from error
+        raise CheckpointError(
+            f"`{file}` does not have Llama 3's settings for scaled rotary positions: {error}"
+        ) from error
     return {
         **{key: heads if settings.get(key) is None else settings[key] for key in SIZES},
         "head_dim": settings.get("head_dim") or settings["hidden_size"] // heads,
@@ -229,7 +231,7 @@ def _facts(folder: Path) -> Mapping[str, Any]:
         return {}
     stated = _json(file).get("ttstrain", {})
     if not isinstance(stated, Mapping) or not isinstance(stated.get("rows", {}), Mapping):
-        raise CheckpointError(f"`{file}` cannot be read: it is not as it was exported", hint="export the run again")
+        raise CheckpointError(f"`{file}` cannot be read: it was changed after the export", hint="export the run again")
     return stated
 
 
@@ -237,20 +239,20 @@ def _facts(folder: Path) -> Mapping[str, Any]:
 
 
 def _tied(tensors: Mapping[str, StoredTensor], settings: Mapping[str, Any], path: Path) -> tuple[bool, list[str]]:
-    """Decide by the tensors whether embedding and head are one matrix; the flag in config.json is only a claim."""
+    """Decide by the tensors whether embedding and head are one matrix; the flag in config.json may be wrong."""
     claimed = bool(settings.get("tie_word_embeddings", False))
     if HEAD not in tensors:
         if not claimed:
             raise CheckpointError(
-                f"`{path}` has no `{HEAD}`, but its config.json says that it is a matrix of its own",
+                f"`{path}` has no `{HEAD}`, but its config.json states untied embeddings",
                 hint="the folder is incomplete, or `tie_word_embeddings` should be true",
             )
         return True, []
     same = _equal(tensors[HEAD], tensors[EMBEDDING])
     if same and not claimed:
-        return False, ["head and embedding are equal but not tied: they will drift apart as they are trained"]
+        return False, ["head and embedding are equal but not tied: they will differ after training"]
     if not same and claimed:
-        return False, ["config.json ties head and embedding, but the file holds two different matrices: both are kept"]
+        return False, ["config.json ties head and embedding, but the file has two different matrices: loaded untied"]
     return same, []
 
 
@@ -264,10 +266,12 @@ def _vocabulary_notes(rows: int, settings: Mapping[str, Any], folder: Path) -> l
     notes = []
     claimed = settings.get("vocab_size")
     if claimed is not None and claimed != rows:
-        notes.append(f"config.json says vocab_size {claimed:,}, the embedding has {rows:,} rows: the rows count")
+        notes.append(
+            f"config.json states vocab_size {claimed:,}, but there are {rows:,} token embeddings: used {rows:,}"
+        )
     size = _tokenizer_size(folder)
     if size is not None and size != rows:
-        notes.append(f"the tokenizer beside it has {size:,} ids, the embedding {rows:,} rows")
+        notes.append(f"the tokenizer beside it has {size:,} ids, but there are {rows:,} token embeddings")
     return notes
 
 
@@ -283,7 +287,7 @@ def _tokenizer_size(folder: Path) -> int | None:
     if isinstance(vocab, list):
         ids = [len(vocab) - 1]
     if not all(type(number) is int for number in ids):
-        raise CheckpointError(f"`{file}` cannot be read: an id of its vocabulary is no whole number")
+        raise CheckpointError(f"`{file}` cannot be read: an id of its vocabulary is not an integer")
     return 1 + max([*ids, *_added(content, file).values()], default=-1)
 
 
@@ -298,7 +302,7 @@ def _added(content: Mapping[str, Any], file: Path) -> dict[str, int]:
     try:
         return {token["content"]: token["id"] for token in (documents.check_object(one, keys) for one in tokens)}
     except (documents.DocumentError, TypeError) as error:
-        raise CheckpointError(f"`{file}` cannot be read: an added token is none ({error})") from error
+        raise CheckpointError(f"`{file}` cannot be read: an added token is invalid ({error})") from error
 
 
 def _counts_as_small(folder: Path) -> bool:

@@ -55,14 +55,16 @@ def check_row(tokens: Tensor, ids: TokenIds) -> None:
     unknown = ((tokens < 0) | (tokens >= ids.end_audio + 2)).nonzero()  # released tokenizers have two spare ids
     if len(unknown):
         position = int(unknown[0])
-        raise ValueError(f"position {position}: {int(tokens[position])} is no token")
+        raise ValueError(f"position {position}: {int(tokens[position])} is not a token id")
     audio = (tokens >= ids.first_audio) & (tokens < ids.end_audio)
     starts, ends = (tokens == ids.sos).nonzero()[:, 0].tolist(), (tokens == ids.eos).nonzero()[:, 0].tolist()
     inside = torch.zeros_like(audio)
     for start in starts:
         end = next((place for place in ends if place > start), None)
         if end is None:
-            raise ValueError(f"position {len(tokens)}: the speech that begins at {start} has no EOS, the row was cut")
+            raise ValueError(
+                f"position {len(tokens)}: the speech that begins at {start} has no EOS; the row was truncated"
+            )
         breach = find_breach(tokens[start + 1 : end], ids)
         if breach is not None:
             raise ValueError(
@@ -80,7 +82,7 @@ def read_table(path: Path) -> Iterator[Mapping[str, Any]]:
     if path.is_dir():
         files = sorted([*path.glob("*.parquet"), *path.glob("data/*.parquet")])
         if not files:
-            raise DataError(f"`{path}` holds no .parquet", hint="name a table of rows with `input_ids`")
+            raise DataError(f"`{path}` has no .parquet file", hint="give a table of rows with `input_ids`")
         for file in files:
             yield from _read_parquet(file)
     elif path.suffix == ".parquet":
@@ -113,7 +115,7 @@ def _row(id_: str, values: Mapping[str, Any], tokenizer: RowTokenizer, *, labels
         wrong = ((stated != IGNORED) & (stated != tokens)).nonzero() if len(stated) == len(tokens) else None
         if wrong is None or len(wrong):
             place = "another length" if wrong is None else f"position {int(wrong[0])}"
-            raise ValueError(f"`labels` are not those of `input_ids` ({place}): they are not to be shifted")
+            raise ValueError(f"`labels` do not match `input_ids` ({place}); they must not be shifted")
         row = replace(row, labels=torch.where(row.labels == IGNORED, IGNORED, stated))
     return row
 

@@ -304,8 +304,8 @@ def first(clips: list[Clip]) -> str:
 def test_parts_that_do_not_belong_together_are_named(tmp_path: Path, clips: list[Clip]) -> None:
     name = first(clips)
     cases: list[tuple[str, dict[str, Tensor], str]] = [
-        ("a", {f"4-cnhubert/{name}": torch.zeros(1, 768, 7)}, "7 frames of HuBERT"),
-        ("b", {f"3-bert/{name}": torch.zeros(1024, 3)}, "3 features of BERT"),
+        ("a", {f"4-cnhubert/{name}": torch.zeros(1, 768, 7)}, r"HuBERT features \(7 frames\)"),
+        ("b", {f"3-bert/{name}": torch.zeros(1024, 3)}, "BERT features for 3 phonemes"),
         ("c", {f"4-cnhubert/{name}": torch.zeros(768, 7)}, "the shape"),
         ("d", {f"7-sv_cn/{name}": torch.full((1, 20_480), torch.nan)}, "not finite"),
     ]
@@ -321,7 +321,7 @@ def test_tokens_of_another_quantizer_are_refused(tmp_path: Path, clips: list[Cli
     """The GPT would learn words of another language (issues 747, 953, 1178 of RVC-Boss/GPT-SoVITS)."""
     codes = features_of(SovitsData(joint()), clips[0])["codes"].tolist()
     clip = prepared(tmp_path, clips[:1], codes_of={first(clips): [(code + 1) % 1024 for code in codes]})[0]
-    with pytest.raises(DataError, match="semantic tokens are those of this quantizer"):
+    with pytest.raises(DataError, match="semantic tokens match this quantizer's"):
         features_of(SovitsData(joint()), clip)
 
 
@@ -346,7 +346,7 @@ def test_a_file_that_is_cut_short_costs_its_own_clip_alone(
     built = FeatureCache(tmp_path / "cache", SovitsData(joint("v2Pro"))).build(read)
     assert list(built.failed) == [spoiled.id]
     assert path.name in built.failed[spoiled.id]
-    assert "delete it and it is computed" in built.failed[spoiled.id]
+    assert "delete it; ttstrain then computes it" in built.failed[spoiled.id]
 
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, clips: list[Clip]) -> None:

@@ -70,7 +70,7 @@ def test_what_the_other_net_would_refuse_is_said() -> None:
     long = clip(40.0, tokens=("AA1",) * 400)
     review = judged([long, clip(3.0)], config("gpt"))
     assert reasons(review) == {}
-    assert any("the VAE would leave out 1 of these clips: 1 too_long" in remark.text for remark in review.remarks)
+    assert any("the VAE would skip 1 of these clips: 1 too_long" in remark.text for remark in review.remarks)
 
 
 @pytest.mark.parametrize(("phones", "fits"), [(8, False), (9, True), (75, True), (76, False)])

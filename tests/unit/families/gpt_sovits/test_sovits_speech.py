@@ -86,16 +86,16 @@ def test_what_a_listener_should_know_is_noted(tmp_path: Path) -> None:
     short = replace(PROMPT, reference=reference(1.0), reference_text="", duration_s=2.0)
     notes = " | ".join(task.sample(short).notes)
     assert "3 to 10 s" in notes
-    assert "hears no prompt" in notes
+    assert "without a prompt for the GPT" in notes
     assert "duration" in notes
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"text": "  "}, "nothing to say"),
-        ({"text": "..."}, "nothing to say"),
-        ({"reference": None}, "voice of a recording"),
+        ({"text": "  "}, "the text is empty"),
+        ({"text": "..."}, "nothing to pronounce"),
+        ({"reference": None}, "needs a reference recording"),
         ({"reference": Audio(torch.zeros(SAMPLE_RATE), SAMPLE_RATE)}, "silent"),
         ({"reference": reference(0.05)}, "too short"),
     ],
@@ -135,10 +135,10 @@ def test_nets_of_upstreams_files_are_loaded_whole(tmp_path: Path) -> None:
 def test_a_file_of_the_other_kind_is_refused(tmp_path: Path) -> None:
     settings = config(tmp_path)
     s1 = str(sovits_toys.write_s1(tmp_path / "s1.ckpt"))
-    with pytest.raises(CheckpointError, match="holds no VAE"):
+    with pytest.raises(CheckpointError, match="has no VAE"):
         load_vae(s1, settings)
     assert settings.vae is not None
-    with pytest.raises(CheckpointError, match="holds no GPT"):
+    with pytest.raises(CheckpointError, match="has no GPT"):
         load_gpt(settings.vae)
     with pytest.raises(CheckpointError, match="v2Pro"):
         load_vae(settings.vae, settings.model_copy(update={"version": "v2Pro"}))

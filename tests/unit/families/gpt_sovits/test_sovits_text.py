@@ -434,7 +434,7 @@ def test_korean_numbers_and_letters_are_written_in_hangul(text: str, written: st
 @pytest.mark.parametrize("language", ["zh", "en", "ja", "ko", "yue"])
 @pytest.mark.parametrize("text", ["", "   ", "!!!", "……，。", "😀"])
 def test_a_text_with_nothing_to_speak_is_refused(text: str, language: str) -> None:
-    with pytest.raises(DataError, match="nothing to speak"):
+    with pytest.raises(DataError, match="nothing to pronounce"):
         phonemize(text, language, version="v2")
 
 
@@ -453,9 +453,9 @@ def test_what_is_not_spoken_is_told(text: str, language: str, unknown: tuple[str
 
 
 def test_a_language_without_symbols_is_refused() -> None:
-    with pytest.raises(DataError, match="does not speak `de`"):
+    with pytest.raises(DataError, match="does not support `de`"):
         phonemize("Guten Tag", "de", version="v2")
-    with pytest.raises(DataError, match="v1 has no symbols for `yue`"):
+    with pytest.raises(DataError, match="v1 has no phonemes for `yue`"):
         phonemize("你好", "yue", version="v1")
 
 

@@ -116,7 +116,7 @@ def test_the_discriminator_of_another_epoch_is_not_taken_for_its_partner(tmp_pat
     save(tmp_path / "D_233333333333.pth", critic, torch.optim.AdamW(critic.parameters()), epoch=2)
     opened = open_checkpoint(tmp_path / "G_233333333333.pth")
     assert opened.partners == ()
-    assert any("is of epoch 2, this of 4: not of one moment" in note for note in opened.notes)
+    assert any("is of epoch 2, but this file is of epoch 4" in note for note in opened.notes)
 
 
 # ---------------------------------------------------------------- folders
@@ -129,7 +129,7 @@ def test_a_run_of_upstreams_is_chosen_by_what_is_inside_and_not_by_digits(tmp_pa
     os.utime(logs / "G_96.pth", (0, 0))  # nor by its time
     assert follow(logs) == follow(tmp_path / "v2_0812") == logs / "G_96.pth"
     notes = inspect(logs).notes
-    assert any("`G_96.pth` has come furthest, to epoch 4, 3 updates" in note for note in notes)
+    assert any("`G_96.pth` is the newest: epoch 4, 3 updates" in note for note in notes)
     other = inspect(logs / "G_233333333333.pth").notes
     assert any(note.startswith("the folder's newest checkpoint is another file") for note in other)
 
@@ -137,7 +137,7 @@ def test_a_run_of_upstreams_is_chosen_by_what_is_inside_and_not_by_digits(tmp_pa
 def test_a_folder_with_two_trainings_asks_which(tmp_path: Path) -> None:
     trained(tmp_path / "logs_s2_v2", 1, epoch=1, steps=1)
     trained(tmp_path / "logs_s2_v2Pro", 1, epoch=1, steps=1)
-    with pytest.raises(CheckpointError, match="the training of 2 nets") as raised:
+    with pytest.raises(CheckpointError, match="training files of 2 nets") as raised:
         follow(tmp_path)
     assert "logs_s2_v2Pro" in str(raised.value.hint)
 
@@ -287,16 +287,16 @@ def test_a_version_that_nothing_tells_is_a_guess(
         file.truncate(size)
     found = tell(shapes, config, path=path, head=b"PK", exported=False)
     assert (found.name, found.open) == (name, open_)
-    assert (f"{name} is a guess" in found.guess) == bool(open_)
+    assert (f"assumed {name}" in found.guess) == bool(open_)
     assert " or ".join(open_) in found.guess
-    assert not any("guess" in note or f"it is {name}" in note for note in found.notes)
+    assert not any("assumed" in note or f"it is {name}" in note for note in found.notes)
 
 
 def test_a_guessed_version_yields_to_the_recipe_and_to_a_file_that_tells(tmp_path: Path) -> None:
     path = toys.write_s2g(tmp_path / "G_7.pth", version="v2ProPlus", layout="training")
     opened = open_checkpoint(path, task=TASK)
     assert (opened.version, opened.unknown) == ("v2Pro or v2ProPlus", ("version",))
-    guess = "it is v2Pro or v2ProPlus, and nothing in it tells which: v2Pro is a guess, by what is usual"
+    guess = "it is v2Pro or v2ProPlus, which have the same tensors; assumed v2Pro, by what is usual"
     assert opened.guesses == (guess,)
     assert guess in inspect(path).notes  # who looks at the file has no recipe
     assert not any("v2Pro" in note for note in opened.notes)  # a run takes the recipe's, and says that alone
@@ -346,7 +346,7 @@ def test_files_of_the_published_size_are_told_apart_by_upstreams_rule(tmp_path: 
     )  # upstream's own file of this net, whose members have longer names
     assert misjudged(path, version=version, published_size=True) is None
     other = "v2" if version == "v1" else "v1"
-    with pytest.raises(CheckpointError, match=f"take `voice_e8_s96.pth` for {version}; it is {other}"):
+    with pytest.raises(CheckpointError, match=rf"would load `voice_e8_s96.pth` as {version}, by .*, but it is {other}"):
         misjudged(path, version=other, published_size=True)
 
 
@@ -366,7 +366,7 @@ def test_adapters_of_later_versions_are_known_and_not_trained(tmp_path: Path, ve
     path.write_bytes({"v3": b"03", "v4": b"04"}[version] + data[2:])
     found = inspect(path)
     assert (found.family, found.kind, found.version) == ("gpt_sovits", "adapter", version)
-    assert f"adapters of rank 16: they need the published {version} VAE to speak" in found.notes
+    assert f"adapters of rank 16: inference needs the published {version} VAE too" in found.notes
     with pytest.raises(CheckpointError, match=f"is GPT-SoVITS {version}"):
         open_checkpoint(path, task=TASK)
 

@@ -55,7 +55,7 @@ def test_an_illegal_code_is_named_and_never_clamped(code: int) -> None:
     frames[3, 4] = code
     with pytest.raises(ValueError, match=rf"code {code} of frame 3, slot 4"):
         to_ids(frames)
-    with pytest.raises(ValueError, match="no token stands for"):
+    with pytest.raises(ValueError, match="there is no token for"):
         PUBLISHED.of(4, code)
 
 

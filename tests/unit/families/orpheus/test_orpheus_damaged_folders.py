@@ -81,5 +81,5 @@ def test_the_published_tokenizers_size_is_within_the_limit(tmp_path: Path) -> No
 @pytest.mark.parametrize("content", [{"ttstrain": "x"}, {"ttstrain": [1]}, {"ttstrain": {"rows": 3}}])
 def test_facts_of_other_types_are_refused(content: Any, tmp_path: Path) -> None:
     (tmp_path / FACTS).write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(CheckpointError, match="not as it was exported"):
+    with pytest.raises(CheckpointError, match="changed after the export"):
         upstream._facts(tmp_path)

@@ -59,7 +59,7 @@ def test_a_leak_is_found() -> None:
     AttentionInterface.register("leaking", _leaking)
     net = build_net(OrpheusConfig(**NET))
     net.config._attn_implementation = "leaking"
-    with pytest.raises(RuntimeError, match="see each other"):
+    with pytest.raises(RuntimeError, match="leaks between packed documents"):
         prove_isolation(net)
 
 
@@ -73,7 +73,7 @@ def test_attention_that_does_not_attend_is_found(monkeypatch: pytest.MonkeyPatch
 
     net = build_net(OrpheusConfig(**NET))
     monkeypatch.setattr(attention, "_causal", deaf)
-    with pytest.raises(RuntimeError, match="attention is not working"):
+    with pytest.raises(RuntimeError, match="attention does not work"):
         prove_isolation(net)
 
 
@@ -97,7 +97,7 @@ def test_a_kernel_is_used_only_where_it_computes_what_the_ordinary_one_does() ->
         attention.misfit(kernel, device=torch.device("cpu"), dtype=torch.bfloat16, channels=16)
         for kernel in (right, leaking, absent)
     ]
-    assert found == [None, "its results are not those of the ordinary kernel", "no flash kernel for this device"]
+    assert found == [None, "its results differ from those of the ordinary kernel", "no flash kernel for this device"]
 
 
 def test_rotary_frequencies_stay_in_fp32_beside_bf16_weights() -> None:

@@ -152,5 +152,5 @@ def test_a_file_without_questions_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_points_of_a_schedule_follow_each_other(tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match="must follow each other"):
+    with pytest.raises(ValidationError, match="must be in ascending order"):
         data_of(tmp_path / "qa.jsonl", schedule=[{"at": 0.5, "ratio": 1}, {"at": 0, "ratio": 1}])

@@ -278,7 +278,7 @@ def test_what_cannot_be_divided_is_left_out_with_a_reason() -> None:
     features = {"codes": frames(150).to(torch.int16), "loudness": torch.ones(150)}
     (finding,) = data.review_features([clip], lambda _: features).findings
     assert (finding.action, finding.reason) == ("skip", "no_pause")
-    with pytest.raises(DataError, match="no pause where a sentence ends"):
+    with pytest.raises(DataError, match="no pause at the end of a sentence"):
         data.example(clip, features)
 
 

@@ -88,7 +88,7 @@ def broken(position: int, token: int) -> list[int]:
         (LIST[: FIRST_CODE + 14], f"position {FIRST_CODE + 14}: the speech that begins at .* has no EOS"),
         (LIST[: FIRST_CODE + 3] + LIST[FIRST_CODE + 4 :], f"position {FIRST_CODE + 3}: slot 3 expected"),
         (broken(2, IDS.of(0, 1)), "position 2: slot 0 code 1 outside of SOS and EOS"),
-        (broken(2, 10**6), "position 2: 1000000 is no token"),
+        (broken(2, 10**6), "position 2: 1000000 is not a token id"),
         ([], "a row is a list of token ids"),
     ],
 )
@@ -98,5 +98,5 @@ def test_the_first_wrong_token_is_named_with_its_row(tokens: list[int], why: str
 
 
 def test_shifted_labels_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="not to be shifted"):
+    with pytest.raises(DataError, match="must not be shifted"):
         read(tmp_path, {"input_ids": LIST, "labels": [*LIST[1:], IGNORED]})

@@ -55,7 +55,7 @@ class Bert:
         features = torch.zeros(int(counts.sum()), WIDTH)
         features[is_heard.repeat_interleave(counts)] = self._read(heard).repeat_interleave(counts[is_heard], dim=0)
         if not bool(torch.isfinite(features).all()):
-            raise DataError("BERT's features are not finite: the model is damaged")
+            raise DataError("BERT's features are not finite; the model file may be damaged")
         return features
 
     def _read(self, text: str) -> Tensor:
@@ -63,7 +63,7 @@ class Bert:
         if not text:
             return torch.zeros(0, WIDTH)
         if len(text) > MOST_CHARACTERS:
-            raise DataError(f"{len(text)} characters: BERT reads {MOST_CHARACTERS}, split the clip")
+            raise DataError(f"{len(text)} characters are too many for BERT (limit {MOST_CHARACTERS}): split the clip")
         tokens = self.tokenizer(text, return_tensors="pt")
         if tokens["input_ids"].shape[1] != len(text) + 2:
             raise DataError(

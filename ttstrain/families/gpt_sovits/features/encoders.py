@@ -88,5 +88,5 @@ class Encoders:
 def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
     """Return where features are computed. Raises RecipeError when the recipe asks for a GPU that is not there."""
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise RecipeError("`model.features.device` is cuda, and there is none", hint="set it to `auto`")
+        raise RecipeError("`model.features.device` is cuda, but there is no CUDA device", hint="set it to `auto`")
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")

@@ -42,7 +42,7 @@ class Hubert:
         with torch.inference_mode(), full_precision():
             features: Tensor = self.net(wav[None].float().to(self.device)).last_hidden_state[0].cpu()
         if not bool(torch.isfinite(features).all()):
-            raise DataError("HuBERT's features are not finite: the recording or the model is damaged")
+            raise DataError("HuBERT's features are not finite; the recording or the model file may be damaged")
         return features.clone()
 
 

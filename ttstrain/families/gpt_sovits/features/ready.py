@@ -46,7 +46,7 @@ def read_ready(clip: Clip, name: str) -> Tensor | None:
     refuse_unsafe(contents)
     stored = contents.tree
     if not isinstance(stored, StoredTensor):
-        raise DataError(f"`{path}` holds no tensor", hint="prepare it again, or delete it and it is computed")
+        raise DataError(f"`{path}` holds no tensor", hint="prepare it again, or delete it; ttstrain then computes it")
     wanted = SHAPES[name]
     fits = len(stored.shape) == len(wanted) and all(
         size is None or size == found for size, found in zip(wanted, stored.shape, strict=True)
@@ -55,14 +55,14 @@ def read_ready(clip: Clip, name: str) -> Tensor | None:
         shape = ", ".join("any" if size is None else str(size) for size in wanted)
         raise DataError(
             f"`{path}` has the shape {tuple(stored.shape)}, ({shape}) expected",
-            hint="delete it and it is computed",
+            hint="delete it; ttstrain then computes it",
         )
     try:
         tensor = stored.read().float()
     except CheckpointError as error:
         raise _damaged(error) from error
     if not bool(tensor.isfinite().all()):
-        raise DataError(f"`{path}` is not finite", hint="delete it and it is computed in fp32")
+        raise DataError(f"`{path}` is not finite", hint="delete it; ttstrain then computes it in fp32")
     return tensor
 
 
@@ -75,4 +75,4 @@ def _contents(path: Path) -> Contents:
 
 def _damaged(error: CheckpointError) -> DataError:
     """Blame one clip for its file: the others can be trained on."""
-    return DataError(error.message, hint="delete it and it is computed")
+    return DataError(error.message, hint="delete it; ttstrain then computes it")

@@ -39,7 +39,7 @@ class SpeakerEncoder:
         with torch.inference_mode(), full_precision():
             described: Tensor = self.net(fbank(wav)[None, : self.most_frames].to(self.device))[0].cpu()
         if not bool(torch.isfinite(described).all()):
-            raise DataError("the speaker's description is not finite: the recording or the model is damaged")
+            raise DataError("the speaker embedding is not finite; the recording or the model file may be damaged")
         return described.clone()
 
 
@@ -47,7 +47,7 @@ def fbank(wav: Tensor) -> Tensor:
     """Return Kaldi's 80 mel bands (n, 80) of a waveform (t,) at 32 kHz: 10 ms apart, no dither, as upstream reads."""
     narrow = torchaudio.functional.resample(wav.float(), *RATES)
     if len(narrow) < FRAME:
-        raise DataError("the recording is too short to describe a speaker")
+        raise DataError("the recording is too short for a speaker embedding")
     mel: Tensor = torchaudio.compliance.kaldi.fbank(
         narrow[None], num_mel_bins=NUM_MELS, sample_frequency=float(RATES[1]), dither=0.0
     )
@@ -62,17 +62,17 @@ def load_speaker(spec: str, device: torch.device) -> SpeakerEncoder:
     contents = read_contents(path)
     refuse_unsafe(contents)
     if not isinstance(contents.tree, Mapping):
-        raise CheckpointError(f"`{path}` holds no table of tensors")
+        raise CheckpointError(f"`{path}` is not a state dict")
     try:
         net = net_like(contents.tree)
     except (KeyError, AttributeError, IndexError) as error:
         raise CheckpointError(
-            f"`{path}` is no ERes2NetV2: it has no {error}",
+            f"`{path}` is not an ERes2NetV2: it has no {error}",
             hint="the published one is hf://lj1995/GPT-SoVITS/sv/pretrained_eres2netv2w24s4ep4.ckpt",
         ) from error
     load_weights(net, dict(contents.tree), source=str(path))
     if net.num_features != WIDTH:
-        raise CheckpointError(f"`{path}` describes speakers in {net.num_features:,} numbers, {WIDTH:,} needed")
+        raise CheckpointError(f"`{path}` has speaker embeddings of size {net.num_features:,}, {WIDTH:,} is needed")
     return SpeakerEncoder(net, device)
 
 

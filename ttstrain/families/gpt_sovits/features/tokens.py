@@ -99,8 +99,8 @@ def from_weights(weights: Mapping[str, Tensor] | Mapping[str, Any], *, source: s
         stored = weights.get(key, weights.get(PREFIX + key))
         if stored is None:
             raise CheckpointError(
-                f"`{source}` holds no semantic quantizer: `{key}` is missing",
-                hint="take the s2G file of your version; a GPT's or a discriminator's file has none",
+                f"`{source}` has no semantic quantizer: `{key}` is missing",
+                hint="give the s2G file of your version; files of a GPT or a discriminator have none",
             )
         if tuple(stored.shape) != shape:
             raise CheckpointError(f"`{source}`: `{key}` has the shape {tuple(stored.shape)}, {shape} needed")

@@ -1,4 +1,4 @@
-"""Speaking with the GPT: phonemes and a prompt's tokens in, new tokens out, one at a time.
+"""Inference with the GPT: phonemes and a prompt's tokens in, new tokens out, one at a time.
 
 Legend: x phonemes, y tokens, v vocabulary.
 """
@@ -21,7 +21,7 @@ MOST_TOKENS = 1500  # of one sentence, upstream's
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What the GPT wrote."""
+    """The generated tokens."""
 
     codes: Tensor  # (y,) int64, new ones, on the net's device
     stopped: bool  # by the end of speech, not by the limit
@@ -69,7 +69,7 @@ def choose(
 ) -> int:
     """Draw a token from logits (v,): repetition penalty, top-p, temperature, then top-k, in upstream's order.
 
-    The end of speech is returned as soon as it is the likeliest, whatever is drawn.
+    The end of speech is returned as soon as it is the most likely token, whatever is drawn.
     """
     penalised = torch.where(logits < 0, logits * settings.repetition_penalty, logits / settings.repetition_penalty)
     logits = torch.where(seen, penalised, logits)

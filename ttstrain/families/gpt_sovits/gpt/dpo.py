@@ -1,4 +1,4 @@
-"""Preference for the recorded tokens over spoiled ones: a span said twice, or left out. Upstream's `if_dpo`."""
+"""DPO: prefers recorded tokens over rejected samples, with a span repeated or left out. Upstream's `if_dpo`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BETA = 0.2  # as upstream
 def draw_edits(lengths: Sequence[int]) -> tuple[Edit, ...]:
     """Choose for each clip of so many tokens a span to repeat or to leave out, from torch's global CPU generator.
 
-    The span is never empty, and never is everything left out.
+    The span is never empty, and never the whole clip if left out.
     """
     edits = []
     for length in lengths:

@@ -1,7 +1,7 @@
-"""What the GPT is taught: the next token of each clip and, at the end, that there is none.
+"""The GPT's losses: cross entropy of the next token, and of the end of speech after the last one.
 
 A clip of s tokens has s + 1 targets: its tokens, the first of which the last phoneme predicts, and the end of speech.
-Upstream's ways of two dates are kept for comparison (`compat`); there, padding is taught as well.
+Two versions of upstream's loss can be reproduced (`compat`); these train on padding, too.
 
 Legend: b clips, m targets, d width, v vocabulary.
 """
@@ -33,14 +33,14 @@ class ClipLosses:
 
     nll: Tensor  # (b,) float32, summed over the clip's targets
     num_targets: tuple[int, ...]  # on the host
-    acc_top3: Mean  # over targets that are no end of speech
+    acc_top3: Mean  # over targets other than the end of speech
     eos: Mean  # negative log-likelihood of ends of speech
-    preference: Tensor | None  # (b,) float32, where spoiled clips were given too
+    preference: Tensor | None  # (b,) float32, if there are rejected samples
 
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """Logits with what they should have been."""
+    """Logits and their targets."""
 
     logits: Tensor  # (m, v)
     targets: Tensor  # (m,) int64
@@ -61,20 +61,20 @@ def num_targets(batch: SovitsBatch, compat: Compat) -> tuple[int, ...]:
 
 
 def with_edits(batch: SovitsBatch, compat: Compat) -> SovitsBatch:
-    """Choose how each clip's tokens are spoiled."""
+    """Choose the edit of each clip's rejected sample."""
     if compat == "none":
         return replace(batch, edits=draw_edits(batch.code_lengths))
     return replace(batch, edits=draw_edits_as_upstream(len(batch.ids), max(batch.code_lengths)))
 
 
 def clip_losses(net: Text2SemanticDecoder, batch: SovitsBatch, *, compat: Compat) -> ClipLosses:
-    """Return each clip's losses; where `batch.edits` were drawn, with the preference for its tokens unspoiled."""
+    """Return each clip's losses; where `batch.edits` were drawn, with the DPO loss."""
     predictions = predict_packed(net, batch) if compat == "none" else predict_padded(net, batch, compat=compat)
     clips = len(batch.ids)
     logits = predictions.logits.float()
     nll = F.cross_entropy(logits, predictions.targets, reduction="none")  # (m,)
     sums = nll.new_zeros(len(predictions.num_targets)).index_add(0, predictions.clip, nll)
-    own = predictions.clip < clips  # (m,) False for spoiled clips
+    own = predictions.clip < clips  # (m,) False for rejected samples
     is_end = predictions.targets == net.eos
     with torch.no_grad():
         scores = logits.gather(1, predictions.targets[:, None])
@@ -110,7 +110,7 @@ def per_clip(losses: ClipLosses, *, loss: Literal["sum", "mean"], dpo: float) ->
 
 
 def predict_packed(net: Text2SemanticDecoder, batch: SovitsBatch) -> Predictions:
-    """Predict the targets of clips laid end to end; spoiled clips follow the others as clips of their own."""
+    """Predict the targets of clips laid end to end; rejected samples follow the clips as clips of their own."""
     texts = whole(batch.phone_lengths, batch.phones.shape[1])
     audios = whole(batch.code_lengths, batch.codes.shape[1])
     if batch.edits:
@@ -141,8 +141,8 @@ def predict_padded(net: Text2SemanticDecoder, batch: SovitsBatch, *, compat: Com
     if not batch.edits:
         return own
     rows = [edited(row, edit) for row, edit in zip(codes, batch.edits, strict=True)]  # padding is repeated or cut too
-    spoiled = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    other = _predict_rows(net, batch, spoiled, tuple(map(len, rows)), compat=compat)
+    rejected = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    other = _predict_rows(net, batch, rejected, tuple(map(len, rows)), compat=compat)
     return Predictions(
         logits=torch.cat([own.logits, other.logits]),
         targets=torch.cat([own.targets, other.targets]),

@@ -1,4 +1,4 @@
-"""Train, judge and hear the GPT alone."""
+"""Trains, evaluates and samples the GPT alone."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ STRANGE = 5.0  # nats a token at step 0: a base that knows the tokens is near 3
 
 
 class GptTask(Task):
-    """Learn to continue phonemes with semantic tokens."""
+    """Train the GPT to continue phonemes with semantic tokens."""
 
     def __init__(self, config: GptConfig) -> None:
         super().__init__()
         self.config = config
         self.gpt = build_gpt(config.gpt)
-        self._speech = Speech(config)  # no part of what is trained
+        self._speech = Speech(config)  # not part of the trained state
 
     def optimized(self) -> Mapping[str, torch.nn.Module]:
         """One optimizer for all of it."""
@@ -48,7 +48,7 @@ class GptTask(Task):
     # ---------------------------------------------------------------- training
 
     def draw(self, batch: SovitsBatch) -> SovitsBatch:
-        """Choose how clips are spoiled, if they are; the weight becomes targets for a mean, clips for a sum."""
+        """Choose the rejected samples of DPO; the weight becomes targets for a mean, clips for a sum."""
         return draw(batch, self.config.gpt)
 
     def losses(self, batch: SovitsBatch) -> Iterator[Loss]:
@@ -60,11 +60,11 @@ class GptTask(Task):
 
     @torch.no_grad()
     def evaluate(self, batch: SovitsBatch, generator: torch.Generator) -> Mapping[str, Tensor | Mean]:
-        """Return the negative log-likelihood per target, without padding whatever the training does with it."""
+        """Return the negative log-likelihood per target, always without padding."""
         return evaluation(self.gpt, batch)
 
     def remarks(self, values: Mapping[str, float], *, step: int) -> Sequence[str]:
-        """Say at step 0 when the base seems not to know the tokens, and later when it still does not."""
+        """Warn at step 0 if the base does not predict the tokens, and later if the net is no better than chance."""
         return remarks(values, self.config.gpt, step=step)
 
     # ---------------------------------------------------------------- listening
@@ -72,12 +72,12 @@ class GptTask(Task):
     def ready_to_speak(self) -> str:
         """Load the VAE that the recipe names, if it names one."""
         if self.config.vae is None:
-            return "nothing: `model.vae` names no VAE"
+            return "none: `model.vae` is not set"
         self._vae(self.config.vae)
         return f"the VAE of `{Path(self.config.vae).name}`"
 
     def sample(self, prompt: Prompt) -> Sample:
-        """Speak a text after a reference, with the VAE of `model.vae`."""
+        """Generate a text in the voice of a reference, with the VAE of `model.vae`."""
         if self.config.vae is None:
             raise no_partner("vae")
         return self._speech.speak(self.gpt, self._vae(self.config.vae), prompt, sound=self.ready_to_speak())
@@ -104,7 +104,7 @@ def value(losses: ClipLosses, config: GptNetConfig) -> Tensor:
 
 
 def metrics(losses: ClipLosses) -> dict[str, Tensor | Mean]:
-    """Return what is logged beside the loss."""
+    """Return the metrics of the loss."""
     found: dict[str, Tensor | Mean] = {"acc_top3": losses.acc_top3}
     if losses.preference is not None:
         clips = torch.full((), float(len(losses.num_targets)), device=losses.nll.device)
@@ -113,24 +113,24 @@ def metrics(losses: ClipLosses) -> dict[str, Tensor | Mean]:
 
 
 def evaluation(net: Text2SemanticDecoder, batch: SovitsBatch) -> dict[str, Tensor | Mean]:
-    """Judge held-out clips: all targets, the ends of speech among them, and the accuracy."""
+    """Return held-out losses: of all targets, of the ends of speech, and the accuracy."""
     losses = clip_losses(net, replace(batch, edits=()), compat="none")
     count = torch.full((), float(sum(losses.num_targets)), device=losses.nll.device)
     return {"total": Mean(losses.nll.double().sum(), count), "eos": losses.eos, "acc_top3": losses.acc_top3}
 
 
 def remarks(values: Mapping[str, float], config: GptNetConfig, *, step: int) -> list[str]:
-    """Judge the negative log-likelihood per target."""
+    """Return the negative log-likelihood per target."""
     total, guess = values.get("total"), math.log(config.vocab_size)
     if total is None:
         return []
     if step == 0:
         if STRANGE < total < FRESH * guess or total > 1.2 * guess:
             return [
-                f"the base finds the semantic tokens unlikely ({total:.2f} nats each, a guess has {guess:.2f}): "
-                "were they made by the quantizer it was trained with?"
+                f"the base does not predict the semantic tokens ({total:.2f} nats per token, chance is {guess:.2f}): "
+                "check that they were made by the quantizer it was trained with"
             ]
         return []
     if total >= FRESH * guess:
-        return [f"the GPT is no better than a guess yet: {total:.2f} of {guess:.2f} nats a token"]
+        return [f"the GPT is no better than chance yet: {total:.2f} nats per token, chance is {guess:.2f}"]
     return []

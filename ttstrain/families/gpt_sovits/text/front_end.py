@@ -46,7 +46,7 @@ _PACKAGE = "ttstrain.families.gpt_sovits.text"
 _MODULES = {"zh": "chinese", "en": "english", "ja": "japanese", "ko": "korean", "yue": "cantonese"}
 _LIBRARIES = ("inflect", "wordsegment", "wetext", "pypinyin", "rjieba", "pyopenjtalk-plus", "onnxruntime", "ToJyutping")
 _RULES = "3"
-"""Counts changes of our own rules: two models with other numbers read some texts otherwise."""
+"""Counts changes of our own rules: a change means that some texts give other phonemes."""
 ACCENT_BORDER = "#"
 _SILENT = {*PAUSES, UNKNOWN, KOREAN_SPACE, KOREAN_STOP}
 
@@ -73,15 +73,15 @@ def phonemize(text: str, language: str, *, version: str, dictionary: Dictionary 
     where a library is missing, with the command that installs it.
     """
     if language not in _MODULES:
-        raise DataError(f"GPT-SoVITS does not speak `{language}`", hint=f"languages: {', '.join(LANGUAGES)}")
+        raise DataError(f"GPT-SoVITS does not support `{language}`", hint=f"languages: {', '.join(LANGUAGES)}")
     if version == "v1" and language in ("ko", "yue"):
-        raise DataError(f"v1 has no symbols for `{language}`", hint="`model.version=v2` or later")
+        raise DataError(f"v1 has no phonemes for `{language}`", hint="`model.version=v2` or later")
     read = _reader(language)
     reading = read(text, version, dictionary) if language == "ja" else read(text, version)
     table = symbol_ids(version)
     phones = tuple(phone if phone in table else UNKNOWN for phone in reading.phones)
     if all(phone in _SILENT for phone in phones):
-        raise DataError(f"nothing to speak in `{text}`", hint=f"it was read as `{language}`")
+        raise DataError(f"the text has nothing to pronounce: `{text}`", hint=f"it was read as `{language}`")
     missing = [phone for phone in reading.phones if phone not in table and phone != ACCENT_BORDER]
     return Phonemes(
         phones=phones,
@@ -101,9 +101,7 @@ def spoken_language(written: str, text: str) -> str:
     stem, *region = plain.replace("_", "-").split("-", maxsplit=1)
     code = _LANGUAGE_OF.get(plain) or _LANGUAGE_OF.get(stem)
     if code is None or (region and plain != code and code == AUTO):
-        raise DataError(
-            f"`{written}` is not a language of GPT-SoVITS", hint=f"known: {', '.join(LANGUAGES)}, and `auto`"
-        )
+        raise DataError(f"GPT-SoVITS has no language `{written}`", hint=f"known: {', '.join(LANGUAGES)}, and `auto`")
     if code not in (AUTO, AUTO_CANTONESE):
         return "yue" if code == "zh" and region == ["yue"] else code
     told = detect_language(text)

@@ -1,4 +1,4 @@
-"""The text encoder's transformers: self-attention that knows near distances, and attention from sound to text.
+"""The text encoder's transformers: self-attention with relative positions, and attention from sound to text.
 
 Legend: b clips, h heads, c channels, n frames or phonemes, m of what is looked at, w 2 * window + 1 distances.
 """
@@ -14,7 +14,7 @@ from ttstrain.families.gpt_sovits.shapes import MRTE_CHANNELS, RELATIVE_WINDOW
 from ttstrain.families.gpt_sovits.vae.layers import ChannelNorm
 from ttstrain.modules.dropout import Dropout
 
-MASKED = -1e4  # score of what is not to be seen, as upstream; a row without anything to see is then even
+MASKED = -1e4  # score of masked positions, as upstream; a row with all positions masked gets uniform weights
 MRTE_HEADS = 4
 
 
@@ -106,7 +106,7 @@ class Encoder(nn.Module):
 
 
 class Mrte(nn.Module):
-    """Multi-reference timbre encoder: sound looks at its text, and the speaker's style is added."""
+    """Multi-reference timbre encoder: sound attends to its text, and the speaker's style is added."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Starting a VAE from other weights: what a base must hold, and the tokens both must agree on."""
+"""Loads a VAE's base: checks that it is complete and that its quantizer is the data's."""
 
 from __future__ import annotations
 
@@ -32,15 +32,13 @@ def fitted(base: OpenedCheckpoint, config: VaeNetConfig, *, quantizer: str, want
     """Return those of a base's tensors that a task of these parts (`gpt.`, `vae.`, `discriminator.`) trains.
 
     Raises CheckpointError when a part is missing, or when the base's quantizer is another than the one that made the
-    semantic tokens: both nets would then speak of different sounds by the same number.
+    semantic tokens: the same token would then mean different sounds.
     """
     parts = [part for part in (GPT, VAE, POSTERIOR, DISCRIMINATOR) if part.startswith(tuple(wanted))]
     for part in parts:
         if not any(name.startswith(part) for name in base.weights):
             what, hint = WHAT[part]
-            raise CheckpointError(
-                f"`{base.title}` has no weights of {what}", hint=f"{hint}: `base: [FILE, FILE]` takes several"
-            )
+            raise CheckpointError(f"`{base.title}` has no {what}", hint=f"{hint}: `base: [FILE, FILE]` takes several")
     if config.freeze_quantizer:
         check_tokens(base, quantizer=quantizer)
     return only(base, wanted)
@@ -49,7 +47,7 @@ def fitted(base: OpenedCheckpoint, config: VaeNetConfig, *, quantizer: str, want
 def check_tokens(base: OpenedCheckpoint, *, quantizer: str) -> None:
     """Raise CheckpointError unless the base's quantizer is the one that `features.quantizer` names.
 
-    Under `hub.nothing_fetched()` one that was not downloaded yet is not compared.
+    Under `hub.nothing_fetched()` a file that was not downloaded yet is not compared.
     """
     own = from_weights(base.weights, source=base.title)
     try:
@@ -59,8 +57,8 @@ def check_tokens(base: OpenedCheckpoint, *, quantizer: str) -> None:
     if own.digest == used.digest or (quantizer == TOY and _differ_by_rounding(own, used)):
         return
     raise CheckpointError(
-        f"`{base.title}` has another quantizer ({own.digest}) than `{quantizer}` ({used.digest}): the same token would "
-        "mean two different sounds",
+        f"the quantizer of `{base.title}` ({own.digest}) is not that of `{quantizer}` ({used.digest}): the same token "
+        "would mean two different sounds",
         hint="set `model.features.quantizer` to the base's own s2G file, and prepare the data again",
     )
 

@@ -1,4 +1,4 @@
-"""The multi-period discriminator: one part hears the sound as it is, the others fold it by a period.
+"""The multi-period discriminator: one part gets the sound as it is, the others fold it by a period.
 
 Legend: b clips, t samples, c channels, p samples of a period.
 """
@@ -32,15 +32,15 @@ SCALE_STRIDE = 4
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What one part of the discriminator makes of some sound."""
+    """The output of one part of the discriminator."""
 
     score: Tensor  # (b, n) one number for each place; 1 is real
-    maps: tuple[Tensor, ...]  # what each layer says, the last one's score included; clips need not come first
+    maps: tuple[Tensor, ...]  # features of each layer, including the score; clips need not be the first dimension
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """A convolution with its weight worked out."""
+    """A convolution with its computed weight."""
 
     weight: Tensor
     bias: Tensor
@@ -51,12 +51,12 @@ class _Layer:
 
 @dataclass(frozen=True, slots=True)
 class FixedDiscriminator:
-    """A discriminator with its weights worked out, to be asked as often as they stay the same."""
+    """A discriminator with weights computed once from weight norm; valid until the next update."""
 
     parts: tuple[tuple[int, tuple[_Layer, ...]], ...]  # period, layers
 
     def __call__(self, wav: Tensor) -> list[Judgement]:
-        """Judge sound (b, 1, t), one judgement from each part."""
+        """Return each part's output for sound (b, 1, t)."""
         return [_judge(wav, period, layers) for period, layers in self.parts]
 
 
@@ -77,7 +77,7 @@ class _Conv(NormedConv):
 
 
 class _Part(nn.Module):
-    """The layers of one part; `period` 1 folds nothing."""
+    """The layers of one part; `period` 1 does not fold."""
 
     def __init__(self, period: int, convs: Sequence[_Conv], post: _Conv) -> None:
         super().__init__()
@@ -100,12 +100,12 @@ class Discriminator(nn.Module):
         self.discriminators = nn.ModuleList(parts)
 
     def fixed(self) -> FixedDiscriminator:
-        """Work out the weights once. Under `no_grad` the discriminator teaches others and learns nothing itself."""
+        """Compute the weights from weight norm, once for several calls. Under `no_grad` they are constants."""
         parts = [part for part in self.discriminators if isinstance(part, _Part)]
         return FixedDiscriminator(tuple((part.period, part.worked_out()) for part in parts))
 
     def forward(self, wav: Tensor) -> list[Judgement]:
-        """Judge sound (b, 1, t)."""
+        """Return each part's output for sound (b, 1, t)."""
         return self.fixed()(wav)
 
 
@@ -148,7 +148,7 @@ def _judge_scale(x: Tensor, layers: Sequence[_Layer]) -> Judgement:
 
 
 def _judge_folded(x: Tensor, layers: Sequence[_Layer]) -> Judgement:
-    """Judge pictures (b, 1, t / p, p) of one phase a column, with kernels one column wide."""
+    """Return the output for folded sound (b, 1, t / p, p), one phase per column, with kernels one column wide."""
     maps = []
     for i, layer in enumerate(layers):
         x = F.conv2d(x, layer.weight, layer.bias, (layer.stride, 1), (layer.padding, 0))

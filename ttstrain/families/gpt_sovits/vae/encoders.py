@@ -1,4 +1,4 @@
-"""What the latent is to be, from tokens and text (the prior), and what it is, from the recording (the posterior).
+"""The encoders: the prior from tokens and text, the posterior from the recording.
 
 Legend: b clips, c channels, n frames (50 a second), s semantic tokens (25 a second), p phonemes, g style channels.
 """
@@ -126,7 +126,7 @@ class PosteriorEncoder(nn.Module):
 
 
 class Coupling(nn.Module):
-    """Shift one half of the channels by what the other half says."""
+    """Shift one half of the channels by a function of the other half."""
 
     def __init__(self, config: VaeNetConfig) -> None:
         super().__init__()

@@ -32,7 +32,7 @@ def adversarial_loss(fake: Sequence[Tensor]) -> Tensor:
 
 
 def feature_loss(real: Sequence[Judgement], fake: Sequence[Judgement]) -> Tensor:
-    """Return how differently the discriminator's layers answer; the real side is a constant."""
+    """Return the feature-matching distance; features of real sound are constants."""
     maps = ((a, b) for r, f in zip(real, fake, strict=True) for a, b in zip(r.maps, f.maps, strict=True))
     return FEATURE_WEIGHT * _sum((a.detach().float() - b.float()).abs().mean() for a, b in maps)
 

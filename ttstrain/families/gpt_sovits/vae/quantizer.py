@@ -1,7 +1,7 @@
 """The quantizer: which of 1024 vectors a frame of HuBERT's features is nearest to.
 
-Frozen, it is a table. Trained, as SoundStream (arXiv 2107.03312), its vectors are moving averages of what falls to
-them; upstream's numbers. They move once a step, by what all its micro-batches and processes met together.
+Frozen, it is a table. Trained, as SoundStream (arXiv 2107.03312), its vectors are moving averages of the features
+assigned to them, with upstream's constants. They are updated once a step, from all micro-batches and processes.
 
 Upstream also puts features in the place of vectors that are met less than twice a batch, and overwrites them from the
 averages before they are used: it has no effect there, and there is none of it here. With effect it would take most of a
@@ -27,7 +27,7 @@ SMOOTHING = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Met:
-    """What fell to each code; adds up over batches."""
+    """Count and feature sum of each code; adds up over batches."""
 
     counts: Tensor  # (k,)
     sums: Tensor  # (k, d) of the features
@@ -65,7 +65,7 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def learn(self, met: Met) -> None:
-        """Move the averages towards what a step met."""
+        """Update the moving averages from a step's statistics."""
         self.cluster_size.mul_(DECAY).add_(met.counts, alpha=1 - DECAY)
         self.embed_avg.mul_(DECAY).add_(met.sums, alpha=1 - DECAY)
         total = self.cluster_size.sum()
@@ -115,7 +115,7 @@ class Quantizer(nn.Module):
         return F.embedding(codes, self.codebook.embed).mT
 
     def forward(self, features: Tensor) -> Quantized:
-        """Round features (b, d, s) and, in training mode, collect what the codebook is to learn from them."""
+        """Round features (b, d, s) and, in training mode, collect the codebook's statistics."""
         rows = features.mT  # (b, s, d)
         flat = rows.detach().flatten(0, 1)
         codes = self.codebook.nearest(flat)

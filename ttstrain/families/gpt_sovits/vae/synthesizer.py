@@ -1,4 +1,4 @@
-"""SynthesizerTrn: tokens, text and a reference become sound, through a latent that a recording also has.
+"""SynthesizerTrn: from tokens, text and a reference to sound, through a latent.
 
 Legend: b clips, c latent channels, n frames (50 a second), s semantic tokens (25 a second), p phonemes, g style
 channels, t samples.
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What the VAE is told of some clips besides their recordings. Lengths are on the host."""
+    """Conditioning of some clips. Lengths are on the host."""
 
     tokens: Tensor  # (b, 768, s) vectors of the codebook
     phones: Tensor  # (b, p) int64
@@ -54,7 +54,7 @@ class Styles:
 
 @dataclass(frozen=True, slots=True)
 class Latents:
-    """The latent of each clip, seen from both sides."""
+    """The latent of each clip, from posterior and prior."""
 
     mask: Tensor  # (b, 1, n)
     style: Tensor  # (b, g, 1)
@@ -110,7 +110,7 @@ class Synthesizer(nn.Module):
         if not self.is_pro:
             return Styles(own=style, text=style)
         if speaker is None:
-            raise ValueError(f"{self.version} reads a speaker's description, and was given none")
+            raise ValueError(f"{self.version} needs a speaker embedding")
         style = self.prelu(style + self.sv_emb(speaker.to(style.dtype))[..., None])
         return Styles(own=style, text=self.ge_to512(style.mT).mT)
 
@@ -152,7 +152,7 @@ class Synthesizer(nn.Module):
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
     ) -> Tensor:
-        """Speak codes (1, s) with the text's phones (1, p) in the style of the reference; returns sound (1, 1, t).
+        """Generate sound (1, 1, t) from codes (1, s) and phones (1, p) in the style of the reference.
 
         `reference` is a spectrogram (1, 1025, n), or several whose styles are averaged, each with a `speaker`
         (1, 20480) in Pro versions. `generator` is a CPU generator; `noise` (1, c, 2 s) is drawn when not given.

@@ -1,4 +1,4 @@
-"""Train, judge and hear the VAE alone."""
+"""Trains, evaluates and samples the VAE alone."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class VaeTask(Task):
-    """Learn to make the sound of semantic tokens in a speaker's voice, against a discriminator."""
+    """Train the VAE to generate sound from semantic tokens, with a discriminator."""
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
@@ -42,12 +42,12 @@ class VaeTask(Task):
         self.discriminator = build_discriminator(config.vae, config.version) if config.vae.discriminator else None
         self.spectrograms = Spectrograms()
         start_quantizer(self.vae, config.features.quantizer)
-        self._speech = Speech(config)  # no part of what is trained
-        self._exported = (Nets(vae=self.vae),)  # in a tuple: it is no child of the task, whose state holds each once
+        self._speech = Speech(config)  # not part of the trained state
+        self._exported = (Nets(vae=self.vae),)  # in a tuple, so that it is not a submodule: the state has each net once
 
     @property
     def parts(self) -> VaeParts:
-        """The nets, as the losses take them."""
+        """The nets, for the losses."""
         return VaeParts(self.config.vae, self.vae, self.discriminator, self.spectrograms)
 
     def optimized(self) -> Mapping[str, nn.Module]:
@@ -60,14 +60,14 @@ class VaeTask(Task):
         return self._exported[0]
 
     def fitted(self, base: OpenedCheckpoint) -> AdaptedWeights:
-        """Take VAE and discriminator from a base whose quantizer made the tokens."""
+        """Take VAE and discriminator from a base; its quantizer must be the one that made the tokens."""
         wanted = [VAE, *([DISCRIMINATOR] if self.discriminator is not None else [])]
         return fitted(base, self.config.vae, quantizer=self.config.features.quantizer, wanted=wanted)
 
     # ---------------------------------------------------------------- training
 
     def draw(self, batch: SovitsBatch) -> SovitsBatch:
-        """Choose the piece of each clip that the decoder makes."""
+        """Choose the piece of each clip that the decoder generates."""
         return draw_segments(batch, self.config.vae)
 
     def losses(self, batch: SovitsBatch) -> Iterator[Loss]:
@@ -75,7 +75,7 @@ class VaeTask(Task):
         yield from vae_losses(self.parts, batch, updates="generator")
 
     def learn(self, statistics: Mapping[str, Tensor]) -> None:
-        """Move the codebook of a quantizer that is trained."""
+        """Update the codebook of a trained quantizer."""
         learn_codes(self.vae, statistics)
 
     # ---------------------------------------------------------------- evaluation
@@ -86,7 +86,7 @@ class VaeTask(Task):
         return evaluate_vae(self.parts, batch, generator)
 
     def remarks(self, values: Mapping[str, float], *, step: int) -> Sequence[str]:
-        """Say when KL has collapsed or the discriminator has won or lost."""
+        """Warn if KL has collapsed, or the discriminator is too strong or too weak."""
         return vae_remarks(values, step=step)
 
     # ---------------------------------------------------------------- listening
@@ -94,12 +94,12 @@ class VaeTask(Task):
     def ready_to_speak(self) -> str:
         """Load the GPT that the recipe names, if it names one."""
         if self.config.gpt is None:
-            return "nothing: `model.gpt` names no GPT"
+            return "none: `model.gpt` is not set"
         self._gpt(self.config.gpt)
         return f"the VAE that is trained, after the GPT of `{Path(self.config.gpt).name}`"
 
     def sample(self, prompt: Prompt) -> Sample:
-        """Speak a text after a reference, with the tokens of the GPT of `model.gpt`."""
+        """Generate a text in the voice of a reference, with tokens of the GPT of `model.gpt`."""
         if self.config.gpt is None:
             raise no_partner("gpt")
         return self._speech.speak(self._gpt(self.config.gpt), self.vae, prompt, sound=self.ready_to_speak())

@@ -36,15 +36,18 @@ if TYPE_CHECKING:
 
 COLLAPSED_KL = 0.05  # nats a frame; a published net has about 1 to 3 on its voice
 EXPLODED_KL = 300.0  # a fresh net begins near 50
-TOO_STRONG = 0.9  # distance of the discriminator's mean scores; 1 tells every sound, 0 none
+TOO_STRONG = 0.9  # distance of the discriminator's mean scores; 1 separates all sounds, 0 none
 TOO_WEAK = 0.02
-EVALUATED_NOISE = 0.5  # of the prior, as upstream speaks
-CODES_MET, FEATURES_MET = "codebook.counts", "codebook.sums"  # what a codebook that is trained learns from
+EVALUATED_NOISE = 0.5  # of the prior, as in upstream's inference
+CODES_MET, FEATURES_MET = (
+    "codebook.counts",
+    "codebook.sums",
+)  # name of the statistics that a trained codebook is updated from
 
 
 @dataclass(frozen=True, slots=True)
 class VaeParts:
-    """The nets of a VAE-GAN and what measures them. Which task holds them does not matter."""
+    """The nets of a VAE-GAN and their spectrograms, whichever task owns them."""
 
     config: VaeNetConfig
     vae: Synthesizer
@@ -54,16 +57,16 @@ class VaeParts:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What the VAE is to make of a batch."""
+    """Targets of a batch."""
 
     spec: Tensor  # (b, 1025, n) linear magnitudes of whole clips, n = 2 s
-    wav: Tensor  # (b, 1, segment) the piece of each clip that is made
+    wav: Tensor  # (b, 1, segment) the piece of each clip that is generated
     mel: Tensor  # (b, 128, segment frames) of that piece
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What it made."""
+    """The generator's outputs."""
 
     wav: Tensor  # (b, 1, segment)
     latents: Latents
@@ -74,7 +77,7 @@ class Made:
 
 
 def draw_segments(batch: SovitsBatch, config: VaeNetConfig) -> SovitsBatch:
-    """Choose the piece of each clip that is made, on the host."""
+    """Choose the piece of each clip that is generated, on the host."""
     return replace(batch, segment_starts=starts_at(torch.rand(len(batch.ids)), batch, config))
 
 
@@ -87,8 +90,8 @@ def starts_at(positions: Tensor, batch: SovitsBatch, config: VaeNetConfig) -> tu
     for clip, frames in zip(batch.ids, batch.frame_lengths, strict=True):
         if frames < length:
             raise DataError(
-                f"clip `{clip}` has {frames} frames, and a piece that the decoder makes has {length}",
-                hint=f"leave such clips out: `data.min_s={length * HOP_LENGTH / 32_000:g}`",
+                f"clip `{clip}` has {frames} frames, fewer than the {length} of a training segment",
+                hint=f"skip such clips: `data.min_s={length * HOP_LENGTH / 32_000:g}`",
             )
     starts = positions * torch.tensor([frames - length + 1 for frames in batch.frame_lengths])
     return tuple(int(start) for start in starts.tolist())
@@ -106,7 +109,7 @@ def vae_losses(parts: VaeParts, batch: SovitsBatch, *, updates: str, noise: Tens
     made = make(parts, batch, target, noise=noise)
     terms: dict[str, Tensor] = {}
     if discriminator is not None:
-        # One call over both: each weight is worked out once.
+        # One call over both: each weight is computed once.
         both = torch.cat([target.wav.to(made.wav.dtype), made.wav.detach()])
         scores = [judgement.score.chunk(2) for judgement in discriminator(both)]
         real_scores, fake_scores = zip(*scores, strict=True)
@@ -117,7 +120,7 @@ def vae_losses(parts: VaeParts, batch: SovitsBatch, *, updates: str, noise: Tens
         )
         del scores, real_scores, fake_scores  # nor is their graph needed any more
         with torch.no_grad():
-            fixed = discriminator.fixed()  # weights are constants here: nothing is computed for their sake
+            fixed = discriminator.fixed()  # no gradients for the discriminator's weights
             real = fixed(target.wav.to(made.wav.dtype))
         fake = fixed(made.wav)
         terms["fm"] = feature_loss(real, fake)
@@ -135,12 +138,12 @@ def vae_losses(parts: VaeParts, batch: SovitsBatch, *, updates: str, noise: Tens
 
 
 def met_of(quantized: Quantized) -> dict[str, Tensor]:
-    """Return what the codebook is to learn, by name."""
+    """Return the codebook's statistics, by name."""
     return {} if quantized.met is None else {CODES_MET: quantized.met.counts, FEATURES_MET: quantized.met.sums}
 
 
 def learn_codes(vae: Synthesizer, statistics: Mapping[str, Tensor]) -> None:
-    """Let the codebook learn from what a whole step met."""
+    """Update the codebook from a whole step's statistics."""
     vae.quantizer.codebook.learn(Met(statistics[CODES_MET], statistics[FEATURES_MET]))
 
 
@@ -156,7 +159,7 @@ def make_target(parts: VaeParts, batch: SovitsBatch) -> Target:
 
 
 def make(parts: VaeParts, batch: SovitsBatch, target: Target, *, noise: Tensor | None = None) -> Made:
-    """Take a batch through the latent and make its pieces."""
+    """Encode a batch and generate its pieces."""
     given, quantized = conditions(parts, batch)
     latents: Latents = parts.vae(target.spec, given, noise=noise)
     piece = cut(latents.z, batch.segment_starts, parts.config.segment_frames)
@@ -164,7 +167,7 @@ def make(parts: VaeParts, batch: SovitsBatch, target: Target, *, noise: Tensor |
 
 
 def conditions(parts: VaeParts, batch: SovitsBatch) -> tuple[Conditions, Quantized | None]:
-    """Return what the VAE is told, and what the quantizer made where it is trained."""
+    """Return the VAE's conditioning, and the quantizer's output if it is trained."""
     quantized = None
     if parts.config.freeze_quantizer:
         tokens = parts.vae.quantizer.decode(batch.codes)
@@ -193,11 +196,10 @@ def _mean_kl(latents: Latents) -> Tensor:
 
 @torch.no_grad()
 def evaluate_vae(parts: VaeParts, batch: SovitsBatch, generator: torch.Generator) -> dict[str, Tensor]:
-    """Judge held-out clips on fixed noise and fixed pieces; each value is a mean over clips.
+    """Evaluate held-out clips on fixed noise and fixed pieces; each value is a mean over clips.
 
-    `total` is what is descended without the discriminator's part, which changes its mind: mel distance and KL,
-    weighted.
-    `tokens_mel` is the mel distance when the posterior is not looked at, as in speaking; `d_real` and `d_fake` are the
+    `total` = c_mel * mel + c_kl * kl; adversarial terms are excluded because they are not comparable across steps.
+    `tokens_mel` is the mel distance without the posterior, as at inference; `d_real` and `d_fake` are the
     discriminator's mean scores.
     """
     drawn = [_draw_clip(parts, frames, generator) for frames in batch.frame_lengths]  # clip by clip, in any batching
@@ -239,30 +241,30 @@ def _draw_clip(parts: VaeParts, frames: int, generator: torch.Generator) -> tupl
 
 
 def vae_remarks(values: Mapping[str, float], *, step: int) -> list[str]:
-    """Say when the latent tells nothing any more, or when the discriminator has lost or won."""
+    """Warn if KL has collapsed or exploded, or the discriminator is too strong or too weak."""
     remarks = []
     kl = values.get("kl")
     if kl is not None and kl < COLLAPSED_KL:
         remarks.append(
-            f"KL has collapsed ({kl:.3f} nats a frame): the latent says no more than the tokens do, and what is made "
-            "will sound blurred; lower `model.vae.c_kl` or the LR"
+            f"KL has collapsed ({kl:.3f} nats per frame): the latent adds nothing to the tokens, so samples will "
+            "sound blurred; lower `model.vae.c_kl` or the LR"
         )
     if kl is not None and kl > EXPLODED_KL:
         remarks.append(
-            f"KL has exploded ({kl:,.0f} nats a frame): tokens and recordings no longer agree on the latent; lower the "
-            "LR of the VAE"
+            f"KL has exploded ({kl:,.0f} nats per frame): prior and posterior have drifted apart; lower the LR of "
+            "the VAE"
         )
     real, fake = values.get("d_real"), values.get("d_fake")
     if step == 0 or real is None or fake is None:
         return remarks
     if real - fake > TOO_STRONG:
         remarks.append(
-            f"the discriminator tells made from real almost always (scores {fake:.2f} and {real:.2f}): the decoder "
+            f"the discriminator is too strong (scores {fake:.2f} for generated, {real:.2f} for real): the decoder "
             "learns little from it; lower `optim.optimizers.discriminator.lr`"
         )
     elif real - fake < TOO_WEAK:
         remarks.append(
-            f"the discriminator cannot tell made from real (scores {fake:.2f} and {real:.2f}): it teaches nothing; is "
-            "its base loaded, and its LR not too low?"
+            f"the discriminator is too weak (scores {fake:.2f} for generated, {real:.2f} for real): check that its "
+            "base is loaded and its LR is not too low"
         )
     return remarks
