@@ -188,7 +188,7 @@ def test_a_voice_is_asked_for_by_name(recipe: Path, tmp_path: Path) -> None:
     unknown = ttstrain("sample", run, *asked[:2], "-o", tmp_path / "a.wav", "model.sampling.voice=nobody")
     assert unknown.returncode == 2, unknown.stderr
     assert "this run has no voice `nobody`" in unknown.stderr
-    assert "hint: it was trained on ann; published weights know tara, " in unknown.stderr
+    assert "hint: it was trained on ann; published weights have tara, " in unknown.stderr
     long = "This sentence takes about three seconds. " * 3
     spoken = ttstrain("sample", run, "--text", long, "-o", tmp_path / "b.wav")
     assert spoken.returncode == 0, spoken.stderr

@@ -100,7 +100,7 @@ def test_checkpoint_and_run_say_what_read_the_texts(run: Path) -> None:
     expected = {"tokenizer": "characters", "vocab": f"sha256:{load_vocab('package:emilia').sha256}"}
     assert store.load(run / "checkpoints" / "step-00000004").meta.versions == expected
     assert json.loads((run / "env.json").read_text())["front_end"] == expected
-    assert "text front end of the training: tokenizer characters, vocab sha256:" in ttstrain("inspect-ckpt", run).stdout
+    assert "text front end: tokenizer characters, vocab sha256:" in ttstrain("inspect-ckpt", run).stdout
 
 
 def test_another_front_end_is_told_loudly(run: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,7 +137,7 @@ def test_transcripts_are_ranked_by_a_run(run: Path, root: Path) -> None:
     flags = ("--recipe", root / "r.yaml", "--score", run, "-o", out)
     done = ttstrain("prepare", root / "speech", *flags)
     assert done.returncode == 0, done.stderr
-    assert "9 clips by step 4 of one, average" in done.stdout
+    assert "9 clips by step 4 of one, EMA weights" in done.stdout
     assert "WARNING: 50 % is chance" in done.stdout  # four steps teach nobody to read
     rows = [json.loads(line) for line in (out / "scores.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["score"] for row in rows] == sorted(row["score"] for row in rows)

@@ -283,7 +283,7 @@ def _front_end_notes(meta: Meta) -> Iterator[str]:
     if not meta.versions:
         return
     versions = (f"{name} {version[:19]}" for name, version in meta.versions.items())
-    yield f"text front end of the training: {', '.join(versions)}"
+    yield f"text front end: {', '.join(versions)}"
     spec = registry.find_task(meta.task)
     try:
         front_end = spec.planner(spec.read_model(meta.model)).front_end()
