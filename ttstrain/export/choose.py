@@ -108,7 +108,7 @@ class _Choice:
 
 
 def _of_run(checkpoint: Path, *, weights: WeightsChoice, compare: bool, training: bool) -> Source:
-    loaded = store.load(checkpoint) if training else _without_moments(checkpoint)
+    loaded = store.load(checkpoint) if training else _without_optimizer_state(checkpoint)
     meta = loaded.meta
     run = checkpoint.parent.parent if (checkpoint.parent.parent / run_folder.RECIPE).is_file() else None
     settings = None if run is None else _recipe_of(run)
@@ -145,7 +145,7 @@ def _of_run(checkpoint: Path, *, weights: WeightsChoice, compare: bool, training
     )
 
 
-def _without_moments(checkpoint: Path) -> store.Loaded:
+def _without_optimizer_state(checkpoint: Path) -> store.Loaded:
     """Read raw and EMA weights only, unless computing the weights needs the optimizer state (schedule-free)."""
     lazy = store.load_lazily(checkpoint)
     if trained_schedule_free(lazy.state):
@@ -265,21 +265,21 @@ def _training(
     if "optimizers" not in loaded.state or meta.schedule is None:
         return None
     found = {name: state for own in loaded.state["optimizers"].values() for name, state in own.items()}
-    moments: dict[str, Mapping[str, Any]] = {name: found.get(name, {}) for name, _ in task.named_parameters()}
+    optimizer_state: dict[str, Mapping[str, Any]] = {name: found.get(name, {}) for name, _ in task.named_parameters()}
     kinds = _kinds(recipe, loaded.state["optimizers"])
     notes: tuple[str, ...] = ()
     if recipe is not None and recipe.lora is not None:
-        moments = {name: {} for name in moments}
+        optimizer_state = {name: {} for name in optimizer_state}
         notes = ("the adapters are merged into the weights, so the optimizer state starts empty",)
-    elif any(state and set(state) != ADAMW_STATE for state in moments.values()):
-        moments = {name: {} for name in moments}
+    elif any(state and set(state) != ADAMW_STATE for state in optimizer_state.values()):
+        optimizer_state = {name: {} for name in optimizer_state}
         notes = (f"`{', '.join(kinds)}` keeps another optimizer state than AdamW, so it starts empty",)
     optim = None if recipe is None else recipe.optim
     lr = meta.schedule.lr_next or max((group.lr for group in meta.groups), default=0.0)
     return TrainerState(
         raw=candidates.raw,
         ema=candidates.ema,
-        optimizer_state=moments,
+        optimizer_state=optimizer_state,
         lr=lr,
         peak_lr=lr if optim is None else optim.lr,
         weight_decay=max((group.weight_decay for group in meta.groups), default=0.0),
@@ -290,11 +290,11 @@ def _training(
     )
 
 
-def _kinds(recipe: ResolvedRecipe | None, moments: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+def _kinds(recipe: ResolvedRecipe | None, optimizer_state: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
     """Name the kinds of a checkpoint's optimizers; without a recipe, by what they keep."""
     if recipe is not None:
-        return sorted({settings_of(recipe.optim, name).kind for name in moments})
-    adamw = all(not state or set(state) == ADAMW_STATE for own in moments.values() for state in own.values())
+        return sorted({settings_of(recipe.optim, name).kind for name in optimizer_state})
+    adamw = all(not state or set(state) == ADAMW_STATE for own in optimizer_state.values() for state in own.values())
     return ["adamw"] if adamw else ["unknown"]
 
 

@@ -155,7 +155,7 @@ def _compare_training(file: WrittenFile, opened: OpenedCheckpoint, training: Tra
     if training.ema is not None and file.keys is None:
         count += _compare(f"{file.name}, average", opened.ema or {}, training.ema)
     wanted = {name: state for name, state in training.optimizer_state.items() if file.keys is None or name in file.keys}
-    return count + _compare(f"{file.name}, moments", _flat(opened.optimizer_state or {}), _flat(wanted))
+    return count + _compare(f"{file.name}, optimizer state", _flat(opened.optimizer_state or {}), _flat(wanted))
 
 
 def _trained_apart(source: Source) -> dict[str, Tensor]:
@@ -189,8 +189,8 @@ def _compare(name: str, written: Mapping[str, StoredTensor], expected: Mapping[s
     return len(expected)
 
 
-def _flat(moments: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    return {f"{name}.{key}": value for name, state in moments.items() for key, value in state.items()}
+def _flat(optimizer_state: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {f"{name}.{key}": value for name, state in optimizer_state.items() for key, value in state.items()}
 
 
 def _difference(name: str, found: Tensor, expected: Tensor) -> float:

@@ -26,6 +26,7 @@ CURVE_WIDTH, CURVE_HEIGHT = 58, 4
 MANY_EPOCHS = 200
 MUCH_PADDING = 0.2
 SHOWN_ABOVE = (("recipe", "task"), ("recipe", "base"), ("recipe", "data.path"))
+_PARTS = {"moments": "optimizer state", "ema": "EMA"}  # how people are told of a part of the memory
 GPU_SHARE = 0.92  # of a GPU's memory that can be filled: the rest goes to the driver and to gaps
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
@@ -326,7 +327,7 @@ def _ema(plan: Plan) -> str:
 
 def _cost_lines(plan: Plan) -> list[str]:
     sizes = {part: size for part, size in plan.memory.items() if size and part != "snapshot"}
-    parts = ", ".join(f"{part} {shown_bytes(size)}" for part, size in sizes.items())
+    parts = ", ".join(f"{_PARTS.get(part, part)} {shown_bytes(size)}" for part, size in sizes.items())
     total = shown_bytes(plan.memory_bytes)
     memory = f"about {total} ({parts})" if ACTIVATIONS in plan.memory else f"{total} before activations ({parts})"
     lines = labelled("memory", memory)
