@@ -224,7 +224,7 @@ def _fault_of_duration(row: Row, clip: Clip, config: DataConfig) -> Verdict | No
         return Verdict(row, "skip", "too_long", why)
     spoken = spoken_seconds(clip.text)
     if not spoken.least <= seconds <= spoken.most:
-        why = f"{len(clip.text)} characters in {seconds:.1f} s: the text is not what is said"
+        why = f"{len(clip.text)} characters in {seconds:.1f} s: the text does not match the recording"
         return Verdict(row, "skip", "speaking_rate", why)
     return None
 
@@ -253,7 +253,7 @@ def _without_duplicates(judged: Sequence[_Judged]) -> list[_Judged]:
         same = len({skeleton(row.text) for row in rows}) == 1 and len({row.audio for row in rows}) == 1
         for position, i in enumerate(members):
             if not same:
-                why = f"{where} contradict each other: which is right?"
+                why = f"{where} contradict each other: keep the right one"
                 result[i] = result[i].add(Verdict(rows[position], "skip", "duplicate_id", why))
             elif position == 0:
                 why = f"written more than once ({where}): one is used"
@@ -274,7 +274,7 @@ def _without_contradicting_copies(judged: Sequence[_Judged]) -> list[_Judged]:
         clips = [clip for i in members if (clip := judged[i].clip) is not None]
         if len({skeleton(clip.text) for clip in clips}) > 1:
             where = ", ".join(clip.source for clip in clips[:4])
-            why = f"the recordings of {where} are equal, their texts contradict each other: which is right?"
+            why = f"the recordings of {where} are equal, their texts contradict each other: keep the right one"
             for i in members:
                 result[i] = result[i].add(Verdict(result[i].row, "skip", "duplicate_audio", why))
     return result
@@ -321,7 +321,7 @@ def _note_pace(clips: Sequence[Clip], notes: dict[str, list[tuple[str, str]]]) -
         spread = statistics.median(abs(pace - middle) for _, pace in paced) or 1e-9
         for clip, pace in paced:
             if abs(pace - middle) > RATE_OUTLIER * spread:
-                why = f"{pace:.1f} letters a second where the others have {middle:.1f}: is the text complete?"
+                why = f"{pace:.1f} letters a second where the others have {middle:.1f}: check the text"
                 notes[clip.id].append(("speaking_rate", why))
 
 
@@ -340,7 +340,7 @@ def _note_scripts(clips: Sequence[Clip], notes: dict[str, list[tuple[str, str]]]
 
 def _note_labels(clips: Sequence[Clip], notes: dict[str, list[tuple[str, str]]]) -> None:
     for i, name in labels([(clip.text, clip.speaker) for clip in clips]).items():
-        why = f"the text begins with `{printable(name)}:`: is the name said?"
+        why = f"the text begins with `{printable(name)}:`: remove the name if it is not spoken"
         notes[clips[i].id].append(("speaker_label", why))
 
 
@@ -392,7 +392,7 @@ def _forbidden_below(root: Path) -> str | None:
         closed = [one.path for one in os.scandir(root) if one.is_dir() and not os.access(one.path, os.R_OK | os.X_OK)]
     except OSError:
         return None
-    return f"`{closed[0]}` may not be looked into: see its permissions (`ls -ld`)" if closed else None
+    return f"`{closed[0]}` cannot be read: check its permissions (`ls -ld`)" if closed else None
 
 
 # ---------------------------------------------------------------- measurements, kept between audits

@@ -141,7 +141,7 @@ class FeatureCache:
         except BrokenProcessPool as error:
             raise DataError(
                 "a process that computed features was killed",
-                hint="memory may be short: set `data.workers` lower; what is done is kept",
+                hint="memory may be short: set `data.workers` lower; finished clips are kept",
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)

@@ -76,8 +76,8 @@ def read_earlier(run: Path, *, drawn_anew: Collection[str] = ()) -> tuple[Earlie
             replay = Side(replayed, retained, ever.get("replay", ()))
     except (DataError, OSError, UnicodeDecodeError) as error:
         return None, [
-            f"WARNING: what the run wrote of its clips cannot be read ({error}): held-out clips are chosen as for a "
-            "new run, and what changed in the data is not known"
+            f"WARNING: the run's lists of clips cannot be read ({error}): held-out clips are chosen as for a new "
+            "run, and changes in the data are not known"
         ]
     return Earlier(data, replay, drawn_anew), []
 
@@ -173,8 +173,8 @@ class Changes:
         lines = []
         if ids := self.now_held_out:
             lines.append(
-                f"WARNING: {len(ids):,} clips that this run was trained on are held out now ({_listed(ids)}): what is "
-                "measured on them says nothing of new sentences"
+                f"WARNING: {len(ids):,} clips that this run was trained on are held out now ({_listed(ids)}): their "
+                "losses say nothing about new sentences"
             )
         if ids := self.now_trained:
             lines.append(f"WARNING: {len(ids):,} clips that were held out are trained on now ({_listed(ids)})")

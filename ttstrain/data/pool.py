@@ -132,8 +132,8 @@ def given_up(names: Sequence[str], at: Literal["measured", "computed", "loaded"]
     what = {"measured": "could not be measured", "computed": "has no features", "loaded": "could not be loaded"}[at]
     return DataError(
         f"{shown}{more} {what}: nothing has come for {STALLED_S:.0f} s from what reads it",
-        hint="a drive that does not answer makes a reader wait for ever, and so does a recording that a decoder cannot "
-        "leave: look whether the drive is there, or take the recording out of the data. What is done is kept",
+        hint="check that the drive responds, or take the recording out of the data: a decoder may hang on it. Finished "
+        "clips are kept",
     )
 
 

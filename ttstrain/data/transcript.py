@@ -96,7 +96,7 @@ def clean(text: str) -> CleanText:
         why = "no letter or digit is left" if written.strip() else "the text is empty"
         repairs.append(Repair("skip", "no_text", why))
     for found in doubtful(result):
-        why = f"`{printable(found.example, limit=30)}` stays in the text: is it said?"
+        why = f"`{printable(found.example, limit=30)}`stays in the text: remove it if it is not spoken"
         repairs.append(Repair("accept", found.reason, why))
     return CleanText(result, tuple(repairs))
 

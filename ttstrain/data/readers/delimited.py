@@ -184,7 +184,8 @@ def _take(collector: Collector, record: Record, reading: _Reading) -> None:
         if record.unquoted:
             collector.judge(row, "fix", "csv_quotes", f"csv quoting undone: `{printable(row.text, limit=40)}`")
         if record.number in third.doubtful:
-            why = f"the third column, `{printable(fields[2], limit=30)}`, shares few words with the second: is it said?"
+            shown = printable(fields[2], limit=30)
+            why = f"the third column, `{shown}`, shares few words with the second: check which one is spoken"
             collector.judge(row, "accept", "columns", why)
 
 
@@ -195,9 +196,9 @@ def _beside(path: Path, known: LineFormat | None, name: str, speaker: str) -> Ca
 def _odd_count(record: Record, layout: Layout, third: Third) -> str:
     num, most, least = len(record.fields), max(layout.counts), min(layout.counts)
     if num > most:
-        return f"{num} columns where at most {most} are expected: which of them is the text?"
+        return f"{num} columns where at most {most} are expected: unclear which one is the text"
     if record.number in third.odd:
-        return "3 columns where most rows have 2: does the text hold the separator?"
+        return "3 columns where most rows have 2: the text may contain the separator"
     if num < least:
         named = f" ({', '.join(layout.names)})" if layout.names else ""
         return f"{num} columns where {least} are expected{named}"
