@@ -250,7 +250,7 @@ def test_peft_lays_the_adapters_over_the_base(both: Exported, recipe: Path) -> N
 
 
 def test_a_run_without_adapters_has_none_to_write(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no adapters"):
+    with pytest.raises(CheckpointError, match="no separate adapters"):
         export(gather(run), tmp_path / "out", formats=["adapter"])
 
 

@@ -44,7 +44,7 @@ def test_the_plan_counts_both_kinds(finished: Path, recipe: Path) -> None:
     shown = ttstrain("plan", recipe)
     assert shown.returncode == 0, shown.stderr
     flat = " ".join(shown.stdout.split())
-    assert "6 clips" in flat and "2 held out for retention" in flat and "6 in the data themselves" in flat
+    assert "6 clips" in flat and "2 held out for retention" in flat and "6 also in `data.path`" in flat
     assert "40 % of its frames" in flat
     assert max(map(len, shown.stdout.splitlines())) <= 80 or str(recipe.parent) in shown.stdout
 

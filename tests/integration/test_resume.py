@@ -328,7 +328,7 @@ def test_reset_step_starts_the_schedule_again_and_keeps_what_was_learnt(
     assert held["best"]["step"] is None
     assert held["early_stop"] == {"best": None, "num_bad": 0, "metric": "eval/loss/total"}
     said = capfd.readouterr().err.replace("\n", " ")
-    assert "goes on from step-00000008" in said
+    assert "continues from step-00000008" in said
     assert "FROM SCRATCH" not in said
     assert "kept weights, optimizer state, loss scale, guard, place in the data, random numbers, average" in said
     assert "reset: step and LR, best loss, early stop" in said

@@ -81,7 +81,7 @@ def test_a_pair_of_training_files_goes_on_with_its_moments_and_our_schedule(tmp_
 def test_half_a_run_is_not_gone_on_with(tmp_path: Path) -> None:
     trained_pair(tmp_path / "logs_s2_v2")
     (tmp_path / "logs_s2_v2" / "D_5.pth").unlink()
-    with pytest.raises(CheckpointError, match="has no weights of the discriminator"):
+    with pytest.raises(CheckpointError, match="does not hold the discriminator"):
         resume(
             tmp_path / "logs_s2_v2" / "G_5.pth",
             [f"run_dir={tmp_path}"],

@@ -236,7 +236,7 @@ def test_witnesses_who_disagree_are_not_believed(fixtures_dir: Path, tmp_path: P
     opened = open_checkpoint(path)
     assert opened.unknown == ("text_mask_padding", "pe_attn_head")
     assert opened.config["mel"] == "vocos"  # on which they agree
-    dispute = next(note for note in opened.notes if note.startswith("pe_attn_head"))
+    dispute = next(note for note in opened.notes if note.startswith("conflicting `pe_attn_head`"))
     assert "`setting.json`" in dispute
     assert "the name `F5TTS_v1_Base`" in dispute
 

@@ -127,7 +127,7 @@ def test_files_of_one_base_make_a_whole_model(fixtures_dir: Path, version: Any) 
 def test_files_of_two_versions_make_no_base(fixtures_dir: Path) -> None:
     place = folder(fixtures_dir, "s2_file_layouts")
     parts = [open_checkpoint(place / f"{version}_s2G_pretrained.pth") for version in VERSIONS]
-    with pytest.raises(CheckpointError, match=r"is of version v2Pro, `.*v2_s2G_pretrained.pth` of v2"):
+    with pytest.raises(CheckpointError, match=r"is of version v2Pro, but `.*v2_s2G_pretrained.pth` is of v2"):
         merge(parts)
 
 

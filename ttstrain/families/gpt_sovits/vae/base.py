@@ -38,7 +38,9 @@ def fitted(base: OpenedCheckpoint, config: VaeNetConfig, *, quantizer: str, want
     for part in parts:
         if not any(name.startswith(part) for name in base.weights):
             what, hint = WHAT[part]
-            raise CheckpointError(f"`{base.title}` has no {what}", hint=f"{hint}: `base: [FILE, FILE]` takes several")
+            raise CheckpointError(
+                f"`{base.title}` does not hold {what}", hint=f"{hint}: `base: [FILE, FILE]` takes several"
+            )
     if config.freeze_quantizer:
         check_tokens(base, quantizer=quantizer)
     return only(base, wanted)
