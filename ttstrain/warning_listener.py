@@ -1,4 +1,4 @@
-"""What modules of ttstrain warn of with `logging`, taken to where a run's warnings go.
+"""Forwards the warnings that modules of ttstrain log with `logging` to the run's trackers.
 
 `logging.getLogger(__name__).warning(...)` is how code warns that has no trackers at hand. While a run is being built or
 trained, its trackers hear it; at any other time Python prints it on stderr.

@@ -68,7 +68,7 @@ class FeatureCache:
     ) -> BuildReport:
         """Compute what is missing, then take the features to where they are to be read from.
 
-        Clips that fail are named in the report; the others are built. An interrupted build goes on where it was.
+        Clips that fail are named in the report; the others are built. An interrupted build resumes where it stopped.
         """
         missing = [clip for clip in clips if not _looks_whole(self.path(clip))]
         failed: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The clips that a run was on when it last started: which stay held out, and what has changed since.
+"""The clips that a run used when it last started: which stay held out, and what has changed since.
 
 A clip is known by its content, the hash of its recording, and by its id where the recording is another one now. So a
 clip that was trained on is never held out, and one that is held out is never trained on, however the data grow.
@@ -55,7 +55,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """What a run was on when it last started."""
+    """The clips that a run used when it last started."""
 
     data: Side
     replay: Side | None = None

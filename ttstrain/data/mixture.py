@@ -23,16 +23,16 @@ log = logging.getLogger(__name__)
 
 
 class Mixture:
-    """An endless supply of micro-batches of clips and of auxiliary for one rank."""
+    """An endless supply of micro-batches of clips and of auxiliary data for one rank."""
 
     def __init__(self, clips: Loader, auxiliary: AuxiliaryData, *, total_rounds: int) -> None:
-        """Mix over `total_rounds` rounds; after them the ratio stays. Raises DataError if no companion fits."""
+        """Mix over `total_rounds` rounds; after them the ratio stays. Raises DataError if no auxiliary example fits."""
         self._clips = clips
         self._auxiliary = auxiliary
         self._total_rounds = total_rounds
         self._round = 0
-        self._owed = 0.0  # companion rounds that the clip rounds so far ask for and did not get
-        self._epoch, self._index = 0, 0  # the next micro-batch of auxiliary, of rank 0
+        self._owed = 0.0  # auxiliary rounds that the clip rounds so far are owed by the ratio
+        self._epoch, self._index = 0, 0  # the next auxiliary micro-batch, of rank 0
         self._excluded: set[str] = set()
         too_long = set(sampler.overlong(auxiliary.lengths, budget=clips.batch_frames))
         self._fitting = [i for i in range(len(auxiliary.lengths)) if i not in too_long]
@@ -63,7 +63,7 @@ class Mixture:
         return sampler.pieces(indices, self._auxiliary.lengths, limit=limit, packed=self._auxiliary.packed)
 
     def _take(self) -> list[int]:
-        """Return the next micro-batch of auxiliary that are not left out."""
+        """Return the next auxiliary micro-batch, without excluded examples."""
         while True:
             plan = self._plan(self._epoch)
             wanted = [i for i in plan[self._index] if self._auxiliary.ids[i] not in self._excluded]
@@ -100,7 +100,7 @@ class Mixture:
     # ------------------------------------------------------------ stages, and micro-batches that are too large
 
     def enter(self, stage: str) -> None:
-        """Draw a stage's clips from now on; auxiliary are mixed in as before."""
+        """Draw a stage's clips from now on; auxiliary data is mixed in as before."""
         self._clips.enter(stage)
 
     @property
@@ -109,7 +109,7 @@ class Mixture:
         return self._clips.limit
 
     def half_of(self, batch: Batch) -> int | None:
-        """Return half the frames that a micro-batch takes; None for a single clip or companion."""
+        """Return half the frames that a micro-batch takes; None for a single clip or auxiliary example."""
         members = self._members(batch)
         if members is None:
             return self._clips.half_of(batch)
@@ -130,20 +130,20 @@ class Mixture:
         return [batch] if len(parts) == 1 else [self._auxiliary.batch(part) for part in parts]
 
     def _members(self, batch: Batch) -> list[int] | None:
-        """Return which auxiliary a micro-batch holds; None where it holds clips."""
+        """Return which auxiliary examples a micro-batch holds; None where it holds clips."""
         places = {id_: i for i, id_ in enumerate(self._auxiliary.ids)}
         return [places[id_] for id_ in batch.ids] if all(id_ in places for id_ in batch.ids) else None
 
     # ------------------------------------------------------------ leaving out
 
     def can_exclude(self, ids: Collection[str]) -> bool:
-        """Tell whether any clip, and any companion, would be left."""
+        """Tell whether any clip, and any auxiliary example, would be left."""
         mine = self._mine(ids)
         fitting = {self._auxiliary.ids[i] for i in self._fitting}
         return bool(fitting - self._excluded - mine) and self._clips.can_exclude(set(ids) - mine)
 
     def exclude(self, ids: Collection[str]) -> None:
-        """Leave clips and auxiliary out from the next round on."""
+        """Leave clips and auxiliary examples out from the next round on."""
         if not self.can_exclude(ids):
             raise DataError("everything is left out: nothing is left to train on")
         mine = self._mine(ids)
@@ -157,7 +157,7 @@ class Mixture:
     # ------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where both streams stand, and how much is owed."""
+        """Return the position in both streams and the number of auxiliary rounds owed."""
         return {
             "clips": self._clips.state_dict(),
             "round": self._round,
@@ -169,7 +169,7 @@ class Mixture:
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
-        """Go on where a state was taken; a pass over auxiliary that changed begins again, with a warning."""
+        """Resume from a state; the pass over auxiliary data begins again, with a warning, if that data changed."""
         self._clips.load_state_dict(state_dict["clips"])
         self._round, self._owed = int(state_dict["round"]), float(state_dict["owed"])
         self._epoch, self._index = int(state_dict["epoch"]), int(state_dict["index"])

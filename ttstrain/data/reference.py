@@ -1,4 +1,4 @@
-"""Whose voice to speak with: one clip of a data set."""
+"""Chooses the reference recording for generated speech: one clip of a data set."""
 
 from __future__ import annotations
 
