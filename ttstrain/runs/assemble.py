@@ -1,4 +1,4 @@
-"""What a new run and one that goes on have in common before training: its live parts, and its description."""
+"""The set-up that a new run and a resumed run share: building the run's objects, and describing it in its folder."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from ttstrain.train.run import Run
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A run with its weights, described in its folder: all that is left is to train it."""
+    """A run that is ready to train: its weights are loaded and its folder describes it."""
 
     run: Run
     prepared: Prepared
     notes: tuple[str, ...]  # for the user, before the first step
-    origin: Origin | None = None  # what a run goes on from
+    origin: Origin | None = None  # what a resumed run continues from; None for a new run
 
 
 def assemble(plan: Plan, prepared: Prepared, place: Path, device: torch.device, here: Processes) -> Run:
-    """Make the live parts of a run in its folder. Raises RecipeError when its checkpoints do not fit on the disk."""
+    """Build the objects of a run in its folder. Raises RecipeError when its checkpoints do not fit on the disk."""
     if here.ranks.main:
         check_disk(plan, place)
     trackers = build_trackers(plan.recipe.tracking, origins=plan.origins) if here.ranks.main else Trackers()
@@ -51,7 +51,7 @@ def assemble(plan: Plan, prepared: Prepared, place: Path, device: torch.device, 
 
 
 def check_alike(run: Run) -> None:
-    """Raise CheckpointError where the processes have read different weights."""
+    """Raise CheckpointError where the ranks have loaded different weights."""
     if differing := run.ranks.differ(run.task.state_dict()):
         raise CheckpointError(
             f"the processes would start from different weights: `{differing[0]}` differs",
@@ -60,7 +60,10 @@ def check_alike(run: Run) -> None:
 
 
 def describe(run: Run, prepared: Prepared, origin: Origin | None = None) -> list[str]:
-    """Write into the run's folder what it is, now that nothing can refuse it any more; return notes for the user."""
+    """Write the run's recipe, plan, environment and clip lists into its folder; return notes for the user.
+
+    Call it after every check that can refuse the run.
+    """
     place = run.folder
     lines = []
     if run.ranks.main:

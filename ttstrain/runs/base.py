@@ -19,7 +19,10 @@ from ttstrain.train.run import Run
 
 
 def load_base(run: Run, base: OpenedCheckpoint) -> list[str]:
-    """Load the base; one that its own run has replaced while the data were prepared is opened again."""
+    """Load the base weights into the run; return notes for the user.
+
+    Opens the base again where its file is gone: its run may have replaced it while the data were prepared.
+    """
     try:
         return _load_opened(run, base)
     except (CheckpointError, FileNotFoundError) as error:
@@ -29,7 +32,7 @@ def load_base(run: Run, base: OpenedCheckpoint) -> list[str]:
 
 
 def _load_opened(run: Run, base: OpenedCheckpoint) -> list[str]:
-    """Load weights only: a base that holds an optimizer is still a base. The average starts as their copy."""
+    """Load the weights only, never a base's optimizer state. The EMA weights start as a copy of them."""
     fitted = run.task.fitted(base)
     report = load_strictly(run, base, lora.with_adapters(run.task, fitted.weights))
     lora.set_magnitudes(run.task)
@@ -53,18 +56,18 @@ def _load_opened(run: Run, base: OpenedCheckpoint) -> list[str]:
 
 
 def load_strictly(run: Run, opened: OpenedCheckpoint, weights: Tensors) -> LoadReport:
-    """Load weights strictly; where whole parts are missing, say which files hold them."""
+    """Load weights strictly. Raises CheckpointError; where whole parts are missing, names the files with them."""
     check_fits(run.task, weights, opened)
     return load_weights(run.task, weights, source=opened.source)
 
 
 def notes_on(plan: Plan, opened: OpenedCheckpoint) -> list[str]:
-    """Say what is odd about a file that a run starts from, and what the run takes where the file does not tell."""
+    """Return notes on a checkpoint file: its oddities, and the model settings that it does not record."""
     return [*opened.notes, *([_taken_on_trust(plan, opened)] if opened.unknown else [])]
 
 
 def _taken_on_trust(plan: Plan, base: OpenedCheckpoint) -> str:
-    """Say what a file does not tell of itself: loudly, unless the user has said it."""
+    """Name the model settings that a file does not record; a WARNING unless the user has set all of them."""
     section = plan.recipe.section()
     settings = ", ".join(f"model.{key}={json.dumps(section[key])}" for key in base.unknown)
     origins = {key: plan.origins.get(f"model.{key}", DEFAULT) for key in base.unknown}
@@ -94,6 +97,6 @@ def _choose_new_embeddings(run: Run, fitted: AdaptedWeights) -> list[str]:
 
 
 def front_end_of(run: Run) -> Mapping[str, str]:
-    """Return the versions of what reads the run's texts; empty where its task reads none."""
+    """Return the versions of the run's text front end; empty where its task has none."""
     texts = run.plan.facts.texts
     return {} if texts is None else texts.front_end

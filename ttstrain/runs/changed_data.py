@@ -1,4 +1,4 @@
-"""What a run that goes on makes of data that are not what they were."""
+"""What a resumed run does when its data have changed since its last start."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ HOLDOUTS = ("data.holdout", "data.replay.holdout")
 
 
 def clips_before(run: Path | None, composed: Composed) -> tuple[Earlier | None, list[str]]:
-    """Read what a run was on when it last started, with notes for the user; None for no run of ours.
+    """Read the clips that a run used when it last started; return them with notes for the user. None without a `run`.
 
-    A number of held-out clips on the command line has them chosen anew.
+    A `data.holdout` or `data.replay.holdout` on the command line makes the held-out clips be drawn again.
     """
     if run is None:
         return None, []
@@ -26,7 +26,7 @@ def clips_before(run: Path | None, composed: Composed) -> tuple[Earlier | None, 
 
 
 def check_measurable(prepared: Prepared) -> None:
-    """Raise RecipeError when a run has lost every clip that it is measured on: it would never know its best."""
+    """Raise RecipeError when none of a run's held-out clips is left: no evaluation could be made."""
     earlier = prepared.earlier
     if earlier is not None and earlier.data.held_out and not prepared.held_out and not earlier.drawn_anew:
         gone = ", ".join(f"`{clip.id}`" for clip in earlier.data.held_out[:3])
@@ -57,9 +57,9 @@ def tell_changes(run: Run, prepared: Prepared, *, step: int) -> list[str]:
 def forget_measures(
     run: Run, prepared: Prepared, state: Mapping[str, Any], *, keep: Collection[str], step: int
 ) -> list[str]:
-    """Forget the best evaluation and the early stop's patience where a checkpoint's are of other clips.
+    """Reset the best evaluation and the early stop where the checkpoint measured them on other clips; return notes.
 
-    `state` is that of the checkpoint, made at `step`; `keep` names the parts that were not taken from it.
+    `state` is that of the checkpoint, made at `step`; `keep` names the parts that were not loaded from it.
     """
     if "best" in keep:
         return []
@@ -85,7 +85,7 @@ def forget_measures(
 
 
 def _other_metrics(run: Run, state: Mapping[str, Any], *, keep: Collection[str]) -> list[str]:
-    """Forget what was counted of another metric than the recipe names now."""
+    """Reset the early stop where the recipe now names another metric; return notes on it and on `checkpoint.best`."""
     lines = []
     best, stop = state.get("best", {}), state.get("early_stop", {})
     if best.get("metric") not in (None, run.best.metric) and run.best.metric is not None:

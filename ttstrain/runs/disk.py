@@ -1,4 +1,4 @@
-"""Whether a run's checkpoints fit on its disk."""
+"""A check, before training, that a run's checkpoints fit on its disk."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ def check_disk(plan: Plan, place: Path) -> None:
 
 
 def bytes_wanted(plan: Plan, *, present: int) -> int:
-    """Return the most that a run will take beside the `present` bytes of its own checkpoints.
+    """Return the largest number of bytes that a run needs on top of the `present` ones of its own checkpoints.
 
-    Before an old checkpoint is removed the next one is whole; likewise a snapshot on the disk, one of each process.
+    An old checkpoint is removed only once the next one is complete, so one more than is retained must fit. The same
+    holds for snapshots on disk, of which each process has its own.
     """
     each = plan.disk_bytes // plan.num_checkpoints
     checkpoint = plan.recipe.checkpoint

@@ -1,4 +1,4 @@
-"""Making a run's folder and locking it, and what may lie in one."""
+"""Making and locking a run's folder, and checks of what lies in it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def create(plan: Plan) -> RunLock:
     folder = Path(plan.recipe.run_dir) / named
     try:
         folder.mkdir(parents=True)
-    except FileExistsError:  # an empty one, as `check_name` says once it is locked
+    except FileExistsError:  # it may be empty; `check_name` decides that once it is locked
         return _take_over(folder, plan.recipe)
     except OSError as error:
         raise _cannot_be_made(folder, error) from error
@@ -37,7 +37,7 @@ def create(plan: Plan) -> RunLock:
 
 
 def check_name(recipe: ResolvedRecipe) -> None:
-    """Refuse the name of a run that exists: a named run is resumed, not shadowed."""
+    """Raise RecipeError where the recipe names a run that exists already."""
     if recipe.name is None:
         return
     folder = Path(recipe.run_dir) / recipe.name
@@ -49,7 +49,7 @@ def check_name(recipe: ResolvedRecipe) -> None:
 
 
 def refuse_links(run: Path) -> None:
-    """Raise RecipeError when what is written in a run's folder would land elsewhere, for a link leads there."""
+    """Raise RecipeError where a link in a run's folder leads out of it: the run would write elsewhere."""
     home = run.resolve()
     for path in _written(run):
         if path.is_symlink() and home not in path.resolve().parents:
@@ -60,7 +60,7 @@ def refuse_links(run: Path) -> None:
 
 
 def _written(run: Path) -> Iterator[Path]:
-    """Yield what a run writes, down to its files. What W&B links is its own business."""
+    """Yield every path that a run writes, down to its files. Of W&B's folder only the top: W&B makes links in it."""
     for top in run.iterdir():
         if top.name.startswith(_OURS):
             yield top
@@ -76,13 +76,13 @@ _OURS = (  # beginnings of names
 
 
 def create_beside(original: Path) -> RunLock:
-    """Make and lock a folder for a run that starts again from another's weights: `<name>-reset`, `<name>-reset-2`, …"""
+    """Make and lock a folder for `--reset-step` from another run: `<name>-reset`, `<name>-reset-2`, …"""
     stem = re.sub(r"-reset(-\d+)?$", "", original.name)
     return _claim(original.with_name(f"{stem}-reset"))
 
 
 def create_rescue(lost: Path, plan: Plan) -> RunLock:
-    """Make, lock and describe a folder for a run whose own is gone: `<name>-rescued`, `<name>-rescued-2`, …"""
+    """Make, lock and describe a folder for a run whose folder is gone: `<name>-rescued`, `<name>-rescued-2`, …"""
     with ExitStack() as until_described:
         lock = until_described.enter_context(_claim(lost.with_name(f"{lost.name}-rescued")))
         sessions.write_description(lock.folder, plan, goes_on_from=lost)
@@ -91,7 +91,10 @@ def create_rescue(lost: Path, plan: Plan) -> RunLock:
 
 
 def _claim(folder: Path) -> RunLock:
-    """Make the folder, or the first free one with a number behind its name. To have made it is to own it."""
+    """Make and lock the folder, or the first free one with a number behind its name.
+
+    Raises RecipeError where it cannot be made. Of two processes only one can make a folder, and that one owns it.
+    """
     candidate, number = folder, 2
     while True:
         try:
@@ -108,7 +111,7 @@ def _claim(folder: Path) -> RunLock:
 def _take_over(folder: Path, recipe: ResolvedRecipe) -> RunLock:
     lock = hold(folder)
     try:
-        check_name(recipe)  # another run may have had it since it was looked at first
+        check_name(recipe)  # another run may have taken the folder since the first check
     except RecipeError:
         lock.release()
         raise
@@ -116,7 +119,7 @@ def _take_over(folder: Path, recipe: ResolvedRecipe) -> RunLock:
 
 
 def _in_use(folder: Path) -> bool:
-    """Tell whether a run was begun here; one that was killed before it was described was not."""
+    """Tell whether a run was started here; one that was killed before its description was complete does not count."""
     if not folder.is_dir():
         return True
     left = {path.name for path in folder.iterdir()}

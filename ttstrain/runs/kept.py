@@ -1,4 +1,4 @@
-"""Files that a run's recipe names, found again when the run goes on: elsewhere, later, or without the originals."""
+"""Finding the files that a run's recipe names when the run is resumed, also from another directory or without them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ PATHS = ("data.path", "data.replay.path", "data.cache_dir", "base")  # keys that
 
 
 def from_where_started(composed: Composed, directory: Path | None) -> tuple[Composed, list[str]]:
-    """Let relative paths of a run's recipe lead from the directory it was started in, where something is there.
+    """Resolve relative paths of a run's recipe against the directory it was started in, where they exist there.
 
-    What the command line names leads from here. Returns notes for the user with the recipe.
+    Paths from the command line stay relative to the current directory. Returns the recipe and notes for the user.
     """
     if directory is None or directory == Path.cwd():
         return composed, []
@@ -61,9 +61,9 @@ def _listed(paths: Mapping[str, str | list[str]]) -> str:
 
 
 def with_kept_files(composed: Composed, *, checkpoint: Path, run: Path) -> tuple[Composed, list[str]]:
-    """Let a run's recipe name copies in the run's folder where the originals are gone or say something else now.
+    """Point a run's recipe to the copies in the run's folder where the original files are gone or have changed.
 
-    What the command line names is left alone. Returns notes for the user with the recipe.
+    Paths from the command line stay as they are. Returns the recipe and notes for the user.
     """
     meta = open_meta(checkpoint)
     section: dict[str, Any] = dict(composed.values.get("model") or {})
@@ -85,7 +85,7 @@ def with_kept_files(composed: Composed, *, checkpoint: Path, run: Path) -> tuple
 
 
 def _texts(task: str, section: Mapping[str, str]) -> Mapping[str, str]:
-    """Read the files that keys name now; none where one cannot be used."""
+    """Read the files that the keys of `section` name now; empty where one of them cannot be read."""
     try:
         spec = registry.find_task(task)
         planner = spec.planner(spec.read_model(section))

@@ -29,8 +29,9 @@ _PATIENCE = 3  # Ctrl-Cs before everything is killed; the first saves, the secon
 def launch(arguments: Sequence[str], *, nproc: int) -> int:
     """Run `ttstrain <arguments>` in `nproc` processes and return the exit code of the one that failed first, else zero.
 
-    Ctrl-C and SIGTERM reach every process, so that all save and leave together. Once one has failed, the others get
-    `GRACE_S` to end. Raises PeerError when one was killed, and so could not say why.
+    Ctrl-C and SIGTERM are passed on to every process, so that all save and leave together. Once one has failed, the
+    others get `GRACE_S` seconds to end. Raises RecipeError within processes of a launcher, and PeerError when a process
+    was killed and so printed no error.
     """
     if under_launcher():
         raise RecipeError(f"`--nproc {nproc}` within processes that are started already", hint="drop `--nproc`")
@@ -72,7 +73,7 @@ def _start(arguments: Sequence[str], *, rank: int, nproc: int, port: int) -> sub
 
 
 def _wait(children: Sequence[subprocess.Popen[bytes]], signals: list[int]) -> int:
-    """Wait for all, passing signals on, and make one exit code of theirs."""
+    """Wait for all processes, pass signals on to them, and return one exit code for all."""
     asked: list[int] = []
     failed: dict[int, int] = {}  # rank -> exit code, in the order of failing
     deadline = float("inf")
@@ -99,7 +100,7 @@ def _failures(children: Sequence[subprocess.Popen[bytes]], *, known: dict[int, i
 
 
 def _verdict(failed: dict[int, int], asked: Sequence[int]) -> int:
-    """Choose the exit code: a process that only lost the others ends with 1, which says less than theirs."""
+    """Choose the exit code: that of the first process that failed by itself, not of one that only lost the others."""
     if not failed:
         return 0
     rank, code = next(((rank, code) for rank, code in failed.items() if code != PeerError.exit_code), (0, 1))
@@ -121,7 +122,7 @@ def _send(children: Sequence[subprocess.Popen[bytes]], number: int) -> None:
 
 
 def _kill(child: subprocess.Popen[bytes]) -> bool:
-    """Kill a process that still runs, with its whole group; tell whether there was one."""
+    """Kill a process and its process group; return False where it had ended already."""
     if child.poll() is not None:
         return False
     if hasattr(os, "killpg"):

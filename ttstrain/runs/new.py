@@ -27,9 +27,10 @@ def start(composed: Composed, *, show: ShowProgress = no_progress) -> Path:
 
 
 def begin(composed: Composed, name: str, here: Processes, *, show: ShowProgress, place: Path | None = None) -> Ready:
-    """Get a run ready to train from its base, in a folder of its own or in `place`, which has been its folder before.
+    """Get a run ready to train from its base, in a new folder or in `place`, the folder of its earlier start.
 
-    The base is opened before the data are prepared, which may take hours, and loaded after it.
+    The base is opened before the data are prepared, so that a bad file shows at once: preparing may take hours. Its
+    weights are loaded afterwards.
     """
     recipe = parse(composed)
     device = here.choose_device(recipe)

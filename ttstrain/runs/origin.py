@@ -1,4 +1,4 @@
-"""What a resume goes on from: a checkpoint of one of our runs, or an upstream training file."""
+"""What a resume continues from: a checkpoint of one of our runs, or an upstream training file."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ from ttstrain.tracking import jsonl
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a resume goes on from."""
+    """The checkpoint or upstream file that a resume continues from."""
 
     checkpoint: Path
-    run: Path | None  # our run it belongs to; None for an upstream file
+    run: Path | None  # the run of ours that it belongs to; None for an upstream file
     step: int
-    ended: tuple[tuple[str, int], ...] = ()  # stages that are over
-    owes_evaluation: bool = False  # after that step, which a signal or a kill left no time for
+    ended: tuple[tuple[str, int], ...] = ()  # (name, last step) of the stages that have ended
+    owes_evaluation: bool = False  # the evaluation after `step` was due and not made: a signal or a kill came first
 
 
 def run_of(path: Path) -> Path | None:
-    """Return the folder of our run that a path names: it, its `checkpoints`, or one of these; None for all else."""
+    """Return the folder of our run that a path leads to; None for any other path.
+
+    The path may be the run's folder, its `checkpoints` folder or one checkpoint in that.
+    """
     path = path.resolve() if path.name in ("", "..") else path  # `.`: a run has a name
     for run in (path, path.parent, path.parent.parent):
         named = path == run or path.relative_to(run).parts[0] == pointers.CHECKPOINTS
@@ -36,9 +39,10 @@ def run_of(path: Path) -> Path | None:
 
 
 def find(path: Path, *, run: Path | None, checkpoint: Path | None, recipe: str | None) -> Origin:
-    """Find what to go on from; `run` is our run that `path` names, and `checkpoint` is what `--from` says.
+    """Find the checkpoint to resume from; `run` is our run that `path` leads to, `checkpoint` the value of `--from`.
 
-    Raises RecipeError where nothing is there or a recipe is wanting, CheckpointError where it cannot be gone on from.
+    Raises RecipeError where the path does not exist or the recipe is missing or not wanted, CheckpointError where the
+    checkpoint cannot be resumed.
     """
     if not path.exists():
         raise RecipeError(f"`{path}` does not exist", hint="give a run's folder, such as `runs/<name>`")
@@ -71,9 +75,9 @@ def find(path: Path, *, run: Path | None, checkpoint: Path | None, recipe: str |
 
 
 def not_begun(run: Path) -> bool:
-    """Tell whether a run ended before its first checkpoint was whole, so that it begins again from its base.
+    """Tell whether a run ended before its first checkpoint was complete, so that it starts again from its base.
 
-    Raises CheckpointError where its checkpoints are lost, or where it began from something else than its base.
+    Raises CheckpointError where its checkpoints are lost, or where it did not start from its base.
     """
     root = run / pointers.CHECKPOINTS
     if pointers.list_checkpoints(root) or any((root / name).exists() for name in (pointers.LAST, pointers.BEST)):
@@ -96,7 +100,7 @@ def not_begun(run: Path) -> bool:
 def _own_checkpoint(run: Path, named: Path) -> Path:
     """Find `--from` among the run's own checkpoints: a name such as `best` or `step-00000500`, or a path to one.
 
-    What lies elsewhere is never gone on from: the run would be another than the one that was named.
+    Raises CheckpointError for a checkpoint elsewhere: resuming it would continue another run than the one named.
     """
     root = run / pointers.CHECKPOINTS
     own = root / named.name

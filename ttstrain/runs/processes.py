@@ -1,16 +1,16 @@
 """The processes of one run, and what each of them does when it fails.
 
 A run on several ranks is several processes that meet in `Ranks.barrier`, `gather` and `broadcast`. When one fails, the
-others must not wait for it there, all must leave with its exit code, and the user must be told why once. How depends on
-when and where it fails:
+others must not wait for it there, all must leave with its exit code, and exactly one must print the error. How depends
+on when and where it fails:
 
-before training        A process may fail alone, anywhere. It goes to the others' next meeting and announces its exit
-                       code (`Ranks.announce_failure`). The meeting raises a PeerError in the others, which end without
-                       a word. Where several fail before the same meeting, the lowest rank speaks.
-during training,       `DECIDED_ALIKE`: what follows from numbers that all processes share is raised in every one of
-all together           them. They wait until the main process has written what it is writing, and it speaks.
+before training        A process may fail alone, anywhere. It joins the others' next meeting and announces its exit code
+                       there (`Ranks.announce_failure`). The meeting raises a PeerError in the others, which end
+                       without printing it. Where several fail before the same meeting, the lowest rank prints.
+during training,       `DECIDED_ALIKE`: an error that follows from numbers that all processes share is raised in every
+all together           one of them. They wait until the main process has written its files, and it prints the error.
 during training,       Nothing can be announced: the others may be in the middle of a sum of gradients. The process
-alone                  speaks and ends. The others notice a lost connection, which raises a PeerError in them.
+alone                  prints its error and ends. The others lose their connection to it, which raises a PeerError.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ DECIDED_ALIKE = (RecipeError, DivergedError, FolderLostError, Interrupted, Preem
 def join_processes() -> Iterator[Processes]:
     """Join the process group that the environment names; leave it, and the run's folder, at the end.
 
-    An error that ends the block is raised as the protocol above says: in a user's words, or as a PeerError in a process
-    that leaves the telling to another.
+    An error that ends the block is raised as the protocol above says: as itself in the process that prints it; a
+    UserError as a PeerError in the others. Out of memory becomes an OutOfMemoryError.
     """
     here = Processes(distributed.join())
     try:
@@ -80,7 +80,7 @@ class Processes:
     def choose_device(self, recipe: ResolvedRecipe) -> torch.device:
         """Choose this process's device and connect it to the others'."""
         device = choose_device(recipe.train.device, tf32=recipe.train.tf32, ranks=self.ranks)
-        self.ranks.barrier()  # a process without a GPU says so before the data are prepared
+        self.ranks.barrier()  # a missing GPU shows before the data are prepared
         self.ranks.connect(device)
         return device
 
@@ -94,13 +94,13 @@ class Processes:
         return place
 
     def begin_training(self) -> None:
-        """Wait until every process is ready; signals are the loop's business from here on."""
+        """Wait until every process is ready. From here on the training loop handles signals."""
         self.ranks.barrier()
         self._before_training.close()
         self._training = True
 
     def failure(self, error: BaseException) -> BaseException:
-        """Tell the others of an error that ends this process, where they can hear it; return what to raise here."""
+        """Announce an error that ends this process, as the protocol above says; return the error to raise here."""
         failure = self._in_words(error)
         speaks = self._speaks(failure)
         if speaks or not isinstance(failure, UserError):
@@ -115,7 +115,7 @@ class Processes:
         distributed.leave()
 
     def _in_words(self, error: BaseException) -> BaseException:
-        """Say in a user's words that memory ran out, where no step's smaller micro-batches help."""
+        """Turn torch's out-of-memory error into an OutOfMemoryError; return any other error unchanged."""
         if not is_out_of_memory(error):
             return error
         when = "outside a training step" if self._training else "before the training began"
@@ -126,16 +126,16 @@ class Processes:
         )
 
     def _speaks(self, failure: BaseException) -> bool:
-        """Announce a failure to the others, and return whether it is this process that tells the user."""
+        """Announce a failure to the others, and return whether this process prints it."""
         if isinstance(failure, PeerError):
-            return True  # it knows whether to speak
+            return True  # its `told` says whether it is printed
         try:
             if not self._training:
                 return self.ranks.announce_failure(_exit_code(failure))
             if isinstance(failure, DECIDED_ALIKE):
                 self.ranks.barrier()  # the main process may still be writing, and a launcher ends all with the first
                 return self.ranks.main
-        except PeerError:  # nobody is left to hear it; of a signal, which reaches all, the first to leave has spoken
+        except PeerError:  # the others are gone; a signal reaches all, and the first to leave has printed it
             return not isinstance(failure, Preempted)
         return True
 

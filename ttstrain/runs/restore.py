@@ -1,4 +1,4 @@
-"""The state that a run goes on with: of its own checkpoint, or of another trainer's training file."""
+"""Restoring a resumed run's state: from a checkpoint of ours, or from an upstream training file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ttstrain.train import checkpointing
 from ttstrain.train.prepare import Prepared
 from ttstrain.train.run import Run
 
-PART_NAMES = {  # of the state, as a person would call them
+PART_NAMES = {  # part of the state -> its name in notes
     "task": "weights",
     "optimizers": "optimizer state",
     "ema": "average",
@@ -31,11 +31,11 @@ PART_NAMES = {  # of the state, as a person would call them
     "new_rows": "new rows",
     "curriculum": "stage",
 }
-ADDED_LATER = frozenset({"ema", "early_stop", "curriculum"})  # that a resume may ask for when the run had none
+ADDED_LATER = frozenset({"ema", "early_stop", "curriculum"})  # parts that a resume may add to a run without them
 
 
 def restore(run: Run, origin: Origin, prepared: Prepared, *, reset_step: bool, reset_optimizer: bool) -> list[str]:
-    """Put what a run goes on from into it; return notes on what was taken and what starts afresh."""
+    """Load the state at `origin` into a run; return notes on what was restored and what was reset."""
     keep = {name for name, reset in (("progress", reset_step), ("optimizers", reset_optimizer)) if reset}
     if origin.run is None:
         return _restore_upstream(run, origin, keep=keep)
@@ -60,7 +60,7 @@ def restore(run: Run, origin: Origin, prepared: Prepared, *, reset_step: bool, r
 
 
 def _look_for_best(run: Run, origin: Origin) -> list[str]:
-    """Forget a best that a rollback had left standing after this checkpoint's step, and that is gone since."""
+    """Reset a best from after this checkpoint's step, before a rollback, where its checkpoint is gone; return notes."""
     best = run.best
     if not best.of_left_course or checkpointing.best_is_on_disk(run):
         return []
@@ -118,7 +118,7 @@ def _restore_upstream(run: Run, origin: Origin, *, keep: set[str]) -> list[str]:
 
 
 def _refuse_to_go_on(run: Run, origin: Origin) -> None:
-    """Raise RecipeError where the recipe asks for what another trainer's run cannot go on with."""
+    """Raise RecipeError where the recipe asks for LoRA or new rows, which an upstream training file cannot resume."""
     if run.plan.recipe.lora is not None:
         raise RecipeError(
             "an upstream training file is continued with all its weights; `lora` would train adapters only",

@@ -1,4 +1,4 @@
-"""Go on with a run of ours, or with another trainer's from its training file."""
+"""Resume a run of ours, or an upstream training file."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def resume(
     data: Path | None = None,
     show: ShowProgress = no_progress,
 ) -> Path:
-    """Go on with a run of ours, or with an upstream training file under a recipe; return the run's folder.
+    """Resume a run of ours, or an upstream training file under a recipe; return the run's folder.
 
     Raises RecipeError when the schedule has ended, with the ways out.
     """
     with join_processes() as here:
-        own = None if reset_step else run_of(path)  # a run that starts again from its weights is only read
+        own = None if reset_step else run_of(path)  # `--reset-step` only reads the run, and trains in a new folder
         if own is not None:
             here.hold(lambda: _locked(own, here))
         if own is not None and checkpoint is None and not_begun(own):
@@ -69,7 +69,7 @@ def _go_on(
     reset_optimizer: bool,
     show: ShowProgress,
 ) -> Ready:
-    """Get a run ready to go on from its origin, in its own folder `place` or in a new one."""
+    """Get a run ready to resume from its origin, in its own folder `place` or in a new one."""
     composed, kept_notes = _as_it_was(composed, origin)
     checked = parse(composed)
     device = here.choose_device(checked)
@@ -98,7 +98,7 @@ def _go_on(
 def _compose(
     run: Path | None, overrides: Sequence[str], *, recipe: str | None, data: Path | None
 ) -> tuple[Composed, str]:
-    """Return the recipe to go on with, and what its run is named after."""
+    """Return the recipe of the resumed run, and the run's name."""
     if run is None:
         assert recipe is not None
         composed = with_project(with_flags(compose(recipe, overrides), data=data))
@@ -108,7 +108,7 @@ def _compose(
 
 
 def _as_it_was(composed: Composed, origin: Origin) -> tuple[Composed, list[str]]:
-    """Let the recipe of a run of ours find the files that it found when the run was started; return notes."""
+    """Point the recipe of a run of ours to the files that it was started with; return it with notes."""
     if origin.run is None:
         return composed, []
     composed, path_notes = from_where_started(composed, run_folder.directory(origin.run))
@@ -117,7 +117,7 @@ def _as_it_was(composed: Composed, origin: Origin) -> tuple[Composed, list[str]]
 
 
 def _locked(run: Path, here: Processes) -> RunLock:
-    """Take a run's lock, and mend what a process that died in the middle of a save has left."""
+    """Take a run's lock, and repair its checkpoints after a process that died in the middle of a save."""
     with ExitStack() as until_refused:
         lock = until_refused.enter_context(hold(run))
         folder.refuse_links(run)
@@ -131,7 +131,7 @@ def _locked(run: Path, here: Processes) -> RunLock:
 def _begin_again(
     run: Path, overrides: Sequence[str], here: Processes, *, data: Path | None, show: ShowProgress
 ) -> Ready:
-    """Begin a run from its base once more, where it ended before it had a checkpoint: the steps come out the same."""
+    """Start a run from its base again, where it ended before its first checkpoint. Its steps give the same numbers."""
     composed, name = _compose(run, overrides, recipe=None, data=data)
     composed, path_notes = from_where_started(composed, run_folder.directory(run))
     here.notes += [f"`{run}` ended before its first checkpoint: it begins again from its base", *path_notes]

@@ -1,4 +1,4 @@
-"""What each start of a run was: its recipe, plan and environment, kept in `sessions/0001`, `0002`, …
+"""A record of each start of a run: its recipe, plan and environment, in `sessions/0001`, `0002`, …
 
     sessions/0002/recipe.yaml, plan.json    as this start resolved them
     sessions/0002/env.json                  command, directory, versions, commit, time, `goes_on_from`
@@ -24,16 +24,15 @@ from ttstrain.plan.plan import Plan
 from ttstrain.plan.render import recipe_yaml
 from ttstrain.shell import quoted
 
-FILES = (PLAN, ENVIRONMENT, RECIPE)  # the recipe comes last: where it is, the others are
+FILES = (PLAN, ENVIRONMENT, RECIPE)  # the recipe is written last: where it is, the others are
 _RESTARTS = {"--reset-step", "--recipe"}  # of `resume`: the run does not begin from its recipe's base
 
 
 def write_description(folder: Path, plan: Plan, *, goes_on_from: Path | None = None) -> list[str]:
-    """Write recipe, plan and environment of this start, and keep those of the starts before.
+    """Write recipe, plan and environment of this start beside those of earlier starts; return notes for the user.
 
-    The run's identity is made once and stays. `goes_on_from` is the checkpoint that this start goes on from. Returns
-    notes on what is another version than at the last start, and where the CPU's kernels were on and are off, or the
-    other way round.
+    The run's id is made at the first start and stays. `goes_on_from` is the checkpoint that this start resumes from.
+    The notes name versions that differ from the last start's, and CPU kernels that were switched on or off since.
     """
     former = read_environment(folder)
     _keep_former(folder)
@@ -57,7 +56,7 @@ def sessions(folder: Path) -> list[Path]:
 
 
 def began_from_elsewhere(folder: Path) -> str | None:
-    """Return the command that began a run from another's checkpoint; None for a run that began from its base."""
+    """Return the command that started a run from a checkpoint; None for a run that started from its base."""
     first = next(iter(sessions(folder)), folder)
     written = read_environment(first)
     command = [str(part) for part in written.get("command") or ()]
@@ -80,7 +79,7 @@ def _environment(folder: Path, plan: Plan, goes_on_from: Path | None) -> dict[st
 
 
 def _keep_former(folder: Path) -> None:
-    """Keep what a run from before there were records holds, as its first one."""
+    """Copy the description of a run that has no `sessions` folder yet into `sessions/0001`."""
     if sessions(folder) or not (folder / RECIPE).is_file():
         return
     for name in FILES:

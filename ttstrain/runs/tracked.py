@@ -1,4 +1,4 @@
-"""What surrounds the training of a run: what it is measured on, and its trackers from the first word to the last."""
+"""What surrounds the training loop: the held-out data, and the trackers from their start to their end."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Training:
 
     held_out: HeldOut
     snapshots: Snapshots
-    status: str = "failed"  # until the loop says something else
+    status: str = "failed"  # until the loop ends
 
 
 @contextmanager
 def tracked(ready: Ready, here: Processes) -> Iterator[Training]:
-    """Tell the trackers what is about to be trained, and at the end, whatever it is, how it went."""
+    """Start the trackers, yield the loop's inputs, and finish the trackers with the run's status, also on an error."""
     run, origin = ready.run, ready.origin
     held_out = hold_out(run, ready.prepared)
     again = recover_base(run, held_out.previews, lambda: open_for(run.plan.recipe))
@@ -54,7 +54,7 @@ def tracked(ready: Ready, here: Processes) -> Iterator[Training]:
         yield training
     except PeerError:
         raise
-    except RecipeError as error:  # of a metric's name, for one, which the first evaluation shows to be wrong
+    except RecipeError as error:  # such as a wrong metric name, found at the first evaluation
         training.status = "recipe"
         if origin is not None or pointers.list_checkpoints(run.store.root):
             raise
@@ -90,7 +90,7 @@ def _info(run: Run, origin: Origin | None) -> RunInfo:
 
 
 def _take_course(run: Run, origin: Origin | None) -> list[str]:
-    """Let the run's folder say from where it goes on, before the first step; return a note where a course is left."""
+    """Point the run's folder to the checkpoint that it resumes from; return a note where that is not the last one."""
     if origin is None or origin.run != run.folder or not run.ranks.main:
         return []
     former = pointers.pointed(run.store.root, pointers.LAST)

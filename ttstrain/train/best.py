@@ -11,13 +11,13 @@ class Best:
     """Remembers the lowest value of one metric and the step it was seen at."""
 
     def __init__(self, metric: str | None, *, measured: str | None = None) -> None:
-        """`measured` hashes what evaluations measure, for whoever compares this run with its checkpoint."""
+        """`measured` is the hash of the held-out data, to compare this run with its checkpoint."""
         self.metric = metric
         self.measured = measured
         self.since = 0  # evaluations up to this step, where it is not 0, measured something else
         self.value = math.inf
         self.step: int | None = None
-        self.of_left_course = False  # it was measured after a step that the run has since gone back from
+        self.of_left_course = False  # measured before a rollback to an earlier step than its own
 
     def improves(self, values: Mapping[str, float]) -> bool:
         """Tell whether an evaluation is the best yet; NaN never is."""
@@ -29,11 +29,11 @@ class Best:
         self.value, self.step, self.of_left_course = values[self.metric], step, False
 
     def lost_by_saving(self, step: int) -> bool:
-        """Tell whether a checkpoint of `step` would replace the best one, which a rollback has left standing."""
+        """Tell whether a checkpoint of `step` would overwrite the best one, made at that step before a rollback."""
         return self.of_left_course and self.step == step
 
     def forget(self) -> None:
-        """Begin anew, where the metric means something else from now on."""
+        """Reset the best, where later values cannot be compared with it."""
         self.value, self.step, self.of_left_course = math.inf, None, False
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""From a plan to a live run."""
+"""Building the objects of a run from its plan."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def build(
     lock: RunLock | None = None,
     rescue: Callable[[Path, Plan], RunLock] | None = None,
 ) -> Run:
-    """Make every live part of a run; weights are fresh, the step is 0."""
+    """Build every object of a run. Its weights are newly initialized, its step is 0."""
     recipe = plan.recipe
     rng = Rng(device)
-    rng.seed(recipe.train.seed)  # alike on every rank while weights are drawn
+    rng.seed(recipe.train.seed)  # the same on every rank while weights are initialized
     task = _task(plan, device, ranks)
     optimizers = _optimizers(plan, task)
     ema = None
@@ -146,7 +146,7 @@ def _loader(plan: Plan, prepared: Prepared, device: torch.device, ranks: Ranks) 
 
 
 def _precision(recipe: ResolvedRecipe, device: torch.device, ranks: Ranks) -> Kind:
-    """Choose the format that every rank's device has."""
+    """Choose one precision for all ranks: fp32 where any of them chooses fp32."""
     kinds = ranks.gather(choose(recipe.train.precision, device))
     return "fp32" if "fp32" in kinds else kinds[0]
 
@@ -163,6 +163,6 @@ def _store(recipe: ResolvedRecipe, folder: Path) -> CheckpointStore:
 
 
 def make_snapshots(run: Run) -> Snapshots:
-    """Choose where the last good state is held."""
+    """Make the run's snapshots, in memory or on disk as the recipe says."""
     folder = run.folder / f"snapshot-rank-{run.ranks.rank}"
     return snapshot.make(run.plan.recipe.guard.snapshot, folder=folder, meta=checkpointing.describe(run, metrics={}))

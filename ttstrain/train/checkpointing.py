@@ -1,4 +1,4 @@
-"""From a run to a checkpoint folder and back."""
+"""Saving a run as a checkpoint, and restoring it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ PER_RANK = "rng"  # the one part that differs between processes
 
 
 def save(run: Run, *, best: bool = False, metrics: Mapping[str, float] | None = None) -> Path:
-    """Write a checkpoint of the run as it stands; ranks other than the main one only hand over their generators.
+    """Save the run's current state as a checkpoint and return its folder. All ranks call it; the main one writes.
 
-    Where it replaces the best one, which a rollback had left standing, the best begins anew, and a note says so.
+    Other ranks contribute the states of their random generators. Where the save overwrites the best checkpoint, made at
+    this step before a rollback, the best is reset with a note. Raises DivergedError where the ranks hold different
+    weights, FolderLostError, once the state is saved beside it, where the run's folder is gone.
     """
     if differing := run.ranks.differ(run.task.state_dict()):
         more = f" and {len(differing) - 1:,} more" if len(differing) > 1 else ""
@@ -48,7 +50,7 @@ def save(run: Run, *, best: bool = False, metrics: Mapping[str, float] | None = 
 
 
 def best_is_on_disk(run: Run) -> bool:
-    """Tell, in every process, whether the best checkpoint so far is on disk as it was measured."""
+    """Tell, on every rank, whether the best checkpoint so far is on disk with the value it was measured at."""
     best, found = run.best, False
     if run.ranks.main and best.step is not None and best.metric is not None:
         run.store.wait()
@@ -57,7 +59,7 @@ def best_is_on_disk(run: Run) -> bool:
 
 
 def keep_best_after(run: Run, step: int) -> list[str]:
-    """Keep a best from after `step`, to which the run has gone back, where its checkpoint is on disk; return notes."""
+    """After a rollback to `step`: retain a later best where its checkpoint is on disk, else reset it; return notes."""
     best = run.best
     if best.step is None or best.step <= step:
         return []
@@ -70,7 +72,7 @@ def keep_best_after(run: Run, step: int) -> list[str]:
 
 
 def _best_anew(run: Run, values: Mapping[str, float], *, step: int) -> bool:
-    """Forget the best, whose checkpoint is about to be replaced; return whether this one is the best then."""
+    """Reset the best, whose checkpoint is about to be overwritten; return whether the new checkpoint is the best."""
     lost = run.best.value
     run.best.forget()
     measured = run.best.improves(values)
@@ -88,19 +90,19 @@ def _best_anew(run: Run, values: Mapping[str, float], *, step: int) -> bool:
 
 
 def shared(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of a state is alike in every process."""
+    """Return the parts of a state that are the same on every rank."""
     return {name: tree for name, tree in content.items() if name != PER_RANK}
 
 
 def _save_beside(run: Run, generators: Sequence[Any], meta: Meta) -> FolderLostError:
-    """Save the run as it stands beside the folder that is gone; return what to raise in every process."""
+    """Save the run's current state beside its lost folder; return the error to raise on every rank."""
     place = write_beside(run, shared(run.state.state_dict()), generators, meta) if run.ranks.main else None
     return folder_lost(run, run.ranks.broadcast(place), step=meta.step)
 
 
 def write_beside(run: Run, state: Mapping[str, Any], generators: Sequence[Any], meta: Meta) -> Path:
-    """Write a run of one checkpoint beside the folder that is gone, and return its folder. For the main process."""
-    assert run.rescue is not None  # only who holds a lock on the folder learns that it is gone
+    """Write a new run folder with one checkpoint beside the lost one, and return it. For the main process."""
+    assert run.rescue is not None  # only the process that holds the lock can find the folder lost
     with run.rescue(run.folder, run.plan) as lock:
         beside = store.CheckpointStore(lock.folder, keep_last=1, background=False, texts=run.store.texts)
         beside.save(meta.step, state, meta, per_rank=generators)
@@ -108,7 +110,7 @@ def write_beside(run: Run, state: Mapping[str, Any], generators: Sequence[Any], 
 
 
 def folder_lost(run: Run, place: Path | None, *, step: int) -> FolderLostError:
-    """Say that the run's folder is gone, and that the state of a step is saved in another."""
+    """Make the error for a run's folder that is gone; the state of `step` is saved in `place`."""
     return FolderLostError(
         f"the run's folder `{run.folder}` was removed or renamed under the run; step {step} is saved in `{place}`",
         hint=f"continue with `ttstrain resume {quoted(place)}`",
@@ -116,9 +118,9 @@ def folder_lost(run: Run, place: Path | None, *, step: int) -> FolderLostError:
 
 
 def save_held(run: Run, content: Mapping[str, Any], *, step: int, alone: bool = False) -> Path:
-    """Write a held snapshot as a checkpoint, so that a run that gives up leaves a good state behind.
+    """Save a snapshot as the checkpoint of `step`, for a run that gives up, and return its folder.
 
-    `alone`: by this process, without the generators of the others, which may be gone.
+    `alone`: this process saves by itself, without the random generators of other ranks, which may be gone.
     """
     if run.best.lost_by_saving(step):
         _best_anew(run, {}, step=step)
@@ -130,9 +132,9 @@ def save_held(run: Run, content: Mapping[str, Any], *, step: int, alone: bool = 
 
 
 def restore(run: Run, loaded: store.Loaded, *, source: Path, keep: Collection[str] = ()) -> list[str]:
-    """Put a checkpoint into a run, leaving the parts in `keep` as they are; return notes for the user.
+    """Load a checkpoint into a run, except for the parts in `keep`; return notes for the user.
 
-    A rank that the checkpoint knows no generators for keeps freshly seeded ones, and a note says so.
+    A rank without random generators in the checkpoint uses newly seeded ones, and a note says so.
     """
     notes: list[str] = []
     content: dict[str, Any] = dict(loaded.state)
@@ -155,7 +157,7 @@ def restore(run: Run, loaded: store.Loaded, *, source: Path, keep: Collection[st
 
 
 def describe(run: Run, *, metrics: Mapping[str, float], step: int | None = None) -> Meta:
-    """Say what the checkpoint is, for people and for `inspect-ckpt`."""
+    """Return the metadata of a checkpoint of the run, at its current step or at `step`."""
     recipe = run.plan.recipe
     texts = run.plan.facts.texts
     done = run.progress.step if step is None else step

@@ -1,4 +1,4 @@
-"""Checksums of tensors' bits: how processes find out whether they hold the same numbers, without sending them."""
+"""Checksums of tensors' bits, by which ranks compare their tensors without sending them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 20  # values summed at a time: the keys and one product are all that a checksum needs of memory
+CHUNK = 1 << 20  # values summed at a time: a checksum needs memory for the keys and for one product
 _OF_BYTES = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _BETWEEN_CHUNKS = 0x2545F4914F6CDD1D  # odd, as are the keys: a single bit that differs always shows
 
 
 @torch.no_grad()
 def checksums(tensors: Iterable[Tensor]) -> Tensor:
-    """Return a number (tensors,) int64 for each tensor, on the CPU: equal for equal bits, and else all but never.
+    """Return one checksum per tensor, (tensors,) int64 on the CPU: equal for equal bits, almost never for others.
 
-    Each value counts with a key of its place, modulo 2 ** 64, so that changes of opposite sign do not cancel and values
-    that changed places show. Waits for each device once.
+    Each value is multiplied by a key of its position and summed modulo 2 ** 64, so that changes of opposite sign do not
+    cancel and swapped values show. Waits for each device once.
     """
     keys: dict[torch.device, Tensor] = {}
     sums: dict[torch.device, list[Tensor]] = {}

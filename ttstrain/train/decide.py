@@ -1,4 +1,4 @@
-"""What follows a step: `decide` says it from plain values, and the loop does it."""
+"""What to do after a step: `decide` chooses it from plain values, and the loop does it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """What someone outside asks for between two steps."""
+    """What signals and request files ask for between two steps."""
 
     leave: Request | None = None
     save: bool = False
@@ -39,8 +39,8 @@ class Requests:
 class Found:
     """What an evaluation showed."""
 
-    improved: bool = False  # on the best one so far
-    out_of_patience: bool = False  # of the early stop
+    improved: bool = False  # it is the best so far
+    out_of_patience: bool = False  # the early stop's patience has run out
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +59,9 @@ class After:
 def decide(place: Place, plan: Plan, requests: Requests, found: Found | None = None) -> After:
     """Decide what is done after a step. `found` is None before the evaluation, and where there is none.
 
-    The last step of a run or of a stage is logged, measured, heard and saved whatever the plan's intervals. Whoever
-    leaves saves first, and a run that is done is done whatever else was asked for.
+    After the last step of a run or of a stage the run evaluates, generates previews and saves, whatever the plan's
+    intervals; the run's last step is also logged. A run that leaves saves first. After its last step it ends as "done",
+    whatever a signal asked for.
     """
     step, ends = place.step, place.last or place.ends_stage
     found = found or Found()
