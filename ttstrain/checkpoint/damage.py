@@ -1,4 +1,4 @@
-"""What is damaged in a checkpoint of ttstrain, and which one before it is intact."""
+"""Find the damaged files of a checkpoint of ttstrain, and the intact checkpoint before it."""
 
 from __future__ import annotations
 

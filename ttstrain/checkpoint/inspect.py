@@ -83,7 +83,7 @@ class Inspection:
     zero: list[str]
     damaged: list[str]  # files of our own checkpoint that are not what was written
     pickle_globals: list[str]
-    pickle_verdict: pickle_names.FileVerdict | None  # of loading it elsewhere; None where nothing is pickled
+    pickle_verdict: pickle_names.FileVerdict | None  # risk of unpickling it; None where nothing is pickled
     unsafe: bool
     modules: list[ModuleReport]
     notes: list[str]
@@ -139,7 +139,7 @@ class Difference:
 def inspect(path: Path) -> Inspection:
     """Inspect a checkpoint file of any trainer, one of our checkpoints, or a run by its last one.
 
-    Raises CheckpointError when it cannot be read. An unsafe pickle can be: its names are reported and nothing runs.
+    Raises CheckpointError when it cannot be read. An unsafe pickle is read: its names are reported, nothing runs.
     """
     return retried(path, lambda: _inspect(path))
 
@@ -151,7 +151,7 @@ def _inspect(path: Path) -> Inspection:
     counted = [stored for name, stored in view.weights.items() if name not in view.buffers]
     ema = EmaReport(present=False)
     if checkpoint is not None and checkpoint.ema is not None:
-        alone = checkpoint.ema is checkpoint.weights  # the file holds nothing else
+        alone = checkpoint.ema is checkpoint.weights  # the file holds EMA weights only
         distance = None if alone else tensorfile.relative_distance(checkpoint.ema, checkpoint.weights)
         ema = EmaReport(present=True, step=checkpoint.ema_step, distance=_number(distance))
     verdict = pickle_names.judge(view.globals) if view.pickled else None
@@ -181,9 +181,9 @@ def _inspect(path: Path) -> Inspection:
 
 @refused_as(CheckpointError)
 def list_tensors(path: Path, pattern: str) -> list[TensorReport]:
-    """Inspect every tensor whose name matches a shell pattern, EMA weights and optimizer state included.
+    """Inspect every tensor whose name matches a shell pattern, including EMA weights and optimizer state.
 
-    Raises UserError when none does.
+    Raises UserError when no name matches.
     """
     view = _open(path)
     every = {**view.weights, **view.others}
@@ -222,7 +222,7 @@ def diff(a: Path, b: Path) -> Difference:
 class _View:
     checkpoint: OpenedCheckpoint | None  # None when no family knows the file
     weights: Mapping[str, StoredTensor]
-    others: Mapping[str, StoredTensor]  # EMA weights and optimizer state: `ema/<name>`, `optimizer/<name>/exp_avg`, ...
+    others: Mapping[str, StoredTensor]  # EMA and optimizer tensors: `ema/<name>`, `optimizer/<name>/exp_avg`, ...
     buffers: frozenset[str]
     globals: tuple[str, ...]
     pickled: bool

@@ -1,7 +1,7 @@
-"""Who writes into a run's folder: one process at a time.
+"""The lock of a run's folder: one process writes into it at a time.
 
-`<run>/.lock` is held with flock: the system frees it when its holder ends, however it ends, and a network drive tells
-the other machines. What stands in the file is for people: host, process, start and command.
+`<run>/.lock` is held with flock: the system frees it when its holder ends, however it ends, and a network drive shows
+it to other machines. The file's content is for people: host, process, start and command.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from ttstrain.errors import UserError
 from ttstrain.shell import quoted
 
 LOCK = ".lock"
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # a network drive that was mounted without locks
-_MAX_BYTES = 10_000  # of the file that are read: a command line may be long
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # errors of a network drive that is mounted without locks
+_MAX_BYTES = 10_000  # bytes of the file that are read: a command line may be long
 
 _IN_LOCK: dict[str, type] = {"host": str, "pid": int, "since": str, "command": str}
 
@@ -38,14 +38,14 @@ class RunLock:
 
     def __init__(self, folder: Path, descriptor: int, place: int | None, *, made: bool, warning: str | None) -> None:
         self.folder = folder
-        self.warning = warning  # where the file system has no locks
+        self.warning = warning  # set where the file system has no locks
         self._made = made
         self._descriptor: int | None = descriptor
-        self._place = place  # of the folder itself: it tells one folder from another of the same name
+        self._place = place  # descriptor of the folder: it tells it from another folder of the same name
         self._process = os.getpid()
 
     def lost(self) -> bool:
-        """Tell whether the folder was removed or renamed since. A drive that does not answer is no sign of that."""
+        """Tell whether the folder was removed or renamed since. False where the drive does not answer."""
         if self._place is None:
             return False
         try:
@@ -56,7 +56,7 @@ class RunLock:
             return False
 
     def release(self) -> None:
-        """Let others write here. A folder that was made for this lock and is still empty is removed."""
+        """Release the lock. A folder that was made for this lock and is still empty is removed."""
         if self._descriptor is None or os.getpid() != self._process:
             return
         with suppress(OSError):
@@ -69,7 +69,7 @@ class RunLock:
             _close(self._place)
         self._descriptor = None
         if self._made:
-            with suppress(OSError):  # something is in it
+            with suppress(OSError):  # the folder is not empty
                 self.folder.rmdir()
 
     def __enter__(self) -> RunLock:
@@ -80,7 +80,7 @@ class RunLock:
 
 
 def hold(folder: Path, *, made: bool = False) -> RunLock:
-    """Take the lock of a run's folder; `made` says that this process has just made the folder.
+    """Take the lock of a run's folder; `made`: this process has just created the folder.
 
     Raises RunBusyError that names the holder, and UserError where the folder cannot be written.
     """
@@ -150,7 +150,7 @@ def _myself() -> str:
 
 def _busy(folder: Path) -> RunBusyError:
     who = "another process"
-    with suppress(OSError, ValueError):  # half written, or not by us
+    with suppress(OSError, ValueError):  # the file is incomplete, or was not written by ttstrain
         with (folder / LOCK).open("rb") as file:
             holder = check_object(parse(file.read(_MAX_BYTES)), _IN_LOCK)
         who = f"process {holder['pid']} on `{holder['host']}` since {holder['since']}: `{holder['command']}`"
@@ -171,7 +171,7 @@ def _close(descriptor: int) -> None:
 
 
 def _let_go_in_child() -> None:
-    """Close the copies that a forked process has: it would hold a dead parent's lock for as long as it lives."""
+    """Close a forked process's copies: otherwise it would hold its parent's lock after the parent has ended."""
     for descriptor in list(_open_here):
         _close(descriptor)
 

@@ -35,7 +35,7 @@ def open_base(files: Sequence[str], *, task: str) -> OpenedCheckpoint:
 def _open(spec: str, *, task: str) -> OpenedCheckpoint:
     if spec.startswith(hub.HUB):
         return open_checkpoint(resolve_base(spec), task=task)
-    place = Path(spec).expanduser()  # of a run that trains, its best one may be replaced while it is looked at
+    place = Path(spec).expanduser()  # the best checkpoint of a run that is training may be replaced while it is read
     return retried(place, lambda: open_checkpoint(resolve_base(spec), task=task), prefer="best")
 
 
@@ -53,7 +53,7 @@ def check_base(recipe: ResolvedRecipe) -> None:
 
     Raises CheckpointError as a run would: a file is missing or damaged, of another family, model or version, not the
     whole model or more than it, not finite, or of a vocab, a tokenizer or a quantizer that does not go with the
-    recipe's. Of a base that lies on the Hub nothing is known.
+    recipe's. A base on the Hub is not checked.
     """
     files = base_files(recipe.base)
     if any(spec.startswith(hub.HUB) for spec in files):

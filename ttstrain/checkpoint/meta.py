@@ -36,7 +36,7 @@ class GroupMeta(_Record):
 
     optimizer: str
     name: str
-    lr: float  # of its next update
+    lr: float  # LR of its next update
     weight_decay: float
     parameters: int  # number of scalars
 
@@ -45,12 +45,12 @@ class EmaMeta(_Record):
     """The exponential moving average (EMA) of the weights."""
 
     present: bool
-    step: int | None = None  # updates it has seen
-    decay: float | None = None  # of its latest update
+    step: int | None = None  # number of EMA updates
+    decay: float | None = None  # decay of the latest update
 
 
 class LoraMeta(_Record):
-    """The adapters that were trained over a base's weights."""
+    """The LoRA adapters that were trained on top of a base's weights."""
 
     rank: int
     alpha: float
@@ -93,7 +93,7 @@ class Meta(_Record):
     schema_version: int = Field(default=SCHEMA, alias="schema")
     parts: tuple[str, ...] = ()
     ranks: int = 0
-    order: int = 0  # of writing, within its run: 1 is the first; 0 if unknown
+    order: int = 0  # order of writing within its run: 1 is the first; 0 if unknown
     files: Mapping[str, FileMeta] = {}
     digest: str = ""  # sha256 of this file with nothing between these quotes; earlier checkpoints have none
 
@@ -134,7 +134,7 @@ def write_meta(folder: Path, meta: Meta) -> None:
 
 
 def read_meta(folder: Path) -> Meta:
-    """Read `meta.json`; keys of `model` that name a file which the checkpoint keeps are the paths of its copies.
+    """Read `meta.json`; where `model` names a file of which the checkpoint has a copy, the value is the copy's path.
 
     Raises CheckpointError when the folder is no checkpoint or comes from a newer ttstrain.
     """
@@ -163,13 +163,13 @@ def read_meta(folder: Path) -> Meta:
 
 
 def _with_digest(text: str) -> str:
-    """Put between the quotes of `digest`, which comes last, the sum of the text without it."""
+    """Fill `digest`, the last key, with the sha256 of the text in which `digest` is empty."""
     before, after = text.rsplit(_NO_DIGEST, 1)
     return f'{before}"digest": "{sha256(text)}"{after}'
 
 
 def _check_digest(path: Path, meta: Meta) -> None:
-    """Raise CheckpointError when `meta.json` is not what was written; an older one has no digest to tell."""
+    """Raise CheckpointError when `meta.json` was altered; an older file without a digest is not checked."""
     if not meta.digest:
         return
     written = documents.read_bytes(path, error=CheckpointError)
@@ -181,7 +181,7 @@ _NO_DIGEST = '"digest": ""'
 
 
 def kept_files(folder: Path, meta: Meta) -> dict[str, Path]:
-    """Map the keys of `model` whose files the checkpoint keeps to its copies."""
+    """Map each key of `model` that names a copied file to the checkpoint's copy."""
     return {key: folder / kept_name(key) for key in meta.model if kept_name(key) in meta.files}
 
 

@@ -1,6 +1,6 @@
-"""Which checkpoints a run has: complete folders, the pointers `last` and `best`, and what a dead process left behind.
+"""A run's checkpoints: complete folders, the pointers `last` and `best`, and leftovers of a process that was killed.
 
-A pointer is the name of a folder beside it. Neither it nor a link ever leads to anything else.
+A pointer is a text file with the name of a folder beside it. A pointer or link to any other place is not followed.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def is_checkpoint(folder: Path) -> bool:
 
 
 def is_own(folder: Path) -> bool:
-    """Tell whether a folder is a checkpoint that lies where it seems to."""
+    """Tell whether a folder is a checkpoint and no link to one."""
     return is_checkpoint(folder) and not folder.is_symlink()
 
 
 def list_checkpoints(root: Path) -> list[Path]:
-    """List the complete checkpoints in a `checkpoints` folder by step; links are none, wherever they lead."""
+    """List the complete checkpoints in a `checkpoints` folder by step; links are left out."""
     if not root.is_dir():
         return []
     found = [folder for folder in root.iterdir() if _STEP_FOLDER.fullmatch(folder.name) and is_own(folder)]
@@ -54,7 +54,7 @@ def order(folder: Path) -> int:
     """Return which of its run's checkpoints this is, in the order of writing."""
     try:
         return read_meta(folder).order
-    except CheckpointError:  # damaged, which `inspect-ckpt` reports: the oldest
+    except CheckpointError:  # a damaged checkpoint, which `inspect-ckpt` reports, counts as the oldest
         return -1
 
 
@@ -69,9 +69,9 @@ def step_of(folder: Path) -> int:
 
 
 def read_pointer(root: Path, name: str) -> Path | None:
-    """Follow `last` or `best` to a checkpoint in this folder; a `last` that is gone or damaged is the newest one.
+    """Follow `last` or `best` to a checkpoint in this folder; where `last` is missing or damaged, the newest one.
 
-    Raises CheckpointError when it names a checkpoint that is not there, or `best` names none at all.
+    Raises CheckpointError when the pointer names a missing checkpoint, or `best` names none.
     """
     path, named = root / name, pointed(root, name)
     if named is None and name == LAST:
@@ -110,12 +110,12 @@ def write_pointer(path: Path, name: str) -> None:
 def recover(root: Path) -> None:
     """Restore a checkpoint that was being replaced when the process died. For the run's writer only."""
     for aside, folder in _stepped_aside(root):
-        with suppress(FileNotFoundError):  # another process of the run was quicker
+        with suppress(FileNotFoundError):  # another process of the run has done it already
             aside.rename(folder)
 
 
 def mend(path: Path) -> None:
-    """Do what `recover` does for the run that is about to be read at `path`, unless a process writes there now."""
+    """Call `recover` for the run at `path` before it is read, unless a process holds the run's lock."""
     for root in (path / CHECKPOINTS, path, path.parent):
         if root.name == CHECKPOINTS and _stepped_aside(root):
             with suppress(UserError, OSError), hold(root.parent):
@@ -123,13 +123,13 @@ def mend(path: Path) -> None:
 
 
 def _stepped_aside(root: Path) -> list[tuple[Path, Path]]:
-    """List the checkpoints that have no successor in their place yet, with that place."""
+    """List (renamed old checkpoint, its original path) where the new checkpoint is not in place."""
     pairs = [(aside, root / aside.name[1 : -len(".old")]) for aside in root.glob(".step-*.old")]
     return [(aside, folder) for aside, folder in pairs if is_checkpoint(aside) and not folder.exists()]
 
 
 def mend_last(root: Path) -> str | None:
-    """Write a `last` that is gone or damaged again, to name the newest checkpoint; return a note that says so."""
+    """Rewrite a missing or damaged `last` to name the newest checkpoint; return a note that says so."""
     newest = next(reversed(by_age(root)), None)
     if newest is None or pointed(root, LAST) is not None:
         return None

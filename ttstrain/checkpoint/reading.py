@@ -15,13 +15,13 @@ from ttstrain.errors import CheckpointError, UserError
 T = TypeVar("T")
 
 TRIES = 5
-PAUSE_S = 0.05  # before the second try, and twice as long before each further one
+PAUSE_S = 0.05  # wait before the second try; doubled before each further one
 
 
 def retried(path: Path, read: Callable[[], T], *, prefer: Literal["last", "best"] = "last") -> T:
-    """Return what `read` reads at `path`; again where the checkpoint was replaced or removed meanwhile.
+    """Call `read` on `path`; try again where the checkpoint was replaced or removed meanwhile.
 
-    `read` follows the path itself. Raises its error where what it read is still there, and CheckpointError where the
+    `read` follows the path itself. Raises its error where the checkpoint did not change, and CheckpointError where the
     checkpoint changed during every try.
     """
     pause_s = PAUSE_S
@@ -29,7 +29,7 @@ def retried(path: Path, read: Callable[[], T], *, prefer: Literal["last", "best"
         before = _standing_at(path, prefer)
         try:
             return read()
-        except (UserError, OSError) as error:  # a RecipeError where a file kept in the checkpoint went with it
+        except (UserError, OSError) as error:  # RecipeError: a file in the checkpoint was removed with it
             if _standing_at(path, prefer) == before:
                 raise
             if number == TRIES:
@@ -44,7 +44,7 @@ def retried(path: Path, read: Callable[[], T], *, prefer: Literal["last", "best"
 
 
 def _standing_at(path: Path, prefer: Literal["last", "best"]) -> tuple[Path, int, int] | None:
-    """Return what differs between two checkpoints of the same name; None where there is no checkpoint of ttstrain."""
+    """Return a value that differs between two checkpoints of one name; None where no checkpoint of ttstrain is."""
     try:
         folder = follow(path, prefer=prefer)
         if not pointers.is_checkpoint(folder):

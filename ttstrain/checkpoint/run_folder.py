@@ -24,7 +24,7 @@ def identity(folder: Path) -> str | None:
 
 
 def directory(folder: Path) -> Path | None:
-    """Return the directory that the run was started in, where its relative paths lead from; None where it is gone."""
+    """Return the directory that the run was started in, the base of its relative paths; None where it is missing."""
     written = _read(folder / ENVIRONMENT).get("directory")
     place = Path(written if isinstance(written, str) else "")
     return place if place.is_absolute() and _is_folder(place) else None
@@ -43,7 +43,7 @@ def name(folder: Path) -> str:
 
 
 def read_plan(folder: Path) -> dict[str, Any]:
-    """Read a run's plan for the length of the run. Raises CheckpointError if it is damaged."""
+    """Read the run's length from its plan. Raises CheckpointError if the plan is damaged."""
     return documents.read_object(folder / PLAN, error=CheckpointError, keys=_IN_PLAN, hint=_ANEW)
 
 
@@ -76,5 +76,5 @@ def _read(path: Path) -> dict[str, Any]:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except (OSError, ValueError):  # a name that no path can have
+    except (OSError, ValueError):  # not a valid path
         return False

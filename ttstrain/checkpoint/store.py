@@ -66,13 +66,13 @@ def save(
     """Write a checkpoint folder atomically, replacing one of the same name; return the completed meta.
 
     Everything is written and flushed under a temporary name beside `folder`, which is then renamed: a folder with the
-    right name is complete. Tensors that are one and the same are stored once; tuples come back as lists. `texts` maps
+    right name is complete. Tensors that share memory are stored once; tuples come back as lists. `texts` maps
     keys of the `model:` section to the content of the files they name.
-    Raises CheckpointError when the disk refuses, leaving whatever was there before.
+    Raises CheckpointError when writing fails; an earlier checkpoint of that name is left intact.
     """
     temporary = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
     try:
-        folder.parent.mkdir(exist_ok=True)  # and not what that lies in: a run's folder that is gone stays gone
+        folder.parent.mkdir(exist_ok=True)  # without `parents`: a run's folder that was removed is not created again
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         files: dict[str, FileMeta] = {}
@@ -147,7 +147,7 @@ def weight_files(meta: Meta) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Best:
-    """The best step of a course; None where it has none."""
+    """The best step of a run or of a branch of it; None where there is none."""
 
     step: int | None
 
@@ -173,12 +173,12 @@ class CheckpointStore:
         self._error: BaseException | None = None
         self._news: deque[str] = deque()  # filled by the writer, emptied by `news`
         self._stays: set[str] = set()  # old checkpoints that could not be removed, and were reported
-        self._best_of_course: _Best | None = None  # what the next save lets `best` name, where a course was left
+        self._best_of_course: _Best | None = None  # `best` from the next save on, after a resume at an earlier step
         run_dir.mkdir(parents=True, exist_ok=True)
         pointers.recover(self.root)
 
     def folder(self, step: int) -> Path:
-        """Where the checkpoint of a step lies."""
+        """Return the path of the checkpoint of a step."""
         return self.root / f"step-{step:08d}"
 
     def save(
@@ -199,7 +199,7 @@ class CheckpointStore:
         return folder
 
     def point(self, name: str, step: int) -> None:
-        """Let `last` or `best` name the checkpoint of `step`, which must exist."""
+        """Make `last` or `best` point to the checkpoint of `step`, which must exist."""
         self.wait()
         if not pointers.is_checkpoint(self.folder(step)):
             raise ValueError(f"`{name}` cannot point to step {step}: it has no checkpoint")
@@ -215,7 +215,7 @@ class CheckpointStore:
             raise error
 
     def news(self) -> list[str]:
-        """Return what was written since the last call, and what old checkpoint could not be removed; waits for nothing.
+        """Return messages on checkpoints written, or not removable, since the last call; does not wait.
 
         Raises the error of a background write that has failed.
         """
@@ -224,10 +224,10 @@ class CheckpointStore:
         return [self._news.popleft() for _ in range(len(self._news))]
 
     def go_on_from(self, step: int, *, best: int | None) -> None:
-        """Let `last` name the checkpoint of `step`, from which the run continues; `best` is the best step until there.
+        """Make `last` point to the checkpoint of `step`, where the run resumes; `best` is the best step until there.
 
-        Where that leaves another course, its best stays until the first save: then `best` names that of this course,
-        or nothing where that is gone.
+        Where later checkpoints exist, `best` does not change until the first save: then it names the best up to `step`,
+        or none where that was removed.
         """
         last, named = pointers.pointed(self.root, pointers.LAST), pointers.pointed(self.root, pointers.BEST)
         if last != self.folder(step).name:
@@ -237,12 +237,12 @@ class CheckpointStore:
         self._best_of_course = _Best(best)
 
     def forget_best(self) -> None:
-        """Let `best` name nothing from the next save on, which replaces the checkpoint that it names."""
+        """Make the next save, which replaces the checkpoint that `best` names, remove the pointer."""
         self.wait()
         self._best_of_course = _Best(None)
 
     def holds(self, step: int, metric: str, value: float) -> bool:
-        """Tell whether `best` names the checkpoint of `step`, and that was saved with this value of a metric."""
+        """Tell whether `best` names the checkpoint of `step`, and its meta holds this value of the metric."""
         folder = self.folder(step)
         if pointers.pointed(self.root, pointers.BEST) != folder.name:
             return False
@@ -289,7 +289,7 @@ class CheckpointStore:
             (self.root / pointers.BEST).unlink(missing_ok=True)
 
     def _prune(self) -> None:
-        """Remove what no rule keeps. Age is the order of writing: clocks jump, and a branch has smaller steps."""
+        """Remove checkpoints that no rule retains. Age is the order of writing: clocks jump, steps may go back."""
         for leftover in self.root.glob(".step-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         ordered = pointers.by_age(self.root)
@@ -300,14 +300,14 @@ class CheckpointStore:
                 continue
             try:
                 _remove(folder)
-            except OSError as error:  # as a network drive answers while another process reads there
+            except OSError as error:  # a network drive raises it while another process reads there
                 if folder.name not in self._stays:
                     self._news.append(f"WARNING: the old {folder.name} could not be removed: {error.strerror or error}")
                 self._stays.add(folder.name)
 
 
 def _put_in_place(temporary: Path, folder: Path) -> None:
-    """Give a complete folder its name. An older one of that name steps aside first: folders cannot be swapped."""
+    """Rename a complete folder to its name. An older one is renamed first: two folders cannot be swapped."""
     aside = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(aside, ignore_errors=True)
     if folder.exists():
@@ -318,7 +318,7 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a checkpoint, first out of sight: a half-removed folder is never taken for one."""
+    """Remove a checkpoint; it is renamed first, so that a half-removed folder is never taken for a checkpoint."""
     doomed = folder.with_name(f".{folder.name}.doomed")
     folder.rename(doomed)
     shutil.rmtree(doomed)
@@ -405,7 +405,7 @@ _TENSOR, _DICT = "$tensor", "$dict"
 
 
 class _Packer:
-    """Takes the tensors out of a tree and leaves marks in their places."""
+    """Takes the tensors out of a tree and puts `{"$tensor": name}` in their places."""
 
     def __init__(self, tensors: dict[str, Tensor], plain: tuple[str, ...] | None) -> None:
         self.tensors = tensors
@@ -466,7 +466,7 @@ def _is_flat(tree: Tree) -> bool:
 
 
 def _deduplicate(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Split into what is stored and {left out: stored as}, the convention of `safetensors.torch.save_model`."""
+    """Split into tensors to store and {omitted name: stored name}, the convention of `safetensors.torch.save_model`."""
     kept: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     seen: dict[Any, str] = {}
@@ -482,7 +482,7 @@ def _deduplicate(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict
 
 
 def _identity(tensor: Tensor) -> Any:
-    """Equal for two tensors that are the same memory seen the same way; None for what has no memory."""
+    """Return a key that is equal for two tensors with the same memory and view; None for a tensor without memory."""
     if tensor.numel() == 0 or tensor.device.type == "meta":
         return None
     return (tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())

@@ -25,7 +25,7 @@ from ttstrain.tensors.contents import INDEX, Contents, read_contents, refuse_uns
 from ttstrain.tensors.tensorfile import StoredTensor
 from ttstrain.tensors.unpickle import label
 
-_SHOWN = 80  # letters of a key
+_SHOWN = 80  # characters of a key
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
 
 
@@ -135,7 +135,7 @@ def open_own(folder: Path, *, damaged: Literal["refuse", "show"] = "refuse") -> 
 
 
 def label_of(family: str, model: Mapping[str, Any]) -> Label | None:
-    """Ask a family's format how people call a model; None where the family has no format."""
+    """Return the common name of a model from its family's format; None where the family has no format."""
     for name, upstream in formats():
         if name == family:
             return upstream.label(model)
@@ -163,9 +163,9 @@ def describe_keys(tree: Tree) -> str:
 
 @refused_as(CheckpointError)
 def follow(path: Path, *, prefer: Literal["last", "best"] = "last") -> Path:
-    """Turn a run's folder, a `last` or `best` pointer, or a folder with one checkpoint file into that checkpoint.
+    """Resolve a run's folder, a `last` or `best` pointer, or a folder with one checkpoint file to the checkpoint.
 
-    Of an upstream project's folder the file is taken that its family chooses.
+    In an upstream project's folder, its family chooses the file.
 
     A path that is a checkpoint already is returned as it is. Raises CheckpointError when there is none, or several.
     """
@@ -204,7 +204,7 @@ def _only_file(folder: Path) -> Path:
 def resolve_base(spec: str) -> Path:
     """Find what a recipe's `base:` names: `hf://owner/repo[@revision]/path`, a file, a folder, a run.
 
-    A run's folder stands for its best checkpoint, or its last one where no best is kept. What the Hub holds is
+    A run's folder stands for its best checkpoint, or its last one where it has no best. A file on the Hub is
     downloaded once; `$HF_HOME` and `$HF_HUB_OFFLINE` are obeyed.
     """
     if spec.startswith(hub.HUB):

@@ -1,4 +1,4 @@
-"""Checks before a run's weights are used: better than the base? raw weights of a schedule-free optimizer?"""
+"""Checks before a run's weights are used: no better than the base, or raw weights of a schedule-free optimizer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ttstrain.checkpoint.meta import Meta
 def never_better(meta: Meta, state: Mapping[str, Any]) -> str | None:
     """Return a warning if no evaluation of a run, up to a checkpoint, was better than the one at step 0.
 
-    `state` holds the checkpoint's part `best`. None where one was better, and where nothing was measured.
+    `state` holds the checkpoint's part `best`. None where one was better, or without evaluations.
     """
     best = state.get("best")
     if not isinstance(best, Mapping) or best.get("step") != 0 or meta.step == 0:

@@ -61,7 +61,7 @@ def export(
         source = gather(run, weights=weights, recipe=recipe, compare=compare, training=TRAINING in wanted)
         return source, write(source, out, formats=wanted)
 
-    source, exported = retried(run, whole, prefer="best")  # writing, too, reads files that are kept in the checkpoint
+    source, exported = retried(run, whole, prefer="best")  # `whole` also writes: writing reads files of the checkpoint
     if json:
         print_json(source, exported)
     else:
@@ -69,7 +69,7 @@ def export(
 
 
 def print_result(source: Source, exported: Exported) -> None:
-    """Tell a person what was written, of which weights, and how to use it."""
+    """Print for people what was written, from which weights, and how to use it."""
     _print_entry("exported", f"{exported.folder} ({exported.num_bytes / 1e6:,.1f} MB)")
     _print_entry("files", ", ".join(exported.files))
     _print_entry("from", f"{source.name}, step {source.step:,} ({source.checkpoint.name})")
@@ -85,7 +85,7 @@ def print_result(source: Source, exported: Exported) -> None:
         _print_entry("checked", line)
     for note in exported.notes:
         _print_entry("note", note)
-    for line in exported.use:  # whole, to be copied
+    for line in exported.use:  # not wrapped, so that a command can be copied
         print(f"use       {on_one_line(line)}")
 
 

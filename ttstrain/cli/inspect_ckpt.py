@@ -67,12 +67,12 @@ def inspect_ckpt(
 
         run_probe(path, probe, vocab=vocab, json=json)
         return
-    torch.set_num_threads(1)  # the disk is the limit, and threads that wait for it burn what others could use
+    torch.set_num_threads(1)  # the disk is the limit: more threads would only take CPU time from other processes
     if other is not None and tensors is not None:
         raise typer.BadParameter("give a second checkpoint or `--tensors`, not both")
     console = terminal.console(soft_wrap=False)
     if not console.is_terminal:
-        console.width = WIDTH  # of output that goes to a file
+        console.width = WIDTH  # width of output that goes to a file
     if other is not None:
         difference = diff(path, other)
         print_json(difference.to_json()) if json else print_difference(difference, console)
@@ -186,7 +186,7 @@ def print_tensors(listed: Sequence[TensorReport], console: Console) -> None:
 
 
 _TITLES = ("tensor", "dtype", "shape", "min", "max", "rms")
-_WIDEST = 60  # letters of a column; a longer name moves the rest of its line
+_WIDEST = 60  # characters of a column; a longer name moves the rest of its line
 _PLAIN: Any = {"markup": False, "soft_wrap": True, "highlight": False}
 
 
@@ -196,7 +196,7 @@ def _cells(tensor: TensorReport) -> tuple[str, ...]:
 
 
 def print_difference(found: Difference, console: Console) -> None:
-    """Print what sets two checkpoints apart, the tensors that moved furthest first."""
+    """Print the differences of two checkpoints, the tensors that changed most first."""
     for name, path in (("a", found.a), ("b", found.b)):
         console.print(f"{name}  {terminal.on_one_line(str(path))}", style="bold", overflow="fold", markup=False)
     distance = "no number" if found.distance is None else f"{found.distance:.3%}"

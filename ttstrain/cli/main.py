@@ -1,6 +1,6 @@
-"""`ttstrain`: the list of commands, and how a failure leaves the program.
+"""`ttstrain`: the list of commands, and the exit code and message of each error.
 
-A command's module is imported when that command is called, so `ttstrain --help` stays instant.
+A command's module is imported when that command is called, so `ttstrain --help` stays fast.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class CommandLine(TyperGroup):
             )
             raise typer.Exit(OutOfMemoryError.exit_code) from error
         except Exception as error:
-            if type(error).__name__ != "NoSuchOption":  # click's, which typer keeps to itself
+            if type(error).__name__ != "NoSuchOption":  # click's class, which typer does not export
                 raise
             option = str(getattr(error, "option_name", ""))
             if (meant := _as_key(option, command_line)) is None:
@@ -114,7 +114,7 @@ class CommandLine(TyperGroup):
 
 
 def _is_ours(error: OSError) -> bool:
-    """Tell whether a file of this installation is in trouble, which is a defect and no place that a person named."""
+    """Tell whether an OS error concerns a file of this installation: that is a bug, not a path that the user gave."""
     return os.path.realpath(os.fsdecode(error.filename)).startswith(str(Path(ttstrain.__file__).resolve().parent))
 
 
@@ -150,7 +150,7 @@ def new_app(**options: Any) -> typer.Typer:
 
 
 def print_error(*lines: str, hint: str | None = None) -> None:
-    """Tell the user on stderr what went wrong and what to do; a stream that is gone is no second error."""
+    """Print an error and its hint on stderr; a closed stream raises no second error."""
     with suppress(OSError):
         sys.stdout.flush()
     with suppress(OSError):
@@ -211,7 +211,7 @@ def _exit_code(error: BaseException | None) -> int:
 
 
 def _let_go_of_lost_streams() -> None:
-    """Send what a closed pipe or a full disk did not take to nowhere: Python would leave with exit code 120 for it."""
+    """Discard output that a closed pipe or a full disk refused: Python would end with exit code 120 because of it."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

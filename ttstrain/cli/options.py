@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 TAKE_KEYS = ("finetune", "resume", "plan", "prepare")  # commands that take `KEY=VALUE`
-SAME_VALUE = {  # what other trainers call a key whose values mean the same
+SAME_VALUE = {  # other trainers' names of keys; their values have the same meaning
     "learning_rate": "lr",
     "max_steps": "steps",
     "num_epochs": "epochs",
@@ -22,7 +22,7 @@ SAME_VALUE = {  # what other trainers call a key whose values mean the same
 def as_override(option: str, arguments: Sequence[str]) -> str | None:
     """Write an unknown option of a command line as `key=value`; None where no key has this name.
 
-    The value is that of `arguments` where the key takes it.
+    The value is taken from `arguments` where it is valid for the key.
     """
     from ttstrain.plan.complaints import OTHER_NAMES, known_keys
     from ttstrain.recipe.schema import Recipe
@@ -35,7 +35,7 @@ def as_override(option: str, arguments: Sequence[str]) -> str | None:
         keys = [key for key in known if key == meant or key.rpartition(".")[2] == meant]
         if not keys:
             continue
-        key = min(keys, key=lambda found: found.count("."))  # the first of those that lie highest
+        key = min(keys, key=lambda found: found.count("."))  # the first of the keys with the fewest parts
         value = _value_of(option, arguments) if meant == same else None
         return quoted(f"{key}={value}") if value is not None and _takes(key, value) else f"{key}=VALUE"
     return None

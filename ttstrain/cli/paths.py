@@ -8,12 +8,12 @@ import typer
 
 
 def path(written: str) -> Path:
-    """Return what was written as a path. Raises BadParameter, exit code 2, when nothing was."""
+    """Return an argument as a path. Raises BadParameter (exit code 2) when it is empty."""
     return Path(name(written))
 
 
 def name(written: str) -> str:
-    """Return a path, address or name as it was written. Raises BadParameter, exit code 2, when nothing was."""
+    """Return a path, address or name unchanged. Raises BadParameter (exit code 2) when it is empty."""
     if not written.strip():
         raise typer.BadParameter("it is empty, perhaps from an unset shell variable; the current folder is `.`")
     return written

@@ -1,4 +1,4 @@
-"""`ttstrain plan`: everything that will happen, before it does."""
+"""`ttstrain plan`: show what a recipe would do, without training."""
 
 from __future__ import annotations
 

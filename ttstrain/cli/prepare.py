@@ -209,7 +209,7 @@ def _read_texts(front_end: FrontEnd | None, result: AuditResult) -> TextReport |
 
 
 def _print_texts(texts: TextReport | None, front_end: FrontEnd | None, result: AuditResult, *, num_shown: int) -> None:
-    """Print what the model makes of the texts, and some of them as it reads them."""
+    """Print the report on the texts, and some of them as the model reads them."""
     if texts is None or front_end is None:
         return
     from ttstrain.data.text_summary import legend, show_tokens, text_lines

@@ -1,4 +1,4 @@
-"""A progress bar on stderr, where a person is there to see it."""
+"""A progress bar on stderr, where that is a terminal."""
 
 from __future__ import annotations
 

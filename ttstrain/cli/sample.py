@@ -116,7 +116,7 @@ def _given(path: Path | None) -> Path:
 
 
 def _files(out: Path, lines: list[Line], *, single: bool) -> list[Path]:
-    """Decide what is written where, before anything is computed."""
+    """Return the output file of each line; checked before anything is computed."""
     from ttstrain.errors import RecipeError
 
     if not out.absolute().parent.is_dir():

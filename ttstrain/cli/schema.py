@@ -1,4 +1,4 @@
-"""`ttstrain schema`: what a recipe may say, for editors."""
+"""`ttstrain schema`: print the JSON Schema of recipes, for editors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a run or a checkpoint to the weights worth exporting, and why these."""
+"""Choose which weights of a run or checkpoint to export, and give the reasons."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ from ttstrain.tensors.tensorfile import read_tree
 from ttstrain.tracking import jsonl
 from ttstrain.weights import WeightsChoice
 
-TOTAL = "total"  # the loss that decides
-FITTING_SHARE = 0.2  # of the run that the EMA may average over and still be chosen without a measured loss
+TOTAL = "total"  # name of the loss that the choice is made by
+FITTING_SHARE = 0.2  # longest EMA horizon, as a share of the run, to choose EMA weights without a measured loss
 ONLINE, AVERAGE = "online", "ema"
 
 
 def task_of(path: Path, *, recipe: str | None = None) -> str:
-    """Tell what was trained, without reading tensors."""
+    """Return the task that a run, checkpoint or file was trained for, without reading tensors."""
     pointers.mend(path)
     if not path.exists():
         raise CheckpointError(f"`{path}` does not exist", hint="give a run's folder, a checkpoint or an upstream file")
@@ -162,7 +162,7 @@ def _others(task: Task, loaded: store.Loaded) -> dict[str, Tensor]:
 
 
 def _epoch(meta: Meta, run: Path | None) -> int | None:
-    """Count the passes over the data, the last one as a whole; None if unknown."""
+    """Count the passes over the data, rounded up; None if unknown."""
     if run is None:
         return None
     try:
@@ -222,7 +222,7 @@ def _merged(task: Task) -> dict[str, Tensor]:
 
 
 def _adapters(task: Task, settings: LoraConfig | None) -> Adapters | None:
-    """Copy what was trained over the base; None where everything was."""
+    """Copy the adapters' tensors; None where the run trained without adapters."""
     if settings is None:
         return None
     exported = task.exported()
@@ -291,7 +291,7 @@ def _training(
 
 
 def _kinds(recipe: ResolvedRecipe | None, optimizer_state: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
-    """Name the kinds of a checkpoint's optimizers; without a recipe, by what they keep."""
+    """Name the kinds of a checkpoint's optimizers; without a recipe, by their state's keys."""
     if recipe is not None:
         return sorted({settings_of(recipe.optim, name).kind for name in optimizer_state})
     adamw = all(not state or set(state) == ADAMW_STATE for own in optimizer_state.values() for state in own.values())
@@ -299,7 +299,7 @@ def _kinds(recipe: ResolvedRecipe | None, optimizer_state: Mapping[str, Mapping[
 
 
 def _unlike_adamw(kinds: Sequence[str]) -> str:
-    """Say why AdamW cannot take the run's learning rate over; "" where it can."""
+    """Return why the run's learning rate does not suit AdamW; "" where it does."""
     if not (unlike := [kind for kind in kinds if kind not in LR_AS_ADAMW]):
         return ""
     return f"the run's optimizer is `{', '.join(unlike)}`, whose optimizer state and learning rate AdamW cannot use"
@@ -309,7 +309,7 @@ def _unlike_adamw(kinds: Sequence[str]) -> str:
 
 
 def _losses(meta: Meta, run: Path | None) -> dict[str, float]:
-    """Find what the evaluation at this step measured: in the checkpoint, else in the run's metrics."""
+    """Return the losses of the evaluation at this step, from the checkpoint, else from the run's metrics."""
     values: Mapping[str, float] = meta.metrics
     if not _held_out(values) and run is not None and (run / jsonl.FILE_NAME).is_file():
         rows = [row for row in jsonl.read(run / jsonl.FILE_NAME) if row["step"] == meta.step]
@@ -396,7 +396,7 @@ def _of_upstream(path: Path, *, weights: WeightsChoice, recipe: str | None, comp
 
 
 def _taken_on_trust(opened: OpenedCheckpoint, recipe: ResolvedRecipe) -> list[str]:
-    """Say which settings the file does not tell, and the recipe does."""
+    """List the settings that the file does not record and that are taken from the recipe."""
     section = recipe.section()
     settings = [f"model.{key}={json.dumps(section[key])}" for key in opened.unknown]
     return [f"`{opened.path.name}` does not contain {', '.join(settings)}: taken from the recipe"] if settings else []

@@ -1,6 +1,6 @@
-"""From trained weights to files that other tools load, proven by reading them back.
+"""Write trained weights as files that other tools load, and verify them by reading them back.
 
-What the files look like is a family's business: its `TaskSpec.export_class` names an `Exporter`. Everything is written
+A family defines the files' format: its `TaskSpec.export_class` names an `Exporter`. Everything is written
 under a temporary name and takes its own only once a fresh model, built from nothing but the files, holds the same
 tensors and computes the same numbers.
 """
@@ -41,7 +41,7 @@ class Exported:
     folder: Path
     files: tuple[str, ...]
     num_bytes: int
-    num_tensors: int  # compared, over all files
+    num_tensors: int  # number of tensors compared, over all files
     difference: float | None  # largest of the forward pass, relative to its largest output; None: none was made
     use: tuple[str, ...]
     notes: tuple[str, ...]
@@ -70,7 +70,7 @@ def check_request(task: str, folder: Path, formats: Sequence[str]) -> tuple[str,
 def export(source: Source, folder: Path, *, formats: Sequence[str] = ()) -> Exported:
     """Write the files, read them back into a fresh model, compare, and only then give the folder its name.
 
-    Raises CheckpointError when what was written is not what was meant; the folder is not there then.
+    Raises CheckpointError when the files differ from the weights; the folder is not created then.
     """
     formats = check_request(source.task, folder, formats)
     exporter = load_exporter(source.task)
@@ -109,7 +109,7 @@ def _verify(source: Source, exporter: Exporter, folder: Path, files: Sequence[Wr
     num_tensors = 0
     differences: list[float] = []
     for model in _models(files):
-        if model[0].holds == "adapters":  # what they do over their base is for the exporter to prove
+        if model[0].holds == "adapters":  # the exporter itself checks adapters on top of their base
             opened = open_checkpoint(folder / model[0].name, task=source.task)
             num_tensors += _compare(model[0].name, opened.adapters, _trained_apart(source))
             continue
@@ -125,7 +125,7 @@ def _verify(source: Source, exporter: Exporter, folder: Path, files: Sequence[Wr
         whole = merge(parts)
         config = exporter.config(folder)
         whole.check_model(config.model_dump(mode="json"))
-        # What files of this kind leave out has no part in what they compute, and is taken as it was.
+        # Tensors that files of this format leave out do not affect the output; the trained values are used for them.
         stored = {key: whole.weights[key] for key in expected if key in whole.weights}
         rounded = _as_stored(expected, stored)
         fresh = _build(source.task, config)
@@ -173,7 +173,7 @@ def _as_stored(expected: Mapping[str, Tensor], stored: Mapping[str, StoredTensor
 
 
 def _probe(source: Source, exporter: Exporter, weights: Mapping[str, Tensor]) -> Tensor:
-    """Compute the same with the weights as they were and the settings that they were trained with."""
+    """Run the same forward pass with the trained weights and the settings of the training."""
     task = _build(source.task, source.config)
     load_weights(task.exported(), weights, source=str(source.checkpoint))
     return exporter.probe(task)

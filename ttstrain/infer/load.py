@@ -51,7 +51,7 @@ class LoadedModel:
     task: Task
     run: Path | None  # the run of ours that the weights are from
     vocoder: str
-    lines: tuple[str, ...]  # what was loaded, for people
+    lines: tuple[str, ...]  # description of what was loaded, for the user
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Line:
     text: str
     ref_audio: Path | None = None
     ref_text: str = ""
-    notes: tuple[str, ...] = ()  # what of the text is read in another way than it is written
+    notes: tuple[str, ...] = ()  # warnings about parts of the text that are not read as written
 
 
 # ---------------------------------------------------------------- the speaker
@@ -85,7 +85,7 @@ def load_model(
     """Load a run, a checkpoint of ttstrain, an exported folder or an upstream file, to generate speech.
 
     `overrides` are `model.*=...` and `train.device=...`. Raises CheckpointError when an upstream file does not tell
-    what net it is and no `recipe` does.
+    its architecture and no `recipe` is given.
     """
     changes = _changes(overrides)
     if spec.startswith(HUB):
@@ -154,7 +154,7 @@ def _changes(overrides: Sequence[str]) -> dict[tuple[str, ...], Any]:
 
 
 def _composed(task: str, section: Mapping[str, Any], changes: Mapping[tuple[str, ...], Any]) -> Composed:
-    """Lay the command line's values over a complete `model:` section."""
+    """Apply the command line's values to a complete `model:` section."""
     values: dict[str, Any] = {"task": task, "model": json.loads(json.dumps(section))}
     for path, value in changes.items():
         at: Any = values
@@ -195,7 +195,7 @@ def read_voice(path: Path, text: str) -> Voice:
 
 
 def voice_of_run(run: Path) -> Voice | None:
-    """Choose a clip that the run was measured on, or trained on where none was held out; None without any."""
+    """Choose a held-out clip of the run, or a training clip where none was held out; None without any."""
     for name in ("held_out", "train"):
         manifest = run / "data" / f"{name}.jsonl"
         clips = read_manifest(manifest) if manifest.is_file() else []
@@ -259,7 +259,7 @@ def _rows(path: Path, content: str) -> list[tuple[int, Mapping[str, Any]]]:
             raise DataError(
                 f"{path}:{long} has more cells than line 1 names columns", hint=f"the columns: {', '.join(header)}"
             )
-        # A row may end before its last columns, which then are not given.
+        # A row may have fewer columns than the header; the missing fields are not given.
         return [(number, dict(zip(header, row, strict=False))) for number, row in table]
     return [(number, {"text": line.strip()}) for number, line in numbered]
 
@@ -287,7 +287,7 @@ def _line(path: Path, number: int, row: Mapping[str, Any]) -> Line:
 
 
 def line_of(name: str, text: str, *, where: str) -> Line:
-    """Clean a text as training does. Raises DataError if nothing of it is left."""
+    """Clean a text as training does. Raises DataError if the cleaned text is empty."""
     cleaned = readable(text, what=where)
     return Line(name, cleaned.text, notes=_changes_of(cleaned))
 

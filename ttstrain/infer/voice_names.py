@@ -1,4 +1,4 @@
-"""Which voices a run knows by name."""
+"""The names of the voices that a run was trained on."""
 
 from __future__ import annotations
 

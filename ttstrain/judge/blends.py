@@ -37,11 +37,11 @@ class Compared:
 
     online: Mapping[str, Tensor]
     average: Mapping[str, Tensor]
-    losses: Mapping[float, float]  # share -> loss
+    losses: Mapping[float, float]  # share of the EMA weights -> loss
     num_clips: int
 
     def weights(self, share: float) -> dict[str, Tensor]:
-        """Return one blend's tensors; what is not a floating-point number is the weights' own."""
+        """Return one blend's tensors; tensors that are not floating-point are the raw weights' own."""
         return _blended(self.online, self.average, share)
 
 

@@ -33,7 +33,7 @@ from ttstrain.train.prepare import ShowProgress, no_progress
 NUM_CLIPS = 6
 HANDY_S = (1.5, 8.0)  # long enough for a sentence, short enough for a CPU
 LOOKED_AT = 8  # rows examined for each clip that is wanted
-LEARNED = 0.5  # share of an untrained net's loss below which a checkpoint has something to tell
+LEARNED = 0.5  # share of an untrained net's loss below which a checkpoint's losses count
 SURE = 3.0  # standard errors by which the best has to be ahead of the next, clip by clip
 
 
@@ -59,15 +59,15 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """All interpretations, the best first, and what follows."""
+    """All interpretations, the best first, and the verdict."""
 
     path: str
     model: str
     interpretations: Sequence[Judged]
     untrained: float  # loss of a fresh net under the best interpretation
-    margin: float  # by which share the next best's loss is higher
-    errors: float  # the margin in standard errors over clips
-    ahead: int  # clips on which the best is ahead of the next
+    margin: float  # relative difference of the next best's loss to the best's
+    errors: float  # the margin in standard errors, over clips
+    ahead: int  # number of clips on which the best has a lower loss than the next
 
     @property
     def best(self) -> Judged:
@@ -137,7 +137,7 @@ def probe(path: str, data: str, *, vocab: str | None = None, show: ShowProgress 
 
 
 def choose_clips(data: str) -> list[Clip]:
-    """Choose clips of a handy length from all over a data set, the same ones every time."""
+    """Choose clips of 1.5 to 8 s spread over a data set; the choice is deterministic."""
     table = read_rows(data)
     wanted = NUM_CLIPS * LOOKED_AT
     step = max(1, len(table.rows) // wanted)

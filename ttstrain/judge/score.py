@@ -1,4 +1,4 @@
-"""Which transcripts the model itself finds suspicious."""
+"""Score transcripts with a model, and rank the suspicious ones first."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from ttstrain.train.precision import Precision, choose
 SUSPICIOUS = -3.0  # robust standard deviations from the median
 NORMAL_MAD = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
 FEWEST_CLIPS = 8  # fewer clips give no useful median
-CHANCE, HEARS = 0.5, 0.8  # of `Scoring.separation`: what a model that hears nothing reaches, and one to rely on
+CHANCE, HEARS = 0.5, 0.8  # values of `Scoring.separation`: of a model that ignores the audio, and the least to rely on
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +64,13 @@ class Scoring:
     """The scores of a data set, the most suspicious clip first."""
 
     scores: Sequence[ClipScore]
-    checkpoint: str  # what scored, for people
+    checkpoint: str  # name of the checkpoint that scored, for the user
     median: float
     separation: float  # share of pairs in which a clip's text scores above another's in its place; see `CHANCE`
 
     @property
     def reliable(self) -> bool:
-        """The model hears the texts well enough for its order to mean something."""
+        """Whether the model tells right texts from wrong ones well enough for its ranking to be useful."""
         return self.separation >= HEARS
 
     @property
@@ -110,8 +110,8 @@ def score(
     """Score clips whose features are cached.
 
     Noise and times are fixed, so that scores differ by clip and text alone. Each clip is scored a second time with the
-    text of another clip of like length: how far the two kinds of scores lie apart says what the model is worth here.
-    Raises DataError when there are too few clips to tell what is unusual.
+    text of another clip of like length: the separation of both kinds of scores measures how reliable the model is.
+    Raises DataError when there are fewer than `FEWEST_CLIPS` clips.
     """
     if len(clips) < FEWEST_CLIPS:
         raise DataError(f"{len(clips)} clips are too few to rank", hint=f"give at least {FEWEST_CLIPS}")
@@ -163,7 +163,7 @@ def score_texts(
     """Score every clip with the text of its counterpart in `texts`; noise does not depend on the texts."""
     values: dict[str, float] = {}
     judge = scorer.task
-    assert isinstance(judge, ScoresTranscripts)  # as `load_scorer` has made sure
+    assert isinstance(judge, ScoresTranscripts)  # `load_scorer` has checked it
 
     def add(batch: Any, generator: torch.Generator) -> None:
         scored = judge.score(batch, generator)
@@ -200,8 +200,8 @@ def rank(
 ) -> Scoring:
     """Order clips by their scores and measure each in robust standard deviations from the median.
 
-    `foreign` are the scores with other clips' texts. Suspicious is what lies far below the median, or below the median
-    of those: the one finds a few wrong texts where scores are sharp, the other many where they are not.
+    `foreign` are the scores with other clips' texts. A clip is suspicious far below the median, or below the median
+    of `foreign`: the first rule finds a few wrong texts where scores vary little, the second many where they vary much.
     """
     elsewhere = statistics.median(foreign.values())
     median = statistics.median(values.values())

@@ -1,1 +1,1 @@
-"""From a recipe to a plan: what will be run, why each value is what it is, and what it will cost. Imports no torch."""
+"""From a recipe to a plan: the run's steps, the origin of each value, memory and disk. Imports no torch."""

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from ttstrain import registry
 from ttstrain.errors import RecipeError
 
-OTHER_NAMES = {  # what other trainers call it
+OTHER_NAMES = {  # key -> other trainers' names
     "learning_rate": "lr",
     "batch_size": "batch_frames",
     "batch_size_per_gpu": "batch_frames",
@@ -59,7 +59,7 @@ def complaint(
 ) -> RecipeError:
     """Turn pydantic's findings into one error.
 
-    `values` is what was validated and lies at the dotted prefix `at` of the recipe; `known` are the dotted keys of the
+    `values` are the validated values, at the dotted prefix `at` of the recipe; `known` are the dotted keys of the
     whole recipe. The hint is the first finding's.
     """
     findings: dict[str, list[Any]] = {}
@@ -72,7 +72,7 @@ def complaint(
 
 
 def no_such_choice(key: str, written: str, choices: Sequence[str], places: Mapping[str, str]) -> RecipeError:
-    """Say that a key takes one of some words, as `complaint` says it for those that the schema itself lists."""
+    """Make the error for a value that is none of a key's choices, worded as in `complaint`."""
     *most, last = (f"'{choice}'" for choice in choices)
     return RecipeError(
         f"{_place(key, places)}`{key}` is `{written}`: it should be {', '.join(most)} or {last}",
@@ -158,7 +158,7 @@ def _hint(key: str, details: Sequence[Any], *, known: Sequence[str]) -> str | No
     if kind == "model_type" and details[0]["input"] is None:
         return "give it keys, or remove the empty line"
     if kind == "value_error":
-        return None  # its message says it
+        return None  # the message already names them
     if kind != "extra_forbidden":
         return "`ttstrain schema` says what each key takes"
     if near := nearest_key(key, known):
@@ -185,7 +185,7 @@ def nearest_key(key: str, known: Sequence[str]) -> str | None:
 
 
 def _near(name: str, names: Collection[str], *, cutoff: float) -> list[str]:
-    """Find the most similar name; none that only lacks words of `name`, for those are what it is about."""
+    """Find the most similar name; names that only lack words of `name` do not count: those words carry its meaning."""
     some = [other for other in names if not name.startswith(f"{other}_") and not name.endswith(f"_{other}")]
     longer = [other for other in sorted(some) if other.startswith(f"{name}_")]
     return longer[:1] or difflib.get_close_matches(name, some, n=1, cutoff=cutoff)

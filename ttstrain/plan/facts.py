@@ -1,4 +1,4 @@
-"""What a plan must know about the data: found by the audit, without torch."""
+"""Facts about the data that a plan needs: found by the audit, without torch."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ class Audited:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What an audit left out and what it repaired: reason -> rows."""
+    """Rows that an audit skipped and repaired: reason -> rows."""
 
     skipped: Mapping[str, int] = field(default_factory=dict)
     fixed: Mapping[str, int] = field(default_factory=dict)
-    remarks: tuple[Remark, ...] = ()  # of the family
+    remarks: tuple[Remark, ...] = ()  # remarks of the family
 
 
 def gather_facts(recipe: ResolvedRecipe, progress: Callable[[int, int], None] | None = None) -> DataFacts:
-    """Audit the recipe's data and measure what a plan depends on; `progress` is told (done, of) recordings."""
+    """Audit the recipe's data and measure what a plan depends on; `progress` is called with (done, of) recordings."""
     from ttstrain.data.split import split_data
 
-    front_end_of(recipe)  # what is missing for it is said before any recording is read
+    front_end_of(recipe)  # raises its error before any recording is read
     audited = audit_data(recipe, progress)
     split = split_data(audited.data.clips, audited.replay_clips, recipe.data, seed=recipe.train.seed)
     return count_frames(recipe, split, findings=audited.findings, replay_findings=audited.replay_findings)
@@ -194,7 +194,7 @@ def _count_stages(recipe: ResolvedRecipe, split: DataSplit) -> tuple[StageFacts,
 
 
 def report_texts(recipe: ResolvedRecipe, clips: Sequence[Clip]) -> TextReport | None:
-    """Read the clips' texts as the task does; None where its family has no front end to tell of."""
+    """Read the clips' texts as the task does; None where its family has no front end."""
     from ttstrain.data.texts import read_texts
 
     front_end = front_end_of(recipe)
@@ -202,5 +202,5 @@ def report_texts(recipe: ResolvedRecipe, clips: Sequence[Clip]) -> TextReport | 
 
 
 def front_end_of(recipe: ResolvedRecipe) -> FrontEnd | None:
-    """Return what turns texts into tokens. Raises RecipeError when something it needs is missing."""
+    """Return the text front end, which tokenizes texts. Raises RecipeError when a package or file is missing."""
     return registry.planner_of(recipe).front_end()

@@ -12,7 +12,7 @@ from ttstrain.recipe.schema import DataConfig, Recipe, ReplayConfig
 def recipe_schema() -> dict[str, Any]:
     """Return the schema an editor checks a recipe file with.
 
-    Nothing is required in the file itself: a config that it extends may say it.
+    No key is required in the file itself: a config that it extends may set it.
     """
     schema = Recipe.model_json_schema()
     definitions: dict[str, Any] = schema.pop("$defs")

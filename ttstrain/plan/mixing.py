@@ -1,4 +1,4 @@
-"""How much of a run clips take, where examples without recordings are mixed among them. Imports no torch."""
+"""The share of clips in a run that also trains on auxiliary examples (without recordings). Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from ttstrain.contract.model import MixesAuxiliaryData, Planner
 
-PLACES = 1000  # of a run, at which the ratio is read
+PLACES = 1000  # number of points of a run at which the ratio is evaluated
 MOST_TRIES = 50
 
 

@@ -17,7 +17,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def count_parameters(recipe: ResolvedRecipe) -> ParameterCounts:
-    """Count what a recipe's net holds and what of it is trained.
+    """Count the parameters of a recipe's net and those that are trained.
 
     Raises RecipeError for a pattern of `lora:` that matches nothing; the patterns of `optim.groups` are checked where
     the groups are built.
@@ -46,7 +46,7 @@ def trainable_names(recipe: ResolvedRecipe) -> list[str]:
 @dataclass(frozen=True, slots=True)
 class _Net:
     shapes: Shapes  # adapters included
-    trainable: frozenset[str]  # names that no rule is asked about
+    trainable: frozenset[str]  # names of parameters that train unless a rule freezes them
     adapters: tuple[str, ...] = ()
     adapted_layers: int = 0
 

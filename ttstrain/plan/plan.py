@@ -17,20 +17,20 @@ from ttstrain.recipe.schema import Schedule
 class ReplayFacts:
     """What the audit found of the clips that are replayed."""
 
-    num_clips: int  # drawn from, that a micro-batch can hold
+    num_clips: int  # clips to draw from that fit into a micro-batch
     hours: float  # of those clips
-    num_holdout: int  # that measure retention
-    num_shared: int  # left out because the data hold the same recording
-    num_overlong: int  # left out because no micro-batch can hold them
+    num_holdout: int  # held-out clips that measure retention
+    num_shared: int  # clips left out because the data hold the same recording
+    num_overlong: int  # clips left out because no micro-batch can hold them
     skipped: Mapping[str, int]
     fixed: Mapping[str, int]
-    clips_per_epoch: int  # of the first epoch; later ones differ by a few
+    clips_per_epoch: int  # in the first epoch; later ones differ by a few
     frames_per_epoch: int
 
 
 @dataclass(frozen=True, slots=True)
 class StageFacts:
-    """What a stage's filter leaves of the data."""
+    """The data that a stage's filter selects."""
 
     num_clips: int  # that a micro-batch can hold
     hours: float
@@ -42,7 +42,7 @@ class StageFacts:
 class DataFacts:
     """What the audit found, as far as a plan depends on it."""
 
-    num_clips: int  # training clips that a micro-batch can hold
+    num_clips: int  # training clips that fit into a micro-batch
     hours: float  # of those clips
     num_holdout: int
     skipped: Mapping[str, int]  # reason -> rows left out
@@ -54,7 +54,7 @@ class DataFacts:
     remarks: tuple[Remark, ...] = ()  # of the family
     replay: ReplayFacts | None = None
     stages: tuple[StageFacts, ...] = ()  # of the recipe's stages, in order
-    texts: TextReport | None = None  # of all clips; None where the family has no front end to tell of
+    texts: TextReport | None = None  # of all clips; None where the family has no front end
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +71,18 @@ class GroupPlan:
 
     @property
     def key(self) -> str:
-        """How logs call the group."""
+        """The group's name in log keys."""
         return f"{self.optimizer}/{self.name}"
 
     @property
     def rule(self) -> str:
-        """How stages call the group."""
+        """The group's name in the recipe's stages."""
         return self.name
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A recipe with everything decided that the data and the number of processes decide."""
+    """A recipe with every value resolved that depends on the data and the number of processes."""
 
     recipe: ResolvedRecipe
     origins: Mapping[str, str]  # dotted leaf -> "default" | "configs/..." | "recipe" | "command line"
@@ -103,8 +103,8 @@ class Plan:
     accumulate: int  # micro-batches in one step, on each device
     parameters: ParameterCounts
     memory: Mapping[str, int]  # bytes per part; all but `snapshot` on the device, `activations` where they are counted
-    disk_bytes: int  # of the checkpoints that are kept
-    num_checkpoints: int  # of those
+    disk_bytes: int  # of all checkpoints on disk when the run ends
+    num_checkpoints: int  # on disk when the run ends
     schemes: tuple[MemoryScheme, ...] = ()  # ways to train the model, where its family compares them
 
     @property

@@ -20,12 +20,12 @@ def write_recipe(folder: Path) -> str | None:
 
 
 def settings_files() -> list[str]:
-    """List the files of upstream tools that a recipe can be made of, each with its tool."""
+    """List the upstream settings files that a recipe can be made from, each with its tool."""
     return [known.settings_file for known in registry.projects() if known.settings_file]
 
 
 def with_project(composed: Composed) -> Composed:
-    """Let prepared data decide what belongs to them, such as the vocabulary, unless recipe or command line do.
+    """Set the keys that prepared data determine, such as the vocabulary, unless recipe or command line set them.
 
     The values take the place of a config's and of defaults; their origin names the project.
     """

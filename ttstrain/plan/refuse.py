@@ -15,8 +15,8 @@ from ttstrain.optim.stages import Curriculum, Place, Stage, check_groups, steps_
 from ttstrain.plan.plan import DataFacts, GroupPlan, Plan
 from ttstrain.recipe.schema import ChainedLinear, CosineRestarts, Exponential, OptimConfig, OptimizerKind, Schedule
 
-LR_FLOOR = 1e-3  # of the peak: below it nothing is learnt
-FLOOR_SHARE = 0.05  # of the run may train below the floor: a cosine to zero spends 2 % there, as it should
+LR_FLOOR = 1e-3  # share of the peak LR below which nothing is learnt
+FLOOR_SHARE = 0.05  # largest share of the run below the floor: a cosine to zero spends 2 % there, which is normal
 CURVE_POINTS = 2000  # updates looked at; enough to measure a share of a long run
 
 MOST_STEPS = 100_000_000
@@ -28,7 +28,7 @@ HIGHEST_LR_OF: Mapping[OptimizerKind, tuple[float, float, float]] = {
     "scaled_adam": (0.1, 0.1, 0.5),
     "sgd": (1.0, 1.0, 1.0),
 }
-MEASURED = ("loss", "ema_loss", "retention", "ema_retention", "stage")  # what an evaluation gives, as `eval/<this>/...`
+MEASURED = ("loss", "ema_loss", "retention", "ema_retention", "stage")  # kinds of eval metrics: `eval/<kind>/...`
 
 
 def check_read(recipe: ResolvedRecipe, origins: Mapping[str, str]) -> None:
@@ -70,12 +70,12 @@ def check_read(recipe: ResolvedRecipe, origins: Mapping[str, str]) -> None:
 
 
 def _check_metrics(recipe: ResolvedRecipe, origins: Mapping[str, str]) -> None:
-    """Refuse names of metrics that no evaluation of this run can give; the losses of a task are known at step 0."""
+    """Refuse names of metrics that no evaluation of this run can give; a task's losses are checked at step 0."""
     given = [kind for kind in MEASURED if _is_measured(kind, recipe)]
     for key, metric in _named_metrics(recipe, origins):
         place, _, rest = metric.partition("/")
         kind, _, name = rest.partition("/")
-        if place == "eval" and name and kind in (*given, "stage"):  # `stage` is said in its own words
+        if place == "eval" and name and kind in (*given, "stage"):  # `stage` has a message of its own
             continue
         why = ""
         if place == "eval" and name and kind in MEASURED:
@@ -101,7 +101,7 @@ def check_measured(recipe: ResolvedRecipe, origins: Mapping[str, str], measured:
 
 
 def _named_metrics(recipe: ResolvedRecipe, origins: Mapping[str, str]) -> list[tuple[str, str]]:
-    """List (key, metric) of what decides on the best checkpoint and on stopping, where someone set it."""
+    """List (key, metric) of the metrics for the best checkpoint and early stopping that are set explicitly."""
     named = []
     if recipe.checkpoint.best is not None and _is_set("checkpoint.best", origins):
         named.append(("checkpoint.best", recipe.checkpoint.best))
@@ -123,7 +123,7 @@ def _is_measured(kind: str, recipe: ResolvedRecipe) -> bool:
 
 
 def _check_lengths(recipe: ResolvedRecipe, origins: Mapping[str, str]) -> None:
-    """Refuse a length of the run beside the lengths of its stages."""
+    """Refuse a recipe that sets both the run's length and its stages' lengths."""
     if not recipe.stages or recipe.stages[0].share is not None:
         return
     for key in ("steps", "epochs"):
@@ -222,8 +222,8 @@ def check_plan(plan: Plan) -> None:
 def check_resume(plan: Plan, step: int, *, ended: Sequence[Sequence[Any]] = (), owes_evaluation: bool = False) -> None:
     """Refuse to continue at `step` if the schedule has ended there, or if only its floor is left.
 
-    `ended` are the stages that are over, each with its last step. A complete run that `owes_evaluation` goes on to make
-    it. Raises RecipeError with the LR that would be used and three ways to continue.
+    `ended` are the finished stages, each with its last step. A complete run that `owes_evaluation` is not refused: its
+    last evaluation is missing. Raises RecipeError with the LR that would be used and three ways to continue.
     """
     curriculum = Curriculum(plan.stages, ended=steps_of(plan.stages, ended))
     total = curriculum.total_steps
@@ -253,7 +253,7 @@ def check_resume(plan: Plan, step: int, *, ended: Sequence[Sequence[Any]] = (), 
 
 
 def _longer(plan: Plan, index: int, *, run_steps: int, times: int = 2) -> str:
-    """Write the override that makes a stage so many times as long, in the key that says its length.
+    """Write the override that makes a stage that many times as long, with the key that sets its length.
 
     Where that is a share of the run, or where there are no stages, the run gets `run_steps`.
     """

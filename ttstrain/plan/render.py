@@ -26,8 +26,8 @@ CURVE_WIDTH, CURVE_HEIGHT = 58, 4
 MANY_EPOCHS = 200
 MUCH_PADDING = 0.2
 SHOWN_ABOVE = (("recipe", "task"), ("recipe", "base"), ("recipe", "data.path"))
-_PARTS = {"moments": "optimizer state", "ema": "EMA"}  # how people are told of a part of the memory
-GPU_SHARE = 0.92  # of a GPU's memory that can be filled: the rest goes to the driver and to gaps
+_PARTS = {"moments": "optimizer state", "ema": "EMA"}  # part -> its name in the printed plan
+GPU_SHARE = 0.92  # share of a GPU's memory that can be used: the rest goes to the driver and to fragmentation
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
@@ -44,7 +44,7 @@ def render_plan(plan: Plan, console: Console) -> None:
 
 
 def plan_lines(plan: Plan, *, goes_on_from: str | None = None) -> list[str]:
-    """Return the plan as plain lines of at most 80 columns; `goes_on_from` is what a resume takes its weights from."""
+    """Return the plan as plain lines of at most 80 columns; `goes_on_from` is the checkpoint of a resume."""
     base = base_title(plan.recipe.base) or "FROM SCRATCH"
     base = base if goes_on_from is None else f"continues from {goes_on_from}"
     title = f"{plan.name} · {plan.recipe.task} · {_count(plan.parameters.total)} parameters · {base}"
@@ -66,11 +66,11 @@ def recipe_yaml(plan: Plan) -> str:
     """Return the resolved recipe with every value's origin as a comment; `parse` reads it back.
 
     The length of the run, or of each of its stages, becomes a number of steps, since it may depend on the data; what
-    else is `auto` stays so, and follows when a resume changes the number of steps.
+    else is `auto` stays `auto`, and is resolved again when a resume changes the number of steps.
     """
     values = plan.recipe.model_dump(mode="json")
     values["train"] |= {"steps": None if plan.staged else plan.steps, "epochs": None}
-    # A run without stages has none written down, and one in its plan.
+    # A recipe without stages has no `stages:`, but its plan has one stage.
     for written, stage in zip(values["stages"], plan.stages, strict=False):
         written |= {"steps": stage.steps, "epochs": None, "share": None}
     return (
@@ -112,7 +112,7 @@ def notes(plan: Plan, *, goes_on_from: str | None = None) -> Iterator[str]:
     elif plan.eval_every > plan.steps:
         yield f"`eval.every` {plan.eval_every:,} is longer than the run: the only evaluation is at the end."
     if plan.ema_horizon is not None and plan.recipe.ema.decay != "auto":
-        reached = round(9 * plan.ema_horizon)  # where the warm-up (1 + n) / (10 + n) meets the decay
+        reached = round(9 * plan.ema_horizon)  # the step at which the warm-up (1 + n) / (10 + n) reaches the decay
         if reached > plan.steps * 1.05:
             yield f"the EMA's warmup does not end within the run: `ema.decay` is reached at step {reached:,}."
 
@@ -212,7 +212,7 @@ def _precision(plan: Plan) -> str:
 
 
 def _trained_lines(plan: Plan) -> list[str]:
-    """Describe what is trained, if that is not everything."""
+    """Describe which parameters are trained, if not all are."""
     parameters, lora = plan.parameters, plan.recipe.lora
     if not parameters.frozen:
         return []
@@ -264,7 +264,7 @@ def _stage_title(place: Place, plan: Plan) -> str:
 
 
 def _lr_row(group: GroupPlan, stage: Stage) -> list[str]:
-    """Return the columns of a group's row in a stage, and what is to be said besides."""
+    """Return the columns of a group's row in a stage, and the remark beside it."""
     if group.frozen is True or not stage.trains(group):
         return [f"{'frozen':>8}"]
     first, last = stage.lr_of(group, 0), stage.lr_of(group, stage.steps - 1)
@@ -357,7 +357,7 @@ def _scheme_lines(plan: Plan) -> list[str]:
 
 
 def _origin_lines(plan: Plan) -> list[str]:
-    """List where values were set; those of a config are only counted."""
+    """List where values were set; values from a config are only counted."""
     values = plan.recipe.model_dump(mode="json")
     by_origin: dict[str, list[str]] = {}
     for key, origin in plan.origins.items():

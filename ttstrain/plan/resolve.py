@@ -1,4 +1,4 @@
-"""From a composed recipe to a plan: check it against the schema, then decide everything it left open. Pure.
+"""From a composed recipe to a plan: check it against the schema, then resolve every `auto`. Pure.
 
 What `auto` means:
 
@@ -73,7 +73,7 @@ def parse(composed: Composed) -> ResolvedRecipe:
 
 
 def _check_formats(recipe: Recipe, places: Mapping[str, str]) -> None:
-    """Refuse layouts of data that neither ttstrain nor a family knows."""
+    """Refuse data layouts that neither ttstrain nor a family can read."""
     named = {"data.format": recipe.data.format}
     if recipe.data.replay is not None:
         named["data.replay.format"] = recipe.data.replay.format
@@ -95,9 +95,9 @@ def resolve(
     world_size: int = 1,
     source_name: str = "recipe",
 ) -> Plan:
-    """Decide everything a recipe left open, and refuse what cannot train.
+    """Resolve every `auto` of a recipe, and refuse a run that cannot train.
 
-    `source_name` names the run when the recipe does not. Raises RecipeError with the way out, DataError when there is
+    `source_name` names the run when the recipe does not. Raises RecipeError with a hint, DataError when there is
     nothing to train on.
     """
     check_read(recipe, origins)
@@ -144,7 +144,7 @@ def resolve(
 
 
 def _accumulate(recipe: ResolvedRecipe, world_size: int) -> int:
-    """Return how many micro-batches each device sums up: the recipe's number, or what comes near its frames."""
+    """Return the micro-batches per step and device: the recipe's number, or the one nearest to its frames per step."""
     wanted = recipe.train.step_frames
     if wanted is None:
         return recipe.train.accumulate

@@ -13,7 +13,7 @@ from ttstrain.errors import CheckpointError
 from ttstrain.state import Tree
 from ttstrain.tensors import pickle_names, tensorfile, unpickle
 
-INDEX = ".safetensors.index.json"  # ends the name of a file that says which shard holds what
+INDEX = ".safetensors.index.json"  # end of the name of an index, which lists the shard of each tensor
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer: the file itself was never fetched"),
     (b"GGUF", "a GGUF file, quantised for inference: train from the original model folder instead"),
@@ -43,7 +43,7 @@ class Contents:
     container: Literal["safetensors", "zip", "legacy", "pickle"]
     tree: Tree
     globals: tuple[str, ...] = ()  # names in its pickles
-    head: bytes = b""  # its first two bytes; where they do not tell the container, some project keeps a mark there
+    head: bytes = b""  # its first two bytes; an upstream project may write its version there
     metadata: Mapping[str, str] | None = None  # of a safetensors file
 
     @property
@@ -53,12 +53,12 @@ class Contents:
 
     @property
     def unsafe(self) -> list[str]:
-        """The names that a loader which obeys the pickle would run."""
+        """The names that an unpickler would call, such as `os.system`."""
         return pickle_names.unsafe_globals(self.globals)
 
 
 def read_contents(path: Path) -> Contents:
-    """Parse a checkpoint file of any layout. Raises CheckpointError that says what the file is instead."""
+    """Parse a checkpoint file of any layout. Raises CheckpointError for any other file; the error says what it is."""
     if not path.exists():
         raise CheckpointError(f"`{path}` does not exist")
     if not path.is_file():
@@ -101,7 +101,7 @@ def _follow(path: Path, head: bytes) -> unpickle.Pickled:
 
 
 def _read_shards(path: Path) -> Contents:
-    """Read the files that an index names as one. Raises CheckpointError unless each has what the index says."""
+    """Read the shards of an index as one file. Raises CheckpointError unless each holds the tensors the index lists."""
     index = documents.read_object(path, error=CheckpointError, keys={"weight_map": dict}, hint=_DOWNLOAD_HINT)
     places: dict[str, str] = index["weight_map"]
     if not all(isinstance(name, str) for name in places.values()):

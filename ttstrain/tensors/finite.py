@@ -1,4 +1,4 @@
-"""Does a state hold only finite numbers? Asked before it is kept: what has become NaN once never trains again."""
+"""Search a state for NaN and infinity before it is saved: a weight that is NaN never trains again."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def non_finite(tree: Tree) -> list[str]:
 
 
 def _is_bad(tensor: Tensor) -> bool:
-    """Look at the numbers themselves, where a norm is not finite: squares of finite numbers may overflow."""
+    """Check the numbers themselves where a norm is not finite: squares of finite numbers may overflow."""
     lowest, highest = torch.aminmax(tensor)  # NaN is both
     return not bool(torch.isfinite(lowest) & torch.isfinite(highest))
 

@@ -1,6 +1,6 @@
-"""Files of the Hugging Face Hub: fetched once, found again without a connection, and said plainly when neither works.
+"""Files of the Hugging Face Hub: downloaded once, then read from the cache, without a connection too.
 
-The cache, its place (`$HF_HOME`), going on with a broken download, locks between processes and `$HF_HUB_OFFLINE` are
+The cache, its place (`$HF_HOME`), continuing a broken download, locks between processes and `$HF_HUB_OFFLINE` are
 huggingface_hub's own.
 """
 
@@ -29,12 +29,12 @@ _fetches = ContextVar("_fetches", default=True)
 
 
 class NotFetchedError(CheckpointError):
-    """A file of the Hub is not in the cache, and nothing is to be fetched now."""
+    """A file of the Hub is not in the cache, and downloads are disabled."""
 
 
 @contextmanager
 def nothing_fetched() -> Iterator[None]:
-    """Find what is in the cache and raise NotFetchedError for anything else; make no connection."""
+    """Use cached files only: no connection is made, and a file that is not cached raises NotFetchedError."""
     token = _fetches.set(False)
     try:
         yield
@@ -47,7 +47,7 @@ def download(spec: str, *, preferred: Sequence[str], others: Sequence[str]) -> P
 
     Without a path the repository is one model, as transformers writes it. Of a folder come the files that end in
     `preferred`; only where there are none, those that end in `others`.
-    Raises CheckpointError that says what is in the way: name, permission, connection or disk.
+    Raises CheckpointError that names the cause: name, permission, connection or disk.
     """
     if (whole := re.fullmatch(_WHOLE, spec)) is not None:
         return _model_folder(spec, whole["repo"], whole["revision"])

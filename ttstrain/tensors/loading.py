@@ -32,7 +32,7 @@ class Mismatch:
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """Which tensors of a module and of a file found each other."""
+    """Which tensors a module and a file have in common, by name and shape."""
 
     source: str
     matched: tuple[str, ...]
@@ -48,7 +48,7 @@ class LoadReport:
         return "\n".join(self.lines())
 
     def lines(self) -> list[str]:
-        """Tell it in lines, the longest lists cut short."""
+        """Return the report as lines; long lists are cut short."""
         lines = [f"{len(self.matched)} tensors match"]
         lines += _listed("missing in the file", self.missing)
         lines += _listed("unknown to the model", self.unexpected)
@@ -77,7 +77,7 @@ def compare(module: nn.Module, tensors: Tensors, *, source: str) -> LoadReport:
 def load_weights(module: nn.Module, tensors: Tensors, *, source: str) -> LoadReport:
     """Load a file's tensors into a module, converting to the module's dtypes and devices.
 
-    Tensors that are still in a file are read only once everything is known to fit.
+    Tensors that are still in a file are read after all names and shapes were compared.
 
     Raises CheckpointError unless every tensor of either side has its counterpart and is finite; the module is untouched
     then.
@@ -92,7 +92,7 @@ def load_weights(module: nn.Module, tensors: Tensors, *, source: str) -> LoadRep
 
 
 def misfit(report: LoadReport) -> CheckpointError:
-    """Say what of a file does not fit a model."""
+    """Make the error for a file that does not fit a model."""
     return CheckpointError(f"`{report.source}` does not fit the model:", details=report.lines(), hint=_hint(report))
 
 

@@ -1,6 +1,6 @@
-"""How much a pickle may ask of its reader: no checkpoint comes near, and a hostile file ends here within seconds.
+"""Limits on what reading a pickle may cost: no checkpoint comes near, and a hostile file is refused within seconds.
 
-A pickle of some bytes can describe terabytes: an opcode of two bytes repeats what another made, and a view repeats
+A pickle of some bytes can describe terabytes: an opcode of two bytes repeats an object, and a view repeats
 what a storage holds.
 """
 
@@ -11,17 +11,17 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 MOST_OPERATIONS = 10_000_000  # opcodes and elements they copy; a tensor takes about forty
-SCANNED_OPERATIONS = 1_000_000  # looked at for names once a pickle could not be followed
+SCANNED_OPERATIONS = 1_000_000  # opcodes scanned for names in a pickle that cannot be run
 MOST_PICKLE_BYTES = 256 << 20
 MOST_DIRECTORY_BYTES = 32 << 20  # of a zip: some 400,000 members
-MOST_REPEATS = 16  # times that tensors may use their file's bytes: tied weights, views
-SPARE_BYTES = 64 << 30  # that all tensors of a small file may come to all the same: files that only hold shapes
+MOST_REPEATS = 16  # bytes of all tensors over those stored: tied weights and views repeat them
+SPARE_BYTES = 64 << 30  # bytes of all tensors that a small file may describe in any case: some files only hold shapes
 LARGEST_VIEW = 4 << 30  # bytes of one tensor that repeats what is stored; the largest table of a 3B net takes 2
-MOST_NODES = 4_000_000  # of a tree in which what is used twice counts twice
+MOST_NODES = 4_000_000  # nodes of a tree; a container that is used twice counts twice
 MOST_BITS = 512  # of an integer
-DEEPEST = 100  # containers in containers
+DEEPEST = 100  # levels of nested containers
 LONGEST_NAME = 4_000  # letters of a key, with those of the containers it lies in
-DEEPEST_CALL = 8  # calls that a rebuild makes of another
+DEEPEST_CALL = 8  # nested rebuild calls
 
 
 class TooLargeError(ValueError):
@@ -29,20 +29,20 @@ class TooLargeError(ValueError):
 
 
 class Budget:
-    """What one file may still ask for."""
+    """What is left of the limits for one file."""
 
     def __init__(self, file_bytes: int, operations: int | None = None) -> None:
         self.operations = MOST_OPERATIONS if operations is None else operations
         self.tensor_bytes = MOST_REPEATS * file_bytes + SPARE_BYTES
 
     def spend(self, operations: int) -> None:
-        """Take operations off. Raises TooLargeError when none is left."""
+        """Subtract operations. Raises TooLargeError when none is left."""
         self.operations -= operations
         if self.operations < 0:
             raise TooLargeError("it has more operations than any checkpoint")
 
     def describe(self, tensor_bytes: int, *, stored_bytes: int) -> None:
-        """Take the bytes of one tensor off, of which so many are stored.
+        """Subtract the bytes of one tensor, of which `stored` are in the file.
 
         Raises TooLargeError when this tensor, or all together, would take far more memory than the file holds.
         """
@@ -54,7 +54,7 @@ class Budget:
 
 
 class MappedFile(mmap.mmap):
-    """A file in memory that gives nothing larger than a pickle away in one piece."""
+    """A memory-mapped file that refuses to read more than `MOST_PICKLE_BYTES` at once."""
 
     def read(self, n: int | None = None) -> bytes:
         if n is not None and n > MOST_PICKLE_BYTES:
@@ -90,7 +90,7 @@ class BoundedReads:
 def check_tree(tree: Any) -> None:
     """Raise TooLargeError for a tree of plain containers that holds itself, is too deep, or repeats itself too often.
 
-    A container that is used in several places counts each time, as it does for whoever walks the tree.
+    A container that is used in several places counts each time, as walking the tree visits it each time.
     """
     sizes: dict[int, int | None] = {}  # id -> nodes below, itself included; None while its children are counted
     depths: dict[int, int] = {}
@@ -109,7 +109,7 @@ def check_tree(tree: Any) -> None:
             continue
         stack.pop()
         if state is not None:
-            continue  # counted already, on another way
+            continue  # counted already, through another parent
         sizes[id(node)] = total = 1 + sum(sizes[id(child)] or 0 for child in children) + len(_children(node))
         depths[id(node)] = depth = 1 + max((depths[id(child)] for child in children), default=0)
         if total > MOST_NODES:

@@ -1,4 +1,4 @@
-"""A stack machine for pickles that executes nothing: a name is only ever a name.
+"""A stack machine for pickles that executes nothing: names are recorded, never imported or called.
 
 The few names that stand for containers and tensors are understood, every other object becomes an inert `Record`.
 
@@ -33,7 +33,7 @@ from ttstrain.tensors.tensorfile import MOST_DIMENSIONS, StoredTensor, check_sha
 
 @dataclass(frozen=True, slots=True)
 class Global:
-    """A name in a pickle, never looked up."""
+    """A name in a pickle, never imported."""
 
     module: str
     name: str
@@ -53,7 +53,7 @@ class Record:
     entries: dict[Any, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        return f"<{self.type}>"  # not what it holds, which may be anything
+        return f"<{self.type}>"  # without its content, which may be of any size
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def no_storage(storage: Storage) -> int:
 
 
 def anywhere(storage: Storage) -> int:
-    """Locate nothing: for a look at the names only."""
+    """Return a dummy offset: for scans that only collect names."""
     return 0
 
 
@@ -108,7 +108,7 @@ class Machine:
         self.path = path
         self.locate = locate
         self.budget = budget
-        self.calls = 0  # that are going on inside each other
+        self.calls = 0  # depth of nested calls
         self.found: dict[str, None] = {}
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
@@ -221,7 +221,7 @@ class Machine:
         return made
 
     def elements(self, values: Any) -> Sequence[Any]:
-        """Take what a container is to be filled with: a list or a tuple, or the entries of a dict."""
+        """Return the elements to fill a container with, from a list, a tuple or the entries of a dict."""
         values = list(values.items()) if isinstance(values, dict) else values
         if not isinstance(values, list | tuple):
             raise TypeError(f"a container is filled from a {type(values).__name__}")
@@ -401,7 +401,7 @@ _PLAIN: Mapping[str, Act] = {
     "PERSID": lambda m, reference: m.persistent(reference),
     "BINPERSID": lambda m, _: m.persistent(m.pop()),
 }
-# What makes more than a pointer or a small object costs more: an empty set takes two hundred bytes.
+# Opcodes that allocate more than a pointer or a small object cost more: an empty set takes two hundred bytes.
 _COSTS = {"EMPTY_SET": 4, "SETITEM": 2, "REDUCE": 4, "NEWOBJ": 4, "NEWOBJ_EX": 4, "OBJ": 4, "INST": 4, "BUILD": 2}
 _OPCODES: Mapping[str, tuple[int, Act]] = {name: (_COSTS.get(name, 1), act) for name, act in _PLAIN.items()}
 
@@ -428,7 +428,7 @@ def _tensor_of_dtype(machine: Machine, *args: Any) -> StoredTensor:
 
 
 def _encode(machine: Machine, text: Any, encoding: Any) -> bytes:
-    """Rebuild bytes the way protocol 2 spells them."""
+    """Rebuild bytes from protocol 2's encoding, a latin-1 text."""
     if encoding != "latin1":
         raise ValueError("bytes in an encoding that pickles do not use")
     machine.budget.spend(len(_only(str, text)) // 64)

@@ -67,7 +67,7 @@ _UNSAFE_MODULES = _words(
     " setuptools shelve shutil signal site smtplib socket sqlite3 ssl subprocess sys sysconfig telnetlib tempfile"
     " threading timeit trace urllib venv webbrowser xmlrpc zipfile zipimport"
 )
-# Parts of a dotted name that give it away wherever it starts: pickles may reach through one module into another.
+# Parts of a dotted name that make it unsafe in any position: a pickle may reach one module through another.
 _UNSAFE_PARTS = _words(
     "__builtins__ __class__ __dict__ __getattribute__ __globals__ __import__ __subclasses__ _load_from_bytes apply"
     " compile delattr eval exec execfile getattr globals hub input load loads locals open os popen run_module setattr"
@@ -76,7 +76,7 @@ _UNSAFE_PARTS = _words(
 
 
 def classify(name: str) -> NameVerdict:
-    """Judge what importing and calling a name could do in a loader that obeys the pickle."""
+    """Classify what importing and calling a name could do in an unpickler."""
     if name in _HARMLESS:
         return "harmless"
     parts = name.split(".")
@@ -88,7 +88,7 @@ def classify(name: str) -> NameVerdict:
 def judge(names: Sequence[str]) -> FileVerdict:
     """Judge a whole pickle: safe only when each of its names is known to be harmless.
 
-    Any unknown name may run code in a loader that obeys the pickle.
+    Any unknown name may run code in an unpickler.
     """
     verdicts = {classify(name) for name in names}
     if "unsafe" in verdicts:

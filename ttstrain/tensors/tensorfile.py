@@ -1,7 +1,7 @@
 """Safetensors files, and tensors that still lie in a file.
 
-The library `safetensors` reads and checks headers, and serves small files whole. What it does not do is here: writing
-that hashes the bytes on their way, takes one tensor at a time from the device, flushes to the disk and says OSError;
+The library `safetensors` reads and checks headers, and serves small files whole. This module adds: writing
+that hashes the bytes on their way, takes one tensor at a time from the device, flushes to the disk and raises OSError;
 reading that hashes in the same pass; tensors that are looked at piece by piece. The format: 8 bytes of header length,
 a JSON header, then the tensors back to back.
 """
@@ -27,12 +27,12 @@ from ttstrain.digest import Running, running
 from ttstrain.errors import CheckpointError, first_line
 from ttstrain.places import refused_as
 
-CHUNK = 16 << 20  # bytes handled at a time; large enough that hashing and disk are the limit
-PIECE = 1 << 20  # elements looked at together; small enough for the processor's cache
+CHUNK = 16 << 20  # bytes read or written at a time; large enough that hashing and disk are the limit
+PIECE = 1 << 20  # elements examined together; small enough for the processor's cache
 MAX_HEADER = 32 << 20  # bytes: some 250,000 tensors; the safetensors library allows three times as much
 MOST_DIMENSIONS = 64  # torch's own limit
 MOST_ELEMENTS = 1 << 58
-_SHOWN = 200  # letters of a reason, which may quote the file
+_SHOWN = 200  # characters of the library's reason, which may quote the file
 
 DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -105,7 +105,7 @@ class StoredTensor:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a safetensors file says about itself; `tensors` keep the writer's order."""
+    """The header of a safetensors file; `tensors` are in the writer's order."""
 
     tensors: Mapping[str, StoredTensor]
     metadata: Mapping[str, str]
@@ -165,11 +165,11 @@ def read_header(path: Path) -> Header:
     tensors: dict[str, StoredTensor] = {}
     with _opened(path) as (file, text):
         offset = start = 8 + len(text)
-        for name in file.offset_keys():  # the library makes sure that they lie back to back
+        for name in file.offset_keys():  # the library checks that tensors lie back to back
             described = file.get_slice(name)
             tensors[name] = _stored(path, offset, described.get_dtype(), tuple(described.get_shape()))
             offset += tensors[name].numel * tensors[name].dtype.itemsize
-        written = [name for name in documents.parse(text) if name in tensors]  # the library keeps no order
+        written = [name for name in documents.parse(text) if name in tensors]  # the library's order is another
         return Header({name: tensors[name] for name in written}, metadata=file.metadata() or {}, start=start)
 
 
@@ -234,7 +234,7 @@ def _bytes_of(tensor: Tensor) -> memoryview:
 
 
 def check_shape(shape: Sequence[int]) -> None:
-    """Raise ValueError for a shape that torch has no tensor of, empty ones too."""
+    """Raise ValueError for a shape that no torch tensor can have, even an empty one."""
     if len(shape) > MOST_DIMENSIONS or math.prod(max(size, 1) for size in shape) > MOST_ELEMENTS:
         raise ValueError(f"a tensor of {len(shape)} dimensions that exceeds any memory")
 
@@ -296,7 +296,7 @@ def root_mean_square(stored: StoredTensor) -> float:
 
 
 def relative_distance(averages: Mapping[str, StoredTensor], weights: Mapping[str, StoredTensor]) -> float | None:
-    """Return ||ema - raw|| / ||raw|| over the floating-point tensors that both hold; None without any."""
+    """Return ||ema - raw|| / ||raw|| over the floating-point tensors of both files; None if they share none."""
     gap = size = 0.0
     for name, weight in weights.items():
         if name in averages and averages[name].shape == weight.shape and weight.dtype.is_floating_point:

@@ -1,7 +1,7 @@
 """Read what `torch.save` wrote without executing any of it.
 
-Python's unpickler imports and calls whatever a file names. This one is a stack machine of its own: a name is only ever
-a name. The few that stand for containers and tensors are understood, every other object becomes an inert `Record`.
+Python's unpickler imports and calls whatever a file names. This stack machine imports and calls nothing.
+The few names of containers and tensors are understood, every other object becomes an inert `Record`.
 Tensors stay in the file (`StoredTensor`) until they are read.
 """
 
@@ -56,8 +56,8 @@ class Pickled:
 def read(path: Path) -> Pickled:
     """Read a file of `torch.save`, of either of its layouts, or a bare pickle.
 
-    The first two bytes of a zip may be anything: GPT-SoVITS keeps a version there. Raises CheckpointError when the
-    file is cut short or holds something this cannot follow.
+    The first two bytes of a zip may be anything: GPT-SoVITS writes its version there. Raises CheckpointError when the
+    file is cut short or holds an opcode or object that is not supported.
     """
     with path.open("rb") as file:
         head = file.read(4)
@@ -72,7 +72,7 @@ def read(path: Path) -> Pickled:
 
 
 def scan_globals(path: Path) -> list[str]:
-    """List every name that the pickles in a file would import, even where they cannot be followed to their end."""
+    """List every name that the pickles in a file would import, even where a pickle is damaged."""
     names: dict[str, None] = {}
     if path.stat().st_size == 0:
         return []
@@ -125,7 +125,7 @@ def _children(node: Any) -> list[tuple[Any, Any]] | None:
 
 
 def _stream(file: IO[bytes]) -> Any:
-    """Map a file: reading what is not there then ends early, where a buffered file would first claim the memory."""
+    """Map a file: a read beyond its end returns less, where a buffered file would first allocate the memory."""
     return MappedFile(file.fileno(), 0, access=mmap.ACCESS_READ)  # it has all methods of a binary file that are used
 
 
@@ -149,7 +149,7 @@ def _scan(stream: IO[bytes], path: Path) -> list[str]:
 
 
 def _visible_names(stream: IO[bytes]) -> Iterator[str]:
-    """Yield the names in a damaged pickle, as far as its opcodes can be read; `read` is who reports the damage."""
+    """Yield the names in a damaged pickle, as far as its opcodes can be read; `read` reports the damage."""
     strings = ["?", "?"]
     try:
         operations = islice(pickletools.genops(stream), SCANNED_OPERATIONS)
@@ -251,7 +251,7 @@ def _read_zip(path: Path, file: IO[bytes]) -> Pickled:
 def _read_legacy(path: Path, file: IO[bytes]) -> Pickled:
     """Read the layout of torch < 1.6: pickles one after the other, then the storages.
 
-    Whoever loads such a file obeys all of its pickles, so the names of all count.
+    An unpickler runs all pickles of such a file, so the names of all are checked.
     """
     budget = Budget(path.stat().st_size)
     names: dict[str, None] = {}

@@ -1,1 +1,1 @@
-"""What a run reports, and to whom."""
+"""Trackers: they write a run's numbers, samples and warnings to files, to the screen and to services."""

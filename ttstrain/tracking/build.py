@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 WandbMode = Literal["off", "online", "offline", "auto"]
-MODES: Mapping[str, WandbMode] = {  # of `$WANDB_MODE`; the last two are W&B's former names
+MODES: Mapping[str, WandbMode] = {  # values of `$WANDB_MODE`; the last two are W&B's former names
     "disabled": "off",
     "online": "online",
     "offline": "offline",
@@ -33,9 +33,9 @@ def build_trackers(
 ) -> Trackers:
     """Build what a recipe's `tracking:` asks for; nothing is opened or imported before `start`.
 
-    `origins` tell who set what: `$WANDB_MODE` counts where neither the recipe nor the command line sets
+    `origins` say where each value was set: `$WANDB_MODE` counts where neither the recipe nor the command line sets
     `tracking.wandb`. `metrics.jsonl` comes first, because a resumed console reads the earlier evaluations from it.
-    The trackers hear from here on what modules warn of. Raises RecipeError when a package is missing.
+    From here on the trackers receive what modules log as warnings. Raises RecipeError when a package is missing.
     """
     trackers = Trackers()
     screen = ConsoleTracker(console)

@@ -1,8 +1,8 @@
-"""What a run shows on the screen, on stderr: stdout is for data.
+"""The console tracker: it shows a run on stderr; stdout is for data.
 
 A terminal gets a live panel with events printed above it; anything else (a log file, a batch system) gets plain lines.
-The panel is drawn by the training thread, a few times a second at most: a drawing thread would be copied half alive
-into worker processes.
+The panel is drawn by the training thread, a few times a second at most: a fork would copy a drawing thread's
+locks, but not the thread, into worker processes.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from ttstrain.tracking.tracker import WARNING, RunInfo, Spoken, SpokenBy
 MEDIAN_STEPS = 25  # short enough to follow the run, long enough to hide the luck of one batch
 REDRAW_S = 0.5
 PLAIN_LINES = 50  # lines of steps in a run without a terminal ...
-PLAIN_EVERY_S = 60.0  # ... and more of them when they would come less often than this
+PLAIN_EVERY_S = 60.0  # ... and at least one line of steps in this time
 RATE_STEPS = 200  # steps the remaining time is estimated from
 LOG_WIDTH = 80
-READABLE = 12  # columns below which a text is not worth showing
+READABLE = 12  # columns; a text that gets fewer is not shown
 
 LOSS, EVAL, LR, GRAD_NORM = "train/loss/", "eval/loss/", "optim/lr/", "optim/grad_norm/"
 EVAL_OF_AVERAGE = "eval/ema_loss/"
@@ -57,13 +57,13 @@ class ConsoleTracker:
         self._live: Live | None = None
         self._info: RunInfo | None = None
         self._step = 0
-        self._values: dict[str, float] = {}  # the last of each key
+        self._values: dict[str, float] = {}  # the last value of each key
         self._recent: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=MEDIAN_STEPS))
-        self._first_losses: dict[str, list[float]] = defaultdict(list)  # of this session's first steps
+        self._first_losses: dict[str, list[float]] = defaultdict(list)  # losses of this session's first steps
         self._times: deque[tuple[int, float]] = deque(maxlen=RATE_STEPS)
         self._evals: list[tuple[int, float]] = []
         self._averaged: dict[int, float] = {}  # step -> the eval loss of the EMA weights
-        self._retained: list[tuple[int, float]] = []  # losses of what must not be forgotten
+        self._retained: list[tuple[int, float]] = []  # losses of the replayed data (retention)
         self._distances: list[tuple[int, float]] = []  # of generated samples to their recordings
         self._stage_ends: dict[int, int] = {}  # number of a stage -> its last step so far
         self._incidents: Counter[str] = Counter()
@@ -147,9 +147,9 @@ class ConsoleTracker:
 
     def _keep_pace(self, step: int, now: float, *, stepped: bool) -> None:
         if step < self._step:
-            self._times.clear()  # rolled back: the old pace does not hold for repeated steps
+            self._times.clear()  # after a rollback the times of earlier steps do not predict the repeated ones
         elif step == self._step and not self._steps_taken:
-            self._times.clear()  # nor do the evaluation and samples before the first step
+            self._times.clear()  # the evaluation and samples before the first step take no part in the estimate
         if step != self._step or not self._steps_taken:
             self._steps_taken += stepped
             self._times.append((step, now))
@@ -217,7 +217,7 @@ class ConsoleTracker:
         return Group(bar, *(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
 
     def _plain_lines(self) -> list[str]:
-        """Say everything in one line if it fits, else what was trained in one and how it went in the next."""
+        """Return one line if all pieces fit, else losses and gradients first, then LRs, speed and time left."""
         what = [f"step {self._step}/{self._total}", *self._loss_pieces(), *self._grad_pieces()]
         how = [*self._lr_pieces(room=LOG_WIDTH - 28), *self._frames_pieces(), *self._left_pieces()]
         if len(one := "  ".join([*what, *how])) <= LOG_WIDTH:
@@ -295,13 +295,13 @@ class ConsoleTracker:
         return f"step {step}  eval loss {number(value)}" + (f" ({', '.join(remarks)})" if remarks else "")
 
     def _retention_line(self) -> str:
-        """Say how the loss of the replayed data moved; more is forgotten."""
+        """Return how the loss of the replayed data changed; a rise means that the model forgets."""
         (_, first), (_, last) = self._retained[0], self._retained[-1]
         moved = f", {100 * (last / first - 1):+.1f} %" if len(self._retained) > 1 and first > 0 else ""
         return f"retention {number(first)}" + (f" to {number(last)}{moved}" if len(self._retained) > 1 else "")
 
     def _earlier_rows(self, info: RunInfo) -> list[dict[str, float]]:
-        """Recall what was written up to where the run resumes, so that base and best stay what they were."""
+        """Read the rows up to the step of the resume, so that the base's and the best evaluation do not change."""
         path = info.run_dir / jsonl.FILE_NAME
         if not path.exists():
             return []
@@ -316,7 +316,7 @@ class ConsoleTracker:
         lines = [f"{status}: step {self._step}/{self._total}, {self._steps_taken} steps in {duration(took)}"]
         lines += fill(["  stages:", *self._stage_pieces(info)], width=LOG_WIDTH) if self._stage_ends else []
         for key, first in self._first_losses.items():
-            taken = max(1, min(MEDIAN_STEPS, self._steps_taken // 2))  # of a short session no step is counted twice
+            taken = max(1, min(MEDIAN_STEPS, self._steps_taken // 2))  # short session: the two do not overlap
             began, ended = _median(first[:taken]), _median(list(self._recent[key])[-taken:])
             lines.append(
                 f"  train loss {key.removeprefix(LOSS)}: {number(began)} to {number(ended)} (medians of {taken})"
@@ -353,7 +353,7 @@ class ConsoleTracker:
         return lines
 
     def _stage_pieces(self, info: RunInfo) -> list[str]:
-        """Say where each stage ended, and which of them ended before its last step."""
+        """Return the step at which each stage ended, and whether it ended early."""
         pieces, start = [], 0
         for order, stage in enumerate(info.recipe.get("stages", []), start=1):
             if order not in self._stage_ends:
@@ -386,7 +386,7 @@ class ConsoleTracker:
 
 
 def _earlier_evals(rows: Iterable[Mapping[str, float]], prefix: str) -> list[tuple[int, float]]:
-    """Return the main evaluation of every step that has one; of a step that came twice, the later."""
+    """Return the main evaluation of every step that has one; the later row where a step was repeated."""
     found: dict[int, float] = {}
     for row in rows:
         evals = {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix)}
@@ -396,7 +396,7 @@ def _earlier_evals(rows: Iterable[Mapping[str, float]], prefix: str) -> list[tup
 
 
 def main_eval(names: Iterable[str]) -> str:
-    """Choose the evaluation that is called *the* eval loss: `total`, else the first."""
+    """Choose the evaluation whose loss is shown as the eval loss: `total`, else the first."""
     names = list(names)
     return "total" if "total" in names else names[0]
 
@@ -460,7 +460,7 @@ def _cut(text: str, *, width: int) -> str:
 
 
 def _short(path: Path) -> str:
-    """Write a path as it would be typed here."""
+    """Write a path relative to the current folder where it lies below it."""
     absolute = path.absolute()
     here = Path.cwd()
     return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)

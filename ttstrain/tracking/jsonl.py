@@ -1,11 +1,11 @@
-"""`metrics.jsonl`: every number of a run, one JSON object per step; and `warnings.jsonl`, what the run warned of.
+"""`metrics.jsonl`: every number of a run, one JSON object per step; and `warnings.jsonl`, the run's warnings.
 
 - `step` comes first, then `place/kind/name` keys in the order in which they were logged.
 - A line is written by one system call, so a killed process leaves whole lines; a torn last line, as a lost machine may
   leave it, is dropped when the run is resumed.
 - JSON has no NaN and no infinity: both are `null`, which `read` gives back as NaN.
 - A resume at step k first drops what was recorded after k, so that the file equals that of an uninterrupted run.
-- Where a run leaves a course for an earlier checkpoint, the file of that course is kept as `metrics.<n>.jsonl`.
+- Where a run resumes from an earlier checkpoint, the lines after that step are copied to `metrics.<n>.jsonl`.
 - After a rollback the steps that are taken again are appended: the file keeps both. `guard/rollbacks` is
   higher from there on, and of two lines with one step the later one belongs to the weights.
 """
@@ -28,9 +28,9 @@ from ttstrain.errors import DataError, RecipeError
 from ttstrain.tracking.tracker import RunInfo, Spoken, SpokenBy
 
 FILE_NAME = "metrics.jsonl"
-WARNINGS = "warnings.jsonl"  # {"time", "step", "warning"}; nothing is ever taken out of it
+WARNINGS = "warnings.jsonl"  # {"time", "step", "warning"}; lines are never removed
 
-_LINE = re.compile(rb'^\{"step": (\d+)[,}].*\n', re.MULTILINE)  # whole lines only
+_LINE = re.compile(rb'^\{"step": (\d+)[,}].*\n', re.MULTILINE)  # complete lines only
 
 
 class JsonlTracker:
@@ -43,11 +43,11 @@ class JsonlTracker:
         self._warn = warn
         self._warned = False
         self._file: IO[bytes] | None = None
-        self._line_start = 0  # where the last line begins
-        self._end = 0  # where the next line goes
+        self._line_start = 0  # byte offset of the last line
+        self._end = 0  # byte offset of the next line
         self._step = -1
-        self._values: dict[str, float | None] = {}  # of the last line
-        self._warnings: Path | None = None  # where warnings go
+        self._values: dict[str, float | None] = {}  # values of the last line
+        self._warnings: Path | None = None  # path of warnings.jsonl; None before the start
         self._last_step = 0
 
     def start(self, info: RunInfo) -> None:
@@ -73,7 +73,7 @@ class JsonlTracker:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._last_step = step
         numbers = {key: _to_json(value) for key, value in values.items()}
-        if step == self._step and self._values.keys().isdisjoint(numbers):  # more of the same step, not a repetition
+        if step == self._step and self._values.keys().isdisjoint(numbers):  # further keys of one step, not a repetition
             self._values |= numbers
             self._end = self._line_start
         else:
@@ -106,9 +106,9 @@ class JsonlTracker:
             self._file = None
 
     def _go_on_with_line(self, path: Path) -> None:
-        """Let more of the last line's step join it, as it would have without a break."""
+        """Read the last line, so that further keys of its step are added to it, as in an uninterrupted run."""
         last = path.read_bytes().splitlines(keepends=True)[-1:]
-        with suppress(documents.DocumentError, IndexError):  # not a line of ours
+        with suppress(documents.DocumentError, IndexError):  # the line was not written by ttstrain
             values = documents.check_object(documents.parse(last[0], numbers="any"), {"step": int})
             self._step, self._values = values.pop("step"), values
             self._line_start = self._end - len(last[0])
@@ -159,13 +159,13 @@ def _row(values: Any) -> dict[str, float]:
 
 
 def last_step(path: Path) -> int:
-    """Return the highest step that a file has a whole line of; -1 where it has none, or is not there."""
+    """Return the highest step with a complete line in the file; -1 where there is none, or no file."""
     steps = (int(match[1]) for match in _LINE.finditer(path.read_bytes())) if path.is_file() else ()
     return max(steps, default=-1)
 
 
 def trim(path: Path, step: int) -> None:
-    """Cut the file behind the line of `step`; behind the last line before it when that step was not logged.
+    """Cut the file after the line of `step`; after the last line before it when that step was not logged.
 
     When a rollback made the step happen twice, the later line counts: its checkpoint replaced the earlier one.
     """
@@ -182,9 +182,9 @@ def trim(path: Path, step: int) -> None:
 
 
 def keep_course(path: Path, step: int) -> Path | None:
-    """Keep the lines after `step`, from which the run goes on another way, in a copy `metrics.<n>.jsonl`; return it.
+    """Copy the lines after `step`, where a resume branches off, to `metrics.<n>.jsonl`; return its path.
 
-    Where the file never came to this step but such a copy did, the run returns to that course: the two change places.
+    Where the file ends before this step but such a copy reaches it, the run returns to that branch: they are swapped.
     """
     if not path.exists():
         return None
@@ -200,7 +200,7 @@ def keep_course(path: Path, step: int) -> Path | None:
 
 
 def _set_aside(path: Path) -> None:
-    """Rename what an earlier run left, so that a new run starts its own file and nothing is lost."""
+    """Rename an earlier run's file, so that a new run starts its own and no line is lost."""
     if path.exists() and path.stat().st_size > 0:
         path.rename(_next_kept(path))
 

@@ -12,12 +12,12 @@ from ttstrain.terminal import safe_console
 
 
 def screen(**options: Any) -> Console:
-    """Make a console on stderr. What cannot be written is lost, and no error comes of it."""
+    """Make a console on stderr. Text that cannot be written is dropped without an error."""
     return safe_console(cast(IO[str], _Stderr()), **options)
 
 
 class _Stderr:
-    """The process's stderr of the moment, without its errors."""
+    """The current `sys.stderr`; write errors are suppressed."""
 
     def write(self, text: str) -> int:
         with suppress(OSError, ValueError):  # ValueError: closed

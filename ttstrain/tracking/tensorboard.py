@@ -1,4 +1,4 @@
-"""TensorBoard: the same names, in the run's `tensorboard` folder."""
+"""The TensorBoard tracker: the keys of `metrics.jsonl`, in the run's `tensorboard` folder."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ttstrain.errors import RecipeError
 from ttstrain.tracking import spectrogram
 from ttstrain.tracking.tracker import RunInfo, Spoken, SpokenBy
 
-REOPEN_S = 60.0  # after a failure, such as a full disk: tensorboard's writer never writes again once it failed
+REOPEN_S = 60.0  # wait after a failure, such as a full disk, until a new writer: a failed one cannot write again
 
 
 class TensorboardTracker:
-    """Writes event files, in single precision: their format knows no other for a plain number."""
+    """Writes event files, in single precision: the format has no other for a plain number."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         if importlib.util.find_spec("tensorboard") is None:
@@ -31,7 +31,7 @@ class TensorboardTracker:
     def start(self, info: RunInfo) -> None:
         self._folder = str(info.run_dir / "tensorboard")
         self._step = info.start_step
-        # Resumed, it hides what was recorded after the checkpoint.
+        # After a resume, TensorBoard hides what was recorded after the checkpoint.
         self._open(purge_step=info.start_step + 1 if info.resumed else None)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -66,7 +66,7 @@ class TensorboardTracker:
         self._writer = SummaryWriter(log_dir=self._folder, purge_step=purge_step)
 
     def _write(self, write: Callable[[Any], None]) -> None:
-        """Write, or raise what the writer failed of; a while later a new one, with a file of its own, goes on."""
+        """Write, or raise the writer's error; `REOPEN_S` later a new writer continues in a new file."""
         if self._writer is None:
             if self._clock() < self._reopen_at:
                 return

@@ -1,10 +1,10 @@
-"""Weights & Biases, which may fail in any way without stopping a run.
+"""The Weights & Biases tracker. No failure of W&B stops a run.
 
-- Every row carries our `step`, and W&B is told to plot over it: after a rollback our step goes back, while W&B's own
+- Every row carries our `step`, and W&B plots over it: after a rollback our step goes back, while W&B's own
   counter may not decrease.
 - After a failure the tracker continues offline, with a warning; a second failure turns it off.
 - W&B's service is a process of its own. One that hangs is killed, and that is a failure like any other.
-- Nothing is asked and nothing is printed by W&B itself.
+- W&B itself asks no question and prints nothing.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from ttstrain.tracking import spectrogram, wandb_rows
 from ttstrain.tracking.tracker import RunInfo, Spoken, SpokenBy
 
 INIT_TIMEOUT_S = 20.0  # W&B's own default would hold a run without network back for 90 s
-FINISH_TIMEOUT_S = 60.0  # what is not uploaded by then stays on disk for `wandb sync`
-ANSWER_S = 60.0  # for W&B's service to take a row; it takes milliseconds unless the service hangs
-LEAVE_S = 15.0  # for the service to end, beyond what an upload may take
+FINISH_TIMEOUT_S = 60.0  # what is not uploaded in this time stays on disk for `wandb sync`
+ANSWER_S = 60.0  # time limit for W&B's service to take a row; milliseconds are usual
+LEAVE_S = 15.0  # time limit for the service to end, in addition to an upload's
 
 Mode = Literal["online", "offline"]
 
 
 class WandbTracker:
-    """Sends a run to W&B, or keeps it in the run's folder until `wandb sync` does."""
+    """Sends a run to W&B, or writes it to the run's folder for `wandb sync`."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class WandbTracker:
         self._run: Any = None  # wandb.Run, None while off
         self._step = 0
         self._row = 0  # W&B's own number of the next row
-        self._numbered: bool = False  # whether rows are given their number: offline, where W&B does not know it
+        self._numbered: bool = False  # whether we number the rows: offline, where W&B does not know the number
         self._degraded = False
 
     def start(self, info: RunInfo) -> None:
@@ -91,7 +91,7 @@ class WandbTracker:
         if error := _attempt(lambda: self._close(status), within_s=FINISH_TIMEOUT_S + LEAVE_S):
             self._warn(f"W&B could not finish: {_brief(error)}; `{_sync(self._folder)}` uploads the rest")
         self._run = None
-        _attempt(_stop_service, within_s=LEAVE_S)  # only then is the file on disk complete
+        _attempt(_stop_service, within_s=LEAVE_S)  # the file on disk is complete only after this
 
     # ------------------------------------------------------------ what may fail
 
@@ -217,9 +217,9 @@ class _NoAnswerError(Exception):
 
 
 def _attempt(action: Callable[[], None], *, within_s: float = ANSWER_S) -> Exception | None:
-    """Run something of W&B's and return what it raised; after `within_s` its service is killed, so that it returns.
+    """Call W&B and return the error it raised; after `within_s` its service is killed, so that the call returns.
 
-    The one place where any exception is caught: W&B watches, and neither a lost service, nor a broken installation,
+    Only here is any exception caught: W&B only records, and neither a lost service, nor a broken installation,
     nor a defect in it may stop a training run.
     """
     killed = threading.Event()
@@ -241,14 +241,14 @@ def _attempt(action: Callable[[], None], *, within_s: float = ANSWER_S) -> Excep
 
 
 def _kill_service() -> None:
-    """Kill the `wandb-core` processes that this process started, where the system tells which these are."""
+    """Kill the `wandb-core` processes that this process started, where the system lists child processes."""
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
             if parent == os.getpid() and b"wandb-core" in (entry / "cmdline").read_bytes():
                 os.kill(int(entry.name), signal.SIGKILL)
         except (OSError, ValueError, IndexError):
-            continue  # gone meanwhile
+            continue  # the process has ended meanwhile
 
 
 def _stop_service() -> None:

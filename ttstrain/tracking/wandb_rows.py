@@ -1,6 +1,6 @@
-"""The number of the next row of a run's W&B history, kept in the run's folder.
+"""The number of the next row of a run's W&B history, stored in the run's folder.
 
-Online, W&B's server knows it. Offline, W&B numbers the rows of a resumed run from 0 again, and an upload would then
+W&B's server knows it, unless W&B is offline: then W&B numbers a resumed run's rows from 0 again, and an upload would
 drop or mix up rows; so each row is given its number. Numbers rise, but may leave gaps: W&B plots over our `step`.
 """
 
@@ -24,13 +24,13 @@ def read(run_dir: Path) -> int | None:
 
 
 def write(run_dir: Path, number: int) -> None:
-    """Keep the number of the next row. Raises OSError."""
+    """Write the number of the next row. Raises OSError."""
     atomic.write_bytes(run_dir / _PLACE, f"{number}\n".encode(), durability="cached")
 
 
 def beyond_earlier(run_dir: Path, run_id: str) -> int:
-    """Return a number that no earlier row of a run has: the size in bytes of W&B's files, each row taking some.
+    """Return a number above those of all earlier rows: the size of W&B's files, as each row takes at least a byte.
 
-    0 where W&B kept no file of this run. For runs of ttstrain before it kept the number.
+    0 where W&B has no file of this run. For runs of earlier versions of ttstrain, which did not store the number.
     """
     return sum(file.stat().st_size for file in run_dir.glob(f"wandb/*run-*/run-{run_id}.wandb"))
