@@ -1,4 +1,4 @@
-"""What a run is measured by: its losses on held-out clips, of the weights and of their average."""
+"""Evaluation losses on held-out clips, of the weights and of the EMA weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def evaluate(
     stage: Sequence[Pieces] | None = None,
     hurried: Callable[[], bool] = never,
 ) -> dict[str, float]:
-    """Return `eval/loss/<name>` of the weights and `eval/ema_loss/<name>` of their average.
+    """Return `eval/loss/<name>` of the weights and `eval/ema_loss/<name>` of the EMA weights.
 
     Of `retained`, batches of what must not be forgotten, `eval/retention/<name>` and `eval/ema_retention/<name>`; of
     `stage`, those of the running stage, `eval/stage/<name>`. Ranks share the batches. Training's random numbers are

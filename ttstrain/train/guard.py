@@ -1,7 +1,7 @@
 """Is this update safe to make? And if not: skip it, or go back to the last good state.
 
-Judged before the optimizer steps, because one step with a non-finite gradient ruins weights and moments for good. Only
-finite losses enter the statistics, which are medians: a detector must not be poisoned by what it detects.
+Judged before the optimizer steps, because one step with a non-finite gradient ruins the weights and the optimizer state
+for good. Only finite losses enter the statistics, which are medians, so that outliers do not distort them.
 """
 
 from __future__ import annotations

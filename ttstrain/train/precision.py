@@ -85,7 +85,7 @@ class Precision:
     """Autocast and, under fp16, a dynamic loss scale.
 
     The scale follows torch's GradScaler: halved when a gradient overflows, doubled after `GROWTH_INTERVAL` good steps.
-    It is ours because the engine already knows whether the gradient norm is finite and need not be told twice.
+    GradScaler itself is not used: the training step already checks whether the gradient norm is finite.
 
     fp16 that overflows whatever the scale gives way to `fall_back`. That is part of the state, as long as the recipe
     asks for what it asked for then.

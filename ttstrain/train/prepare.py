@@ -40,7 +40,7 @@ class Prepared:
     replay: Sequence[Clip] = ()  # drawn from for every epoch
     retained: Sequence[Clip] = ()  # held out of those
     failed: dict[str, str] = field(default_factory=dict)  # clip id -> why it has no features
-    earlier: Earlier | None = None  # what a run that goes on was on before
+    earlier: Earlier | None = None  # data of the resumed run's earlier start
 
     def measured(self, recipe: ResolvedRecipe) -> str:
         """Hash what evaluations measure."""

@@ -1,4 +1,4 @@
-"""What someone outside asks of a run between two steps, and how a run leaves."""
+"""Requests to stop or to save, handled between two steps, and the end of a run."""
 
 from __future__ import annotations
 

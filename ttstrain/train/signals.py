@@ -125,7 +125,7 @@ class Signals:
         self._ctrl_c = False
         self._doing = "finishing this step and saving"
         self._breakable = False
-        self._blind = False  # the files could not be looked for, and that is told
+        self._blind = False  # the files could not be checked, and the warning was logged
         self._process = os.getpid()
         self._former: dict[int, Any] = {}
 

@@ -31,7 +31,7 @@ class Snapshots(Protocol):
 
 
 class MemorySnapshots:
-    """Holds the state in host memory: fast, and as large as weights, moments and average together."""
+    """Holds the state in host memory: fast, and as large as weights, optimizer state and EMA weights together."""
 
     def __init__(self) -> None:
         self.step = -1
@@ -51,7 +51,7 @@ class MemorySnapshots:
         return self._content
 
     def drop(self) -> None:
-        """Hold nothing any more."""
+        """Release the held state."""
         self._content = {}
 
 
@@ -81,7 +81,7 @@ class DiskSnapshots:
         return store.load(self._folder / f"step-{self.step:08d}").state
 
     def drop(self) -> None:
-        """Hold nothing any more."""
+        """Release the held state."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
