@@ -31,9 +31,9 @@ ROOMS = (
     "plan",
     "tracking",
     "train",
-    "judge",
     "export",
     "infer",
+    "judge",
     "runs",
     "cli",
 )

@@ -26,7 +26,7 @@ from ttstrain.contract.export import Adapters, Source, TrainerState
 from ttstrain.contract.model import ModelConfig, ResolvedRecipe
 from ttstrain.contract.task import Task
 from ttstrain.errors import CheckpointError, RecipeError
-from ttstrain.judge.blends import blend_name, compare_blends
+from ttstrain.export.blends import blend_name, compare_blends
 from ttstrain.modules import lora
 from ttstrain.optim.groups import build_groups
 from ttstrain.optim.kinds import ADAMW_STATE
