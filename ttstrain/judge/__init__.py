@@ -1,1 +1,1 @@
-"""Judging what a trained model does: scores of transcripts, probes, and blends of raw and EMA weights."""
+"""Judging what a trained model does: figures for generated speech, scores of transcripts, probes of checkpoints."""
