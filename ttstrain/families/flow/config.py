@@ -103,7 +103,7 @@ class FlowConfig(ModelConfig):
     tokenizer: Literal["pinyin", "char", "custom"] = "pinyin"
     """`pinyin`: as upstream's inference; `custom`: the same with any vocab; `char`: plain characters."""
     vocab: str = "package:emilia"
-    """File with one token per line, or `package:emilia` for the vocab of the published nets."""
+    """File with one token per line, `package:emilia` (the published nets) or `package:english` (130 characters)."""
     base_vocab: str | None = None
     """Vocab of the base; null: the one beside or in the base, or the published one if its size fits."""
     first_new_rows: Step = 0

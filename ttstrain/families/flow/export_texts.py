@@ -10,7 +10,7 @@ from typing import Any
 from ttstrain.contract.export import FOLDER, Source
 from ttstrain.families.flow.config import HOP_LENGTH, SAMPLE_RATE, FlowConfig
 from ttstrain.families.flow.upstream import F5Format
-from ttstrain.families.flow.vocab import PACKAGED, load_vocab
+from ttstrain.families.flow.vocab import PUBLISHED, load_vocab
 from ttstrain.recipe.emit import emit
 from ttstrain.shell import quoted
 
@@ -189,7 +189,7 @@ def training_text(source: Source) -> str:
 
 def _front_end(source: Source, config: FlowConfig) -> str:
     vocab = load_vocab(config.vocab, space_first=config.tokenizer != "custom")
-    known = " (the published one)" if config.vocab in PACKAGED else ""
+    known = " (the published one)" if config.vocab == PUBLISHED else ""
     versions = ", ".join(f"{name} {version}" for name, version in source.versions.items())
     return (
         "## Front end\n\n"

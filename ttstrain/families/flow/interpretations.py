@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from ttstrain.contract.checkpoint import Interpretation
 from ttstrain.errors import CheckpointError
-from ttstrain.families.flow.vocab import load_vocab
+from ttstrain.families.flow.vocab import PUBLISHED, load_vocab
 
 if TYPE_CHECKING:
     from ttstrain.contract.checkpoint import OpenedCheckpoint
 
 TABLE = "transformer.text_embed.text_embed.weight"
-EMILIA = "package:emilia"
 VERSIONS: Mapping[str, Mapping[str, Any]] = {
     "v1": {"text_mask_padding": True, "pe_attn_head": None},
     "v0": {"text_mask_padding": False, "pe_attn_head": 1},
@@ -56,7 +55,7 @@ def _front_end(opened: OpenedCheckpoint, named: str | None) -> dict[str, str]:
     """Find the vocab: the one named, the one beside the file, or the published one if its size fits."""
     num_tokens = opened.weights[TABLE].shape[0] - 1
     beside = None if opened.vocab is None else str(opened.vocab)
-    for source in (named, beside, EMILIA):
+    for source in (named, beside, PUBLISHED):
         if source is None:
             continue
         tokens = load_vocab(source, space_first=False).tokens

@@ -16,12 +16,11 @@ from ttstrain import documents
 from ttstrain.contract.project import Chosen
 from ttstrain.errors import CheckpointError, DataError, RecipeError
 from ttstrain.families.flow.prepared import DURATIONS
-from ttstrain.families.flow.vocab import load_vocab
+from ttstrain.families.flow.vocab import PUBLISHED, load_vocab
 from ttstrain.shell import quoted
 
 SETTINGS, VOCAB, LAST = "setting.json", "vocab.txt", "model_last.pt"
 TOKENIZERS = ("pinyin", "char", "custom")
-PUBLISHED_VOCAB = "package:emilia"
 _NUMBERED = re.compile(r"model_(\d+)\.(?:pt|safetensors)")
 _PRETRAINED = re.compile(r"pretrained_.+\.(?:pt|safetensors)")
 
@@ -163,7 +162,7 @@ def vocab_settings(data: Path) -> dict[str, Any]:
     if not vocab.is_file():
         return {}
     found: dict[str, Any] = {}
-    if load_vocab(str(vocab), space_first=False).sha256 != load_vocab(PUBLISHED_VOCAB).sha256:
+    if load_vocab(str(vocab), space_first=False).sha256 != load_vocab(PUBLISHED).sha256:
         found["model.vocab"] = str(vocab)
     kind = tokenizer_of(data)
     if kind is not None:

@@ -21,9 +21,9 @@ from ttstrain.contract.checkpoint import AdaptedWeights, OpenedCheckpoint
 from ttstrain.data.texts import VOCAB
 from ttstrain.digest import sha256
 from ttstrain.errors import CheckpointError
-from ttstrain.families.flow.interpretations import EMILIA, TABLE
+from ttstrain.families.flow.interpretations import TABLE
 from ttstrain.families.flow.nearest_tokens import OriginKind, Origins
-from ttstrain.families.flow.vocab import PACKAGED, Vocab, load_vocab
+from ttstrain.families.flow.vocab import PACKAGED, PUBLISHED, Vocab, load_vocab
 from ttstrain.tensors.tensorfile import StoredTensor
 
 # Norm of a new embedding's noise, as a share of the embedding's norm; larger for means, which are all similar.
@@ -148,7 +148,7 @@ def _base_vocab(base: OpenedCheckpoint, *, num_tokens: int, vocab: Vocab, named:
         found = load_vocab(source, space_first=False)
         if len(found.tokens) == num_tokens and told in (None, f"sha256:{found.sha256}"):
             return _Found(found.tokens)
-    published = load_vocab(EMILIA)
+    published = load_vocab(PUBLISHED)
     if told is not None:
         for known in (published, vocab):
             if told == f"sha256:{known.sha256}":

@@ -18,7 +18,9 @@ from ttstrain.digest import sha256
 from ttstrain.errors import RecipeError
 from ttstrain.families.flow.spelling import Spelling
 
-PACKAGED = {"package:emilia": "vocab_emilia.txt"}
+PUBLISHED = "package:emilia"  # the vocab of the nets that F5-TTS and E2-TTS publish
+ENGLISH = "package:english"  # the characters of English text, for small nets
+PACKAGED = {PUBLISHED: "vocab_emilia.txt", ENGLISH: "vocab_english.txt"}
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def hash_of(source: str) -> str | None:
         return None
 
 
-_KINDS_OF_VOCAB = "`model.vocab` is a file with one token per line, or `package:emilia`"
+_KINDS_OF_VOCAB = f"`model.vocab` is a file with one token per line, or one of {', '.join(PACKAGED)}"
 
 
 def _read(source: str) -> str:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import string
+import unicodedata
 from pathlib import Path
 
 import pytest
 
 from ttstrain.errors import RecipeError
+from ttstrain.families.flow.config import FlowConfig
+from ttstrain.families.flow.export import as_upstream_reads, vocab_bytes
+from ttstrain.families.flow.text import FlowFrontEnd
 from ttstrain.families.flow.vocab import load_vocab
 
 
@@ -69,4 +74,16 @@ def test_unreadable_vocabs_are_refused(vocab_file: Path, content: bytes | None, 
 def test_unknown_package_vocab_names_the_known_one() -> None:
     with pytest.raises(RecipeError) as caught:
         load_vocab("package:emlia")
-    assert "package:emilia" in str(caught.value.hint)
+    assert caught.value.hint == "there is package:emilia, package:english"
+
+
+def test_the_english_vocab_reads_english_text_as_written_and_as_upstream_reads_it() -> None:
+    vocab = load_vocab("package:english")
+    assert len(vocab.tokens) == 130
+    assert set(vocab.tokens) >= set(string.printable) - set(string.whitespace) | {" "}
+    assert all(unicodedata.normalize("NFC", token) == token and len(token) == 1 for token in vocab.tokens)
+    assert as_upstream_reads(vocab_bytes(FlowConfig(tokenizer="custom", vocab="package:english"))[0]) == vocab.tokens
+    text = "“She paid £5 – at the café, façade & all” (50 % of it): ‘naïve’ Zoë’s £3; O’Neill – no!"
+    for kind in ("char", "custom"):
+        front_end = FlowFrontEnd(vocab, kind=kind, max_unknown=0.0)
+        assert [token.text for token in front_end.tokens(text) if token.kind == "unknown"] == []
