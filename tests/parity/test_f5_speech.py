@@ -91,7 +91,7 @@ def test_texts_durations_and_joints_are_upstreams(golden: dict[str, Any], script
     assert pieces == golden["chunks"]
     frames = [speech.num_frames(piece, voice, **pace) for piece in pieces]
     asked = [
-        ("|".join(tokenize(voice.spoken + piece, kind="pinyin")), voice.num_frames + new)
+        ("|".join(tokenize(voice.prefix + piece, kind="pinyin")), voice.num_frames + new)
         for piece, new in zip(pieces, frames, strict=True)
     ]
     assert sorted(asked) == sorted((each["text"], each["duration"]) for each in golden["asked"])

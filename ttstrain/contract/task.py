@@ -143,7 +143,7 @@ class Task(nn.Module, ABC):
         """Return the module that EMA tracks and `export` writes."""
         return self
 
-    def ready_to_speak(self) -> str:
+    def prepare_sampling(self) -> str:
         """Load what inference needs beside the weights, such as a vocoder, and return the vocoder's name.
 
         Raises CheckpointError if it is missing or does not fit the model.
@@ -155,7 +155,7 @@ class Task(nn.Module, ABC):
 
         Raises DataError when the prompt cannot be used, RecipeError for a task without a voice.
         """
-        raise RecipeError(f"{type(self).__name__} cannot speak", hint="train it with `sample.every=null`")
+        raise RecipeError(f"{type(self).__name__} cannot generate speech", hint="train it with `sample.every=null`")
 
 
 # ---------------------------------------------------------------- what some tasks can do besides

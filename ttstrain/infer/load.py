@@ -131,7 +131,7 @@ def _open(spec: str, changes: dict[tuple[str, ...], Any], *, weights: WeightsCho
     device = choose_device(str(device_name), tf32=TrainConfig().tf32)
     task.to(device).eval()
     run = path.parent.parent if own and (path.parent.parent / RUN_RECIPE).is_file() else None
-    return LoadedModel(task=task, run=run, vocoder=task.ready_to_speak(), lines=(*warnings, told))
+    return LoadedModel(task=task, run=run, vocoder=task.prepare_sampling(), lines=(*warnings, told))
 
 
 def _unneeded(task: Task, absent: Sequence[Absent]) -> dict[str, Tensor]:

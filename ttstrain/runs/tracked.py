@@ -42,7 +42,7 @@ def tracked(ready: Ready, here: Processes) -> Iterator[Training]:
     if said := precision.remark(run.plan.recipe.train.precision, run.precision.kind, run.device):
         notes.append(said)
     if held_out.previews.sentences:
-        notes.append(f"previews are generated with {run.task.ready_to_speak()}")
+        notes.append(f"previews are generated with {run.task.prepare_sampling()}")
     training = Training(held_out, build.make_snapshots(run))
     info = _info(run, origin)
     notes += _take_course(run, origin)

@@ -102,7 +102,7 @@ def _task(plan: Plan, device: torch.device, ranks: Ranks) -> Task:
         lora.add_lora(task.exported(), recipe.lora, default_targets=spec.planner(recipe.model).lora_targets())
     task.to(device)
     if plan.sample_every is not None and ranks.main:
-        task.ready_to_speak()  # a vocoder that is missing or another model's is refused before anything is trained
+        task.prepare_sampling()  # a vocoder that is missing or another model's is refused before anything is trained
     return task
 
 

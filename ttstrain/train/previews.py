@@ -267,7 +267,7 @@ def _recall(run: Run, preview: Preview) -> Spoken | None:
     folder = _folder(run, 0)
     try:
         entry = next(entry for entry in _entries(folder) if entry["name"] == preview.name)
-        now = (preview.prompt.text, preview.voice, run.task.ready_to_speak())
+        now = (preview.prompt.text, preview.voice, run.task.prepare_sampling())
         if (entry["text"], entry["voice"], entry["vocoder"]) != now:
             return None
         numbers = entry["base"]

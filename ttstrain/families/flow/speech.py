@@ -58,8 +58,8 @@ class PreparedVoice:
         return len(self.wav) // HOP_LENGTH
 
     @property
-    def spoken(self) -> str:
-        """The text that is put before the new one."""
+    def prefix(self) -> str:
+        """The reference's text as it stands before each piece that is generated."""
         return self.text + " " if self.text and _is_narrow(self.text[-1]) else self.text
 
 
@@ -202,7 +202,7 @@ def num_frames(text: str, voice: PreparedVoice, *, speed: float, seconds_per_byt
     if not voice.num_frames:
         return round(num_bytes * seconds_per_byte / speed * SAMPLE_RATE / HOP_LENGTH)
     pace = SHORT_TEXT_SPEED if num_bytes < SHORT_TEXT_BYTES else speed
-    return int(voice.num_frames / len(voice.spoken.encode()) * num_bytes / pace)
+    return int(voice.num_frames / len(voice.prefix.encode()) * num_bytes / pace)
 
 
 def share_duration(duration_s: float, pieces: Sequence[str]) -> list[int]:

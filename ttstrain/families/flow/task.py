@@ -136,8 +136,8 @@ class FlowTask(Task):
 
     # ---------------------------------------------------------------- generating
 
-    def ready_to_speak(self) -> str:
-        """Load the vocoder that the recipe names; return its name for people."""
+    def prepare_sampling(self) -> str:
+        """Load the vocoder that the recipe names; return its name and source."""
         settings = self.config.sampling
         if settings.vocoder is None:
             return f"Griffin-Lim: rougher than {published(self.config.mel)[0]}"
@@ -148,7 +148,7 @@ class FlowTask(Task):
     @torch.no_grad()
     def sample(self, prompt: Prompt) -> Sample:
         """Generate a text of any length in the reference's voice, or in an arbitrary one without a reference."""
-        sound = self.ready_to_speak()
+        sound = self.prepare_sampling()
         if not prompt.text.strip():
             raise DataError("the text is empty")
         settings = self.config.sampling
@@ -186,7 +186,7 @@ class FlowTask(Task):
     def _fill_in(self, piece: str, voice: PreparedVoice, shown: Tensor, *, num_new: int, seed: int) -> Tensor:
         """Return the mel (n, m) of a piece of text after the voice."""
         settings = self.config.sampling
-        text = torch.tensor([encode(voice.spoken + piece, self.vocab, kind=self.config.tokenizer)])
+        text = torch.tensor([encode(voice.prefix + piece, self.vocab, kind=self.config.tokenizer)])
         prompt_lengths = torch.tensor([shown.shape[1]])
         wanted = torch.tensor([voice.num_frames + num_new])
         lengths = durations(wanted, text=text, prompt_lengths=prompt_lengths)

@@ -119,10 +119,10 @@ class JointTask(Task):
 
     # ---------------------------------------------------------------- listening
 
-    def ready_to_speak(self) -> str:
+    def prepare_sampling(self) -> str:
         """Name the nets that generate samples: the two that are trained."""
         return "the GPT and the VAE that are trained"
 
     def sample(self, prompt: Prompt) -> Sample:
         """Generate a text in the voice of a reference with both nets."""
-        return self._speech.speak(self.gpt, self.vae, prompt, sound=self.ready_to_speak())
+        return self._speech.speak(self.gpt, self.vae, prompt, sound=self.prepare_sampling())

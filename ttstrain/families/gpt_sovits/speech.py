@@ -94,7 +94,7 @@ class Speech:
     def speak(self, gpt: Text2SemanticDecoder, vae: Synthesizer, prompt: Prompt, *, sound: str) -> Sample:
         """Generate a prompt's text, piece by piece, in the voice of its reference.
 
-        `sound` is what the task's `ready_to_speak` says: samples are compared only where it is the same.
+        `sound` is what the task's `prepare_sampling` says: samples are compared only where it is the same.
         Raises DataError without a text or a reference.
         """
         if not prompt.text.strip():

@@ -183,8 +183,8 @@ class OrpheusTask(Task):
 
     # ---------------------------------------------------------------- listening
 
-    def ready_to_speak(self) -> str:
-        """Load the codec."""
+    def prepare_sampling(self) -> str:
+        """Load the codec; return its name and digest."""
         if self._codec is None:
             self._codec = load_codec(self.config.rows.codec)
         return f"SNAC {self._codec.digest}"
@@ -198,7 +198,7 @@ class OrpheusTask(Task):
         itself, `lead_s`, `tail_s`, `lead_db` and `tail_db` are those of `Edges`.
         Raises DataError when the generated tokens contain no frame.
         """
-        sound = self.ready_to_speak()
+        sound = self.prepare_sampling()
         assert self._codec is not None
         settings = self.config.sampling
         seed = settings.seed if prompt.seed is None else prompt.seed

@@ -164,7 +164,7 @@ def test_the_vocoder_of_the_recipe_speaks_and_is_named(kind: str, name: str, tmp
 def test_a_vocoder_of_the_other_mel_is_refused_before_training(tmp_path: Path) -> None:
     task = small_task(vocoder=str(write_bigvgan(tmp_path / "b")))
     with pytest.raises(CheckpointError, match="is BigVGAN"):
-        task.ready_to_speak()
+        task.prepare_sampling()
 
 
 def test_the_seed_is_the_recipes_unless_the_prompt_has_one() -> None:

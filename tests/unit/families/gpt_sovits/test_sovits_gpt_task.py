@@ -133,7 +133,7 @@ def test_a_base_that_does_not_know_the_tokens_is_told_of() -> None:
 
 def test_without_a_vae_it_says_which_file_is_missing() -> None:
     task = make_task()
-    assert "model.vae" in task.ready_to_speak()
+    assert "model.vae" in task.prepare_sampling()
     with pytest.raises(RecipeError, match=r"model\.vae"):
         task.sample(Prompt("Hello."))
 

@@ -43,7 +43,7 @@ PROMPT = Prompt("Hello there.", reference=reference(), reference_text="This is t
 @pytest.mark.parametrize("version", ["v2", "v2Pro"])
 def test_a_text_becomes_sound_and_a_seed_repeats_it(tmp_path: Path, version: str) -> None:
     task = make_task(config(tmp_path, version))
-    sound = task.ready_to_speak()
+    sound = task.prepare_sampling()
     first, again, other = (task.sample(replace(PROMPT, seed=seed)) for seed in (1, 1, 2))
     assert first.audio.sample_rate == SAMPLE_RATE
     assert first.audio.wav.dtype == torch.float32

@@ -69,7 +69,7 @@ class GptTask(Task):
 
     # ---------------------------------------------------------------- listening
 
-    def ready_to_speak(self) -> str:
+    def prepare_sampling(self) -> str:
         """Load the VAE that the recipe names, if it names one."""
         if self.config.vae is None:
             return "none: `model.vae` is not set"
@@ -80,7 +80,7 @@ class GptTask(Task):
         """Generate a text in the voice of a reference, with the VAE of `model.vae`."""
         if self.config.vae is None:
             raise no_partner("vae")
-        return self._speech.speak(self.gpt, self._vae(self.config.vae), prompt, sound=self.ready_to_speak())
+        return self._speech.speak(self.gpt, self._vae(self.config.vae), prompt, sound=self.prepare_sampling())
 
     def _vae(self, path: str) -> Synthesizer:
         return self._speech.vae(path, self.gpt.ar_predict_layer.weight.device)

@@ -91,7 +91,7 @@ class VaeTask(Task):
 
     # ---------------------------------------------------------------- listening
 
-    def ready_to_speak(self) -> str:
+    def prepare_sampling(self) -> str:
         """Load the GPT that the recipe names, if it names one."""
         if self.config.gpt is None:
             return "none: `model.gpt` is not set"
@@ -102,7 +102,7 @@ class VaeTask(Task):
         """Generate a text in the voice of a reference, with tokens of the GPT of `model.gpt`."""
         if self.config.gpt is None:
             raise no_partner("gpt")
-        return self._speech.speak(self._gpt(self.config.gpt), self.vae, prompt, sound=self.ready_to_speak())
+        return self._speech.speak(self._gpt(self.config.gpt), self.vae, prompt, sound=self.prepare_sampling())
 
     def _gpt(self, path: str) -> Text2SemanticDecoder:
         return self._speech.gpt(path, self.vae.dec.conv_pre.weight.device)
