@@ -1,4 +1,4 @@
-"""Tables of recordings: their rows as they are written down, and the layouts that families know."""
+"""Tables of recordings: rows, findings about them, and the layouts that families read."""
 
 from __future__ import annotations
 

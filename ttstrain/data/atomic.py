@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Atomic writes: a file appears complete under its name, or not at all."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Literal
 
 
 def write_bytes(path: Path, content: bytes, *, durability: Literal["synced", "cached"] = "synced") -> None:
-    """Put `content` at `path` in one go, making its folder when needed.
+    """Write a file atomically (temporary name, then rename), creating its folder when needed.
 
-    `cached` leaves it to the system when the bytes reach the disk: for files that are checked when read and can be
-    made again.
+    `cached` skips fsync: for files that are checked when read and can be made again.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:40]}-{secrets.token_hex(8)}.part")
@@ -28,5 +27,5 @@ def write_bytes(path: Path, content: bytes, *, durability: Literal["synced", "ca
 
 
 def write_text(path: Path, content: str) -> None:
-    """Put `content` at `path` in one go, as UTF-8 with LF line ends."""
+    """Write a text file atomically, as UTF-8 with LF line ends."""
     write_bytes(path, content.encode("utf-8"))

@@ -1,7 +1,7 @@
-"""The audit: decode every recording, judge every row, and say what was done about each.
+"""The audit: decodes every recording, checks every row, and records each finding.
 
-A row is accepted, fixed (used after a repair that is noted), or skipped (left out for a reason that is noted). When no
-row is left, or most recordings are missing, the data set as a whole is refused.
+A row is accepted, fixed (used after a repair that is recorded), or skipped (left out for a reason that is recorded).
+When no row is left, or most recordings are missing, the data set as a whole is refused.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ TellProgress = Callable[[int, int], None]  # (done, of)
 
 @dataclass(frozen=True, slots=True)
 class AuditResult:
-    """What is left of a data set, and every finding on the way."""
+    """The usable clips of a data set, and every finding of the audit."""
 
     format: str
     root: Path
@@ -82,7 +82,7 @@ class AuditResult:
 def audit(
     table: RowTable, config: DataConfig, progress: TellProgress | None = None, workers: int | None = None
 ) -> AuditResult:
-    """Judge every row of a table.
+    """Audit every row of a table.
 
     Raises DataError when nothing is left to train on. Measurements of files that did not change since the last audit
     are taken from the cache.
@@ -281,7 +281,7 @@ def _without_contradicting_copies(judged: Sequence[_Judged]) -> list[_Judged]:
 
 
 def _noted(judged: Sequence[_Judged]) -> list[_Judged]:
-    """Note what is odd only beside the other rows: equal recordings, equal texts, odd pace, another script."""
+    """Add findings that need all rows: equal recordings, equal texts, unusual speaking rate, another script."""
     clips = [one.clip for one in judged if one.clip is not None]
     notes: dict[str, list[tuple[str, str]]] = defaultdict(list)
     _note_repeats(clips, notes)
@@ -310,7 +310,7 @@ def _note_repeats(clips: Sequence[Clip], notes: dict[str, list[tuple[str, str]]]
 
 
 def _note_pace(clips: Sequence[Clip], notes: dict[str, list[tuple[str, str]]]) -> None:
-    """Note clips far from the pace of their own script, where there are enough to know it."""
+    """Note clips whose speaking rate is far from the median of their script, if that script has enough clips."""
     by_script: dict[str, list[tuple[Clip, float]]] = defaultdict(list)
     for clip in clips:
         by_script[main_script(clip.text)].append((clip, len(skeleton(clip.text)) / clip.duration_s))
@@ -387,7 +387,7 @@ def _refuse_if_hopeless(result: AuditResult) -> None:
 
 
 def _forbidden_below(root: Path) -> str | None:
-    """Name a folder in which nothing may be looked at, which is another matter than a recording that is missing."""
+    """Return a hint about a folder without read permission below `root`: its recordings are not missing."""
     try:
         closed = [one.path for one in os.scandir(root) if one.is_dir() and not os.access(one.path, os.R_OK | os.X_OK)]
     except OSError:
@@ -395,7 +395,7 @@ def _forbidden_below(root: Path) -> str | None:
     return f"`{closed[0]}` cannot be read: check its permissions (`ls -ld`)" if closed else None
 
 
-# ---------------------------------------------------------------- measurements, kept between audits
+# ---------------------------------------------------------------- cached measurements
 
 
 def _paths_to_decode(rows: Sequence[Row], texts: Sequence[CleanText]) -> list[Path]:
@@ -412,10 +412,10 @@ _REMOVE = "it keeps what was measured, and can be removed: recordings are then m
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """What a file is known by."""
+    """Identifies a file whose measurement is cached."""
 
-    name: str
-    changed: int  # its status, in ns; sure only where the file system has it
+    name: str  # a hash of rules, path, size and time of modification
+    changed: int  # st_ctime_ns, which copying tools cannot set; some file systems do not maintain it
 
 
 @dataclass(frozen=True, slots=True)
@@ -429,7 +429,7 @@ def _changed(key: _Key | None) -> int | None:
 
 
 def _same_bytes(path: Path, one: _Remembered) -> bool:
-    """Tell whether a file holds what was measured; a file that could not be used is looked at again."""
+    """Tell whether a file still has the bytes that were measured; False for a file that was unusable."""
     try:
         return bool(one.measured.digest) and sha256_of_file(path) == one.measured.digest
     except OSError:  # measuring it says what is wrong
@@ -437,10 +437,10 @@ def _same_bytes(path: Path, one: _Remembered) -> bool:
 
 
 class _Measurements:
-    """Measures files, or remembers: a file is known by its path, size, time of change and the rules' version.
+    """Measures files, with a cache keyed by path, size, modification time and the version of the rules.
 
-    A copy may keep a file's time (`cp -p`, `rsync -t`, `tar`), but not the time of its status, which nobody sets. Where
-    that one is another, the file's bytes are hashed, which takes far less than to measure it.
+    A copy may keep the modification time (`cp -p`, `rsync -t`, `tar`) but not `st_ctime`. If `st_ctime` differs, the
+    file is hashed, which takes far less time than measuring, and measured again only if its bytes changed.
     """
 
     def __init__(self, folder: Path, root: Path, max_s: float) -> None:
@@ -479,7 +479,7 @@ class _Measurements:
             one = remembered.get(path)
             return one.measured if one is not None and _same_bytes(path, one) else measure(path, max_s=self.max_s)
 
-        # Threads: libsndfile, numpy and hashlib let go of the interpreter's lock while they work.
+        # Threads are enough: libsndfile, numpy and hashlib release the GIL.
         pool = Threads(workers)
         try:
             for path, future in [(path, pool.submit(look, path)) for path in paths]:
@@ -514,5 +514,5 @@ class _Measurements:
 
 
 def _summed(values: dict[str, Any]) -> str:
-    """Write a line with the sum of what it holds: a damaged number would otherwise change the sound that is cut."""
+    """Write a line with its checksum: a damaged number would change where the recording is trimmed."""
     return json_line({**values, "crc32": zlib.crc32(json_line(values).encode("utf-8", "surrogatepass"))})

@@ -1,7 +1,7 @@
-"""Features on disk, computed once: one small safetensors file per clip, named by a hash of all that decides it.
+"""The feature cache: one safetensors file per clip, named by a hash of everything its features depend on.
 
-A key covers the recording's bytes, its treatment, what is said, and the family's fingerprint; so nothing has to be
-invalidated. A file is checked when it is read and made again when it is damaged.
+The key covers the recording's bytes, its treatment, its text, speaker and language, and the family's fingerprint, so
+entries never need invalidation. A file's checksum is verified when it is read; a damaged file is computed again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ttstrain.tensors import tensorfile
 
 LAYOUT = 1  # raise when what a file holds or how it is named changes
 MEMORY_LIMIT = 1 << 30  # bytes of features that `auto` keeps in memory
-CLIPS_WORTH_A_WORKER = 200  # starting a worker imports torch, which takes as long as some hundred clips
+CLIPS_WORTH_A_WORKER = 200  # starting a worker imports torch, which takes as long as a few hundred clips
 
 Features = dict[str, Tensor]
 Place = Literal["auto", "memory", "disk", "device"]
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class BuildReport:
-    """What a build did."""
+    """Counts of a build, and the clips that failed."""
 
     reused: int = 0
     computed: int = 0
@@ -52,7 +52,7 @@ class BuildReport:
 
 
 class FeatureCache:
-    """The features of clips, wherever they are kept."""
+    """The features of clips, read from disk, from memory or from the device."""
 
     def __init__(
         self, folder: Path, task_data: TaskData, *, place: Place = "auto", device: torch.device | None = None
@@ -66,7 +66,7 @@ class FeatureCache:
     def build(
         self, clips: Sequence[Clip], *, workers: int | Literal["auto"] = "auto", progress: TellProgress | None = None
     ) -> BuildReport:
-        """Compute what is missing, then take the features to where they are to be read from.
+        """Compute missing features, then load them to `place`.
 
         Clips that fail are named in the report; the others are built. An interrupted build resumes where it stopped.
         """
@@ -151,7 +151,7 @@ class FeatureCache:
 
 
 class _DamagedError(Exception):
-    """A file of features is missing or not what was written."""
+    """A file of features is missing or damaged."""
 
 
 def _key(clip: Clip, task_data: TaskData) -> str:
@@ -180,7 +180,7 @@ def _build_one(clip: Clip, path: Path, task_data: TaskData) -> str | None:
 
 
 def _check_device(error: BaseException, clip: Clip) -> None:
-    """Raise what is no fault of the clip: later clips would fail alike, and be left out one after the other."""
+    """Raise errors of the device or of memory: the clip is not at fault, and every later clip would fail too."""
     if is_out_of_memory(error):
         raise OutOfMemoryError(
             f"memory ran out while features of clip `{clip.id}` were computed: {first_line(error)}",
@@ -221,7 +221,7 @@ def _read(path: Path) -> Features:
 
 
 def _looks_whole(path: Path) -> bool:
-    """Tell whether a file has the length its header asks for; its bytes are checked when they are read."""
+    """Tell whether a file has the length its header promises; its checksum is verified when it is read."""
     try:
         tensorfile.read_header(path)
     except (OSError, CheckpointError):

@@ -1,4 +1,4 @@
-"""Samples out of a sound file, and the treatment the audit settled on. No torch. Shapes: t samples, c channels."""
+"""Decode sound files, and apply the treatment that the audit chose. No torch. Shapes: t samples, c channels."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Decoded:
 
 
 def decode(path: Path, *, max_s: float | None = None) -> Decoded:
-    """Read a file from its start, at most `max_s` seconds of it, never more memory than it really holds.
+    """Decode a file, at most `max_s` seconds of it. Memory grows with what is decoded, not with the header's length.
 
-    Raises soundfile.LibsndfileError when it is not sound, OSError when it cannot be read.
+    Raises soundfile.LibsndfileError when it cannot be decoded, OSError when it cannot be read.
     """
     import soundfile
 
@@ -56,7 +56,7 @@ def decode(path: Path, *, max_s: float | None = None) -> Decoded:
 
 
 def _promise(file: Any) -> int:
-    unknown = 0x7FFFFFFF  # libsndfile's word for a length it cannot know, as in a stream
+    unknown = 0x7FFFFFFF  # libsndfile's value for an unknown length, as in a stream
     return -1 if file.frames >= unknown else int(file.frames)
 
 

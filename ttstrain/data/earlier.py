@@ -1,7 +1,7 @@
-"""The clips that a run used when it last started: which stay held out, and what has changed since.
+"""The clips that a run used when it last started: keeps the hold-out stable on resume, and lists what changed.
 
-A clip is known by its content, the hash of its recording, and by its id where the recording is another one now. So a
-clip that was trained on is never held out, and one that is held out is never trained on, however the data grow.
+A clip is identified by the hash of its recording, or by its id if the recording was replaced. So a clip that was
+trained on is never held out later, and a held-out clip is never trained on, when the data grow.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ Part = Literal["train", "held out", "new"]
 
 
 class Side:
-    """The clips of the data, or of what is replayed, at a run's last start."""
+    """Training and held-out clips of the data, or of the replay data, at a run's last start."""
 
     def __init__(self, train: Sequence[Clip], held_out: Sequence[Clip], ever_held_out: Iterable[str] = ()) -> None:
-        """`ever_held_out` names by content and id what earlier starts held out, gone since or not."""
+        """`ever_held_out` names, by content and id, every clip that an earlier start held out, deleted ones too."""
         self.train, self.held_out = tuple(train), tuple(held_out)
         self.ever_held_out = frozenset([*ever_held_out, *names_of(held_out)])
         self._trained = frozenset(_content(clip) for clip in train)
         self._places = {name: place for place, clip in enumerate(held_out) for name in (_content(clip), _id(clip))}
 
     def part_of(self, clip: Clip) -> Part:
-        """Tell which part a clip had: by its content, else by its id."""
+        """Tell whether a clip was trained on or held out, by its content, else by its id."""
         content = _content(clip)
         if content in self.ever_held_out:
             return "held out"
@@ -48,7 +48,7 @@ class Side:
         return "held out" if _id(clip) in self.ever_held_out else "new"
 
     def place_of(self, clip: Clip) -> int:
-        """Return a clip's place among those held out; after them all where it had none."""
+        """Return a clip's index among the held-out clips; their number if it was not held out."""
         last = len(self.held_out)
         return min(self._places.get(_content(clip), last), self._places.get(_id(clip), last))
 
@@ -63,7 +63,7 @@ class Earlier:
 
 
 def read_earlier(run: Path, *, drawn_anew: Collection[str] = ()) -> tuple[Earlier | None, list[str]]:
-    """Read what a run wrote of its clips, with notes for the user; None where it wrote nothing that can be read."""
+    """Read a run's lists of clips, with notes for the user; None if there are none or they cannot be read."""
     folder = run / FOLDER
     if not (folder / TRAIN).is_file() or not (folder / HELD_OUT).is_file():
         return None, []
@@ -83,7 +83,7 @@ def read_earlier(run: Path, *, drawn_anew: Collection[str] = ()) -> tuple[Earlie
 
 
 def write_record(run: Path, earlier: Earlier | None, *, held_out: Sequence[Clip], retained: Sequence[Clip]) -> None:
-    """Write which clips were ever held out, so that one that comes back is not trained on."""
+    """Write which clips were ever held out: one that is removed and added again must not be trained on."""
     before = ((), ()) if earlier is None else (earlier.data.ever_held_out, _ever(earlier.replay))
     names = {
         "data": sorted({*before[0], *names_of(held_out)}),
@@ -97,7 +97,7 @@ def _ever(side: Side | None) -> Collection[str]:
 
 
 def _read_names(path: Path) -> dict[str, list[str]]:
-    """Read `write_record`'s file; what is damaged is left to the manifests."""
+    """Read `write_record`'s file; {} if it is damaged: the manifests then decide."""
     try:
         keys = {"data": list, "replay": list}
         values = documents.read_object(path, error=DataError, keys=keys, most_bytes=documents.MAX_TABLE)
@@ -125,7 +125,7 @@ def _id(clip: Clip) -> str:
 def fingerprint(
     held_out: Sequence[Clip], retained: Sequence[Clip], *, most: int, budget: int, max_clips: int, features: str
 ) -> str:
-    """Hash all that decides what an evaluation measures: clips in order, their texts, and how they are divided.
+    """Hash everything that an evaluation's values depend on besides weights: clips in order, texts, batching.
 
     `most` is the recipe's `eval.max_clips`, `features` the task's fingerprint.
     """
@@ -143,7 +143,7 @@ def _as_measured(clip: Clip) -> list[Any]:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Ids of the clips that are not what they were."""
+    """Ids of the clips that changed since a run's last start, by kind of change."""
 
     added: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
@@ -157,7 +157,7 @@ class Changes:
         return any(asdict(self).values())
 
     def note(self) -> str:
-        """Say in a line how many clips changed, and name a few."""
+        """Return one line: how many clips changed, with a few names; empty if none did."""
         words = {
             "added": "added",
             "removed": "gone",
@@ -169,7 +169,7 @@ class Changes:
         return f"the data changed since the run last started: clips {', '.join(parts)}" if parts else ""
 
     def warnings(self) -> list[str]:
-        """Say loudly where a clip has changed sides."""
+        """Return warnings about clips that moved between training and hold-out."""
         lines = []
         if ids := self.now_held_out:
             lines.append(
@@ -186,7 +186,7 @@ def _listed(ids: Sequence[str]) -> str:
 
 
 def changes(earlier: Side, train: Sequence[Clip], held_out: Sequence[Clip]) -> Changes:
-    """Compare the clips of a run's last start with those of now; a clip that only has another id is no change."""
+    """Compare the clips of a run's last start with the present ones; a clip with a new id only has not changed."""
     before = {clip.id: clip for clip in (*earlier.train, *earlier.held_out)}
     now = {clip.id: clip for clip in (*train, *held_out)}
     known, left = {_content(clip) for clip in before.values()}, {_content(clip) for clip in now.values()}
@@ -207,7 +207,7 @@ def _said(clip: Clip) -> tuple[str, tuple[str, ...]]:
 
 
 def write_changes(run: Path, found: Changes, *, step: int) -> None:
-    """Add a line to the run's list of changes: when, at which step, and every clip."""
+    """Append to the run's list of changes: time, step, and every changed clip."""
     path = run / FOLDER / CHANGES
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json_line({"time": f"{datetime.now().astimezone():%Y-%m-%dT%H:%M:%S%z}", "step": step, **asdict(found)})

@@ -1,4 +1,4 @@
-"""The layouts of data that can be read: those that anybody uses, and those of the families' upstreams."""
+"""The formats that can be read: common ones, and those of the families' upstreams."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ttstrain import registry
 
-AUTO = "auto"  # the format is told by the content
+AUTO = "auto"  # detect the format from the content
 COMMON: Mapping[str, str] = {  # name -> label
     "ljspeech": "LJSpeech table (id|text|normalised text)",
     "jsonl": "JSON lines",
@@ -17,7 +17,7 @@ COMMON: Mapping[str, str] = {  # name -> label
 
 
 def labels() -> dict[str, str]:
-    """Map the name of every format to what people are told."""
+    """Map the name of every format to its label in messages."""
     tables = {known.name: known.label for known in registry.line_formats()}
     folders = {known.name: known.label for known in registry.table_formats()}
     return {**COMMON, **tables, **folders}

@@ -1,11 +1,11 @@
-"""Batches in a fixed order that can be left and taken up again at any point.
+"""A resumable loader of micro-batches in a deterministic order.
 
-All ranks walk one endless stream of micro-batches: the plan of epoch 0, of epoch 1, and so on. A cursor (epoch, index)
-counts what was consumed by all ranks together. Which batches come is decided by seed, cursor, stage and excluded clips
-alone: not by the number of workers, and not by how far they have read ahead.
+All ranks follow one endless stream of micro-batches: the plan of epoch 0, of epoch 1, and so on. A cursor (epoch,
+index) counts what all ranks together have consumed. The batches depend on seed, cursor, stage and excluded clips only:
+not on the number of workers, nor on how far they have read ahead.
 
-A micro-batch that takes more than memory has room for comes in pieces. The limit is found while training, and is part
-of the state.
+A micro-batch that does not fit in memory is split into pieces. The limit is found during training and is part of the
+state.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class Loader:
     ) -> None:
         """Plan over the clips that fit `batch_frames`; `overlong` names the others. Raises DataError if none fits.
 
-        Each epoch holds every clip once, and of `replay` as many as make up `replay_share` of its frames. `stages`
-        names the clips that are drawn once such a stage is entered; before that, all are.
+        Each epoch has every clip once, and enough `replay` clips to make up `replay_share` of its frames. `stages` maps
+        a stage to the ids of its clips; before a stage is entered, all clips are used.
         """
         lengths = [task_data.length(clip) for clip in clips]
         too_long = set(sampler.overlong(lengths, budget=batch_frames))
@@ -90,7 +90,7 @@ class Loader:
         self._task_data = task_data
         self._stages = {name: frozenset(ids) for name, ids in (stages or {}).items()}
         self._stage: str | None = None
-        self._clip_of = {clip.id: clip for clip in self.clips}  # and of those that are held out
+        self._clip_of = {clip.id: clip for clip in self.clips}  # held-out clips are added by `eval_batches`
         self._pin = device is not None and device.type == "cuda"
         self._cursor = _Cursor(0, 0)
         self._ahead: Iterator[list[Batch]] | None = None
@@ -103,8 +103,8 @@ class Loader:
     def next(self, micro_batches: int = 1) -> list[Batch]:
         """Return this rank's part of the next `micro_batches` x `world_size` micro-batches of the stream.
 
-        They are more where some come in pieces. Tensors are on the CPU (pinned when the device is a GPU) unless the
-        cache keeps features on the device. Raises DataError where a process that loads them hangs.
+        More batches are returned if some are split into pieces. Tensors are on the CPU (pinned if the device is a GPU)
+        unless the cache keeps features on the device. Raises DataError if a worker hangs.
         """
         try:
             batches = [piece for _ in range(micro_batches) for piece in self._take()]
@@ -119,12 +119,12 @@ class Loader:
 
     @property
     def epoch(self) -> int:
-        """Count the passes over the data that are complete."""
+        """The number of complete passes over the data."""
         return self._cursor.epoch
 
     @property
     def batches_per_epoch(self) -> int:
-        """Count the micro-batches of the first epoch, over all ranks; later epochs differ by a few."""
+        """The number of micro-batches of the first epoch, over all ranks; later epochs differ by a few."""
         return len(self._plan(0))
 
     @property
@@ -142,7 +142,7 @@ class Loader:
             yield _collate(self._cache, self._task_data, [clips[i] for i in batch])
 
     def close(self) -> None:
-        """Let the worker processes go; they are started no more."""
+        """End the worker processes; batches are then loaded by this process."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
         self._pool, self._ahead = None, None
@@ -150,7 +150,7 @@ class Loader:
     # ------------------------------------------------------------ stages
 
     def enter(self, stage: str) -> None:
-        """Draw a stage's clips from now on; where they are others than before, a new epoch begins."""
+        """Use a stage's clips from now on; if they differ from the present ones, a new epoch begins."""
         before = self._members
         self._stage = stage
         if self._members != before:
@@ -160,21 +160,21 @@ class Loader:
 
     @property
     def _members(self) -> list[int]:
-        """The clips that are drawn from, replayed ones apart."""
+        """The stage's clips, without replay clips."""
         ids = self._stages.get(self._stage or "")
         return [i for i, clip in enumerate(self.clips[: self._num_own]) if ids is None or clip.id in ids]
 
     # ------------------------------------------------------------ micro-batches that are too large
 
     def half_of(self, batch: Batch) -> int | None:
-        """Return half the frames that a micro-batch takes; None for a single clip, which has no halves."""
+        """Return half of a micro-batch's cost in frames; None for a single clip, which cannot be split."""
         lengths = [self._task_data.length(self._clip_of[id_]) for id_ in batch.ids]
         if len(lengths) == 1:
             return None
         return (sampler.cost(range(len(lengths)), lengths, packed=self._task_data.packed) + 1) // 2
 
     def limit_to(self, frames: int) -> None:
-        """Let micro-batches come in pieces of at most so many frames from now on."""
+        """Split micro-batches into pieces of at most `frames` from now on."""
         self.limit = frames
         self._ahead = None
 
@@ -190,12 +190,12 @@ class Loader:
     # ------------------------------------------------------------ leaving clips out
 
     def can_exclude(self, ids: Collection[str]) -> bool:
-        """Tell whether any clip would be left, in every stage, replayed ones apart."""
+        """Tell whether every stage would still have a clip, not counting replay clips."""
         left = {clip.id for clip in self.clips[: self._num_own]} - self.excluded - set(ids)
         return bool(left) and all(left & stage for stage in self._stages.values())
 
     def exclude(self, ids: Collection[str]) -> None:
-        """Leave clips out from the next micro-batch on; those they shared a micro-batch with stay where they are."""
+        """Leave clips out from the next micro-batch on; the other clips of their micro-batches stay where they are."""
         if unknown := set(ids) - {clip.id for clip in self.clips}:
             raise ValueError(f"no such clips: {sorted(unknown)}")
         if not self.can_exclude(ids):
@@ -206,7 +206,7 @@ class Loader:
     # ------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the cursor, the clips left out, and a hash of what the plan is made from; limit and stage if any."""
+        """Return the cursor, the excluded clips, a hash of the plan's inputs, and limit and stage if set."""
         state: dict[str, Any] = {
             "epoch": self._cursor.epoch,
             "index": self._cursor.index,
@@ -220,9 +220,9 @@ class Loader:
         return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
-        """Go to a cursor, at no cost that grows with its position.
+        """Go to a cursor; the cost does not grow with its position.
 
-        When the clips, the budget or the seed differ from the state's, its epoch begins again, with a warning.
+        If clips, budget or seed differ from the state's, the epoch begins again, with a warning.
         """
         known = {clip.id for clip in self.clips}
         self.excluded = {id_ for id_ in state_dict["excluded"] if id_ in known}
@@ -293,7 +293,7 @@ class Loader:
             indices, future = ahead.popleft()
             try:
                 batches, warnings = pickle.loads(pool.result(future))
-            except StalledError as error:  # the training process would hang as well, and could not be stopped
+            except StalledError as error:  # loading it in the training process would hang that, too
                 raise given_up([self.clips[i].id for i in indices], "loaded") from error
             for warning in warnings:
                 log.warning("%s", warning)
@@ -330,7 +330,7 @@ def _collate(cache: FeatureCache, task_data: TaskData, clips: Sequence[Clip]) ->
 
 
 def _pinned(batch: Any) -> Any:
-    """Move a batch's host tensors to page-locked memory, from where a copy to the GPU does not block."""
+    """Move a batch's host tensors to pinned memory, so that copies to the GPU are asynchronous."""
     if not dataclasses.is_dataclass(batch) or isinstance(batch, type):
         return batch
     pinned = {
@@ -346,14 +346,14 @@ def _pinned(batch: Any) -> Any:
 
 def _in_worker(pieces: Sequence[Sequence[int]]) -> bytes:
     cache, task_data, clips = worker_context()
-    warnings: list[str] = []  # for the training process, which knows where they go
+    warnings: list[str] = []  # logged by the training process, which has the trackers
     with Listener(warnings.append):
         batches = [_collate(cache, task_data, [clips[i] for i in piece]) for piece in pieces]
     return pickle.dumps((batches, warnings), protocol=5)  # through a pipe: shared memory is 64 MB in many a container
 
 
 def worker_count(wanted: int | Literal["auto"], *, place: Literal["memory", "disk", "device"], cores: int) -> int:
-    """Return how many loader processes to use: `auto` needs none unless features are on disk."""
+    """Return the number of loader processes: `auto` uses none unless features are on disk."""
     if wanted != "auto":
         return wanted
     return min(4, max(1, cores - 1)) if place == "disk" else 0

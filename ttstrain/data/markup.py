@@ -1,6 +1,6 @@
-"""What subtitles, web pages and speech recognisers leave in a text and nobody says.
+"""Markup that subtitles, web pages and speech recognisers leave in transcripts.
 
-Some of it cannot be anything else and is taken out. Of the rest, a person has to say whether it is spoken: it is noted.
+Markup that is unambiguous is removed. Text that may be markup or may be spoken stays, with a note for the user.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ DOUBTFUL_TIME = re.compile(r"^\s*\d{1,2}:\d{2}:\d{2}(?=\s)")
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One kind of markup in a text: what is left without it, and its first place."""
+    """One kind of markup in a text: the text without it, and the first example."""
 
     text: str
     reason: str
@@ -58,7 +58,7 @@ class Found:
 
 
 def without_entities(text: str) -> Found | None:
-    """Read `&amp;` as `&`, `&#39;` as `'` and so on; None where a text has none."""
+    """Decode HTML entities: `&amp;` to `&`, `&#39;` to `'`; None if a text has none."""
     first = next((m[0] for m in _ENTITY.finditer(text) if _is_entity(m[0])), None)
     if first is None:
         return None
@@ -72,7 +72,7 @@ def _is_entity(written: str) -> bool:
 
 
 def without_markup(text: str) -> list[Found]:
-    """Take out time stamps, the labels that recognisers give to voices, and tags of layout, each in turn."""
+    """Remove time stamps, speaker labels of recognisers, and formatting tags, in this order."""
     found = []
     for reason, pattern in (("timestamps", TIMES), ("speaker_label", LABELS), ("tags", TAGS)):
         first = pattern.search(text)
@@ -83,13 +83,13 @@ def without_markup(text: str) -> list[Found]:
 
 
 def _in_place(match: re.Match[str]) -> str:
-    """Words on either side of a time or of a line break stay apart; within a tag of emphasis they may be one."""
+    """Replace block tags and time stamps with a space; inline tags, which may stand inside a word, with nothing."""
     is_inline = match.re is TAGS and match["block"] is None
     return "" if is_inline else " "
 
 
 def doubtful(text: str) -> list[Found]:
-    """Find what may be markup or may be said."""
+    """Find text that may be markup and may be spoken."""
     found = []
     for reason, pattern in (("timestamps", DOUBTFUL_TIME), ("tags", DOUBTFUL)):
         if first := pattern.search(text):
@@ -97,20 +97,20 @@ def doubtful(text: str) -> list[Found]:
     return found
 
 
-# ---------------------------------------------------------------- names before what is said
+# ---------------------------------------------------------------- speakers' names before a text
 
 _NAME = re.compile(r"\s*(?P<name>[^\W\d_][\w .'’-]{0,24}?)\s*[:：]\s*\S")
 _OFTEN = 3  # texts that begin with one name
 
 
 def spoken_by(text: str) -> str:
-    """Return what stands before a colon at the start of a text, such as `Anna` of `Anna: Good morning.`; else empty."""
+    """Return the name before a colon at the start of a text, `Anna` of `Anna: Good morning.`; else empty."""
     found = _NAME.match(text)
     return found["name"] if found else ""
 
 
 def labels(texts: Sequence[tuple[str, str]]) -> dict[int, str]:
-    """Find texts that begin with a name, as dialogues do: their speaker's own, or one that comes often.
+    """Find texts that begin with a speaker's name: that of the row's speaker, or one that occurs often.
 
     `texts` are pairs of text and speaker. Returns position -> name.
     """

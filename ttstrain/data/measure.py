@@ -1,6 +1,6 @@
-"""What a sound file is like: whether it is sound at all, its level, its silence, its channels. numpy only.
+"""Measure a sound file: whether it decodes, its level, silence, channels and bandwidth. numpy only.
 
-Nothing here depends on the text or the recipe, so that a file is measured once and the result kept.
+Nothing here depends on the text or the recipe, so that measurements can be cached.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from ttstrain.digest import sha256_of_file
 
 RULES = 1  # raise when a rule below changes: kept measurements are then taken again
 
-# All levels are of full scale 1.0. Speech recorded at a peak of 0.003 exists and is sound; noise at -85 dBFS peaks at
-# 0.0003 and nothing between was seen, so silence is judged by the peak and not by a loudness of -50 dB.
+# All levels are relative to full scale, 1.0. Usable speech with a peak of 0.003 exists; noise at -85 dBFS peaks at
+# 0.0003, and nothing in between was seen. So silence is detected by the peak and not by a loudness of -50 dB.
 SILENT_PEAK = 0.002
 QUIET_PEAK = 0.02
 QUIET_TARGET = 0.5
@@ -34,7 +34,7 @@ CLIPPED_SHARE = 0.01
 CLIPPED_NOTE_SHARE = 0.001
 OFFSET_LIMIT = 0.02
 RATES = (4_000, 384_000)  # Hz
-LOW_RATE = 16_000  # below, half of the consonants' band is missing
+LOW_RATE = 16_000  # Hz; a lower rate loses half of the consonants' frequency band
 DEAD_CHANNEL = 0.03  # level against the loudest channel
 CANCELLED = 0.3  # level of the channels' mean against the loudest channel
 FRAME_S = 0.01
@@ -48,7 +48,7 @@ BAND_FLOOR_DB = -75.0  # against the strongest frequency
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """One fact about a file that decides something or deserves a line."""
+    """One finding about a file: an error, a repair or a note."""
 
     action: Action
     reason: str
@@ -92,7 +92,7 @@ class Measured:
 
 
 def measure(path: Path, *, max_s: float) -> Measured:
-    """Decode a file, up to `max_s` seconds of it, and judge the sound by itself. Never raises for a bad file."""
+    """Decode a file, up to `max_s` seconds of it, and measure it. A bad file gives a finding, not an exception."""
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
@@ -145,7 +145,7 @@ def _fault_of_length(decoded: Decoded, max_s: float) -> Flaw | None:
     return None
 
 
-# ---------------------------------------------------------------- judging samples
+# ---------------------------------------------------------------- decoded samples
 
 
 def _judge(path: Path, decoded: Decoded) -> Measured:
@@ -240,7 +240,7 @@ def _channel(samples: Samples) -> tuple[Any, list[Flaw]]:
 
 
 def clipped_share(samples: Samples) -> float:
-    """Return the share of samples at the signal's own limit: cut-off tops, whatever was done to the level since."""
+    """Return the share of samples at the signal's own maximum: clipping, also where the level was changed later."""
     limit = float(np.abs(samples).max())
     return float((np.abs(samples) >= 0.999 * limit).mean())
 
@@ -256,7 +256,7 @@ def frame_levels(samples: Samples, rate: int) -> Samples:
 
 
 def speech_span(levels: Samples, num_samples: int, rate: int) -> tuple[int, int]:
-    """Return where to cut: silence of more than half a second at an edge is shortened to a fifth."""
+    """Return where to trim, (start, end): silence over `EDGE_S` at an edge is shortened to `MARGIN_S`."""
     top, floor = np.percentile(levels, [95, 10])
     threshold = max(top - 40.0, min(floor + 6.0, top - 20.0))
     loud = np.flatnonzero(levels > threshold)
@@ -282,7 +282,7 @@ def _of_the_band(samples: Samples, rate: int) -> list[Flaw]:
 
 
 def bandwidth(samples: Samples, rate: int, *, size: int = 1024, most_frames: int = 64) -> float:
-    """Return the frequency above which there is practically nothing, in Hz."""
+    """Return the highest frequency, in Hz, with power above `BAND_FLOOR_DB`."""
     if len(samples) < size:
         return rate / 2
     starts = np.linspace(0, len(samples) - size, num=min(most_frames, 1 + len(samples) // size)).astype(int)
@@ -297,11 +297,11 @@ def _hop(rate: int) -> int:
 
 
 def decibels(level: float) -> str:
-    """Say a level of full scale in dB."""
+    """Format a level relative to full scale in dB."""
     return f"{20 * math.log10(level):.0f} dBFS" if level else "exactly zero"
 
 
 def leads_outside(path: Path, root: Path) -> bool:
-    """Tell whether a file really lies outside a folder, links followed."""
+    """Tell whether a path, with links resolved, lies outside a folder."""
     real, folder = os.path.realpath(path), os.path.realpath(root)
     return os.path.commonpath([real, folder]) != folder

@@ -1,8 +1,7 @@
-"""Examples without recordings among the clips, in a ratio that follows the run: a loader around a loader.
+"""Mix auxiliary examples (without recordings) into the clips, in a ratio that changes over the run.
 
-The run goes on in rounds, one micro-batch for each rank. A round is all clips or all auxiliary, so that ranks do like
-work. Whether it is the one or the other follows from the ratio alone, so the mixture can be left and taken up again at
-any round.
+The stream is divided into rounds, one micro-batch for each rank. A round has only clips or only auxiliary examples, so
+that all ranks do similar work. The choice depends on the ratio only, so the mixture can be resumed at any round.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class Mixture:
         self._auxiliary = auxiliary
         self._total_rounds = total_rounds
         self._round = 0
-        self._owed = 0.0  # auxiliary rounds that the clip rounds so far are owed by the ratio
+        self._owed = 0.0  # auxiliary rounds due by the ratio and not yet given
         self._epoch, self._index = 0, 0  # the next auxiliary micro-batch, of rank 0
         self._excluded: set[str] = set()
         too_long = set(sampler.overlong(auxiliary.lengths, budget=clips.batch_frames))
@@ -43,7 +42,7 @@ class Mixture:
     # ------------------------------------------------------------ reading
 
     def next(self, micro_batches: int = 1) -> list[Batch]:
-        """Return this rank's micro-batches of the next rounds; more where some come in pieces."""
+        """Return this rank's micro-batches of the next rounds; more if some are split into pieces."""
         return [piece for _ in range(micro_batches) for piece in self._next_round()]
 
     def _next_round(self) -> list[Batch]:
@@ -86,7 +85,7 @@ class Mixture:
 
     @property
     def epoch(self) -> int:
-        """Count the passes over the clips that are complete."""
+        """The number of complete passes over the clips."""
         return self._clips.epoch
 
     def eval_batches(self, clips: Sequence[Clip]) -> Iterator[Batch]:
@@ -94,13 +93,13 @@ class Mixture:
         return self._clips.eval_batches(clips)
 
     def close(self) -> None:
-        """Let the worker processes go."""
+        """End the worker processes."""
         self._clips.close()
 
     # ------------------------------------------------------------ stages, and micro-batches that are too large
 
     def enter(self, stage: str) -> None:
-        """Draw a stage's clips from now on; auxiliary data is mixed in as before."""
+        """Use a stage's clips from now on; auxiliary data is mixed in as before."""
         self._clips.enter(stage)
 
     @property
@@ -109,7 +108,7 @@ class Mixture:
         return self._clips.limit
 
     def half_of(self, batch: Batch) -> int | None:
-        """Return half the frames that a micro-batch takes; None for a single clip or auxiliary example."""
+        """Return half of a micro-batch's cost in frames; None for a single clip or auxiliary example."""
         members = self._members(batch)
         if members is None:
             return self._clips.half_of(batch)
@@ -118,7 +117,7 @@ class Mixture:
         return (sampler.cost(members, self._auxiliary.lengths, packed=self._auxiliary.packed) + 1) // 2
 
     def limit_to(self, frames: int) -> None:
-        """Let micro-batches come in pieces of at most so many frames from now on."""
+        """Split micro-batches into pieces of at most `frames` from now on."""
         self._clips.limit_to(frames)
 
     def divided(self, batch: Batch, *, limit: int | None) -> list[Batch]:
@@ -130,14 +129,14 @@ class Mixture:
         return [batch] if len(parts) == 1 else [self._auxiliary.batch(part) for part in parts]
 
     def _members(self, batch: Batch) -> list[int] | None:
-        """Return which auxiliary examples a micro-batch holds; None where it holds clips."""
+        """Return the indices of a micro-batch's auxiliary examples; None if it has clips."""
         places = {id_: i for i, id_ in enumerate(self._auxiliary.ids)}
         return [places[id_] for id_ in batch.ids] if all(id_ in places for id_ in batch.ids) else None
 
     # ------------------------------------------------------------ leaving out
 
     def can_exclude(self, ids: Collection[str]) -> bool:
-        """Tell whether any clip, and any auxiliary example, would be left."""
+        """Tell whether clips and auxiliary examples would both be left."""
         mine = self._mine(ids)
         fitting = {self._auxiliary.ids[i] for i in self._fitting}
         return bool(fitting - self._excluded - mine) and self._clips.can_exclude(set(ids) - mine)
@@ -157,7 +156,7 @@ class Mixture:
     # ------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position in both streams and the number of auxiliary rounds owed."""
+        """Return the position in both streams and the number of auxiliary rounds that are due."""
         return {
             "clips": self._clips.state_dict(),
             "round": self._round,
@@ -169,7 +168,7 @@ class Mixture:
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
-        """Resume from a state; the pass over auxiliary data begins again, with a warning, if that data changed."""
+        """Resume from a state; the pass over the auxiliary data begins again, with a warning, if it changed."""
         self._clips.load_state_dict(state_dict["clips"])
         self._round, self._owed = int(state_dict["round"]), float(state_dict["owed"])
         self._epoch, self._index = int(state_dict["epoch"]), int(state_dict["index"])

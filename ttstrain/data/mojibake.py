@@ -1,7 +1,7 @@
-"""UTF-8 that was read as an encoding of one byte a character, as in `SchÃ¶ne`: found where it is certain, and undone.
+"""Mojibake: UTF-8 that was decoded with a single-byte encoding, as in `SchÃ¶ne`. Repaired where it is certain.
 
-A character beyond ASCII becomes two to four characters that way, the first an accented capital or `â`, the others
-punctuation, signs or controls. People do write such pairs: a capital at the end of a word in capitals, then a dash.
+A character beyond ASCII becomes two to four characters, the first an accented capital or `â`, the others punctuation,
+signs or controls. Such pairs also occur in correct text: an accented capital at the end of a word, then a dash.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ from dataclasses import dataclass, replace
 
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]+")
 _ENCODINGS = ("cp1252", "cp1250", "cp1251")
-_LEFT = re.compile("[ÃÂ](?![A-Za-zÀ-ÿ])|â€")  # what remains where bytes were lost as well
-_AFTER_A_LETTER = frozenset("\u00a0\u00ad…–—‘’‚“”„«»‹›™®°•·")  # what people write right behind one
-_LONG = 4  # characters in a row that all read back
+_LEFT = re.compile("[ÃÂ](?![A-Za-zÀ-ÿ])|â€")  # remains if bytes were lost as well
+_AFTER_A_LETTER = frozenset("\u00a0\u00ad…–—‘’‚“”„«»‹›™®°•·")  # may follow a letter directly in correct text
+_LONG = 4  # decoded characters in a row that make a run certain
 _MOST_LAYERS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Undone:
-    """A text read back."""
+    """A repaired text."""
 
     text: str
-    before: str  # the first place, as it was
+    before: str  # the first repaired run, as it was
     after: str  # and as it is now
     encoding: str
     num_places: int
-    whole: bool  # nothing spoiled is left
+    whole: bool  # no mojibake is left
 
 
 def undo(text: str) -> Undone | None:
-    """Read a text back that is certainly UTF-8 in another encoding, several layers of it too; None for all others."""
+    """Repair a text that is certainly mojibake, also where it was decoded wrongly several times; None otherwise."""
     found = None
     for _ in range(_MOST_LAYERS):
         layers = [undone for encoding in _ENCODINGS if (undone := _undo(text, encoding))]
@@ -65,12 +65,12 @@ def _decoded(run: str, encoding: str) -> str | None:
 
 
 def _byte(c: str, encoding: str) -> bytes:
-    """Return a character's byte; controls of Latin-1 stand for the bytes that the encoding leaves out."""
+    """Return a character's byte; C1 controls stand for the bytes that the encoding does not define."""
     return c.encode("latin-1") if "\x80" <= c <= "\x9f" else c.encode(encoding)
 
 
 def _is_certain(text: str, run: re.Match[str], after: str) -> bool:
-    """Tell whether nobody would write a run: a capital inside a word, or signs that follow no letter."""
+    """Tell whether a run cannot be correct text: a capital inside a word, or signs that never follow a letter."""
     if len(after) >= _LONG:
         return True
     before = text[run.start() - 1 : run.start()]

@@ -1,7 +1,7 @@
-"""Long texts in pieces that a model can say in one go.
+"""Split long texts into pieces that a model can generate in one pass.
 
-A piece ends where the text does: after a mark, of whatever script. Only what is still too long is cut at spaces, and
-between characters in scripts that write none.
+A piece ends after a punctuation mark, of any script. A part without marks that is still too long is cut at spaces, and
+between characters in scripts without spaces.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class _Part:
 
 
 def cut(text: str, *, size: Size, most: float, marks: Sequence[re.Pattern[str]]) -> list[str]:
-    """Cut a text into pieces of at most `most`, where its words allow it.
+    """Cut a text into pieces of size `most` or less; a single word may exceed it.
 
-    `marks` find the places to cut at, each where those before leave too long a part. Nothing of the text is lost but
-    spaces at the cuts.
+    `marks` are patterns of places to cut at, tried in order: a later one only cuts parts that are still too long.
+    Only spaces at the cuts are dropped.
     """
     pieces: list[str] = []
     piece = ""
@@ -67,12 +67,12 @@ def _split(text: str, mark: re.Pattern[str]) -> Iterator[_Part]:
 
 
 def _glue(text: str, between: str) -> str:
-    """Put a space after ASCII, as upstream F5-TTS does, and elsewhere where the text has one."""
+    """Return a space after ASCII, as upstream F5-TTS does, and elsewhere if the text has one."""
     return " " if between or text[-1].isascii() else ""
 
 
 def _at_spaces(text: str, size: Size, most: float) -> Iterator[_Part]:
-    """Cut at spaces into parts of about one length; a word that is too long only where its script has no spaces."""
+    """Cut at spaces into parts of about equal length; cut within a word only if its script has no spaces."""
     units = [unit for word in text.split() for unit in _units(word, too_long=size(word) > most)]
     share = size(text) / max(1, math.ceil(size(text) / most)) if most > 0 else 0.0
     held = ""

@@ -1,8 +1,8 @@
-"""Pools that always come to an end: what does not leave when asked to is killed, and that is told. No torch here.
+"""Worker pools that always end: workers that do not exit in time are killed, with a warning. No torch here.
 
-Python's own pools ask their workers to leave and wait for them without a limit. Our processes ignore SIGTERM, and a
-worker may hang on a drive that is gone, in a decoder, or on a lock that a killed one held: waiting for it would keep
-the program from ever ending. Nor is a result waited for without a limit.
+Python's own pools wait for their workers without a time limit. Our workers ignore SIGTERM, and one may hang on a drive
+that is gone, in a decoder, or on a lock that a killed worker held: the program would never end. Waiting for a result
+has a time limit too.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from typing import Any, Literal, TypeVar
 
 from ttstrain.errors import DataError
 
-STALLED_S = 300.0  # for one result that is waited for; the slowest recordings take seconds
-PATIENCE_S = 10.0  # for what a worker is at; its results are no longer wanted
-GONE_S = 5.0  # for Python to notice that killed processes are gone
+STALLED_S = 300.0  # to wait for one result; the slowest recordings take seconds
+PATIENCE_S = 10.0  # at shutdown, for a worker to finish its current call
+GONE_S = 5.0  # for Python to clean up after killed processes
 _SHOWN = 3  # clips named in an error
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
-_abandoned: list[threading.Thread] = []  # threads that hang: nothing ends them but the end of the program
+_abandoned: list[threading.Thread] = []  # threads that hang: only the end of the program ends them
 
 
 class StalledError(Exception):
@@ -37,7 +37,7 @@ class Pool(ProcessPoolExecutor):
     """A ProcessPoolExecutor whose `shutdown(cancel_futures=True)` takes `PATIENCE_S` at most."""
 
     def __init__(self, count: int, *, initializer: Callable[..., None], initargs: tuple[Any, ...] = ()) -> None:
-        # Spawned, not forked: a fork of a process with threads and a GPU is a lottery.
+        # Spawned, not forked: forking a process that has threads and a CUDA context may deadlock.
         context = multiprocessing.get_context("spawn")
         super().__init__(count, mp_context=context, initializer=initializer, initargs=initargs)
         self._started: dict[int, Any] = {}  # pid -> process
@@ -45,7 +45,7 @@ class Pool(ProcessPoolExecutor):
         _pools.add(self)
 
     def result(self, future: Future[T]) -> T:
-        """Wait for what a process computes. After `STALLED_S` raises StalledError and kills all processes."""
+        """Wait for a future's result. After `STALLED_S`, kills all processes and raises StalledError."""
         try:
             return _result(future)
         except StalledError:
@@ -70,7 +70,7 @@ class Pool(ProcessPoolExecutor):
             log.warning("%d processes that loaded data did not end within %.0f s and were killed", killed, PATIENCE_S)
 
     def kill(self) -> int:
-        """Kill every process that is still there; return how many."""
+        """Kill every process that is still alive; return how many."""
         self._note_processes()
         alive = [process for process in self._started.values() if process.is_alive()]
         for process in alive:
@@ -78,14 +78,14 @@ class Pool(ProcessPoolExecutor):
         return len(alive)
 
     def gone(self, *, within_s: float) -> bool:
-        """Wait until Python has cleaned up after the processes, and tell whether it did."""
+        """Wait until Python has cleaned up after the processes; return whether it did."""
         if self._manager is None:
             return True
         self._manager.join(within_s)
         return not self._manager.is_alive()
 
     def _note_processes(self) -> None:
-        """Remember the processes and the thread that watches them, which Python's pool forgets on its way out."""
+        """Remember the processes and the thread that manages them: Python's pool drops both during shutdown."""
         self._started |= dict(getattr(self, "_processes", None) or {})
         self._manager = getattr(self, "_executor_manager_thread", None) or self._manager
 
@@ -93,15 +93,15 @@ class Pool(ProcessPoolExecutor):
 class Threads(ThreadPoolExecutor):
     """A ThreadPoolExecutor whose `shutdown(cancel_futures=True)` takes `PATIENCE_S` at most.
 
-    A thread that hangs cannot be ended: it is left behind, and `end_all` says so.
+    A thread that hangs cannot be ended: it is left running, and `end_all` then returns False.
     """
 
     def result(self, future: Future[T]) -> T:
-        """Wait for what a thread computes. Raises StalledError after `STALLED_S`."""
+        """Wait for a future's result. Raises StalledError after `STALLED_S`."""
         return _result(future)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Let the threads end; with `cancel_futures` those still at work after `PATIENCE_S` are left behind."""
+        """End the threads; with `cancel_futures` those still at work after `PATIENCE_S` are left running."""
         if not (wait and cancel_futures):
             super().shutdown(wait=wait, cancel_futures=cancel_futures)
             return
@@ -116,7 +116,7 @@ class Threads(ThreadPoolExecutor):
 
 
 def end_all() -> bool:
-    """End every pool without patience, at the end of the program; False where even that left something behind."""
+    """End every pool at once, at the end of the program; return False if a process or thread is still running."""
     pools = list(_pools)
     for pool in pools:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -126,7 +126,7 @@ def end_all() -> bool:
 
 
 def given_up(names: Sequence[str], at: Literal["measured", "computed", "loaded"]) -> DataError:
-    """Say whose recordings or features a worker hung on, and what it was at."""
+    """Return the error about clips on which a worker hung."""
     shown = ", ".join(f"`{name}`" for name in names[:_SHOWN])
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     what = {"measured": "could not be measured", "computed": "has no features", "loaded": "could not be loaded"}[at]

@@ -1,4 +1,4 @@
-"""The lengths in a wav's header held against the file: libsndfile reads a truncated file without a word.
+"""Checks the lengths in a wav's header against the file: libsndfile reads a truncated file without an error.
 
 Layout of the container: Microsoft and IBM, "Multimedia Programming Interface and Data Specifications 1.0" (1991).
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-STREAMED = 0xFFFFFFFF  # what a program writes that cannot go back to its header
+STREAMED = 0xFFFFFFFF  # written by programs that stream and cannot seek back to the header
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class HeaderFault:
 
 
 def check_riff(path: Path) -> HeaderFault | None:
-    """Return what is wrong with the header of a wav, or None for a sound one and for any other kind of file."""
+    """Return what is wrong with the header of a wav; None if it is valid, and for any other kind of file."""
     with path.open("rb") as file:
         if file.read(4) != b"RIFF":
             return None
@@ -43,7 +43,7 @@ def _check_chunks(file: BinaryIO, file_size: int) -> HeaderFault | None:
         elif name == b"data":
             return _check_data(file, size, file_size - body, rate * max(1, block))
         position = body + size + size % 2
-    return None  # without a data chunk it does not open; that is found out later
+    return None  # no data chunk: decoding fails later
 
 
 def _check_data(file: BinaryIO, claimed: int, there: int, bytes_per_s: int) -> HeaderFault | None:

@@ -7,11 +7,11 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
-# How far a clip may move from its place in the order of lengths, so that it meets other clips each epoch. On LJSpeech
-# this costs 1 % of padding more than none, and hardly a micro-batch has the same clips twice.
+# How far a clip may move from its rank by length, so that micro-batches differ from epoch to epoch. On LJSpeech this
+# costs 1 % more padding than exact order, and hardly any micro-batch repeats.
 BLUR_BATCHES = 1.5
 BLUR_SHARE = 0.02  # of all clips, for large sets
-POOL_BATCHES = 32  # packed: clips of so many micro-batches choose among each other what fits
+POOL_BATCHES = 32  # packed: best-fit packing runs over the clips of so many micro-batches at a time
 
 _Thing = TypeVar("_Thing")
 
@@ -19,10 +19,10 @@ _Thing = TypeVar("_Thing")
 def plan_epoch(
     lengths: Sequence[int], *, budget: int, max_clips: int, seed: int, epoch: int, packed: bool = False
 ) -> list[list[int]]:
-    """Divide all clips into micro-batches, each index exactly once, in a new way and order every epoch.
+    """Divide all clips into micro-batches, each index exactly once, with other members and order every epoch.
 
-    A micro-batch costs what it takes in memory: its number of clips times its longest clip, in frames; packed, where
-    nothing is padded, the sum of its clips. Clips of like length share a micro-batch; packed, any that fill it.
+    The cost of a micro-batch is its number of clips times its longest clip, in frames (padding included); packed, the
+    sum of its clips. Clips of similar length share a micro-batch; packed, any clips that fit.
     Raises ValueError for a clip that is longer than the budget: see `overlong`.
     """
     if too_long := overlong(lengths, budget=budget):
@@ -50,9 +50,9 @@ def plan_mixed_epoch(
     epoch: int,
     packed: bool = False,
 ) -> list[list[int]]:
-    """Divide all clips and this epoch's draw of the replayed ones into micro-batches, as `plan_epoch` does.
+    """Divide all clips and this epoch's sample of the replay clips into micro-batches, as `plan_epoch` does.
 
-    `replay` are the lengths of the clips to draw from; the first of them has the index `len(lengths)`.
+    `replay` holds the lengths of the replay clips; the first of them has the index `len(lengths)`.
     """
     drawn: list[int] = []
     if replay:
@@ -67,13 +67,13 @@ def plan_mixed_epoch(
 
 
 def draw_replay(lengths: Sequence[int], *, frames: float, seed: int, epoch: int) -> list[int]:
-    """Draw clips for one epoch: `frames` in the mean over epochs, each clip once before any comes again."""
+    """Draw clips for one epoch, `frames` on average over epochs; no clip repeats before all were drawn once."""
     rng = random.Random(f"{seed}/{epoch}/replay")
     drawn: list[int] = []
     left = frames
     while True:
         for i in _mixed(range(len(lengths)), rng):
-            if lengths[i] >= left:  # the last one is too long by chance: taken as often as makes the mean right
+            if lengths[i] >= left:  # the last one would exceed `frames`: drawn with the probability that keeps the mean
                 return [*drawn, i] if rng.random() * lengths[i] < left else drawn
             drawn.append(i)
             left -= lengths[i]
@@ -85,7 +85,7 @@ def overlong(lengths: Sequence[int], *, budget: int) -> list[int]:
 
 
 def in_order(lengths: Sequence[int], *, budget: int, max_clips: int, packed: bool = False) -> list[list[int]]:
-    """Divide clips into micro-batches from longest to shortest; a clip over the budget has one of its own."""
+    """Divide clips into micro-batches from longest to shortest; a clip over the budget gets its own."""
     by_length = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     if packed:
         return _best_fit(by_length, lengths, budget=budget, max_clips=max_clips)
@@ -93,13 +93,13 @@ def in_order(lengths: Sequence[int], *, budget: int, max_clips: int, packed: boo
 
 
 def cost(batch: Sequence[int], lengths: Sequence[int], *, packed: bool = False) -> int:
-    """Return what a micro-batch takes: its clips times the longest, padding included; packed, their sum."""
+    """Return a micro-batch's cost in frames: its clips times the longest, padding included; packed, their sum."""
     own = [lengths[i] for i in batch]
     return sum(own) if packed else len(own) * max(own)
 
 
 def pieces(batch: Sequence[int], lengths: Sequence[int], *, limit: int | None, packed: bool = False) -> list[list[int]]:
-    """Halve a micro-batch, and what is left of it, until each piece is within the limit or a single clip."""
+    """Halve a micro-batch recursively until each piece is within the limit or a single clip."""
     if limit is None or len(batch) == 1 or cost(batch, lengths, packed=packed) <= limit:
         return [list(batch)]
     middle = (len(batch) + 1) // 2
@@ -108,7 +108,7 @@ def pieces(batch: Sequence[int], lengths: Sequence[int], *, limit: int | None, p
 
 
 def padding_share(lengths: Sequence[int], batches: Sequence[Sequence[int]], *, packed: bool = False) -> float:
-    """Return the share of the frames in these micro-batches that is padding; packed, there is none."""
+    """Return the share of frames that is padding; 0 when packed."""
     if packed:
         return 0.0
     padded = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
@@ -131,18 +131,18 @@ def _fill(order: Sequence[int], lengths: Sequence[int], *, budget: int, max_clip
 
 
 def _mixed(things: Iterable[_Thing], rng: random.Random) -> list[_Thing]:
-    """Return things in random order. `Random.random` is stable between Pythons, `shuffle` is not promised to be."""
+    """Shuffle. Python promises that `Random.random` stays the same between versions, and not that `shuffle` does."""
     return [thing for _, _, thing in sorted((rng.random(), i, thing) for i, thing in enumerate(things))]
 
 
 def _best_fit(order: Sequence[int], lengths: Sequence[int], *, budget: int, max_clips: int) -> list[list[int]]:
-    """Fill micro-batches by the sum of their clips: each clip, longest first, goes where least room is left over.
+    """Pack clips by best fit, longest first: each goes to the micro-batch in which it leaves the least room.
 
-    Clips are taken in pools along the order, so that a clip has other company each epoch. A micro-batch that a pool
-    leaves unfilled takes from the next one.
+    Packing runs over one pool of clips at a time, so that micro-batches differ from epoch to epoch. A micro-batch that
+    one pool leaves unfilled is filled from the next.
     """
     batches: list[list[int]] = []
-    rooms: list[tuple[int, int]] = []  # (room left, index of the micro-batch), sorted: those that may take more
+    rooms: list[tuple[int, int]] = []  # (room left, index), sorted: the micro-batches that are not full
     for pool in _pools(order, lengths, budget=budget):
         for i in sorted(pool, key=lambda i: (-lengths[i], i)):
             place = bisect.bisect_left(rooms, (lengths[i], -1))

@@ -11,12 +11,12 @@ from ttstrain.digest import sha256
 from ttstrain.errors import DataError
 from ttstrain.recipe.schema import DataConfig
 
-MOST_HELD_OUT = 64  # by a share; a number of clips is taken at its word
+MOST_HELD_OUT = 64  # clips, if `holdout` is a share; a number of clips is not limited
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Clips to learn from and clips to be measured on."""
+    """Training and held-out clips."""
 
     train: list[Clip]
     held_out: list[Clip]
@@ -24,7 +24,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class DataSplit:
-    """Every clip's part in a run."""
+    """All clips of a run, by use."""
 
     train: list[Clip]
     held_out: list[Clip]
@@ -36,9 +36,9 @@ class DataSplit:
 def split_data(
     clips: Sequence[Clip], replay: Sequence[Clip], data: DataConfig, *, seed: int, earlier: Earlier | None = None
 ) -> DataSplit:
-    """Divide the clips of a run. A recording of the data is never replayed: nothing held out is trained on.
+    """Split the clips of a run. Replay clips that the data hold too are dropped, so no held-out clip is trained on.
 
-    A run that goes on keeps the held-out clips that it had `earlier`; those that are new are all trained on.
+    A resumed run keeps the held-out clips that it had `earlier`; new clips are all trained on.
     """
     own = _split(clips, data.holdout, seed, earlier=earlier)
     if data.replay is None:
@@ -57,14 +57,14 @@ def split_data(
 def _split(
     clips: Sequence[Clip], holdout: float, seed: int, *, key: str = "data.holdout", earlier: Earlier | None
 ) -> Split:
-    """Hold out what was held out before, or choose, where nothing was or the user wants it chosen anew."""
+    """Keep the earlier hold-out; choose one if there was none or the user asks for a new choice."""
     side = None if earlier is None else earlier.data if key == "data.holdout" else earlier.replay
     if earlier is None or side is None:
         return split_holdout(clips, holdout, seed, key=key)
     if key in earlier.drawn_anew:
         return split_holdout(clips, holdout, seed, key=key, before=side)
     held = {clip.id for clip in clips if side.part_of(clip) == "held out"}
-    # In their earlier order, for an evaluation's noise goes by it: a table that was sorted anew measures the same.
+    # In the earlier order: evaluation draws its noise in this order, and sorting the table must not change the loss.
     return Split(
         [clip for clip in clips if clip.id not in held],
         sorted((clip for clip in clips if clip.id in held), key=side.place_of),
@@ -74,10 +74,11 @@ def _split(
 def split_holdout(
     clips: Sequence[Clip], holdout: float, seed: int, *, key: str = "data.holdout", before: Side | None = None
 ) -> Split:
-    """Hold clips out, chosen by a hash of their content or id: adding other clips moves hardly any.
+    """Choose held-out clips by a hash of their content or id, so that adding clips changes the choice little.
 
-    `holdout` is a number of clips (int) or a share (float), as the recipe's `key` says. Byte-equal recordings stay on
-    one side. What was held out `before` comes first, then what is new, and what was trained on last.
+    `holdout` is a number of clips (int) or a share (float), from the recipe's `key`. Byte-equal recordings are never
+    split between training and hold-out. Clips that were held out `before` are chosen first, then new ones, then those
+    that were trained on.
     """
     wanted = holdout if isinstance(holdout, int) else min(MOST_HELD_OUT, max(1, round(holdout * len(clips))))
     if wanted >= len(clips):

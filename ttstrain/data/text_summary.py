@@ -1,4 +1,4 @@
-"""What a model makes of the texts, in lines of 80 columns; and sentences as it reads them."""
+"""Report the tokens of the texts in lines of 80 columns, and show sentences as token sequences."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STYLES = {"inserted": "green", "split": "bold yellow", "unknown": "bold red"}
 
 
 def text_lines(report: TextReport) -> list[str]:
-    """Say how many tokens there are, which are unknown, and which words are split."""
+    """Report the number of tokens, unknown tokens, and split words."""
     versions = [f"{name} {version}" for name, version in report.front_end.items() if name not in (VOCAB, "tokenizer")]
     libraries = ", ".join(versions[:MOST_LIBRARIES]) + (", …" if len(versions) > MOST_LIBRARIES else "")
     read_by = report.front_end.get("tokenizer", "") + (f" ({libraries})" if libraries else "")
@@ -43,7 +43,7 @@ def text_lines(report: TextReport) -> list[str]:
 
 
 def share(report: TextReport) -> str:
-    """Return the share of unknown tokens in percent, never rounded down to the limit or to nothing."""
+    """Format the share of unknown tokens in percent, with enough digits that it is not shown as 0."""
     percent = 100 * report.unknown_share
     return f"{percent:.2g} %" if percent < 1 else f"{percent:.1f} %"
 
@@ -67,7 +67,7 @@ def example(report: TextReport, token: str) -> str:
 
 
 def check_texts(report: TextReport) -> None:
-    """Raise DataError when more of the texts is unknown than a run accepts, with the ways out."""
+    """Raise DataError, with what to do about it, if the share of unknown tokens is over the limit."""
     if not report.refused:
         return
     first = next(iter(report.unknown))
@@ -82,7 +82,7 @@ def check_texts(report: TextReport) -> None:
 
 
 def _above(value: float) -> float:
-    """Round up to two digits after the point, which is a limit that holds."""
+    """Round up to two digits after the point: a limit that this data set meets."""
     return min(int(value * 100 + 1) / 100, 1.0)
 
 
@@ -96,7 +96,7 @@ def legend(front_end: FrontEnd) -> str:
 
 
 def show_tokens(clips: Sequence[Clip], front_end: FrontEnd, *, most: int) -> list[Text]:
-    """Show sentences as they are read, those with unknown symbols first, then those with split words."""
+    """Show sentences as tokens: those with unknown symbols first, then those with split words."""
     read = [read_clip_text(clip, front_end) for clip in clips]
     order = sorted(range(len(read)), key=lambda i: (_rank(read[i]), i))
     return [_shown(read[i], front_end.separator) for i in order[:most]]

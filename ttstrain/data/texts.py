@@ -1,4 +1,4 @@
-"""How a model reads the texts of its data: what its vocabulary lacks, and where its front end adds spaces. No torch."""
+"""Tokenize the texts of the data: unknown tokens, and words that the front end splits. No torch."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
     from ttstrain.contract.data import Clip
 
 
-VOCAB = "vocab"  # the entry of `FrontEnd.versions` that is a hash of the table from tokens to rows
-NO_TOKENS = {"Cc", "Cs"}  # Unicode categories that cannot stand in a file of one token per line
+VOCAB = "vocab"  # the entry of `FrontEnd.versions` that is a hash of the vocabulary
+NO_TOKENS = {"Cc", "Cs"}  # Unicode categories that a file of one token per line cannot hold
 
 _Counted = TypeVar("_Counted", str, tuple[str, str])
 
 
 @dataclass(frozen=True, slots=True)
 class TextReport:
-    """What a front end makes of some texts."""
+    """Statistics of some texts' tokens."""
 
     front_end: Mapping[str, str]  # its versions
     vocab_source: str
     vocab_size: int
     max_unknown: float
     num_tokens: int
-    num_words: int  # 0 where tokens tell nothing of words
+    num_words: int  # 0 if the tokens do not show words
     unknown: Mapping[str, int] = field(default_factory=dict)  # token -> count, most frequent first
-    examples: Mapping[str, str] = field(default_factory=dict)  # token -> the first text that holds it
+    examples: Mapping[str, str] = field(default_factory=dict)  # token -> the first text with it
     split: Mapping[tuple[str, str], int] = field(default_factory=dict)  # (word, as it is read) -> count
     unknown_as: str = "spaces"
 
@@ -45,7 +45,7 @@ class TextReport:
 
     @property
     def refused(self) -> bool:
-        """More is unknown than a run accepts."""
+        """Whether the share of unknown tokens is over the limit."""
         return self.unknown_share > self.max_unknown
 
     @property
@@ -70,7 +70,7 @@ class TextReport:
 
 
 def read_clip_text(clip: Clip, front_end: FrontEnd) -> Sequence[Token]:
-    """Read a clip's text, or take the tokens that another trainer made of it where only those are left."""
+    """Tokenize a clip's text, or use another trainer's tokens if the clip has only those."""
     if not clip.tokens:
         return front_end.tokens(clip.text, clip.language)
     known = set(front_end.vocab).intersection(clip.tokens)
@@ -78,7 +78,7 @@ def read_clip_text(clip: Clip, front_end: FrontEnd) -> Sequence[Token]:
 
 
 def read_texts(clips: Iterable[Clip], front_end: FrontEnd) -> TextReport:
-    """Count tokens that the vocabulary lacks, and words that the front end splits."""
+    """Count unknown tokens, and words that the front end splits."""
     unknown: Counter[str] = Counter()
     split: Counter[tuple[str, str]] = Counter()
     examples: dict[str, str] = {}
@@ -111,7 +111,7 @@ def read_texts(clips: Iterable[Clip], front_end: FrontEnd) -> TextReport:
 
 
 def words(tokens: Iterable[Token]) -> Iterable[list[Token]]:
-    """Divide tokens into words at the spaces that do not split one."""
+    """Group tokens into words, at spaces that are in the text."""
     word: list[Token] = []
     for token in tokens:
         if token.text == " " and token.kind != "split":
@@ -125,9 +125,9 @@ def words(tokens: Iterable[Token]) -> Iterable[list[Token]]:
 
 
 def extended_vocab(vocab: Sequence[str], unknown: Iterable[str]) -> list[str]:
-    """Return a vocabulary that holds the unknown tokens too, after the old ones and in the order of their code points.
+    """Append the unknown tokens to a vocabulary, in the order of their code points.
 
-    Old tokens keep their rows. Control characters, which would break the file's lines, stay out.
+    Old tokens keep their indices. Control characters, which would break the file's lines, are left out.
     """
     held = set(vocab)
     usable = {token for token in unknown if not any(unicodedata.category(c) in NO_TOKENS for c in token)}
@@ -135,5 +135,5 @@ def extended_vocab(vocab: Sequence[str], unknown: Iterable[str]) -> list[str]:
 
 
 def _by_frequency(counts: Counter[_Counted]) -> dict[_Counted, int]:
-    """Order counts from the highest, equal ones by what is counted."""
+    """Order counts from the highest; equal counts by key."""
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

@@ -1,4 +1,4 @@
-"""Texts made fit to train on, and how long they take to say. No torch."""
+"""Clean transcripts, and estimate how long a text takes to say. No torch."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u180b-\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0d\ufeff\ufff9-\ufffb\U000e0100-\U000e01ef]"
 )
 BREAKS = "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"  # controls that separate words
-JOINERS = "\u200c\u200d"  # spelled in Persian and Indic scripts, glue in emoji
+JOINERS = "\u200c\u200d"  # part of the spelling in Persian and Indic scripts; in emoji they join symbols
 EMOJI = re.compile(
     "[\U0001f000-\U0001faff\u2300-\u23ff\u2600-\u27bf\u2b00-\u2bff\u20e3\ufe0e\ufe0f\U000e0020-\U000e007f]"
 )
 UNUSABLE = {"Cs", "Co", "Cn"}  # halves of pairs, private use, unassigned
 
-# People speak 3 to 25 letters a second in alphabets, 1.5 to 14 characters in Chinese, Japanese and Korean: the widest
-# bounds that reject no sound clip over five languages. A digit or a currency sign is one to eight letters long aloud.
+# Speaking rate: 3 to 25 letters a second in alphabets, 1.5 to 14 characters in Chinese, Japanese and Korean. Within
+# these bounds no correct clip of five languages is rejected. A digit or currency sign counts as one to eight letters.
 ALPHABET_PER_S = (3.0, 25.0)
 SYLLABLES_PER_S = (1.5, 14.0)
 DIGIT_LETTERS = (1, 8)
@@ -59,9 +59,9 @@ class SpokenSeconds:
 
 
 def clean(text: str) -> CleanText:
-    """Strip what is not language, compose characters, and say what was done, or what only a person can decide.
+    """Remove controls, markup and emoji, compose characters (NFC), and list each repair and each doubtful place.
 
-    Training, previews and `sample` read every text through this.
+    Training, previews and `sample` clean every text with this function.
     """
     repairs: list[Repair] = []
     written, text = text, _read_back(text, repairs)
@@ -102,7 +102,7 @@ def clean(text: str) -> CleanText:
 
 
 def readable(text: str, *, what: str) -> CleanText:
-    """Clean a text that is to be spoken as those of the training were. Raises DataError when nothing can be read."""
+    """Clean a text to generate, as training texts are cleaned. Raises DataError if nothing readable is left."""
     cleaned = clean(text)
     if fault := next((repair for repair in cleaned.repairs if repair.action == "skip"), None):
         raise DataError(f"{what} cannot be spoken: {fault.why}")
@@ -110,7 +110,7 @@ def readable(text: str, *, what: str) -> CleanText:
 
 
 def misfit(text: str, seconds: float) -> str:
-    """Say why nobody says a text in so many seconds; empty where people may."""
+    """Explain why a text cannot be said in so many seconds; empty if it can."""
     spoken = spoken_seconds(text)
     if spoken.least <= seconds <= spoken.most:
         return ""
@@ -121,9 +121,9 @@ def misfit(text: str, seconds: float) -> str:
 
 
 def compose(text: str) -> str:
-    """Compose letters and their accents (NFC), and keep the letters that NFC would take apart as they are.
+    """Compose letters and their accents (NFC), except letters that NFC would decompose.
 
-    Those are in use, in Bengali and Hindi for instance, and whoever made a vocabulary of such texts has them in it.
+    Those are common, in Bengali and Hindi for instance, and vocabularies made from such texts contain them.
     """
     if text.isascii() or unicodedata.is_normalized("NFC", text):
         return text
@@ -136,7 +136,7 @@ def compose(text: str) -> str:
 
 
 def _read_back(text: str, repairs: list[Repair]) -> str:
-    """Undo a wrong encoding where that is certain."""
+    """Repair mojibake where that is certain."""
     if "\ufffd" in text:
         repairs.append(Repair("skip", "encoding", "U+FFFD in the text: a wrong encoding spoiled it before"))
     undone = undo(text)
@@ -183,7 +183,7 @@ def spoken_seconds(text: str) -> SpokenSeconds:
 
 
 def usual_seconds(text: str) -> float:
-    """Return about how long a text takes to say at a calm pace."""
+    """Estimate how long a text takes to say at a calm pace."""
     count = _count(text)
     return (count.letters + count.digits * USUAL_DIGIT_LETTERS) / USUAL_PER_S[0] + count.syllables / USUAL_PER_S[1]
 
@@ -221,5 +221,5 @@ def script(letter: str) -> str:
 
 
 def skeleton(text: str) -> str:
-    """Return a text without case, spaces and punctuation, to find texts that are nearly the same."""
+    """Return a text without case, spaces and punctuation, for comparing texts."""
     return "".join(c for c in text.casefold() if c.isalnum())

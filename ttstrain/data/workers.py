@@ -1,4 +1,4 @@
-"""Processes that work for this one: started once, deaf to the terminal's signals, gone when their parent is."""
+"""Worker processes: started once, they ignore the terminal's signals and exit when their parent does."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _context: Any = None
 
 
 def start_pool(count: int, context: Any) -> Pool:
-    """Start a pool whose functions find `context` through `worker_context`. It must pickle."""
+    """Start a pool whose functions get `context` from `worker_context`. It must pickle."""
     return Pool(count, initializer=_start, initargs=(context,))
 
 
 def worker_context() -> Any:
-    """Return what `start_pool` was given, inside a worker."""
+    """Return `start_pool`'s `context`, inside a worker."""
     return _context
 
 
 def _start(context: Any) -> None:
-    global _context  # noqa: PLW0603  a pool's initializer can leave its result nowhere else
+    global _context  # noqa: PLW0603  a pool's initializer has no other place for its result
     _context = context
     torch.set_num_threads(1)
-    # Ctrl-C and a scheduler's warning go to the whole process group: the parent still needs its workers to finish.
+    # Ctrl-C and a scheduler's signal go to the whole process group, but the parent needs its workers to finish.
     for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"):
         if name in signal.Signals.__members__:  # Windows has not all of them
             signal.signal(signal.Signals[name], signal.SIG_IGN)

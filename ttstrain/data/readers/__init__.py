@@ -1,4 +1,4 @@
-"""Readers: from a path to rows. The format is told by content, and said."""
+"""Readers: from a path to rows. The format is detected from the content and reported."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ttstrain.places import refused_as
 __all__ = ["Action", "Row", "RowTable", "TableError", "Verdict", "printable", "read_rows"]
 
 PACKAGE_DATA = "package:"
-DELIMITED = "delimited"  # one of the tables with separators, told by its content
+DELIMITED = "delimited"  # a table with separators; its content decides which
 TABLE_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.tsv", "metadata.txt", "metadata.list")
 TABLE_PATTERNS = ("*.list", "*.jsonl", "*.tsv", "*.csv")
 
@@ -33,9 +33,9 @@ def read_rows(
     cache_dir: str | None = None,
     key: str = "data.path",
 ) -> RowTable:
-    """Read the rows of a data set: a folder, a table, or `package:demo`. `key` is what names it in the recipe.
+    """Read the rows of a data set: a folder, a table, or `package:demo`. `key` is the recipe's key for the path.
 
-    Raises TableError, a DataError, when there is nothing to read or it cannot be read, naming file and line.
+    Raises TableError, a DataError that names file and line, if there is nothing to read or it cannot be read.
     """
     path = _package_folder(path) if str(path).startswith(PACKAGE_DATA) else Path(path).expanduser()
     if not path.exists():

@@ -1,4 +1,4 @@
-"""Bars that only look like the separator `|`: input methods and editors put them in its place."""
+"""Characters that look like the separator `|`, which input methods and editors insert instead of it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _LOOKALIKE = re.compile(f"[{LOOKALIKES}]")
 
 
 def with_plain_bars(lines: Sequence[Line], *, columns: int | None = None) -> tuple[list[Line], frozenset[int]]:
-    """Put `|` for bars that only look like it; return the lines, and the numbers of those that were changed.
+    """Replace look-alikes with `|`; return the lines, and the numbers of those that were changed.
 
-    A line is changed that has no `|`, no tab, and no comma before its first bar; of a table whose number of columns is
-    known also one that has as many only with them.
+    A line is changed if it has no `|`, no tab, and no comma before its first look-alike; if the number of columns is
+    known, also if it has that number only with the look-alikes.
     """
     changed = frozenset(line.number for line in lines if _is_meant(line.text, columns=columns))
     plain = [

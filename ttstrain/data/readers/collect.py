@@ -29,7 +29,7 @@ class Collector:
     def locate(self, row: Row, name: str, *, beside: Callable[[], Iterable[Path]] = tuple) -> bool:
         """Add a row whose recording goes by `name`, or the reason why there is none; return whether it was added.
 
-        Quotes round the name are no part of it unless a file is called so. `beside` tells the folders where it may lie.
+        Quotes round the name are removed unless a file has such a name. `beside` returns more folders to search.
         """
         found = self.locator.find(name, beside=beside)
         if isinstance(found, Lost) and (bare := unquoted(name)) != name.strip():
@@ -54,7 +54,7 @@ class Collector:
         self.places.append(place)
 
     def leave_out(self, row: Row, name: str, reason: str, why: str) -> None:
-        """Leave out a row that names a recording: the recording then has a row, though not one that is used."""
+        """Skip a row that names a recording, and keep the recording's path, so that it is not reported as orphan."""
         found = self.locator.find(unquoted(name))
         audio = None if isinstance(found, Lost) else found.path
         self.judge(replace(row, audio=audio), "skip", reason, why)
@@ -64,7 +64,7 @@ class Collector:
         self.verdicts.append(Verdict(row, action, reason, why))
 
     def table(self) -> RowTable:
-        """Return what was gathered; rows of equal ids and different recordings are told apart by folders' names."""
+        """Return the table; if two recordings have the same id, names of their folders are put before it."""
         rows = with_own_ids(self.rows, self.places)
         return RowTable(
             self.format,
@@ -87,6 +87,6 @@ def stem(name: str) -> str:
 
 
 def unquoted(name: str) -> str:
-    """Take off a pair of quotes round a name, as systems put them round a path that is copied."""
+    """Remove a pair of quotes round a name, such as file managers put round a copied path."""
     name = name.strip()
     return name[1:-1].strip() if len(name) > 2 and name[0] + name[-1] in QUOTES else name

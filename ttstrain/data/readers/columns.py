@@ -1,4 +1,4 @@
-"""What the columns or keys of a table are called, over the formats people use."""
+"""Names of columns and keys that tables of recordings use."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def layout_of(header: Sequence[str]) -> Layout | None:
 
 
 def plain(name: str) -> str:
-    """Spell a column's name in the one way it is compared."""
+    """Normalise a column's name for comparison."""
     return name.strip().strip('"').casefold().replace(" ", "_").replace("-", "_")
 
 
 def first_of(wanted: Iterable[str], names: Iterable[str]) -> str | None:
-    """Return the first wanted name that is there."""
+    """Return the first wanted name among `names`; None if there is none."""
     there = set(names)
     return next((name for name in wanted if name in there), None)
 

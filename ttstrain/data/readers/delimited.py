@@ -1,7 +1,7 @@
 """Tables with one recording per line: LJSpeech, csv or tsv with a header, and the lists of families' upstreams.
 
-Comma-separated tables are read by the rules of csv, others where the whole file shows that a csv writer made them; else
-every character but the separator is text. A row with another number of columns than the table has is left out.
+Comma-separated tables are read by the rules of csv, and so are others if the whole file shows that a csv writer made
+them; otherwise every character but the separator is text. A row with an unexpected number of columns is left out.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ COMMON = ("ljspeech", "audiofolder")  # formats that belong to no family
 
 
 def read_delimited(path: Path, root: Path, wanted: str | None) -> RowTable:
-    """Read a table; without a format, tell which one it is by its content."""
+    """Read a table; `wanted=None` detects the format from the content."""
     text = read_text(path)
     comments, lines = _without_comments(split_lines(text))
     lines, changed = with_plain_bars(lines, columns=_num_columns(path, wanted))
@@ -73,7 +73,7 @@ def read_delimited(path: Path, root: Path, wanted: str | None) -> RowTable:
 
 
 def recognise(path: Path, records: Sequence[Record]) -> str:
-    """Tell a format by its header, or by what the families know of their own tables."""
+    """Detect the format from the header, or by asking the families."""
     named = layout_of(records[0].fields)
     if named is not None and plain(records[0].fields[named.audio]) == "file_name":
         return "audiofolder"
@@ -82,7 +82,7 @@ def recognise(path: Path, records: Sequence[Record]) -> str:
 
 
 def _num_columns(path: Path, wanted: str | None) -> int | None:
-    """Return how many columns a table has that is known by its name or its ending."""
+    """Return the number of columns of a format that is given by name or by the file's ending; else None."""
     for known in registry.line_formats():
         if known.layout is not None and (known.name == wanted or path.suffix == known.ending):
             return max(known.layout.counts)
@@ -90,9 +90,10 @@ def _num_columns(path: Path, wanted: str | None) -> int | None:
 
 
 def find_delimiter(path: Path, lines: Sequence[str]) -> Delimiter:
-    """Return the first of `|`, tab and comma that half of the lines hold.
+    """Return the first of `|`, tab and comma that half of the lines contain.
 
-    Where one is in some lines only, another that comes before it in every line is the separator: that one is of texts.
+    If some lines lack it and another candidate comes before it in every line, that one is the separator: the first
+    belongs to the texts.
     """
     sample = lines[:200]
     candidates: tuple[Delimiter, ...] = ("|", "\t", ",")
@@ -112,12 +113,12 @@ def find_delimiter(path: Path, lines: Sequence[str]) -> Delimiter:
 
 
 def _comes_first(one: str, other: str, line: str) -> bool:
-    """Tell whether a line holds `one`, and not `other` before it."""
+    """Tell whether a line contains `one` without `other` before it."""
     return one in line and other not in line[: line.index(one)]
 
 
 def _joined(lines: Sequence[Line]) -> str:
-    """Return lines as a text in which each keeps its number."""
+    """Join lines into a text in which each keeps its line number."""
     written = [""] * lines[-1].number
     for line in lines:
         written[line.number - 1] = line.text
@@ -152,7 +153,7 @@ def _layout(
 
 
 def _without_blank_end(record: Record, layout: Layout) -> Record:
-    """Leave out blank columns after the last that the table has: a separator at the end of the line."""
+    """Drop surplus blank columns, which come from a separator at the end of the line."""
     fields = record.fields
     while len(fields) > max(layout.counts) and not fields[-1].strip():
         fields = fields[:-1]
@@ -222,7 +223,7 @@ def _field(record: Record, index: int | None) -> str:
 
 
 def _columns(layout: Layout, header: Sequence[str], body: Sequence[Record]) -> tuple[Column, ...]:
-    """Say which column was read as what, with the first value of each."""
+    """Return what each column was used as, with its first value."""
     uses = {layout.id: "id", layout.audio: "file", layout.speaker: "speaker", layout.language: "language"}
     count = max(len(header), *(len(record.fields) for record in body), 0)
     columns = []

@@ -34,7 +34,7 @@ def read_wav_txt(root: Path) -> RowTable:
 
 
 def sound_files(root: Path) -> list[Path]:
-    """List the files below a folder that are sound by their name."""
+    """List the files below a folder whose ending is that of a sound file."""
     return [
         Path(folder, name)
         for folder, _, names in os.walk(root, followlinks=False)

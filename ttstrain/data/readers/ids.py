@@ -1,4 +1,4 @@
-"""One id for each recording: where a file name comes again, as many names of folders go before it as it takes."""
+"""Unique ids: where two recordings have the same file name, names of their folders are put before it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from ttstrain.contract.table import Row
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The names that tell a recording from others."""
+    """Folder and file names that can make a recording's id unique."""
 
     folders: tuple[str, ...] = ()  # from the outermost
-    name: str = ""  # without its ending; empty where it says nothing
+    name: str = ""  # without its ending; empty if it cannot tell recordings apart
 
 
 def with_own_ids(rows: Sequence[Row], places: Sequence[Place]) -> list[Row]:
-    """Return rows with an id of their own for each recording; rows of one recording keep the id they share.
+    """Return rows with one id for each recording; rows of the same recording keep their common id.
 
-    An id that was written for two recordings gets the recording's name behind it.
+    An id that a table gives to two recordings is extended by the recording's file name.
     """
     sharing: dict[str, list[int]] = defaultdict(list)
     for i, row in enumerate(rows):
@@ -36,7 +36,7 @@ def with_own_ids(rows: Sequence[Row], places: Sequence[Place]) -> list[Row]:
 
 
 def _told_apart(members: Sequence[tuple[Row, Place]], taken: set[str]) -> list[str]:
-    """Put the fewest names before an id that give every recording its own."""
+    """Put as few folder names before an id as make it unique."""
     num_files = len({row.audio for row, _ in members})
     for count in range(max(len(place.folders) for _, place in members) + 1):
         for named in (False, True):

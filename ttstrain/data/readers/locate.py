@@ -1,8 +1,8 @@
-"""From the name in a table to a file, without leaving the data folder.
+"""Find the file that a table names, without leaving the data folder.
 
-Formats whose definition has absolute paths (a family's own tables, JSONL) may name files anywhere. In the others a
-name is of something in the data folder: one that leads out of it is refused before anything is opened. A link
-inside the folder may lead out of it, but only to sound (the audit sees to that).
+Formats whose definition has absolute paths (a family's own tables, JSONL) may name files anywhere. In the others, names
+are relative to the data folder, and one that leads out of it is refused before anything is opened. A link inside the
+folder may lead out of it, but only to a sound file (the audit checks that).
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|file:")
 @dataclass(frozen=True, slots=True)
 class Found:
     path: Path
-    moved: bool = False  # found by its bare name, not where the table says
+    moved: bool = False  # found by its file name in another folder than the table says
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Why a name leads to no file."""
+    """Why no file was found."""
 
     reason: str
     why: str
 
 
 class Locator:
-    """Finds files below one folder by the names people write: with or without ending, composed or decomposed."""
+    """Finds files below one folder by name, with or without ending, in any Unicode normal form."""
 
     def __init__(self, root: Path, *, anywhere: bool = False) -> None:
         self.root = root
@@ -46,7 +46,7 @@ class Locator:
         self._listings: dict[Path, _Listing] = {}
 
     def find(self, name: str, *, beside: Callable[[], Iterable[Path]] = tuple) -> Found | Lost:
-        """Find the file that a row names; `beside` tells folders where it may lie by its last part alone."""
+        """Find the file that a row names; `beside` returns folders to search for its file name alone."""
         found = self._find(name.strip())
         bare = PureWindowsPath(name.strip()).name
         if not isinstance(found, Lost) or not self.anywhere or not bare:
@@ -72,7 +72,7 @@ class Locator:
         return Found(found) if found else self._lost(inside)
 
     def inside(self, name: str) -> str | None:
-        """Return an absolute or climbing name of something in the folder relative to it, else None; opens nothing."""
+        """Return an absolute or climbing path relative to the folder; None if it leads outside. Opens nothing."""
         spelled = name.replace("\\", "/")
         if PureWindowsPath(name).drive or spelled.startswith(("//", "~")):
             return None
@@ -120,7 +120,7 @@ class Locator:
         if folder not in self._listings:
             try:
                 names = sorted(entry.name for entry in os.scandir(folder))
-            except OSError:  # no folder of that name, or one we may not look into: nothing is in it for us
+            except OSError:  # no such folder, or no permission: nothing is found in it
                 names = []
             composed = {unicodedata.normalize("NFC", name): name for name in names}
             self._listings[folder] = _Listing(composed, {name.casefold(): actual for name, actual in composed.items()})
@@ -134,7 +134,7 @@ class _Listing:
 
 
 def leaves_folder(name: str) -> bool:
-    """Tell whether a written name is absolute or climbs out, in any system's spelling."""
+    """Tell whether a path is absolute or contains `..`, in POSIX or Windows notation."""
     windows = PureWindowsPath(name)
     return (
         name.startswith(("/", "\\", "~"))
@@ -145,5 +145,5 @@ def leaves_folder(name: str) -> bool:
 
 
 def is_audio_name(name: str) -> bool:
-    """Tell by its ending whether a file is meant to be sound."""
+    """Tell whether a file's ending is that of a sound file."""
     return PurePosixPath(name).suffix.lower() in AUDIO_SUFFIXES

@@ -1,4 +1,4 @@
-"""Parquet tables as Hugging Face writes them: the recordings lie inside. They are unpacked into the cache once."""
+"""Parquet tables as Hugging Face writes them, with the recordings inside; these are unpacked into the cache once."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _columns(path: Path, names: Sequence[str]) -> _Columns:
 
 
 def _others(file: Any, columns: _Columns) -> list[str]:
-    """Name the columns that are not read, those of words and numbers."""
+    """Return the names of unused columns of text or numbers."""
     from pyarrow import types
 
     simple = (types.is_string, types.is_large_string, types.is_integer, types.is_floating, types.is_dictionary)
@@ -99,7 +99,7 @@ def _others(file: Any, columns: _Columns) -> list[str]:
 
 
 def _look_at_others(file: Any, others: list[str], uses: Uses, *, at_a_time: int) -> None:
-    """Take examples of columns that are not read, from the first rows."""
+    """Record example values of unused columns, from the first rows."""
     if others and (batch := next(iter(file.iter_batches(at_a_time, columns=others)), None)) is not None:
         for values in batch.to_pylist():
             uses.see(values, {})
@@ -139,7 +139,7 @@ def _take(
 
 
 def _content(audio: Mapping[str, Any]) -> bytes | str | None:
-    """Return a recording's bytes, those of its samples as a WAV file, what is wrong with it, or None without any."""
+    """Return a recording's file content, or (str) what is wrong with its samples; None if the row has neither."""
     if isinstance(audio.get("bytes"), bytes):
         content: bytes = audio["bytes"]
         return content

@@ -1,4 +1,4 @@
-"""Bounds for reading a Parquet file: what it unpacks to is known before anything is unpacked."""
+"""Memory limits for reading a Parquet file: its unpacked size is known before anything is unpacked."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from ttstrain.data.readers.parquet_pages import MOST_PAGES, DamagedPageError, Pa
 from ttstrain.data.readers.rows import TableError
 
 ROWS_AT_A_TIME = 256
-MOST_AT_A_TIME = 1 << 30  # bytes of rows
-MOST_UNPACKED = 256 << 20  # bytes of a page, or of a column in a row group; below, nothing is checked
-MOST_RATIO = 20  # of such bytes, unpacked and packed; sound hardly shrinks, texts to a fifth
-MOST_FOOTER = 16 << 20  # bytes of the table of contents
-_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}  # other types are of bytes
-_LEVELS = 4  # bytes a value takes for its place in lists and for being null
-_MARKS = (b"PAR1", b"PARE")  # at the end of every such file
-_TAIL = 8  # bytes at the end: the length of the table of contents, and a mark
-_OBJECT = 40  # bytes of a number in a list of Python's
+MOST_AT_A_TIME = 1 << 30  # bytes of the rows that are read together
+MOST_UNPACKED = 256 << 20  # bytes of a page, or of a column in a row group; smaller ones are not checked
+MOST_RATIO = 20  # unpacked to packed bytes; sound hardly compresses, texts to a fifth
+MOST_FOOTER = 16 << 20  # bytes of the footer
+_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}  # other types hold bytes
+_LEVELS = 4  # bytes of a value's repetition and definition levels
+_MARKS = (b"PAR1", b"PARE")  # the last four bytes of a Parquet file
+_TAIL = 8  # bytes at the end: the footer's length and a mark
+_OBJECT = 40  # bytes of a number in a Python list
 
 
 def check_footer(path: Path) -> None:
-    """Raise TableError for a table of contents that would take far more memory than a table of speech needs."""
+    """Raise TableError for a footer that would take far more memory than a table of speech needs."""
     with path.open("rb") as file:
         if file.seek(0, os.SEEK_END) < _TAIL:
-            return  # which is not a Parquet file, as pyarrow says
+            return  # not a Parquet file: pyarrow reports it
         file.seek(-_TAIL, os.SEEK_END)
         size, mark = int.from_bytes(file.read(4), "little"), file.read(4)
     if mark in _MARKS and size > MOST_FOOTER:
@@ -39,11 +39,11 @@ def check_footer(path: Path) -> None:
 
 
 def rows_at_a_time(path: Path, file: Any, names: Collection[str], *, constant: Collection[str] = ()) -> int:
-    """Say how many rows of the named columns fit into memory together.
+    """Return how many rows of the named columns fit into memory together.
 
-    A value that rows share is stored once, and comes out in each of them. Lists in the columns
-    named `constant`, which sound tables store as a number and its count, may be of any length. Raises DamagedPageError,
-    and TableError for a file that unpacks to far more than it holds; its table of contents is not believed in that.
+    A value that rows share is stored once and unpacked in each of them. Lists in the columns named `constant`, which
+    are stored as a number and its count, may have any length. Sizes are taken from the page headers: those in the
+    footer may be wrong. Raises DamagedPageError, and TableError for a file that unpacks to far more than its size.
     """
     if file.metadata.num_rows > MOST_ROWS:
         raise TableError("unreadable", f"`{path}` has more than {MOST_ROWS:,} rows", hint="train on a part of it")
@@ -68,23 +68,23 @@ def rows_at_a_time(path: Path, file: Any, names: Collection[str], *, constant: C
 
 
 def _lists(file: Any) -> set[str]:
-    """Name the columns of which a row may hold many values."""
+    """Return the names of the columns with lists."""
     leaves = [file.schema.column(number) for number in range(len(file.schema))]
     return {leaf.path for leaf in leaves if leaf.max_repetition_level > 0}
 
 
 class _Chunk:
-    """What one column takes in one row group, by its pages."""
+    """The memory that one column of one row group needs, summed over its pages."""
 
     def __init__(self, path: Path, column: Any, *, repeated: bool, counted: bool) -> None:
         self._path, self._name, self._repeated = path, column.path_in_schema, repeated
-        width = _LEVELS + _WIDTHS.get(column.physical_type, 0)  # bytes of a value, without those of its content
+        width = _LEVELS + _WIDTHS.get(column.physical_type, 0)  # bytes of a value; byte strings come on top
         self._width = width if counted else 0
         self._of_bytes = column.physical_type not in _WIDTHS
         self._packed = self._unpacked = self._values = self._shared = 0
 
     def take(self, page: Page) -> None:
-        """Add a page. Raises TableError where it, or all before it, unpack to far more than is in the file."""
+        """Add a page. Raises TableError if it, or all pages so far, unpack to far more than their size in the file."""
         self._check(page.packed, self._bytes(page.unpacked, page.values, page.unpacked if page.shares else 0))
         self._packed += page.packed
         self._unpacked += page.unpacked
@@ -93,12 +93,12 @@ class _Chunk:
         self._check(self._packed, self._bytes(self._unpacked, self._values, self._shared))
 
     def bytes_of_a_row(self, num_rows: int) -> int:
-        """Return what a row may take of what rows share, or takes on average as a list of Python's numbers."""
+        """Return the bytes of one row: of the values that rows share, or of an average list as Python numbers."""
         shared = self._shared if self._of_bytes else 0
         return max(shared, self._values * _OBJECT // max(num_rows, 1) if self._repeated else 0)
 
     def _bytes(self, unpacked: int, values: int, shared: int) -> int:
-        """Count the most that values take which a single row may hold; those of several rows are read in turns."""
+        """Return the most bytes that a single row may need; several rows need not be in memory together."""
         in_lists = values * shared if self._repeated and self._of_bytes else 0
         return max(unpacked, values * self._width, in_lists)
 

@@ -1,8 +1,7 @@
-"""What the pages of a Parquet file take when they are unpacked, read from their headers without unpacking any.
+"""Read the unpacked sizes of a Parquet file's pages from their headers, without unpacking.
 
-The table of contents at the end of a file says it too, but nothing holds a file to that: a reader makes room for what
-each page's own header says. Headers are structs in Thrift's compact protocol, numbered as in the Parquet format's
-`parquet.thrift`.
+The footer states sizes too, but a damaged or hostile file may state anything there: a reader allocates what each page's
+own header says. Headers are structs in Thrift's compact protocol, numbered as in the Parquet format's `parquet.thrift`.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 MOST_PAGES = 1_000_000  # of a file; a page holds about a megabyte
-MOST_HEADER = 1 << 20  # bytes: a header may quote the page's least and greatest value
+MOST_HEADER = 1 << 20  # bytes: a header may contain the page's least and greatest value
 _FIRST_READ = 1 << 10
 _MOST_DEPTH = 8
 _DICTIONARY_PAGE = 2
-_SHARING = (2, 7, 8)  # encodings that store once what many rows hold: two of dictionaries, DELTA_BYTE_ARRAY
+_SHARING = (2, 7, 8)  # encodings that store a value of many rows once: two of dictionaries, DELTA_BYTE_ARRAY
 _TYPE, _UNPACKED, _PACKED = 1, 2, 3  # fields of a header
 _VALUES_AND_ENCODING = {5: (1, 2), 7: (1, 2), 8: (1, 4)}  # of a data page, a dictionary, a data page of version 2
 
@@ -33,11 +32,11 @@ class Page:
     packed: int
     unpacked: int
     values: int  # rows, or elements of lists; 0 for those of a dictionary
-    shares: bool  # whether one stored value may come out in many rows
+    shares: bool  # whether one stored value may belong to many rows
 
 
 def pages(descriptor: int, start: int, length: int) -> Iterator[Page]:
-    """Go through the pages of one column in one row group, which lie in a file from `start` on.
+    """Yield the pages of one column in one row group, which begins at byte `start`.
 
     Raises DamagedPageError.
     """
@@ -100,7 +99,7 @@ class _Struct:
         return found
 
     def _value(self, kind: int, depth: int) -> Any:
-        if kind in (1, 2, 3):  # truth in a list, or one byte
+        if kind in (1, 2, 3):  # a boolean in a list, or one byte
             return self._byte()
         if kind in (4, 5, 6):
             return self._number()
@@ -117,7 +116,7 @@ class _Struct:
     def _list(self, depth: int) -> None:
         head = self._byte()
         count = head >> 4 if head >> 4 < 15 else self._varint()
-        for _ in range(count):  # each takes a byte, so the content ends it
+        for _ in range(count):  # each element takes at least a byte: a false count ends in IndexError
             self._value(head & 0x0F, depth + 1)
 
     def _skip(self, size: int) -> None:

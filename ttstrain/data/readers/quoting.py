@@ -1,9 +1,9 @@
-"""Whether a table is written in csv quoting, decided from the file as a whole; and its lines cut into columns.
+"""Detect whether a table uses csv quoting, from all of its fields, and split its lines into columns.
 
-Tables of speech are mostly plain: every character but the separator is text, and many texts begin with a quotation
-mark. A csv parser would swallow rows there. Other tables come from a csv writer, which quotes a field that holds the
-separator, a line break or a quotation mark, and doubles the marks inside. The two contradict each other, so the fields
-of the whole file decide.
+Most tables of speech are plain: every character but the separator is text, and many texts begin with a quotation mark,
+at which a csv parser would merge rows. Other tables come from a csv writer, which quotes a field that contains the
+separator, a line break or a quotation mark, and doubles the marks inside. No single line shows which of the two it is,
+so the fields of the whole file decide.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ttstrain.data.readers.lines import Line
 from ttstrain.data.readers.rows import TableError
 
 FIELD_LIMIT = 1 << 27  # csv's own is 131,072 characters
-WITNESSES = 10  # fields that a csv writer wrote for each that it would have written otherwise
+WITNESSES = 10  # fields that only csv quoting explains, for each field that contradicts it
 DOUBLED = re.compile(r'"(?:[^"]|"")*""(?:[^"]|"")*"')  # a whole field in quotes with doubled ones inside
 
 
@@ -31,11 +31,11 @@ class Record:
 
     number: int  # of its first line
     fields: list[str]
-    unquoted: bool = False  # csv quotes were taken off where the separator does not promise any
+    unquoted: bool = False  # csv quotes were removed although the table is not comma-separated
 
 
 def cut(path: Path, text: str, lines: Sequence[Line], delimiter: str) -> list[Record]:
-    """Cut a table into records: a comma-separated one by the rules of csv, others as their fields show."""
+    """Split a table into records: by the rules of csv if it is comma-separated or its fields show csv quoting."""
     if delimiter == ",":
         return [replace(record, unquoted=False) for record, _ in _csv_rows(path, text, delimiter)]
     if _has_quoted_field(lines, delimiter) and (records := _written_by_csv(path, text, delimiter)) is not None:
@@ -48,7 +48,7 @@ def _has_quoted_field(lines: Sequence[Line], delimiter: str) -> bool:
 
 
 def _plain_record(line: Line, delimiter: str) -> Record:
-    """Cut at every separator. A field in quotes whose own are doubled is csv's in any table."""
+    """Split at every separator. A quoted field with doubled quotes inside is unquoted in any table."""
     written = line.text.split(delimiter)
     if '""' not in line.text:
         return Record(line.number, written)
@@ -60,7 +60,7 @@ def _plain_record(line: Line, delimiter: str) -> Record:
 
 
 def _written_by_csv(path: Path, text: str, delimiter: str) -> list[Record] | None:
-    """Return the records of a table that a csv writer wrote; None where its fields say otherwise."""
+    """Return the records of a table that a csv writer wrote; None if its fields show that none did."""
     try:
         rows = list(_csv_rows(path, text, delimiter))
     except TableError:
@@ -109,7 +109,7 @@ def _needs_quotes(text: str, delimiter: str) -> bool:
 
 
 def _swallows_rows(text: str, delimiter: str, usual: int) -> bool:
-    """Tell whether a field over several lines holds rows: the quote was opened in one text and closed in another."""
+    """Tell whether a field over several lines contains whole rows: the quotes belong to two different texts."""
     following = text.split("\n")[1:]
     return any(line.count(delimiter) + 1 >= usual for line in following)
 
@@ -123,7 +123,7 @@ def _is_quoted_throughout(written: Sequence[Sequence[_Field]], column: int) -> b
 
 
 def _csv_rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[Record, str]]:
-    """Yield records by the rules of csv, each with its lines as they are written."""
+    """Yield records by the rules of csv, each with its raw lines."""
     with _long_fields():
         file = io.StringIO(text, newline="")
         reader = csv.reader(file, delimiter=delimiter, strict=True)

@@ -1,4 +1,4 @@
-"""Samples that stand in a table as numbers, written as a sound file. Shapes: t samples, c channels."""
+"""Convert samples that a table stores as numbers to a sound file. Shapes: t samples, c channels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the third column of `id|text|...` holds: LJSpeech's normalised text, something else, or the text's own end."""
+"""Check the third column of `id|text|...`: LJSpeech's normalised text, something else, or the end of the text."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ LEAST_TO_REFUSE = 4  # rows
 class Third:
     """Rows whose third column is not the second one spelled out."""
 
-    odd: frozenset[int] = frozenset()  # lines of rows with a column too many
-    doubtful: frozenset[int] = frozenset()  # lines of rows that are used
+    odd: frozenset[int] = frozenset()  # line numbers of rows with a column too many, which are left out
+    doubtful: frozenset[int] = frozenset()  # line numbers of rows that are used, with a note
 
 
 def check_third(path: Path, body: Sequence[Record]) -> Third:
@@ -43,7 +43,7 @@ def check_third(path: Path, body: Sequence[Record]) -> Third:
 
 
 def spells_out(text: str, normalised: str) -> bool:
-    """Tell whether one text may be another one spelled out: numbers and abbreviations change, most words stay."""
+    """Tell whether `normalised` may be `text` spelled out: most words are the same."""
     words, others = _words(text), set(_words(normalised))
     num_letters = sum(map(len, words))
     shared = sum(len(word) for word in words if word in others)
@@ -51,7 +51,7 @@ def spells_out(text: str, normalised: str) -> bool:
 
 
 def _words(text: str) -> list[str]:
-    """Return words of letters alone, each character of scripts without spaces for one."""
+    """Return words of letters; in scripts without spaces, each character is a word."""
     words: list[str] = []
     word = ""
     for c in text.casefold():

@@ -1,4 +1,4 @@
-"""Which columns of a table were read as what, with an example of each: what was taken for the text can then be seen."""
+"""Record which column of a table was used as what, with an example value of each, so that a mistake is visible."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ ORDER = ("file", "text", "speaker", "language", "id")
 
 
 class Uses:
-    """Gathers, row by row, what each named column holds and what it was read as."""
+    """Collects, row by row, an example value of each named column and what the column was used as."""
 
     def __init__(self) -> None:
-        self._names: dict[str, str] = {}  # as it is compared -> as it is written
+        self._names: dict[str, str] = {}  # normalised name -> name as written
         self._uses: dict[str, str] = {}
         self._examples: dict[str, str] = {}
 
     def see(self, values: Mapping[str, Any], written: Mapping[str, str]) -> None:
-        """Look at a row's values; `written` says how each column spells its name."""
+        """Record a row's columns and example values; `written` maps a normalised name to its spelling."""
         for name, value in values.items():
             if name not in self._names:
                 self._names[name] = written.get(name, name)
@@ -27,12 +27,12 @@ class Uses:
                 self._examples[name] = shown
 
     def took(self, use: str, name: str | None) -> None:
-        """Note that a column was read as something; a row without that column changes nothing."""
+        """Record that a column was used as `use`; None if this row has no such column."""
         if name is not None:
             self._uses.setdefault(name, use)
 
     def columns(self) -> tuple[Column, ...]:
-        """Return what was used, in a fixed order, then what was not."""
+        """Return the columns that were used, in a fixed order, then the others."""
         every = [
             Column(self._uses.get(name, ""), f"`{written}`", self._examples.get(name, ""))
             for name, written in self._names.items()
