@@ -66,7 +66,7 @@ def read_object(
 
 
 def check_object(values: Any, keys: Mapping[str, type]) -> dict[str, Any]:
-    """Return `values` if it is an object that holds `keys` with values of their types. Raises DocumentError."""
+    """Return `values` if it is an object that has `keys` with values of their types. Raises DocumentError."""
     if not isinstance(values, dict):
         raise DocumentError(f"it holds {_kind_of(values)} instead of an object")
     for key, kind in keys.items():
@@ -109,7 +109,7 @@ def read_text(
     hint: str | None = None,
     most_bytes: int = MAX_BYTES,
 ) -> str:
-    """Read a UTF-8 text, with or without a mark. Raises `error` for a device or pipe, and for too many bytes."""
+    """Read a UTF-8 text, with or without a BOM. Raises `error` for a device or pipe, and for too many bytes."""
     content = read_bytes(path, error=error, hint=hint, most_bytes=most_bytes)
     try:
         return content.decode("utf-8-sig")
@@ -121,7 +121,7 @@ def read_bytes(path: Path, *, error: type[UserError], hint: str | None = None, m
     """Read a whole file of at most `most_bytes`. Raises `error` when it is larger, no ordinary file, or forbidden."""
     try:
         check_ordinary(path, error=error, hint=hint)
-        too_large = path.stat().st_size > most_bytes  # a file of the system may say 0, and hold more
+        too_large = path.stat().st_size > most_bytes  # files in /proc report size 0 and have content
         with path.open("rb") as file:
             content = b"" if too_large else file.read(most_bytes + 1)
     except OSError as fault:
@@ -134,7 +134,7 @@ def read_bytes(path: Path, *, error: type[UserError], hint: str | None = None, m
 
 
 def check_ordinary(path: Path, *, error: type[UserError], hint: str | None = None) -> None:
-    """Raise `error` for a folder, a device, a pipe or a socket, which might never end; OSError where nothing is."""
+    """Raise `error` for a folder, a device, a pipe or a socket, which may never end; OSError if nothing is there."""
     mode = path.stat().st_mode
     if stat.S_ISREG(mode):
         return
@@ -151,7 +151,7 @@ _OTHERS = (
 )
 
 
-# ---------------------------------------------------------------- what `json` is told
+# ---------------------------------------------------------------- hooks of `json.loads`, and checks
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-_MEMORY = (  # how torch, its CUDA libraries and NCCL say that memory is full, beside torch.OutOfMemoryError
+_MEMORY = (  # messages for full memory of torch, its CUDA libraries and NCCL, besides torch.OutOfMemoryError
     "out of memory",  # also of AcceleratorError (`CUDA error: out of memory`) and NCCL (`Cuda failure 'out of memory'`)
     "cublas_status_alloc_failed",
-    "cublas_status_not_initialized",  # its handle found no memory
+    "cublas_status_not_initialized",  # no memory for cuBLAS's handle
     "cudnn_status_alloc_failed",
     "cufft_alloc_failed",
     "cusolver_status_alloc_failed",
@@ -21,10 +21,10 @@ _MEMORY = (  # how torch, its CUDA libraries and NCCL say that memory is full, b
 
 
 class UserError(Exception):
-    """What went wrong, in the user's words, and what to do about it.
+    """What went wrong, in the user's terms, and what to do about it.
 
-    The message is one line on the screen, and each of the `details` another: a line break inside any of them came with
-    a name or a value of the user's, and is shown escaped.
+    The message is one line on the screen, and so is each of the `details`. A line break inside one of them comes from
+    a name or value of the user's and is shown escaped.
     """
 
     exit_code: int = 2
@@ -90,7 +90,7 @@ class Interrupted(UserError):
 class PeerError(UserError):
     """Another process of this run has failed, or was killed.
 
-    `told`: another process reports the reason, so this one prints nothing.
+    `told`: the other process has reported the reason, so this one prints nothing.
     """
 
     exit_code = 1
@@ -102,7 +102,7 @@ class PeerError(UserError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error says that a device's memory or the machine's is full, by whichever library found it."""
+    """Tell whether an error of any library means that the device's or the machine's memory is full."""
     if isinstance(error, MemoryError):
         return True
     if not isinstance(error, RuntimeError):
@@ -112,7 +112,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_of_the_device(error: BaseException) -> bool:
-    """Tell whether an error is CUDA's own: most leave the device unusable, so that all that follows fails too."""
+    """Tell whether an error is CUDA's own; most leave the device unusable, so that every later call fails too."""
     named = any(kind.__name__ == "AcceleratorError" for kind in type(error).__mro__)
     return isinstance(error, RuntimeError) and (named or str(error).startswith("CUDA error"))
 

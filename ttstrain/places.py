@@ -1,4 +1,4 @@
-"""Places that a person named and the system refuses: which path, why, and what to do."""
+"""Paths that the operating system refuses: errors with the path, the reason, and what to do."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ _LONGEST = 300  # letters of a path that are shown
 
 
 def is_refusal(fault: OSError) -> bool:
-    """Tell whether the system refused a named path, which is a person's to mend."""
+    """Tell whether the system refused a named path for a reason that the user can fix."""
     return fault.filename is not None and fault.errno in _WAYS_OUT
 
 
 def refusal(
     fault: OSError, kind: type[UserError], *, path: Path | None = None, hint: str | None = None, what: str = ""
 ) -> UserError:
-    """Make the error that names the refused path and the reason; `path` is used if the fault names none."""
+    """Return an error with the refused path and the reason; `path` is used if `fault` names none."""
     named = os.fsdecode(fault.filename) if isinstance(fault.filename, str | bytes) else path
     shown = "a file" if named is None else f"`{str(named)[:_LONGEST]}`"
     reason = fault.strerror or str(fault)
@@ -54,7 +54,7 @@ def refusal(
 def refused_as(
     kind: type[UserError], *, path: Path | None = None, hint: str | None = None, what: str = ""
 ) -> Iterator[None]:
-    """Turn an OSError into a `kind` that names the refused path, the reason and what to do."""
+    """Turn an OSError into a `kind` with the refused path, the reason and what to do."""
     try:
         yield
     except OSError as fault:

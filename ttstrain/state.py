@@ -1,6 +1,6 @@
-"""Everything a run needs to continue, in one registry.
+"""The training state: everything that a run needs to continue.
 
-Resume, `--reset-step`, rollback and snapshots are the same call with different parts kept.
+Resume, `--reset-step`, rollback and snapshots are the same call with different parts in `keep`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Tree = Any  # nested dicts and lists whose leaves are tensors or JSON values
 
 
 class Stateful(Protocol):
-    """Has a state that can be taken and put back."""
+    """An object whose state can be saved and restored."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -33,7 +33,7 @@ class Progress:
     micro_batches: int = 0
     clips: int = 0
     frames: int = 0
-    owes_evaluation: bool = False  # one was due after this step, and a signal left no time for it
+    owes_evaluation: bool = False  # an evaluation was due after this step and a signal left no time for it
 
     def state_dict(self) -> dict[str, Any]:
         state = {"step": self.step, "micro_batches": self.micro_batches, "clips": self.clips, "frames": self.frames}
@@ -54,14 +54,13 @@ class TrainState:
         self.parts = parts
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the live state of every part; tensors are shared with the run, not copied."""
+        """Return the state of every part; tensors are shared with the run, not copied."""
         return {name: part.state_dict() for name, part in self.parts.items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *, keep: Collection[str] = ()) -> None:
-        """Restore every part but those in `keep`, which stay as they are now.
+        """Restore every part except those in `keep`, which stay unchanged.
 
-        Raises CheckpointError when a part that should be restored is missing: a resume that cannot restore something
-        never silently restarts it.
+        Raises CheckpointError if a part to restore is missing: no part is reset silently.
         """
         if unknown := set(keep) - set(self.parts):
             raise ValueError(f"unknown parts of the training state: {sorted(unknown)}")
@@ -80,7 +79,7 @@ class TrainState:
 
 
 def detach_copy(tree: Tree) -> Tree:
-    """Deep-copy a state tree; tensors end on the CPU."""
+    """Deep-copy a state tree, with tensors on the CPU."""
     if isinstance(tree, torch.Tensor):
         return tree.detach().to("cpu", copy=True)
     if isinstance(tree, Mapping):

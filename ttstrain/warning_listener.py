@@ -1,7 +1,7 @@
-"""Forwards the warnings that modules of ttstrain log with `logging` to the run's trackers.
+"""Forwards warnings that modules of ttstrain log with `logging` to the run's trackers.
 
-`logging.getLogger(__name__).warning(...)` is how code warns that has no trackers at hand. While a run is being built or
-trained, its trackers hear it; at any other time Python prints it on stderr.
+Code without access to trackers warns with `logging.getLogger(__name__).warning(...)`. While a run is built or trained,
+the warning goes to its trackers; at any other time Python prints it on stderr.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _LOG = logging.getLogger("ttstrain")
 
 
 class Listener(logging.Handler):
-    """Takes the warnings of every module to `tell`. One listens at a time: a new one takes the place of the last."""
+    """Passes warnings of every module to `tell`. Only one listener is active: a new one replaces the last."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)

@@ -14,9 +14,9 @@ BETA_DIFFERENCE = 0.92  # the paper's decay of the gradient differences; its bet
 class Adan(torch.optim.Optimizer):
     """Xie et al., Adan (arXiv 2208.06677), algorithm 1 with Adam's bias corrections and decoupled weight decay.
 
-    `betas` are the decays of the gradient and of the second moment; the paper recommends (0.98, 0.99). They are what a
-    moment keeps, as in Adam; the paper writes what it takes in. Three moments and the last gradient are four copies of
-    the weights.
+    `betas` are the decays of the first and of the second moment, in Adam's notation: 1 minus the paper's values. The
+    paper recommends (0.98, 0.99). The optimizer state is four copies of the weights: three moments and the last
+    gradient.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], *, eps: float) -> None:
@@ -48,7 +48,7 @@ class Adan(torch.optim.Optimizer):
     def _state(self, parameter: Tensor, gradient: Tensor) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.state[parameter]
         if not state:
-            state["step"] = torch.zeros(())  # own count: a group that was frozen for a while starts late
+            state["step"] = torch.zeros(())  # per parameter: a group that was frozen for a while starts later
             for name in ("exp_avg", "exp_avg_diff", "exp_avg_sq"):
                 state[name] = torch.zeros_like(parameter)
             state["previous_grad"] = gradient.clone()  # the first difference is zero
@@ -72,7 +72,7 @@ def _update(
     torch._foreach_lerp_(means, gradients, 1 - beta1)
     torch._foreach_lerp_(differences, change, 1 - beta2)
     torch._foreach_mul_(change, beta2)
-    torch._foreach_add_(change, gradients)  # the gradient, looked ahead
+    torch._foreach_add_(change, gradients)  # the Nesterov gradient
     torch._foreach_mul_(squares, beta3)
     torch._foreach_addcmul_(squares, change, change, 1 - beta3)
 

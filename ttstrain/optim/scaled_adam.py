@@ -89,7 +89,7 @@ class ScaledAdam(torch.optim.Optimizer):
 
     @staticmethod
     def _alone(parameter: Tensor) -> bool:
-        """On a CPU a launch costs nothing, and a copy of all gradients side by side does."""
+        """Whether to update a parameter by itself. True on a CPU, where stacking gradients costs more than it saves."""
         return parameter.is_cpu
 
     def _ensure_state(self, parameter: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""What each named optimizer of a task is told, after per-optimizer overrides. Imports no torch."""
+"""The settings of each optimizer of a task, with per-optimizer overrides applied. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ READS_BETAS: frozenset[OptimizerKind] = frozenset(
 )
 READS_EPS: frozenset[OptimizerKind] = READS_BETAS - {"lion"}
 LR_AS_ADAMW: frozenset[OptimizerKind] = frozenset({"adamw", "adamw8bit", "muon", "schedule_free_adamw"})
-"""Kinds under which a LR means what it means under AdamW."""
+"""Kinds whose LR has the same scale as AdamW's."""
 
 
 @dataclass(frozen=True, slots=True)
 class OptimizerSettings:
-    """One optimizer's part of the recipe, every key filled in."""
+    """One optimizer's settings, complete."""
 
     kind: OptimizerKind
     lr: float
@@ -30,9 +30,9 @@ class OptimizerSettings:
 
 
 def settings_of(optim: OptimConfig, optimizer: str) -> OptimizerSettings:
-    """Lay `optim.optimizers.<optimizer>` over `optim`; a key the override leaves null is taken from `optim`.
+    """Apply `optim.optimizers.<optimizer>` to `optim`; a key that the override leaves null is taken from `optim`.
 
-    Raises RecipeError when the override sets what its kind of optimizer does not read.
+    Raises RecipeError if the override sets a key that its kind of optimizer does not use.
     """
     own = optim.optimizers.get(optimizer, OptimizerOverride())
     kind = optim.kind if own.kind is None else own.kind

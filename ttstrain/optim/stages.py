@@ -1,7 +1,7 @@
-"""The parts of a run: which step belongs to which, and what each does to a group's learning rate. Imports no torch.
+"""The stages of a run: which steps belong to each, and how each changes the groups' learning rates. Imports no torch.
 
-Every schedule begins again with every stage and spans the steps that are planned for it, so an LR is a function of the
-step and of where the stages before it ended. They end where the plan says, or earlier: that alone is state.
+Every schedule begins again with every stage and spans the steps planned for it, so the LR is a function of the step and
+of where earlier stages ended. A stage may end earlier than planned; where stages ended is the only state.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from ttstrain.recipe.schema import EarlyStop, Schedule
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One part of a run, everything in it decided."""
+    """One stage of a run, with all settings resolved."""
 
-    name: str  # "" where a run has one part
+    name: str  # "" if the recipe names no stages
     steps: int  # planned
     steps_per_epoch: float
     lr_scale: float = 1.0
@@ -50,7 +50,7 @@ class Stage:
         return group.schedule if self.schedule is None else self.schedule
 
     def warmup_of(self, group: ParameterGroup) -> int:
-        """Return how many of the stage's updates come before the first one at the group's peak."""
+        """Return the number of the group's warmup steps in this stage."""
         return warmup_length(self.schedule_of(group), self.steps)
 
     def lr_of(self, group: ParameterGroup, position: int) -> float:
@@ -67,7 +67,7 @@ class Stage:
 
 
 class ParameterGroup(Protocol):
-    """What a stage reads of a parameter group, planned or live."""
+    """The attributes of a parameter group that a stage uses, in a plan or during training."""
 
     @property
     def optimizer(self) -> str: ...
@@ -107,7 +107,7 @@ class Curriculum:
 
     @property
     def current(self) -> Place:
-        """The stage that runs."""
+        """The running stage."""
         index = len(self._ended)
         return Place(index, self.stages[index], self._ended[-1] if self._ended else 0)
 
@@ -126,7 +126,7 @@ class Curriculum:
         return self.current.start + sum(stage.steps for stage in self.stages[self.current.index :])
 
     def places(self) -> Iterator[Place]:
-        """Yield every stage with its start, those to come as planned."""
+        """Yield every stage with its start; future stages start as planned."""
         start = 0
         for index, stage in enumerate(self.stages):
             yield Place(index, stage, start)
@@ -153,7 +153,7 @@ class Curriculum:
 
     @property
     def ended(self) -> list[tuple[str, int]]:
-        """Name the stages that are over, with the step after which each ended."""
+        """The names of finished stages, with the step after which each ended."""
         over = self.stages[: len(self._ended)]
         return [(stage.name, step) for stage, step in zip(over, self._ended, strict=True)]
 
@@ -181,7 +181,7 @@ def steps_of(stages: Sequence[Stage], ended: Iterable[Sequence[Any]]) -> list[in
 
 
 def matches(pattern: str, group: ParameterGroup) -> bool:
-    """Compare a stage's pattern with a group: by its rule's name, or by `<optimizer>/<rule>` where it has a slash."""
+    """Match a stage's pattern with a group's rule name, or with `<optimizer>/<rule>` if the pattern has a slash."""
     name = f"{group.optimizer}/{group.rule}" if "/" in pattern else group.rule
     return fnmatchcase(name, pattern)
 

@@ -1,13 +1,13 @@
-"""Several processes, one step: what is summed over ranks, what they agree on, and who writes and speaks.
+"""Data parallelism: sums over ranks, exchange of objects, failures of other ranks. Rank 0 writes files and prints.
 
 Gradients are summed once per step, after the last micro-batch, because every loss is already divided by the weight of
-the whole global batch. That is data parallelism for any number of optimizers and losses, GANs included; unlike
-DistributedDataParallel it needs no wrapped forward. Every rank then makes the same update by itself, bit for bit: at
-every checkpoint the ranks compare checksums of all weights and buffers. Noise is each rank's own, so a run on two ranks
-is not the run on one, though it reads the same clips.
+the whole global batch. This works for any number of optimizers and losses, GANs included, and unlike
+DistributedDataParallel it needs no wrapped forward. Every rank then makes the same update, bit for bit: at every
+checkpoint the ranks compare checksums of all weights and buffers. Each rank draws its own noise, so a run on two ranks
+gives other numbers than a run on one, although it reads the same clips.
 
-Before each exchange of objects the ranks meet, and one that has failed says so there: preparing a run, nobody waits for
-a rank that is gone. During training a lost connection says it.
+Before each exchange of objects the ranks meet in a barrier, where a rank that has failed announces it: while a run is
+prepared, no rank waits for one that is gone. During training, a lost connection shows that a rank has failed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This process among its peers."""
+    """This process's rank, and operations over all ranks."""
 
     rank: int = 0
     world_size: int = 1
@@ -50,7 +50,7 @@ class Ranks:
 
     @property
     def main(self) -> bool:
-        """Whether this process writes files and talks."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     @property
@@ -60,8 +60,8 @@ class Ranks:
     def connect(self, device: torch.device) -> None:
         """Connect the GPUs while their memory is free.
 
-        NCCL would do so in the first sum of gradients, when torch holds nearly all of it, and what NCCL lacks there is
-        an error of one rank for which the others wait.
+        NCCL would otherwise connect in the first sum of gradients, when torch holds nearly all memory; out of memory
+        there would be an error of one rank, and the others would hang.
         """
         if device.type == "cuda":
             self.sum(torch.zeros((), device=device))
@@ -76,7 +76,7 @@ class Ranks:
         return values
 
     def all_fit(self, fits: bool) -> bool:
-        """Tell whether every rank's memory was enough so far; one that ran out says so here, where the others meet."""
+        """Return whether every rank's `fits` is true; all ranks call it."""
         if self.alone:
             return fits
         return self.sum(torch.tensor([not fits], dtype=torch.int64)).item() == 0  # on the host: no wait
@@ -85,7 +85,7 @@ class Ranks:
         """Sum the gradients of these parameters over ranks, in place.
 
         A gradient that some ranks lack counts as zero there. One that all lack stays None, as in a single process:
-        weight decay and moments would move its parameter otherwise.
+        weight decay and momentum would otherwise update its parameter.
         """
         if self.alone or not parameters:
             return
@@ -125,22 +125,22 @@ class Ranks:
         return box[0]
 
     def barrier(self) -> None:
-        """Wait for every rank. Raises PeerError when one of them comes to say that it has failed."""
+        """Wait for every rank. Raises PeerError if one of them announces that it has failed."""
         failed = [code for code in self._exchange_exit_codes(0) if code]
         if failed:
             raise PeerError("another process of this run has failed", exit_code=failed[0], told=True)
 
     def announce_failure(self, exit_code: int) -> bool:
-        """Let the others' next `barrier`, `gather` or `broadcast` end in a PeerError.
+        """Make the others' next `barrier`, `gather` or `broadcast` raise PeerError.
 
-        Returns whether this rank is the first of those that fail there, the one to say why. Not for the time between
-        two steps: the others may be in `sum`.
+        Returns whether this is the lowest rank of those that fail there: that one prints the reason. Not usable during
+        training, when the others may be in `sum`.
         """
         codes = self._exchange_exit_codes(exit_code)
         return not any(codes[: self.rank])
 
     def _exchange_exit_codes(self, exit_code: int) -> list[int]:
-        """Return every rank's exit code; 0 is one that goes on."""
+        """Return every rank's exit code; 0 if it has not failed."""
         if self.alone:
             return [exit_code]
         codes = torch.zeros(self.world_size, dtype=torch.int64)
@@ -149,9 +149,9 @@ class Ranks:
         return met
 
     def differ(self, tensors: Mapping[str, Tensor]) -> list[str]:
-        """Name the tensors that some rank holds other than rank 0 does. Cheap enough for every checkpoint.
+        """Return the names of tensors that differ between ranks. Cheap enough for every checkpoint.
 
-        Bits are compared. Only among devices of several kinds, which round sums each in its own way, norms are.
+        Bits are compared, or norms if the ranks' devices are of different kinds, whose rounding differs.
         """
         if self.alone or not tensors:
             return []
@@ -176,13 +176,13 @@ def _norms(tensors: Iterable[Tensor]) -> Tensor:
 
 
 def _kind_of(device: torch.device) -> str:
-    """Name what computes: devices of one name give the same bits."""
+    """Return a name of the hardware; devices with the same name compute the same bits."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
-# ---------------------------------------------------------------- which gradients travel together
+# ---------------------------------------------------------------- buckets of gradients
 
 
 def _gradient(parameter: Tensor) -> Tensor:
@@ -192,7 +192,7 @@ def _gradient(parameter: Tensor) -> Tensor:
 
 
 def _buckets(gradients: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Put small gradients of one dtype together, since each exchange takes its time; large ones need no copy."""
+    """Group small gradients of one dtype, to save exchanges; large ones go alone, without a copy."""
     buckets: list[list[Tensor]] = []
     filling: dict[torch.dtype, list[Tensor]] = {}
     sizes: dict[torch.dtype, int] = {}
@@ -220,10 +220,11 @@ def join() -> Ranks:
     check_environment()
     end_with_launcher()
     if not dist.is_initialized():
-        # torch's first optimizer step imports this, and its functions keep the group of that moment as a default: it
-        # could not be destroyed, and its threads would abort the process at exit. So import it while there is none.
+        # torch's first optimizer step imports this module, whose functions keep the process group of that moment as a
+        # default argument: the group could not be destroyed, and its threads would abort the process at exit. So
+        # import it before there is a group.
         importlib.import_module("torch.distributed.nn.functional")
-        # objects and host numbers travel over gloo also where gradients do over NCCL
+        # gloo for objects and numbers on the host, also if gradients use NCCL
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         try:
             with _ctrl_c_at_once():
@@ -250,7 +251,7 @@ def leave() -> None:
 
 @contextmanager
 def _ctrl_c_at_once() -> Iterator[None]:
-    """Let Ctrl-C end the process while torch waits for peers that may never come: Python's handler would wait too."""
+    """Let Ctrl-C end the process while torch waits for other ranks: Python's handler would not run meanwhile."""
     former = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield
@@ -260,11 +261,11 @@ def _ctrl_c_at_once() -> Iterator[None]:
 
 @contextmanager
 def _peers() -> Iterator[None]:
-    """Raise PeerError when a connection to another process is lost, OutOfMemoryError where this one has no room."""
+    """Raise PeerError if the connection to another process is lost, OutOfMemoryError if this one's memory is full."""
     try:
         yield
     except RuntimeError as error:
-        if is_out_of_memory(error):  # the others wait inside the exchange: they end with this process
+        if is_out_of_memory(error):  # the others wait inside the exchange and end when this process does
             raise OutOfMemoryError(
                 f"memory ran out while the processes of this run exchanged data: {first_line(error)}",
                 hint="free GPU memory: a smaller `data.batch_frames`, or no other program on the GPU",
@@ -272,5 +273,5 @@ def _peers() -> Iterator[None]:
         ended = any(text in str(error) for text in _LOST)
         if not ended and not isinstance(error, dist.DistError):
             raise
-        # our launcher says which process ended, and so does that process; another launcher may be on another machine
+        # our launcher reports which process ended, and so does that process; torchrun may be on another machine
         raise PeerError(f"lost the other processes of this run: {error}", told=ended and launched()) from error

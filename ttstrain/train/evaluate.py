@@ -1,4 +1,4 @@
-"""Evaluation losses on held-out clips, of the weights and of the EMA weights."""
+"""Evaluation losses on held-out clips, of the raw and of the EMA weights."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def evaluate(
     stage: Sequence[Pieces] | None = None,
     hurried: Callable[[], bool] = never,
 ) -> dict[str, float]:
-    """Return `eval/loss/<name>` of the weights and `eval/ema_loss/<name>` of the EMA weights.
+    """Return `eval/loss/<name>` of the raw weights and `eval/ema_loss/<name>` of the EMA weights.
 
-    Of `retained`, batches of what must not be forgotten, `eval/retention/<name>` and `eval/ema_retention/<name>`; of
-    `stage`, those of the running stage, `eval/stage/<name>`. Ranks share the batches. Training's random numbers are
-    left as they were. Batches that do not fit in memory are divided for good; raises OutOfMemoryError, on every rank,
-    where a single clip does not fit, and Hurried, on every rank, where `hurried` says so between two batches.
+    For `retained`, held-out replay batches, `eval/retention/<name>` and `eval/ema_retention/<name>`; for `stage`, those
+    of the running stage, `eval/stage/<name>`. Ranks share the batches. Training's random states are restored. Batches
+    that do not fit in memory are split, also for later evaluations. Raises, on every rank, OutOfMemoryError if a single
+    clip does not fit, and Hurried if `hurried` is true between two batches.
     """
-    with run.optimizers.evaluating():  # before the average comes in, which no optimizer may move
+    with run.optimizers.evaluating():  # outside the swap: schedule-free optimizers move the weights on entering
         values = {f"eval/loss/{name}": loss for name, loss in _losses(run, batches, hurried).items()}
         values |= {f"eval/retention/{name}": loss for name, loss in _losses(run, retained, hurried).items()}
         if stage is not None:
@@ -65,7 +65,7 @@ def _losses(run: Run, batches: Sequence[Pieces], hurried: Callable[[], bool]) ->
 
 
 def _divide(run: Run, pieces: Pieces, at: int) -> bool:
-    """Put two halves in the place of a batch; False for a single clip."""
+    """Replace a batch by two halves; return False for a single clip."""
     if run.device.type == "cuda":
         torch.cuda.empty_cache()
     half = run.loader.half_of(pieces[at])

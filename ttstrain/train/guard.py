@@ -1,7 +1,7 @@
-"""Is this update safe to make? And if not: skip it, or go back to the last good state.
+"""The guard: checks every update before it is made, and chooses between a skip and a rollback.
 
-Judged before the optimizer steps, because one step with a non-finite gradient ruins the weights and the optimizer state
-for good. Only finite losses enter the statistics, which are medians, so that outliers do not distort them.
+The check comes before the optimizer's step, because one step with a non-finite gradient ruins weights and optimizer
+state. Only finite losses enter the statistics, which are medians, so that outliers do not distort them.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ Action = Literal["step", "skip", "rollback", "give up", "halve", "fall back", "e
 
 NORMAL = 1.4826  # median absolute deviation -> standard deviation of a normal distribution
 SMALLEST_SHARE = 0.01  # of the median: a loss that hardly varies must not turn noise into spikes
-EXPLOSION = 3.0  # times the median: a batch of one odd clip reaches twice, and many deviations, without any harm
-FEWEST = 8  # losses that say how high those of the steps after a snapshot may be
+EXPLOSION = 3.0  # times the median; harmless batches of one unusual clip reach twice the median, and many deviations
+FEWEST = 8  # losses needed to set a ceiling for the steps after a snapshot
 
 
 @dataclass(frozen=True, slots=True)
 class UpdateVerdict:
-    """What the guard says of one optimizer's update."""
+    """The guard's judgement of one optimizer's update."""
 
     judgement: Judgement
     loss: float
@@ -51,12 +51,12 @@ class Accused:
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """What is written to `incidents/<step>-<kind>.json`."""
+    """The content of `incidents/<step>-<kind>.json`."""
 
     step: int  # updates done before the one that was refused
     kind: Kind
     action: Action
-    optimizer: str | None  # None where it concerns all, or none
+    optimizer: str | None  # None if the incident concerns all or none
     loss: float | None
     grad_norm: float | None
     lrs: Mapping[str, float]
@@ -78,31 +78,31 @@ class Incident:
 
 
 def _json_number(value: Any) -> Any:
-    """JSON has no NaN and no infinity: name them."""
+    """Return NaN and infinity as text, which JSON does not have as numbers."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Guard:
-    """Judges every update, counts what it refused, and knows when to go back."""
+    """Judges every update, counts refused ones, and decides when to roll back."""
 
     def __init__(self, config: GuardConfig) -> None:
         self._config = config
         self._recent: dict[str, deque[float]] = {}
-        self._held: dict[str, list[float]] = {}  # what `_recent` was when the state was last held for a rollback
-        self._since: dict[str, list[float]] = {}  # losses accepted since then
-        self._ceilings: dict[str, float] = {}  # the highest of steps that a rollback takes again
+        self._held: dict[str, list[float]] = {}  # `_recent` at the last snapshot
+        self._since: dict[str, list[float]] = {}  # losses accepted since the snapshot
+        self._ceilings: dict[str, float] = {}  # the highest loss of the steps that a rollback repeats
         self._skips_in_a_row = 0
         self.skipped = 0
         self.rollbacks = 0
         self.lr_factor = 1.0
-        self.accused: Accused | None = None  # until the next step says whether it is they or the weights
-        self.suspects: set[str] = set()  # clips that were accused once while others went well
-        self.first_loss: float | None = None  # held out, before the first step: what a later state is compared with
+        self.accused: Accused | None = None  # until the next step shows whether the clips or the weights are to blame
+        self.suspects: set[str] = set()  # clips of one batch that failed twice while another batch succeeded
+        self.first_loss: float | None = None  # held-out loss before the first step, to compare later states with
 
     def judge(self, optimizer: str, *, loss: float, grad_norm: float, overflow_is_scale: bool) -> UpdateVerdict:
         """Judge one optimizer's update from its loss and its gradient norm before clipping.
 
-        Under fp16 an overflowing gradient is the loss scale's to handle (`overflow_is_scale`), so only the loss counts.
+        With `overflow_is_scale` (fp16) the loss scale handles an overflowing gradient, so only the loss counts.
         """
         judgement: Judgement = "good"
         if not math.isfinite(loss):
@@ -123,31 +123,31 @@ class Guard:
         return ceiling is not None and loss > ceiling + (EXPLOSION - 1) * abs(ceiling)
 
     def accept(self, optimizer: str, loss: float) -> None:
-        """Let a good loss into the statistics."""
+        """Add a good loss to the statistics."""
         self._recent.setdefault(optimizer, deque(maxlen=self._config.window)).append(loss)
         self._since.setdefault(optimizer, []).append(loss)
 
     def settle_good_step(self) -> None:
-        """Note that a whole step went well."""
+        """Reset the count of skips in a row after a complete step."""
         self._skips_in_a_row = 0
 
     def forgive(self) -> None:
-        """Forget the skips in a row: what follows is computed in another way."""
+        """Reset the count of skips in a row after a change of precision."""
         self._skips_in_a_row = 0
 
     def begin_stage(self) -> None:
-        """Forget what losses were like: other clips may have others, which are no spikes."""
+        """Clear the loss statistics: the next stage's clips may have higher losses, which are not spikes."""
         for known in (self._recent, self._held, self._since, self._ceilings):
             known.clear()
         self._skips_in_a_row = 0
         self.accused = None
 
     def decide(self, judgement: Judgement, *, half_done: bool = False) -> Action:
-        """Choose between skipping this step and going back, after a refused update.
+        """Choose between a skip and a rollback after a refused update.
 
-        `half_done` says that another optimizer has stepped already: a generator and its discriminator only ever go
-        back together. Nothing else has moved the weights since they were good, so a single refused step is skipped,
-        and only several in a row tell that the weights are what is wrong.
+        `half_done`: another optimizer has already stepped, so the step must be rolled back as a whole (a generator
+        and its discriminator belong together). Otherwise the weights are unchanged and the step is skipped; only
+        several skips in a row mean that the weights themselves are bad.
         """
         if judgement == "overflow":
             return "skip"
@@ -161,9 +161,9 @@ class Guard:
         return self._skips_in_a_row == 1
 
     def convict(self) -> Accused | None:
-        """Return who of the accused was accused before; a step of others has just gone well, so it is not the weights.
+        """Return the accused clips that were accused before; call it after a good step, which clears the weights.
 
-        Of the accused a batch alone does not tell which clip is bad: each that is accused in two of them.
+        One batch does not show which of its clips is bad, so a clip is excluded after two refused batches.
         """
         accused, self.accused = self.accused, None
         if accused is None:
@@ -174,19 +174,19 @@ class Guard:
 
     @property
     def exhausted(self) -> bool:
-        """Whether the rollbacks the recipe allows are spent."""
+        """Whether no rollbacks are left."""
         return self.rollbacks >= self._config.max_rollbacks
 
     def hold(self) -> None:
-        """Note that the state as it is now is held for a rollback."""
+        """Note that a snapshot of the current state was taken."""
         self._held = {name: list(losses) for name, losses in self._recent.items()}
         self._since.clear()
 
     def note_rollback(self) -> None:
-        """Count a rollback, go back to the losses from before the held state, and lower the LR if asked to.
+        """Count a rollback, restore the loss statistics of the snapshot, and lower the LR if the recipe says so.
 
-        Where these are too few to judge by, the steps that are taken again may have losses as high as they had, and
-        no more than `EXPLOSION` times that.
+        If the snapshot has too few losses to detect spikes, a loss of the repeated steps is a spike above `EXPLOSION`
+        times the highest loss that they had before.
         """
         self.rollbacks += 1
         self._skips_in_a_row = 0
@@ -220,7 +220,7 @@ class Guard:
         self.skipped = int(state_dict["skipped"])
         self.rollbacks = int(state_dict["rollbacks"])
         self.lr_factor = float(state_dict["lr_factor"])
-        # Runs from before these were kept have none of them.
+        # Checkpoints of earlier versions have none of these.
         self._ceilings = dict(state_dict.get("ceilings", {}))
         accused = state_dict.get("accused")
         self.accused = None if accused is None else Accused(accused[0], list(accused[1]))
@@ -230,7 +230,7 @@ class Guard:
 
 
 def is_spike(loss: float, recent: Sequence[float] | deque[float], *, threshold: float) -> bool:
-    """Tell whether a loss exploded: `threshold` robust standard deviations above the recent median, and thrice that."""
+    """Tell whether a loss is over `threshold` robust standard deviations above the median, and over 3 times it."""
     middle = median(recent)
     spread = NORMAL * median(abs(value - middle) for value in recent)
     return loss > middle + threshold * max(spread, SMALLEST_SHARE * abs(middle)) and loss > EXPLOSION * middle

@@ -1,4 +1,4 @@
-"""What a run is measured on: held-out clips, and sentences to speak."""
+"""The held-out batches and the previews of a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ttstrain.train.run import Run
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """What the run is measured on."""
+    """Collated held-out clips, and the previews to generate."""
 
     batches: Sequence[Pieces]
     previews: Previews
@@ -27,7 +27,7 @@ class HeldOut:
 
 
 def hold_out(run: Run, prepared: Prepared) -> HeldOut:
-    """Collate the held-out clips once, and choose what is spoken."""
+    """Collate the held-out clips once, and choose the previews."""
     recipe = run.plan.recipe
     clips = list(prepared.held_out)[: recipe.eval.max_clips] if run.plan.eval_every is not None else []
     previews = Previews()
@@ -43,7 +43,7 @@ def hold_out(run: Run, prepared: Prepared) -> HeldOut:
 
 
 def _previews(recipe: ResolvedRecipe, prepared: Prepared) -> Previews:
-    """Choose what is spoken; a recording that cannot be read costs the previews, and not the run."""
+    """Choose the previews; an error, such as an unreadable recording, turns them off and does not end the run."""
     try:
         return Previews(choose_previews(recipe, prepared), has_base=recipe.base is not None)
     except Exception as error:
@@ -51,7 +51,7 @@ def _previews(recipe: ResolvedRecipe, prepared: Prepared) -> Previews:
 
 
 def _of_stage(run: Run, stage: StageConfig, clips: Sequence[Clip]) -> list[Pieces] | None:
-    """Collate the held-out clips that a stage trains the like of; None where that is all."""
+    """Collate the held-out clips that pass a stage's filter; None if all of them do."""
     own = chosen(clips, stage.data)
     return None if len(own) == len(clips) else _in_one_piece(run, own)
 

@@ -1,4 +1,4 @@
-"""What a process knows of the launcher that started it: torchrun, or our own `--nproc`. No torch here."""
+"""Facts about the launcher that started this process: torchrun, or our own `--nproc`. No torch here."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def under_launcher() -> bool:
 
 
 def launched() -> bool:
-    """Whether our own launcher waits for this process."""
+    """Whether our own launcher started this process."""
     return LAUNCHER in os.environ
 
 
@@ -33,7 +33,7 @@ def first_here() -> bool:
 
 @contextmanager
 def first_speaks() -> Iterator[None]:
-    """Let only the first process of a machine say what is wrong with something that all of them read alike."""
+    """Let only the first process of a machine report an error that all of them would report."""
     try:
         yield
     except UserError as error:
@@ -43,7 +43,7 @@ def first_speaks() -> Iterator[None]:
 
 
 def check_environment() -> None:
-    """Refuse an environment that names a number of processes and not how they meet."""
+    """Raise RecipeError if the environment sets WORLD_SIZE without the other variables of a process group."""
     missing = [name for name in _NEEDED if name not in os.environ]
     if missing:
         raise RecipeError(
@@ -53,7 +53,7 @@ def check_environment() -> None:
 
 
 def end_with_launcher() -> None:
-    """Let the death of our launcher, however it dies, preempt this process: it saves and leaves. Linux only."""
+    """Send this process SIGTERM when our launcher ends for any reason, so that it saves and leaves. Linux only."""
     if sys.platform != "linux" or not launched():
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))

@@ -1,4 +1,4 @@
-"""Measuring a run between two steps: the evaluation with all that follows from it, and the previews."""
+"""Between two steps: evaluate, update the best checkpoint and the early stop, and generate previews."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ BY_RESUME, ONCE_SAVED = "`ttstrain resume` runs it", "it follows once the run is
 
 
 def measure_first(run: Run, held_out: HeldOut, signals: Signals) -> Ending | None:
-    """Measure what the run starts with, or what the last session had no time to measure.
+    """Evaluate the starting weights, or catch up on an evaluation that the last session had no time for.
 
-    A run that is complete is saved then. Raises DivergedError where the held-out loss is not finite: no step could be
-    judged by it.
+    A run that is then complete is saved. Raises DivergedError if the held-out loss is not finite: later losses could
+    not be compared with it.
     """
     progress, curriculum = run.progress, run.optimizers.curriculum
     first, in_last_stage = progress.step == 0, curriculum.is_last
@@ -64,10 +64,10 @@ def measure(
     speaks: bool,
     then: str = BY_RESUME,
 ) -> dict[str, float]:
-    """Evaluate and speak; return the evaluation.
+    """Evaluate and generate previews; return the evaluation's values.
 
-    In a hurry, or as soon as someone is, the rest is left out. An evaluation that was due is owed; `then` says
-    when it is made.
+    When a signal asks to leave, before or meanwhile, the rest is left out. An evaluation that is left out is recorded
+    in `progress.owes_evaluation`; `then` tells the user when it is made.
     """
     values: dict[str, float] = {}
     run.progress.owes_evaluation = evaluates
@@ -87,7 +87,7 @@ def measure(
 
 
 def remember(run: Run, values: Mapping[str, float]) -> Found:
-    """Let the best and the early stop take in an evaluation. That of step 0 does not count against its patience."""
+    """Update the best checkpoint and the early stop. The evaluation of step 0 does not count against the patience."""
     if improved := run.best.improves(values):
         run.best.take(run.progress.step, values)
     if not values or run.early_stop is None or run.progress.step == 0:
@@ -117,7 +117,7 @@ def _evaluate(run: Run, held_out: HeldOut, signals: Signals) -> dict[str, float]
     _report(run, values)
     if run.ranks.main:
         losses = {key.removeprefix(EVALUATED): loss for key, loss in values.items() if key.startswith(EVALUATED)}
-        with suppress(Exception):  # a remark is to look at
+        with suppress(Exception):  # a failed remark must not end the run
             for remark in run.task.remarks(losses, step=run.progress.step):
                 run.trackers.note(remark)
     return values

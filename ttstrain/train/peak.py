@@ -1,4 +1,4 @@
-"""What a device can compute at most, which a run's speed is a share of."""
+"""Peak FLOP/s of devices, for the model FLOPs utilization (MFU)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import torch
 
 from ttstrain.train.precision import Kind
 
-# 10^12 operations a second of dense matrix products in half precision, and in fp32 as torch computes it with TF32
-# allowed; from NVIDIA's data sheets, which often name the sparse rate, twice as much. The longest name that is part of
-# the device's counts.
+# TFLOP/s of dense matrix products in half precision, and in fp32 with TF32 allowed, from NVIDIA's data sheets (which
+# often give the sparse rate, twice as much). If several names are part of the device's name, the longest counts.
 PEAKS: Final[Mapping[str, tuple[float, float]]] = {
     "B200": (2250.0, 1125.0),
     "H200": (989.5, 494.7),
@@ -35,9 +34,9 @@ PEAKS: Final[Mapping[str, tuple[float, float]]] = {
 
 
 def peak_flops(device: torch.device, kind: Kind, tf32: bool) -> float | None:
-    """Return the operations a second that a device computes at most.
+    """Return a device's peak FLOP/s.
 
-    None for a CPU, a device that is not in the table, or fp32 without TF32, of which the table knows nothing.
+    None for a CPU, a device that is not in the table, and fp32 without TF32, which the table does not have.
     """
     if device.type != "cuda" or (kind == "fp32" and not tf32):
         return None
@@ -45,7 +44,7 @@ def peak_flops(device: torch.device, kind: Kind, tf32: bool) -> float | None:
 
 
 def peak_of(name: str, kind: Kind) -> float | None:
-    """Look a device up by the name that CUDA gives it."""
+    """Return the peak FLOP/s of a device by its CUDA name; None if it is not in the table."""
     words = f" {name.replace('-', ' ')} "
     fitting = [known for known in PEAKS if f" {known} " in words]
     if not fitting:

@@ -1,4 +1,4 @@
-"""From a recipe's `data:` to clips whose features are at hand."""
+"""Prepare a recipe's `data:`: audit, features, split."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ShowProgress = Callable[[str], AbstractContextManager[Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Data that is ready to be trained on."""
+    """Data that is ready for training."""
 
     train: Sequence[Clip]
     held_out: Sequence[Clip]
@@ -37,13 +37,13 @@ class Prepared:
     workers: int  # loader processes
     facts: DataFacts
     audited: Audited | None  # on the main rank
-    replay: Sequence[Clip] = ()  # drawn from for every epoch
-    retained: Sequence[Clip] = ()  # held out of those
+    replay: Sequence[Clip] = ()  # each epoch draws some of them
+    retained: Sequence[Clip] = ()  # held out of the replay data
     failed: dict[str, str] = field(default_factory=dict)  # clip id -> why it has no features
     earlier: Earlier | None = None  # data of the resumed run's earlier start
 
     def measured(self, recipe: ResolvedRecipe) -> str:
-        """Hash what evaluations measure."""
+        """Hash the held-out data that evaluations measure."""
         return fingerprint(
             self.held_out,
             self.retained,
@@ -54,7 +54,7 @@ class Prepared:
         )
 
     def measured_before(self, recipe: ResolvedRecipe) -> str | None:
-        """Hash what the run's earlier start measured, as far as its clips tell; None where nothing does."""
+        """Hash the held-out data of the run's earlier start, by its lists of clips; None if there are none."""
         if self.earlier is None:
             return None
         data, replay = self.earlier.data, self.earlier.replay
@@ -75,13 +75,13 @@ def open_cache(recipe: ResolvedRecipe, *, place: Place, device: torch.device | N
 
 
 def review_features(audited: Audited, cache: FeatureCache, failed: Mapping[str, str]) -> Audited:
-    """Add what the family finds in the features of audited clips; those that `failed` have none."""
+    """Add the family's findings about features; clips in `failed` have none and are left out."""
     data = look_again(audited.data, cache, failed)
     return Audited(data, None if audited.replay is None else look_again(audited.replay, cache, failed))
 
 
 def look_again(result: AuditResult, cache: FeatureCache, failed: Mapping[str, str]) -> AuditResult:
-    """Add what the family finds in the features of one set of audited clips, and leave out those that have none."""
+    """Add the family's findings about features to one audit, and leave out clips without features."""
     lost = [ClipFinding(clip, "skip", "no_features", failed[clip.id]) for clip in result.clips if clip.id in failed]
     there = reviewed(result, Review(tuple(lost)))
     return reviewed(there, cache.task_data.review_features(there.clips, cache.get))
@@ -97,9 +97,9 @@ def prepare(
 ) -> Prepared:
     """Audit the data, split it and compute the features that are not cached yet.
 
-    The main rank does the work, the others wait and then read the cache. `earlier` is what a run that goes on was on
-    before; only the main rank's counts. Raises RecipeError when `data.path` is not set, DataError when nothing of it
-    can be used.
+    The main rank does the work, the others wait and then read the cache. `earlier` are the clips of a resumed run's
+    earlier start; only the main rank's value is used. Raises RecipeError if `data.path` is not set, DataError if no
+    clip can be used.
     """
     ranks = ranks or Ranks()
     cache = open_cache(recipe, place=recipe.data.features, device=device)
@@ -129,7 +129,7 @@ def prepare(
 
 @dataclass(frozen=True, slots=True)
 class _Usable:
-    """What the main rank tells the others of the data."""
+    """The audited data, which the main rank sends to the others."""
 
     clips: list[Clip]
     replay: list[Clip]

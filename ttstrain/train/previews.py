@@ -1,4 +1,4 @@
-"""Speech to follow a run by: the base, the weights and their average say the same sentences at every sampling step.
+"""Previews: at every sampling step the base, the raw weights and the EMA weights generate the same sentences.
 
 `samples/step-*/` holds `<name>.wav`, `<name>.ema.wav` and `<name>.base.wav`, a picture of each one's mel, and
 `numbers.json`. Keys of the metrics: `sample/mel_distance/<name>`, `sample/ema_mel_distance/<name>` and
@@ -46,28 +46,28 @@ NUMBERS = "numbers.json"
 SUFFIXES: Mapping[SpokenBy, str] = {"online": "", "ema": ".ema", "base": ".base"}
 METRICS: Mapping[SpokenBy, str] = {"online": "", "ema": "ema_", "base": "base_"}
 Breakable = Callable[[], AbstractContextManager[None]]
-CHEAP_BYTES = 1 << 30  # a base up to this size is read again to compare with
+CHEAP_BYTES = 1 << 30  # a base up to this size is loaded again if its samples are lost
 
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """One sentence to speak at every sampling step, and the recording it is compared with."""
+    """One sentence to generate at every sampling step, and the recording it is compared with."""
 
     name: str
     prompt: Prompt
     recorded: Tensor | None = None  # (n, n_mels) log-mel of a held-out recording of the same text
     recorded_s: float | None = None
-    voice: str = ""  # the clip whose voice it is
-    notes: tuple[str, ...] = ()  # what of the text is read in another way than it is written
+    voice: str = ""  # id of the reference clip
+    notes: tuple[str, ...] = ()  # what cleaning changed in the text
 
 
 @dataclass(slots=True)
 class Previews:
-    """What is spoken at every sampling step."""
+    """The sentences to generate at every sampling step, and the notes that were shown."""
 
     sentences: Sequence[Preview] = ()
-    has_base: bool = False  # the weights of step 0 are a trained model's, worth comparing with
-    told: set[str] = field(default_factory=set)  # remarks that need no repetition
+    has_base: bool = False  # the run starts from trained weights, which are worth comparing with
+    told: set[str] = field(default_factory=set)  # notes already shown: each is shown once
     notes: Sequence[str] = ()  # why there are none
 
 
@@ -75,9 +75,9 @@ class Previews:
 
 
 def choose_previews(recipe: ResolvedRecipe, prepared: Prepared) -> list[Preview]:
-    """Speak the recipe's texts, or held-out sentences, each after another clip's voice.
+    """Choose the recipe's texts, or held-out sentences, each with another clip as reference.
 
-    How long a sentence takes is left to the task, as it will be when the model is used.
+    The task decides the duration, as it does at inference.
     """
     everything = [*prepared.held_out, *prepared.train]
     if recipe.sample.texts:
@@ -92,7 +92,7 @@ def choose_previews(recipe: ResolvedRecipe, prepared: Prepared) -> list[Preview]
 
 
 def _of_text(number: int, text: str, reference: Clip | None, prepared: Prepared) -> Preview:
-    """Read a text of the recipe as those of the data are read."""
+    """Clean a text of the recipe as texts of the data are cleaned."""
     cleaned = clean(text)
     changes = tuple(repair.why for repair in cleaned.repairs if repair.action != "accept")
     return replace(_preview(f"text-{number}", cleaned.text, reference, prepared), notes=changes)
@@ -108,7 +108,7 @@ def _preview(
     recorded: Tensor | None = None,
 ) -> Preview:
     named = clip or reference
-    language = "" if clip is None else clip.language  # of the recipe's own texts nothing is known
+    language = "" if clip is None else clip.language  # the recipe's own texts have no language
     prompt = Prompt(text, speaker="" if named is None else named.speaker, language=language)
     if reference is not None:
         rate = prepared.task_data.sample_rate
@@ -124,21 +124,21 @@ def _preview(
 
 
 def _file_name(clip_id: str) -> str:
-    """Make an id safe as a file name, without the ending of the recording it may be named after."""
+    """Turn an id into a safe file name, without the ending of a sound file."""
     ending = PurePosixPath(clip_id).suffix
     if ending.lower() in AUDIO_SUFFIXES:
         clip_id = clip_id.removesuffix(ending)
     return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in clip_id).strip(".") or "clip"
 
 
-# ---------------------------------------------------------------- speaking
+# ---------------------------------------------------------------- generating
 
 
 def speak(run: Run, previews: Previews, *, breakable: Breakable = nullcontext) -> dict[str, float]:
-    """Speak every preview with the weights and with their average, put the base beside them, and measure.
+    """Generate every preview with raw and with EMA weights, add the base's sample, and measure; return the metrics.
 
-    Only the main rank speaks. Modes, weights and random numbers are as before afterwards, whatever happens; what fails,
-    by any error, is said and left out. Raises Hurried where `breakable`, entered around each sentence, does.
+    Only the main rank generates. Module modes, weights and random states are restored afterwards, also after an error.
+    A preview that fails is left out with a note. Raises Hurried if `breakable`, entered around each sentence, does.
     """
     if not run.ranks.main or not previews.sentences:
         return {}
@@ -148,7 +148,7 @@ def speak(run: Run, previews: Previews, *, breakable: Breakable = nullcontext) -
     with _told(run, previews, "what the previews say"):
         folder.mkdir(parents=True, exist_ok=True)
         spoken["online"] = _speak_all(run, previews, folder, weights="online", breakable=breakable)
-        if run.ema is not None and step > 0:  # at step 0 it is a copy
+        if run.ema is not None and step > 0:  # at step 0 the EMA weights are a copy of the raw ones
             averaged = run.ema.swapped_in(run.task.exported())
             spoken["ema"] = _speak_all(run, previews, folder, weights="ema", swap=averaged, breakable=breakable)
     entries = []
@@ -198,7 +198,7 @@ def _speak_all(
 
 @contextmanager
 def _told(run: Run, previews: Previews, what: str) -> Iterator[None]:
-    """Say what failed, once, and go on: previews are to look at, and no defect in them is worth a run."""
+    """Turn an error into a note, shown once: a failed preview must not end the run."""
     try:
         yield
     except Hurried:
@@ -219,7 +219,7 @@ def _tell(run: Run, previews: Previews, remark: str) -> None:
 
 
 def _write(sample: Sample, path: Path) -> Path:
-    """Write the sound, and a picture of its mel beside it."""
+    """Write the wav, and a picture of its mel beside it."""
     soundfile.write(path, sample.audio.wav.clamp(-1, 1).cpu().numpy(), sample.audio.sample_rate, subtype="PCM_16")
     if sample.mel is not None:
         spectrogram.write(path.with_suffix(".png"), sample.mel)
@@ -245,7 +245,7 @@ def _measured(preview: Preview, sample: Sample, path: Path) -> Spoken:
 
 
 def _base(run: Run, previews: Previews, preview: Preview, online: Spoken | None) -> Spoken | None:
-    """Put what the base said of this sentence beside the rest: at step 0 that is what was just spoken."""
+    """Copy the base's sample of this sentence into the step's folder; at step 0 the new sample is the base's."""
     if not previews.has_base:
         return None
     step = run.progress.step
@@ -263,7 +263,7 @@ def _base(run: Run, previews: Previews, preview: Preview, online: Spoken | None)
 
 
 def _recall(run: Run, preview: Preview) -> Spoken | None:
-    """Find what step 0 said of the same text with the same voice and vocoder."""
+    """Find step 0's sample of the same text with the same reference and vocoder; None if there is none."""
     folder = _folder(run, 0)
     try:
         entry = next(entry for entry in _entries(folder) if entry["name"] == preview.name)
@@ -281,7 +281,7 @@ def _recall(run: Run, preview: Preview) -> Spoken | None:
             duration_ratio=numbers["duration_ratio"],
             numbers=numbers.get("numbers", {}),
         )
-    except (OSError, ValueError, KeyError, TypeError, StopIteration):  # from before this file was written, or damaged
+    except (OSError, ValueError, KeyError, TypeError, StopIteration):  # missing, of an older version, or damaged
         return None
 
 
@@ -294,9 +294,9 @@ def _copied(spoken: Spoken, path: Path) -> Spoken:
 
 
 def recover_base(run: Run, previews: Previews, open_base: Callable[[], OpenedCheckpoint]) -> list[str]:
-    """Speak with the base again where a resumed run has lost what it said at step 0; return remarks.
+    """Generate the base's samples again if a resumed run has lost those of step 0; return notes.
 
-    Not for a base of more than 1 GiB or one on the Hub, nor for adapters, whose base is no longer apart.
+    Not for a base over 1 GiB or on the Hub, nor for LoRA runs.
     """
     base, step = run.plan.recipe.base, run.progress.step
     if base is None or step == 0 or not previews.has_base or not run.ranks.main:
@@ -366,7 +366,7 @@ def _write_numbers(folder: Path, step: int, entries: Sequence[Mapping[str, Any]]
 
 
 def _entries(folder: Path) -> list[dict[str, Any]]:
-    """Read what `_write_numbers` wrote; nothing where the file is missing or damaged: it can be made again."""
+    """Read `_write_numbers`' file; [] if it is missing or damaged: it can be made again."""
     try:
         values = documents.read_object(folder / NUMBERS, error=CheckpointError, keys={"previews": list}, numbers="any")
     except CheckpointError:
@@ -390,7 +390,7 @@ def _values(preview: Preview, variants: Mapping[SpokenBy, Spoken]) -> dict[str, 
 
 
 def _means(values: Mapping[str, float]) -> dict[str, float]:
-    """Average every figure over the sentences that have it."""
+    """Average every metric over the sentences that have it."""
     figures: dict[str, list[float]] = {}
     for key, value in values.items():
         figures.setdefault(key.rpartition("/")[0], []).append(value)

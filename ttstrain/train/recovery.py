@@ -1,7 +1,7 @@
-"""When a step goes wrong: skip it, go back to the last good state, take it in smaller pieces, or leave a good state.
+"""Failed steps: skip, roll back to the last good state, split the batch into pieces, or save a good state and end.
 
-A state is looked at before it is kept, here and in checkpoints: what holds NaN or infinity is taken back. Ranks decide
-alike: what they judge is summed or gathered over them.
+A state is checked before it is snapshotted or saved: one with NaN or infinity is rolled back. All ranks decide alike,
+because decisions use values that are summed or gathered over ranks.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ from ttstrain.train.step import AVERAGE, STATISTICS, UPDATE_HINT, DidNotFit, Ste
 
 EVALUATED = "eval/loss/"
 
-# ---------------------------------------------------------------- what may be kept
+# ---------------------------------------------------------------- checking the state
 
 
 @dataclass(frozen=True, slots=True)
 class Unsound:
-    """Why the state of the run, or what was measured of it, must not be kept."""
+    """Non-finite values in the run's state or in an evaluation: the state must not be snapshotted or saved."""
 
     kind: Literal["non_finite_eval", "non_finite_state"]
-    names: Sequence[str]  # of figures or of tensors
+    names: Sequence[str]  # of metrics or of tensors
 
 
 def look(run: Run, values: Mapping[str, float]) -> Unsound | None:
-    """Look at an evaluation, if there was one, and at every tensor of the state; None where all is finite."""
+    """Check an evaluation's values, if any, and every tensor of the state; None if all are finite."""
     figures = [key for key, value in values.items() if not math.isfinite(value)]
     if figures:
         return Unsound("non_finite_eval", figures)
@@ -60,13 +60,13 @@ def look(run: Run, values: Mapping[str, float]) -> Unsound | None:
 
 
 def hold(run: Run, snapshots: Snapshots) -> None:
-    """Hold the state for a rollback; it was looked at."""
+    """Take a snapshot for rollbacks; the state must have been checked."""
     snapshots.take(run.state, run.progress.step)
     run.guard.hold()
 
 
 def hold_first(run: Run, snapshots: Snapshots) -> None:
-    """Hold the state that training starts from. Raises CheckpointError, in one process, where it is not finite."""
+    """Take a snapshot of the starting state. Raises CheckpointError, PeerError on other ranks, if it is not finite."""
     unsound = look(run, {})
     if unsound is None:
         hold(run, snapshots)
@@ -77,16 +77,16 @@ def hold_first(run: Run, snapshots: Snapshots) -> None:
     raise CheckpointError(message, hint="take another base, or an earlier checkpoint (`ttstrain resume RUN --from`)")
 
 
-# ---------------------------------------------------------------- when the guard refused an update
+# ---------------------------------------------------------------- after a refused update
 
 
 def after_refusal(
     run: Run, report: StepReport, snapshots: Snapshots, held_out: Sequence[Pieces], *, again: bool
 ) -> bool:
-    """Skip the step or go back to the last good state; True where the same batch shall be tried once more.
+    """Skip the step or roll back; return whether the same batch shall be tried once more.
 
-    A batch is tried again before anything is concluded: what goes well then was an accident. One that fails `again`
-    accuses its clips. Raises DivergedError, with the held state on disk, where the rollbacks are spent.
+    A batch is tried again first, since the failure may depend on that step's random numbers. If it fails `again`, its
+    clips become suspects. Raises DivergedError, with the snapshot saved, if no rollbacks are left.
     """
     optimizer, verdict = next(iter(report.refused.items()))
     action = run.guard.decide(verdict.judgement, half_done=bool(report.stepped))
@@ -102,7 +102,7 @@ def after_refusal(
     elif action == "rollback" and run.guard.exhausted:
         action = "give up"
     elif again and report.stepped:
-        notes += _exclude(run, clips)  # on the held weights
+        notes += _exclude(run, clips)  # the retry ran on the snapshot's weights: the clips are to blame
     elif again and action == "skip":
         run.guard.accused = Accused(verdict.judgement, clips)
     restored: int | None = None
@@ -130,7 +130,7 @@ def after_refusal(
 
 
 def after_good_step(run: Run) -> None:
-    """Leave out the clips that a batch before was refused for, now that others have gone well on the same weights."""
+    """Exclude clips whose batches were refused twice, now that another batch has succeeded on the same weights."""
     convicted = run.guard.convict()
     if convicted is None:
         return
@@ -152,9 +152,9 @@ def after_good_step(run: Run) -> None:
 
 
 def take_back(run: Run, unsound: Unsound, snapshots: Snapshots, held_out: Sequence[Pieces]) -> None:
-    """Go back to the last good state from one that must not be kept.
+    """Roll back from a state with non-finite values.
 
-    Raises DivergedError, with the held state on disk, where the rollbacks are spent.
+    Raises DivergedError, with the snapshot saved, if no rollbacks are left.
     """
     action: Action = "give up" if run.guard.exhausted else "rollback"
     failed_at = run.progress.step
@@ -186,7 +186,7 @@ def _go_back(run: Run, snapshots: Snapshots) -> list[str]:
 
 
 def _give_up(run: Run, snapshots: Snapshots, held_out: Sequence[Pieces], message: str, incident: Incident) -> NoReturn:
-    """Raise DivergedError once the held state is on disk, and say what it is worth."""
+    """Save the snapshot, then raise DivergedError with its held-out loss in the hint."""
     folder = checkpointing.save_held(run, snapshots.content(), step=snapshots.step)
     snapshots.restore(run.state)
     raise DivergedError(
@@ -197,14 +197,14 @@ def _give_up(run: Run, snapshots: Snapshots, held_out: Sequence[Pieces], message
 
 
 def _worth(run: Run, folder: Path, held_out: Sequence[Pieces]) -> str:
-    """Compare the held state, which the run is in, with what the run began with: by the held-out loss."""
+    """Compare the held-out loss of the current (restored) state with the loss before the first step."""
     first, loss = run.guard.first_loss, None
     with suppress(OutOfMemoryError):
         loss = main_loss(run, evaluate(run, held_out)) if held_out else None
     if loss is None or first is None:
         return f"`{folder}` holds the last finite state, which was not compared with the base: nothing is held out"
     figures = f"held-out loss {loss:.4g}, before the first step {first:.4g}"
-    if loss <= first:  # NaN is not
+    if loss <= first:  # False for NaN
         return f"`{folder}` is good ({figures})"
     best = run.ranks.broadcast(run.store.best())
     better = f"`{best}` was better" if best is not None else "no checkpoint of this run is better than its base"
@@ -212,16 +212,16 @@ def _worth(run: Run, folder: Path, held_out: Sequence[Pieces]) -> str:
 
 
 def main_loss(run: Run, values: Mapping[str, float]) -> float | None:
-    """Choose the held-out loss that states are compared by: that of `checkpoint.best`, else `total`, else the first."""
+    """Return the held-out loss for comparing states: that of `checkpoint.best`, else `total`, else the first."""
     losses = [key for key in values if key.startswith(EVALUATED)]
     key = next((key for key in (run.best.metric, f"{EVALUATED}total", *losses) if key in losses), None)
     return None if key is None else values[key]
 
 
 def _fp16_is_to_blame(run: Run, report: StepReport, action: Action) -> bool:
-    """Tell whether fp16's range is too small: the loss scale is at its end, or losses keep sending the run back.
+    """Tell whether fp16's range is too small: the loss scale is at its minimum, or losses keep causing rollbacks.
 
-    A single bad batch does not tell: half a step is taken back once before it does.
+    A single bad batch does not count: the first rollback from half a step is not blamed on fp16.
     """
     if run.precision.kind != "fp16":
         return False
@@ -231,7 +231,7 @@ def _fp16_is_to_blame(run: Run, report: StepReport, action: Action) -> bool:
 
 
 def fall_back(run: Run) -> str:
-    """Compute in bf16 where every rank's device has it, else in fp32; return a note."""
+    """Switch to bf16 if every rank's device has it, else to fp32; return a note."""
     has_bf16 = all(run.ranks.gather(really_has_bf16(run.device)))
     run.precision.fall_back("bf16" if has_bf16 else "fp32")
     run.guard.forgive()
@@ -239,7 +239,7 @@ def fall_back(run: Run) -> str:
 
 
 def _exclude(run: Run, clips: Sequence[str]) -> list[str]:
-    """Leave the offending clips out from now on, unless nothing would be left."""
+    """Exclude clips from now on, unless no data would be left; return notes."""
     if not run.plan.recipe.guard.exclude:
         return []
     if not run.loader.can_exclude(clips):
@@ -248,16 +248,16 @@ def _exclude(run: Run, clips: Sequence[str]) -> list[str]:
     return [f"{len(set(clips))} clips left out from here on"]
 
 
-# ---------------------------------------------------------------- when memory ran out
+# ---------------------------------------------------------------- out of memory
 
 
 def smaller_pieces(
     run: Run, batches: Sequence[Batch], short: DidNotFit, generators: Mapping[str, Any], snapshots: Snapshots
 ) -> Sequence[Batch]:
-    """Divide the batches of a step that did not fit, to take it again with the same random numbers.
+    """Split the batches of a step that did not fit, and restore the random states, so that it can be taken again.
 
-    Returns none where weights had moved already: the run is back at the held state then. Raises OutOfMemoryError, with
-    a good checkpoint on disk, where smaller pieces cannot help.
+    If an optimizer may have stepped already, rolls back and returns no batches. Raises OutOfMemoryError, with a good
+    checkpoint on disk, if smaller pieces cannot help.
     """
     if run.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -274,9 +274,9 @@ def smaller_pieces(
 
 
 def lower_limit(run: Run, micro_batch: Batch | None, snapshots: Snapshots) -> int:
-    """Let no micro-batch take more than half of what did not fit, on any rank, from here on.
+    """Limit micro-batches, on all ranks, to half the frames of the one that did not fit; return the limit.
 
-    Raises OutOfMemoryError, with a good checkpoint on disk, where that was a single clip.
+    Raises OutOfMemoryError, with a good checkpoint on disk, if that was a single clip.
     """
     own = None if micro_batch is None else (run.loader.half_of(micro_batch), list(micro_batch.ids))
     failed = [answer for answer in run.ranks.gather(own) if answer is not None]
@@ -295,7 +295,7 @@ def lower_limit(run: Run, micro_batch: Batch | None, snapshots: Snapshots) -> in
 
 
 def check_update(run: Run, update: str | None, snapshots: Snapshots) -> None:
-    """Raise OutOfMemoryError, with a good checkpoint on disk, where some rank has no room to update weights."""
+    """Raise OutOfMemoryError, with a good checkpoint on disk, if a rank's memory ran out while updating weights."""
     found = next((one for one in run.ranks.gather(update) if one is not None), None)
     if found is None:
         return
@@ -309,9 +309,9 @@ def check_update(run: Run, update: str | None, snapshots: Snapshots) -> None:
 
 
 def _leave_for_memory(run: Run, snapshots: Snapshots, message: str, *, hint: str) -> NoReturn:
-    """Raise OutOfMemoryError once a good checkpoint is on disk; one process speaks."""
+    """Raise OutOfMemoryError once a good checkpoint is on disk; only the main rank prints it."""
     good = _leave_good_checkpoint(run, snapshots)
-    run.ranks.barrier()  # a launcher ends all with the first, and the main process may still have been writing
+    run.ranks.barrier()  # a launcher ends all processes with the first, and the main one may still be writing
     if not run.ranks.main:
         raise PeerError(message, exit_code=OutOfMemoryError.exit_code, told=True)
     raise OutOfMemoryError(message, hint=f"{hint}; `{good}` is saved", saved=True)
@@ -320,7 +320,7 @@ def _leave_for_memory(run: Run, snapshots: Snapshots, message: str, *, hint: str
 def tell_of_memory(
     run: Run, micro_batch: Batch | None, *, limit: int, restored: int | None, notes: Sequence[str] = ()
 ) -> None:
-    """Write an incident: what did not fit, and what is done from here on."""
+    """Report an out-of-memory incident: what did not fit, and the new limit."""
     own = [] if micro_batch is None else list(micro_batch.ids)
     incident = Incident(
         step=run.progress.step,
@@ -338,7 +338,7 @@ def tell_of_memory(
 
 
 def tell(run: Run, incident: Incident) -> None:
-    """Write an incident into the run's folder and show it; a disk that does not take it is no second incident."""
+    """Write an incident into the run's folder and show it; a failure to write is shown and does not end the run."""
     if not run.ranks.main:
         return
     try:
@@ -349,7 +349,7 @@ def tell(run: Run, incident: Incident) -> None:
 
 
 def _leave_good_checkpoint(run: Run, snapshots: Snapshots) -> Path:
-    """Save the held state unless a later one is on disk."""
+    """Save the snapshot unless a later checkpoint is on disk; return the folder."""
     run.store.wait()
     last = run.ranks.broadcast(run.store.last())
     if last is not None and last >= run.store.folder(snapshots.step):
@@ -367,18 +367,18 @@ def _sentence(incident: Incident) -> str:
     return "; ".join([f"{what}: {', '.join(figures)}" if figures else what, *incident.notes, *after])
 
 
-# ---------------------------------------------------------------- when something else ends the run
+# ---------------------------------------------------------------- other errors
 
 
 @dataclass(slots=True)
 class Whereabouts:
-    """Where the loop is when an error comes."""
+    """Where the loop is when an error occurs."""
 
-    in_step: bool = False  # weights may have moved in part
+    in_step: bool = False  # some weights may have been updated and others not
 
     @contextmanager
     def in_a_step(self) -> Iterator[None]:
-        """Be in a step until it is over; an error inside leaves the mark."""
+        """Set `in_step` until the step is complete; after an error it stays set."""
         self.in_step = True
         yield
         self.in_step = False
@@ -386,9 +386,9 @@ class Whereabouts:
 
 @contextmanager
 def saved_on_error(run: Run, snapshots: Snapshots) -> Iterator[Whereabouts]:
-    """Save the run before an error ends it that has not seen to that: as it stands, or as held if it was in a step.
+    """Save the run if an error ends it and did not save it: the current state, or the snapshot if in a step.
 
-    The main process saves it alone: the others may not be there any more. What a run starts with needs no saving.
+    The main rank saves by itself: the others may be gone. At step 0 there is nothing to save.
     """
     whereabouts = Whereabouts()
     try:

@@ -19,7 +19,7 @@ from ttstrain.train.snapshot import Snapshots
 
 
 def look_for_requests(run: Run, signals: Signals, *, before: Requests | None = None) -> Requests:
-    """Look for requests, beside those of `before`. Ranks agree: what one is asked for, all do."""
+    """Return the requests so far, those of `before` included. A request to one rank counts for all."""
     before = before or Requests()
     leave, save = signals.requested(), signals.save_requested() or before.save or run.folder_is_lost()
     if run.ranks.alone:
@@ -31,7 +31,7 @@ def look_for_requests(run: Run, signals: Signals, *, before: Requests | None = N
 
 
 def answer(run: Run, requests: Requests, snapshots: Snapshots, held_out: Sequence[Pieces]) -> Ending | None:
-    """Do what is asked for where no step was taken; return how the run ended, if it did."""
+    """Handle requests after a step that was not taken; return how the run ended, if it did."""
     if not (requests.leave or requests.save):
         return None
     if unsound := recovery.look(run, {}):
@@ -43,7 +43,7 @@ def answer(run: Run, requests: Requests, snapshots: Snapshots, held_out: Sequenc
 
 
 def save_and_leave(run: Run, request: Request) -> Ending:
-    """Save the state unless its checkpoint is on disk; raises what a signal asks for."""
+    """Save the state unless its checkpoint is on disk, then leave. Raises Preempted or Interrupted for a signal."""
     run.store.wait()
     step = run.progress.step
     saved = run.ranks.broadcast(is_checkpoint(run.store.folder(step)))
@@ -53,7 +53,7 @@ def save_and_leave(run: Run, request: Request) -> Ending:
 
 
 def leave(run: Run, how: Leave) -> Ending:
-    """End the run once what it saved is on disk: return how it ended, or raise what a signal asks for."""
+    """End the run once its checkpoints are on disk: return how it ended, or raise Preempted or Interrupted."""
     run.store.wait()
     tell_saved(run)
     message = f"{how} after step {run.progress.step}; saved `{run.store.folder(run.progress.step)}`"
@@ -66,6 +66,6 @@ def leave(run: Run, how: Leave) -> Ending:
 
 
 def tell_saved(run: Run) -> None:
-    """Say which checkpoints have come to lie on the disk. Raises the error of one that could not be written."""
+    """Report checkpoints that have been written since the last call. Raises the error of one that failed."""
     for line in run.store.news():
         run.trackers.note(line)

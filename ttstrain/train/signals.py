@@ -1,4 +1,4 @@
-"""Requests from outside to stop or to save: signals and files, noticed between two steps.
+"""Requests to stop or to save, by signals and files, handled between two steps.
 
 SIGTERM, SIGUSR1       finish the step, save, leave with exit code 75     batch systems, before they take a machine
 SIGHUP                 the same; not where it is ignored, as under nohup  a terminal that is closed
@@ -28,11 +28,11 @@ from ttstrain.errors import Preempted
 from ttstrain.terminal import on_one_line
 
 Request = Literal["preempted", "interrupted", "stop"]
-HURRIED = ("preempted", "interrupted")  # requests of a signal: batch systems kill what takes longer than they grant
+HURRIED = ("preempted", "interrupted")  # requests by signal: batch systems kill a job after a short grace time
 
 log = logging.getLogger(__name__)
 
-POLL_S = 1.0  # between looks for the files: a look at a network drive may take a millisecond
+POLL_S = 1.0  # between checks for the files: one on a network drive may take a millisecond
 
 # SIGUSR1 is what `sbatch --signal=USR1@120` sends two minutes before the end. Windows has it no more than SIGHUP.
 _PREEMPTING = tuple(
@@ -41,16 +41,15 @@ _PREEMPTING = tuple(
 _Handler = Callable[[int, FrameType | None], None]
 
 
-class Hurried(Exception):  # noqa: N818  no failure: what was being done can be left out
-    """Someone asked to leave while something went on that can be left out."""
+class Hurried(Exception):  # noqa: N818  no failure: the evaluation or preview is left out
+    """A signal asked to leave during an evaluation or a preview, which can be left out."""
 
 
 @contextmanager
 def starting(*, speak: bool = True) -> Iterator[None]:
-    """End the program with exit code 75 when a batch system wants the machine back, without a clean-up.
+    """End the program at once with exit code 75 when a batch system sends a signal, without clean-up.
 
-    For the seconds in which modules are imported and nothing has begun, and for those after a run. Enter it in the
-    main thread.
+    For the seconds of imports before a run begins, and for those after it. Enter it in the main thread.
     """
 
     def leave(number: int, _frame: FrameType | None) -> None:
@@ -70,7 +69,7 @@ def starting(*, speak: bool = True) -> Iterator[None]:
 
 @contextmanager
 def preparing() -> Iterator[None]:
-    """Raise Preempted when a batch system wants the machine before there is anything to save.
+    """Raise Preempted when a batch system sends a signal before the first step: there is nothing to save.
 
     Enter it in the main thread.
     """
@@ -89,7 +88,7 @@ def preparing() -> Iterator[None]:
 
 
 def _handle(numbers: Iterable[int], handler: _Handler) -> dict[int, Any]:
-    """Set a handler and return the former ones. A SIGHUP that is ignored stays ignored: nohup asked for that."""
+    """Set a handler and return the former ones. An ignored SIGHUP stays ignored, as nohup wants."""
     sighup = getattr(signal, "SIGHUP", None)
     wanted = [number for number in numbers if number != sighup or signal.getsignal(number) != signal.SIG_IGN]
     return {number: signal.signal(number, handler) for number in wanted}
@@ -97,27 +96,27 @@ def _handle(numbers: Iterable[int], handler: _Handler) -> dict[int, Any]:
 
 def _put_back(former: Mapping[int, Any]) -> None:
     for number, handler in former.items():
-        signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: was not set from Python
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: it was not set by Python
 
 
 def _write(message: str) -> None:
-    """Write to stderr past every buffer and lock, which the interrupted code may hold; stderr may be gone."""
+    """Write to stderr without buffers and locks, which the interrupted code may hold; stderr may be closed."""
     with suppress(OSError):
         os.write(2, f"\n{message}\n".encode())
 
 
 class Signals:
-    """Collects requests while it is entered; puts the former signal handlers back when it is left.
+    """Collects requests while it is entered; restores the former signal handlers when it is left.
 
-    Enter it in the main thread, when the run is about to train: a `STOP` or `SAVE` from before is removed. Worker
-    processes forked meanwhile ignore all of its signals: a Ctrl-C and most batch systems signal every process, and the
-    last step still needs its data.
+    Enter it in the main thread just before training: old `STOP` and `SAVE` files are removed. Worker processes that
+    are forked meanwhile ignore its signals: Ctrl-C and most batch systems signal every process, and the last step
+    still needs its data.
     """
 
     def __init__(self, run_dir: Path, *, speak: bool = True, clock: Callable[[], float] = time.monotonic) -> None:
         self._stop_file = run_dir / "STOP"
         self._save_file = run_dir / "SAVE"
-        self._speak = speak  # one of several processes is enough
+        self._speak = speak  # False in all processes but one
         self._clock = clock
         self._looked = -POLL_S
         self._save = False
@@ -130,29 +129,29 @@ class Signals:
         self._former: dict[int, Any] = {}
 
     def requested(self) -> Request | None:
-        """Return why to stop after this step; the first request stays. Cheap enough to call every step."""
+        """Return why to stop after this step; later requests do not replace the first. Cheap: call it every step."""
         self._look_for_files()
         return self._request
 
     def save_requested(self) -> bool:
-        """Return whether a checkpoint was asked for since the last call."""
+        """Return whether a checkpoint was requested since the last call."""
         self._look_for_files()
         asked, self._save = self._save, False
         return asked
 
     @property
     def hurried(self) -> bool:
-        """Whether a signal asks to leave; what can be left out until the state is saved should be."""
+        """Whether a signal asks to leave: save first, and leave out evaluation and previews."""
         return self._request in HURRIED
 
     def answered(self) -> None:
-        """Let the next signal be a request of its own: the state is saved, and what still goes on can be left out."""
+        """Mark the request as handled: the state is saved, and the next signal leaves the last evaluation out."""
         self._request, self._ctrl_c = None, False
         self._doing = "leaving the last evaluation and samples out"
 
     @contextmanager
     def breakable(self) -> Iterator[None]:
-        """Raise Hurried inside as soon as a signal asks to leave, or at once where one has."""
+        """Raise Hurried inside the block as soon as a signal asks to leave, at once if one already has."""
         if self.hurried:
             raise Hurried
         self._breakable = True
@@ -180,7 +179,7 @@ class Signals:
             return  # a forked worker
         if number == signal.SIGINT:
             if self._ctrl_c:
-                signal.signal(signal.SIGINT, signal.SIG_DFL)  # a third Ctrl-C does not even ask Python
+                signal.signal(signal.SIGINT, signal.SIG_DFL)  # a third Ctrl-C ends the process without Python
                 raise KeyboardInterrupt
             self._ctrl_c = True
             self._say(f"Ctrl-C: {self._doing}; press again to stop at once")
@@ -206,9 +205,9 @@ class Signals:
         self._save = self._take(self._save_file) or self._save
 
     def _take(self, file: Path) -> bool:
-        """Remove a file and tell whether it was there, so that each request counts once.
+        """Remove a request file and return whether it existed, so that each request counts once.
 
-        A drive that fails, or a folder that cannot be written, must not end the run: it is told once.
+        A failing drive or a read-only folder must not end the run: one warning is logged.
         """
         try:
             file.unlink()

@@ -1,4 +1,4 @@
-"""One stage of a run after another: what changes with them, beside the learning rates."""
+"""Changes of stage: loader, guard, early stop and best; the learning rates follow the curriculum by themselves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ OF_STAGE = "eval/stage/"  # losses on held-out clips like those of the running s
 
 
 def go_on_in_stage(run: Run) -> None:
-    """Put loader and early stop where the run's stage says, at the start of a run and where one goes on."""
+    """Set loader and early stop to the run's stage, at the start of a run and on resume."""
     curriculum = run.optimizers.curriculum
     curriculum.catch_up(run.progress.step)
     if not curriculum.staged:
@@ -20,7 +20,7 @@ def go_on_in_stage(run: Run) -> None:
 
 
 def begin_next_stage(run: Run) -> None:
-    """Let the running stage end here, and the next one begin. A rollback never goes back beyond this step."""
+    """End the running stage and begin the next one. No rollback goes back beyond this step."""
     place = run.optimizers.curriculum.end_stage(run.progress.step)
     run.loader.enter(place.stage.name)
     run.guard.begin_stage()

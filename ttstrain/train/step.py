@@ -29,7 +29,7 @@ UPDATE_HINT = (
 
 
 class Stepping(Protocol):
-    """The parts of a run that a step touches."""
+    """The parts of a run that a step uses."""
 
     device: torch.device
     ranks: Ranks
@@ -43,7 +43,7 @@ class Stepping(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What one step did. Losses are means over the whole global batch."""
+    """The values of one step. Losses are means over the whole global batch."""
 
     step: int  # updates done after this step
     lrs: Mapping[str, float]  # "<optimizer>/<group>" -> LR in the parameter group during the update
@@ -53,7 +53,7 @@ class StepReport:
     group_norms: Mapping[str, float]  # "<optimizer>/<group>" -> norm before clipping; only when measured
     update_ratios: Mapping[str, float]  # "<optimizer>/<group>" -> |dw| / |w|; only when measured
     refused: Mapping[str, UpdateVerdict]  # optimizer -> why it did not step
-    stepped: Sequence[str]  # optimizers that did
+    stepped: Sequence[str]  # optimizers that stepped
     ids: Sequence[str]  # this rank's clips
     num_frames: int  # over all ranks, without padding
     num_padded: int
@@ -62,11 +62,11 @@ class StepReport:
 
 @dataclass(slots=True)
 class _Tally:
-    """Adds up the step's scalars on the device; read in one transfer at the end."""
+    """Sums the step's scalars on the device; they are read in one transfer at the end."""
 
     losses: dict[str, Tensor] = field(default_factory=dict)
     metrics: dict[str, Tensor] = field(default_factory=dict)
-    counts: dict[str, Tensor] = field(default_factory=dict)  # of the metrics that are means over units of their own
+    counts: dict[str, Tensor] = field(default_factory=dict)  # of metrics with a count of their own (`Mean`)
     by_optimizer: dict[str, Tensor] = field(default_factory=dict)
     statistics: dict[str, Tensor] = field(default_factory=dict)
 
@@ -95,12 +95,12 @@ class _Measured:
         return _to_host(self.update_ratios)
 
 
-class DidNotFit(Exception):  # noqa: N818  what happened, and no failure of the run yet
-    """Memory ran out during a step, on this rank or another; all raise it.
+class DidNotFit(Exception):  # noqa: N818  handled by the loop: the step is taken again in pieces
+    """Memory ran out during a step, on this rank or another; all ranks raise it.
 
-    `micro_batch` is the one that this rank was at when its memory ran out. `half_done` says that an optimizer may have
-    moved its weights already, on this rank. `update` names what this rank was updating where nothing of the batch was
-    left to be computed: smaller micro-batches would not help.
+    `micro_batch` is the one that this rank was computing when its memory ran out. `half_done`: an optimizer of this
+    rank may have updated its weights already. `update` names what this rank was updating if no loss was left to
+    compute: smaller micro-batches would not help then.
     """
 
     def __init__(self, *, micro_batch: Batch | None, half_done: bool, update: str | None = None) -> None:
@@ -112,17 +112,17 @@ class DidNotFit(Exception):  # noqa: N818  what happened, and no failure of the 
 
 @dataclass(slots=True)
 class _Walk:
-    """How far a step has come."""
+    """The state of a step that is being computed."""
 
     tally: _Tally = field(default_factory=_Tally)
     refused: dict[str, UpdateVerdict] = field(default_factory=dict)
-    begun: list[str] = field(default_factory=list)  # optimizers that began to move their weights
-    stepped: list[str] = field(default_factory=list)  # and that finished
+    begun: list[str] = field(default_factory=list)  # optimizers whose update has begun
+    stepped: list[str] = field(default_factory=list)  # optimizers whose update is complete
     grad_norms: dict[str, float] = field(default_factory=dict)
     measured: _Measured | None = None
     at: int = 0  # micro-batch
-    updating: str | None = None  # what is being updated: an optimizer's weights, or their average
-    exchanging: bool = False  # with the other ranks, which wait where this one is
+    updating: str | None = None  # an optimizer's name, or what else is being updated: EMA weights, statistics
+    exchanging: bool = False  # data with the other ranks, which wait for this one
     ran_out: bool = False  # of memory, on this rank
 
 
@@ -131,10 +131,10 @@ def train_step(run: Stepping, micro_batches: Sequence[Batch], *, measure: bool =
 
     Each loss is a mean over its micro-batch's `weight` units; it is scaled by that weight's share of the global batch,
     so that any split into micro-batches and ranks gives the gradient of one large batch. An update that the guard
-    refuses leaves its optimizer, and every later one of this step, untouched; one that stepped before it has stepped,
-    and the report says so. `measure` adds per-group figures that logging wants and the update does not need.
+    refuses leaves its optimizer, and every later one of this step, untouched; optimizers that stepped before it are
+    listed in the report. `measure` adds per-group norms and update ratios for logging.
 
-    Raises DidNotFit, without gradients left, when memory runs out, and RecipeError where there is nothing to learn.
+    Raises DidNotFit, with all gradients cleared, when memory runs out, and RecipeError if the batch weighs nothing.
     """
     run.optimizers.set_lr(run.progress.step, factor=run.guard.lr_factor)
     lrs = run.optimizers.logged_lrs()
@@ -158,7 +158,7 @@ def train_step(run: Stepping, micro_batches: Sequence[Batch], *, measure: bool =
             raise
         _refuse_in_an_exchange(run, walk, error)
         walk.ran_out = True
-    if walk.ran_out:  # told outside the handler, where the error no longer holds the step's tensors
+    if walk.ran_out:  # outside the handler: there the exception still holds the step's tensors in memory
         run.ranks.all_fit(False)
         _stop_short(run, batches[walk.at], walk, update=_last_update(run, walk))
     _settle(run, walk, counts)
@@ -178,7 +178,7 @@ def _descend(run: Stepping, loss: Loss, walk: _Walk, *, share: float, last: bool
 
 
 def _learn_and_average(run: Stepping, walk: _Walk) -> None:
-    """Do what follows the last optimizer of a step, unless one was refused."""
+    """Update statistics and EMA after the last optimizer, unless an update was refused."""
     if walk.tally.statistics and not walk.refused:
         _learn(run, walk)
     if run.ema is not None and not walk.refused:
@@ -190,7 +190,7 @@ def _learn_and_average(run: Stepping, walk: _Walk) -> None:
 
 def _refuse_in_an_exchange(run: Stepping, walk: _Walk, error: Exception) -> None:
     """Raise OutOfMemoryError where memory ran out while the ranks were exchanging something."""
-    if walk.exchanging and not run.ranks.alone:  # the others wait for its gradients, not for its word
+    if walk.exchanging and not run.ranks.alone:  # the others wait in the sum of gradients and cannot be told
         raise OutOfMemoryError(
             f"memory ran out in step {run.progress.step + 1} while gradients were summed over the processes",
             hint=UPDATE_HINT,
@@ -198,7 +198,7 @@ def _refuse_in_an_exchange(run: Stepping, walk: _Walk, error: Exception) -> None
 
 
 def _learn(run: Stepping, walk: _Walk) -> None:
-    """Sum what the losses met over ranks, and let the task learn from it."""
+    """Sum the losses' statistics over ranks, and pass them to the task's `learn`."""
     if not run.ranks.all_fit(True):
         _stop_short(run, None, walk)
     walk.updating, walk.exchanging = STATISTICS, True
@@ -217,14 +217,14 @@ def _stop_short(run: Stepping, micro_batch: Batch | None, walk: _Walk, *, update
 
 
 def _last_update(run: Stepping, walk: _Walk) -> str | None:
-    """Return what is being updated when every other optimizer has had its turn; None while losses are to come."""
+    """Return what is being updated if every other optimizer is done; None if losses are still to be computed."""
     waiting = [name for name in run.optimizers.names if name not in walk.grad_norms and run.optimizers.params(name)]
     return walk.updating if set(waiting) <= {walk.updating} else None
 
 
 @dataclass(frozen=True, slots=True)
 class _Counts:
-    """What the global batch holds."""
+    """Sizes of the global batch."""
 
     weight: float
     frames: float
@@ -247,7 +247,7 @@ def _count(run: Stepping, batches: Sequence[Batch]) -> _Counts:
 
 
 def _check_weight(run: Stepping, batches: Sequence[Batch], *, total: float) -> None:
-    """Raise RecipeError, on every rank, where nothing of the global batch is to be learned: no mean is defined."""
+    """Raise RecipeError, on every rank, if the global batch has weight 0: its mean loss is undefined."""
     if not total > 0:
         clips = [f"`{clip}`" for batch in batches for clip in batch.ids]
         shown = ", ".join(clips[:3]) + (f" and {len(clips) - 3} more" if len(clips) > 3 else "")
@@ -259,10 +259,10 @@ def _check_weight(run: Stepping, batches: Sequence[Batch], *, total: float) -> N
 
 
 def _update(run: Stepping, name: str, walk: _Walk) -> None:
-    """Sum over ranks, unscale, clip, judge, step and zero one optimizer.
+    """Sum gradients over ranks, unscale, clip, ask the guard, step and zero one optimizer.
 
-    Losses and gradient norm cross to the host together: the one wait that a decision before the step costs. A loss of
-    another optimizer that is not finite keeps this one from stepping too, where it is known already.
+    Losses and gradient norm are copied to the host together, the only synchronisation before the step. If the loss of
+    another optimizer is already known and not finite, this one does not step either.
     """
     walk.updating, walk.exchanging = name, True
     parameters = run.optimizers.params(name)
@@ -299,7 +299,7 @@ def _step(run: Stepping, name: str, measured: _Measured | None) -> None:
 
 
 def _settle(run: Stepping, walk: _Walk, counts: _Counts) -> None:
-    """Adapt the loss scale, and count the step where it was taken."""
+    """Adapt the loss scale, and count the step unless an update was refused."""
     run.precision.settle(overflowed=any(verdict.judgement == "overflow" for verdict in walk.refused.values()))
     if not walk.refused:
         run.progress.step += 1

@@ -1,4 +1,4 @@
-"""What is logged of a step."""
+"""The metrics that are logged for a step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ttstrain.train.step import StepReport
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A step that was taken, and where its time went."""
+    """A completed step and its times."""
 
     report: StepReport
     batches: Sequence[Batch]
@@ -22,7 +22,7 @@ class Taken:
 
 
 def log_step(run: Run, taken: Taken) -> None:
-    """Give the trackers all figures of a step."""
+    """Log all metrics of a step to the trackers."""
     if not run.ranks.main:
         return
     report = taken.report
@@ -53,7 +53,7 @@ def log_step(run: Run, taken: Taken) -> None:
 
 
 def _mfu(run: Run, batches: Sequence[Batch], *, step_s: float) -> float | None:
-    """Return the share of this process's device that useful arithmetic took; None where one of the two is unknown."""
+    """Return the MFU: FLOPs of the step per second over the device's peak; None if either is unknown."""
     peak = peak_flops(run.device, run.precision.kind, run.plan.recipe.train.tf32)
     if peak is None:
         return None

@@ -1,4 +1,4 @@
-"""Parameters that are to be trained and that no loss reaches: found in the first steps, and named."""
+"""Detect trainable parameters without a gradient in the first steps."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from ttstrain.errors import RecipeError
 from ttstrain.modules import lora
 from ttstrain.train.run import Run
 
-FIRST_STEPS = 10  # a parameter may be needed by few of the clips
+FIRST_STEPS = 10  # several: a parameter may be used for few clips only
 SHOWN = 3
 
 
 def tell_of_untrained(run: Run) -> None:
-    """Name, once, the trainable parameters that had no gradient in the first steps that train them.
+    """Report once the trainable parameters that had no gradient in the first steps that train them.
 
-    Raises RecipeError, on every process, where they are adapters: whoever adapts a layer means it to be trained. Waits
-    for no device.
+    Raises RecipeError, on every process, if one is a LoRA adapter: `lora.targets` asked to train it. Does not
+    synchronise with the device.
     """
     after = min(FIRST_STEPS, run.optimizers.curriculum.total_steps)
     names = run.optimizers.take_without_gradient(after=after)

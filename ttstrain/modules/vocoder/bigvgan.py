@@ -38,7 +38,7 @@ class BigVganConfig:
 
 
 class BigVgan(nn.Module):
-    """Speak a log-mel; each frame becomes as many samples as the product of the upsampling rates."""
+    """Turn a log-mel into a waveform; each frame becomes as many samples as the product of the upsampling rates."""
 
     def __init__(self, config: BigVganConfig) -> None:
         super().__init__()

@@ -33,7 +33,7 @@ class VocosConfig:
 
 
 class Vocos(nn.Module):
-    """Speak a log-mel with centred frames."""
+    """Turn a log-mel with centred frames into a waveform."""
 
     def __init__(self, config: VocosConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Cantonese phonemes: Jyutping of each character by ToJyutping, in two parts with a Y before each, the tone at the end.
+"""Cantonese phonemes: ToJyutping's Jyutping of each character, in two parts with a Y before each, the tone at the end.
 
 Upstream takes the longest beginning that it counts as an initial, vowels included: `aai1` is `Yaa Yi1`. A syllable that
 is no longer than that says its last letter again: `m4` is `Ym Ym4`.
@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from ttstrain.families.gpt_sovits.text.mixed import read_mixed
 from ttstrain.families.gpt_sovits.text.reading import Reading, load
 
-# `aa` before all that begin with it, as in upstream's list; of the others the longest counts.
+# `aa` comes before initials that begin with it, as in upstream's list; of the others the longest match counts.
 _FIRST = re.compile("aa|a[iptku]?|ong|o[nuik]?|ung|uk|e|kw|gw|ng|[bcdfghjklmnpstwyz]")
 
 
 def read(text: str, version: str) -> Reading:
-    """Read a sentence; `normalized` has its characters, Latin words and five marks. Versions from v2 on read alike."""
+    """Read a sentence; `normalized` has its characters, Latin words and five marks. Equal for v2 and later."""
     del version
     return read_mixed(text, _phones, simplify=False)
 

@@ -1,7 +1,7 @@
 """Mandarin phonemes: numbers in words, words, pinyin, spoken tones, initials and finals.
 
-Readings of characters with several come from pypinyin's phrases. Upstream asks a neural net besides (g2pW), which the
-published weights from v2 on were trained with; the two differ in a few characters of a hundred sentences.
+Characters with several readings are resolved by pypinyin's phrases. Upstream also uses a neural net (g2pW), with which
+the published weights from v2 on were trained; the two differ in a few characters of a hundred sentences.
 """
 
 from __future__ import annotations

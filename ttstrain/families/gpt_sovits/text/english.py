@@ -1,9 +1,9 @@
 """English phonemes, ARPAbet with stress, by the rules of upstream's front end: CMUdict first, then letters.
 
-Differences, all towards what a person says: names that the dictionary lacks are not cut into words, and others only
-into words it has; semicolons, colons and dashes are pauses; a word in capitals is spelled only where the dictionary
-does not have it. Verbs are told from their homographs by the words around them, where upstream asks a tagger whose data
-must be downloaded.
+Differences from upstream, all closer to how people speak: names that the dictionary lacks are not cut into words, and
+other words only into words that it has; semicolons, colons and dashes are pauses; a word in capitals is spelled out
+only if the dictionary lacks it. Homographs (verb or noun) are resolved by the neighbouring words; upstream uses a
+tagger whose data must be downloaded.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _TOKEN = re.compile(r"[A-Za-z]+(?:['-][A-Za-z]+)*|[.,?!'-]")
 
 
 def read(text: str, version: str) -> Reading:
-    """Read a sentence; numbers and abbreviations become words first. All versions read alike."""
+    """Read a sentence; numbers and abbreviations become words first. The result is the same for all versions."""
     normalized = english_text.normalize(text, dictionary())
     phones = read_words(normalized)
     if len(phones) < _FEWEST_PHONES:
@@ -75,7 +75,7 @@ def dictionary() -> Mapping[str, tuple[str, ...]]:
 
 
 def _word(word: str, *, is_name: bool = False) -> Sequence[str]:
-    """Look a word up, or take it apart: letters, the owner's `'s`, hyphens, compounds; else guess from its spelling."""
+    """Look a word up, or split it (letters, possessive `'s`, hyphens, compounds); else predict it from its spelling."""
     lower = word.lower()
     if lower in dictionary():
         return dictionary()[lower]
@@ -108,7 +108,7 @@ def _possessive(phones: Sequence[str]) -> Sequence[str]:
 
 @cache
 def _compound(word: str) -> Sequence[str]:
-    """Divide a word into words of the dictionary; none where a part is too short to be one."""
+    """Split a word into words of the dictionary; empty if a part is too short."""
     library = load("wordsegment", language="en")
     if not library.UNIGRAMS:
         library.load()

@@ -58,7 +58,7 @@ def normalize(text: str, words: Container[str]) -> str:
     text = re.sub(rf"(?<={_LETTERS})[’ʼ](?={_LETTERS})", "'", text)
     if "‘" not in text:  # else it closes a quotation
         text = re.sub(r"(?<=s)[’ʼ](?=\s|$)", "'", text)
-    shouted = text.isupper() and len(re.findall(rf"{_LETTERS}{{2,}}", text)) > 1  # nothing is told by its capitals
+    shouted = text.isupper() and len(re.findall(rf"{_LETTERS}{{2,}}", text)) > 1  # capitals then mean nothing
     text = expand_numbers(_expand_signs(_expand_abbreviations(_expand_addresses(text))))
     text = re.sub(r"\s*(?:--+|[–—])\s*|\s+-\s+", ", ", text)
     text = "".join(_SIGNS.get(c) or _MARKS.get(c) or (f" {_GREEK[c]} " if c in _GREEK else c) for c in text)
@@ -74,7 +74,7 @@ def normalize(text: str, words: Container[str]) -> str:
 
 
 def unread(text: str, words: Container[str]) -> list[str]:
-    """Return the letters and signs that make no difference to the words of a text."""
+    """Return the letters and signs of a text that do not change its words."""
     return unsaid(text, lambda part: normalize(part, words), plain=lambda c: c.isascii() and c.isalnum())
 
 
@@ -149,7 +149,7 @@ def _expand_abbreviations(text: str) -> str:
 
 
 def _expand_streets(text: str) -> str:
-    """Tell saint from street, doctor from drive: by what stands before and after."""
+    """Expand `St.` to saint or street, `Dr.` to doctor or drive, by the neighbouring words."""
     end = r"(?=[\s,]*(?:$|,|\.|\b(?:Apt|Suite|Ste|Unit|and|in|near|at|is|was)\b))"
     text = re.sub(r"(?<=[a-z\d] )St\.(?=\s*$)", "street.", text)
     text = re.sub(rf"(?<=[a-z] )St\.{end}", "street", text)
@@ -163,7 +163,7 @@ def _expand_streets(text: str) -> str:
 
 
 def _spell_capitals(word: str, words: Container[str], *, shouted: bool) -> str:
-    """Divide what is spelled letter by letter, and names of several words, unless the dictionary has them whole."""
+    """Split words that are spelled letter by letter, and names of several words, unless the dictionary has them."""
     stem, apostrophe, ending = word.partition("'")
     lower = stem.lower()
     if stem.isupper() and len(stem) > 1:

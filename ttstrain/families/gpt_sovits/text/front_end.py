@@ -1,7 +1,7 @@
 """From a text to the ids that GPT and VAE read. Imports no torch.
 
-A phoneme that the table lacks becomes `UNK`, as upstream has it; here it is reported. Japanese marks the borders of
-accent phrases with `#`, which no table has: the published weights have learned that `UNK` is that border, so it is not.
+A phoneme that the symbol table lacks becomes `UNK`, as in upstream, and is reported, except for the border of Japanese
+accent phrases, `#`, which no table has: the published weights have learned `UNK` for it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _PACKAGE = "ttstrain.families.gpt_sovits.text"
 _MODULES = {"zh": "chinese", "en": "english", "ja": "japanese", "ko": "korean", "yue": "cantonese"}
 _LIBRARIES = ("inflect", "wordsegment", "wetext", "pypinyin", "rjieba", "pyopenjtalk-plus", "onnxruntime", "ToJyutping")
 _RULES = "3"
-"""Counts changes of our own rules: a change means that some texts give other phonemes."""
+"""Version of our own rules: raise it when some texts give other phonemes."""
 ACCENT_BORDER = "#"
 _SILENT = {*PAUSES, UNKNOWN, KOREAN_SPACE, KOREAN_STOP}
 
@@ -55,8 +55,8 @@ _SILENT = {*PAUSES, UNKNOWN, KOREAN_SPACE, KOREAN_STOP}
 class Phonemes:
     """A sentence as GPT and VAE read it.
 
-    `word2ph` counts the phonemes of each character of `normalized`, for BERT's features; Chinese and Cantonese alone
-    have it. `unknown` holds phonemes that became `UNK`, and letters and signs of the text that nobody will speak.
+    `word2ph` counts the phonemes of each character of `normalized`, for BERT's features; only Chinese and Cantonese
+    have it. `unknown` holds phonemes that became `UNK`, and letters and signs of the text that are dropped.
     """
 
     phones: tuple[str, ...]
@@ -93,9 +93,9 @@ def phonemize(text: str, language: str, *, version: str, dictionary: Dictionary 
 
 
 def spoken_language(written: str, text: str) -> str:
-    """Return the language that a text is read as, by what a list says of it: a code, a name, or `auto` for its script.
+    """Return the language code for a list's language column: a code, a name, or `auto` (detected from the script).
 
-    Upstream's own codes count: `all_zh`, `auto_yue`. Raises DataError for one that GPT-SoVITS does not have.
+    Upstream's own codes, such as `all_zh` and `auto_yue`, are accepted. Raises DataError for an unsupported language.
     """
     plain = written.strip().casefold()
     stem, *region = plain.replace("_", "-").split("-", maxsplit=1)
@@ -109,9 +109,9 @@ def spoken_language(written: str, text: str) -> str:
 
 
 def detect_language(text: str) -> str:
-    """Tell a text's language by its script: kana is Japanese, Hangul Korean, other Chinese characters Chinese.
+    """Detect a text's language by its script: kana is Japanese, Hangul Korean, other Chinese characters Chinese.
 
-    Cantonese is told by characters that only Cantonese writes. A text with none of these is English.
+    Cantonese is detected by characters that only Cantonese uses. A text with none of these is English.
     """
     if any("\u3041" <= c <= "\u30ff" or "\uff66" <= c <= "\uff9f" for c in text if c not in "・ー"):
         return "ja"
@@ -126,7 +126,7 @@ _CANTONESE_ONLY = frozenset("嘅咗喺冇唔佢啲嚟咁嗰哋瞓搵攞睇嘢乜
 
 
 def versions() -> Mapping[str, str]:
-    """Return what decides on phonemes: our rules and the installed libraries, for a checkpoint to keep."""
+    """Return the versions of our rules and of the libraries that determine phonemes; checkpoints store them."""
     return {"rules": _RULES, **{name: metadata.version(name) for name in _LIBRARIES if _is_installed(name)}}
 
 
@@ -143,7 +143,7 @@ class SovitsFrontEnd:
         self.dictionary = dictionary
         self.vocab: Sequence[str] = symbols(version)
         self.vocab_source = f"GPT-SoVITS {version}"
-        self.max_unknown = 1.0  # the table cannot grow: what it lacks is told, and nothing refused
+        self.max_unknown = 1.0  # the table cannot grow: unknown phonemes are reported and never refused
         self.unknown_as = "`UNK`, or not at all"
         self.separator = " "
         table = sha256("\n".join(self.vocab))
@@ -151,9 +151,9 @@ class SovitsFrontEnd:
         self.versions: Mapping[str, str] = {"tokenizer": "phonemes", **versions(), **own, VOCAB: f"sha256:{table}"}
 
     def tokens(self, text: str, language: str = "") -> list[Token]:
-        """Read one text into phonemes; what is not spoken stands at the end, as unknown.
+        """Read one text into phonemes; letters and signs that are dropped follow at the end, as unknown.
 
-        Of a text with nothing to speak every character is unknown.
+        If nothing in a text can be spoken, every character is unknown.
         """
         try:
             spoken = spoken_language(language or self.default_language, text)

@@ -1,4 +1,4 @@
-"""What numbers and signs among Chinese characters mean, written out where wetext reads them otherwise or not at all.
+"""Numbers and signs in Chinese texts, written out where wetext reads them wrongly or not at all.
 
 Dates and ordinals (二月二日, 第二名), ranges, hyphens that are no minus (COVID-19), rooms, telephone and other numbers
 that are said digit by digit, versions, two of something (两点), powers, fractions and marks of arithmetic. What is left
@@ -44,7 +44,7 @@ _SIGNS = {
 
 
 def write_out(text: str, *, cantonese: bool) -> str:
-    """Write in characters what wetext misreads; all else stays as it is."""
+    """Write numbers and signs that wetext misreads in characters; everything else is unchanged."""
     text = _plain_signs(text.translate(_HALF_WIDTH))
     text = re.sub(r"(?<=\d)：(?=\d)", ":", text)
     text = re.sub(r"(?<=\d)，(?=\d)", "、", text)  # a pause between two numbers, never thousands

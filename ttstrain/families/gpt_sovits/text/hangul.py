@@ -1,7 +1,8 @@
-"""How Hangul is pronounced: what the end of a syllable and the beginning of the next do to each other.
+"""Korean pronunciation: how the end of a syllable and the beginning of the next change each other.
 
-Rules of Standard Pronunciation by their numbers (표준 발음법, 1988). What only a tagger could tell is decided by the
-commoner case: a stem in ㄺ or ㄻ is a verb's, and verbs in ㄴ and ㅁ (신다, 감고) do not make the next consonant tense.
+Rules of Standard Pronunciation by their numbers (표준 발음법, 1988). Where a rule depends on the part of speech, the
+commoner case is assumed: a stem in ㄺ or ㄻ is a verb's, and verbs in ㄴ and ㅁ (신다, 감고) do not make the next
+consonant tense.
 """
 
 from __future__ import annotations

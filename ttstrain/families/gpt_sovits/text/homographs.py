@@ -1,7 +1,7 @@
-"""English words that are said in two ways, mostly one as a verb and one as a noun: `the record`, `to record`.
+"""English homographs: words with two pronunciations, mostly as verb and as noun: `the record`, `to record`.
 
-Which it is goes by the nearest words that are no adverbs. The table is g2p_en's (Apache-2.0), with upstream's
-corrections and one more word.
+The nearest words that are no adverbs decide. The table is g2p_en's (Apache-2.0), with upstream's corrections and one
+more word.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def choose(tokens: Sequence[str], index: int) -> tuple[str, ...]:
 
 
 def _is_verb(word: str, before: str, after: str) -> bool:
-    """Judge a word by its neighbours; an infinitive never ends in the `s` of the third person."""
+    """Decide by a word's neighbours whether it is a verb; an infinitive never has the `s` of the third person."""
     if word.endswith("s") and word[:-1] in homographs():
         return before in _BEFORE_VERBS_IN_S
     return before in _BEFORE_VERBS or (after in _OBJECTS and before not in _BEFORE_NOUNS)

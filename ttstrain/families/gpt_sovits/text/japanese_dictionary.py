@@ -1,4 +1,4 @@
-"""Which dictionary decides on Japanese readings and pitch: pyopenjtalk-plus's own, or one that a recipe names.
+"""The dictionary for Japanese readings and pitch: pyopenjtalk-plus's own, or one that a recipe names.
 
 Upstream reads with `open_jtalk_dic_utf_8-1.11`, the dictionary of Open JTalk, and a list of words of its own,
 `ja_userdic/userdict.csv`. pyopenjtalk-plus ships a larger dictionary and corrects some readings after it.
@@ -23,7 +23,7 @@ _PARTS = ("sys.dic", "matrix.bin", "char.bin", "unk.dic")  # of a compiled MeCab
 
 
 class Dictionary(NamedTuple):
-    """What a recipe names; empty: pyopenjtalk-plus's own."""
+    """The recipe's dictionary; empty: pyopenjtalk-plus's own."""
 
     system: str = ""  # folder of a compiled MeCab dictionary
     words: str = ""  # more words: a `.csv`, or a compiled `.dic`
@@ -43,7 +43,7 @@ def labels(text: str, dictionary: Dictionary) -> list[str]:
     Corrections of pyopenjtalk-plus are left out where the recipe names a dictionary of its own: they were made for the
     other one. Raises RecipeError for files that are no dictionary.
     """
-    load("onnxruntime", language="ja")  # without it OpenJTalk reads 何 otherwise, and says so on every start
+    load("onnxruntime", language="ja")  # without it OpenJTalk reads 何 differently, and warns on every start
     library: Any = load("pyopenjtalk", language="ja")
     if dictionary.is_own:
         made: list[str] = library.make_label(library.run_frontend(text))
@@ -56,12 +56,12 @@ def labels(text: str, dictionary: Dictionary) -> list[str]:
 
 @cache
 def digest(dictionary: Dictionary) -> str:
-    """Name a dictionary by its content, for features and checkpoints that depend on it. Raises RecipeError."""
+    """Return a hash of a dictionary, for features and checkpoints that depend on it. Raises RecipeError."""
     return sha256_of_files(_files(dictionary))[:16]
 
 
 def _files(dictionary: Dictionary) -> list[Path]:
-    """Return the files that decide. Raises RecipeError where one is not there."""
+    """Return the dictionary's files. Raises RecipeError if one is missing."""
     files = [Path(dictionary.system).expanduser() / part for part in _PARTS] if dictionary.system else []
     if missing := [path.name for path in files if not path.is_file()]:
         raise RecipeError(
@@ -110,7 +110,7 @@ def _compiled(dictionary: Dictionary, system: str) -> Path:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Keep MeCab's compiler, which is written in C, from writing among the output of a command."""
+    """Silence MeCab's compiler, which is written in C and prints to the command's output."""
     sys.stdout.flush()
     kept = os.dup(1)
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -34,7 +34,7 @@ _BETWEEN_LETTERS = {"&": "アンド", "@": "アットマーク", "+": "プラス
 
 
 def write_out(text: str) -> str:
-    """Write out what OpenJTalk misreads; all else stays as it is."""
+    """Write out numbers and signs that OpenJTalk misreads; everything else is unchanged."""
     text = _plain(text.translate(_HALF_WIDTH))
     for rules in (_formulas, _dates, _times, _telephones, _numbers, _signs, _letters):
         text = rules(text)

@@ -1,7 +1,7 @@
 """Korean phonemes: Hangul as it is pronounced, taken apart into simple letters, as upstream writes them.
 
 A space is `空`; a mark that has no symbol is `停`; a text that ends without a mark gets a full stop. Upstream's g2pk2
-also asks a tagger for what spelling alone does not decide.
+also uses a tagger, where the spelling does not determine the pronunciation.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _MARKS = {"：": ",", "；": ",", "，": ",", "。": ".", "！": "!", "？": "?"
 
 
 def read(text: str, version: str) -> Reading:
-    """Read a sentence; `normalized` has numbers and Latin letters in Hangul. Versions from v2 on read alike."""
+    """Read a sentence; `normalized` has numbers and Latin letters in Hangul. The same for all versions from v2 on."""
     del version
     normalized = write_out(text)
     phones: list[str] = []
@@ -43,7 +43,7 @@ def _is_letter(phone: str) -> bool:
 
 
 def _words(text: str) -> list[str]:
-    """Return what of a text is pronounced."""
+    """Return the part of a text that is pronounced."""
     return re.findall(r"[가-힣]+|[ㄱ-ㅣ]", write_out(text))
 
 

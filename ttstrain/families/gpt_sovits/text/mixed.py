@@ -1,7 +1,7 @@
-"""What Mandarin and Cantonese texts share: numbers in characters, five marks, and Latin words among them.
+"""Code shared by Mandarin and Cantonese: numbers in characters, five marks, and Latin words in the text.
 
-Latin words are read as English; upstream's front ends drop them. Their phonemes count for the first letter, so that
-`word2ph` still says for every character how many phonemes it has.
+Latin words are read as English; upstream's front ends drop them. Their phonemes are counted at their first letter, so
+that `word2ph` has an entry for every character.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def normalize(text: str, *, simplify: bool) -> str:
         text = _verbalizer(simplify).normalize(text.replace("…", "……"))
     if not simplify:
         text = text.replace("幺", "一").replace("两百", "二百")
-    text = re.sub(r"\d+", lambda found: by_digits(found[0]), text)  # what nobody has read
+    text = re.sub(r"\d+", lambda found: by_digits(found[0]), text)  # digits that no rule has replaced
     text = re.sub(r"\.{2,}", "…", text.translate(_MARKS))
     text = " ".join(_RUN.findall(text))
     text = re.sub(r"(?<![A-Za-z]) | (?![A-Za-z])", "", text)

@@ -1,7 +1,7 @@
 """Where ㄴ is said before a vowel that begins with i or y: 꽃잎 [꼰닙], 서울역 [서울력], 할 일 [할릴].
 
-Rule 29 of Standard Pronunciation asks for a compound, or for two words said as one; spelling does not show either. The
-commoner second parts of compounds are listed, and words that end alike and are none.
+Rule 29 of Standard Pronunciation applies to compounds, and to two words said as one, which the spelling does not show.
+So the commoner second parts of compounds are listed, and words that end like them and are no compounds.
 """
 
 from __future__ import annotations

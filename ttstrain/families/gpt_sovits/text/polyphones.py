@@ -1,9 +1,9 @@
-"""Characters with several readings where no phrase of the dictionary decides: by what stands before and after them.
+"""Rules for characters with several readings, by the text before and after them, where no phrase of pypinyin decides.
 
-The rules are for what people say often. The net that upstream asks from v2 on (g2pW) knows more; its weights must be
-downloaded. A phrase of pypinyin's keeps its readings, but for a few characters that are wrong in names.
+The rules cover frequent cases. The net that upstream uses from v2 on (g2pW) covers more; its weights must be
+downloaded. Characters in a phrase of pypinyin keep its readings, except for a few that are wrong in names.
 
-A rule stays only if people's labels (the CPP sentences, CSMSC) side with it against the dictionary, or if they have no
+A rule is kept only if human labels (the CPP sentences, CSMSC) agree with it and not with the dictionary, or have no
 case of it; the README beside this file has the figures.
 """
 
@@ -24,7 +24,7 @@ class _Rule(NamedTuple):
     after: str = ""  # a pattern that the text after it begins with
 
 
-# For each character its rules, of which the first that fits counts; none fits: the dictionary's own reading.
+# The rules of each character; the first that matches counts. If none does, the dictionary's reading is used.
 _RULES: dict[str, tuple[_Rule, ...]] = {
     "长": (
         _Rule("chang2", "", "着呢"),
@@ -152,9 +152,9 @@ _EVERYWHERE: dict[str, tuple[_Rule, ...]] = {
 
 
 def reading_of(run: str, place: int, *, in_phrase: bool) -> str | None:
-    """Return the reading of a character of a run of Chinese characters; None where the dictionary's is as good.
+    """Return the reading of a character in a run of Chinese characters; None to use the dictionary's.
 
-    `in_phrase` tells that a phrase of the dictionary has decided on it.
+    `in_phrase`: the character is in a phrase of the dictionary.
     """
     character = run[place]
     rules = (

@@ -1,4 +1,4 @@
-"""What every language's front end returns, and what they say when a library is missing."""
+"""The result type of every language's front end, the import of their libraries, and unspoken signs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 from ttstrain.errors import RecipeError
 
-SIGNS = frozenset("%#&@*/\\§¶†‡•※‰_")  # punctuation by Unicode, and words where they are said
-_MOST_JUDGED = 64  # signs of a text
+SIGNS = frozenset("%#&@*/\\§¶†‡•※‰_")  # punctuation in Unicode, but often spoken as words
+_MOST_JUDGED = 64  # signs of a text that are checked one by one
 INSTALL = 'pip install "ttstrain[gpt_sovits]"'
 
 
@@ -19,8 +19,8 @@ INSTALL = 'pip install "ttstrain[gpt_sovits]"'
 class Reading:
     """A sentence as phonemes, before unknown ones are replaced.
 
-    `word2ph` says for each character of `normalized` how many phonemes it has; Chinese and Cantonese have it. `dropped`
-    are letters, digits and symbols of the text that are not spoken.
+    `word2ph` is the number of phonemes of each character of `normalized`; only Chinese and Cantonese have it.
+    `dropped` are letters, digits and symbols of the text that are not spoken.
     """
 
     phones: tuple[str, ...]
@@ -32,7 +32,7 @@ class Reading:
 def load(module: str, *, language: str) -> Any:
     """Import a library of the `gpt_sovits` extra.
 
-    Raises RecipeError that tells how to install it.
+    Raises RecipeError with the command that installs it.
     """
     try:
         return import_module(module)
@@ -43,14 +43,14 @@ def load(module: str, *, language: str) -> Any:
 
 
 def is_spoken(character: str) -> bool:
-    """Tell letters, digits and signs, whose loss a person would want to know of, from punctuation and spaces."""
+    """Tell letters, digits and signs, whose loss is reported, from punctuation and spaces."""
     return unicodedata.category(character)[0] in "LNS" or unicodedata.normalize("NFKC", character) in SIGNS
 
 
 def unsaid(text: str, say: Callable[[str], object], *, plain: Callable[[str], bool]) -> list[str]:
-    """Return the letters and signs of a text that make no difference to what `say` makes of it, each in its place.
+    """Return, in order, the letters and signs of a text whose removal does not change the result of `say`.
 
-    A minus counts as a sign where a number follows it. `plain` tells characters that are always spoken.
+    A minus counts as a sign if a number follows it. `plain` tells characters that are always spoken.
     """
     places = [
         place
@@ -67,7 +67,7 @@ def unsaid(text: str, say: Callable[[str], object], *, plain: Callable[[str], bo
 
 
 def _joins(text: str, place: int) -> bool:
-    """Whether a slash stands between two letters or digits, as in and/or: nobody says it."""
+    """Whether a slash stands between two letters or digits, as in and/or: it is not spoken."""
     return text[place] == "/" and text[:place][-1:].isalnum() and text[place + 1 : place + 2].isalnum()
 
 

@@ -1,4 +1,4 @@
-"""How English words are spoken that no dictionary has: g2p_en's net of letters and phonemes, in numpy.
+"""Pronunciation of English words that no dictionary has: g2p_en's letter-to-phoneme net, in numpy.
 
 The weights are those of g2p_en 2.1.0 (Apache-2.0) in half precision: a GRU reads the letters, another writes phonemes,
 always the most probable one.

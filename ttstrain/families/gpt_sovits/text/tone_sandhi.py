@@ -1,8 +1,9 @@
-"""How the tones of Mandarin words change when they are spoken.
+"""Mandarin tone sandhi.
 
-The rules and the list of words are those of PaddleSpeech's front end, which the published weights were trained with: 不
-and 一 go by what follows, the first of two third tones rises, and particles, suffixes, reduplications and some 400
-words end in the neutral tone, 5. Words are merged first, so that a rule sees what is spoken in one go.
+The rules and the list of words are those of PaddleSpeech's front end, with which the published weights were trained:
+the tones of 不 and 一 depend on the next syllable, the first of two third tones rises, and particles, suffixes,
+reduplications and some 400 words end in the neutral tone, 5. Words are merged first, so that the rules see words that
+are spoken together as one.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Word:
 
 
 def merge_words(words: Sequence[Word]) -> list[Word]:
-    """Join words that tones see as one: 不 and 一 with what follows, reduplications, short runs of third tones, 儿."""
+    """Join words that the rules treat as one: 不 and 一 with the next word, reduplications, runs of third tones, 儿."""
     words = _merge(words, lambda left, right: left.text == "不")
     words = _merge_repeated_verbs(words)
     words = _merge(words, lambda left, right: left.text == "一")
@@ -76,7 +77,7 @@ def _merge(words: Sequence[Word], belongs: Callable[[Word, Word], bool]) -> list
     merged: list[Word] = []
     for word in words:
         if merged and word.text[0].isalpha() and belongs(merged[-1], word):
-            # 不 brings its part of speech to nothing: 不知道 is a verb, 一天 a number as in jieba's dictionary.
+            # A word after 不 keeps its part of speech: 不知道 is a verb; 一天 is a number, as in jieba's dictionary.
             pos = word.pos if merged[-1].text == "不" else merged[-1].pos
             merged[-1] = replace(_join(merged[-1], word), pos=pos)
         else:
