@@ -87,6 +87,15 @@ class Interrupted(UserError):
     exit_code = 130
 
 
+class UnprovenError(UserError):
+    """A proof has failed: what would be trained is not what would speak.
+
+    The fault lies in the program or in a family, not in recipe, data or files, which have exit codes of their own.
+    """
+
+    exit_code = 1
+
+
 class PeerError(UserError):
     """Another process of this run has failed, or was killed.
 

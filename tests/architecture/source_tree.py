@@ -35,6 +35,7 @@ ROOMS = (
     "infer",
     "judge",
     "runs",
+    "prove",
     "cli",
 )
 LONGEST_FUNCTION = 60  # lines

@@ -17,7 +17,7 @@ import pytest
 from typing_extensions import get_protocol_members, is_protocol
 
 from ttstrain import contract, registry
-from ttstrain.contract import checkpoint, data, export, family, model, project, table, task
+from ttstrain.contract import checkpoint, data, export, family, model, project, proof, table, task
 from ttstrain.contract.family import load_reference
 
 MOST_NAMES = 25
@@ -43,6 +43,7 @@ OFFERED = [
     data.FrontEnd,
     export.Exporter,
     project.ProjectFormat,
+    proof.Proof,
     table.LineFormat,
     table.TableFormat,
 ]
@@ -76,6 +77,10 @@ VALUES = [
     model.ResolvedRecipe,
     project.Chosen,
     project.ProjectSettings,
+    proof.Alignment,
+    proof.Change,
+    proof.Omitted,
+    proof.Twin,
     table.Column,
     table.Layout,
     table.Row,

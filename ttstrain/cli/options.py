@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-TAKE_KEYS = ("finetune", "resume", "plan", "prepare")  # commands that take `KEY=VALUE`
+TAKE_KEYS = ("finetune", "resume", "plan", "prepare", "prove")  # commands that take `KEY=VALUE`
 SAME_VALUE = {  # other trainers' names of keys; their values have the same meaning
     "learning_rate": "lr",
     "max_steps": "steps",

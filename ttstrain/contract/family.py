@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ttstrain.contract.data import TaskData
     from ttstrain.contract.export import Exporter
     from ttstrain.contract.project import ProjectFormat
+    from ttstrain.contract.proof import Proof
     from ttstrain.contract.table import LineFormat, TableFormat
     from ttstrain.contract.task import Task
 
@@ -52,6 +53,7 @@ class TaskSpec:
         ""  # "module:function" (opened, vocab=...) -> Interpretations; "" if shapes determine the model
     )
     export_class: str = ""  # an `Exporter`, built as Class(); "" if it cannot be exported
+    proof_class: str = ""  # a `Proof`, built as Class(task); "" if `prove` makes only the checks that fit every task
 
     def read_model(self, section: Mapping[str, Any]) -> ModelConfig:
         """Check a `model:` section, and fill in its defaults. Raises pydantic's ValidationError."""
@@ -82,6 +84,10 @@ class TaskSpec:
     def load_exporter(self) -> Exporter | None:
         exporter: Exporter | None = load_reference(self.export_class)() if self.export_class else None
         return exporter
+
+    def load_proof(self, task: Task) -> Proof | None:
+        proof: Proof | None = load_reference(self.proof_class)(task) if self.proof_class else None
+        return proof
 
 
 @dataclass(frozen=True, slots=True)

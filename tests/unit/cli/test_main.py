@@ -146,6 +146,7 @@ def test_exit_codes_are_those_that_scripts_rely_on() -> None:
         "OutOfMemoryError": 6,
         "Preempted": 75,
         "Interrupted": 130,
+        "UnprovenError": 1,
         "PeerError": 1,  # or that of the process that failed
     }
 

@@ -14,6 +14,7 @@ FAMILY = Family(
             data_class="ttstrain.families.flow.data:FlowData",
             interpretations="ttstrain.families.flow.interpretations:list_interpretations",
             export_class="ttstrain.families.flow.export:FlowExporter",
+            proof_class="ttstrain.families.flow.same_net:FlowProof",
         )
     ],
     formats=["ttstrain.families.flow.upstream:F5Format"],

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -53,6 +53,15 @@ EVALUATED_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # the middles of five bins, `t0` to
 EVALUATED_PROMPT = 0.3  # share of a held-out clip that is the prompt; the loss is over the rest
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the net answers in training, and what it should."""
+
+    velocity: Tensor  # (b, n, m)
+    wanted: Tensor  # (b, n, m)
+    hidden: Tensor  # (b, n) bool: the frames that count
+
+
 class FlowTask(Task):
     """Train a net to fill in the masked span of a mel, given its text and the rest of the mel."""
 
@@ -84,6 +93,12 @@ class FlowTask(Task):
 
     def losses(self, batch: FlowBatch) -> Iterator[Loss]:
         """Yield the mean squared error of the velocity over hidden frames and mel bins."""
+        answered = self.answer(batch)
+        error = squared_error(answered.velocity, answered.wanted, within=answered.hidden)
+        yield Loss(error.sum() / max(batch.weight, 1.0))
+
+    def answer(self, batch: FlowBatch) -> Answer:
+        """Run the forward that is trained, at one time of each clip's way."""
         draws = batch.draws
         if draws is None:
             raise ValueError("`losses` needs a batch that went through `draw`")
@@ -96,8 +111,8 @@ class FlowTask(Task):
         )
         given = noised(batch.mel, noise=noise, time=time, hidden=span | draws.drop_audio[:, None])
         mask = frames_between(0, batch.lengths, num_frames=num_frames)
-        answer = self.transformer(given.x, given.cond, text, time, mask=mask)
-        yield Loss(squared_error(answer, given.velocity, within=span).sum() / max(batch.weight, 1.0))
+        velocity = self.transformer(given.x, given.cond, text, time, mask=mask)
+        return Answer(velocity, wanted=given.velocity, hidden=span)
 
     def flops(self, batch: FlowBatch) -> float:
         """Count from the clips' lengths; the text's own blocks, under 1 % of a published net, are left out."""

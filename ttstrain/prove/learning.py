@@ -1,0 +1,58 @@
+"""One clip learned by heart, with the very steps of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+from ttstrain.prove.material import Material
+from ttstrain.prove.weights import EmaRecord
+from ttstrain.train.step import train_step
+
+MOST_STEPS = 150
+FEWEST_STEPS = 20  # fewer prove nothing about what was learned
+WINDOW = 5  # steps over which the loss is averaged at either end
+FRESH_LR = 2.0  # times the recipe's LRs for a net from scratch
+BASE_LR = 10.0  # times those of a fine-tune, which are made for many steps
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """How the learning went."""
+
+    steps: int
+    seconds: float
+    losses: dict[str, tuple[float, float]]  # label -> mean of the first steps, of the last
+    ema: EmaRecord
+    refused: str = ""  # why an update was refused; "" if none was
+
+    @property
+    def enough(self) -> bool:
+        return self.steps >= FEWEST_STEPS
+
+
+def learn(material: Material, batch: Any, *, seconds: float, most: int = MOST_STEPS) -> Learned:
+    """Train on one batch for so many steps, or for as long as there is time."""
+    run = material.run
+    run.progress.step = material.first_step
+    run.guard.lr_factor = FRESH_LR if material.base is None else BASE_LR
+    run.task.train()
+    ema = EmaRecord(run)
+    history: dict[str, list[float]] = {}
+    started, done, refused = perf_counter(), 0, ""
+    while done < most and (done == 0 or (perf_counter() - started) * (done + 1) / done < seconds):
+        report = train_step(run, [batch])
+        if report.refused:
+            refused = next(iter(report.refused.values())).judgement
+            break
+        done += 1
+        ema.follow()
+        for label, value in report.losses.items():
+            history.setdefault(label, []).append(value)
+    ends = {label: (_mean(values[:WINDOW]), _mean(values[-WINDOW:])) for label, values in history.items()}
+    return Learned(done, perf_counter() - started, ends, ema, refused)
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
