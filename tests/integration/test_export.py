@@ -11,13 +11,13 @@ from typing import Any, get_args
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small_runs import checkpoint, finetune, metrics, ttstrain, write_clips, write_recipe
 from torch import Tensor
 
 from ttstrain.checkpoint import store
 from ttstrain.checkpoint.meta import read_meta, write_meta
-from ttstrain.checkpoint.upstream import open_checkpoint
+from ttstrain.checkpoint.upstream import open_checkpoint, resolve_base
 from ttstrain.contract.export import Source, TrainerState
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.export import choose as engine_export
@@ -26,6 +26,7 @@ from ttstrain.export.write import export
 from ttstrain.families.flow import export_texts
 from ttstrain.families.flow.config import FlowConfig
 from ttstrain.families.flow.export import as_upstream_reads, vocab_bytes
+from ttstrain.families.flow.task import FlowTask
 from ttstrain.optim.groups import build_groups
 from ttstrain.optim.optimizers import Optimizers
 from ttstrain.recipe.schema import OptimizerKind
@@ -188,7 +189,7 @@ def test_adapters_are_merged(recipe: Path, run: Path, tmp_path: Path) -> None:
 def everything(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = gather(run / "checkpoints" / f"step-{STEPS:08d}")
     out = tmp_path_factory.mktemp("out") / "all"
-    return export(source, out, formats=["inference", "plain", "training"]).folder
+    return export(source, out, formats=["inference", "half", "plain", "training"]).folder
 
 
 def test_the_weights_lie_as_upstream_publishes_them(everything: Path, fixtures_dir: Path) -> None:
@@ -207,6 +208,51 @@ def test_the_weights_lie_as_upstream_publishes_them(everything: Path, fixtures_d
         told = json.loads(file.metadata()["ttstrain"])
     assert told["model"]["text_mask_padding"] is True
     assert told["step"] == STEPS
+
+
+def test_half_precision_halves_the_file_and_rounds_each_weight(everything: Path, run: Path, tmp_path: Path) -> None:
+    """Positions are no weights: they stay as they are. Alone, the file lies where a base is looked for."""
+    whole = without_prefix(everything / "model_8.safetensors")
+    inside = without_prefix(everything / "half" / "model_8.safetensors")
+    assert inside.keys() == whole.keys()
+    assert {key for key, tensor in inside.items() if tensor.dtype == torch.float32} == {
+        "transformer.rotary_embed.inv_freq"
+    }
+    assert_equal(inside, {key: tensor.to(inside[key].dtype) for key, tensor in whole.items()})
+    alone = export(gather(run), tmp_path / "half", formats=["half"])
+    assert alone.use[0].startswith("f5-tts_infer-cli")
+    assert_equal(without_prefix(tmp_path / "half" / "model_8.safetensors"), inside)
+    assert (tmp_path / "half" / "model_8.safetensors").stat().st_size < 0.55 * sum(
+        tensor.nbytes for tensor in whole.values()
+    )
+    told = json.loads(ttstrain("inspect-ckpt", tmp_path / "half", "--json").stdout)
+    assert told["dtypes"] == {"float16": len(whole) - 1, "float32": 1}
+    assert resolve_base(str(tmp_path / "half")) == tmp_path / "half" / "model_8.safetensors"
+
+
+def test_a_weight_that_half_precision_cannot_hold_is_refused(source: Source, tmp_path: Path) -> None:
+    key = "transformer.proj_out.bias"
+    weights = {**source.weights, key: torch.full_like(source.weights[key], 1e6)}
+    with pytest.raises(CheckpointError, match=f"not finite in half precision, such as `{key}`"):
+        export(replace(source, weights=weights), tmp_path / "out", formats=["half"])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("told_by", ["metadata", "model.yaml"])
+def test_an_option_that_no_tensor_shows_is_read_from_an_export(tmp_path: Path, told_by: str) -> None:
+    option = "text_embedding_average_upsampling"
+    small = {"dim": 32, "depth": 1, "heads": 1, "dim_head": 16, "text_dim": 16, "vocab": "package:english"}
+    config = FlowConfig(**small, tokenizer="custom", **{option: True})  # type: ignore[arg-type]
+    weights = FlowTask(config).state_dict()
+    spread = Source(tmp_path, "spread", "flow", config, 1, weights, "online", ("test",))
+    file = export(spread, tmp_path / "out").folder / "model_1.safetensors"
+    if told_by == "model.yaml":
+        save_file(load_file(file), file)  # without the metadata, as other tools write it
+    opened = open_checkpoint(file)
+    assert opened.config[option] is True
+    opened.check_model(config.model_dump(mode="json"))
+    with pytest.raises(CheckpointError, match=f"{option}: True by .*, False in the recipe"):
+        opened.check_model({**config.model_dump(mode="json"), option: False})
 
 
 def test_the_training_file_is_built_like_upstreams(everything: Path, fixtures_dir: Path) -> None:

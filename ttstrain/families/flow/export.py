@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -29,14 +29,14 @@ from ttstrain.families.flow.config import FlowConfig
 from ttstrain.families.flow.export_texts import BACKBONES, infer_command, limits, readme, settings_yaml
 from ttstrain.families.flow.task import FlowTask
 from ttstrain.families.flow.training_proof import prove
-from ttstrain.families.flow.upstream import METADATA_KEY, F5Format
+from ttstrain.families.flow.upstream import BUFFERS, METADATA_KEY, F5Format
 from ttstrain.families.flow.vocab import PACKAGED, load_vocab
 from ttstrain.recipe import yaml12
 from ttstrain.tensors import tensorfile
 
 VOCAB, SETTINGS, README = "vocab.txt", "model.yaml", "README.md"
 TRAINING_FILE = "model_last.pt"  # the name upstream's trainer looks for first
-PLACES = {"inference": "", "plain": "plain", "training": "training"}  # format -> its folder
+PLACES = {"inference": "", "half": "half", "plain": "plain", "training": "training"}  # format -> its folder
 LR_FLOOR = 0.1  # of the peak, for training that continues in upstream's trainer
 FOREVER = 10**9  # updates; an LR that does not change needs no end
 PROBE_FRAMES, PROBE_TOKENS = 48, 12
@@ -47,6 +47,7 @@ class FlowExporter:
 
     formats: Mapping[str, str] = {
         "inference": "the layout of the published files, for every inference tool and as a base",
+        "half": "the same in half precision (fp16): half the size",
         "plain": "the same weights under plain keys",
         "training": "a training file that upstream's trainer resumes from",
     }
@@ -58,12 +59,10 @@ class FlowExporter:
         metadata = {METADATA_KEY: json.dumps(fingerprint(source, config), ensure_ascii=False)}
         check_vocab(source.versions, {VOCAB_HASH: vocab_hash(config)}, source=str(source.checkpoint))
         vocab, notes = vocab_bytes(config)
-        files: list[WrittenFile] = []
+        files: dict[str, WrittenFile] = {}  # format -> its file
         proven: list[str] = []
-        for wanted, place in PLACES.items():
-            if wanted not in formats:
-                continue
-            inside = folder / place
+        for wanted in (name for name in PLACES if name in formats):
+            inside = folder / ("" if list(formats) == ["half"] else PLACES[wanted])
             inside.mkdir(exist_ok=True)
             (inside / VOCAB).write_bytes(vocab)
             (inside / SETTINGS).write_text(settings_yaml(config, source), encoding="utf-8")
@@ -72,19 +71,17 @@ class FlowExporter:
                 torch.save(training_file(source), file)
                 proven.append(prove(file, config, step=source.step))
             else:
-                tensors = published(source.weights) if wanted == "inference" else full_precision(source.weights)
-                tensorfile.write(file, tensors, metadata=metadata)
-            files.append(
-                WrittenFile(
-                    file.relative_to(folder).as_posix(), holds="training" if wanted == "training" else "weights"
-                )
-            )
+                tensorfile.write(file, tensors_of(source, wanted), metadata=metadata)
+            holds: Literal["weights", "training"] = "training" if wanted == "training" else "weights"
+            files[wanted] = WrittenFile(file.relative_to(folder).as_posix(), holds=holds)
         notes += limits(config)
         if "training" in formats and source.training is not None:
             notes += source.training.notes
-        (folder / README).write_text(readme(source, config, [file.name for file in files], notes), encoding="utf-8")
-        use = [infer_command(config, source, file=name)] if "inference" in formats else []
-        return Written(files=files, use=use, notes=notes, proven=proven)
+        names = {wanted: file.name for wanted, file in files.items()}
+        (folder / README).write_text(readme(source, config, names, notes), encoding="utf-8")
+        for_inference = [names[wanted] for wanted in ("inference", "half") if wanted in names][:1]
+        use = [infer_command(config, source, file=file) for file in for_inference]
+        return Written(files=list(files.values()), use=use, notes=notes, proven=proven)
 
     def config(self, folder: Path) -> FlowConfig:
         """Read `model.yaml` and `vocab.txt` as upstream does."""
@@ -144,6 +141,29 @@ def fingerprint(source: Source, config: FlowConfig) -> dict[str, Any]:
 # ---------------------------------------------------------------- tensors
 
 
+def tensors_of(source: Source, wanted: str) -> dict[str, Tensor]:
+    """Return what a file of weights holds in a format. Raises CheckpointError where fp16 cannot hold a weight."""
+    weights = full_precision(source.weights)
+    if wanted == "plain":
+        return weights
+    return published(half_precision(weights) if wanted == "half" else weights)
+
+
+def half_precision(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Round the weights to float16. Buffers stay as they are: rounded positions would be other positions.
+
+    Upstream's inference computes in float32 on a CPU, in float16 on most GPUs, whatever the type in the file.
+    Raises CheckpointError where a rounded weight is not finite.
+    """
+    rounded = {key: tensor if key in BUFFERS else tensor.half() for key, tensor in weights.items()}
+    if broken := [key for key, tensor in rounded.items() if not bool(torch.isfinite(tensor).all())]:
+        raise CheckpointError(
+            f"{len(broken)} tensors are not finite in half precision, such as `{broken[0]}`",
+            hint="export `--format inference`, which keeps full precision",
+        )
+    return rounded
+
+
 def full_precision(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights as float32 on the CPU, as every published file has them."""
     return {
@@ -159,7 +179,7 @@ def published(weights: Mapping[str, Tensor], *, updates: int = 0) -> dict[str, T
     somebody fine-tunes from this file in upstream's trainer.
     """
     scalars = {"initted": torch.tensor(True), "step": torch.tensor(updates)}
-    return scalars | {f"ema_model.{key}": tensor for key, tensor in full_precision(weights).items()}
+    return scalars | {f"ema_model.{key}": tensor for key, tensor in weights.items()}
 
 
 def training_file(source: Source) -> dict[str, Any]:
@@ -180,7 +200,9 @@ def training_file(source: Source) -> dict[str, Any]:
     return {
         "model_state_dict": OrderedDict(full_precision(training.raw)),
         "optimizer_state_dict": optimizer_state(training, lr=lr),
-        "ema_model_state_dict": OrderedDict(published(average, updates=0 if training.ema is None else source.step)),
+        "ema_model_state_dict": OrderedDict(
+            published(full_precision(average), updates=0 if training.ema is None else source.step)
+        ),
         "scheduler_state_dict": scheduler_state(source.step, lr=lr),
         "update": source.step,
     }

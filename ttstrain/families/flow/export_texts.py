@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +105,8 @@ def limits(config: FlowConfig) -> tuple[str, ...]:
 # ---------------------------------------------------------------- README
 
 
-def readme(source: Source, config: FlowConfig, files: Sequence[str], notes: Sequence[str]) -> str:
-    """Return the folder's README."""
+def readme(source: Source, config: FlowConfig, files: Mapping[str, str], notes: Sequence[str]) -> str:
+    """Return the folder's README; `files` are the formats and the name of each one's file."""
     sections = [
         f"# {source.name}",
         _what(source, config),
@@ -133,13 +133,15 @@ def _what(source: Source, config: FlowConfig) -> str:
     )
 
 
-def _files(files: Sequence[str]) -> str:
+def _files(files: Mapping[str, str]) -> str:
+    everywhere = "For every tool, and as a base"
     meanings = {
-        "": "weights as F5-TTS publishes them: `ema_model.*`, `initted`, `step`. For every tool, and as a base",
+        "inference": f"weights as F5-TTS publishes them: `ema_model.*`, `initted`, `step`. {everywhere}",
+        "half": f"weights under the names that F5-TTS publishes, in half precision (fp16). {everywhere}",
         "plain": "the same weights without the prefix",
         "training": "raw weights, EMA weights, optimizer state and step, for F5-TTS's trainer",
     }
-    lines = [f"- `{name}`: {meanings[name.rpartition('/')[0]]}" for name in files]
+    lines = [f"- `{name}`: {meanings[wanted]}" for wanted, name in files.items()]
     return "\n".join(
         [
             "## Files",
@@ -152,9 +154,9 @@ def _files(files: Sequence[str]) -> str:
     )
 
 
-def _use(source: Source, config: FlowConfig, files: Sequence[str]) -> str:
+def _use(source: Source, config: FlowConfig, files: Mapping[str, str]) -> str:
     parts = ["## Use", "", "In this folder:", ""]
-    inference = next((name for name in files if "/" not in name), None)
+    inference = next((name for name in files.values() if "/" not in name), None)
     if inference is not None:
         parts += ["```", quoted(*infer_command(config, source, file=inference, folder=".")), "```", ""]
         line = web_json(config)
@@ -172,7 +174,7 @@ def _use(source: Source, config: FlowConfig, files: Sequence[str]) -> str:
             f"`ckpts/NAME/pretrained_{inference}`.",
             "",
         ]
-    if any(name.startswith("training/") for name in files):
+    if "training" in files:
         parts += [training_text(source), ""]
     return "\n".join(parts).rstrip()
 

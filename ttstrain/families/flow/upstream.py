@@ -36,7 +36,7 @@ _LAYERS = (
 )
 _WRAPPERS = ("ema_model.", "module.", "_orig_mod.")  # EMA, DDP and torch.compile put these before a key
 _RETIRED = "mel_spec.mel_stft."  # buffers of releases before 1.0, which the nets no longer have
-_BUFFERS = frozenset(["transformer.rotary_embed.inv_freq"])
+BUFFERS = frozenset(["transformer.rotary_embed.inv_freq"])  # keys of a state dict that are not parameters
 _NAMES_READ = 3  # parts of a path that may name the net: the file and two folders
 _ADAMW = {"step", "exp_avg", "exp_avg_sq"}
 _EMA_SCALARS = ("initted", "step", "update")
@@ -80,6 +80,7 @@ class Preset:
 
 _V1, _V0 = VERSIONS["v1"], VERSIONS["v0"]
 _FLAGS = (*_V1, "mel")  # what shapes do not tell
+_OPTIONS = ("text_embedding_average_upsampling",)  # neither do they tell these, which the published nets do not use
 _DIT_BASE = {"backbone": "dit", "dim": 1024, "depth": 22, "heads": 16, "ff_mult": 2, "text_dim": 512, "conv_layers": 4}
 _DIT_SMALL = {**_DIT_BASE, "dim": 768, "depth": 18, "heads": 12}
 _UNETT_BASE = {
@@ -149,7 +150,7 @@ class F5Format:
             groups=training.groups,
             schedule=schedule,
             step=training.step if training.step is not None else used.update,
-            buffers=_BUFFERS,
+            buffers=BUFFERS,
             vocab=vocab,
             globals=contents.globals,
             front_end=front_end,
@@ -162,9 +163,9 @@ class F5Format:
         for preset in PRESETS:
             same_mel = model.get("mel", preset.mel) == preset.mel
             if same_mel and _agrees(model, preset.shape) and _agrees(model, preset.flags):
-                return Label(preset.name, preset.version, config, _BUFFERS)
+                return Label(preset.name, preset.version, config, BUFFERS)
         version = next((version for version, flags in (("v1", _V1), ("v0", _V0)) if _agrees(model, flags)), "own flags")
-        return Label(_describe(model), version, config, _BUFFERS)
+        return Label(_describe(model), version, config, BUFFERS)
 
 
 def _project_notes(path: Path) -> list[str]:
@@ -283,7 +284,7 @@ def _architecture(contents: Contents, state: _State) -> _Architecture:
     notes.append(
         "version unknown (v0 or v1): both have the same keys and shapes, and file name and settings do not say"
     )
-    return _Architecture(Label(model, "v0 or v1", config, _BUFFERS), unknown, told.sources, tuple(notes))
+    return _Architecture(Label(model, "v0 or v1", config, BUFFERS), unknown, told.sources, tuple(notes))
 
 
 def _shape_config(tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
@@ -331,7 +332,7 @@ def _stated(contents: Contents, shape: Mapping[str, Any]) -> _Flags:
     if contents.metadata and METADATA_KEY in contents.metadata:
         try:
             model = documents.parse(contents.metadata[METADATA_KEY])["model"]
-            own = {key: model[key] for key in _FLAGS if key in model}
+            own = {key: model[key] for key in (*_FLAGS, *_OPTIONS) if key in model}
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"the metadata of `{contents.path}` cannot be read: {error}") from error
         return _Flags(own, dict.fromkeys(own, "the file's own metadata"))
@@ -400,6 +401,7 @@ def _flags_in_yaml(path: Path, shape: Mapping[str, Any]) -> dict[str, Any]:
         if all(key in arch for key in _V1)
         else {key: named[key] for key in _V1 if named}
     )
+    said |= {key: arch[key] for key in _OPTIONS if key in arch}
     return {**said, "mel": mel} if mel in ("vocos", "bigvgan") else said
 
 
@@ -430,7 +432,7 @@ class _Training:
         optimizer = tree[_OPTIMIZER]
         if not isinstance(optimizer, Mapping) or not {"state", "param_groups"} <= set(optimizer):
             return cls(notes=(f"optimizer state left out: `{_OPTIMIZER}` is not the state of a torch optimizer",))
-        names = [key for key in weights if key not in _BUFFERS]
+        names = [key for key in weights if key not in BUFFERS]
         indices = [index for group in optimizer["param_groups"] for index in group["params"]]
         states: Mapping[int, Mapping[str, Any]] = optimizer["state"]
         notes: list[str] = []
