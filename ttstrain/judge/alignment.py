@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -43,3 +44,30 @@ def skew(matrices: Tensor) -> Tensor:
     wide = torch.nn.functional.pad(matrices, (0, n), value=torch.inf)  # (k, n, m + n)
     sheared = wide.reshape(k, n * (m + n))[:, : n * (m + n - 1)].reshape(k, n, m + n - 1)
     return sheared.permute(2, 0, 1).contiguous()
+
+
+def cheapest_path(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the frames of `a` (n, d) and `b` (m, d) along their cheapest alignment, each (steps,).
+
+    Steps (1,1), (1,0), (0,1) over Euclidean distances, each counting once.
+    """
+    n, m = len(a), len(b)
+    diagonals = skew(torch.cdist(a, b)[None])[:, 0].numpy()  # (n + m - 1, n)
+    total = np.full((n + m + 1, n + 1), np.inf)  # by diagonal and row, both shifted by one
+    total[0, 0] = 0
+    for number, local in enumerate(diagonals):
+        stay, up = total[number + 1, 1:], total[number + 1, :-1]  # from (0,1) and (1,0)
+        total[number + 2, 1:] = np.minimum(np.minimum(stay, up), total[number, :-1]) + local
+    row, column = n - 1, m - 1
+    path = [(row, column)]
+    while row or column:
+        number = row + column
+        options = {
+            (row - 1, column - 1): total[number, row],
+            (row - 1, column): total[number + 1, row],
+            (row, column - 1): total[number + 1, row + 1],
+        }
+        row, column = min(options, key=lambda step: float(options[step]))
+        path.append((row, column))
+    rows, columns = torch.tensor(path[::-1]).T
+    return rows, columns

@@ -45,7 +45,9 @@ MEANINGS: tuple[Meaning, ...] = (
     ),
     Meaning("cer", "character errors", "", "lower", "edits per letter between the text and what a recogniser hears"),
     Meaning("mos", "naturalness", "MOS", "higher", "predicted mean opinion score, 1 to 5"),
-    Meaning("mcd", "cepstral distance", "dB", "lower", "mel-cepstral distortion to the sentence's own recording"),
+    Meaning(
+        "mcd", "cepstral distance", "dB", "lower", "mel-cepstral distortion to the sentence's own recording, in level"
+    ),
     Meaning("f0_hz", "pitch", "Hz", "neither", "median of the fundamental frequency", digits=0),
     Meaning("f0_shift", "pitch, shift", "semitones", "near", "median pitch relative to the recordings'", 1, aim=0.0),
     Meaning("f0_spread", "pitch, spread", "semitones", "neither", "distance of the 90th from the 10th percentile", 1),

@@ -21,6 +21,7 @@ WINDOW_S = 0.025
 SILENT_DBFS = -60.0  # a clip whose loud frames are below this holds no speech
 RANGE_DB = 35.0  # speech is louder than its loud frames less this
 ABOVE_FLOOR = 0.25  # and than the quiet frames by this share of the distance between both
+FLOOR = 1e-3  # of the mean mel energy: 30 dB
 SHORTEST_PAUSE_S = 0.15  # shorter gaps are closures of stops, within speech
 SHORTEST_SOUND_S = 0.05  # shorter bursts are clicks
 
@@ -91,9 +92,13 @@ def mel_power(wav: Tensor, *, n_mels: int = 40) -> Tensor:
     return spectrum.T
 
 
-def cepstrum(wav: Tensor, *, num: int = 12) -> Tensor:
-    """Return mel-frequency cepstral coefficients 1 to `num` (n, num) of a waveform at `RATE`, c0 left out."""
-    log_mel = (mel_power(wav) + 1e-10).log()  # (n, m)
+def cepstrum(wav: Tensor, *, num: int) -> Tensor:
+    """Return mel-frequency cepstral coefficients 1 to `num` (n, num) of a waveform at `RATE`, c0 left out.
+
+    Mel energies more than 30 dB below the clip's mean do not count: they are noise or the lack of it.
+    """
+    mel = mel_power(wav)
+    log_mel = (mel + FLOOR * mel.mean() + 1e-12).log()  # (n, m)
     return log_mel @ _dct(num, log_mel.shape[1])
 
 

@@ -1,7 +1,9 @@
 """Whether the right words are heard, in any language: is the sentence's own recording the nearest of all recordings?
 
-Speech is compared by its cepstrum along the best alignment (dynamic time warping). Each clip's coefficients are
-normalised to mean 0 and variance 1, which takes out most of what the voice and the room add.
+Speech is compared by its cepstrum and the cepstrum's slope along the best alignment (dynamic time warping). Each clip's
+coefficients are normalised to mean 0 and variance 1, which takes out most of what the voice and the room add, and each
+frame to length 1, which compares directions. Few coefficients tell words apart better than many: the high ones carry
+the voice. Chosen by retrieving recordings of 11 people with the same sentences spoken by five synthetic voices.
 
 Legend: n frames of the speech, m frames of a candidate, c coefficients, k candidates.
 """
@@ -12,14 +14,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ttstrain.contract.task import Audio
 from ttstrain.judge.alignment import alignment_costs
-from ttstrain.judge.waveform import at_rate, cepstrum, without_edges
+from ttstrain.judge.waveform import RATE, at_rate, cepstrum, without_edges
 
-NUM_COEFFICIENTS = 12
+NUM_COEFFICIENTS = 8
+SLOPE_WEIGHT = 1.4  # of the slopes beside the coefficients, both of variance 1
+SLOPE_FRAMES = 4  # on either side, for the slope
 FRAMES_PER_STEP = 2  # of 10 ms
+STEP_S = 0.02
 FEWEST_FRAMES = 15  # 0.3 s
 
 
@@ -33,12 +39,20 @@ class Retrieved:
 
 
 def content(audio: Audio) -> Tensor | None:
-    """Return normalised coefficients (n, c) of a clip's speech; None with less than 0.3 s of speech."""
-    speech = cepstrum(without_edges(at_rate(audio)), num=NUM_COEFFICIENTS)
-    frames = torch.nn.functional.avg_pool1d(speech.T[None], FRAMES_PER_STEP)[0].T if len(speech) else speech
-    if len(frames) < FEWEST_FRAMES:
+    """Return directions (n, c) of a clip's speech, one every 20 ms; None with less than 0.3 s of speech."""
+    speech = without_edges(at_rate(audio))
+    if len(speech) < FEWEST_FRAMES * STEP_S * RATE:
         return None
-    return (frames - frames.mean(0)) / frames.std(0).clamp(min=1e-3)
+    level = _normalised(cepstrum(speech, num=NUM_COEFFICIENTS))
+    frames = torch.cat([level, SLOPE_WEIGHT * _normalised(slopes(level))], dim=1)
+    return F.normalize(F.avg_pool1d(frames.T[None], FRAMES_PER_STEP)[0].T, dim=1)
+
+
+def slopes(frames: Tensor) -> Tensor:
+    """Return each coefficient's slope (n, c) over nine frames, by linear regression; edges are held."""
+    reach = torch.arange(-SLOPE_FRAMES, SLOPE_FRAMES + 1, dtype=frames.dtype)
+    held = F.pad(frames.T[None], (SLOPE_FRAMES, SLOPE_FRAMES), mode="replicate")[0]  # (c, n + 8)
+    return (held.unfold(1, len(reach), 1) @ reach / reach.square().sum()).T
 
 
 def retrieve(spoken: Tensor, candidates: Sequence[Tensor], *, own: int) -> Retrieved:
@@ -53,3 +67,8 @@ def retrieve(spoken: Tensor, candidates: Sequence[Tensor], *, own: int) -> Retri
     nearest, mine = others.min(), costs[own]
     rank = 1 + int((others <= mine).sum())
     return Retrieved(rank, float((nearest - mine) / torch.maximum(nearest, mine).clamp(min=1e-9)), len(candidates))
+
+
+def _normalised(frames: Tensor) -> Tensor:
+    """Return coefficients (n, c) with mean 0 and variance 1 over time."""
+    return (frames - frames.mean(0)) / frames.std(0).clamp(min=1e-3)
