@@ -27,6 +27,7 @@ REQUIRED = [family.Family, family.TaskSpec, model.Planner, task.Task, data.TaskD
 
 CAPABILITIES = [
     model.ComparesMemory,
+    model.ExtendsVocab,
     model.KeepsFiles,
     model.MixesAuxiliaryData,
     task.AddsTokens,

@@ -242,7 +242,7 @@ def test_another_number_of_ranks_goes_on_from_the_same_clips(
 ) -> None:
     run = cut(finished[0]["folder"], tmp_path / "run", at=3)
     ranked.resume(run, "train.steps=9")  # on one process: 12 micro-batches, then 2 in each of steps 4 to 9
-    assert "random generators start afresh: saved by 2 processes, resumed by 1" in capfd.readouterr().err
+    assert "random generators are newly seeded: saved by 2 processes, resumed by 1" in capfd.readouterr().err
     two(ranked.resume, run, "train.steps=10")  # 4 more
     alone = ranked.finetune(recipe, f"run_dir={tmp_path}", "name=alone", "train.steps=14", "eval.every=null")
     for step, micro_batches, processes in [(4, 14, 1), (9, 24, 1), (10, 28, 2)]:

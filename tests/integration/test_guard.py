@@ -331,7 +331,7 @@ def test_a_best_whose_checkpoint_is_gone_is_forgotten(
     monkeypatch.setattr(CheckpointStore, "holds", lambda *_: False)
     run = finetune(recipe, tmp_path, "name=r", *RETAKEN)
     assert best_of(run) == ("step-00000008", 4.25)
-    assert any("is not on disk: the best begins anew" in note for note in incidents(run)[0]["notes"])
+    assert any("is not on disk: the best is reset" in note for note in incidents(run)[0]["notes"])
 
 
 def test_a_rollback_lowers_the_lr_that_is_used_and_logged(

@@ -192,11 +192,11 @@ def copied(trained: Trained, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained.folder / f"checkpoint-{SAVED}", tmp_path / "checkpoint"))
 
 
-def test_moments_that_lie_elsewhere_are_said_to_start_afresh(copied: Path, recipe: Path, tmp_path: Path) -> None:
+def test_optimizer_state_that_lies_elsewhere_is_said_to_start_empty(copied: Path, recipe: Path, tmp_path: Path) -> None:
     (copied / "optimizer.pt").unlink()
     found = open_checkpoint(resolve_base(str(copied)))
     assert (found.kind, found.step, found.optimizer_state) == ("training", SAVED, None)
-    assert "optimizer state starts afresh" in found.notes[0]
+    assert "optimizer state starts empty" in found.notes[0]
 
 
 def test_another_optimizer_s_moments_are_not_taken_for_adamw_s(copied: Path) -> None:

@@ -330,7 +330,7 @@ def test_reset_step_starts_the_schedule_again_and_keeps_what_was_learnt(
     said = capfd.readouterr().err.replace("\n", " ")
     assert "continues from step-00000008" in said
     assert "FROM SCRATCH" not in said
-    assert "kept weights, optimizer state, loss scale, guard, place in the data, random numbers, average" in said
+    assert "kept weights, optimizer state, loss scale, guard, place in the data, random numbers, EMA weights" in said
     assert "reset: step and LR, best loss, early stop" in said
 
 
@@ -490,7 +490,7 @@ def test_an_average_or_early_stop_asked_for_later_starts_there(
     resume(run, ["train.steps=8", "ema.enabled=true", "train.early_stop={patience: 2}"])
     held = stopped_short[0].state.snapshot()
     assert differences(held["ema"]["weights"], held["task"]) == []
-    assert "reset: average, early stop" in capfd.readouterr().err.replace("\n", " ")
+    assert "reset: EMA weights, early stop" in capfd.readouterr().err.replace("\n", " ")
 
 
 # ---------------------------------------------------------------- refused
@@ -649,7 +649,7 @@ def test_an_upstream_training_file_is_resumed(
         assert torch.equal(mine["exp_avg_sq"], moments[index]["exp_avg_sq"])
     assert run.progress.step == (0 if reset_step else 10)
     said = capfd.readouterr().err.replace("\n", " ")
-    assert "weights, average, optimizer state" in said
+    assert "weights, EMA weights, optimizer state" in said
     assert ("reset: place in the data, random numbers, step" if reset_step else "optimizer state, step 10") in said
 
 

@@ -188,7 +188,7 @@ def test_a_lightning_file_goes_on_with_its_own_kind_of_optimizer(tmp_path: Path)
     assert 0.9 < beta2 < 1
 
 
-def test_another_kind_of_optimizer_starts_afresh_and_says_so(
+def test_another_kind_of_optimizer_resets_the_optimizer_state_and_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = lightning(tmp_path / "logs_s1_v2")

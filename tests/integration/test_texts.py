@@ -88,7 +88,7 @@ def test_what_needs_a_recipe_asks_for_one(root: Path, flags: dict[str, Any]) -> 
 
 
 def test_a_vocab_that_nothing_would_read_is_not_written(root: Path) -> None:
-    with pytest.raises(RecipeError, match=r"which `orpheus` does not have"):
+    with pytest.raises(RecipeError, match=r"that of `orpheus` is fixed"):
         prepare(root / "speech", recipe="smoke/orpheus", vocab_out=root / "unread.txt")
     assert not (root / "unread.txt").exists()
 

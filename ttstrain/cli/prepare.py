@@ -63,7 +63,7 @@ def prepare(
     if wanted is None:
         _need_recipe({"--score": score, "--vocab-out": vocab_out, "--show-tokens": num_shown})
     elif vocab_out is not None:
-        _need_vocab(wanted)
+        _vocab_key(wanted)  # refuse it before the audit
     _prepare(wanted, data, overrides or [], out=out, score=score, vocab_out=vocab_out, num_shown=num_shown, json=json)
 
 
@@ -97,8 +97,8 @@ def _prepare(
         print(summary(result))
         _print_texts(texts, front_end, result, num_shown=num_shown)
         print(f"lists     {terminal.on_one_line(str(lists))}")
-    if vocab_out is not None:
-        added = _write_vocab(vocab_out, front_end, texts)
+    if vocab_out is not None and wanted is not None:
+        added = _write_vocab(vocab_out, front_end, texts, key=_vocab_key(wanted))
         if not json:
             print(terminal.on_one_line(added))
     built = None if wanted is None else _build(wanted, result)
@@ -185,15 +185,19 @@ def _need_recipe(flags: dict[str, Any]) -> None:
         raise RecipeError(f"`{given[0]}` needs a recipe, which sets the tokenizer", hint="add `--recipe RECIPE`")
 
 
-def _need_vocab(recipe: ResolvedRecipe) -> None:
+def _vocab_key(recipe: ResolvedRecipe) -> str:
+    """Return the recipe key that names a vocabulary's file. Raises RecipeError if the task's vocabulary is fixed."""
     from ttstrain import registry
+    from ttstrain.contract.model import ExtendsVocab
     from ttstrain.errors import RecipeError
 
-    if "vocab" not in registry.find_task(recipe.task).config.model_fields:
+    planner = registry.planner_of(recipe)
+    if not isinstance(planner, ExtendsVocab):
         raise RecipeError(
-            f"`--vocab-out` writes a vocabulary for `model.vocab`, which `{recipe.task}` does not have",
-            hint="leave `--vocab-out` out: the symbols of this task are fixed by its published weights",
+            f"`--vocab-out` extends a vocabulary, and that of `{recipe.task}` is fixed by its published weights",
+            hint="leave `--vocab-out` out",
         )
+    return planner.vocab_key()
 
 
 def _front_end(recipe: ResolvedRecipe) -> FrontEnd | None:
@@ -228,7 +232,7 @@ def _print_texts(texts: TextReport | None, front_end: FrontEnd | None, result: A
                 console.print(" " * (LABEL if number == 0 else LABEL + 2), part, sep="", soft_wrap=True)
 
 
-def _write_vocab(path: Path, front_end: FrontEnd | None, texts: TextReport | None) -> str:
+def _write_vocab(path: Path, front_end: FrontEnd | None, texts: TextReport | None, *, key: str) -> str:
     """Write a vocabulary that holds the missing symbols too, and say how to use it."""
     from ttstrain.data import atomic
     from ttstrain.data.text_summary import some_symbols
@@ -244,7 +248,7 @@ def _write_vocab(path: Path, front_end: FrontEnd | None, texts: TextReport | Non
         atomic.write_text(path, "".join(f"{token}\n" for token in tokens))
     new = len(tokens) - len(front_end.vocab)
     which = f": {some_symbols(texts)}" if new else ""
-    use = quoted(f"model.vocab={path}")
+    use = quoted(f"{key}={path}")
     return f"vocab     {path}: {len(tokens):,} tokens, {new} new{which}\n          use it with `{use}`"
 
 

@@ -142,6 +142,15 @@ class KeepsFiles(Protocol):
 
 
 @runtime_checkable
+class ExtendsVocab(Protocol):
+    """A planner whose model takes a vocabulary of the user's; others have a fixed one."""
+
+    def vocab_key(self) -> str:
+        """Return the recipe key that names the vocabulary's file."""
+        ...
+
+
+@runtime_checkable
 class MixesAuxiliaryData(Protocol):
     """A planner whose task trains on examples without recordings, too."""
 

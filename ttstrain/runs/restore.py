@@ -21,14 +21,14 @@ from ttstrain.train.run import Run
 PART_NAMES = {  # part of the state -> its name in notes
     "task": "weights",
     "optimizers": "optimizer state",
-    "ema": "average",
+    "ema": "EMA weights",
     "progress": "step and LR",
     "loader": "place in the data",
     "rng": "random numbers",
     "precision": "loss scale",
     "best": "best loss",
     "early_stop": "early stop",
-    "new_rows": "new rows",
+    "new_rows": "new embeddings",
     "curriculum": "stage",
 }
 ADDED_LATER = frozenset({"ema", "early_stop", "curriculum"})  # parts that a resume may add to a run without them
@@ -64,7 +64,7 @@ def _look_for_best(run: Run, origin: Origin) -> list[str]:
     best = run.best
     if not best.of_left_course or checkpointing.best_is_on_disk(run):
         return []
-    note = f"the best so far ({best.value:.4f} at step {best.step}) is no longer on disk: the best begins anew"
+    note = f"the best so far ({best.value:.4f} at step {best.step}) is no longer on disk: the best is reset"
     best.forget()
     return [note]
 
@@ -75,7 +75,7 @@ def _named(parts: Iterable[str]) -> str:
 
 def _restore_upstream(run: Run, origin: Origin, *, keep: set[str]) -> list[str]:
     """Take weights, EMA, optimizer state and step from another trainer's file; the LR is this plan's at that step."""
-    _refuse_to_go_on(run, origin)
+    _check_resumable(run, origin)
     opened = open_training(open_checkpoint(origin.checkpoint, task=run.plan.recipe.task), task=run.plan.recipe.task)
     opened.check_model(run.plan.recipe.section())
     fitted = run.task.fitted(opened)
@@ -85,40 +85,40 @@ def _restore_upstream(run: Run, origin: Origin, *, keep: set[str]) -> list[str]:
             hint="give it the vocabulary that it was trained with, or start a new run from it: `finetune --base`",
         )
     report = load_strictly(run, opened, fitted.weights)
-    restored, fresh = [f"{len(report.matched)} weights"], ["place in the data", "random numbers"]
+    restored, reset = [f"{len(report.matched)} weights"], ["place in the data", "random numbers"]
     if run.ema is not None:
         if opened.ema is not None:
             run.ema.load_state_dict({"weights": read_tree(opened.ema)})
-            restored.append("average")
+            restored.append("EMA weights")
         else:
             run.ema.reset(run.task.exported())
-            fresh.append("average")
+            reset.append("EMA weights")
     if opened.optimizer_state is not None and "optimizers" not in keep:
-        moments = read_tree(opened.optimizer_state)
+        saved = read_tree(opened.optimizer_state)
         state = run.optimizers.state_dict()
-        state = {name: {key: dict(moments.get(key, {})) for key in own} for name, own in state.items()}
+        state = {name: {key: dict(saved.get(key, {})) for key in own} for name, own in state.items()}
         if (kinds := run.optimizers.misfit(state)) is None:
             run.optimizers.load_state_dict(state)
             restored.append("optimizer state")
         else:
-            fresh.append(f"optimizer state ({kinds})")
+            reset.append(f"optimizer state ({kinds})")
     else:
-        fresh.append("optimizer state")
+        reset.append("optimizer state")
     if "progress" in keep:
-        fresh.append("step")
+        reset.append("step")
     else:
         run.progress.step = origin.step
         restored.append(f"step {origin.step}")
     return [
         f"from {opened.title} ({opened.model}): kept {', '.join(restored)}",
-        f"reset: {', '.join(fresh)}",
+        f"reset: {', '.join(reset)}",
         *notes_on(run.plan, opened),
         *fitted.notes,
     ]
 
 
-def _refuse_to_go_on(run: Run, origin: Origin) -> None:
-    """Raise RecipeError where the recipe asks for LoRA or new rows, which an upstream training file cannot resume."""
+def _check_resumable(run: Run, origin: Origin) -> None:
+    """Raise RecipeError for `lora` and `model.first_new_rows`, which an upstream training file cannot resume."""
     if run.plan.recipe.lora is not None:
         raise RecipeError(
             "an upstream training file is continued with all its weights; `lora` would train adapters only",

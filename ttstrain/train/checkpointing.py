@@ -68,7 +68,7 @@ def keep_best_after(run: Run, step: int) -> list[str]:
         best.of_left_course = True
         return [f"{name} stays the best so far ({value:.4f})"]
     best.forget()
-    return [f"{name}, the best so far ({value:.4f}), is not on disk: the best begins anew"]
+    return [f"{name}, the best so far ({value:.4f}), is not on disk: the best is reset"]
 
 
 def _best_anew(run: Run, values: Mapping[str, float], *, step: int) -> bool:
@@ -84,7 +84,7 @@ def _best_anew(run: Run, values: Mapping[str, float], *, step: int) -> bool:
         now = f"{run.best.value:.4f}" if measured else "not measured"
         run.trackers.note(
             f"WARNING: {run.store.folder(step).name} was the best so far ({lost:.4f}), from before the run went back; "
-            f"this save replaces it ({now}), and the best begins anew"
+            f"this save replaces it ({now}), and the best is reset"
         )
     return measured
 
@@ -146,7 +146,7 @@ def restore(run: Run, loaded: store.Loaded, *, source: Path, keep: Collection[st
             kept.add(PER_RANK)
             run.rng.seed(run.plan.recipe.train.seed + loaded.meta.step, rank=run.ranks.rank)
             notes.append(
-                f"random generators start afresh: saved by {len(loaded.per_rank)} processes, "
+                f"random generators are newly seeded: saved by {len(loaded.per_rank)} processes, "
                 f"resumed by {run.ranks.world_size}; a step now takes {run.plan.accumulate} micro-batches of each"
             )
     if "task" in content and "task" not in kept:  # names what does not fit, which torch's own loading would not

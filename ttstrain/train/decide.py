@@ -66,7 +66,7 @@ def decide(place: Place, plan: Plan, requests: Requests, found: Found | None = N
     step, ends = place.step, place.last or place.ends_stage
     found = found or Found()
     next_stage = place.ends_stage or (found.out_of_patience and not place.in_last_stage)
-    leave: Leave | None = None
+    leave: Leave | None
     if place.last:
         leave = "done"
     elif requests.leave == "stop":

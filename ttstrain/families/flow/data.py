@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ttstrain.contract.data import Review, TaskData
+from ttstrain.contract.data import TaskData
 from ttstrain.families.flow.config import HOP_LENGTH, SAMPLE_RATE, FlowConfig
 from ttstrain.families.flow.model.cfm import FlowDraws
 from ttstrain.families.flow.planner import FlowPlanner
@@ -60,8 +60,6 @@ class FlowData(TaskData):
 
     sample_rate = SAMPLE_RATE
     frames_per_s = SAMPLE_RATE / HOP_LENGTH
-    packed = False
-    in_one_process = False
 
     def __init__(self, config: FlowConfig) -> None:
         self.config = config
@@ -104,10 +102,6 @@ class FlowData(TaskData):
             num_frames=num_frames,
             num_padded=mel.shape[0] * mel.shape[1],
         )
-
-    def review_features(self, clips: Sequence[Clip], read: Callable[[Clip], Mapping[str, Tensor]]) -> Review:
-        """Return no findings: mels need no review."""
-        return Review()
 
     def reference(self, features: Mapping[str, Tensor]) -> Tensor | None:
         """Return the mel (n, m)."""

@@ -43,6 +43,10 @@ class FlowPlanner(Planner[FlowConfig]):
         vocab = load_vocab(self.config.vocab, space_first=False)
         return {"vocab": "".join(f"{token}\n" for token in vocab.tokens)}
 
+    def vocab_key(self) -> str:
+        """Return the recipe key of the vocab."""
+        return "model.vocab"
+
     def front_end(self) -> FlowFrontEnd:
         """Return what reads the texts. Raises RecipeError without the vocab's file or the tokenizer's libraries."""
         vocab = load_vocab(self.config.vocab, space_first=self.config.tokenizer != "custom")

@@ -41,7 +41,6 @@ class OrpheusData(TaskData):
     sample_rate = SAMPLE_RATE
     frames_per_s = TOKENS_PER_S
     packed = True
-    in_one_process = False
 
     def __init__(self, config: OrpheusConfig) -> None:
         self.config = config
@@ -111,10 +110,6 @@ class OrpheusData(TaskData):
     def auxiliary(self) -> Questions | None:
         """Read the auxiliary questions and answers."""
         return None if self.rows.text_mix is None else Questions(self.rows)
-
-    def reference(self, features: Mapping[str, Tensor]) -> Tensor | None:
-        """Return nothing: the model makes no spectrogram."""
-        return None
 
 
 def check_tokenizer(config: OrpheusConfig) -> TokenIds:

@@ -51,7 +51,7 @@ def read_trainer_state(folder: Path, weights: Mapping[str, StoredTensor], order:
         raise CheckpointError(f"`{file}` cannot be read: `max_steps` is no whole number")
     schedule, schedule_notes = _schedule(folder / SCHEDULER, step=step, total=total)
     if not (folder / OPTIMIZER).is_file():
-        note = f"no `{OPTIMIZER}` beside it (FSDP and DeepSpeed keep theirs in shards): optimizer state starts afresh"
+        note = f"no `{OPTIMIZER}` beside it (FSDP and DeepSpeed keep theirs in shards): optimizer state starts empty"
         return TrainerState(step, None, (), schedule, (note, *schedule_notes))
     contents = read_contents(folder / OPTIMIZER)
     refuse_unsafe(contents)
@@ -62,7 +62,7 @@ def read_trainer_state(folder: Path, weights: Mapping[str, StoredTensor], order:
     names = _names(order, [len(group["params"]) for group in groups])
     if names is None:
         counts = ", ".join(str(len(group["params"])) for group in groups)
-        note = f"optimizer state left out: its groups hold {counts} parameters, the model {len(order)}"
+        note = f"optimizer state left out: its groups have {counts} parameters, the model {len(order)}"
         return TrainerState(step, None, (), schedule, (note, *schedule_notes))
     indices = [index for group in groups for index in group["params"]]
     optimizer_state = {name: dict(tree["state"].get(index, {})) for index, name in zip(indices, names, strict=True)}
