@@ -86,7 +86,7 @@ VALUES = [
     table.Layout,
     table.Row,
     table.RowTable,
-    table.Verdict,
+    table.RowFinding,
     task.Audio,
     task.Mean,
     task.Prompt,

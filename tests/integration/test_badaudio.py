@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ttstrain.contract.table import Verdict
+from ttstrain.contract.table import RowFinding
 from ttstrain.data.audit import AuditResult, audit, write_quarantine
 from ttstrain.data.decode import decode, treat
 from ttstrain.data.readers import read_rows
@@ -104,20 +104,20 @@ def check_refusal(refusal: TableError, case: dict[str, Any]) -> None:
 
 def check_row(row: dict[str, Any], result: AuditResult) -> None:
     allowed = {row["expect"], *row["also_ok"]}
-    verdicts = findings_about(row["id"], result)
-    outcome = max((v.action for v in verdicts), key=SEVERITY.index, default="accept")
-    assert outcome in allowed, [(v.action, v.reason, v.why) for v in verdicts]
+    findings = findings_about(row["id"], result)
+    outcome = max((v.action for v in findings), key=SEVERITY.index, default="accept")
+    assert outcome in allowed, [(v.action, v.reason, v.why) for v in findings]
     is_clip = row["id"] in {clip.id for clip in result.clips}
     if outcome == "accept" and row["reason"] != "orphan_audio":
         assert is_clip
     if outcome == "skip":
         assert not is_clip
     if outcome == row["expect"] and outcome != "accept":
-        assert row["reason"] in {v.reason for v in verdicts if v.action == outcome}
+        assert row["reason"] in {v.reason for v in findings if v.action == outcome}
 
 
-def findings_about(row_id: str, result: AuditResult) -> list[Verdict]:
-    return [v for v in result.verdicts if v.row.id == row_id]
+def findings_about(row_id: str, result: AuditResult) -> list[RowFinding]:
+    return [v for v in result.findings if v.row.id == row_id]
 
 
 def check_good_rows(folder: Path, case: dict[str, Any], result: AuditResult) -> None:
@@ -131,7 +131,7 @@ def check_nothing_is_silent(result: AuditResult, tmp_path: Path) -> None:
     write_quarantine(result, tmp_path / "quarantine.jsonl")
     lines = (tmp_path / "quarantine.jsonl").read_text(encoding="utf-8").split("\n")
     written = [json.loads(line) for line in lines if line]
-    assert len(written) == sum(v.action in ("skip", "fix") for v in result.verdicts)
+    assert len(written) == sum(v.action in ("skip", "fix") for v in result.findings)
     assert all(entry["why"] and entry["source"] for entry in written)
     screen = summary(result)
     assert all(len(line) <= 80 and line.isprintable() for line in screen.split("\n")), screen

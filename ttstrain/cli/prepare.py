@@ -321,7 +321,7 @@ def _print_json(
         "skipped": result.skipped,
         "fixed": result.fixed,
         "noted": result.count("accept"),
-        "findings": [as_json(verdict) for verdict in result.verdicts],
+        "findings": [as_json(finding) for finding in result.findings],
         "features": None
         if report is None
         else {

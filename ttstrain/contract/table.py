@@ -28,7 +28,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RowFinding:
     """One finding about one row: what is done about it, a short code, and a sentence."""
 
     row: Row
@@ -53,7 +53,7 @@ class RowTable:
     format: str  # its name, one of `ttstrain.data.formats`
     root: Path  # the folder of the data set
     rows: list[Row]
-    verdicts: list[Verdict] = field(default_factory=list)  # of rows left out, and of lines that are no rows
+    findings: list[RowFinding] = field(default_factory=list)  # of rows left out, and of lines that are no rows
     files_anywhere: bool = False  # whether the format names files by absolute path
     columns: tuple[Column, ...] = ()
 

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from ttstrain import documents
 from ttstrain.contract.data import Clip, Remark, Review
-from ttstrain.contract.table import Row, RowTable, Verdict
+from ttstrain.contract.table import Row, RowFinding, RowTable
 from ttstrain.data import atomic
 from ttstrain.data.columns_used import columns_used
 from ttstrain.data.location import CACHE_HINT, cache_root, usable_cores
@@ -50,14 +50,14 @@ class AuditResult:
     root: Path
     num_rows: int
     clips: list[Clip]
-    verdicts: list[Verdict]
+    findings: list[RowFinding]
     orphans: list[Path]  # recordings beside the used ones that no row names
     remarks: tuple[Remark, ...] = ()  # of the family whose recipe the data are for
 
     @property
-    def quarantine(self) -> list[Verdict]:
+    def quarantine(self) -> list[RowFinding]:
         """Return the findings that left a row out."""
-        return [verdict for verdict in self.verdicts if verdict.action == "skip"]
+        return [finding for finding in self.findings if finding.action == "skip"]
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -76,7 +76,7 @@ class AuditResult:
 
     def count(self, action: str) -> dict[str, int]:
         """Count the findings of one action by reason, most frequent first."""
-        return dict(Counter(v.reason for v in self.verdicts if v.action == action).most_common())
+        return dict(Counter(v.reason for v in self.findings if v.action == action).most_common())
 
 
 def audit(
@@ -91,21 +91,21 @@ def audit(
     texts = [clean(row.text) for row in table.rows]
     measured = kept.of(_paths_to_decode(table.rows, texts), progress, workers or usable_cores())
 
-    judged = [_judge(row, text, measured, table, config) for row, text in zip(table.rows, texts, strict=True)]
-    judged = _without_contradicting_copies(_without_duplicates(judged))
-    judged = _noted(judged)
+    audited = [_audit_row(row, text, measured, table, config) for row, text in zip(table.rows, texts, strict=True)]
+    audited = _without_contradicting_copies(_without_duplicates(audited))
+    audited = _with_findings_across_rows(audited)
 
-    verdicts = [*table.verdicts, *(verdict for row in judged for verdict in row.verdicts)]
-    clips = [_with_notes(row.clip, row.verdicts) for row in judged if row.clip is not None]
+    findings = [*table.findings, *(finding for row in audited for finding in row.findings)]
+    clips = [_with_notes(row.clip, row.findings) for row in audited if row.clip is not None]
     not_rows = {"header_row", "comment"}
-    skipped_by_reader = {id(v.row): None for v in table.verdicts if v.action == "skip" and v.reason not in not_rows}
+    skipped_by_reader = {id(v.row): None for v in table.findings if v.action == "skip" and v.reason not in not_rows}
     orphans = find_orphans(table)
     for path in orphans:
         lost = Row(id=path.stem, audio=path, text="", source=str(path))
-        verdicts.append(Verdict(lost, "accept", "orphan_audio", "a recording that no row names: not used"))
+        findings.append(RowFinding(lost, "accept", "orphan_audio", "a recording that no row names: not used"))
     num_rows = len(table.rows) + len(skipped_by_reader)
     remarks = columns_used(table.columns)
-    result = AuditResult(table.format, table.root, num_rows, clips, verdicts, orphans, remarks)
+    result = AuditResult(table.format, table.root, num_rows, clips, findings, orphans, remarks)
     _refuse_if_hopeless(result)
     return result
 
@@ -119,9 +119,9 @@ def reviewed(result: AuditResult, review: Review) -> AuditResult:
     clips = [
         replace(clip, notes=(*clip.notes, *notes.get(clip.id, ()))) for clip in result.clips if clip.id not in left_out
     ]
-    verdicts = [Verdict(_row_of(one.clip), one.action, one.reason, one.why) for one in review.findings]
+    findings = [RowFinding(_row_of(one.clip), one.action, one.reason, one.why) for one in review.findings]
     return replace(
-        result, clips=clips, verdicts=[*result.verdicts, *verdicts], remarks=(*result.remarks, *review.remarks)
+        result, clips=clips, findings=[*result.findings, *findings], remarks=(*result.remarks, *review.remarks)
     )
 
 
@@ -138,19 +138,19 @@ def _row_of(clip: Clip) -> Row:
 
 def write_quarantine(result: AuditResult, path: Path) -> None:
     """Write every row that was left out or repaired, and why, as JSON lines."""
-    lines = [json_line(as_json(v)) for v in result.verdicts if v.action in ("skip", "fix")]
+    lines = [json_line(as_json(v)) for v in result.findings if v.action in ("skip", "fix")]
     atomic.write_text(path, "".join(line + "\n" for line in lines))
 
 
-def as_json(verdict: Verdict) -> dict[str, Any]:
+def as_json(finding: RowFinding) -> dict[str, Any]:
     """Return a finding as a JSON object."""
     return {
-        "id": verdict.row.id,
-        "source": verdict.row.source,
-        "audio": None if verdict.row.audio is None else str(verdict.row.audio),
-        "action": verdict.action,
-        "reason": verdict.reason,
-        "why": verdict.why,
+        "id": finding.row.id,
+        "source": finding.row.source,
+        "audio": None if finding.row.audio is None else str(finding.row.audio),
+        "action": finding.action,
+        "reason": finding.reason,
+        "why": finding.why,
     }
 
 
@@ -158,41 +158,41 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Judged:
+class _AuditedRow:
     row: Row
     clip: Clip | None
-    verdicts: tuple[Verdict, ...]
+    findings: tuple[RowFinding, ...]
 
-    def add(self, verdict: Verdict) -> _Judged:
-        clip = None if verdict.action == "skip" else self.clip
-        return _Judged(self.row, clip, (*self.verdicts, verdict))
+    def add(self, finding: RowFinding) -> _AuditedRow:
+        clip = None if finding.action == "skip" else self.clip
+        return _AuditedRow(self.row, clip, (*self.findings, finding))
 
 
-def _judge(
+def _audit_row(
     row: Row, text: CleanText, measured: Mapping[Path, Measured], table: RowTable, config: DataConfig
-) -> _Judged:
+) -> _AuditedRow:
     assert row.audio is not None
-    verdicts = [Verdict(row, repair.action, repair.reason, repair.why) for repair in text.repairs]
-    if any(verdict.action == "skip" for verdict in verdicts):
-        return _Judged(row, None, tuple(verdicts))
+    findings = [RowFinding(row, repair.action, repair.reason, repair.why) for repair in text.repairs]
+    if any(finding.action == "skip" for finding in findings):
+        return _AuditedRow(row, None, tuple(findings))
     sound = measured[row.audio]
     if not sound.usable:
-        return _Judged(row, None, (*verdicts, *_unusable(row, sound, table)))
-    verdicts += [Verdict(row, f.action, f.reason, f.why) for f in sound.findings]
+        return _AuditedRow(row, None, (*findings, *_unusable(row, sound, table)))
+    findings += [RowFinding(row, f.action, f.reason, f.why) for f in sound.findings]
     clip = _clip(row, text.text, sound, config)
     if fault := _fault_of_duration(row, clip, config):
-        return _Judged(row, None, (*verdicts, fault))
+        return _AuditedRow(row, None, (*findings, fault))
     if any(c.isdigit() for c in text.text):
-        verdicts.append(Verdict(row, "accept", "unnormalised", "digits are left in the text"))
-    return _Judged(row, clip, tuple(verdicts))
+        findings.append(RowFinding(row, "accept", "unnormalised", "digits are left in the text"))
+    return _AuditedRow(row, clip, tuple(findings))
 
 
-def _unusable(row: Row, sound: Measured, table: RowTable) -> list[Verdict]:
+def _unusable(row: Row, sound: Measured, table: RowTable) -> list[RowFinding]:
     assert row.audio is not None
     is_there = not any(finding.reason == "missing_file" for finding in sound.findings)
     if is_there and not table.files_anywhere and table.format != "parquet" and leads_outside(row.audio, table.root):
-        return [Verdict(row, "skip", "outside_folder", "a link out of the data folder to what is no readable sound")]
-    return [Verdict(row, f.action, f.reason, f.why) for f in sound.findings]
+        return [RowFinding(row, "skip", "outside_folder", "a link out of the data folder to what is no readable sound")]
+    return [RowFinding(row, f.action, f.reason, f.why) for f in sound.findings]
 
 
 def _clip(row: Row, text: str, sound: Measured, config: DataConfig) -> Clip:
@@ -215,37 +215,37 @@ def _clip(row: Row, text: str, sound: Measured, config: DataConfig) -> Clip:
     )
 
 
-def _fault_of_duration(row: Row, clip: Clip, config: DataConfig) -> Verdict | None:
+def _fault_of_duration(row: Row, clip: Clip, config: DataConfig) -> RowFinding | None:
     seconds = clip.duration_s
     if seconds < config.min_s:
-        return Verdict(row, "skip", "too_short", f"{seconds:.2f} s, `data.min_s` is {config.min_s:g}")
+        return RowFinding(row, "skip", "too_short", f"{seconds:.2f} s, `data.min_s` is {config.min_s:g}")
     if seconds > config.max_s:
         why = f"{seconds:.1f} s, `data.max_s` is {config.max_s:g}: split it at its pauses"
-        return Verdict(row, "skip", "too_long", why)
+        return RowFinding(row, "skip", "too_long", why)
     spoken = spoken_seconds(clip.text)
     if not spoken.least <= seconds <= spoken.most:
         why = f"{len(clip.text)} characters in {seconds:.1f} s: the text does not match the recording"
-        return Verdict(row, "skip", "speaking_rate", why)
+        return RowFinding(row, "skip", "speaking_rate", why)
     return None
 
 
-def _with_notes(clip: Clip, verdicts: Iterable[Verdict]) -> Clip:
-    return replace(clip, notes=tuple(f"{verdict.reason}: {verdict.why}" for verdict in verdicts))
+def _with_notes(clip: Clip, findings: Iterable[RowFinding]) -> Clip:
+    return replace(clip, notes=tuple(f"{finding.reason}: {finding.why}" for finding in findings))
 
 
 # ---------------------------------------------------------------- rows against each other
 
 
-def _without_duplicates(judged: Sequence[_Judged]) -> list[_Judged]:
+def _without_duplicates(audited: Sequence[_AuditedRow]) -> list[_AuditedRow]:
     """Keep one of several equal rows; leave out all rows that give one file, or one id, different texts."""
     groups: dict[str, list[int]] = defaultdict(list)
-    for i, one in enumerate(judged):
+    for i, one in enumerate(audited):
         groups[f"id {one.row.id}"].append(i)
         groups[f"file {one.row.audio}"].append(i)
-    result = list(judged)
+    result = list(audited)
     done: set[int] = set()
     for members in groups.values():
-        rows = [judged[i].row for i in members]
+        rows = [audited[i].row for i in members]
         if len(members) < 2 or done.issuperset(members):
             continue
         done.update(members)
@@ -254,45 +254,45 @@ def _without_duplicates(judged: Sequence[_Judged]) -> list[_Judged]:
         for position, i in enumerate(members):
             if not same:
                 why = f"{where} contradict each other: keep the right one"
-                result[i] = result[i].add(Verdict(rows[position], "skip", "duplicate_id", why))
+                result[i] = result[i].add(RowFinding(rows[position], "skip", "duplicate_id", why))
             elif position == 0:
                 why = f"written more than once ({where}): one is used"
-                result[i] = result[i].add(Verdict(rows[position], "fix", "duplicate_id", why))
+                result[i] = result[i].add(RowFinding(rows[position], "fix", "duplicate_id", why))
             else:
-                result[i] = replace(result[i], clip=None, verdicts=())
+                result[i] = replace(result[i], clip=None, findings=())
     return result
 
 
-def _without_contradicting_copies(judged: Sequence[_Judged]) -> list[_Judged]:
+def _without_contradicting_copies(audited: Sequence[_AuditedRow]) -> list[_AuditedRow]:
     """Leave out all rows whose recordings are equal to the byte and whose texts are not."""
     copies: dict[str, list[int]] = defaultdict(list)
-    for i, one in enumerate(judged):
+    for i, one in enumerate(audited):
         if one.clip is not None and one.clip.digest:
             copies[one.clip.digest].append(i)
-    result = list(judged)
+    result = list(audited)
     for members in copies.values():
-        clips = [clip for i in members if (clip := judged[i].clip) is not None]
+        clips = [clip for i in members if (clip := audited[i].clip) is not None]
         if len({skeleton(clip.text) for clip in clips}) > 1:
             where = ", ".join(clip.source for clip in clips[:4])
             why = f"the recordings of {where} are equal, their texts contradict each other: keep the right one"
             for i in members:
-                result[i] = result[i].add(Verdict(result[i].row, "skip", "duplicate_audio", why))
+                result[i] = result[i].add(RowFinding(result[i].row, "skip", "duplicate_audio", why))
     return result
 
 
-def _noted(judged: Sequence[_Judged]) -> list[_Judged]:
+def _with_findings_across_rows(audited: Sequence[_AuditedRow]) -> list[_AuditedRow]:
     """Add findings that need all rows: equal recordings, equal texts, unusual speaking rate, another script."""
-    clips = [one.clip for one in judged if one.clip is not None]
+    clips = [one.clip for one in audited if one.clip is not None]
     notes: dict[str, list[tuple[str, str]]] = defaultdict(list)
     _note_repeats(clips, notes)
     _note_pace(clips, notes)
     _note_scripts(clips, notes)
     _note_labels(clips, notes)
     result = []
-    for one in judged:
+    for one in audited:
         if one.clip is not None:
             for reason, why in notes.get(one.clip.id, ()):
-                one = one.add(Verdict(one.row, "accept", reason, why))  # noqa: PLW2901
+                one = one.add(RowFinding(one.row, "accept", reason, why))  # noqa: PLW2901
         result.append(one)
     return result
 
@@ -348,7 +348,7 @@ def find_orphans(table: RowTable) -> list[Path]:
     """List recordings in the folders of the table's files that no row names; folders below are not searched."""
     if table.format == "parquet":
         return []
-    named = [*table.rows, *(verdict.row for verdict in table.verdicts)]
+    named = [*table.rows, *(finding.row for finding in table.findings)]
     used: dict[str, set[str]] = defaultdict(set)  # folder without links -> names
     folders: dict[str, Path] = {}
     for audio in {row.audio for row in named if row.audio is not None}:
@@ -419,7 +419,7 @@ class _Key:
 
 
 @dataclass(frozen=True, slots=True)
-class _Remembered:
+class _Cached:
     measured: Measured
     changed: int | None  # None where an earlier version wrote it
 
@@ -428,7 +428,7 @@ def _changed(key: _Key | None) -> int | None:
     return None if key is None else key.changed
 
 
-def _same_bytes(path: Path, one: _Remembered) -> bool:
+def _same_bytes(path: Path, one: _Cached) -> bool:
     """Tell whether a file still has the bytes that were measured; False for a file that was unusable."""
     try:
         return bool(one.measured.digest) and sha256_of_file(path) == one.measured.digest
@@ -450,9 +450,9 @@ class _Measurements:
 
     def of(self, paths: Sequence[Path], progress: TellProgress | None, workers: int) -> dict[Path, Measured]:
         keys = {path: self._key(path) for path in paths}
-        kept = self._read()
-        remembered = {path: kept[key.name] for path, key in keys.items() if key is not None and key.name in kept}
-        known = {path: one.measured for path, one in remembered.items() if one.changed == _changed(keys[path])}
+        kept = self._read_cached()
+        cached = {path: kept[key.name] for path, key in keys.items() if key is not None and key.name in kept}
+        known = {path: one.measured for path, one in cached.items() if one.changed == _changed(keys[path])}
         unknown = [path for path in paths if path not in known]
         if progress is not None:
             progress(len(known), len(paths))
@@ -460,7 +460,7 @@ class _Measurements:
             return known
         with refused_as(DataError, path=self.path, hint=CACHE_HINT), self._opened() as file:
             file.write("\n")  # ends a line that an interruption cut short
-            for path, result in self._measure(unknown, remembered, workers):
+            for path, result in self._measure(unknown, cached, workers):
                 known[path] = result
                 if key := keys[path]:
                     file.write(_summed({"key": key.name, "changed": key.changed, **result.to_json()}) + "\n")
@@ -473,10 +473,10 @@ class _Measurements:
         return self.path.open("a", encoding="utf-8")
 
     def _measure(
-        self, paths: Sequence[Path], remembered: Mapping[Path, _Remembered], workers: int
+        self, paths: Sequence[Path], cached: Mapping[Path, _Cached], workers: int
     ) -> Iterator[tuple[Path, Measured]]:
         def look(path: Path) -> Measured:
-            one = remembered.get(path)
+            one = cached.get(path)
             return one.measured if one is not None and _same_bytes(path, one) else measure(path, max_s=self.max_s)
 
         # Threads are enough: libsndfile, numpy and hashlib release the GIL.
@@ -498,7 +498,7 @@ class _Measurements:
         parts = (RULES, self.max_s, str(path.absolute()), status.st_size, status.st_mtime_ns)
         return _Key(sha256(repr(parts)), status.st_ctime_ns)
 
-    def _read(self) -> dict[str, _Remembered]:
+    def _read_cached(self) -> dict[str, _Cached]:
         if not self.path.exists():
             return {}
         kept = {}
@@ -507,7 +507,7 @@ class _Measurements:
             try:
                 values = documents.check_object(documents.parse(line), {"key": str, "crc32": int})
                 if line.decode("utf-8") == _summed({key: values[key] for key in values if key != "crc32"}):
-                    kept[values["key"]] = _Remembered(Measured.from_json(values), values.get("changed"))
+                    kept[values["key"]] = _Cached(Measured.from_json(values), values.get("changed"))
             except (ValueError, TypeError, KeyError):  # cut short by an interruption, or damaged: measured again
                 continue
         return kept

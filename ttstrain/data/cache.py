@@ -104,11 +104,11 @@ class FeatureCache:
         if held is not None:
             return held
         try:
-            return _read(path)
+            return _read_features(path)
         except _DamagedError as damage:
             log.warning("features of clip %s are made again: %s", clip.id, damage)
-        _write(path, _features(clip, self.task_data))
-        return _read(path)
+        _write_features(path, _features(clip, self.task_data))
+        return _read_features(path)
 
     def path(self, clip: Clip) -> Path:
         """Return where a clip's features are kept."""
@@ -175,7 +175,7 @@ def _build_one(clip: Clip, path: Path, task_data: TaskData) -> str | None:
     except (OSError, RuntimeError, ValueError, ArithmeticError, MemoryError) as error:
         _check_device(error, clip)
         return f"{type(error).__name__}: {error}"
-    _write(path, features)
+    _write_features(path, features)
     return None
 
 
@@ -200,13 +200,13 @@ def _features(clip: Clip, task_data: TaskData) -> Features:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in features.items()}
 
 
-def _write(path: Path, features: Features) -> None:
+def _write_features(path: Path, features: Features) -> None:
     content = tensorfile.encode(features, metadata={"crc32": str(_checksum(features))})
     with refused_as(DataError, path=path, hint=CACHE_HINT, what="the feature cache"):
         atomic.write_bytes(path, content, durability="cached")
 
 
-def _read(path: Path) -> Features:
+def _read_features(path: Path) -> Features:
     try:
         features, metadata = tensorfile.read_mapped(path)
     except FileNotFoundError as error:

@@ -45,10 +45,10 @@ def check_choices(stages: Sequence[StageConfig], train: Sequence[Clip], held_out
 
 
 def _fits(clip: Clip, wanted: StageData) -> bool:
-    return all(_verdicts(clip, wanted).values())
+    return all(_passes(clip, wanted).values())
 
 
-def _verdicts(clip: Clip, wanted: StageData) -> Mapping[str, bool]:
+def _passes(clip: Clip, wanted: StageData) -> Mapping[str, bool]:
     """Say for each key whether it lets the clip pass."""
     return {
         "speakers": not wanted.speakers or clip.speaker in wanted.speakers,
@@ -69,7 +69,7 @@ def _known(value: str, known: Sequence[str]) -> str:
 
 def _why_nothing(clips: Sequence[Clip], wanted: StageData) -> str:
     """Count what each key lets pass by itself."""
-    verdicts = [_verdicts(clip, wanted) for clip in clips]
-    counts = {key: sum(verdict[key] for verdict in verdicts) for key in verdicts[0]} if verdicts else {}
+    passed = [_passes(clip, wanted) for clip in clips]
+    counts = {key: sum(one[key] for one in passed) for key in passed[0]} if passed else {}
     narrow = [f"`{key}` lets {count} of {len(clips)} clips pass" for key, count in counts.items() if count < len(clips)]
     return f"{', '.join(narrow)}, all of them together none"

@@ -107,11 +107,11 @@ class Loader:
         unless the cache keeps features on the device. Raises DataError if a worker hangs.
         """
         try:
-            batches = [piece for _ in range(micro_batches) for piece in self._take()]
+            batches = [piece for _ in range(micro_batches) for piece in self._next_pieces()]
         except BrokenProcessPool:
             log.warning("a process that loads data was killed: batches are loaded by the training process from now on")
             self.close()
-            batches = [piece for _ in range(micro_batches) for piece in self._take()]
+            batches = [piece for _ in range(micro_batches) for piece in self._next_pieces()]
         consumed = itertools.islice(self._stream(self._cursor), micro_batches * self.world_size)
         *_, last = consumed
         self._cursor = last.after
@@ -306,7 +306,7 @@ class Loader:
     def _ready(self, batch: Batch) -> Batch:
         return _pinned(batch) if self._pin else batch
 
-    def _take(self) -> list[Batch]:
+    def _next_pieces(self) -> list[Batch]:
         """Return the next micro-batch of this rank, in its pieces."""
         if self._ahead is None:
             self._ahead = self._from_here() if self._pool is None else self._from_workers(self._pool)

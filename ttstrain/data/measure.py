@@ -124,7 +124,7 @@ def _of_sound(path: Path, max_s: float) -> Measured:
     if not np.isfinite(decoded.samples).all():
         share = float((~np.isfinite(decoded.samples)).mean())
         return _skip("non_finite", f"{share:.2%} of the samples are NaN or infinite")
-    return _judge(path, decoded)
+    return _measure_decoded(path, decoded)
 
 
 def _fault_of_length(decoded: Decoded, max_s: float) -> Flaw | None:
@@ -148,7 +148,7 @@ def _fault_of_length(decoded: Decoded, max_s: float) -> Flaw | None:
 # ---------------------------------------------------------------- decoded samples
 
 
-def _judge(path: Path, decoded: Decoded) -> Measured:
+def _measure_decoded(path: Path, decoded: Decoded) -> Measured:
     rate = decoded.sample_rate
     channel, of_channels = _channel(decoded.samples)
     raw = decoded.samples.mean(axis=1) if channel == "mean" else decoded.samples[:, channel]  # (t,)

@@ -55,13 +55,13 @@ class Mixture:
         return self._clips.next(1)
 
     def _auxiliary_round(self) -> list[Batch]:
-        ranks = [self._take() for _ in range(self._clips.world_size)]
+        ranks = [self._next_auxiliary() for _ in range(self._clips.world_size)]
         return [self._auxiliary.batch(piece) for piece in self._pieces(ranks[self._clips.rank], self._clips.limit)]
 
     def _pieces(self, indices: Sequence[int], limit: int | None) -> list[list[int]]:
         return sampler.pieces(indices, self._auxiliary.lengths, limit=limit, packed=self._auxiliary.packed)
 
-    def _take(self) -> list[int]:
+    def _next_auxiliary(self) -> list[int]:
         """Return the next auxiliary micro-batch, without excluded examples."""
         while True:
             plan = self._plan(self._epoch)

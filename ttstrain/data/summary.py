@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ttstrain.contract.table import Action, Verdict
+from ttstrain.contract.table import Action, RowFinding
 from ttstrain.data.formats import labels
 from ttstrain.data.readers.rows import printable
 from ttstrain.layout import LABEL, WIDTH, labelled
@@ -48,7 +48,7 @@ def findings_lines(result: AuditResult, *, after: AuditResult | None = None) -> 
         result = replace(
             result,
             remarks=result.remarks[len(after.remarks) :],
-            verdicts=result.verdicts[len(after.verdicts) :],
+            findings=result.findings[len(after.findings) :],
         )
     lines: list[str] = []
     for remark in result.remarks:
@@ -65,19 +65,19 @@ def _section(result: AuditResult, action: Action, title: str, num_examples: int)
     lines = [title]
     for reason, count in list(counts.items())[:MOST_REASONS]:
         lines.append(f"  {count:>6}  {reason}")
-        examples = [v for v in result.verdicts if v.action == action and v.reason == reason][:num_examples]
-        for verdict in examples:
-            lines += _example(verdict)
+        examples = [v for v in result.findings if v.action == action and v.reason == reason][:num_examples]
+        for finding in examples:
+            lines += _example(finding)
     if rest := list(counts.items())[MOST_REASONS:]:
         lines += _entry("", ", ".join(f"{count} {reason}" for reason, count in rest))
     return lines
 
 
-def _example(verdict: Verdict) -> list[str]:
+def _example(finding: RowFinding) -> list[str]:
     """Name a row and its reason on as many lines as it takes: a long id must not hide the reason."""
-    where, row_id = printable(verdict.row.source), verdict.row.id
+    where, row_id = printable(finding.row.source), finding.row.id
     named = where if row_id == where else f"{where} {printable(row_id)}"
-    text = printable(f"{named}: {verdict.why}", limit=4 * WIDTH)
+    text = printable(f"{named}: {finding.why}", limit=4 * WIDTH)
     return labelled("", text, hang=2, break_words=True, break_on_hyphens=True)
 
 

@@ -141,7 +141,7 @@ def choose_clips(data: str) -> list[Clip]:
     table = read_rows(data)
     wanted = NUM_CLIPS * LOOKED_AT
     step = max(1, len(table.rows) // wanted)
-    some = replace(table, rows=table.rows[::step][:wanted], verdicts=[])
+    some = replace(table, rows=table.rows[::step][:wanted], findings=[])
     clips = audit(some, DataConfig(path=data)).clips
     low, high = HANDY_S
     handy = [clip for clip in clips if low <= clip.duration_s <= high] or sorted(clips, key=lambda c: c.duration_s)

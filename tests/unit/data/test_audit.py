@@ -202,7 +202,7 @@ def test_an_odd_pace_is_noted_beside_many_even_ones(tmp_path: Path) -> None:
     add(folder, "odd|" + "word " * 9, 2.0)
     result = judge(folder)
     assert len(result.clips) == 25
-    noted = [v.row.id for v in result.verdicts if v.reason == "speaking_rate"]
+    noted = [v.row.id for v in result.findings if v.reason == "speaking_rate"]
     assert noted == ["odd"]
 
 
@@ -217,7 +217,7 @@ def test_names_before_texts_and_tags_are_noted_with_examples(folder: Path) -> No
 def test_another_script_is_noted_beside_many_of_one(tmp_path: Path) -> None:
     folder = write_ljspeech(tmp_path / "set", [1.0] * 12)
     add(folder, "arabic|لم يتفوق عليه أحد قط")
-    [noted] = [v for v in judge(folder).verdicts if v.reason == "unsupported_chars"]
+    [noted] = [v for v in judge(folder).findings if v.reason == "unsupported_chars"]
     assert (noted.row.id, noted.action) == ("arabic", "accept")
     assert "Arabic" in noted.why
 
@@ -256,8 +256,8 @@ def test_a_link_to_nothing_is_called_that(folder: Path) -> None:
     (folder / "wavs/dead.wav").symlink_to(folder.parent / "gone.wav")
     with (folder / "metadata.csv").open("a") as file:
         file.write(f"dead|{text_for(1.0)}\n")
-    [verdict] = judge(folder).quarantine
-    assert (verdict.reason, verdict.why) == ("missing_file", "a link to a file that is not there")
+    [finding] = judge(folder).quarantine
+    assert (finding.reason, finding.why) == ("missing_file", "a link to a file that is not there")
 
 
 def test_a_long_name_does_not_hide_the_reason(folder: Path) -> None:
@@ -277,8 +277,8 @@ def test_a_link_out_of_the_folder_is_used_only_if_it_is_sound(folder: Path) -> N
     add(folder, f"secret|{text_for(1.0)} secret")
     result = judge(folder)
     assert "linked" in {clip.id for clip in result.clips}
-    [verdict] = result.quarantine
-    assert (verdict.row.id, verdict.reason) == ("secret", "outside_folder")
+    [finding] = result.quarantine
+    assert (finding.row.id, finding.reason) == ("secret", "outside_folder")
     assert "swordfish" not in repr(result)
 
 

@@ -35,7 +35,7 @@ def texts(table: RowTable) -> dict[str, str]:
 
 
 def skips(table: RowTable) -> list[tuple[str, str]]:
-    return [(verdict.row.source, verdict.reason) for verdict in table.verdicts if verdict.action == "skip"]
+    return [(finding.row.source, finding.reason) for finding in table.findings if finding.action == "skip"]
 
 
 # ---------------------------------------------------------------- LJSpeech
@@ -81,7 +81,7 @@ def test_quoting_as_a_csv_writer_writes_it_is_undone_and_said(separator: str, en
         "b": f"a jar {separator} of buttons".replace("\t", "").replace("  ", " "),
         "c": "along the harbour and home",
     }
-    assert [v.reason for v in table.verdicts if v.action == "fix"] == ["csv_quotes"] * 3
+    assert [v.reason for v in table.findings if v.action == "fix"] == ["csv_quotes"] * 3
     assert [row.source for row in table.rows] == ["metadata.csv:2", "metadata.csv:3", "metadata.csv:4"]
 
 
@@ -103,7 +103,7 @@ def test_quotes_round_every_field_are_undone(folder: Path) -> None:
 def test_quotation_marks_of_the_texts_are_texts(rows: dict[str, str], folder: Path) -> None:
     table = read(folder, "".join(f"{name}|{text}\n" for name, text in rows.items()))
     assert texts(table) == rows
-    assert table.verdicts == []
+    assert table.findings == []
 
 
 def test_one_field_of_csv_among_plain_ones_is_read_as_csv(folder: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_text_that_holds_the_separator_is_left_out(folder: Path) -> None:
     table = read(folder, "a|one thing\nb|hold the ladder | while I look\nc|another\n")
     assert texts(table) == {"a": "one thing", "c": "another"}
     assert skips(table) == [("metadata.csv:2", "column_count")]
-    assert [verdict.row.audio for verdict in table.verdicts] == [folder / "wavs/b.wav"]
+    assert [finding.row.audio for finding in table.findings] == [folder / "wavs/b.wav"]
 
 
 def test_a_bar_in_most_texts_of_a_table_with_tabs_is_a_part_of_them(folder: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_bar_in_most_texts_of_a_table_with_tabs_is_a_part_of_them(folder: Path
 def test_a_separator_at_the_end_makes_no_column(header: str, folder: Path) -> None:
     table = read(folder, f"{header}wavs/a.wav|one|\nwavs/b.wav|two||\n")
     assert list(texts(table).values()) == ["one", "two"]
-    assert [v for v in table.verdicts if v.reason != "header_row"] == []
+    assert [v for v in table.findings if v.reason != "header_row"] == []
 
 
 def test_a_third_column_that_is_no_spelling_out_is_refused(folder: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_named_header_says_which_column_is_which(folder: Path) -> None:
         ("a", "one", "ann", "en"),
         ("b", "two", "bob", "de"),
     ]
-    assert [(v.action, v.reason) for v in table.verdicts] == [("fix", "header_row")]
+    assert [(v.action, v.reason) for v in table.findings] == [("fix", "header_row")]
 
 
 def test_commas_are_read_by_the_rules_of_csv_and_said(folder: Path) -> None:
@@ -192,7 +192,7 @@ def test_commas_are_read_by_the_rules_of_csv_and_said(folder: Path) -> None:
     assert texts(table) == {"a": 'one, "two"', "b": "three\nfour"}
     assert [row.source for row in table.rows] == ["metadata.csv:1", "metadata.csv:2"]
     assert skips(table) == [("metadata.csv:4", "column_count")]
-    assert "delimiter" in {verdict.reason for verdict in table.verdicts}
+    assert "delimiter" in {finding.reason for finding in table.findings}
 
 
 def test_a_quote_that_never_closes_is_refused_in_csv(folder: Path) -> None:
@@ -227,7 +227,7 @@ def test_gpt_sovits_list_with_speakers_and_languages(folder: Path) -> None:
         ("b", "bob", "ja", "はい"),
     ]
     assert skips(table) == [("train.list:3", "column_count")]
-    assert [v.reason for v in table.verdicts if v.action == "fix"] == ["moved_file"]
+    assert [v.reason for v in table.findings if v.action == "fix"] == ["moved_file"]
 
 
 def test_a_list_is_told_by_content_whatever_its_name(folder: Path) -> None:

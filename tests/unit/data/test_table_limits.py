@@ -31,7 +31,7 @@ def test_a_small_parquet_file_that_unpacks_to_a_large_one_is_refused(
 ) -> None:
     path = written(tmp_path / "a.parquet", ["a" * 1_000_000] * 10, dictionary=False)
     assert path.stat().st_size < 100_000
-    assert len(read_rows(path).verdicts) == 10  # ten megabytes are no harm
+    assert len(read_rows(path).findings) == 10  # ten megabytes are no harm
     monkeypatch.setattr(parquet_limits, "MOST_UNPACKED", 1 << 20)
     with pytest.raises(TableError, match=r"unpacks `text` to [0-9,]+ times its size"):
         read_rows(path)

@@ -6,7 +6,7 @@ import importlib.resources
 from pathlib import Path
 
 from ttstrain import documents, registry
-from ttstrain.contract.table import Action, Row, RowTable, Verdict
+from ttstrain.contract.table import Action, Row, RowFinding, RowTable
 from ttstrain.data.location import cache_root
 from ttstrain.data.readers.delimited import COMMON, read_delimited
 from ttstrain.data.readers.folders import read_wav_txt, sound_files
@@ -17,7 +17,7 @@ from ttstrain.data.readers.rows import TableError, printable
 from ttstrain.errors import DataError
 from ttstrain.places import refused_as
 
-__all__ = ["Action", "Row", "RowTable", "TableError", "Verdict", "printable", "read_rows"]
+__all__ = ["Action", "Row", "RowFinding", "RowTable", "TableError", "printable", "read_rows"]
 
 PACKAGE_DATA = "package:"
 DELIMITED = "delimited"  # a table with separators; its content decides which
@@ -89,7 +89,7 @@ def _find_table(folder: Path) -> Path | None:
 
 def _read_pairs(folder: Path) -> RowTable:
     table = read_wav_txt(folder)
-    if not table.rows and not table.verdicts:
+    if not table.rows and not table.findings:
         looked = f"{', '.join(TABLE_NAMES)}, {', '.join(TABLE_PATTERNS)}, *.parquet"
         raise TableError(
             "no_metadata",

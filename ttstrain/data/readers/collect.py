@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from ttstrain.contract.table import Action, Column, Row, RowTable, Verdict
+from ttstrain.contract.table import Action, Column, Row, RowFinding, RowTable
 from ttstrain.data.readers.ids import Place, with_own_ids
 from ttstrain.data.readers.locate import Locator, Lost
 from ttstrain.data.readers.rows import printable
@@ -23,7 +23,7 @@ class Collector:
         self.locator = Locator(root, anywhere=files_anywhere)
         self.rows: list[Row] = []
         self.places: list[Place] = []  # of each row's recording
-        self.verdicts: list[Verdict] = []
+        self.findings: list[RowFinding] = []
         self.columns: tuple[Column, ...] = ()
 
     def locate(self, row: Row, name: str, *, beside: Callable[[], Iterable[Path]] = tuple) -> bool:
@@ -35,17 +35,19 @@ class Collector:
         if isinstance(found, Lost) and (bare := unquoted(name)) != name.strip():
             found = self.locator.find(bare, beside=beside)
             if not isinstance(found, Lost):
-                self.judge(
+                self.add_finding(
                     row, "fix", "quoted_path", f"`{printable(name.strip())}`: the quotes are no part of the path"
                 )
         if isinstance(found, Lost):
-            self.judge(row, "skip", found.reason, found.why)
+            self.add_finding(row, "skip", found.reason, found.why)
             return False
         row = replace(row, audio=found.path)
         self.add(row, _place(found.path, self.root))
         if found.moved:
             shown = found.path.parent.name
-            self.judge(row, "fix", "moved_file", f"`{printable(name)}` is not there; found by its name in `{shown}`")
+            self.add_finding(
+                row, "fix", "moved_file", f"`{printable(name)}` is not there; found by its name in `{shown}`"
+            )
         return True
 
     def add(self, row: Row, place: Place) -> None:
@@ -57,11 +59,11 @@ class Collector:
         """Skip a row that names a recording, and keep the recording's path, so that it is not reported as orphan."""
         found = self.locator.find(unquoted(name))
         audio = None if isinstance(found, Lost) else found.path
-        self.judge(replace(row, audio=audio), "skip", reason, why)
+        self.add_finding(replace(row, audio=audio), "skip", reason, why)
 
-    def judge(self, row: Row, action: Action, reason: str, why: str) -> None:
+    def add_finding(self, row: Row, action: Action, reason: str, why: str) -> None:
         """Add a finding."""
-        self.verdicts.append(Verdict(row, action, reason, why))
+        self.findings.append(RowFinding(row, action, reason, why))
 
     def table(self) -> RowTable:
         """Return the table; if two recordings have the same id, names of their folders are put before it."""
@@ -70,7 +72,7 @@ class Collector:
             self.format,
             self.root,
             rows,
-            self.verdicts,
+            self.findings,
             files_anywhere=self.locator.anywhere,
             columns=self.columns,
         )

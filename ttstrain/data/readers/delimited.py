@@ -55,18 +55,20 @@ def read_delimited(path: Path, root: Path, wanted: str | None) -> RowTable:
     collector = Collector(root, kind, files_anywhere=known is not None)
     for line in comments:
         comment = Record(line.number, [line.text])
-        collector.judge(_row(comment, path, layout), "accept", "comment", "a comment, not a row")
+        collector.add_finding(_row(comment, path, layout), "accept", "comment", "a comment, not a row")
     if has_header and kind == "ljspeech":
         why = f"the header `{printable(delimiter.join(header))}` is no row"
-        collector.judge(_row(records[0], path, layout), "fix", "header_row", why)
+        collector.add_finding(_row(records[0], path, layout), "fix", "header_row", why)
     if delimiter != "|" and not has_header:
         named = "tabs" if delimiter == "\t" else "commas, with csv quoting"
-        collector.judge(_row(body[0], path, layout), "accept", "delimiter", f"the columns are separated by {named}")
+        collector.add_finding(
+            _row(body[0], path, layout), "accept", "delimiter", f"the columns are separated by {named}"
+        )
     for record in body:
-        _take(collector, record, reading)
+        _add_row(collector, record, reading)
         if record.number in changed:
             why = "its columns are separated by bars that only look like `|`, such as the full-width `｜`: read as `|`"
-            collector.judge(_row(record, path, layout), "fix", "bars", why)
+            collector.add_finding(_row(record, path, layout), "fix", "bars", why)
     usual = [record for record in body if not _odd_count(record, layout, third)]
     collector.columns = _columns(layout, header if has_header else (), usual)
     return collector.table()
@@ -170,7 +172,7 @@ class _Reading:
     known: LineFormat | None  # a family's table without a header
 
 
-def _take(collector: Collector, record: Record, reading: _Reading) -> None:
+def _add_row(collector: Collector, record: Record, reading: _Reading) -> None:
     path, layout, third, fields = reading.path, reading.layout, reading.third, record.fields
     texts = [fields[i] for i in layout.texts if i < len(fields)]
     row = _row(record, path, layout, text=next((text for text in texts if text.strip()), ""))
@@ -178,16 +180,16 @@ def _take(collector: Collector, record: Record, reading: _Reading) -> None:
     if row.id and leaves_folder(row.id) and collector.locator.inside(row.id) is not None:
         row = replace(row, id=stem(row.id))  # an absolute path of something in the folder
     if len(fields) == 1:
-        collector.judge(row, "skip", "no_text", f"the line has no text, only `{printable(fields[0])}`")
+        collector.add_finding(row, "skip", "no_text", f"the line has no text, only `{printable(fields[0])}`")
     elif fault := _odd_count(record, layout, third):
         collector.leave_out(row, name, "column_count", fault)
     elif collector.locate(row, name, beside=_beside(path, reading.known, name, row.speaker)):
         if record.unquoted:
-            collector.judge(row, "fix", "csv_quotes", f"csv quoting undone: `{printable(row.text, limit=40)}`")
+            collector.add_finding(row, "fix", "csv_quotes", f"csv quoting undone: `{printable(row.text, limit=40)}`")
         if record.number in third.doubtful:
             shown = printable(fields[2], limit=30)
             why = f"the third column, `{shown}`, shares few words with the second: check which one is spoken"
-            collector.judge(row, "accept", "columns", why)
+            collector.add_finding(row, "accept", "columns", why)
 
 
 def _beside(path: Path, known: LineFormat | None, name: str, speaker: str) -> Callable[[], Iterable[Path]]:

@@ -27,7 +27,7 @@ def read_wav_txt(root: Path) -> RowTable:
         try:
             text = read_text(text_path)
         except TableError as error:
-            collector.judge(row, "skip", error.reason, error.message)
+            collector.add_finding(row, "skip", error.reason, error.message)
             continue
         collector.add(Row(id=row.id, audio=path, text=" ".join(text.split("\n")), source=row.source), Place())
     return collector.table()

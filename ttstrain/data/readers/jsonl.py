@@ -26,18 +26,18 @@ def read_jsonl(path: Path, root: Path, *, files_anywhere: bool = True) -> RowTab
         try:
             values = documents.parse(text, numbers="any") if isinstance(text, str) else text
         except documents.DocumentError as error:
-            collector.judge(blank, "skip", "bad_row", f"the line cannot be read: {error}")
+            collector.add_finding(blank, "skip", "bad_row", f"the line cannot be read: {error}")
             continue
         if not isinstance(values, Mapping):
-            collector.judge(blank, "skip", "bad_row", "the line is not a JSON object")
+            collector.add_finding(blank, "skip", "bad_row", "the line is not a JSON object")
             continue
         keys |= set(values)
         named = {plain(key): value for key, value in values.items()}
         uses.see(named, {plain(key): printable(key) for key in values})
-        _take(collector, source, named, uses)
+        _add_row(collector, source, named, uses)
     collector.columns = uses.columns()
     table = collector.table()
-    if not table.rows and not table.verdicts:
+    if not table.rows and not table.findings:
         raise TableError("no_rows", f"`{path}` holds no rows")
     if keys and not first_of(AUDIO, map(plain, keys)) and not first_of(ID, map(plain, keys)):
         raise TableError(
@@ -58,7 +58,7 @@ def _objects(path: Path) -> list[tuple[int, Any]]:
         raise TableError("encoding", f"`{path}` cannot be read: {error}") from error
 
 
-def _take(collector: Collector, source: str, values: Mapping[str, Any], uses: Uses) -> None:
+def _add_row(collector: Collector, source: str, values: Mapping[str, Any], uses: Uses) -> None:
     audio_key = first_of(AUDIO, values) or first_of(ID, values)
     name = values[audio_key] if audio_key else ""
     if isinstance(name, Mapping):  # as Hugging Face writes it
@@ -81,7 +81,7 @@ def _take(collector: Collector, source: str, values: Mapping[str, Any], uses: Us
         source=source,
     )
     if not name_is_text or not isinstance(text, str):
-        collector.judge(row, "skip", "bad_row", "the file and the text should be JSON strings")
+        collector.add_finding(row, "skip", "bad_row", "the file and the text should be JSON strings")
     else:
         collector.locate(row, name)
 

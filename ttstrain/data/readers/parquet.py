@@ -50,10 +50,10 @@ def read_parquet(files: Sequence[Path], root: Path, unpack_to: Path) -> RowTable
                 for batch in file.iter_batches(at_a_time, columns=columns.all):
                     for values in batch.to_pylist():
                         number += 1
-                        _take(collector, f"{path.name}:{number}", values, columns, uses=uses, unpack_to=unpack_to)
+                        _add_row(collector, f"{path.name}:{number}", values, columns, uses=uses, unpack_to=unpack_to)
         except (pyarrow.ArrowException, DamagedPageError, OSError, MemoryError, UnicodeDecodeError) as error:
             raise TableError("unreadable", f"`{path}` is no readable Parquet file: {error}") from error
-    if not collector.rows and not collector.verdicts:
+    if not collector.rows and not collector.findings:
         raise TableError("no_rows", f"`{root}` holds Parquet files without rows")
     collector.columns = uses.columns()
     return collector.table()
@@ -106,7 +106,7 @@ def _look_at_others(file: Any, others: list[str], uses: Uses, *, at_a_time: int)
     uses.see(dict.fromkeys(file.schema_arrow.names), {})
 
 
-def _take(
+def _add_row(
     collector: Collector, source: str, values: Mapping[str, Any], columns: _Columns, *, uses: Uses, unpack_to: Path
 ) -> None:
     uses.see(values, {})
@@ -131,11 +131,11 @@ def _take(
         inner = PurePosixPath(name).parent.parts if isinstance(name, str) else ()
         collector.add(replace(row, audio=path), Place((path.stem[:SHORT_DIGEST], *inner)))
     elif isinstance(content, str):
-        collector.judge(row, "skip", "bad_row", content)
+        collector.add_finding(row, "skip", "bad_row", content)
     elif isinstance(name, str):
         collector.locate(row, name)
     else:
-        collector.judge(row, "skip", "bad_row", "the audio column holds neither bytes nor a path")
+        collector.add_finding(row, "skip", "bad_row", "the audio column holds neither bytes nor a path")
 
 
 def _content(audio: Mapping[str, Any]) -> bytes | str | None:

@@ -55,7 +55,7 @@ def read_prepared(folder: Path) -> RowTable:
     for path in files:
         for values in _rows(path, read):
             read.count += 1
-            _take(collector, f"{path.name}:{read.count}", values, originals)
+            _add_row(collector, f"{path.name}:{read.count}", values, originals)
     _compare_counts(collector, folder, read)
     return collector.table()
 
@@ -113,7 +113,7 @@ def _check_columns(path: Path, names: list[str]) -> None:
         )
 
 
-def _take(collector: Collector, source: str, values: Mapping[str, Any], originals: Mapping[str, str]) -> None:
+def _add_row(collector: Collector, source: str, values: Mapping[str, Any], originals: Mapping[str, str]) -> None:
     name, stored = str(values["audio_path"] or ""), values["text"]
     tokens = [str(token) for token in stored] if isinstance(stored, list) else []
     text = "".join(tokens) if isinstance(stored, list) else str(stored or "")
@@ -154,7 +154,7 @@ def _compare_counts(collector: Collector, folder: Path, read: _Read) -> None:
         why = f"`{DURATIONS}` counts {expected:,} rows, the table has {read.count:,}: its writer was not finished"
         for number in range(read.count + 1, expected + 1):
             lost = Row(id=f"row-{number}", audio=None, text="", source=f"{path.name}:{number}")
-            collector.judge(lost, "skip", "lost_row", read.damage or why)
+            collector.add_finding(lost, "skip", "lost_row", read.damage or why)
     elif expected < read.count:
         _find(collector, path, f"the table has {read.count:,} rows and `{DURATIONS}` counts {expected:,}")
     elif read.damage:
@@ -162,7 +162,7 @@ def _compare_counts(collector: Collector, folder: Path, read: _Read) -> None:
 
 
 def _find(collector: Collector, path: Path, why: str) -> None:
-    collector.judge(Row(id=path.name, audio=None, text="", source=path.name), "accept", "row_count", why)
+    collector.add_finding(Row(id=path.name, audio=None, text="", source=path.name), "accept", "row_count", why)
 
 
 def _num_durations(path: Path) -> int | None:

@@ -65,15 +65,15 @@ def read_prepared(folder: Path) -> RowTable:
         source = f"{path.name}:{line.number}"
         fields = line.text.split("\t")
         if len(fields) != 4:
-            collector.judge(
+            collector.add_finding(
                 _nameless(source, line.text), "skip", "bad_line", f"{len(fields)} fields between tabs, 4 expected"
             )
             continue
-        _take(collector, folder, source, fields, semantics)
+        _add_row(collector, folder, source, fields, semantics)
     for name in semantics.codes:
         if name not in semantics.used:
             why = "it has semantic tokens and no line of phonemes: its front end failed"
-            collector.judge(_nameless(f"{SEMANTICS}.tsv", name), "skip", "no_text", why)
+            collector.add_finding(_nameless(f"{SEMANTICS}.tsv", name), "skip", "no_text", why)
     return replace(collector.table(), root=folder)
 
 
@@ -115,12 +115,12 @@ def _read_semantics(folder: Path, collector: Collector) -> _Semantics:
         try:
             codes = tuple(int(code) for code in written.split())
         except ValueError:
-            collector.judge(_nameless(source, name), "skip", "bad_line", "its semantic tokens are no numbers")
+            collector.add_finding(_nameless(source, name), "skip", "bad_line", "its semantic tokens are no numbers")
             continue
         if not codes:
-            collector.judge(_nameless(source, name), "skip", "bad_line", "it has no semantic tokens")
+            collector.add_finding(_nameless(source, name), "skip", "bad_line", "it has no semantic tokens")
         elif name in semantics.codes and semantics.codes[name] != codes:
-            collector.judge(
+            collector.add_finding(
                 _nameless(source, name), "accept", "duplicate_id", "other tokens for one name: the first are used"
             )
         else:
@@ -131,7 +131,7 @@ def _read_semantics(folder: Path, collector: Collector) -> _Semantics:
 # ---------------------------------------------------------------- rows
 
 
-def _take(collector: Collector, folder: Path, source: str, fields: list[str], semantics: _Semantics) -> None:
+def _add_row(collector: Collector, folder: Path, source: str, fields: list[str], semantics: _Semantics) -> None:
     name, written, word2ph, text = fields
     phones = tuple(written.split(" ")) if written.strip() else ()
     ready = [
@@ -144,14 +144,14 @@ def _take(collector: Collector, folder: Path, source: str, fields: list[str], se
         ready.append(Ready("word2ph", values=spread))
     row = Row(id=name, audio=None, text=text.strip() or " ".join(phones), source=source, tokens=phones)
     if not phones:
-        collector.judge(row, "skip", "no_phonemes", "its line has no phonemes")
+        collector.add_finding(row, "skip", "no_phonemes", "its line has no phonemes")
         return
     if name in semantics.codes:
         semantics.used.add(name)
         ready.append(Ready("codes", values=semantics.codes[name]))
     elif semantics.is_there:
         why = f"`{SEMANTICS}.tsv` has no row for it: they are computed"
-        collector.judge(row, "accept", "no_semantic_tokens", why)
+        collector.add_finding(row, "accept", "no_semantic_tokens", why)
     row = Row(id=name, audio=None, text=row.text, source=source, tokens=phones, ready=tuple(ready))
     collector.locate(row, name)
 

@@ -59,7 +59,7 @@ def test_letters_become_texts_again(project: Path) -> None:
     assert table.format == "f5_project"
     assert [row.text for row in table.rows] == ["".join(row["text"]) for row in stored(project)]
     assert all(row.audio is not None and row.audio.is_file() and not row.tokens for row in table.rows)
-    assert table.verdicts == []
+    assert table.findings == []
 
 
 def test_the_table_it_was_made_from_has_the_better_texts(project: Path) -> None:
@@ -82,18 +82,18 @@ def test_pinyin_without_its_text_is_kept_as_tokens(project: Path, tmp_path: Path
 
 def test_rows_that_the_counts_promise_and_the_table_lacks_are_said(project: Path) -> None:
     write_arrow(project, stored(project), counted=COUNT + 2)
-    lost = [verdict for verdict in read_rows(project).verdicts if verdict.reason == "lost_row"]
-    assert [verdict.action for verdict in lost] == ["skip"] * 2
+    lost = [finding for finding in read_rows(project).findings if finding.reason == "lost_row"]
+    assert [finding.action for finding in lost] == ["skip"] * 2
     assert f"counts {COUNT + 2} rows, the table has {COUNT}" in lost[0].why
 
 
 def test_more_rows_than_counted_are_a_remark(project: Path) -> None:
     (project / "duration.json").write_text(json.dumps({"duration": [1.0]}))
-    (verdict,) = read_rows(project).verdicts
-    assert (verdict.action, verdict.reason) == ("accept", "row_count")
+    (finding,) = read_rows(project).findings
+    assert (finding.action, finding.reason) == ("accept", "row_count")
     (project / "duration.json").write_text("{}")
-    (verdict,) = read_rows(project).verdicts
-    assert "no list of durations" in verdict.why
+    (finding,) = read_rows(project).findings
+    assert "no list of durations" in finding.why
 
 
 def test_a_table_cut_short_gives_what_it_holds(project: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_table_cut_short_gives_what_it_holds(project: Path) -> None:
     (project / "raw.arrow").write_bytes(content[: len(content) * 3 // 5])
     table = read_rows(project)
     assert 0 < len(table.rows) < COUNT
-    lost = [verdict.why for verdict in table.verdicts if verdict.reason == "lost_row"]
+    lost = [finding.why for finding in table.findings if finding.reason == "lost_row"]
     assert len(lost) == COUNT - len(table.rows)
     (project / "raw.arrow").write_bytes(content[:100])
     with pytest.raises(TableError, match="cannot be read"):
@@ -112,7 +112,7 @@ def test_recordings_are_found_after_a_move(project: Path, tmp_path: Path) -> Non
     moved = Path(shutil.move(project, tmp_path / "elsewhere"))
     table = read_rows(moved)
     assert [row.audio.parent for row in table.rows if row.audio] == [moved / "wavs"] * COUNT
-    assert {verdict.reason for verdict in table.verdicts} == {"moved_file"}
+    assert {finding.reason for finding in table.findings} == {"moved_file"}
 
 
 def test_a_saved_data_set_is_read_too(project: Path) -> None:

@@ -32,7 +32,7 @@ def found(table: RowTable) -> list[tuple[str, str, str]]:
 
 
 def findings(table: RowTable, action: str) -> list[tuple[str, str]]:
-    return [(verdict.row.source, verdict.reason) for verdict in table.verdicts if verdict.action == action]
+    return [(finding.row.source, finding.reason) for finding in table.findings if finding.action == action]
 
 
 # ---------------------------------------------------------------- bars
@@ -85,9 +85,9 @@ def test_a_file_that_is_really_called_so_is_taken(folder: Path) -> None:
 
 def test_a_line_of_three_columns_is_told_which_four_are_expected(folder: Path) -> None:
     table = read(folder, f"a.wav|EN|{WORDS}", "b.wav|ann|EN|two")
-    (verdict,) = table.verdicts
-    assert (verdict.action, verdict.reason) == ("skip", "column_count")
-    assert verdict.why == "3 columns where 4 are expected (path, speaker, language, text)"
+    (finding,) = table.findings
+    assert (finding.action, finding.reason) == ("skip", "column_count")
+    assert finding.why == "3 columns where 4 are expected (path, speaker, language, text)"
 
 
 def test_a_line_of_one_column_has_no_text(folder: Path) -> None:

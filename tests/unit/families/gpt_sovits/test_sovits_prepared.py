@@ -43,7 +43,7 @@ def audited(folder: Path) -> AuditResult:
 
 
 def reasons(folder: Path) -> dict[str, str]:
-    return {verdict.row.id: verdict.reason for verdict in read_rows(folder).verdicts}
+    return {finding.row.id: finding.reason for finding in read_rows(folder).findings}
 
 
 def test_rows_carry_phonemes_and_what_lies_ready(project: Path) -> None:
@@ -58,7 +58,7 @@ def test_rows_carry_phonemes_and_what_lies_ready(project: Path) -> None:
     assert ready["codes"].values == (5, 6, 7)
     assert Path(ready["ssl"].path) == project / "4-cnhubert" / "a.wav.pt"
     assert {one.name for one in table.rows[1].ready} == {"ssl", "codes"}
-    assert table.verdicts == []
+    assert table.findings == []
 
 
 def test_a_folder_is_told_from_the_tables_in_it(project: Path) -> None:
@@ -82,7 +82,7 @@ def test_lines_that_are_no_rows_are_named(project: Path) -> None:
         file.write("broken line without tabs\nc.wav\t\tNone\tsilence\nlost.wav\tAA1 B\tNone\tlost\n")
     with (project / "6-name2semantic.tsv").open("a") as file:
         file.write("nobody.wav\t1 2 3\na.wav\t1 1 1\nodd.wav\tx y\n")
-    found = [(verdict.row.id, verdict.action, verdict.reason) for verdict in read_rows(project).verdicts]
+    found = [(finding.row.id, finding.action, finding.reason) for finding in read_rows(project).findings]
     assert ("broken line without tabs", "skip", "bad_line") in found
     assert ("c.wav", "skip", "no_phonemes") in found
     assert ("lost.wav", "skip", "missing_file") in found
