@@ -5,7 +5,7 @@
 A worker runs the engine's own loop. In every round it trains once with all kernels and once without each of them, on
 the same batches, in an order that changes from round to round. A gain is the share of a step's time that a kernel
 saves, the median over the rounds: by the clock, and by the CPU time of all threads, which other programs disturb less.
-Threads that wait for others sleep, so that their CPU time counts work only. What becomes of freed memory is settled
+Threads that wait for others sleep, so that their CPU time counts work only. What becomes of freed memory is decided
 when a loop starts, so `heap` is measured between pairs of workers, of which several are started.
 
 Writes JSON to scripts/bench/results.

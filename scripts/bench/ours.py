@@ -95,7 +95,7 @@ def main() -> None:
             ema_decay=EMA_DECAY,
         )
         stopwatch = Stopwatch(run.device)
-        for method in ("judge", "accept", "settle_good_step"):
+        for method in ("judge", "accept", "note_good_step"):
             stopwatch.watch(run.guard, method, part="guard: judge")
         stopwatch.watch(run.ema, "update", part="ema")
         stopwatch.watch(run.optimizers, "grad_norms", part="logging: measure")

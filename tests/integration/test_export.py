@@ -313,7 +313,7 @@ def training_of(source: Source, run: Path, kind: str) -> TrainerState:
     """Return what a run with another optimizer would hand over: its optimizer state is those of a real first step."""
     loaded, recipe = checkpoint(run, STEPS), engine_export._recipe_of(run)
     recipe = recipe.model_copy(update={"optim": recipe.optim.model_copy(update={"kind": kind})})
-    task = engine_export._build(source.task, source.config, None)
+    task = engine_export._build_task(source.task, source.config, None)
     table = build_groups(task.optimized(), task.named_parameters(), recipe.optim)
     optimizers = Optimizers.build(table, total_steps=10, steps_per_epoch=10)
     for parameter in task.parameters():

@@ -84,7 +84,7 @@ def hold(folder: Path, *, made: bool = False) -> RunLock:
 
     Raises RunBusyError that names the holder, and UserError where the folder cannot be written.
     """
-    descriptor, answer = _take(folder / LOCK)
+    descriptor, answer = _open_locked(folder / LOCK)
     if answer == "busy":
         os.close(descriptor)
         raise _busy(folder)
@@ -99,7 +99,7 @@ def hold(folder: Path, *, made: bool = False) -> RunLock:
     return RunLock(folder, descriptor, place, made=made, warning=warning)
 
 
-def _take(path: Path) -> tuple[int, Answer]:
+def _open_locked(path: Path) -> tuple[int, Answer]:
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)

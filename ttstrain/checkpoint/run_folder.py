@@ -14,31 +14,31 @@ SESSIONS = "sessions"
 
 def read_environment(folder: Path) -> dict[str, Any]:
     """Return the recorded environment of a run's start, as far as it can be read."""
-    return _read(folder / ENVIRONMENT)
+    return _read_record(folder / ENVIRONMENT)
 
 
 def identity(folder: Path) -> str | None:
     """Return the id under which trackers know this run; None before its folder is described."""
-    run_id = _read(folder / ENVIRONMENT).get("run_id")
+    run_id = _read_record(folder / ENVIRONMENT).get("run_id")
     return run_id if isinstance(run_id, str) else None
 
 
 def directory(folder: Path) -> Path | None:
     """Return the directory that the run was started in, the base of its relative paths; None where it is missing."""
-    written = _read(folder / ENVIRONMENT).get("directory")
+    written = _read_record(folder / ENVIRONMENT).get("directory")
     place = Path(written if isinstance(written, str) else "")
     return place if place.is_absolute() and _is_folder(place) else None
 
 
 def origins(folder: Path) -> dict[str, str]:
     """Return the origins of the values of a run's recipe, from its plan; empty if the plan is damaged."""
-    written = _read(folder / PLAN).get("origins")
+    written = _read_record(folder / PLAN).get("origins")
     return {key: str(origin) for key, origin in written.items()} if isinstance(written, dict) else {}
 
 
 def name(folder: Path) -> str:
     """Return a run's name from its plan, or its folder's name if the plan is damaged."""
-    written = _read(folder / PLAN).get("name")
+    written = _read_record(folder / PLAN).get("name")
     return written if isinstance(written, str) and written else folder.name
 
 
@@ -65,7 +65,7 @@ _IN_PLAN: dict[str, type] = {"name": str, "origins": dict, "steps": int, "steps_
 _ANEW = "`ttstrain resume` writes a new one"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_record(path: Path) -> dict[str, Any]:
     """Read a description as far as it can be read; `damage` reports the rest."""
     try:
         return documents.read_object(path, error=CheckpointError)

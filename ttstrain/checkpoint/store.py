@@ -223,7 +223,7 @@ class CheckpointStore:
             self.wait()
         return [self._news.popleft() for _ in range(len(self._news))]
 
-    def go_on_from(self, step: int, *, best: int | None) -> None:
+    def resume_from(self, step: int, *, best: int | None) -> None:
         """Make `last` point to the checkpoint of `step`, where the run resumes; `best` is the best step until there.
 
         Where later checkpoints exist, `best` does not change until the first save: then it names the best up to `step`,
@@ -277,12 +277,12 @@ class CheckpointStore:
         if best:
             pointers.write_pointer(self.root / pointers.BEST, folder.name)
         elif self._best_of_course is not None:
-            self._settle_best(self._best_of_course.step)
+            self._point_best(self._best_of_course.step)
         self._best_of_course = None
         self._news.append(f"checkpoint {folder.name}{' (best so far)' if best else ''}")
         self._prune()
 
-    def _settle_best(self, step: int | None) -> None:
+    def _point_best(self, step: int | None) -> None:
         if step is not None and pointers.is_checkpoint(self.folder(step)):
             pointers.write_pointer(self.root / pointers.BEST, self.folder(step).name)
         else:

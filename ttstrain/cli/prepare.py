@@ -101,7 +101,7 @@ def _prepare(
         added = _write_vocab(vocab_out, front_end, texts, key=_vocab_key(wanted))
         if not json:
             print(terminal.on_one_line(added))
-    built = None if wanted is None else _build(wanted, result)
+    built = None if wanted is None else _build_features(wanted, result)
     if built is not None:
         from ttstrain.train.prepare import look_again
 
@@ -151,7 +151,7 @@ def _write_lists(result: AuditResult, out: Path | None, cache_dir: str | None) -
     return out
 
 
-def _build(recipe: ResolvedRecipe, result: AuditResult) -> tuple[FeatureCache, BuildReport]:
+def _build_features(recipe: ResolvedRecipe, result: AuditResult) -> tuple[FeatureCache, BuildReport]:
     from ttstrain.cli.progress import show_progress
     from ttstrain.train.prepare import open_cache
 

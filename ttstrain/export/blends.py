@@ -35,20 +35,20 @@ def blend_name(share: float) -> str:
 class Compared:
     """Held-out losses of blends."""
 
-    online: Mapping[str, Tensor]
-    average: Mapping[str, Tensor]
+    raw: Mapping[str, Tensor]
+    ema: Mapping[str, Tensor]
     losses: Mapping[float, float]  # share of the EMA weights -> loss
     num_clips: int
 
     def weights(self, share: float) -> dict[str, Tensor]:
         """Return one blend's tensors; tensors that are not floating-point are the raw weights' own."""
-        return _blended(self.online, self.average, share)
+        return _blended(self.raw, self.ema, share)
 
 
 def compare_blends(
     task: Task,
-    online: Mapping[str, Tensor],
-    average: Mapping[str, Tensor],
+    raw: Mapping[str, Tensor],
+    ema: Mapping[str, Tensor],
     *,
     config: ModelConfig,
     recipe: ResolvedRecipe,
@@ -66,15 +66,15 @@ def compare_blends(
     batches = _batches(clips, config, recipe)
     losses = {}
     for share in shares:
-        load_weights(task.exported(), _blended(online, average, share), source=blend_name(share))
+        load_weights(task.exported(), _blended(raw, ema, share), source=blend_name(share))
         losses[share] = _loss(task, batches)
-    return Compared(online=online, average=average, losses=losses, num_clips=len(clips))
+    return Compared(raw=raw, ema=ema, losses=losses, num_clips=len(clips))
 
 
-def _blended(online: Mapping[str, Tensor], average: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+def _blended(raw: Mapping[str, Tensor], ema: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
     return {
-        key: torch.lerp(tensor.float(), average[key].float(), share) if tensor.is_floating_point() else tensor
-        for key, tensor in online.items()
+        key: torch.lerp(tensor.float(), ema[key].float(), share) if tensor.is_floating_point() else tensor
+        for key, tensor in raw.items()
     }
 
 

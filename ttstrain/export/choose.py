@@ -42,7 +42,7 @@ from ttstrain.weights import WeightsChoice
 
 TOTAL = "total"  # name of the loss that the choice is made by
 FITTING_SHARE = 0.2  # longest EMA horizon, as a share of the run, to choose EMA weights without a measured loss
-ONLINE, AVERAGE = "online", "ema"
+RAW, EMA = "online", "ema"
 
 
 def task_of(path: Path, *, recipe: str | None = None) -> str:
@@ -113,7 +113,7 @@ def _of_run(checkpoint: Path, *, weights: WeightsChoice, compare: bool, training
     run = checkpoint.parent.parent if (checkpoint.parent.parent / run_folder.RECIPE).is_file() else None
     settings = None if run is None else _recipe_of(run)
     config = _config(meta, checkpoint)
-    task = _build(meta.task, config, settings)
+    task = _build_task(meta.task, config, settings)
     candidates = _candidates(task, loaded, checkpoint, run=run, recipe=settings)
     if compare:
         if run is None or settings is None:
@@ -124,7 +124,7 @@ def _of_run(checkpoint: Path, *, weights: WeightsChoice, compare: bool, training
         choice = _by_comparison(candidates, meta, settings, run, config=config, asked=weights)
     else:
         choice = _choose(candidates, meta, _losses(meta, run), asked=weights)
-    plain = _build(meta.task, config, None)
+    plain = _build_task(meta.task, config, None)
     return Source(
         checkpoint=checkpoint,
         name=run.name if run is not None else meta.recipe,
@@ -138,7 +138,7 @@ def _of_run(checkpoint: Path, *, weights: WeightsChoice, compare: bool, training
         base=None if settings is None else base_title(settings.base),
         versions=meta.versions,
         training=_training(plain, loaded, candidates, settings),
-        adapters={ONLINE: candidates.raw_adapters, AVERAGE: candidates.ema_adapters}.get(choice.name),
+        adapters={RAW: candidates.raw_adapters, EMA: candidates.ema_adapters}.get(choice.name),
         others=_others(plain, loaded),
         warnings=() if (warning := never_better(meta, loaded.state)) is None else (warning,),
         epoch=_epoch(meta, run),
@@ -188,7 +188,7 @@ def _config(meta: Meta, checkpoint: Path) -> ModelConfig:
         ) from error
 
 
-def _build(name: str, config: ModelConfig, recipe: ResolvedRecipe | None) -> Task:
+def _build_task(name: str, config: ModelConfig, recipe: ResolvedRecipe | None) -> Task:
     """Build the task as the run had it, adapters included."""
     spec = registry.find_task(name)
     task = spec.build(config)
@@ -211,7 +211,7 @@ def _candidates(
         raw, raw_adapters = _merged(task), _adapters(task, settings)
     ema = ema_adapters = None
     if "ema" in loaded.state:
-        load_weights(task.exported(), loaded.state["ema"]["weights"], source=f"{checkpoint}, average")
+        load_weights(task.exported(), loaded.state["ema"]["weights"], source=f"{checkpoint}, EMA weights")
         ema, ema_adapters = _merged(task), _adapters(task, settings)
     return _Candidates(raw, ema, raw_adapters, ema_adapters)
 
@@ -318,30 +318,30 @@ def _losses(meta: Meta, run: Path | None) -> dict[str, float]:
 
 
 def _held_out(values: Mapping[str, float]) -> dict[str, float]:
-    keys = {ONLINE: f"eval/loss/{TOTAL}", AVERAGE: f"eval/ema_loss/{TOTAL}"}
+    keys = {RAW: f"eval/loss/{TOTAL}", EMA: f"eval/ema_loss/{TOTAL}"}
     return {name: values[key] for name, key in keys.items() if values.get(key) is not None}
 
 
 def _choose(candidates: _Candidates, meta: Meta, losses: Mapping[str, float], *, asked: WeightsChoice) -> _Choice:
     if candidates.ema is None:
-        if asked == AVERAGE:
+        if asked == EMA:
             raise CheckpointError("this run has no EMA weights", hint="export `--weights online`")
-        return _Choice(candidates.raw, ONLINE, ("the run has no EMA weights",), losses)
+        return _Choice(candidates.raw, RAW, ("the run has no EMA weights",), losses)
     name, reason = _winner(meta, losses) if asked == "auto" else (asked, "as asked for")
     if asked != "auto" and len(losses) == 2:
         reason += f" (held-out loss: {_figures(losses)})"
-    return _Choice(candidates.ema if name == AVERAGE else candidates.raw, name, (reason,), losses)
+    return _Choice(candidates.ema if name == EMA else candidates.raw, name, (reason,), losses)
 
 
 def _winner(meta: Meta, losses: Mapping[str, float]) -> tuple[str, str]:
     if len(losses) == 2:
-        name = AVERAGE if losses[AVERAGE] <= losses[ONLINE] else ONLINE
+        name = EMA if losses[EMA] <= losses[RAW] else RAW
         return name, f"the lower held-out loss: {_figures(losses)}"
     horizon = None if meta.ema.decay is None or meta.ema.decay >= 1 else 1 / (1 - meta.ema.decay)
     told = f"no held-out loss was measured at step {meta.step:,}"
     if horizon is not None and horizon <= FITTING_SHARE * meta.step:
-        return AVERAGE, f"{told}; the EMA averages over {horizon:,.0f} steps, a small part of the run"
-    return ONLINE, f"{told}; the EMA averages over most of the run and may lag behind"
+        return EMA, f"{told}; the EMA averages over {horizon:,.0f} steps, a small part of the run"
+    return RAW, f"{told}; the EMA averages over most of the run and may lag behind"
 
 
 def _figures(losses: Mapping[str, float]) -> str:
@@ -355,7 +355,7 @@ def _by_comparison(
         raise RecipeError("`--compare` chooses the weights", hint=f"leave out `--weights {asked}` or `--compare`")
     if candidates.ema is None:
         raise CheckpointError("this run has no EMA weights to compare with", hint="leave `--compare` out")
-    task = _build(meta.task, config, None)
+    task = _build_task(meta.task, config, None)
     compared = compare_blends(task, candidates.raw, candidates.ema, config=config, recipe=recipe, run=run)
     best = min(compared.losses, key=lambda share: compared.losses[share])
     losses = {blend_name(share): loss for share, loss in compared.losses.items()}
@@ -415,18 +415,18 @@ def _choose_upstream(
     candidates: _Candidates, opened: OpenedCheckpoint, *, has_online: bool, asked: WeightsChoice
 ) -> _Choice:
     if not has_online:
-        if asked == ONLINE:
+        if asked == RAW:
             raise CheckpointError(f"`{opened.path}` holds EMA weights only", hint="export `--weights ema`")
-        return _Choice(candidates.raw, AVERAGE, ("the file holds EMA weights only",), {})
+        return _Choice(candidates.raw, EMA, ("the file holds EMA weights only",), {})
     if candidates.ema is None:
-        if asked == AVERAGE:
+        if asked == EMA:
             raise CheckpointError(f"`{opened.path}` has no EMA weights", hint="export `--weights online`")
-        return _Choice(candidates.raw, ONLINE, ("the file has no EMA weights",), {})
+        return _Choice(candidates.raw, RAW, ("the file has no EMA weights",), {})
     if asked != "auto":
-        return _Choice(candidates.ema if asked == AVERAGE else candidates.raw, asked, ("as asked for",), {})
+        return _Choice(candidates.ema if asked == EMA else candidates.raw, asked, ("as asked for",), {})
     counted = "" if opened.ema_step is None else f" (it counts {opened.ema_step:,} updates)"
     reason = (
         f"no held-out loss is known, and upstream's EMA{counted} changes slowly after many updates: after a "
         "short fine-tune it is still close to the base"
     )
-    return _Choice(candidates.raw, ONLINE, (reason,), {})
+    return _Choice(candidates.raw, RAW, (reason,), {})

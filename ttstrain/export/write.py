@@ -128,7 +128,7 @@ def _verify(source: Source, exporter: Exporter, folder: Path, files: Sequence[Wr
         # Tensors that files of this format leave out do not affect the output; the trained values are used for them.
         stored = {key: whole.weights[key] for key in expected if key in whole.weights}
         rounded = _as_stored(expected, stored)
-        fresh = _build(source.task, config)
+        fresh = _build_task(source.task, config)
         load_weights(fresh.exported(), {**rounded, **stored}, source=whole.title)
         outputs = exporter.probe(fresh)
         differences.append(_difference(whole.title, outputs, _probe(source, exporter, rounded)))
@@ -153,7 +153,7 @@ def _compare_file(
 def _compare_training(file: WrittenFile, opened: OpenedCheckpoint, training: TrainerState) -> int:
     count = 0
     if training.ema is not None and file.keys is None:
-        count += _compare(f"{file.name}, average", opened.ema or {}, training.ema)
+        count += _compare(f"{file.name}, EMA weights", opened.ema or {}, training.ema)
     wanted = {name: state for name, state in training.optimizer_state.items() if file.keys is None or name in file.keys}
     return count + _compare(f"{file.name}, optimizer state", _flat(opened.optimizer_state or {}), _flat(wanted))
 
@@ -162,7 +162,7 @@ def _trained_apart(source: Source) -> dict[str, Tensor]:
     return {} if source.adapters is None else {**source.adapters.tensors, **source.adapters.whole}
 
 
-def _build(task: str, config: ModelConfig) -> Task:
+def _build_task(task: str, config: ModelConfig) -> Task:
     """Build a task that computes in float32, whatever its weights are trained in."""
     return registry.find_task(task).build(config).eval().float()
 
@@ -174,7 +174,7 @@ def _as_stored(expected: Mapping[str, Tensor], stored: Mapping[str, StoredTensor
 
 def _probe(source: Source, exporter: Exporter, weights: Mapping[str, Tensor]) -> Tensor:
     """Run the same forward pass with the trained weights and the settings of the training."""
-    task = _build(source.task, source.config)
+    task = _build_task(source.task, source.config)
     load_weights(task.exported(), weights, source=str(source.checkpoint))
     return exporter.probe(task)
 

@@ -122,7 +122,7 @@ def probe(path: str, data: str, *, vocab: str | None = None, show: ShowProgress 
     judged = []
     with show("probing") as progress:
         for number, one in enumerate(interpretations):
-            task, task_data = _build(spec, one, device)
+            task, task_data = _build_task(spec, one, device)
             batches = {clip.id: _batch(task_data, clip) for clip in clips}
             load_weights(task, weights, source=str(opened.path))
             losses = _losses(task, batches, device)
@@ -131,7 +131,7 @@ def probe(path: str, data: str, *, vocab: str | None = None, show: ShowProgress 
             if progress is not None:
                 progress(number + 1, len(interpretations) + 1)
         best = min(range(len(interpretations)), key=lambda number: judged[number].loss)
-        task, task_data = _build(spec, interpretations[best], device)
+        task, task_data = _build_task(spec, interpretations[best], device)
         untrained = _losses(task, {clip.id: _batch(task_data, clip) for clip in clips}, device)
     return compare(judged, untrained=statistics.fmean(untrained.values()), path=path, model=opened.model)
 
@@ -170,7 +170,7 @@ def compare(judged: Sequence[Judged], *, untrained: float, path: str, model: str
     )
 
 
-def _build(spec: TaskSpec, interpretation: Interpretation, device: torch.device) -> tuple[Task, Any]:
+def _build_task(spec: TaskSpec, interpretation: Interpretation, device: torch.device) -> tuple[Task, Any]:
     """Build a new model and its data, the same for every interpretation."""
     torch.manual_seed(0)
     known = {key: value for key, value in interpretation.model.items() if key in spec.config.model_fields}

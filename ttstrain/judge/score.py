@@ -153,7 +153,7 @@ def load_scorer(recipe: ResolvedRecipe, opened: OpenedCheckpoint, cache: Feature
         )
     load_weights(task, opened.weights, source=str(opened.path))
     if opened.ema is not None and opened.ema is not opened.weights:
-        load_weights(task.exported(), opened.ema, source=f"{opened.path}, average")
+        load_weights(task.exported(), opened.ema, source=f"{opened.path}, EMA weights")
     return Scorer(task.to(device), cache, recipe, device, Precision(choose(recipe.train.precision, device), device))
 
 

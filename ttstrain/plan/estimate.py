@@ -13,7 +13,7 @@ from ttstrain.recipe.schema import CheckpointConfig, OptimizerKind
 
 FP32 = 4  # bytes
 ACTIVATIONS = "activations"
-MOMENTS: Mapping[OptimizerKind, int] = {  # bytes of optimizer state per parameter
+STATE_BYTES: Mapping[OptimizerKind, int] = {  # bytes of optimizer state per parameter
     "adamw": 2 * FP32,
     "adamw8bit": 2,
     "lion": FP32,
@@ -31,7 +31,7 @@ def memory_bytes(recipe: ResolvedRecipe, parameters: ParameterCounts, *, weight_
     Frozen parameters have neither gradients nor optimizer state, and their EMA weight is the weight itself.
     """
     weights, trained = weight_bytes * parameters.total, weight_bytes * parameters.trained
-    moments = MOMENTS[recipe.optim.kind] * parameters.trained
+    state = STATE_BYTES[recipe.optim.kind] * parameters.trained
     ema = FP32 * parameters.trained if recipe.ema.enabled else 0
     held = recipe.guard.snapshot == "memory"
     snapshot = checkpoint_bytes(recipe, parameters, weight_bytes=weight_bytes) if held else 0
@@ -39,7 +39,7 @@ def memory_bytes(recipe: ResolvedRecipe, parameters: ParameterCounts, *, weight_
     return {
         "weights": weights,
         "gradients": trained,
-        "moments": moments,
+        "moments": state,
         "ema": ema,
         **({} if activations is None else {ACTIVATIONS: activations}),
         "snapshot": snapshot,
@@ -49,7 +49,7 @@ def memory_bytes(recipe: ResolvedRecipe, parameters: ParameterCounts, *, weight_
 def checkpoint_bytes(recipe: ResolvedRecipe, parameters: ParameterCounts, *, weight_bytes: int = FP32) -> int:
     """Return the bytes of one checkpoint: all weights, all EMA weights, and the optimizer state."""
     complete = (weight_bytes + (FP32 if recipe.ema.enabled else 0)) * parameters.total
-    return complete + MOMENTS[recipe.optim.kind] * parameters.trained
+    return complete + STATE_BYTES[recipe.optim.kind] * parameters.trained
 
 
 def num_checkpoints(checkpoint: CheckpointConfig, *, steps: int, save_every: int) -> int:

@@ -28,7 +28,7 @@ def gpu_memory() -> int | None:
         done = subprocess.run(QUERY, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    every = [gpu for line in done.stdout.splitlines() if (gpu := _read(line)) is not None]
+    every = [gpu for line in done.stdout.splitlines() if (gpu := _parse_gpu(line)) is not None]
     allowed = visible(every, os.environ.get("CUDA_VISIBLE_DEVICES"), order=os.environ.get("CUDA_DEVICE_ORDER"))
     return min((gpu.memory for gpu in allowed), default=None)
 
@@ -53,7 +53,7 @@ def visible(every: Sequence[Gpu], named: str | None, *, order: str | None = None
     return found
 
 
-def _read(line: str) -> Gpu | None:
+def _parse_gpu(line: str) -> Gpu | None:
     index, uuid, memory = [*(part.strip() for part in line.split(",")), "", "", ""][:3]
     if not (index.isdecimal() and memory.isdecimal()):  # `[N/A]` where a GPU shares the machine's memory
         return None

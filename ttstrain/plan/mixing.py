@@ -33,7 +33,7 @@ def shares_of(ratio: Callable[[float], float], lengths: Sequence[int]) -> list[f
     return [clip_share(ratio, start=start, end=end) for start, end in zip([0.0, *ends[:-1]], ends, strict=True)]
 
 
-def settle_shares(
+def solve_shares(
     ratio: Callable[[float], float], lengths_for: Callable[[Sequence[float]], list[int]], *, parts: int
 ) -> list[float]:
     """Return the share of clips in each part of a run whose parts' lengths follow from these shares.

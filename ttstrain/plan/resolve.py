@@ -29,7 +29,7 @@ from ttstrain.optim.settings import peak_lr, settings_of
 from ttstrain.optim.stages import Stage
 from ttstrain.plan.complaints import complaint, known_keys, no_such_choice
 from ttstrain.plan.estimate import checkpoint_bytes, memory_bytes, num_checkpoints
-from ttstrain.plan.mixing import auxiliary_ratio, clip_share, settle_shares
+from ttstrain.plan.mixing import auxiliary_ratio, clip_share, solve_shares
 from ttstrain.plan.parameters import count_parameters, trainable_names
 from ttstrain.plan.plan import DataFacts, GroupPlan, Plan
 from ttstrain.plan.refuse import check_data, check_plan, check_read
@@ -174,7 +174,7 @@ def _stages(
     def lengths_for(shares: Sequence[float]) -> list[int]:
         return _stage_steps(recipe, facts, whole, [own / share for own, share in zip(of_clips, shares, strict=True)])
 
-    shares = settle_shares(ratio, lengths_for, parts=len(of_clips))
+    shares = solve_shares(ratio, lengths_for, parts=len(of_clips))
     own = [steps / share for steps, share in zip(of_clips, shares, strict=True)]
     for stage, steps, steps_per_epoch in zip(recipe.stages, lengths_for(shares), own, strict=True):
         yield Stage(

@@ -22,7 +22,7 @@ COMMAND_LINE = "command line"
 RECIPE = "recipe"
 RUN_RECIPE = "recipe.yaml"  # in a run's folder: the resolved recipe, written by `render.recipe_yaml`
 
-SETTLED: Mapping[str, str] = {
+FIXED_KEYS: Mapping[str, str] = {
     "name": "the run's folder is named after it",
     "run_dir": "the run's folder already exists",
     "base": "the weights come from the run's checkpoint",
@@ -59,7 +59,7 @@ class Composed:
 
 def load_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds one mapping; raise RecipeError with file and line."""
-    return _read(path).values
+    return _read_file(path).values
 
 
 def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
@@ -79,7 +79,7 @@ def compose(recipe: str | Path, overrides: Sequence[str] = ()) -> Composed:
     `extends=[models/x]` among them replaces the recipe's list.
     """
     source = find_recipe(recipe)
-    document = _read(source)
+    document = _read_file(source)
     parsed = [parse_override(text) for text in overrides]
     extends = dict(parsed).get(("extends",), document.values.get("extends", []))
     layers = _Layers()
@@ -131,16 +131,16 @@ def compose_run(run_dir: Path, overrides: Sequence[str] = (), *, origins: Mappin
             raise RecipeError(
                 "a run's recipe already sets every value, so `extends` has no effect", hint="set keys one by one"
             )
-        if path[0] in SETTLED:
+        if path[0] in FIXED_KEYS:
             raise RecipeError(
-                f"`{'.'.join(path)}` cannot change after a run has started: {SETTLED[path[0]]}", hint=NEW_RUN
+                f"`{'.'.join(path)}` cannot change after a run has started: {FIXED_KEYS[path[0]]}", hint=NEW_RUN
             )
     composed = compose(run_dir / RUN_RECIPE, overrides)
     merged = {key: origins.get(key, RECIPE) if origin == RECIPE else origin for key, origin in composed.origins.items()}
     return Composed(composed.values, merged, composed.places, composed.source)
 
 
-def _read(path: Path) -> Document:
+def _read_file(path: Path) -> Document:
     text = read_text(path, error=RecipeError, hint="a recipe is a YAML file, in UTF-8", most_bytes=MAX_BYTES)
     return read_document(text, source=str(path))
 
@@ -178,7 +178,7 @@ class _Layers:
 
     def add_config(self, name: str, *, beside: Path) -> None:
         path = find_config(name, beside=beside)
-        document = _read(path)
+        document = _read_file(path)
         if "extends" in document.values:
             raise RecipeError(
                 f"{path}:{document.lines['extends']}: a config cannot extend another",

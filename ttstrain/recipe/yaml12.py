@@ -107,7 +107,7 @@ def _parse(text: str, *, source: str, lines: dict[str, int], error: type[UserErr
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
-        return None if node is None else _build(loader, node, at="", source=source, lines=lines, error=error)
+        return None if node is None else _plain_value(loader, node, at="", source=source, lines=lines, error=error)
     except yaml.MarkedYAMLError as fault:
         where = f"{source}:{fault.problem_mark.line + 1}" if fault.problem_mark else source
         raise error(f"{where}: {fault.problem}", hint="this is not valid YAML; check quotes and indents") from fault
@@ -115,7 +115,7 @@ def _parse(text: str, *, source: str, lines: dict[str, int], error: type[UserErr
         raise error(f"{source}: {fault}", hint="this is not valid YAML") from fault
 
 
-def _build(
+def _plain_value(
     loader: _Loader, node: yaml.Node, *, at: str, source: str, lines: dict[str, int], error: type[UserError]
 ) -> Any:
     """Turn a node into plain values, noting each key's line."""
@@ -123,7 +123,7 @@ def _build(
         raise yaml.constructor.ConstructorError(None, None, f"the tag `{node.tag}` is not supported", node.start_mark)
     if isinstance(node, yaml.SequenceNode):
         return [
-            _build(loader, item, at=f"{at}.{index}", source=source, lines=lines, error=error)
+            _plain_value(loader, item, at=f"{at}.{index}", source=source, lines=lines, error=error)
             for index, item in enumerate(node.value)
         ]
     if not isinstance(node, yaml.MappingNode):
@@ -140,7 +140,7 @@ def _build(
                 f"{source}:{line}: `{dotted}` is given twice, first on line {lines[dotted]}", hint="keep one of them"
             )
         lines[dotted] = line
-        built[key] = _build(loader, value_node, at=dotted, source=source, lines=lines, error=error)
+        built[key] = _plain_value(loader, value_node, at=dotted, source=source, lines=lines, error=error)
     return built
 
 

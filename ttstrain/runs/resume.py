@@ -52,13 +52,13 @@ def resume(
             origin = find(path, run=run_of(path), checkpoint=checkpoint, recipe=recipe)
             composed, name = _compose(origin.run, overrides, recipe=recipe, data=data)
             resets = {"reset_step": reset_step, "reset_optimizer": reset_optimizer}
-            ready = _go_on(origin, composed, name, here, place=own, show=show, **resets)
+            ready = _continue(origin, composed, name, here, place=own, show=show, **resets)
         with tracked(ready, here) as training:
             training.status = train(ready.run, training.held_out, training.snapshots)
     return ready.run.folder
 
 
-def _go_on(
+def _continue(
     origin: Origin,
     composed: Composed,
     name: str,

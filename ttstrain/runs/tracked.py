@@ -45,7 +45,7 @@ def tracked(ready: Ready, here: Processes) -> Iterator[Training]:
         notes.append(f"previews are generated with {run.task.prepare_sampling()}")
     training = Training(held_out, build.make_snapshots(run))
     info = _info(run, origin)
-    notes += _take_course(run, origin)
+    notes += _resume_folder(run, origin)
     try:
         run.trackers.start(info)
         for line in notes:
@@ -89,7 +89,7 @@ def _info(run: Run, origin: Origin | None) -> RunInfo:
     )
 
 
-def _take_course(run: Run, origin: Origin | None) -> list[str]:
+def _resume_folder(run: Run, origin: Origin | None) -> list[str]:
     """Point the run's folder to the checkpoint that it resumes from; return a note where that is not the last one."""
     if origin is None or origin.run != run.folder or not run.ranks.main:
         return []
@@ -102,5 +102,5 @@ def _take_course(run: Run, origin: Origin | None) -> list[str]:
             f"continues from an earlier checkpoint, not from {former}{where}; `--from {former}` returns to it until it "
             "is pruned"
         )
-    run.store.go_on_from(origin.step, best=run.best.step)
+    run.store.resume_from(origin.step, best=run.best.step)
     return notes

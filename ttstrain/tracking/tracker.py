@@ -102,7 +102,7 @@ class Trackers(list[Tracker]):
 
     def __init__(self, trackers: Iterable[Tracker] = ()) -> None:
         super().__init__(trackers)
-        self._told: set[int] = set()  # trackers whose failure was reported
+        self._reported: set[int] = set()  # trackers whose failure was reported
         self._early: list[str] | None = []  # warnings from before the start; None once it has been
         self._listener = Listener(self.warn)
 
@@ -156,9 +156,9 @@ class Trackers(list[Tracker]):
                 self._tell(tracker, error, "training continues, some of its records are missing")
 
     def _tell(self, failed: Tracker, error: Exception, what_follows: str) -> None:
-        if id(failed) in self._told:
+        if id(failed) in self._reported:
             return
-        self._told.add(id(failed))
+        self._reported.add(id(failed))
         name = type(failed).__name__.removesuffix("Tracker")
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         for tracker in self:

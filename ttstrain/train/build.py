@@ -30,7 +30,7 @@ from ttstrain.train import checkpointing, early_stop, snapshot
 from ttstrain.train.best import Best
 from ttstrain.train.distributed import Ranks
 from ttstrain.train.guard import Guard
-from ttstrain.train.precision import Kind, Precision, choose
+from ttstrain.train.precision import NumberFormat, Precision, choose
 from ttstrain.train.prepare import Prepared
 from ttstrain.train.rng import Rng
 from ttstrain.train.run import Run
@@ -145,7 +145,7 @@ def _loader(plan: Plan, prepared: Prepared, device: torch.device, ranks: Ranks) 
     return Mixture(clips, auxiliary, total_rounds=plan.steps * plan.accumulate)
 
 
-def _precision(recipe: ResolvedRecipe, device: torch.device, ranks: Ranks) -> Kind:
+def _precision(recipe: ResolvedRecipe, device: torch.device, ranks: Ranks) -> NumberFormat:
     """Choose one precision for all ranks: fp32 where any of them chooses fp32."""
     kinds = ranks.gather(choose(recipe.train.precision, device))
     return "fp32" if "fp32" in kinds else kinds[0]

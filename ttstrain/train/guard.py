@@ -19,7 +19,7 @@ from ttstrain.data import atomic
 from ttstrain.recipe.schema import GuardConfig
 
 Judgement = Literal["good", "overflow", "non_finite_loss", "non_finite_gradient", "spike"]
-Kind = Literal[Judgement, "out_of_memory", "non_finite_eval", "non_finite_state"]
+IncidentKind = Literal[Judgement, "out_of_memory", "non_finite_eval", "non_finite_state"]
 Action = Literal["step", "skip", "rollback", "give up", "halve", "fall back", "exclude"]
 
 NORMAL = 1.4826  # median absolute deviation -> standard deviation of a normal distribution
@@ -54,7 +54,7 @@ class Incident:
     """The content of `incidents/<step>-<kind>.json`."""
 
     step: int  # updates done before the one that was refused
-    kind: Kind
+    kind: IncidentKind
     action: Action
     optimizer: str | None  # None if the incident concerns all or none
     loss: float | None
@@ -127,7 +127,7 @@ class Guard:
         self._recent.setdefault(optimizer, deque(maxlen=self._config.window)).append(loss)
         self._since.setdefault(optimizer, []).append(loss)
 
-    def settle_good_step(self) -> None:
+    def note_good_step(self) -> None:
         """Reset the count of skips in a row after a complete step."""
         self._skips_in_a_row = 0
 

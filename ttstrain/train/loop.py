@@ -19,7 +19,7 @@ from ttstrain.train.requests import answer, leave, look_for_requests, tell_saved
 from ttstrain.train.run import Run
 from ttstrain.train.signals import Signals
 from ttstrain.train.snapshot import Snapshots
-from ttstrain.train.stages import begin_next_stage, go_on_in_stage
+from ttstrain.train.stages import begin_next_stage, enter_stage
 from ttstrain.train.step import DidNotFit, StepReport, train_step
 from ttstrain.train.step_log import Taken, log_step
 from ttstrain.train.untrained import tell_of_untrained
@@ -33,7 +33,7 @@ def train(run: Run, held_out: HeldOut, snapshots: Snapshots) -> Ending:
     """
     keep_freed_memory(run.device)
     with Signals(run.folder, speak=run.ranks.main) as signals, recovery.saved_on_error(run, snapshots) as now:
-        go_on_in_stage(run)
+        enter_stage(run)
         recovery.hold_first(run, snapshots)
         ending = measure_first(run, held_out, signals)
         again: Sequence[Batch] = ()

@@ -7,7 +7,7 @@ from typing import Final
 
 import torch
 
-from ttstrain.train.precision import Kind
+from ttstrain.train.precision import NumberFormat
 
 # TFLOP/s of dense matrix products in half precision, and in fp32 with TF32 allowed, from NVIDIA's data sheets (which
 # often give the sparse rate, twice as much). If several names are part of the device's name, the longest counts.
@@ -33,7 +33,7 @@ PEAKS: Final[Mapping[str, tuple[float, float]]] = {
 }
 
 
-def peak_flops(device: torch.device, kind: Kind, tf32: bool) -> float | None:
+def peak_flops(device: torch.device, kind: NumberFormat, tf32: bool) -> float | None:
     """Return a device's peak FLOP/s.
 
     None for a CPU, a device that is not in the table, and fp32 without TF32, which the table does not have.
@@ -43,7 +43,7 @@ def peak_flops(device: torch.device, kind: Kind, tf32: bool) -> float | None:
     return peak_of(torch.cuda.get_device_name(device), kind)
 
 
-def peak_of(name: str, kind: Kind) -> float | None:
+def peak_of(name: str, kind: NumberFormat) -> float | None:
     """Return the peak FLOP/s of a device by its CUDA name; None if it is not in the table."""
     words = f" {name.replace('-', ' ')} "
     fitting = [known for known in PEAKS if f" {known} " in words]

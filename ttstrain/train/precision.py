@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ttstrain.errors import RecipeError
 
-Kind = Literal["fp32", "bf16", "fp16"]
-DTYPES: Mapping[Kind, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+NumberFormat = Literal["fp32", "bf16", "fp16"]
+DTYPES: Mapping[NumberFormat, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 BF16_CAPABILITY = (8, 0)  # Ampere; older cards emulate bf16 and are slower with it than without
 FP16_CAPABILITY = (7, 0)  # Volta, the first with tensor cores
 PROBE_SIZE = 64
@@ -25,14 +25,14 @@ def choose(
     device: torch.device,
     *,
     has_bf16: Callable[[torch.device], bool] | None = None,
-) -> Kind:
+) -> NumberFormat:
     """Resolve `auto`: bf16 where the device computes in it, fp32 on older cards and on the CPU."""
     if kind != "auto":
         return kind
     return "bf16" if (has_bf16 or really_has_bf16)(device) else "fp32"
 
 
-def remark(wanted: str, chosen: Kind, device: torch.device) -> str:
+def remark(wanted: str, chosen: NumberFormat, device: torch.device) -> str:
     """Say what `auto` did not choose on a GPU, and what may be faster there; "" where there is nothing to say."""
     if wanted != "auto" or chosen != "fp32" or device.type != "cuda":
         return ""
@@ -95,7 +95,7 @@ class Precision:
     GROWTH_INTERVAL = 2000
     SMALLEST_SCALE = 1.0
 
-    def __init__(self, kind: Kind, device: torch.device) -> None:
+    def __init__(self, kind: NumberFormat, device: torch.device) -> None:
         self.kind = kind
         self._wanted = kind
         self._device = device
@@ -125,7 +125,7 @@ class Precision:
         if self.kind == "fp16" and gradients:
             torch._foreach_mul_(list(gradients), 1.0 / self.scale)
 
-    def settle(self, *, overflowed: bool) -> None:
+    def adapt_scale(self, *, overflowed: bool) -> None:
         """Adapt the scale, once per step and after all optimizers."""
         if self.kind != "fp16":
             return

@@ -35,7 +35,7 @@ from ttstrain.train.guard import Accused, Action, Incident
 from ttstrain.train.precision import really_has_bf16
 from ttstrain.train.run import Run
 from ttstrain.train.snapshot import Snapshots
-from ttstrain.train.step import AVERAGE, STATISTICS, UPDATE_HINT, DidNotFit, StepReport
+from ttstrain.train.step import EMA_WEIGHTS, STATISTICS, UPDATE_HINT, DidNotFit, StepReport
 
 EVALUATED = "eval/loss/"
 
@@ -299,7 +299,7 @@ def check_update(run: Run, update: str | None, snapshots: Snapshots) -> None:
     found = next((one for one in run.ranks.gather(update) if one is not None), None)
     if found is None:
         return
-    others = {AVERAGE: "the EMA weights", STATISTICS: "what is learned from the whole step's counts"}
+    others = {EMA_WEIGHTS: "the EMA weights", STATISTICS: "what is learned from the whole step's counts"}
     what = others.get(found, f"the weights of optimizer `{found}`")
     message = (
         f"memory ran out in step {run.progress.step + 1} while it updated {what}: "

@@ -200,11 +200,11 @@ class Signals:
         if now - self._looked < POLL_S:
             return
         self._looked = now
-        if self._take(self._stop_file) and self._request is None:
+        if self._remove(self._stop_file) and self._request is None:
             self._request = "stop"
-        self._save = self._take(self._save_file) or self._save
+        self._save = self._remove(self._save_file) or self._save
 
-    def _take(self, file: Path) -> bool:
+    def _remove(self, file: Path) -> bool:
         """Remove a request file and return whether it existed, so that each request counts once.
 
         A failing drive or a read-only folder must not end the run: one warning is logged.

@@ -7,7 +7,7 @@ from ttstrain.train.run import Run
 OF_STAGE = "eval/stage/"  # losses on held-out clips like those of the running stage
 
 
-def go_on_in_stage(run: Run) -> None:
+def enter_stage(run: Run) -> None:
     """Set loader and early stop to the run's stage, at the start of a run and on resume."""
     curriculum = run.optimizers.curriculum
     curriculum.catch_up(run.progress.step)

@@ -20,7 +20,7 @@ from ttstrain.train.distributed import Ranks
 from ttstrain.train.guard import Guard, UpdateVerdict
 from ttstrain.train.precision import Precision
 
-AVERAGE = "average"  # beside the optimizers' names
+EMA_WEIGHTS = "EMA weights"  # beside the optimizers' names
 STATISTICS = "statistics"  # likewise
 UPDATE_HINT = (
     "train less of the model (`lora`, `frozen`), take an optimizer with less state (`optim.kind`), or a device "
@@ -111,7 +111,7 @@ class DidNotFit(Exception):  # noqa: N818  handled by the loop: the step is take
 
 
 @dataclass(slots=True)
-class _Walk:
+class _StepState:
     """The state of a step that is being computed."""
 
     tally: _Tally = field(default_factory=_Tally)
@@ -141,85 +141,85 @@ def train_step(run: Stepping, micro_batches: Sequence[Batch], *, measure: bool =
     batches = [run.task.draw(batch) for batch in micro_batches]
     counts = _count(run, batches)
     _check_weight(run, batches, total=counts.weight)
-    walk = _Walk(measured=_Measured() if measure else None)
+    state = _StepState(measured=_Measured() if measure else None)
     try:
         for i, batch in enumerate(batches):
-            walk.at = i
+            state.at = i
             losses = run.task.losses(batch.to(run.device))
             while True:
                 with run.precision.autocast():  # round the forward alone: no task yields inside a `with` block
                     loss = next(losses, None)
                 if loss is None:
                     break
-                _descend(run, loss, walk, share=batch.weight / counts.weight, last=i == len(batches) - 1)
-        _learn_and_average(run, walk)
+                _descend(run, loss, state, share=batch.weight / counts.weight, last=i == len(batches) - 1)
+        _update_statistics_and_ema(run, state)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        _refuse_in_an_exchange(run, walk, error)
-        walk.ran_out = True
-    if walk.ran_out:  # outside the handler: there the exception still holds the step's tensors in memory
+        _refuse_in_an_exchange(run, state, error)
+        state.ran_out = True
+    if state.ran_out:  # outside the handler: there the exception still holds the step's tensors in memory
         run.ranks.all_fit(False)
-        _stop_short(run, batches[walk.at], walk, update=_last_update(run, walk))
-    _settle(run, walk, counts)
-    return _report(run, walk, counts, lrs=lrs, ids=[clip for batch in batches for clip in batch.ids])
+        _stop_short(run, batches[state.at], state, update=_last_update(run, state))
+    _count_step(run, state, counts)
+    return _report(run, state, counts, lrs=lrs, ids=[clip for batch in batches for clip in batch.ids])
 
 
-def _descend(run: Stepping, loss: Loss, walk: _Walk, *, share: float, last: bool) -> None:
+def _descend(run: Stepping, loss: Loss, state: _StepState, *, share: float, last: bool) -> None:
     """Add the gradient of one loss of one micro-batch; after the `last`, update the optimizer that it trains."""
-    walk.tally.add(loss, share)
+    state.tally.add(loss, share)
     if not (parameters := run.optimizers.params(loss.updates)):
         return  # every group of this optimizer is frozen for now
     run.precision.backward(loss.value * share, into=parameters)
     if last and loss.steps:
         if not run.ranks.all_fit(True):
-            _stop_short(run, None, walk)
-        _update(run, loss.updates, walk)
+            _stop_short(run, None, state)
+        _update(run, loss.updates, state)
 
 
-def _learn_and_average(run: Stepping, walk: _Walk) -> None:
+def _update_statistics_and_ema(run: Stepping, state: _StepState) -> None:
     """Update statistics and EMA after the last optimizer, unless an update was refused."""
-    if walk.tally.statistics and not walk.refused:
-        _learn(run, walk)
-    if run.ema is not None and not walk.refused:
-        walk.updating = AVERAGE
+    if state.tally.statistics and not state.refused:
+        _learn(run, state)
+    if run.ema is not None and not state.refused:
+        state.updating = EMA_WEIGHTS
         run.ema.update(run.progress.step + 1)
     if not run.ranks.all_fit(True):
-        _stop_short(run, None, walk)
+        _stop_short(run, None, state)
 
 
-def _refuse_in_an_exchange(run: Stepping, walk: _Walk, error: Exception) -> None:
+def _refuse_in_an_exchange(run: Stepping, state: _StepState, error: Exception) -> None:
     """Raise OutOfMemoryError where memory ran out while the ranks were exchanging something."""
-    if walk.exchanging and not run.ranks.alone:  # the others wait in the sum of gradients and cannot be told
+    if state.exchanging and not run.ranks.alone:  # the others wait in the sum of gradients and cannot be told
         raise OutOfMemoryError(
             f"memory ran out in step {run.progress.step + 1} while gradients were summed over the processes",
             hint=UPDATE_HINT,
         ) from error
 
 
-def _learn(run: Stepping, walk: _Walk) -> None:
+def _learn(run: Stepping, state: _StepState) -> None:
     """Sum the losses' statistics over ranks, and pass them to the task's `learn`."""
     if not run.ranks.all_fit(True):
-        _stop_short(run, None, walk)
-    walk.updating, walk.exchanging = STATISTICS, True
-    for name, own in walk.tally.statistics.items():
-        walk.tally.statistics[name] = run.ranks.sum(own.contiguous().clone())
-    walk.exchanging = False
+        _stop_short(run, None, state)
+    state.updating, state.exchanging = STATISTICS, True
+    for name, own in state.tally.statistics.items():
+        state.tally.statistics[name] = run.ranks.sum(own.contiguous().clone())
+    state.exchanging = False
     if not isinstance(run.task, LearnsFromStatistics):
         raise TypeError(f"{type(run.task).__name__} yields statistics and has no `learn`")
-    run.task.learn(walk.tally.statistics)
+    run.task.learn(state.tally.statistics)
 
 
-def _stop_short(run: Stepping, micro_batch: Batch | None, walk: _Walk, *, update: str | None = None) -> NoReturn:
+def _stop_short(run: Stepping, micro_batch: Batch | None, state: _StepState, *, update: str | None = None) -> NoReturn:
     for name in run.optimizers.names:
         run.optimizers.zero_grad(name)
-    raise DidNotFit(micro_batch=micro_batch, half_done=bool(walk.begun), update=update)
+    raise DidNotFit(micro_batch=micro_batch, half_done=bool(state.begun), update=update)
 
 
-def _last_update(run: Stepping, walk: _Walk) -> str | None:
+def _last_update(run: Stepping, state: _StepState) -> str | None:
     """Return what is being updated if every other optimizer is done; None if losses are still to be computed."""
-    waiting = [name for name in run.optimizers.names if name not in walk.grad_norms and run.optimizers.params(name)]
-    return walk.updating if set(waiting) <= {walk.updating} else None
+    waiting = [name for name in run.optimizers.names if name not in state.grad_norms and run.optimizers.params(name)]
+    return state.updating if set(waiting) <= {state.updating} else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,36 +258,38 @@ def _check_weight(run: Stepping, batches: Sequence[Batch], *, total: float) -> N
         )
 
 
-def _update(run: Stepping, name: str, walk: _Walk) -> None:
+def _update(run: Stepping, name: str, state: _StepState) -> None:
     """Sum gradients over ranks, unscale, clip, ask the guard, step and zero one optimizer.
 
     Losses and gradient norm are copied to the host together, the only synchronisation before the step. If the loss of
     another optimizer is already known and not finite, this one does not step either.
     """
-    walk.updating, walk.exchanging = name, True
+    state.updating, state.exchanging = name, True
     parameters = run.optimizers.params(name)
     run.ranks.sum_gradients(parameters)
     run.precision.unscale([parameter.grad for parameter in parameters if parameter.grad is not None])
     run.optimizers.mask()
     norms = run.optimizers.norms(name)
-    if walk.measured is not None:
-        walk.measured.group_norms.update({f"{name}/{group}": norm for group, norm in norms.groups.items()})
+    if state.measured is not None:
+        state.measured.group_norms.update({f"{name}/{group}": norm for group, norm in norms.groups.items()})
     norm = run.optimizers.clip(name, norms=norms)
-    others = [loss for other, loss in walk.tally.by_optimizer.items() if other != name and run.optimizers.params(other)]
-    known = run.ranks.sum(torch.stack([walk.tally.by_optimizer[name], *others]))
+    others = [
+        loss for other, loss in state.tally.by_optimizer.items() if other != name and run.optimizers.params(other)
+    ]
+    known = run.ranks.sum(torch.stack([state.tally.by_optimizer[name], *others]))
     norm_value, loss, *other_losses = torch.cat([norm.to(known)[None], known]).tolist()
-    walk.exchanging = False
+    state.exchanging = False
     verdict = run.guard.judge(name, loss=loss, grad_norm=norm_value, overflow_is_scale=not run.precision.exhausted)
-    walk.grad_norms[name] = norm_value
+    state.grad_norms[name] = norm_value
     if not verdict.good:
-        walk.refused[name] = verdict
-    elif not walk.refused and all(math.isfinite(other) for other in other_losses):
-        walk.begun.append(name)
-        _step(run, name, walk.measured)
-        walk.stepped.append(name)
+        state.refused[name] = verdict
+    elif not state.refused and all(math.isfinite(other) for other in other_losses):
+        state.begun.append(name)
+        _step(run, name, state.measured)
+        state.stepped.append(name)
         run.guard.accept(name, loss)
     run.optimizers.zero_grad(name)
-    walk.updating = None
+    state.updating = None
 
 
 def _step(run: Stepping, name: str, measured: _Measured | None) -> None:
@@ -298,29 +300,31 @@ def _step(run: Stepping, name: str, measured: _Measured | None) -> None:
     measured.update_ratios.update({f"{name}/{group}": ratio for group, ratio in ratios.items()})
 
 
-def _settle(run: Stepping, walk: _Walk, counts: _Counts) -> None:
+def _count_step(run: Stepping, state: _StepState, counts: _Counts) -> None:
     """Adapt the loss scale, and count the step unless an update was refused."""
-    run.precision.settle(overflowed=any(verdict.judgement == "overflow" for verdict in walk.refused.values()))
-    if not walk.refused:
+    run.precision.adapt_scale(overflowed=any(verdict.judgement == "overflow" for verdict in state.refused.values()))
+    if not state.refused:
         run.progress.step += 1
-        run.guard.settle_good_step()
+        run.guard.note_good_step()
     run.progress.micro_batches += int(counts.micro_batches)
     run.progress.clips += int(counts.clips)
     run.progress.frames += int(counts.frames)
 
 
-def _report(run: Stepping, walk: _Walk, counts: _Counts, *, lrs: Mapping[str, float], ids: Sequence[str]) -> StepReport:
-    losses, metrics = _read(run, walk.tally)
+def _report(
+    run: Stepping, state: _StepState, counts: _Counts, *, lrs: Mapping[str, float], ids: Sequence[str]
+) -> StepReport:
+    losses, metrics = _global_means(run, state.tally)
     return StepReport(
         step=run.progress.step,
         lrs=lrs,
         losses=losses,
         metrics=metrics,
-        grad_norms=walk.grad_norms,
-        group_norms={} if walk.measured is None else walk.measured.norms(),
-        update_ratios={} if walk.measured is None else walk.measured.ratios(),
-        refused=walk.refused,
-        stepped=walk.stepped,
+        grad_norms=state.grad_norms,
+        group_norms={} if state.measured is None else state.measured.norms(),
+        update_ratios={} if state.measured is None else state.measured.ratios(),
+        refused=state.refused,
+        stepped=state.stepped,
         ids=ids,
         num_frames=int(counts.frames),
         num_padded=int(counts.padded),
@@ -328,7 +332,7 @@ def _report(run: Stepping, walk: _Walk, counts: _Counts, *, lrs: Mapping[str, fl
     )
 
 
-def _read(run: Stepping, tally: _Tally) -> tuple[dict[str, float], dict[str, float]]:
+def _global_means(run: Stepping, tally: _Tally) -> tuple[dict[str, float], dict[str, float]]:
     """Return the global losses and metrics, in one transfer."""
     others = [*tally.metrics.values(), *tally.counts.values()]
     scalars = [*tally.losses.values(), *(value.to(run.device) for value in others)]

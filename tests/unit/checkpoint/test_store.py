@@ -364,10 +364,10 @@ def pointed(checkpoints: CheckpointStore) -> tuple[str | None, str | None]:
 @pytest.mark.parametrize("own", [4, None])
 def test_a_course_is_left_at_once_and_its_best_with_the_first_save(tmp_path: Path, own: int | None) -> None:
     checkpoints = run_of(tmp_path, best=12)
-    checkpoints.go_on_from(4, best=own)
+    checkpoints.resume_from(4, best=own)
     assert pointed(checkpoints) == ("step-00000004", "step-00000012")
     again = CheckpointStore(tmp_path, keep_last=9, background=False)  # killed before its first save, and resumed
-    again.go_on_from(4, best=own)
+    again.resume_from(4, best=own)
     assert pointed(again) == ("step-00000004", "step-00000012")
     again.save(6, {"task": {"w": torch.ones(1)}}, make_meta(6))
     assert pointed(again) == ("step-00000006", None if own is None else "step-00000004")
@@ -378,15 +378,15 @@ def test_a_course_is_left_at_once_and_its_best_with_the_first_save(tmp_path: Pat
 
 def test_a_course_can_be_returned_to_before_another_is_saved(tmp_path: Path) -> None:
     checkpoints = run_of(tmp_path, best=8)
-    checkpoints.go_on_from(4, best=4)
-    checkpoints.go_on_from(12, best=8)
+    checkpoints.resume_from(4, best=4)
+    checkpoints.resume_from(12, best=8)
     checkpoints.save(16, {"task": {"w": torch.ones(1)}}, make_meta(16))
     assert pointed(checkpoints) == ("step-00000016", "step-00000008")
 
 
 def test_to_go_on_from_the_last_changes_nothing(tmp_path: Path) -> None:
     checkpoints = run_of(tmp_path, best=8)
-    checkpoints.go_on_from(12, best=None)  # as where another metric is followed from here on
+    checkpoints.resume_from(12, best=None)  # as where another metric is followed from here on
     checkpoints.save(16, {"task": {"w": torch.ones(1)}}, make_meta(16))
     assert pointed(checkpoints) == ("step-00000016", "step-00000008")
 

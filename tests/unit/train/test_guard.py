@@ -61,7 +61,7 @@ def test_refused_losses_never_enter_the_statistics():
 def test_skips_in_a_row_become_a_rollback_and_a_good_step_starts_the_count_again():
     guard = Guard(GuardConfig(max_skips=3))
     assert [guard.decide("non_finite_loss") for _ in range(2)] == ["skip", "skip"]
-    guard.settle_good_step()
+    guard.note_good_step()
     assert [guard.decide("non_finite_loss") for _ in range(3)] == ["skip", "skip", "rollback"]
 
 

@@ -11,7 +11,7 @@ from ttstrain.errors import OutOfMemoryError, RecipeError
 from ttstrain.recipe.schema import Constant, GroupRule, GuardConfig, OptimConfig
 from ttstrain.train.distributed import Ranks
 from ttstrain.train.snapshot import STAYS
-from ttstrain.train.step import AVERAGE, DidNotFit, train_step
+from ttstrain.train.step import EMA_WEIGHTS, DidNotFit, train_step
 
 PLAIN = OptimConfig(lr=1e-2, weight_decay=0.01, decay_norms_and_biases=True, schedule=Constant(warmup_steps=0))
 
@@ -332,7 +332,7 @@ def test_an_average_that_does_not_fit_is_told_as_such(monkeypatch):
     monkeypatch.setattr(type(run.ema), "update", full)
     with pytest.raises(DidNotFit) as caught:
         train_step(run, [make_batch(4)])
-    assert (caught.value.update, caught.value.half_done) == (AVERAGE, True)
+    assert (caught.value.update, caught.value.half_done) == (EMA_WEIGHTS, True)
 
 
 def test_memory_that_runs_out_in_an_exchange_ends_this_process():

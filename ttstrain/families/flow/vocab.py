@@ -54,7 +54,7 @@ def load_vocab(source: str, *, space_first: bool = True) -> Vocab:
     Raises RecipeError when there is no such file, when it is not UTF-8, when a token comes twice, or when
     `space_first` and the first token is not the space.
     """
-    text = _read(source)
+    text = _read_source(source)
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     notes: tuple[str, ...] = ()
     if lines[-1] == "":
@@ -92,7 +92,7 @@ def hash_of(source: str) -> str | None:
 _KINDS_OF_VOCAB = f"`model.vocab` is a file with one token per line, or one of {', '.join(PACKAGED)}"
 
 
-def _read(source: str) -> str:
+def _read_source(source: str) -> str:
     if source.startswith("package:"):
         if source not in PACKAGED:
             raise RecipeError(f"ttstrain has no packaged vocab `{source}`", hint=f"there is {', '.join(PACKAGED)}")

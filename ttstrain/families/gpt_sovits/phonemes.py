@@ -41,11 +41,11 @@ def read_clip(clip: Clip, *, default_language: str, version: str, dictionary: Di
     if clip.tokens:
         return _prepared(clip, version)
     language = language_of(clip, default_language)
-    return _read(clip.text, language, version, dictionary)
+    return _cached_phonemes(clip.text, language, version, dictionary)
 
 
 @lru_cache(maxsize=1 << 16)
-def _read(text: str, language: str, version: str, dictionary: Dictionary) -> Spoken:
+def _cached_phonemes(text: str, language: str, version: str, dictionary: Dictionary) -> Spoken:
     read = phonemize(text, language, version=version, dictionary=dictionary)
     if not read.ids:
         raise DataError(f"the text has no phonemes: `{text[:40]}`")

@@ -42,7 +42,7 @@ def review(clips: Sequence[Clip], config: SovitsConfig) -> Review:
     spoken: list[Spoken] = []
     other: Counter[str] = Counter()
     for clip in clips:
-        said = _read(clip, config)
+        said = _spoken_or_finding(clip, config)
         if isinstance(said, ClipFinding):
             findings.append(said)
             continue
@@ -59,7 +59,7 @@ def review(clips: Sequence[Clip], config: SovitsConfig) -> Review:
     return Review(tuple(findings), tuple(_remarks(spoken, other, config)))
 
 
-def _read(clip: Clip, config: SovitsConfig) -> Spoken | ClipFinding:
+def _spoken_or_finding(clip: Clip, config: SovitsConfig) -> Spoken | ClipFinding:
     default, reason = config.text.language, "unknown_language"
     try:
         if not clip.tokens:

@@ -260,7 +260,7 @@ def load_codec(spec: str) -> Codec:
         net = _toy()
         return Codec(net, digest=digest_of(spec))
     folder, weights = _files(spec)
-    net = _build(_read_config(folder / "config.json"), source=spec)
+    net = _build_net(_read_config(folder / "config.json"), source=spec)
     contents = read_contents(weights)
     refuse_unsafe(contents)
     if not isinstance(contents.tree, dict):
@@ -293,7 +293,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     return documents.read_object(path, error=CheckpointError)
 
 
-def _build(config: dict[str, Any], *, source: str) -> nn.Module:
+def _build_net(config: dict[str, Any], *, source: str) -> nn.Module:
     wanted = {"sampling_rate": SAMPLE_RATE, "vq_strides": [4, 2, 1]}
     for key, value in wanted.items():
         if config.get(key) != value:
@@ -326,7 +326,7 @@ def _build(config: dict[str, Any], *, source: str) -> nn.Module:
 def _toy() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(CODEC_SEED)
-        net = _build(dict(CODEC), source=TOY)
+        net = _build_net(dict(CODEC), source=TOY)
     with torch.no_grad():
         for name, parameter in net.named_parameters():
             if name.endswith("bias"):

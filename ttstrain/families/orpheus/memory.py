@@ -12,8 +12,8 @@ from ttstrain.recipe.schema import RunSettings
 
 DEFAULT_RANK = 32  # of the adapters that are compared where the recipe has none
 HALF, SINGLE = 2, 4  # bytes
-MOMENTS = 2 * SINGLE  # of AdamW
-MOMENTS_8BIT = 2
+ADAMW_STATE = 2 * SINGLE  # bytes per parameter
+ADAMW8BIT_STATE = 2  # bytes per parameter
 
 
 def memory_schemes(config: OrpheusConfig, recipe: RunSettings, parameters: ParameterCounts) -> Sequence[MemoryScheme]:
@@ -27,7 +27,7 @@ def _schemes(config: OrpheusConfig, recipe: RunSettings, parameters: ParameterCo
     copy = 0 if recipe.train.precision == "fp32" else HALF
     rank = DEFAULT_RANK if recipe.lora is None else recipe.lora.rank
     adapters = parameters.adapters or num_adapters(config, rank)
-    trained = adapters * (2 * SINGLE + MOMENTS)
+    trained = adapters * (2 * SINGLE + ADAMW_STATE)
     batch = recipe.data.batch_frames
     kept = batch * activations(config, recipe, recomputed=config.checkpoint_activations)
     own = ("lora" if recipe.lora is not None else recipe.optim.kind, config.param_dtype)
@@ -36,15 +36,15 @@ def _schemes(config: OrpheusConfig, recipe: RunSettings, parameters: ParameterCo
             "all weights, fp32, AdamW",
             "model.param_dtype=fp32 optim.kind=adamw",
             ("adamw", "fp32"),
-            weights * (2 * SINGLE + MOMENTS + copy),
+            weights * (2 * SINGLE + ADAMW_STATE + copy),
         ),
         (
             "all weights, fp32, 8-bit AdamW",
             "optim.kind=adamw8bit",
             ("adamw8bit", "fp32"),
-            weights * (2 * SINGLE + MOMENTS_8BIT + copy),
+            weights * (2 * SINGLE + ADAMW8BIT_STATE + copy),
         ),
-        ("all weights, bf16, AdamW", "model.param_dtype=bf16", ("adamw", "bf16"), weights * (2 * HALF + MOMENTS)),
+        ("all weights, bf16, AdamW", "model.param_dtype=bf16", ("adamw", "bf16"), weights * (2 * HALF + ADAMW_STATE)),
         (f"LoRA rank {rank}, fp32 base", f"lora.rank={rank}", ("lora", "fp32"), weights * (SINGLE + copy) + trained),
         (
             f"LoRA rank {rank}, bf16 base",

@@ -53,12 +53,12 @@ class Bert:
         heard = _LATIN.sub("", text)
         counts = torch.tensor(word2ph)
         features = torch.zeros(int(counts.sum()), WIDTH)
-        features[is_heard.repeat_interleave(counts)] = self._read(heard).repeat_interleave(counts[is_heard], dim=0)
+        features[is_heard.repeat_interleave(counts)] = self._encode(heard).repeat_interleave(counts[is_heard], dim=0)
         if not bool(torch.isfinite(features).all()):
             raise DataError("BERT's features are not finite; the model file may be damaged")
         return features
 
-    def _read(self, text: str) -> Tensor:
+    def _encode(self, text: str) -> Tensor:
         """Return the features (c, 1024) of the characters of a text."""
         if not text:
             return torch.zeros(0, WIDTH)
