@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from ttstrain.contract.model import ResolvedRecipe
 from ttstrain.contract.task import AddsTokens, Task
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.recipe.schema import base_files
+from ttstrain.recipe.shipped import base_path
 from ttstrain.tensors import hub
 from ttstrain.tensors.loading import LoadReport, Tensors, check_stored_finite, compare, misfit
 from ttstrain.tensors.tensorfile import StoredTensor
@@ -35,7 +35,7 @@ def open_base(files: Sequence[str], *, task: str) -> OpenedCheckpoint:
 def _open(spec: str, *, task: str) -> OpenedCheckpoint:
     if spec.startswith(hub.HUB):
         return open_checkpoint(resolve_base(spec), task=task)
-    place = Path(spec).expanduser()  # the best checkpoint of a run that is training may be replaced while it is read
+    place = base_path(spec)  # the best checkpoint of a run that is training may be replaced while it is read
     return retried(place, lambda: open_checkpoint(resolve_base(spec), task=task), prefer="best")
 
 

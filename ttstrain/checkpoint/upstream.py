@@ -19,6 +19,7 @@ from ttstrain.contract.project import Chosen
 from ttstrain.errors import CheckpointError
 from ttstrain.modules import stored_lora as adapted
 from ttstrain.places import refused_as
+from ttstrain.recipe.shipped import base_path
 from ttstrain.state import Tree
 from ttstrain.tensors import hub
 from ttstrain.tensors.contents import INDEX, Contents, read_contents, refuse_unsafe
@@ -202,18 +203,18 @@ def _only_file(folder: Path) -> Path:
 
 @refused_as(CheckpointError)
 def resolve_base(spec: str) -> Path:
-    """Find what a recipe's `base:` names: `hf://owner/repo[@revision]/path`, a file, a folder, a run.
+    """Find what a recipe's `base:` names: `package:name`, `hf://owner/repo[@revision]/path`, a file, a folder, a run.
 
     A run's folder stands for its best checkpoint, or its last one where it has no best. A file on the Hub is
     downloaded once; `$HF_HOME` and `$HF_HUB_OFFLINE` are obeyed.
     """
     if spec.startswith(hub.HUB):
         return follow(hub.download(spec, preferred=SUFFIXES[:1], others=SUFFIXES[1:]), prefer="best")
-    path = Path(spec).expanduser()
+    path = base_path(spec)
     pointers.mend(path)
     if not path.exists():
         raise CheckpointError(
-            f"the base `{spec}` does not exist", hint="a file, a folder, a run or hf://owner/repo/path"
+            f"the base `{spec}` does not exist", hint="a file, a folder, a run, hf://owner/repo/path or package:NAME"
         )
     return follow(path, prefer="best")
 

@@ -22,7 +22,9 @@ def export(
     run: Annotated[
         Path,
         typer.Argument(
-            parser=paths.path, metavar="RUN|CKPT", help="A run's folder, a checkpoint, or an upstream file."
+            parser=paths.checkpoint,
+            metavar="RUN|CKPT",
+            help="A run's folder, a checkpoint, an upstream file or package:NAME.",
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", parser=paths.path, help="Folder to write; new or empty.")],

@@ -29,10 +29,14 @@ _LONG = 40  # characters of a module's name
 
 def inspect_ckpt(
     path: Annotated[
-        Path, typer.Argument(parser=paths.path, help="A checkpoint file of any trainer, a checkpoint folder, or a run.")
+        Path,
+        typer.Argument(
+            parser=paths.checkpoint,
+            help="A checkpoint file of any trainer, a checkpoint folder, a run or package:NAME.",
+        ),
     ],
     other: Annotated[
-        Path | None, typer.Argument(parser=paths.path, help="Compare the weights with this checkpoint's.")
+        Path | None, typer.Argument(parser=paths.checkpoint, help="Compare the weights with this checkpoint's.")
     ] = None,
     *,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,

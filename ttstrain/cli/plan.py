@@ -33,7 +33,8 @@ def plan(
     base: Annotated[
         list[str] | None,
         typer.Option(
-            parser=paths.name, help="Weights to start from: file, folder, run or hf://...; several: later over earlier."
+            parser=paths.name,
+            help="Weights to start from: file, folder, run, hf://… or package:NAME; several: later over earlier.",
         ),
     ] = None,
     run_dir: Annotated[Path | None, typer.Option(parser=paths.path, help="Parent of the run's folder.")] = None,

@@ -31,7 +31,7 @@ def sample(
         typer.Argument(
             parser=paths.name,
             metavar="CKPT",
-            help="A run, a checkpoint, an exported folder, an upstream file or hf://…",
+            help="A run, a checkpoint, an exported folder, an upstream file, hf://… or package:NAME",
         ),
     ],
     overrides: Annotated[

@@ -35,6 +35,7 @@ from ttstrain.export.choose import gather
 from ttstrain.plan.resolve import parse
 from ttstrain.recipe.compose import COMMAND_LINE, RUN_RECIPE, Composed, Removed, parse_override
 from ttstrain.recipe.schema import TrainConfig
+from ttstrain.recipe.shipped import base_path
 from ttstrain.tensors.hub import HUB
 from ttstrain.tensors.loading import load_weights
 from ttstrain.tensors.tensorfile import read_tree
@@ -90,7 +91,7 @@ def load_model(
     changes = _changes(overrides)
     if spec.startswith(HUB):
         return _open(spec, changes, weights=weights, recipe=recipe)
-    place = Path(spec).expanduser()
+    place = base_path(spec)
     return retried(place, lambda: _open(spec, dict(changes), weights=weights, recipe=recipe), prefer="best")
 
 

@@ -473,7 +473,7 @@ class RunSettings(Section):
     task: str
     """What is trained, as `family` or `family/task`."""
     base: UserPath | Annotated[list[UserPath], Field(min_length=1)] | None = None
-    """Weights to start from: `hf://owner/repo/path`, a file, a folder, or a run; null trains from scratch.
+    """Weights to start from: a file, folder or run, `hf://owner/repo/path`, `package:NAME`; null: from scratch.
 
     In a list, later entries replace tensors of earlier ones: a model in parts, or an export over its base.
     """

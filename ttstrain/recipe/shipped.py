@@ -1,4 +1,4 @@
-"""Find the recipes and configs that ship with ttstrain: in the installed package, or in a clone's own folders."""
+"""Find the recipes, configs and bases that ship with ttstrain, in the installed package or in a clone."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ttstrain
-from ttstrain.errors import RecipeError
+from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.shell import quoted
 
 SCHEMA_LINE = "# yaml-language-server: $schema="
+PACKAGE = "package:"
 _SUFFIXES = (".yaml", ".yml")
+_BASES = "_bases"  # folder of the package with one folder for each base
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,27 @@ def find_config(name: str, *, beside: Path | None = None) -> Path:
             hint=f"`ttstrain recipes copy {name}` makes a copy to edit",
         )
     raise RecipeError(f"no config `{name}`", hint=_nearest(name, _names("configs"), kind="configs"))
+
+
+def list_bases() -> list[str]:
+    """List the bases that ship with ttstrain, as a recipe names them."""
+    folder = Path(ttstrain.__file__).parent / _BASES
+    return sorted(f"{PACKAGE}{path.name}" for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+
+
+def base_path(spec: str) -> Path:
+    """Return where a base lies on this machine: `package:NAME` is the folder of one that ships with ttstrain.
+
+    Raises CheckpointError that lists the bases that ship when there is none of this name.
+    """
+    if not spec.startswith(PACKAGE):
+        return Path(spec).expanduser()
+    known = list_bases()
+    if spec not in known:
+        raise CheckpointError(
+            f"no base `{spec}` ships with ttstrain", hint=f"there is {', '.join(known)}" if known else "there is none"
+        )
+    return Path(ttstrain.__file__).parent / _BASES / spec.removeprefix(PACKAGE)
 
 
 def recipe_name(path: Path) -> str:

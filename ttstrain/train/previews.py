@@ -34,6 +34,7 @@ from ttstrain.data.transcript import clean
 from ttstrain.errors import CheckpointError, UserError, first_line, is_out_of_memory
 from ttstrain.modules.mel_distance import mel_distance
 from ttstrain.recipe.schema import base_files
+from ttstrain.recipe.shipped import base_path
 from ttstrain.tensors.loading import load_weights
 from ttstrain.tracking import spectrogram
 from ttstrain.tracking.tracker import Spoken, SpokenBy
@@ -304,7 +305,7 @@ def recover_base(run: Run, previews: Previews, open_base: Callable[[], OpenedChe
     lost = [preview for preview in previews.sentences if _recall(run, preview) is None]
     if not lost:
         return []
-    sizes = [_bytes(Path(file).expanduser()) for file in base_files(base)]
+    sizes = [_base_bytes(file) for file in base_files(base)]
     if run.plan.recipe.lora is not None or not (all(sizes) and sum(sizes) <= CHEAP_BYTES):
         why = "the base is over 1 GiB, remote or deleted, so it is not loaded again"
         if run.plan.recipe.lora is not None:
@@ -326,6 +327,14 @@ def recover_base(run: Run, previews: Previews, open_base: Callable[[], OpenedChe
     finally:
         run.task.load_state_dict(own)
     return [f"generated {len(entries)} base-model samples again: those of step 0 were lost"]
+
+
+def _base_bytes(spec: str) -> int:
+    """Return the size of a base on this machine; 0 where it is on the Hub or gone."""
+    try:
+        return _bytes(base_path(spec))
+    except CheckpointError:  # this installation ships no such base
+        return 0
 
 
 def _bytes(path: Path) -> int:
