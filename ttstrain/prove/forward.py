@@ -16,7 +16,7 @@ from ttstrain.prove.finding import Finding
 LEAK = 1e-3
 SAME = 1e-3  # of the largest output: another order of sums, or another kernel
 SAME_HALF = 5e-2  # where weights are kept in half precision
-MARGIN = 0.01  # by which the loss without a shift has to be below every other, as a share of it
+DECIDED = 1.01  # times the lower of two losses: the other is above it, or nothing is decided between them
 
 
 def check_changes(changes: Iterable[Change | Omitted]) -> Finding:
@@ -52,7 +52,7 @@ def check_changes(changes: Iterable[Change | Omitted]) -> Finding:
 def _told(change: Change) -> str:
     if not bool(change.still.any()):
         return f"{change.changed}: used"
-    return f"{change.changed}: {change.unmoved} stay as they are"
+    return f"{change.changed}: {change.unmoved} unmoved"
 
 
 def _moved(change: Change) -> tuple[float, float | None]:
@@ -114,14 +114,14 @@ def check_alignments(found: Iterable[Alignment | Omitted], *, enough: bool, step
         zero = scan.losses[0]
         nearest = min(loss for shift, loss in scan.losses.items() if shift)
         listed = ", ".join(f"{shift:+d}: {loss:.3g}" if shift else f"0: {loss:.3g}" for shift, loss in _ordered(scan))
-        if best != 0 and enough and zero > (1 + MARGIN) * scan.losses[best]:
+        if best != 0 and enough and zero > DECIDED * scan.losses[best]:
             return Finding(
                 "shifts",
                 "FAULT",
                 f"{scan.what}: a shift of {best:+d} {scan.unit} fits better than none ({listed}): targets are shifted",
                 numbers,
             )
-        if nearest < (1 + MARGIN) * zero:
+        if nearest < DECIDED * zero:
             omitted.append(f"{scan.what}: no shift is told apart after {steps} steps ({listed})")
         else:
             told.append(f"{scan.what}: no shift fits best ({listed} {scan.unit})")

@@ -32,9 +32,10 @@ class Learned:
         return self.steps >= FEWEST_STEPS
 
 
-def learn(material: Material, batch: Any, *, seconds: float, most: int = MOST_STEPS) -> Learned:
+def learn(material: Material, batch: Any, *, seconds: float, most: int | None = None) -> Learned:
     """Train on one batch for so many steps, or for as long as there is time."""
     run = material.run
+    most = MOST_STEPS if most is None else most
     run.progress.step = material.first_step
     run.guard.lr_factor = FRESH_LR if material.base is None else BASE_LR
     run.task.train()

@@ -120,19 +120,18 @@ class FlowProof:
             return
         sums = dict.fromkeys(SHIFTS, 0.0)
         generator = torch.Generator().manual_seed(0)
+        hidden = frames_between(shown, batch.lengths, num_frames=batch.mel.shape[1])
         for time in (time for time in TIMES for _ in range(DRAWS)):
             noise = torch.randn(batch.mel.shape, generator=generator).to(batch.mel)
             at = torch.full((1,), time, device=batch.mel.device)
-            hidden = frames_between(shown, batch.lengths, num_frames=batch.mel.shape[1])
             start = noised(batch.mel, noise=noise, time=at, hidden=hidden).x
-            made = self._solve(
-                _fixed(batch, start=batch.lengths * 0 + shown, end=batch.lengths, time=time), start, time
-            )
+            fixed = _fixed(batch, start=batch.lengths * 0 + shown, end=batch.lengths, time=time)
+            velocity = (self._solve(fixed, start, time) - start) / (1 - time)
+            made = (velocity + noise)[0, judged.start : judged.stop]
             for shift in SHIFTS:
                 moved = batch.mel[0, judged.start + shift : judged.stop + shift]
-                error = (made[0, judged.start : judged.stop] - moved).square().mean()
-                sums[shift] += float(error) / (len(TIMES) * DRAWS)
-        yield Alignment("the mel that the solver makes of noised frames", "frames", sums)
+                sums[shift] += float((made - moved).square().mean()) / (len(TIMES) * DRAWS)
+        yield Alignment("the mel that the velocity leads to", "frames", sums)
 
     def _solve(self, batch: FlowBatch, start: Tensor, since: float) -> Tensor:
         """Return the mel (1, n, m) at which one step from a time to the end arrives, as `sample` makes its steps."""

@@ -4,6 +4,7 @@ from ttstrain.contract.family import Family, TaskSpec
 from ttstrain.families.gpt_sovits.config import GptConfig, JointConfig, VaeConfig
 
 DATA = "ttstrain.families.gpt_sovits.data:SovitsData"
+PROOF = "ttstrain.families.gpt_sovits.same_net:SovitsProof"
 
 FAMILY = Family(
     name="gpt_sovits",
@@ -15,6 +16,7 @@ FAMILY = Family(
             task_class="ttstrain.families.gpt_sovits.gpt.task:GptTask",
             data_class=DATA,
             export_class="ttstrain.families.gpt_sovits.export:GptExporter",
+            proof_class=PROOF,
         ),
         TaskSpec(
             name="gpt_sovits/vae",
@@ -23,6 +25,7 @@ FAMILY = Family(
             task_class="ttstrain.families.gpt_sovits.vae.task:VaeTask",
             data_class=DATA,
             export_class="ttstrain.families.gpt_sovits.export:VaeExporter",
+            proof_class=PROOF,
         ),
         TaskSpec(
             name="gpt_sovits/joint",
@@ -31,6 +34,7 @@ FAMILY = Family(
             task_class="ttstrain.families.gpt_sovits.joint:JointTask",
             data_class=DATA,
             export_class="ttstrain.families.gpt_sovits.export:JointExporter",
+            proof_class=PROOF,
         ),
     ],
     formats=["ttstrain.families.gpt_sovits.upstream:SovitsFormat"],

@@ -13,6 +13,7 @@ FAMILY = Family(
             task_class="ttstrain.families.orpheus.task:OrpheusTask",
             data_class="ttstrain.families.orpheus.data:OrpheusData",
             export_class="ttstrain.families.orpheus.export:OrpheusExporter",
+            proof_class="ttstrain.families.orpheus.same_net:OrpheusProof",
         )
     ],
     formats=["ttstrain.families.orpheus.upstream:OrpheusFormat"],

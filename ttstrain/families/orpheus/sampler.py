@@ -26,6 +26,33 @@ class Written:
     stopped: bool  # by the end of speech, not by the limit
 
 
+class Continuation:
+    """One row that grows by a token at a time; keys and values of what was seen are kept."""
+
+    def __init__(self, net: Any, prompt: Sequence[int]) -> None:
+        from transformers import DynamicCache
+
+        self._net = net
+        self._device = net.lm_head.weight.device
+        self._cache = DynamicCache(config=net.config)
+        self._new = torch.tensor([list(prompt)], device=self._device)
+        self._length = len(prompt)
+
+    def logits(self) -> Tensor:
+        """Return what is expected next, (v,) float32 on the CPU; call it once after each token."""
+        place = self._length - self._new.shape[1]
+        positions = torch.arange(place, self._length, device=self._device)[None]
+        states = self._net.model(
+            input_ids=self._new, position_ids=positions, past_key_values=self._cache, use_cache=True
+        )
+        logits: Tensor = self._net.lm_head(states.last_hidden_state[0, -1])
+        return logits.float().cpu()
+
+    def append(self, token: int) -> None:
+        self._new = torch.tensor([[token]], device=self._device)
+        self._length += 1
+
+
 @torch.no_grad()
 def write(
     net: Any, prompt: Sequence[int], *, settings: SamplingConfig, ids: TokenIds, generator: torch.Generator
@@ -34,19 +61,12 @@ def write(
 
     `generator` is a CPU generator.
     """
-    from transformers import DynamicCache
-
-    device = net.lm_head.weight.device
-    cache = DynamicCache(config=net.config)
+    row = Continuation(net, prompt)
     seen = torch.zeros(net.config.vocab_size, dtype=torch.bool)
     seen[list(prompt)] = True
-    new = torch.tensor([list(prompt)], device=device)
     written: list[int] = []
     while len(written) < settings.max_tokens:
-        place = len(prompt) + len(written) - new.shape[1]
-        positions = torch.arange(place, place + new.shape[1], device=device)[None]
-        states = net.model(input_ids=new, position_ids=positions, past_key_values=cache, use_cache=True)
-        logits = net.lm_head(states.last_hidden_state[0, -1]).float().cpu()
+        logits = row.logits()
         if settings.grammar == "masked":
             logits = _legal_only(logits, len(written) % NUM_SLOTS, ids)
         token = choose(logits, seen, settings=settings, generator=generator)
@@ -54,7 +74,7 @@ def write(
         written.append(token)
         if token == ids.eos:
             break
-        new = torch.tensor([[token]], device=device)
+        row.append(token)
     return written
 
 

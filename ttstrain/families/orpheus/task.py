@@ -110,13 +110,14 @@ class OrpheusTask(Task):
 
     def losses(self, batch: OrpheusBatch) -> Iterator[Loss]:
         """Yield the mean cross entropy over target tokens, with metrics by kind of token."""
-        learned = _learned(batch)
-        loss = self._loss(batch, learned)
+        learned = find_learned(batch)
+        loss = self.loss_of(batch, learned)
         metrics = {f"nll_{kind}": mean for kind, mean in self._by_kind(loss, learned).items()}
         metrics["illegal_mass"] = _masked_mean(loss.illegal, learned.slots >= 0)
         yield Loss(loss.value, metrics=metrics)
 
-    def _loss(self, batch: OrpheusBatch, learned: _Learned) -> HeadLoss:
+    def loss_of(self, batch: OrpheusBatch, learned: Learned) -> HeadLoss:
+        """Run the forward that is trained."""
         if not self._checked:
             self._check()
         states = hidden_states(self.net, batch.input_ids, batch.position_ids, batch.cu_seqlens)  # (n, h)
@@ -136,7 +137,7 @@ class OrpheusTask(Task):
         prove_isolation(self.net)
         self._checked = True
 
-    def _by_kind(self, loss: HeadLoss, learned: _Learned) -> dict[str, Mean]:
+    def _by_kind(self, loss: HeadLoss, learned: Learned) -> dict[str, Mean]:
         control = (learned.slots < 0) & (learned.targets >= self._head.ids.first_custom)
         kind = torch.where(control, CONTROL, learned.slots + 1)
         zeros = torch.zeros(len(KINDS), device=loss.nll.device)
@@ -155,8 +156,8 @@ class OrpheusTask(Task):
     @torch.no_grad()
     def evaluate(self, batch: OrpheusBatch, generator: torch.Generator) -> Mapping[str, Tensor | Mean]:
         """Return the negative log-likelihood over the whole vocabulary: of all, by kind of token and by kind of row."""
-        learned = _learned(batch)
-        loss = self._loss(batch, learned)
+        learned = find_learned(batch)
+        loss = self.loss_of(batch, learned)
         speech = batch.modality[batch.documents[0, learned.places].long()] == SPEECH
         return {
             "total": loss.nll.double().sum().float() / max(batch.weight, 1.0),
@@ -243,7 +244,7 @@ def _with_rows(matrix: Tensor, rows: int, *, like: TokenIds) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class _Learned:
+class Learned:
     """The target tokens, in the order of the row."""
 
     places: Tensor  # (m,) int64, where each stands; the token before predicts it
@@ -251,11 +252,11 @@ class _Learned:
     slots: Tensor  # (m,) int64, -1 where there is none
 
 
-def _learned(batch: OrpheusBatch) -> _Learned:
+def find_learned(batch: OrpheusBatch) -> Learned:
     """Find the target tokens without waiting for the device: their number is known on the host."""
     labels = batch.labels[0]
     places = torch.argsort((labels == IGNORED).to(torch.uint8), stable=True)[: int(batch.weight)]
-    return _Learned(places, labels[places], batch.is_audio_slot[0, places].long())
+    return Learned(places, labels[places], batch.is_audio_slot[0, places].long())
 
 
 def _masked_mean(values: Tensor, mask: Tensor) -> Mean:

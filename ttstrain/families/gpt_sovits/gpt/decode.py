@@ -27,6 +27,30 @@ class Written:
     stopped: bool  # by the end of speech, not by the limit
 
 
+class Continuation:
+    """One clip that grows by a token at a time; keys and values of what was seen are kept."""
+
+    def __init__(self, net: Text2SemanticDecoder, phones: Tensor, bert: Tensor | None, prompt: Tensor) -> None:
+        """Begin with phonemes (x,), their features (x, 1024) and the tokens (y,) of a prompt, which may be empty."""
+        documents = lay_out([torch.arange(len(phones))], [torch.arange(len(prompt))], device=phones.device)
+        self._net = net
+        self._attend = Cached(documents)
+        text = net.embed_text(phones, bert, documents.text_position, longest=len(phones))
+        audio = net.embed_audio(prompt, documents.audio_position, longest=len(prompt))
+        self._rows = torch.cat([text, audio])
+        self._length = len(prompt)
+
+    def logits(self) -> Tensor:
+        """Return what is expected next, (v,) float32 on the CPU; call it once after each token."""
+        logits: Tensor = self._net.ar_predict_layer(self._net.h(self._rows, self._attend)[-1])
+        return logits.float().cpu()
+
+    def append(self, token: int) -> None:
+        place, like = self._length, self._rows
+        self._rows = self._net.embed_audio(_codes([token], like), _codes([place], like), longest=place + 1)
+        self._length += 1
+
+
 @torch.no_grad()
 def generate(
     net: Text2SemanticDecoder,
@@ -39,28 +63,27 @@ def generate(
 ) -> Written:
     """Continue the tokens (y,) of a prompt, which may be empty, for the phonemes (x,) of prompt and text together.
 
-    `bert` is (x, 1024). `generator` is a CPU generator. Keys and values of what was seen are kept.
+    `bert` is (x, 1024). `generator` is a CPU generator.
     """
-    documents = lay_out([torch.arange(len(phones))], [torch.arange(len(prompt))], device=phones.device)
-    attend = Cached(documents)
-    text = net.embed_text(phones, bert, documents.text_position, longest=len(phones))
-    audio = net.embed_audio(prompt, documents.audio_position, longest=len(prompt))
-    rows = torch.cat([text, audio])
+    clip = Continuation(net, phones, bert, prompt)
     seen = torch.zeros(net.eos + 1, dtype=torch.bool)
     seen[prompt.cpu()] = True
     limit = min(MOST_TOKENS, int(settings.max_s * TOKENS_PER_S))
     written: list[int] = []
     while len(written) < limit:
-        logits = net.ar_predict_layer(net.h(rows, attend)[-1]).float().cpu()  # (v,)
         token = choose(
-            logits, seen, settings=settings, generator=generator, eos=net.eos, may_end=len(written) >= ENDLESS_STEPS
+            clip.logits(),
+            seen,
+            settings=settings,
+            generator=generator,
+            eos=net.eos,
+            may_end=len(written) >= ENDLESS_STEPS,
         )
         if token == net.eos:
             return Written(_codes(written, phones), stopped=True)
         written.append(token)
         seen[token] = True
-        place = len(prompt) + len(written) - 1
-        rows = net.embed_audio(_codes([token], phones), _codes([place], phones), longest=place + 1)
+        clip.append(token)
     return Written(_codes(written, phones), stopped=False)
 
 

@@ -69,7 +69,7 @@ def with_edits(batch: SovitsBatch, compat: Compat) -> SovitsBatch:
 
 def clip_losses(net: Text2SemanticDecoder, batch: SovitsBatch, *, compat: Compat) -> ClipLosses:
     """Return each clip's losses; where `batch.edits` were drawn, with the DPO loss."""
-    predictions = predict_packed(net, batch) if compat == "none" else predict_padded(net, batch, compat=compat)
+    predictions = predict(net, batch, compat=compat)
     clips = len(batch.ids)
     logits = predictions.logits.float()
     nll = F.cross_entropy(logits, predictions.targets, reduction="none")  # (m,)
@@ -107,6 +107,11 @@ def per_clip(losses: ClipLosses, *, loss: Literal["sum", "mean"], dpo: float) ->
     if losses.preference is not None:
         each = each + dpo * losses.preference
     return each.mean()
+
+
+def predict(net: Text2SemanticDecoder, batch: SovitsBatch, *, compat: Compat) -> Predictions:
+    """Run the forward that is trained."""
+    return predict_packed(net, batch) if compat == "none" else predict_padded(net, batch, compat=compat)
 
 
 def predict_packed(net: Text2SemanticDecoder, batch: SovitsBatch) -> Predictions:
