@@ -314,7 +314,7 @@ def _named(prefix: str, tree: Any) -> dict[str, StoredTensor]:
     return {"/".join((prefix, *path)): leaf for path, leaf in unpickle.walk(tree) if isinstance(leaf, StoredTensor)}
 
 
-# ---------------------------------------------------------------- what is told
+# ---------------------------------------------------------------- the report
 
 
 @dataclass(frozen=True, slots=True)

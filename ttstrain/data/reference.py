@@ -10,7 +10,7 @@ REFERENCE_S = (2.0, 10.0)  # a voice is recognisable in 2 s, and a longer prompt
 
 
 def choose_reference(clips: Sequence[Clip], *, apart_from: Clip | None) -> Clip | None:
-    """Choose the voice to speak with: the first clip of a handy length, by the same speaker where there is one."""
+    """Choose the reference clip: the first of a suitable length, by the same speaker if possible."""
     others = [clip for clip in clips if apart_from is None or clip.id != apart_from.id]
     same = [clip for clip in others if apart_from is not None and clip.speaker == apart_from.speaker]
     low, high = REFERENCE_S

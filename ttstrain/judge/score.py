@@ -70,7 +70,7 @@ class Scoring:
 
     @property
     def reliable(self) -> bool:
-        """Whether the model tells right texts from wrong ones well enough for its ranking to be useful."""
+        """Whether the model separates right texts from wrong ones well enough for its ranking to be useful."""
         return self.separation >= HEARS
 
     @property

@@ -27,7 +27,7 @@ class Collector:
         self.columns: tuple[Column, ...] = ()
 
     def locate(self, row: Row, name: str, *, beside: Callable[[], Iterable[Path]] = tuple) -> bool:
-        """Add a row whose recording goes by `name`, or the reason why there is none; return whether it was added.
+        """Add a row whose recording has this name, or a finding if there is none; return whether it was added.
 
         Quotes round the name are removed unless a file has such a name. `beside` returns more folders to search.
         """

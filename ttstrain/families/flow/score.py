@@ -17,7 +17,7 @@ from ttstrain.families.flow.data import FlowBatch
 from ttstrain.families.flow.model import FlowNet
 from ttstrain.families.flow.model.cfm import frames_between, noised, squared_error
 
-TIMES = (0.0, 0.05, 0.15)  # near pure noise: later the noised recording itself tells more and more of what is said
+TIMES = (0.0, 0.05, 0.15)  # near pure noise: at later times the noised recording itself reveals the words
 NOISE_DRAWS = 2
 
 

@@ -190,14 +190,14 @@ def longest_s(frames: Sequence[int], voice: PreparedVoice) -> float:
 
 
 def max_bytes(voice: PreparedVoice, *, speed: float, seconds_per_byte: float) -> int:
-    """Return how much text fits into one go, at the voice's pace, or at `seconds_per_byte` without a voice."""
+    """Return the bytes of text for one pass, at the voice's pace, or at `seconds_per_byte` without a voice."""
     if not voice.num_frames:
         return int(WINDOW_S / seconds_per_byte * speed)
     return int(len(voice.text.encode()) / voice.seconds * (WINDOW_S - voice.seconds) * speed)
 
 
 def num_frames(text: str, voice: PreparedVoice, *, speed: float, seconds_per_byte: float) -> int:
-    """Guess how long a text takes: by its UTF-8 bytes, at the voice's pace where there is one."""
+    """Estimate a text's duration in frames from its UTF-8 bytes, at the voice's pace if there is a voice."""
     num_bytes = len(text.encode())
     if not voice.num_frames:
         return round(num_bytes * seconds_per_byte / speed * SAMPLE_RATE / HOP_LENGTH)
@@ -206,7 +206,7 @@ def num_frames(text: str, voice: PreparedVoice, *, speed: float, seconds_per_byt
 
 
 def share_duration(duration_s: float, pieces: Sequence[str]) -> list[int]:
-    """Give each piece its part of a told duration, in frames, by bytes; what the cross-fades will take is added."""
+    """Divide a given duration among the pieces by their bytes, in frames; the cross-fades' overlap is added."""
     sizes = [len(piece.encode()) for piece in pieces]
     seconds = duration_s + CROSS_FADE_S * (len(pieces) - 1)
     return [round(seconds * size / sum(sizes) * SAMPLE_RATE / HOP_LENGTH) for size in sizes]
@@ -231,6 +231,6 @@ def cross_fade(wavs: Sequence[Tensor]) -> Tensor:
 
 
 def join_mels(mels: Sequence[Tensor]) -> Tensor:
-    """Put mels (n_i, m) in a row; of two, the first gives way where their sounds overlap."""
+    """Concatenate mels (n_i, m); where two overlap, the end of the first is dropped."""
     overlap = round(CROSS_FADE_S * SAMPLE_RATE / HOP_LENGTH)
     return torch.cat([*(mel[: max(1, len(mel) - overlap)] for mel in mels[:-1]), mels[-1]])

@@ -30,7 +30,7 @@ def identity(model: Mapping[str, Any]) -> dict[str, Any]:
     told: dict[str, Any] = {}
     for name, keys in (("gpt", GPT_IDENTITY), ("vae", VAE_IDENTITY)):
         section = model.get(name)
-        if isinstance(section, Mapping):  # a path names the file of a net that only speaks
+        if isinstance(section, Mapping):  # a path names the file of a net that is only used for samples
             told[name] = {key: section[key] for key in keys if key in section}
     return {"version": model.get("version"), **told} if "vae" in told else told
 

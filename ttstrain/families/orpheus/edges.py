@@ -1,4 +1,4 @@
-"""Where speech begins and ends in what a model said, and how loud it is before and after.
+"""Where speech begins and ends in a generated recording, and the level before and after it.
 
 t samples at 24 kHz, n stretches of 10 ms. Levels are relative to the speech itself, so a quiet voice is judged alike.
 """

@@ -208,7 +208,7 @@ def _registered(config: Mapping[str, Any], rows: int) -> list[str]:
 
 
 def _section(folder: Path, config: Mapping[str, Any], rows: int, *, ids: TokenIds | None = None) -> dict[str, Any]:
-    """Return the `model:` section to speak with, as far as the folder tells; empty without audio tokens."""
+    """Return the `model:` section for inference, as far as the folder has it; empty without audio tokens."""
     ids = _token_ids(folder) if ids is None else ids
     if ids is None:
         return {}
