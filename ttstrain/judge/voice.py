@@ -1,8 +1,9 @@
 """How near a voice is to the wanted speaker's: cosine of speaker embeddings by the GE2E encoder of Resemblyzer.
 
 Wan et al. 2018, "Generalized end-to-end loss for speaker verification". The weights are those of Resemblyzer 0.1.4
-(`_weights/NOTICE`); the net and what goes into it are ours. One thing differs from upstream: silences are cut by an
-energy rule (`find_speech`) where upstream asks webrtcvad.
+(`_weights/NOTICE`); the net and what goes into it are ours. Two things differ from upstream: silences are cut by an
+energy rule (`find_speech`) where upstream asks webrtcvad; and all speech is brought to one level, where upstream raises
+only what is below -30 dBFS, because the net hears power and the same clip at another level would be another voice.
 
 Legend: t samples, n frames, p partial utterances.
 """
@@ -28,7 +29,7 @@ SIZE = 256  # of the hidden state and of an embedding
 PARTIAL = 160  # frames of 10 ms
 PARTIALS_PER_S = 1.3  # as Resemblyzer's embed_utterance
 COVERAGE = 0.75  # of the last partial utterance that has to be speech
-VOLUME_DBFS = -30.0  # quieter clips are raised to this
+VOLUME_DBFS = -25.0  # of speech; separates voices as well as their own levels do
 KEPT_AROUND_S = 0.09  # silence that stays on either side of speech
 SHORTEST_S = 1.0  # of speech
 
@@ -83,15 +84,16 @@ def partial_starts(num_samples: int) -> list[int]:
 
 
 def speech_only(wav: Tensor) -> Tensor:
-    """Return a waveform at 16 kHz with quiet clips raised to -30 dBFS and pauses shortened to 0.18 s."""
-    level = 10 * wav.square().mean().clamp(min=1e-12).log10() if len(wav) else torch.tensor(VOLUME_DBFS)
-    louder = wav * 10 ** (max(0.0, VOLUME_DBFS - float(level)) / 20)
+    """Return the speech of a waveform at 16 kHz at -25 dBFS, with pauses shortened to 0.18 s; empty without speech."""
     ranges: list[tuple[int, int]] = []
     for stretch in find_speech(wav):
         start = max(0, round((stretch.start_s - KEPT_AROUND_S) * RATE))
         end = min(len(wav), round((stretch.end_s + KEPT_AROUND_S) * RATE))
         ranges.append((max(start, ranges[-1][1]) if ranges else start, end))
-    return torch.cat([louder[start:end] for start, end in ranges]) if ranges else louder[:0]
+    if not ranges:
+        return wav[:0]
+    speech = torch.cat([wav[start:end] for start, end in ranges])
+    return speech * (10 ** (VOLUME_DBFS / 20) / speech.square().mean().sqrt())
 
 
 def centroid(embeddings: Sequence[Tensor]) -> Tensor:
