@@ -8,13 +8,15 @@ from typing import Any
 
 from ttstrain.prove.material import Material
 from ttstrain.prove.weights import EmaRecord
+from ttstrain.train.run import Run
 from ttstrain.train.step import train_step
 
 MOST_STEPS = 150
 FEWEST_STEPS = 20  # fewer prove nothing about what was learned
 WINDOW = 5  # steps over which the loss is averaged at either end
 FRESH_LR = 2.0  # times the recipe's LRs for a net from scratch
-BASE_LR = 10.0  # times those of a fine-tune, which are made for many steps
+BASE_LR = 10.0  # times those of a fine-tune at most, which are made for many steps
+HIGHEST_LR = 5e-4  # to which those of a fine-tune are raised; higher ones of a recipe stay as they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ def learn(material: Material, batch: Any, *, seconds: float, most: int | None = 
     run = material.run
     most = MOST_STEPS if most is None else most
     run.progress.step = material.first_step
-    run.guard.lr_factor = FRESH_LR if material.base is None else BASE_LR
+    run.guard.lr_factor = FRESH_LR if material.base is None else _faster(run)
     run.task.train()
     ema = EmaRecord(run)
     history: dict[str, list[float]] = {}
@@ -53,6 +55,12 @@ def learn(material: Material, batch: Any, *, seconds: float, most: int | None = 
             history.setdefault(label, []).append(value)
     ends = {label: (_mean(values[:WINDOW]), _mean(values[-WINDOW:])) for label, values in history.items()}
     return Learned(done, perf_counter() - started, ends, ema, refused)
+
+
+def _faster(run: Run) -> float:
+    """Return by what the LRs of a fine-tune are multiplied, so that a few steps learn a clip."""
+    peak = max(group.lr for group in run.optimizers.table.groups)
+    return max(1.0, min(BASE_LR, HIGHEST_LR / peak))
 
 
 def _mean(values: list[float]) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -138,7 +137,8 @@ def check_learned(
     if own <= max(others):  # a net that makes sound of tokens may gain as much on clips that are easier
         said = f"undecided: {said}, that of another clip, never trained on, by {max(others):.0%}"
         return Finding("learned", "skipped", said, numbers)
-    return Finding("learned", "ok", f"{said}, that of {len(others)} other clips by {max(others):.0%} at most", numbers)
+    most = f"fell by {max(others):.0%} at most" if max(others) >= 0 else f"rose by {-max(others):.0%} or more"
+    return Finding("learned", "ok", f"{said}; those of {len(others)} other clips {most}", numbers)
 
 
 # ---------------------------------------------------------------- what it says
@@ -158,8 +158,6 @@ def check_spoken(material: Material, task: Task) -> Finding:
         language=learned.language,
         seed=0,
     )
-    if not reference.language:
-        prompt = replace(prompt, language="")
     try:
         with evaluating(task):
             sample = task.sample(prompt)
@@ -176,7 +174,7 @@ def check_spoken(material: Material, task: Task) -> Finding:
         "spoken",
         "skipped",
         f"undecided: its sound is nearer to `{nearest}` than to the learned clip ({own:.2f}), of mel distances "
-        f"{listed}; a net from scratch needs more steps to be heard",
+        f"{listed}; so few steps need not be heard",
         numbers,
     )
 
