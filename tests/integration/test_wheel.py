@@ -47,7 +47,8 @@ def test_wheel_carries_recipes_configs_and_speech_but_no_tests(wheel: Path) -> N
         assert shipped >= {path.relative_to(REPO / kind).as_posix() for path in (REPO / kind).rglob("*.yaml")} > set()
     assert "ttstrain/_demo/metadata.jsonl" in names
     assert {f"ttstrain/judge/_weights/{name}" for name in ("ge2e.safetensors", "NOTICE", "LICENSE.ge2e")} <= set(names)
-    assert sum(name.endswith(".ogg") for name in names) == 96
+    assert "ttstrain/_voice/LICENSE.txt" in names
+    assert sum(name.endswith(".ogg") for name in names) == 96 + 11  # demo and voice
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not [name for name in names if name.startswith(("tests/", "scripts/"))]
 

@@ -109,7 +109,7 @@ class ReplayConfig(Section):
 
 class DataConfig(Section):
     path: UserPath | None = None
-    """Folder of recordings, metadata file, or `package:demo` for the speech that ships with ttstrain."""
+    """Folder of recordings, metadata file, or speech that ships: `package:voice` (real), `package:demo` (synthetic)."""
     format: str = "auto"
     """Layout of `path`; `auto` detects it."""
     language: str | None = None

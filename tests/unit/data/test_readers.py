@@ -10,9 +10,11 @@ import soundfile
 from speech_toys import RATE, syllables
 
 from ttstrain.contract.table import RowTable
+from ttstrain.data.audit import audit
 from ttstrain.data.readers import read_rows
 from ttstrain.data.readers.rows import TableError
 from ttstrain.data.readers.samples import wav_of
+from ttstrain.recipe.schema import DataConfig
 
 
 @pytest.fixture
@@ -408,6 +410,20 @@ def test_the_demo_set_is_found_in_the_package() -> None:
     assert len({row.speaker for row in table.rows}) >= 2
 
 
+def test_the_voice_that_ships_is_one_real_speaker_with_punctuated_texts() -> None:
+    table = read_rows("package:voice")
+    assert {row.speaker for row in table.rows} == {"3080"}
+    made = audit(table, DataConfig(path="package:voice"))
+    assert (len(made.clips), len(made.findings)) == (11, 0)
+    assert 90 < sum(clip.duration_s for clip in made.clips) < 100
+    assert all(clip.text[0].isupper() or clip.text[0] in "'a" for clip in made.clips)
+    assert all(clip.text[-1] in ".?;" for clip in made.clips)
+    folder = Path(str(table.rows[0].audio)).parents[1]
+    for notice in ("README.md", "LICENSE.txt"):
+        assert "(c) 2014 by Vassil Panayotov" in (folder / notice).read_text()
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 2_000_000
+
+
 # ---------------------------------------------------------------- what cannot be read
 
 
@@ -438,8 +454,9 @@ def test_absent_tables_are_named(folder: Path) -> None:
     assert refusal.value.reason == "no_metadata"
     with pytest.raises(TableError, match="there is no"):
         read_rows(folder / "nowhere")
-    with pytest.raises(TableError, match="no data called"):
+    with pytest.raises(TableError, match="no data called") as refusal:
         read_rows("package:nothing")
+    assert refusal.value.hint == "there is package:demo, package:voice"
 
 
 def test_several_tables_have_to_be_told_apart(folder: Path) -> None:

@@ -33,7 +33,7 @@ def read_rows(
     cache_dir: str | None = None,
     key: str = "data.path",
 ) -> RowTable:
-    """Read the rows of a data set: a folder, a table, or `package:demo`. `key` is the recipe's key for the path.
+    """Read the rows of a data set: a folder, a table, or `package:NAME`. `key` is the recipe's key for the path.
 
     Raises TableError, a DataError that names file and line, if there is nothing to read or it cannot be read.
     """
@@ -51,11 +51,12 @@ def read_rows(
 
 
 def _package_folder(name: str | Path) -> Path:
-    wanted = str(name).removeprefix(PACKAGE_DATA)
-    folder = importlib.resources.files("ttstrain").joinpath(f"_{wanted}")
-    if not isinstance(folder, Path) or not folder.is_dir():
-        raise TableError("no_data", f"no data called `{name}` is in this installation", hint="try `package:demo`")
-    return folder
+    package = Path(str(importlib.resources.files("ttstrain")))
+    folders = {f"{PACKAGE_DATA}{table.parent.name[1:]}": table.parent for table in package.glob("_*/metadata.jsonl")}
+    if str(name) not in folders:
+        there = f"there is {', '.join(sorted(folders))}"
+        raise TableError("no_data", f"no data called `{name}` is in this installation", hint=there)
+    return folders[str(name)]
 
 
 def _read_folder(folder: Path, wanted: str, cache_dir: str | None) -> RowTable:
