@@ -29,9 +29,7 @@ SHOWN_SCORES = 10
 def prepare(
     data: Annotated[
         Path,
-        typer.Argument(
-            parser=paths.path, metavar="DATA", help="Recordings: folder, table, or `package:voice`."
-        ),
+        typer.Argument(parser=paths.path, metavar="DATA", help="Recordings: folder, table or package:voice."),
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides of recipe keys.")
