@@ -74,7 +74,7 @@ class Subject:
 
     def shifts(self) -> Finding:
         found = lambda: self.proof.alignments(self._alone())  # noqa: E731
-        return checked(check_alignments, found, enough=True, steps=self.learned.steps)
+        return checked(check_alignments, found, steps=self.learned.steps)
 
     def _alone(self) -> Any:
         return drawn(self.material, self.material.batches[0])

@@ -83,11 +83,17 @@ def lines(found: Proven) -> list[str]:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lay out rows under their header, in blocks of as many columns as a line holds."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    blocks: list[list[int]] = [[]]
+    for column, width in enumerate(widths[1:], start=1):
+        taken = widths[0] + sum(2 + widths[other] for other in blocks[-1])
+        if blocks[-1] and taken + 2 + width > WIDTH:
+            blocks.append([])
+        blocks[-1].append(column)
     return [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
+        "  ".join([row[0].ljust(widths[0]), *(row[column].rjust(widths[column]) for column in block)])
+        for block in blocks
         for row in rows
     ]
 

@@ -100,7 +100,7 @@ def _difference(one: Tensor, other: Tensor) -> float:
     return float((one - other).abs().max()) / max(float(one.abs().max()), 1e-12)
 
 
-def check_alignments(found: Iterable[Alignment | Omitted], *, enough: bool, steps: int) -> Finding:
+def check_alignments(found: Iterable[Alignment | Omitted], *, steps: int) -> Finding:
     """Judge whether what is said fits the clip best without a shift."""
     told: list[str] = []
     omitted: list[str] = []
@@ -114,7 +114,7 @@ def check_alignments(found: Iterable[Alignment | Omitted], *, enough: bool, step
         zero = scan.losses[0]
         nearest = min(loss for shift, loss in scan.losses.items() if shift)
         listed = ", ".join(f"{shift:+d}: {loss:.3g}" if shift else f"0: {loss:.3g}" for shift, loss in _ordered(scan))
-        if best != 0 and enough and zero > DECIDED * scan.losses[best]:
+        if best != 0 and zero > DECIDED * scan.losses[best]:
             return Finding(
                 "shifts",
                 "FAULT",

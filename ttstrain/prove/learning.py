@@ -44,7 +44,7 @@ def learn(material: Material, batch: Any, *, seconds: float, most: int | None = 
     ema = EmaRecord(run)
     history: dict[str, list[float]] = {}
     started, done, refused = perf_counter(), 0, ""
-    while done < most and (done == 0 or (perf_counter() - started) * (done + 1) / done < seconds):
+    while done < most and _go_on(done, perf_counter() - started, seconds=seconds, most=most):
         report = train_step(run, [batch])
         if report.refused:
             refused = next(iter(report.refused.values())).judgement
@@ -55,6 +55,15 @@ def learn(material: Material, batch: Any, *, seconds: float, most: int | None = 
             history.setdefault(label, []).append(value)
     ends = {label: (_mean(values[:WINDOW]), _mean(values[-WINDOW:])) for label, values in history.items()}
     return Learned(done, perf_counter() - started, ends, ema, refused)
+
+
+def _go_on(done: int, taken: float, *, seconds: float, most: int) -> bool:
+    """Tell whether there is time for another step; two are made where too few to prove anything would fit."""
+    if done < 2:
+        return True
+    each = taken / done
+    fits = each * (done + 1) < seconds
+    return fits and each * min(FEWEST_STEPS, most) < seconds
 
 
 def _faster(run: Run) -> float:

@@ -169,14 +169,21 @@ def _fitting(prepared: Prepared, clips: Sequence[Clip], budget: int) -> int:
 
 def _check_memory(plan: Plan, device: torch.device) -> None:
     """Raise OutOfMemoryError where weights, gradients and optimizer state would not fit the free memory."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-    else:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if plan.memory_bytes <= ROOM * free:
+    needed = sum(plan.memory[part] for part in plan.memory if part not in ("snapshot", "activations"))
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_on_host()
+    if needed <= ROOM * free:
         return
     raise OutOfMemoryError(
-        f"nothing was proven: training this model takes {plan.memory_bytes / 1e9:,.0f} GB before activations, and "
+        f"nothing was proven: training this model takes {needed / 1e9:,.0f} GB before activations, and "
         f"{free / 1e9:,.0f} GB are free here",
         hint="prove it where it will be trained, or a small model of the same task: `ttstrain prove smoke/NAME`",
     )
+
+
+def _free_on_host() -> int:
+    """Return the bytes that programs can still get, what the page cache would give up included where Linux tells it."""
+    meminfo = Path("/proc/meminfo")
+    for line in meminfo.read_text(encoding="ascii").splitlines() if meminfo.is_file() else ():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -23,6 +23,7 @@ from ttstrain.train.prepare import ShowProgress, no_progress
 from ttstrain.train.run import Run
 
 SECONDS = 100.0  # for all checks
+EVALUATION_SHARE = 0.1  # for the losses of the clips, before and after each
 LEARNING_SHARE = 0.5  # of what is left when the learning begins
 
 
@@ -39,7 +40,7 @@ def prove(composed: Composed, *, seconds: float = SECONDS, show: ShowProgress = 
         material = make_material(composed, place, show=show)
         run = material.run
         findings = [_base(material)]
-        before = clip_losses(run.task, material.batches, device=run.device)
+        before = clip_losses(run.task, material.batches, device=run.device, seconds=EVALUATION_SHARE * seconds)
         left = seconds - (perf_counter() - started)
         with show("learning one clip"):
             learned = learn(material, material.batches[0], seconds=LEARNING_SHARE * left)
@@ -88,8 +89,18 @@ def _forward(material: Material, proof: Proof | None, learned: Learned) -> list[
         return [
             check_changes(proof.changes(together)),
             check_twins(proof.twins(alone), half=half),
-            check_alignments(proof.alignments(alone), enough=learned.enough, steps=learned.steps),
+            _shifts(proof, alone, learned),
         ]
+
+
+def _shifts(proof: Proof, alone: object, learned: Learned) -> Finding:
+    if not learned.enough:
+        return Finding("shifts", "skipped", _too_few(learned))
+    return check_alignments(proof.alignments(alone), steps=learned.steps)
+
+
+def _too_few(learned: Learned) -> str:
+    return f"{learned.steps} steps fitted the time: too few to tell; give more `--seconds`"
 
 
 def _drawn(run: Run, batch: object) -> object:
@@ -101,5 +112,7 @@ def _spoken(material: Material, learned: Learned, before: list[float], place: Pa
     run = material.run
     finding, fresh = export_and_reread(material, place)
     task, told = (run.task, "the net in memory") if fresh is None else (fresh, "the net read from the export")
-    after = clip_losses(task, material.batches, device=torch.device("cpu"))
+    if not learned.enough:
+        return [finding, *(Finding(name, "skipped", _too_few(learned)) for name in ("learned", "spoken"))]
+    after = clip_losses(task, material.batches[: len(before)], device=torch.device("cpu"))
     return [finding, check_learned(material, learned, before, after, told=told), check_spoken(material, task)]
