@@ -22,6 +22,7 @@ from ttstrain.runs.resume import resume
 from ttstrain.train import previews
 
 SPEAKING = ("sample.every=2", "sample.count=2", "train.steps=4", "eval.every=2")
+ALONE = ("sample.count=1", "judge.enabled=false")  # one call of `sample` for each set of weights
 NO_WARMUP = "optim.schedule.warmup_steps=0"
 
 
@@ -180,7 +181,7 @@ def test_a_signal_amid_speaking_breaks_it_off_and_the_state_is_saved(
 
     monkeypatch.setattr(FlowTask, "sample", sample)
     with pytest.raises(Preempted, match="after step 2"):
-        finetune(recipe, tmp_path, *SPEAKING, "name=r", "sample.count=1", "checkpoint={every: 100, best: null}")
+        finetune(recipe, tmp_path, *SPEAKING, *ALONE, "name=r", "checkpoint={every: 100, best: null}")
     assert len(spoken) == 2
     assert checkpoint(tmp_path / "r", 2).meta.step == 2
 
@@ -211,7 +212,7 @@ def test_a_stop_amid_speaking_puts_weights_modes_and_random_numbers_back(
 
     monkeypatch.setattr(FlowTask, "sample", sample)
     with pytest.raises(KeyboardInterrupt):  # not swallowed
-        finetune(recipe, tmp_path, *SPEAKING, f"base={base}", "name=stopped", "sample.count=1")
+        finetune(recipe, tmp_path, *SPEAKING, *ALONE, f"base={base}", "name=stopped")
     (task, weights, state), (_, average, _) = seen[1:]
     assert any(not torch.equal(average[name], tensor) for name, tensor in weights.items())
     assert all(torch.equal(tensor, weights[name]) for name, tensor in task.state_dict().items())

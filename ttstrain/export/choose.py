@@ -15,8 +15,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from ttstrain import registry
-from ttstrain.checkpoint import pointers, run_folder, store
+from ttstrain.checkpoint import judged, pointers, run_folder, store
 from ttstrain.checkpoint.damage import open_meta
+from ttstrain.checkpoint.judged import JudgedStep
 from ttstrain.checkpoint.meta import Meta
 from ttstrain.checkpoint.reading import retried
 from ttstrain.checkpoint.upstream import follow, open_checkpoint
@@ -115,6 +116,7 @@ def _of_run(checkpoint: Path, *, weights: WeightsChoice, compare: bool, training
     config = _config(meta, checkpoint)
     task = _build_task(meta.task, config, settings)
     candidates = _candidates(task, loaded, checkpoint, run=run, recipe=settings)
+    heard, warnings = _heard(meta, run, loaded)
     if compare:
         if run is None or settings is None:
             raise CheckpointError(
@@ -123,7 +125,7 @@ def _of_run(checkpoint: Path, *, weights: WeightsChoice, compare: bool, training
             )
         choice = _by_comparison(candidates, meta, settings, run, config=config, asked=weights)
     else:
-        choice = _choose(candidates, meta, _losses(meta, run), asked=weights)
+        choice = _choose(candidates, meta, _losses(meta, run), asked=weights, heard=heard)
     plain = _build_task(meta.task, config, None)
     return Source(
         checkpoint=checkpoint,
@@ -140,7 +142,7 @@ def _of_run(checkpoint: Path, *, weights: WeightsChoice, compare: bool, training
         training=_training(plain, loaded, candidates, settings),
         adapters={RAW: candidates.raw_adapters, EMA: candidates.ema_adapters}.get(choice.name),
         others=_others(plain, loaded),
-        warnings=() if (warning := never_better(meta, loaded.state)) is None else (warning,),
+        warnings=warnings,
         epoch=_epoch(meta, run),
     )
 
@@ -322,18 +324,43 @@ def _held_out(values: Mapping[str, float]) -> dict[str, float]:
     return {name: values[key] for name, key in keys.items() if values.get(key) is not None}
 
 
-def _choose(candidates: _Candidates, meta: Meta, losses: Mapping[str, float], *, asked: WeightsChoice) -> _Choice:
+def _heard(meta: Meta, run: Path | None, loaded: store.Loaded) -> tuple[JudgedStep | None, tuple[str, ...]]:
+    """Return the judge's verdict on this step, if there is one, and warnings against using the run."""
+    warnings = []
+    steps: Sequence[JudgedStep] = ()
+    try:
+        steps = judged.read(run).steps if run is not None else ()
+    except CheckpointError as error:
+        warnings.append(f"WARNING: {error.message}: what the judge heard is not known")
+    found = next((one for one in steps if one.step == meta.step), None)
+    if found is not None and found.is_worse:
+        warnings.append(f"WARNING: {found.words}")
+    elif found is None and (worse := never_better(meta, loaded.state)) is not None:
+        warnings.append(worse)
+    return found, tuple(warnings)
+
+
+def _choose(
+    candidates: _Candidates,
+    meta: Meta,
+    losses: Mapping[str, float],
+    *,
+    asked: WeightsChoice,
+    heard: JudgedStep | None = None,
+) -> _Choice:
     if candidates.ema is None:
         if asked == EMA:
             raise CheckpointError("this run has no EMA weights", hint="export `--weights online`")
         return _Choice(candidates.raw, RAW, ("the run has no EMA weights",), losses)
-    name, reason = _winner(meta, losses) if asked == "auto" else (asked, "as asked for")
+    name, reason = _winner(meta, losses, heard) if asked == "auto" else (asked, "as asked for")
     if asked != "auto" and len(losses) == 2:
         reason += f" (held-out loss: {_figures(losses)})"
     return _Choice(candidates.ema if name == EMA else candidates.raw, name, (reason,), losses)
 
 
-def _winner(meta: Meta, losses: Mapping[str, float]) -> tuple[str, str]:
+def _winner(meta: Meta, losses: Mapping[str, float], heard: JudgedStep | None) -> tuple[str, str]:
+    if heard is not None and heard.outcome != "unusable":
+        return heard.weights, f"by what is heard: {heard.words}" + (f" ({_figures(losses)})" if losses else "")
     if len(losses) == 2:
         name = EMA if losses[EMA] <= losses[RAW] else RAW
         return name, f"the lower held-out loss: {_figures(losses)}"

@@ -95,6 +95,12 @@ class Figures:
         """Return every figure, None where not measured, and the notes."""
         return {entry.name: getattr(self, entry.name) for entry in fields(self)} | {"notes": list(self.notes)}
 
+    @classmethod
+    def of_json(cls, values: Mapping[str, Any]) -> Figures:
+        """Read what `to_json` gave; a figure that was not known then is None. Raises ValueError or TypeError."""
+        known = {meaning.name: values.get(meaning.name) for meaning in MEANINGS}
+        return cls(**known, notes=tuple(values.get("notes", ())))
+
 
 def meaning(name: str) -> Meaning:
     """Return the meaning of a figure; KeyError for an unknown name."""

@@ -13,7 +13,15 @@ from ttstrain.errors import DataError, RecipeError
 from ttstrain.optim.settings import READS_BETAS, READS_EPS, READS_MOMENTUM, settings_of
 from ttstrain.optim.stages import Curriculum, Place, Stage, check_groups, steps_of
 from ttstrain.plan.plan import DataFacts, GroupPlan, Plan
-from ttstrain.recipe.schema import ChainedLinear, CosineRestarts, Exponential, OptimConfig, OptimizerKind, Schedule
+from ttstrain.recipe.schema import (
+    JUDGE,
+    ChainedLinear,
+    CosineRestarts,
+    Exponential,
+    OptimConfig,
+    OptimizerKind,
+    Schedule,
+)
 
 LR_FLOOR = 1e-3  # share of the peak LR below which nothing is learnt
 FLOOR_SHARE = 0.05  # largest share of the run below the floor: a cosine to zero spends 2 % there, which is normal
@@ -51,9 +59,10 @@ def check_read(recipe: ResolvedRecipe, origins: Mapping[str, str]) -> None:
             f"`checkpoint.best` is `{recipe.checkpoint.best}`, and the recipe has no stages",
             hint="set it to `eval/loss/total`, or give the run `stages`",
         )
+    _check_judge(recipe)
     if recipe.eval.every is not None:
         return
-    if recipe.checkpoint.best is not None and _is_set("checkpoint.best", origins):
+    if recipe.checkpoint.best not in (None, JUDGE) and _is_set("checkpoint.best", origins):
         raise RecipeError(
             "`checkpoint.best` needs evaluations, and `eval.every` is null", hint="set `eval.every=auto`, or drop one"
         )
@@ -67,6 +76,21 @@ def check_read(recipe: ResolvedRecipe, origins: Mapping[str, str]) -> None:
                 f"`stages.{index}.early_stop` needs evaluations, and `eval.every` is null",
                 hint="set `eval.every=auto`, or drop one",
             )
+
+
+def _check_judge(recipe: ResolvedRecipe) -> None:
+    """Refuse a judge that would have nothing to listen to, and a choice by one that does not listen."""
+    silent = recipe.sample.every is None
+    if recipe.judge.enabled is True and silent:
+        raise RecipeError(
+            "`judge.enabled` needs samples, and `sample.every` is null", hint="set `sample.every=auto`, or drop one"
+        )
+    if recipe.checkpoint.best == JUDGE and (silent or recipe.judge.enabled is False):
+        key = "sample.every=auto" if silent else "judge.enabled=auto"
+        raise RecipeError(
+            "`checkpoint.best` is `judge`, and the run is not judged",
+            hint=f"set `{key}`, or `checkpoint.best=eval/loss/total`",
+        )
 
 
 def _check_metrics(recipe: ResolvedRecipe, origins: Mapping[str, str]) -> None:
@@ -103,8 +127,9 @@ def check_measured(recipe: ResolvedRecipe, origins: Mapping[str, str], measured:
 def _named_metrics(recipe: ResolvedRecipe, origins: Mapping[str, str]) -> list[tuple[str, str]]:
     """List (key, metric) of the metrics for the best checkpoint and early stopping that are set explicitly."""
     named = []
-    if recipe.checkpoint.best is not None and _is_set("checkpoint.best", origins):
-        named.append(("checkpoint.best", recipe.checkpoint.best))
+    best = recipe.checkpoint.best
+    if best is not None and best != JUDGE and _is_set("checkpoint.best", origins):
+        named.append(("checkpoint.best", best))
     if recipe.train.early_stop is not None:
         named.append(("train.early_stop.metric", recipe.train.early_stop.metric))
     stops = ((index, stage.early_stop) for index, stage in enumerate(recipe.stages))

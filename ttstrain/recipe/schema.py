@@ -69,6 +69,9 @@ Name = Annotated[str, AfterValidator(_short_enough)]
 UserPath = Annotated[str, Field(min_length=1), AfterValidator(_possible)]
 
 
+JUDGE = "judge"
+"""The value of `checkpoint.best` for the judge's score."""
+
 EITHER_OR: Mapping[str, str] = {"train.steps": "train.epochs", "train.epochs": "train.steps"}
 """Alternative keys for one setting: one in a later layer replaces the other in an earlier layer."""
 
@@ -438,6 +441,14 @@ class SampleConfig(Section):
     """Number of held-out clips whose texts are generated if `texts` is empty."""
 
 
+class JudgeConfig(Section):
+    enabled: bool | Auto = "auto"
+    """Listen to what the weights say at every sampling step, and say how it compares with the base's and the
+    recordings; `auto` does where samples are generated."""
+    sentences: Annotated[int, Field(ge=2, le=1000)] = 8
+    """Sentences that are listened to: those of held-out clips, then of others. `sample.count` of them are written."""
+
+
 class CheckpointConfig(Section):
     every: Steps | Auto = "auto"
     """Steps between checkpoints."""
@@ -445,7 +456,8 @@ class CheckpointConfig(Section):
     keep_every: Steps | None = None
     """Never delete the checkpoints of steps that are multiples of this."""
     best: str | None = "eval/loss/total"
-    """Metric whose lowest value `checkpoints/best` points to; null keeps no best checkpoint."""
+    """Metric whose lowest value `checkpoints/best` points to, or `judge` for what is heard; null keeps no best
+    checkpoint."""
     background: bool = True
     """Write checkpoints in the background while training continues."""
 
@@ -492,6 +504,7 @@ class RunSettings(Section):
     guard: GuardConfig = GuardConfig()
     eval: EvalConfig = EvalConfig()
     sample: SampleConfig = SampleConfig()
+    judge: JudgeConfig = JudgeConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
 

@@ -11,6 +11,7 @@ from ttstrain.data.audit import write_quarantine
 from ttstrain.data.earlier import write_record
 from ttstrain.data.manifest import write_manifest
 from ttstrain.errors import CheckpointError
+from ttstrain.judge import in_run
 from ttstrain.plan.plan import Plan
 from ttstrain.runs import folder, sessions
 from ttstrain.runs.disk import check_disk
@@ -38,6 +39,9 @@ def assemble(plan: Plan, prepared: Prepared, place: Path, device: torch.device, 
     if here.ranks.main:
         check_disk(plan, place)
     trackers = build_trackers(plan.recipe.tracking, origins=plan.origins) if here.ranks.main else Trackers()
+    judge = None
+    if here.ranks.main and plan.sample_every is not None:
+        judge = in_run.make(plan.recipe, [*prepared.held_out, *prepared.train], folder=place)
     return build.build(
         plan,
         prepared,
@@ -47,6 +51,7 @@ def assemble(plan: Plan, prepared: Prepared, place: Path, device: torch.device, 
         trackers=trackers,
         lock=here.lock,
         rescue=folder.create_rescue,
+        listener=judge,
     )
 
 

@@ -25,6 +25,7 @@ from ttstrain.errors import DataError
 from ttstrain.shell import quoted
 from ttstrain.terminal import on_one_line
 from ttstrain.tracking import jsonl
+from ttstrain.tracking.judged import NAMES, Verdicts, judge_line, read_verdicts
 from ttstrain.tracking.screen import screen
 from ttstrain.tracking.tracker import WARNING, RunInfo, Spoken, SpokenBy
 
@@ -136,6 +137,8 @@ class ConsoleTracker:
             others = [f"{name} {values[key]:.3f}" for name, key in OTHER_DISTANCES.items() if key in values]
             mean = ", ".join([f"{values[DISTANCE]:.3f}", *others])
             self._print(f"step {step}  mel distance of the samples to the recordings {mean}")
+        if (line := judge_line(values)) is not None:
+            self._print(f"step {step}  {line}")
         if self._live is not None:
             if evals or now - self._drawn >= REDRAW_S or step == self._total:
                 self._drawn = now
@@ -340,12 +343,14 @@ class ConsoleTracker:
         if self._incidents:
             counts = ", ".join(f"{kind} {count}" for kind, count in self._incidents.items())
             lines.append(f"  incidents: {counts} ({_short(info.run_dir / 'incidents')})")
+        verdicts = read_verdicts(info.run_dir)
+        lines += verdicts.lines
         lines.append(f"  run: {quoted(_short(info.run_dir))}")
         for pointer in ("best", "last"):
             file = info.run_dir / "checkpoints" / pointer
             if file.is_file():
                 lines.append(f"  {pointer} checkpoint: {quoted(_short(file.with_name(file.read_text().strip())))}")
-        lines += self._export_lines(info)
+        lines += self._export_lines(info, verdicts)
         if self._num_samples:
             lines.append(f"  samples: {quoted(_short(info.run_dir / 'samples'))}")
         if status == "stopped":  # the other ways to end early are errors, whose hint says the same
@@ -365,7 +370,7 @@ class ConsoleTracker:
             start = end
         return pieces
 
-    def _export_lines(self, info: RunInfo) -> list[str]:
+    def _export_lines(self, info: RunInfo, verdicts: Verdicts) -> list[str]:
         """Name the weights that an export would take, and the command."""
         known, task = registry.tasks(), str(info.recipe.get("task"))
         pointers = (info.run_dir / "checkpoints" / name for name in ("best", "last"))
@@ -375,10 +380,12 @@ class ConsoleTracker:
         lines = [
             f"  export: {quoted('ttstrain', 'export', _short(info.run_dir), '-o', _short(info.run_dir / 'export'))}"
         ]
+        if (chosen := verdicts.exported) is not None and chosen.outcome != "unusable":
+            return [*lines, f"    it writes {NAMES[chosen.weights]}, by what is heard: see `judge` above"]
         step = int(pointer.read_text().strip().rpartition("-")[2])
         online, averaged = dict(self._evals).get(step), self._averaged.get(step)
         if online is not None and averaged is not None:
-            winner = "the EMA weights" if averaged <= online else "the raw weights"
+            winner = NAMES["ema" if averaged <= online else "online"]
             lines.append(
                 f"    it writes {winner}: eval loss ema {number(averaged)}, online {number(online)} at step {step}"
             )

@@ -6,13 +6,17 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ttstrain.contract.listening import CHOSEN_SCORE
+from ttstrain.recipe.schema import JUDGE
+
 
 class Best:
-    """Remembers the lowest value of one metric and the step it was seen at."""
+    """Remembers the lowest value of one metric, or the judge's highest score, and the step it was seen at."""
 
     def __init__(self, metric: str | None, *, measured: str | None = None) -> None:
         """`measured` is the hash of the held-out data, to compare this run with its checkpoint."""
-        self.metric = metric
+        self.metric = CHOSEN_SCORE if metric == JUDGE else metric
+        self._sign = -1 if self.metric == CHOSEN_SCORE else 1
         self.measured = measured
         self.since = 0  # evaluations up to this step, where it is not 0, measured something else
         self.value = math.inf
@@ -21,7 +25,10 @@ class Best:
 
     def improves(self, values: Mapping[str, float]) -> bool:
         """Tell whether an evaluation is the best yet; NaN never is."""
-        return self.metric is not None and values.get(self.metric, math.inf) < self.value
+        if self.metric is None or self.metric not in values:
+            return False
+        so_far = math.inf if self.step is None else self._sign * self.value
+        return self._sign * values[self.metric] < so_far
 
     def take(self, step: int, values: Mapping[str, float]) -> None:
         """Remember an evaluation as the best one."""

@@ -12,6 +12,7 @@ from ttstrain import registry
 from ttstrain.checkpoint.lock import RunLock
 from ttstrain.checkpoint.store import CheckpointStore
 from ttstrain.contract.data import SuppliesAuxiliaryData
+from ttstrain.contract.listening import Listener
 from ttstrain.contract.model import KeepsFiles, ResolvedRecipe
 from ttstrain.contract.task import AddsTokens, Task
 from ttstrain.data.choice import choose_ids
@@ -47,6 +48,7 @@ def build(
     trackers: Trackers,
     lock: RunLock | None = None,
     rescue: Callable[[Path, Plan], RunLock] | None = None,
+    listener: Listener | None = None,
 ) -> Run:
     """Build every object of a run. Its weights are newly initialized, its step is 0."""
     recipe = plan.recipe
@@ -90,6 +92,7 @@ def build(
         trackers=trackers,
         lock=lock,
         rescue=rescue,
+        listener=listener,
         **parts,
     )
 

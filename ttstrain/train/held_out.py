@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ttstrain.contract.data import Clip
+from ttstrain.contract.listening import Listener
 from ttstrain.contract.model import ResolvedRecipe
 from ttstrain.data.choice import chosen
 from ttstrain.errors import first_line
 from ttstrain.recipe.schema import StageConfig
 from ttstrain.train.evaluation_loop import Pieces
 from ttstrain.train.prepare import Prepared
-from ttstrain.train.previews import Previews, choose_previews
+from ttstrain.train.previews import Previews, choose_listening, choose_previews
 from ttstrain.train.run import Run
 
 
@@ -32,7 +33,7 @@ def hold_out(run: Run, prepared: Prepared) -> HeldOut:
     clips = list(prepared.held_out)[: recipe.eval.max_clips] if run.plan.eval_every is not None else []
     previews = Previews()
     if run.plan.sample_every is not None and run.ranks.main:
-        previews = _previews(recipe, prepared)
+        previews = _previews(recipe, prepared, run.listener)
     retained = list(prepared.retained)[: recipe.eval.max_clips] if run.plan.eval_every is not None else []
     return HeldOut(
         batches=_in_one_piece(run, clips),
@@ -42,10 +43,12 @@ def hold_out(run: Run, prepared: Prepared) -> HeldOut:
     )
 
 
-def _previews(recipe: ResolvedRecipe, prepared: Prepared) -> Previews:
+def _previews(recipe: ResolvedRecipe, prepared: Prepared, listener: Listener | None) -> Previews:
     """Choose the previews; an error, such as an unreadable recording, turns them off and does not end the run."""
     try:
-        return Previews(choose_previews(recipe, prepared), has_base=recipe.base is not None)
+        chosen = choose_previews(recipe, prepared)
+        listening = None if listener is None else choose_listening(recipe, prepared, chosen, listener)
+        return Previews(chosen, has_base=recipe.base is not None, listening=listening)
     except Exception as error:
         return Previews(notes=[f"WARNING: previews are off: {first_line(error)}"])
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 
+from ttstrain.contract.listening import CHOSEN_SCORE, Speaker
 from ttstrain.errors import DivergedError
 from ttstrain.plan.refuse import check_measured
 from ttstrain.tensors.finite import named
@@ -64,12 +65,13 @@ def measure(
     speaks: bool,
     then: str = BY_RESUME,
 ) -> dict[str, float]:
-    """Evaluate and generate previews; return the evaluation's values.
+    """Evaluate and generate previews; return the evaluation, and the judge's score where that chooses the best.
 
     When a signal asks to leave, before or meanwhile, the rest is left out. An evaluation that is left out is recorded
     in `progress.owes_evaluation`; `then` tells the user when it is made.
     """
     values: dict[str, float] = {}
+    heard: dict[str, float] = {}
     run.progress.owes_evaluation = evaluates
     try:
         if requests.hurried:
@@ -78,19 +80,29 @@ def measure(
             values = _evaluate(run, held_out, signals)
             run.progress.owes_evaluation = False
         if speaks and all(math.isfinite(value) for value in values.values()):
-            _report(run, speak(run, held_out.previews, breakable=signals.breakable))
+            heard = speak(run, held_out.previews, losses=_totals(values), breakable=signals.breakable)
+            _report(run, heard)
     except Hurried:
         if run.ranks.main:
             what = f"the evaluation; {then}" if run.progress.owes_evaluation else "samples"
             run.trackers.note(f"left out to save in time after step {run.progress.step}: {what}")
+    if speaks and run.best.metric == CHOSEN_SCORE:  # the main process heard it, and all of them decide by it
+        values |= run.ranks.broadcast({key: value for key, value in heard.items() if key == CHOSEN_SCORE})
     return values
+
+
+def _totals(values: Mapping[str, float]) -> dict[Speaker, float]:
+    """Return the held-out losses of raw and EMA weights, by the main one."""
+    keys: dict[Speaker, str] = {"online": "eval/loss/total", "ema": "eval/ema_loss/total"}
+    return {weights: values[key] for weights, key in keys.items() if key in values}
 
 
 def remember(run: Run, values: Mapping[str, float]) -> Found:
     """Update the best checkpoint and the early stop. The evaluation of step 0 does not count against the patience."""
     if improved := run.best.improves(values):
         run.best.take(run.progress.step, values)
-    if not values or run.early_stop is None or run.progress.step == 0:
+    evaluated = any(key != CHOSEN_SCORE for key in values)
+    if not evaluated or run.early_stop is None or run.progress.step == 0:
         return Found(improved)
     return Found(improved, out_of_patience=run.early_stop.update(values))
 

@@ -4,7 +4,8 @@
 `numbers.json`. Keys of the metrics: `sample/mel_distance/<name>`, `sample/ema_mel_distance/<name>` and
 `sample/base_mel_distance/<name>` (with their means as `mean`) and `sample/duration_ratio/<name>`, where a recording of
 the sentence exists; and `sample/<number>/<name>` for every figure that the task itself reports, with its mean, likewise
-with `ema_` and `base_` before the number's name.
+with `ema_` and `base_` before the number's name. A run with a listener has more sentences, which are only listened to:
+the listener's keys are `judge/...`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch import Tensor
 from ttstrain import documents
 from ttstrain.contract.checkpoint import OpenedCheckpoint
 from ttstrain.contract.data import Clip
+from ttstrain.contract.listening import Heard, Listener, Sentence, Speaker
 from ttstrain.contract.model import ResolvedRecipe
 from ttstrain.contract.task import Audio, Prompt, Sample
 from ttstrain.data import atomic
@@ -39,6 +41,7 @@ from ttstrain.tensors.loading import load_weights
 from ttstrain.tracking import spectrogram
 from ttstrain.tracking.tracker import Spoken, SpokenBy
 from ttstrain.train.evaluation_loop import evaluating
+from ttstrain.train.listening import Listening, SpokenSentence, choose_unheard
 from ttstrain.train.prepare import Prepared
 from ttstrain.train.run import Run
 from ttstrain.train.signals import Hurried
@@ -59,6 +62,7 @@ class Preview:
     recorded: Tensor | None = None  # (n, n_mels) log-mel of a held-out recording of the same text
     recorded_s: float | None = None
     voice: str = ""  # id of the reference clip
+    speaker: str = ""  # of the reference clip, else of the recording
     notes: tuple[str, ...] = ()  # what cleaning changed in the text
 
 
@@ -70,6 +74,7 @@ class Previews:
     has_base: bool = False  # the run starts from trained weights, which are worth comparing with
     told: set[str] = field(default_factory=set)  # notes already shown: each is shown once
     notes: Sequence[str] = ()  # why there are none
+    listening: Listening | None = None  # to these and to more sentences
 
 
 # ---------------------------------------------------------------- choosing
@@ -90,6 +95,25 @@ def choose_previews(recipe: ResolvedRecipe, prepared: Prepared) -> list[Preview]
         recorded = prepared.task_data.reference(prepared.cache.get(clip))
         previews.append(_preview(_file_name(clip.id), clip.text, reference, prepared, clip=clip, recorded=recorded))
     return previews
+
+
+def choose_listening(
+    recipe: ResolvedRecipe, prepared: Prepared, previews: Sequence[Preview], listener: Listener
+) -> Listening:
+    """Listen to the previews of recorded sentences, and to as many more sentences as the recipe says."""
+    shown = {preview.name: _sentence(preview) for preview in previews if preview.recorded_s is not None}
+    missing = max(0, recipe.judge.sentences - len(shown))
+    taken = [sentence.text for sentence in shown.values()]
+    more = []
+    for clip in choose_unheard(prepared.held_out, prepared.train, taken=taken, count=missing):
+        reference = choose_reference([*prepared.held_out, *prepared.train], apart_from=clip)
+        preview = _preview(_file_name(clip.id), clip.text, reference, prepared, clip=clip)
+        more.append(SpokenSentence(_sentence(preview), preview.prompt))
+    return Listening(listener, shown, more)
+
+
+def _sentence(preview: Preview) -> Sentence:
+    return Sentence(preview.name, preview.prompt.text, voice=preview.voice, speaker=preview.speaker)
 
 
 def _of_text(number: int, text: str, reference: Clip | None, prepared: Prepared) -> Preview:
@@ -121,6 +145,7 @@ def _preview(
         recorded=recorded,
         recorded_s=None if clip is None else clip.duration_s,
         voice="" if reference is None else reference.id,
+        speaker=next((one.speaker for one in (reference, clip) if one is not None), ""),
     )
 
 
@@ -135,14 +160,20 @@ def _file_name(clip_id: str) -> str:
 # ---------------------------------------------------------------- generating
 
 
-def speak(run: Run, previews: Previews, *, breakable: Breakable = nullcontext) -> dict[str, float]:
+def speak(
+    run: Run, previews: Previews, *, losses: Mapping[Speaker, float] | None = None, breakable: Breakable = nullcontext
+) -> dict[str, float]:
     """Generate every preview with raw and with EMA weights, add the base's sample, and measure; return the metrics.
 
     Only the main rank generates. Module modes, weights and random states are restored afterwards, also after an error.
-    A preview that fails is left out with a note. Raises Hurried if `breakable`, entered around each sentence, does.
+    A preview that fails is left out with a note. `losses` are the held-out losses at this step, by which the judge
+    decides where it hears no difference. Raises Hurried if `breakable`, entered around each sentence, does.
     """
-    if not run.ranks.main or not previews.sentences:
+    listening = previews.listening
+    if not run.ranks.main or not (previews.sentences or listening):
         return {}
+    if listening is not None:
+        listening.begin()
     step = run.progress.step
     folder = _folder(run, step)
     spoken: dict[str, dict[str, Spoken]] = {}
@@ -152,6 +183,10 @@ def speak(run: Run, previews: Previews, *, breakable: Breakable = nullcontext) -
         if run.ema is not None and step > 0:  # at step 0 the EMA weights are a copy of the raw ones
             averaged = run.ema.swapped_in(run.task.exported())
             spoken["ema"] = _speak_all(run, previews, folder, weights="ema", swap=averaged, breakable=breakable)
+    heard = Heard()
+    if listening is not None:
+        with _told(run, previews, "what the judge hears"):
+            heard = _listen(run, previews, listening, losses or {})
     entries = []
     values: dict[str, float] = {}
     for preview in previews.sentences:
@@ -163,12 +198,22 @@ def speak(run: Run, previews: Previews, *, breakable: Breakable = nullcontext) -
         if base is not None:
             variants["base"] = base
         if variants:
-            entries.append(_entry(preview, variants))
+            entries.append(_entry(preview, variants, heard))
             values |= _values(preview, variants)
             run.trackers.sample(step, preview.name, preview.prompt.text, variants)
     with _told(run, previews, NUMBERS):
-        _write_numbers(folder, step, entries)
-    return values | _means(values)
+        _write_numbers(folder, step, entries, _only_heard(listening, heard))
+    return values | _means(values) | dict(heard.values)
+
+
+def _listen(run: Run, previews: Previews, listening: Listening, losses: Mapping[Speaker, float]) -> Heard:
+    """Listen to what was said; say the alarms."""
+    heard = listening.listen(run, losses)
+    for note in heard.notes:
+        _tell(run, previews, f"judge: {note}")
+    for alarm in heard.alarms:
+        run.trackers.warn(f"step {run.progress.step}: {alarm}")
+    return replace(heard, values={**heard.values, "time/judge_s": listening.spent_s})
 
 
 def _folder(run: Run, step: int) -> Path:
@@ -194,6 +239,11 @@ def _speak_all(
                     _tell(run, previews, f"preview {preview.name}: {note}")
                 path = _write(sample, folder / f"{preview.name}{SUFFIXES[weights]}.wav")
                 spoken[preview.name] = _measured(preview, sample, path)
+                if previews.listening is not None:
+                    previews.listening.take(preview.name, weights, sample)
+        for one in previews.listening.unshown if previews.listening is not None else ():
+            with _told(run, previews, f"judged sentence {one.sentence.name}{SUFFIXES[weights]}"), breakable():
+                previews.listening.generate(run, one, weights)
     return spoken
 
 
@@ -303,7 +353,9 @@ def recover_base(run: Run, previews: Previews, open_base: Callable[[], OpenedChe
     if base is None or step == 0 or not previews.has_base or not run.ranks.main:
         return []
     lost = [preview for preview in previews.sentences if _recall(run, preview) is None]
-    if not lost:
+    prompts = {preview.name: preview.prompt for preview in previews.sentences}
+    unheard = None if previews.listening is None else previews.listening.without_base(prompts)
+    if not lost and (unheard is None or not unheard.sentences):
         return []
     sizes = [_base_bytes(file) for file in base_files(base)]
     if run.plan.recipe.lora is not None or not (all(sizes) and sum(sizes) <= CHEAP_BYTES):
@@ -317,15 +369,21 @@ def recover_base(run: Run, previews: Previews, open_base: Callable[[], OpenedChe
         folder.mkdir(parents=True, exist_ok=True)
         opened = open_base()
         load_weights(run.task, run.task.fitted(opened).weights, source=opened.title)
-        again = Previews(lost, told=previews.told)
+        again = Previews(lost, told=previews.told, listening=unheard)
         spoken = _speak_all(run, again, folder, weights="base")
-        entries = [_entry(preview, {"base": spoken[preview.name]}) for preview in lost if preview.name in spoken]
+        if unheard is not None:
+            unheard.listener.hear_base(unheard.utterances)
+        entries = [
+            _entry(preview, {"base": spoken[preview.name]}, Heard()) for preview in lost if preview.name in spoken
+        ]
         kept = _entries(folder) if (folder / NUMBERS).exists() else []
         _write_numbers(folder, 0, [*(entry for entry in kept if entry["name"] not in spoken), *entries])
     except Exception as error:
         return [f"no base-model samples: {first_line(error)}"]
     finally:
         run.task.load_state_dict(own)
+    if not lost:
+        return ["the judge listened to the base, which it had not heard yet"]
     return [f"generated {len(entries)} base-model samples again: those of step 0 were lost"]
 
 
@@ -346,7 +404,7 @@ def _bytes(path: Path) -> int:
 # ---------------------------------------------------------------- numbers
 
 
-def _entry(preview: Preview, variants: Mapping[SpokenBy, Spoken]) -> dict[str, Any]:
+def _entry(preview: Preview, variants: Mapping[SpokenBy, Spoken], heard: Heard) -> dict[str, Any]:
     """Describe a preview for `numbers.json`."""
     sample = next((spoken.sample for spoken in variants.values() if spoken.sample is not None), None)
     return {
@@ -363,14 +421,32 @@ def _entry(preview: Preview, variants: Mapping[SpokenBy, Spoken]) -> dict[str, A
                 "duration_ratio": spoken.duration_ratio,
                 "mel_distance": spoken.mel_distance,
                 "numbers": dict(spoken.numbers),
+                **_judged(heard, preview.name, weights),
             }
             for weights, spoken in variants.items()
         },
     }
 
 
-def _write_numbers(folder: Path, step: int, entries: Sequence[Mapping[str, Any]]) -> None:
-    text = json.dumps({"step": step, "previews": entries}, indent=1, ensure_ascii=False)
+def _judged(heard: Heard, name: str, weights: SpokenBy) -> dict[str, Any]:
+    figures = heard.figures.get(name, {}).get(weights)
+    return {} if figures is None else {"judge": figures}
+
+
+def _only_heard(listening: Listening | None, heard: Heard) -> list[dict[str, Any]]:
+    """Describe the sentences that are listened to and not shown, for `numbers.json`."""
+    return [
+        {"name": one.sentence.name, "text": one.sentence.text, "voice": one.sentence.voice}
+        | {weights: {"judge": figures} for weights, figures in heard.figures.get(one.sentence.name, {}).items()}
+        for one in (listening.unshown if listening is not None else ())
+    ]
+
+
+def _write_numbers(
+    folder: Path, step: int, entries: Sequence[Mapping[str, Any]], only_heard: Sequence[Mapping[str, Any]] = ()
+) -> None:
+    document = {"step": step, "previews": entries, **({"only_heard": only_heard} if only_heard else {})}
+    text = json.dumps(document, indent=1, ensure_ascii=False)
     atomic.write_text(folder / NUMBERS, text + "\n")
 
 

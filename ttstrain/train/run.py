@@ -10,6 +10,7 @@ import torch
 
 from ttstrain.checkpoint.lock import RunLock
 from ttstrain.checkpoint.store import CheckpointStore
+from ttstrain.contract.listening import Listener
 from ttstrain.contract.task import Task
 from ttstrain.data.loader import Loader
 from ttstrain.data.mixture import Mixture
@@ -49,6 +50,7 @@ class Run:
     trackers: Trackers
     lock: RunLock | None = None  # of the folder, in the main process
     rescue: Callable[[Path, Plan], RunLock] | None = None  # makes a folder in place of a lost one, for this plan
+    listener: Listener | None = None  # to what is generated at sampling steps, in the main process
 
     def folder_is_lost(self) -> bool:
         """Tell whether the run's folder was removed or renamed under this process; only the main one knows."""

@@ -1,0 +1,115 @@
+"""Which weights the judge says to use, from invented figures of eight sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from judged_sides import side
+
+from ttstrain.judge.figures import Figures
+from ttstrain.judge.rule import Side, stand
+from ttstrain.judge.verdict import decide
+
+BASE = side("base", voice=0.6)
+
+
+def test_the_closer_of_two_usable_sides_wins_and_the_words_say_by_how_much() -> None:
+    verdict = decide([side("online", voice=0.7, loss=0.5), side("ema", voice=0.81, pace=1.02, loss=0.9)], BASE)
+    assert verdict.outcome == "better"
+    assert verdict.words == "closer to the voice by 0.21, words kept, pace 2 % slower: use EMA of step 300"
+
+
+def test_a_difference_within_the_interval_is_left_to_the_held_out_loss() -> None:
+    sides = [side("online", voice=0.8, loss=0.6), side("ema", voice=0.805, loss=0.5)]
+    assert decide(sides, BASE).words.endswith("use EMA of step 300")
+    assert decide([replace(sides[0], loss=0.4), sides[1]], BASE).words.endswith("use raw weights of step 300")
+
+
+def test_a_voice_farther_than_the_bases_is_worse() -> None:
+    verdict = decide([side("online", voice=0.5)], BASE)
+    assert verdict.outcome == "worse"
+    assert verdict.words == "worse than the base: do not use it (farther from the voice by 0.10)"
+
+
+def test_the_same_figures_are_no_difference() -> None:
+    verdict = decide([side("online", voice=0.605)], BASE)
+    assert verdict.outcome == "same"
+    assert verdict.words.startswith("no difference from the base that exceeds the interval (voice +0.0")
+
+
+FAULTS: Sequence[tuple[dict[str, Any], str, str]] = [
+    ({"lost": 5}, "not understood", "words not understood: 3 of 8 sentences, base 8"),
+    ({"lost": 4}, "words lost", "words lost: 4 of 8 sentences, base 8"),
+    ({"cer": 0.3}, "words lost", "words lost: 25 % more character errors"),
+    ({"pace": 1.3}, "pace", "pace 30 % slower"),
+    ({"pace": 0.75}, "pace", "pace 25 % faster"),
+    ({"repeats": 1.0}, "repeats", "says 1.0 more stretches twice in a sentence"),
+    ({"mos": 3.0}, "naturalness", "naturalness lower by 1.0 MOS"),
+    ({"too_long": 1.0}, "collapsed", "of 8 sentences 8 far too long"),
+    ({"silence_share": 1.0, "too_short": 1.0}, "collapsed", "of 8 sentences 8 silent"),
+]
+
+
+@pytest.mark.parametrize(("values", "kind", "words"), FAULTS, ids=[kind for _, kind, _ in FAULTS])
+def test_a_fault_outweighs_any_voice(values: dict[str, Any], kind: str, words: str) -> None:
+    base = side("base", voice=0.6, cer=0.05, repeats=0.0, mos=4.0)
+    spoiled = side("online", voice=0.95, **{"cer": 0.05, "repeats": 0.0, "mos": 4.0, **values})
+    standing = stand(spoiled, base)
+    assert [(fault.kind, fault.words) for fault in standing.faults] == [(kind, words)]
+    assert decide([spoiled], base).words == f"worse than the base: do not use it ({words})"
+    sound = side("ema", voice=0.65, cer=0.05, repeats=0.0, mos=4.0)
+    assert decide([spoiled, sound], base).words.endswith("use EMA of step 300")
+    score, other = standing.score, stand(sound, base).score
+    assert score is not None and other is not None and score < other
+
+
+def test_what_the_base_does_too_is_no_fault_of_training() -> None:
+    slow = side("base", voice=0.6, pace=1.4)
+    assert decide([side("online", voice=0.8, pace=1.4)], slow).outcome == "better"
+    assert stand(side("online", pace=1.6), slow).faults
+
+
+def test_one_sentence_lost_is_within_the_interval() -> None:
+    assert decide([side("online", voice=0.8, lost=1)], BASE).outcome == "better"
+
+
+def test_a_base_that_cannot_be_used_is_said() -> None:
+    mush = side("base", voice=0.6, lost=7)
+    assert decide([side("online", voice=0.62, lost=6)], mush).words == (
+        "not usable: words not understood: 2 of 8 sentences, base 1; the base is not either"
+    )
+    gained = decide([side("online", voice=0.8)], mush)
+    assert (gained.outcome, gained.words) == (
+        "better",
+        "closer to the voice by 0.20, words gained (8 of 8 sentences, base 1), pace as recorded: "
+        "use raw weights of step 300",
+    )
+
+
+def test_of_noise_the_held_out_loss_chooses() -> None:
+    noise = [side("online", voice=0.5, lost=8, loss=0.4), side("ema", voice=0.7, lost=8, loss=0.9)]
+    winner = decide(noise, BASE).winner
+    assert winner is not None and winner.side.key == "online"
+
+
+def test_a_run_without_a_base_is_judged_alone() -> None:
+    assert decide([side("online")]).words == (
+        "words understood (8 of 8 sentences), voice 0.80, pace as recorded: use raw weights of step 300"
+    )
+    assert decide([side("online", lost=7)]).words == "not usable: words not understood: 1 of 8 sentences"
+
+
+def test_one_sentence_shows_no_difference() -> None:
+    one = replace(side("online", voice=0.9), figures=side("online", voice=0.9).figures[:1])
+    assert decide([one], replace(BASE, figures=BASE.figures[:1])).outcome == "same"
+
+
+def test_what_was_not_measured_is_said_and_never_counted() -> None:
+    nothing = {"words": None, "words_margin": None}
+    verdict = decide([side("online", voice=0.8, **nothing)], side("base", voice=0.6, **nothing))
+    assert "words not measured" in verdict.words
+    assert decide([Side("online", "raw weights", [Figures()] * 8)], BASE).outcome == "unknown"
+    assert stand(side("online", voice=None), BASE).score is None

@@ -1,0 +1,101 @@
+"""`judge.json` in a run's folder: what was heard at each sampling step, and which weights the judge chose there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ttstrain import documents
+from ttstrain.data import atomic
+from ttstrain.errors import CheckpointError
+from ttstrain.weights import Weights
+
+FILE_NAME = "judge.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedStep:
+    """The verdict on the weights of one step."""
+
+    step: int
+    weights: Weights  # the better of both
+    outcome: str
+    words: str
+    score: float | None
+    sides: Mapping[str, Any]  # weights -> figures with intervals, faults, score
+    alarms: Mapping[str, Any] = field(default_factory=dict)  # what was said so far, for a resume
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether these weights should not be used."""
+        return self.outcome in ("worse", "unusable")
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "weights": self.weights,
+            "outcome": self.outcome,
+            "verdict": self.words,
+            "score": self.score,
+            "sides": dict(self.sides),
+            "alarms": dict(self.alarms),
+        }
+
+    @classmethod
+    def of_json(cls, values: Mapping[str, Any]) -> JudgedStep:
+        return cls(
+            step=values["step"],
+            weights=values["weights"],
+            outcome=values["outcome"],
+            words=values["verdict"],
+            score=values["score"],
+            sides=values["sides"],
+            alarms=values["alarms"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """All that `judge.json` holds."""
+
+    steps: Sequence[JudgedStep] = ()
+    base: Mapping[str, Any] = field(default_factory=dict)  # what was heard of the base, by sentence
+
+
+def write(run: Path, judged: Judged) -> None:
+    """Write a run's verdicts so far."""
+    document = {"schema": SCHEMA, "steps": [step.to_json() for step in judged.steps], "base": dict(judged.base)}
+    atomic.write_text(run / FILE_NAME, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read(run: Path) -> Judged:
+    """Read a run's verdicts; none where the run was not judged. Raises CheckpointError where the file is damaged."""
+    path = run / FILE_NAME
+    if not path.exists():
+        return Judged()
+    values = documents.read_object(path, error=CheckpointError, keys={"steps": list, "base": dict})
+    try:
+        steps = [JudgedStep.of_json(documents.check_object(entry, _IN_A_STEP)) for entry in values["steps"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"`{path}` is damaged: {error}", hint="delete it") from error
+    return Judged(steps, values["base"])
+
+
+_IN_A_STEP: dict[str, type] = {
+    "step": int,
+    "weights": str,
+    "outcome": str,
+    "verdict": str,
+    "sides": dict,
+    "alarms": dict,
+}
+
+
+def top(steps: Sequence[JudgedStep], *, among: Collection[int]) -> JudgedStep | None:
+    """Return the verdict with the highest score among these steps, the latest of equals; None where none was judged."""
+    found = [step for step in steps if step.step in among and step.score is not None]
+    return max(found, key=lambda step: (step.score or 0.0, step.step), default=None)

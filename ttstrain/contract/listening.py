@@ -1,0 +1,65 @@
+"""What a run says at its sampling steps, and who listens to it.
+
+The run speaks; a listener, which stands above training, says what is heard. It changes nothing in the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from ttstrain.contract.task import Audio
+
+Speaker = Literal["online", "ema", "base"]  # the weights that generated an utterance
+
+CHOSEN_SCORE = "judge/chosen_score"  # key of the higher score of raw and EMA weights, by which `judge` chooses
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """One sentence that is listened to at every sampling step."""
+
+    name: str
+    text: str
+    voice: str  # the clip that was the reference; empty: none
+    speaker: str  # whose voice is wanted; empty where the data name no speakers
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """A sentence as one set of weights said it."""
+
+    sentence: Sentence
+    weights: Speaker
+    audio: Audio
+    vocoder: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What a listener says of one sampling step."""
+
+    values: Mapping[str, float] = field(default_factory=dict)  # keys of the metrics
+    figures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # sentence -> weights -> JSON values
+    alarms: Sequence[str] = ()  # warnings
+    notes: Sequence[str] = ()  # what was not measured, and why
+
+
+class Listener(Protocol):
+    """Listens at every sampling step, and goes on in the run's folder after a resume."""
+
+    def lacks_base(self, sentence: Sentence) -> bool:
+        """Tell whether what the base says of a sentence was not heard yet."""
+        ...
+
+    def hear_base(self, utterances: Sequence[Utterance]) -> None:
+        """Take in what the base says, apart from a sampling step."""
+        ...
+
+    def listen(self, step: int, utterances: Sequence[Utterance], losses: Mapping[Speaker, float]) -> Heard:
+        """Listen to what the weights say after `step` updates. `losses` are held-out losses at this step, if any.
+
+        At step 0 of a run with a base, the raw weights are the base.
+        """
+        ...

@@ -1,0 +1,168 @@
+"""The rule by which weights are compared by what is heard: what makes speech unusable, and a score that orders them.
+
+Speech is *usable* where it has none of these faults, over the sentences that were listened to:
+
+- collapsed: more than a quarter of the sentences are silent, or take less than half or more than twice the time;
+- words not understood: fewer than half of the sentences are nearest to their own recording;
+- words lost: fewer sentences than with the base are nearest to their own recording, or a recogniser makes more errors,
+  by more than the interval;
+- pace: the mean time per letter is below 0.8 or above 1.25 of the recordings', and farther from theirs than the base's;
+- repeats: more stretches are said twice than by the base, by more than the interval;
+- naturalness: the predicted mean opinion score is lower than the base's, by more than the interval and 0.2.
+
+The score is the mean voice similarity, 0 to 1, of usable speech, and that less 1 of unusable speech: any usable weights
+have a higher score than any unusable ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ttstrain.judge.figures import Figures, Interval, column, paired, summarise
+
+MOST_COLLAPSED = 0.25  # share of the sentences
+FEWEST_UNDERSTOOD = 0.5  # share of the sentences
+PACES = (0.8, 1.25)  # time per letter relative to the recordings
+FARTHER = 0.05  # by which a pace is worse than the base's
+AUDIBLE = 0.02  # a smaller difference of voice similarity is none, however sure
+MOST_MOS_LOST = 0.2
+MOST_CER_GAINED = 0.02
+MOST_REPEATS_GAINED = 0.25  # a sentence
+
+FaultKind = Literal["collapsed", "not understood", "words lost", "pace", "repeats", "naturalness"]
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One set of weights, and what is heard of it."""
+
+    key: str  # unique among those that are compared
+    title: str  # for people: `EMA of step 300`
+    figures: Sequence[Figures]  # by sentence, in the same order on every side; an empty one where nothing was generated
+    loss: float | None = None  # on the held-out clips
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why speech is not usable."""
+
+    kind: FaultKind
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A side under the rule."""
+
+    side: Side
+    figures: Mapping[str, Interval]  # means over the sentences
+    against_base: Mapping[str, Interval]  # of each figure less the base's, sentence by sentence; empty without a base
+    faults: tuple[Fault, ...]
+
+    @property
+    def usable(self) -> bool:
+        return not self.faults
+
+    @property
+    def score(self) -> float | None:
+        """The score of the rule; None where the voice was not measured."""
+        voice = self.mean("voice")
+        return None if voice is None else voice - (0 if self.usable else 1)
+
+    def mean(self, name: str) -> float | None:
+        return self.figures[name].mean if name in self.figures else None
+
+
+def stand(side: Side, base: Side | None) -> Standing:
+    """Put a side under the rule, beside its base where there is one; a base is compared with nothing."""
+    against: dict[str, Interval] = {}
+    if base is not None:
+        found = {name: _difference(side, base, name) for name in summarise(side.figures)}
+        against = {name: interval for name, interval in found.items() if interval is not None}
+    figures = summarise(side.figures)
+    beside = None if base is None else summarise(base.figures)
+    faults = (
+        _collapsed(side),
+        _words(side, figures, against, beside),
+        _pace(figures, beside),
+        _repeats(against),
+        _naturalness(against),
+    )
+    return Standing(side, figures, against, tuple(fault for fault in faults if fault is not None))
+
+
+def _difference(side: Side, base: Side, name: str) -> Interval | None:
+    return paired(column(side.figures, name), column(base.figures, name))
+
+
+# ---------------------------------------------------------------- faults
+
+
+def _collapsed(side: Side) -> Fault | None:
+    heard = [one for one in side.figures if one.measured()]
+    failed = [one for one in heard if one.too_short or one.too_long or one.silence_share == 1]
+    if not heard or len(failed) / len(heard) <= MOST_COLLAPSED:
+        return None
+    kinds = [
+        (len([one for one in failed if one.silence_share == 1]), "silent"),
+        (len([one for one in failed if one.too_short and one.silence_share != 1]), "far too short"),
+        (len([one for one in failed if one.too_long]), "far too long"),
+    ]
+    named = " and ".join(f"{count} {kind}" for count, kind in kinds if count)
+    return Fault("collapsed", f"of {len(heard)} sentences {named}")
+
+
+def _words(
+    side: Side, figures: Mapping[str, Interval], against: Mapping[str, Interval], base: Mapping[str, Interval] | None
+) -> Fault | None:
+    kept = figures.get("words")
+    if kept is not None and kept.mean < FEWEST_UNDERSTOOD:
+        return Fault("not understood", f"words not understood: {understood(kept, base)}")
+    rate, margin, errors = (against.get(name) for name in ("words", "words_margin", "cer"))
+    fewer = rate is not None and (rate.high < 0 or (rate.mean < 0 and margin is not None and margin.high < 0))
+    if fewer and kept is not None:
+        return Fault("words lost", f"words lost: {understood(kept, base)}")
+    if errors is not None and errors.low > 0 and errors.mean > MOST_CER_GAINED:
+        return Fault("words lost", f"words lost: {100 * errors.mean:.0f} % more character errors")
+    return None
+
+
+def understood(kept: Interval, base: Mapping[str, Interval] | None) -> str:
+    """Say how many sentences are nearest to their own recording, and how many of the base's are."""
+    own = f"{round(kept.mean * kept.num_clips)} of {kept.num_clips} sentences"
+    other = None if base is None else base.get("words")
+    return own if other is None else f"{own}, base {round(other.mean * other.num_clips)}"
+
+
+def _pace(figures: Mapping[str, Interval], base: Mapping[str, Interval] | None) -> Fault | None:
+    pace = figures.get("pace")
+    if pace is None or PACES[0] <= pace.mean <= PACES[1]:
+        return None
+    other = None if base is None else base.get("pace")
+    if other is not None and abs(pace.mean - 1) <= abs(other.mean - 1) + FARTHER:
+        return None  # training did not do this
+    return Fault("pace", say_pace(pace.mean))
+
+
+def say_pace(pace: float) -> str:
+    """Say how much slower or faster speech is than the recordings, of the time that a letter takes."""
+    percent = round(100 * (pace - 1))
+    if percent == 0:
+        return "pace as recorded"
+    return f"pace {abs(percent)} % {'slower' if percent > 0 else 'faster'}"
+
+
+def _repeats(against: Mapping[str, Interval]) -> Fault | None:
+    repeats = against.get("repeats")
+    if repeats is None or repeats.low <= 0 or repeats.mean < MOST_REPEATS_GAINED:
+        return None
+    return Fault("repeats", f"says {repeats.mean:.1f} more stretches twice in a sentence")
+
+
+def _naturalness(against: Mapping[str, Interval]) -> Fault | None:
+    mos = against.get("mos")
+    if mos is None or mos.high >= 0 or mos.mean > -MOST_MOS_LOST:
+        return None
+    return Fault("naturalness", f"naturalness lower by {-mos.mean:.1f} MOS")

@@ -1,0 +1,113 @@
+"""The verdict: which weights to use, in words, by the rule of `rule`.
+
+Among usable weights those with the most similar voice win. Weights whose voice differs from the winner's by no more
+than the interval are as good, and of those the ones with the lowest held-out loss win.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeGuard
+
+from ttstrain.judge.figures import Interval, column, paired
+from ttstrain.judge.rule import AUDIBLE, Side, Standing, say_pace, stand, understood
+
+Outcome = Literal["better", "same", "worse", "usable", "unusable", "unknown"]
+DO_NOT_USE = "worse than the base: do not use it"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is to be used, and why."""
+
+    outcome: Outcome  # `usable` and `unusable` where there is no base, or an unusable one, to be better or worse than
+    words: str
+    winner: Standing | None  # None where there is nothing but the base
+    base: Standing | None
+    standings: tuple[Standing, ...]  # in the order that was given, without the base
+
+
+def decide(sides: Sequence[Side], base: Side | None = None) -> Verdict:
+    """Compare sides, and say which of them to use rather than the base."""
+    beside = None if base is None else stand(base, None)
+    standings = tuple(stand(side, base) for side in sides)
+    winner = _winner(standings)
+    if winner is None:
+        return Verdict("unknown", "nothing was listened to", None, beside, standings)
+    outcome, words = _against(winner, beside)
+    return Verdict(outcome, words, winner, beside, standings)
+
+
+def _winner(standings: Sequence[Standing]) -> Standing | None:
+    heard = [one for one in standings if one.figures]
+    usable = [one for one in heard if one.usable]
+    if not usable:  # of noise the voice says nothing
+        return min(heard, key=lambda one: one.side.loss if one.side.loss is not None else math.inf, default=None)
+    first = max(usable, key=lambda one: one.mean("voice") or 0.0)
+    alike = [one for one in usable if one is first or _as_near(one, first)]
+    return min(alike, key=lambda one: (one.side.loss is None, one.side.loss or 0.0, one is not first))
+
+
+def _as_near(one: Standing, first: Standing) -> bool:
+    difference = paired(column(first.side.figures, "voice"), column(one.side.figures, "voice"))
+    return difference is None or difference.holds_zero or abs(difference.mean) < AUDIBLE
+
+
+def _against(winner: Standing, base: Standing | None) -> tuple[Outcome, str]:
+    if not winner.usable:
+        return _unusable(winner, base)
+    if base is None:
+        return "usable", f"{_alone(winner)}: use {winner.side.title}"
+    voice = winner.against_base.get("voice")
+    if voice is not None and voice.high < 0 and voice.mean <= -AUDIBLE:
+        return "worse", f"{DO_NOT_USE} (farther from the voice by {-voice.mean:.2f})"
+    gained = _gained(winner, base)
+    if not gained:
+        by = "" if voice is None else f" (voice {voice.mean:+.2f}, interval {voice.low:+.2f} to {voice.high:+.2f})"
+        return "same", f"no difference from the base that exceeds the interval{by}"
+    return "better", f"{', '.join([*gained, *_kept(winner, base, gained)])}: use {winner.side.title}"
+
+
+def _unusable(winner: Standing, base: Standing | None) -> tuple[Outcome, str]:
+    faults = "; ".join(fault.words for fault in winner.faults)
+    if base is None:
+        return "unusable", f"not usable: {faults}"
+    if not base.usable:
+        return "unusable", f"not usable: {faults}; the base is not either"
+    return "worse", f"{DO_NOT_USE} ({faults})"
+
+
+def _gained(winner: Standing, base: Standing) -> list[str]:
+    """Say what is better than the base by more than the interval."""
+    said = []
+    if _exceeds(voice := winner.against_base.get("voice")) and voice.mean >= AUDIBLE:
+        said.append(f"closer to the voice by {voice.mean:.2f}")
+    if _exceeds(winner.against_base.get("words")):
+        said.append(f"words gained ({understood(winner.figures['words'], base.figures)})")
+    elif not base.usable:
+        said.append("usable, as the base is not")
+    return said
+
+
+def _exceeds(interval: Interval | None) -> TypeGuard[Interval]:
+    return interval is not None and interval.low > 0
+
+
+def _kept(winner: Standing, base: Standing, gained: Sequence[str]) -> list[str]:
+    said = [] if "words" in " ".join(gained) else ["words kept" if "words" in winner.figures else "words not measured"]
+    if (pace := winner.mean("pace")) is not None:
+        said.append(say_pace(pace))
+    return said
+
+
+def _alone(winner: Standing) -> str:
+    said = []
+    if words := winner.figures.get("words"):
+        said.append(f"words understood ({understood(words, None)})")
+    if (voice := winner.mean("voice")) is not None:
+        said.append(f"voice {voice:.2f}")
+    if (pace := winner.mean("pace")) is not None:
+        said.append(say_pace(pace))
+    return ", ".join(said) or "nothing was measured"

@@ -1,0 +1,68 @@
+"""What the console says of the judge: a line at each sampling step, and the verdict at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ttstrain.checkpoint import judged, pointers
+from ttstrain.checkpoint.judged import JudgedStep
+from ttstrain.contract.listening import CHOSEN_SCORE
+from ttstrain.errors import CheckpointError
+from ttstrain.layout import labelled
+from ttstrain.weights import Weights
+
+SHOWN = {"voice": "voice", "words": "words", "cer": "CER", "mos": "MOS", "pace": "pace"}  # key -> title
+NAMES: Mapping[Weights, str] = {"online": "the raw weights", "ema": "the EMA weights"}
+
+
+def judge_line(values: Mapping[str, float]) -> str | None:
+    """Return the figures of the better of raw and EMA weights, with the base's in brackets; None without any."""
+    if not any(key.startswith("judge/") for key in values):
+        return None
+    averaged = "judge/ema_score" in values and values["judge/ema_score"] == values.get(CHOSEN_SCORE)
+    prefix, whose = ("ema_", " EMA") if averaged else ("", "")
+    pieces = []
+    for key, title in SHOWN.items():
+        own, base = values.get(f"judge/{prefix}{key}"), values.get(f"judge/base_{key}")
+        if own is not None:
+            pieces.append(f"{title} {own:.2f}" + ("" if base is None else f" ({base:.2f})"))
+    beside = " (base)" if any(key.startswith("judge/base_") for key in values) else ""
+    return f"judge{whose}: {', '.join(pieces)}{beside}" if pieces else None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """What the judge says of a run's checkpoints."""
+
+    exported: JudgedStep | None = None  # of the checkpoint that an export takes
+    lines: Sequence[str] = ()  # for people
+
+
+def read_verdicts(run: Path) -> Verdicts:
+    """Read the verdict on the checkpoint that an export takes, and on a better one where there is one."""
+    try:
+        steps = judged.read(run).steps
+    except CheckpointError as error:
+        return Verdicts(lines=_entry(error.message))
+    if not steps:
+        return Verdicts()
+    root = run / pointers.CHECKPOINTS
+    present = {pointers.step_of(folder) for folder in pointers.list_checkpoints(root)}
+    pointed = pointers.pointed(root, pointers.BEST) or pointers.pointed(root, pointers.LAST)
+    step = None if pointed is None else pointers.step_of(root / pointed)
+    own = next((one for one in steps if one.step == step), None)
+    best = judged.top(steps, among=present)
+    lines = [] if own is None else _entry(own.words)
+    if best is None:
+        lines += _entry(f"{steps[-1].words}; it listened at step {steps[-1].step:,}, whose checkpoint is not kept")
+    elif own is None:
+        lines += _entry(f"{best.words}; an export takes step {step or 0:,}, which was not listened to")
+    elif best.step != own.step and not best.is_worse:
+        lines += _entry(f"the checkpoint of step {best.step:,} has a higher score: {best.words}")
+    return Verdicts(own, lines)
+
+
+def _entry(words: str) -> list[str]:
+    return labelled("  judge:", words, column=9)
