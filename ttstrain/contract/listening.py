@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from ttstrain.contract.task import Audio
+if TYPE_CHECKING:
+    from ttstrain.contract.task import Audio
 
 Speaker = Literal["online", "ema", "base"]  # the weights that generated an utterance
 
@@ -48,6 +49,10 @@ class Heard:
 
 class Listener(Protocol):
     """Listens at every sampling step, and goes on in the run's folder after a resume."""
+
+    def expect(self, sentences: Sequence[Sentence]) -> None:
+        """Take in which sentences there will be; called once, before anything else."""
+        ...
 
     def lacks_base(self, sentence: Sentence) -> bool:
         """Tell whether what the base says of a sentence was not heard yet."""

@@ -38,11 +38,16 @@ class RunJudge:
     clips: Sequence[Clip]  # held-out ones first
     language: str = ""
     has_base: bool = True
+    _sentences: Sequence[Sentence] = ()
     _ears: Ears | None = None
     _wanted: Wanted | None = None
     _known: Judged | None = None  # what is written
     _base: dict[str, Any] = field(default_factory=dict)  # name of a sentence -> what was heard of the base
     _alarms: Alarms = field(default_factory=Alarms)
+
+    def expect(self, sentences: Sequence[Sentence]) -> None:
+        """Take in which sentences there will be."""
+        self._sentences = tuple(sentences)
 
     def lacks_base(self, sentence: Sentence) -> bool:
         """Tell whether what the base says of a sentence was not heard yet."""
@@ -53,7 +58,7 @@ class RunJudge:
         """Take in what the base says, apart from a sampling step."""
         self._read()
         for utterance in utterances:
-            self._take_base(utterance, self._listen(utterance, utterances))
+            self._take_base(utterance, self._listen(utterance))
         self._write(self._known.steps if self._known is not None else ())
 
     def listen(self, step: int, utterances: Sequence[Utterance], losses: Mapping[Speaker, float]) -> Heard:
@@ -61,7 +66,7 @@ class RunJudge:
         notes = self._read()
         figures: dict[Speaker, By] = {}
         for utterance in utterances:
-            found = self._listen(utterance, utterances)
+            found = self._listen(utterance)
             figures.setdefault(utterance.weights, {})[utterance.sentence.name] = found
             if step == 0 and self.has_base and utterance.weights == "online":
                 self._take_base(utterance, found)
@@ -70,9 +75,10 @@ class RunJudge:
             figures["base"] = base
         verdict = _verdict(step, figures, losses)
         alarms = self._alarm(verdict)
-        values = _values(verdict)
+        offset = self._offset(base)
+        values = _values(verdict, offset)
         if step > 0 or not self.has_base:
-            self._note_down(step, verdict)
+            self._note_down(step, verdict, offset)
         elif verdict.standings:
             self._write(())
         assert self._ears is not None and self._wanted is not None
@@ -85,16 +91,15 @@ class RunJudge:
 
     # ------------------------------------------------------------ hearing
 
-    def _listen(self, utterance: Utterance, every: Sequence[Utterance]) -> Figures:
+    def _listen(self, utterance: Utterance) -> Figures:
         """Return the figures of an utterance; the recordings are measured when the first one is heard."""
         if self._ears is None:
             self._ears = Ears.open(language=self.language, transcribe=False)
         if self._wanted is None:
-            sentences = list(dict.fromkeys(one.sentence for one in every))
             self._wanted = measure_wanted(
                 self.clips,
-                texts=[sentence.text for sentence in sentences],
-                speakers=[sentence.speaker for sentence in sentences],
+                texts=[sentence.text for sentence in self._sentences],
+                speakers=[sentence.speaker for sentence in self._sentences],
                 ears=self._ears,
             )
         target = self._wanted.targets[utterance.sentence.speaker]
@@ -118,13 +123,23 @@ class RunJudge:
                 found[one.sentence.name] = Figures.of_json(entry["figures"])
         return found
 
+    def _offset(self, heard: By) -> float:
+        """Return how much closer the base is over all sentences than over those that were heard now.
+
+        Between the first and the last step fewer sentences are heard. With this their scores compare with those of all.
+        """
+        every = [entry["figures"].get("voice") for entry in self._base.values()]
+        own = [one.voice for one in heard.values() if one.voice is not None]
+        known = [voice for voice in every if voice is not None]
+        return sum(known) / len(known) - sum(own) / len(own) if known and own else 0.0
+
     # ------------------------------------------------------------ deciding
 
     def _alarm(self, verdict: Verdict) -> list[str]:
         raw = next((one for one in verdict.standings if one.side.key == "online"), None)
         return [] if raw is None else self._alarms.hear(raw, verdict.base)
 
-    def _note_down(self, step: int, verdict: Verdict) -> None:
+    def _note_down(self, step: int, verdict: Verdict, offset: float) -> None:
         if verdict.winner is None:
             return
         sides = [*verdict.standings, *((verdict.base,) if verdict.base is not None else ())]
@@ -133,8 +148,8 @@ class RunJudge:
             weights="ema" if verdict.winner.side.key == "ema" else "online",
             outcome=verdict.outcome,
             words=verdict.words,
-            score=verdict.winner.score,
-            sides={one.side.key: _to_json(one) for one in sides},
+            score=_plus(verdict.winner.score, offset),
+            sides={one.side.key: _to_json(one, offset) for one in sides},
             alarms=self._alarms.state_dict(),
         )
         before = self._known.steps if self._known is not None else ()
@@ -186,26 +201,30 @@ def _verdict(step: int, figures: Mapping[Speaker, By], losses: Mapping[Speaker, 
     return decide(sides, side("base", "the base") if "base" in figures else None)
 
 
-def _values(verdict: Verdict) -> dict[str, float]:
+def _plus(score: float | None, offset: float) -> float | None:
+    return None if score is None else score + offset
+
+
+def _values(verdict: Verdict, offset: float) -> dict[str, float]:
     values: dict[str, float] = {}
     for one in (*verdict.standings, *((verdict.base,) if verdict.base is not None else ())):
         prefix = next(prefix for weights, prefix in PREFIXES.items() if weights == one.side.key)
         values |= {f"judge/{prefix}{name}": interval.mean for name, interval in one.figures.items()}
         if one.score is not None:
-            values[f"judge/{prefix}score"] = one.score
+            values[f"judge/{prefix}score"] = one.score + offset
     if verdict.winner is not None and verdict.winner.score is not None:
-        values[CHOSEN_SCORE] = verdict.winner.score
+        values[CHOSEN_SCORE] = verdict.winner.score + offset
     return values
 
 
-def _to_json(standing: Standing) -> dict[str, Any]:
+def _to_json(standing: Standing, offset: float) -> dict[str, Any]:
     def intervals(found: Mapping[str, Interval]) -> dict[str, Any]:
         return {name: interval.to_json() for name, interval in found.items()}
 
     return {
         "usable": standing.usable,
         "faults": [fault.words for fault in standing.faults],
-        "score": standing.score,
+        "score": _plus(standing.score, offset),
         "held_out_loss": standing.side.loss,
         "figures": intervals(standing.figures),
         "against_base": intervals(standing.against_base),

@@ -446,7 +446,11 @@ class JudgeConfig(Section):
     """Listen to what the weights say at every sampling step, and say how it compares with the base's and the
     recordings; `auto` does where samples are generated."""
     sentences: Annotated[int, Field(ge=2, le=1000)] = 8
-    """Sentences that are listened to: those of held-out clips, then of others. `sample.count` of them are written."""
+    """Sentences that are listened to before the first step and after the last: those of held-out clips, then of others.
+    `sample.count` of them are also written."""
+    between: Annotated[int, Field(ge=0, le=1000)] | Auto = "auto"
+    """Sentences that are listened to at the other sampling steps; `auto`: as many as take some 10 % of the run's time,
+    at least 4."""
 
 
 class CheckpointConfig(Section):

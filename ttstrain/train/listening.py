@@ -15,7 +15,10 @@ from ttstrain.contract.listening import Heard, Listener, Sentence, Speaker, Utte
 from ttstrain.contract.task import Prompt, Sample
 from ttstrain.train.run import Run
 
-HANDY_S = (1.5, 8.0)  # long enough to tell a voice, short enough to be generated soon
+HANDY_S = (1.5, 5.0)  # long enough to tell a voice, short enough to be generated soon
+STEPS_PER_UTTERANCE = 5  # a sentence takes about as long as so many steps: see `docs/judge.md`
+SHARE = 0.1  # of the run's time that is spent between its first and its last step
+FEWEST = 4  # sentences; of fewer nothing can be said
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,8 @@ class Listening:
     listener: Listener
     shown: Mapping[str, Sentence] = field(default_factory=dict)  # name of a preview -> its sentence
     unshown: Sequence[SpokenSentence] = ()
+    between: int = 0  # of `unshown`, the first so many are generated at steps other than the first and the last
+    due: Sequence[SpokenSentence] = ()  # of `unshown`, what is generated at this step
     utterances: list[Utterance] = field(default_factory=list)
     spent_s: float = 0.0  # generating what is not shown, and listening, since the last sampling step
 
@@ -43,7 +48,8 @@ class Listening:
     def without_base(self, prompts: Mapping[str, Prompt]) -> Listening:
         """Return what is still to be heard of the base: all sentences are generated, none is shown."""
         every = [*(SpokenSentence(one, prompts[name]) for name, one in self.shown.items()), *self.unshown]
-        return Listening(self.listener, unshown=[one for one in every if self.listener.lacks_base(one.sentence)])
+        lacking = [one for one in every if self.listener.lacks_base(one.sentence)]
+        return Listening(self.listener, unshown=lacking, due=lacking)
 
     def take(self, name: str, weights: Speaker, sample: Sample) -> None:
         """Take in a preview, if its sentence is listened to."""
@@ -61,9 +67,10 @@ class Listening:
     def _add(self, sentence: Sentence, weights: Speaker, sample: Sample) -> None:
         self.utterances.append(Utterance(sentence, weights, sample.audio, sample.vocoder))
 
-    def begin(self) -> None:
-        """Forget what an earlier step said; one may have been cut short."""
+    def begin(self, *, whole: bool) -> None:
+        """Begin a sampling step; `whole` is one at which every sentence is listened to."""
         self.utterances, self.spent_s = [], 0.0
+        self.due = self.unshown if whole else self.unshown[: self.between]
 
     def listen(self, run: Run, losses: Mapping[Speaker, float]) -> Heard:
         """Listen to all that was taken in. Training's random numbers are left as they were."""
@@ -72,6 +79,11 @@ class Listening:
             heard = self.listener.listen(run.progress.step, self.utterances, losses)
         self.spent_s += perf_counter() - started
         return heard
+
+
+def count_between(sample_every: int) -> int:
+    """Return how many sentences raw and EMA weights can say at a sampling step in the time that the judge may take."""
+    return max(FEWEST, int(SHARE * sample_every / (2 * STEPS_PER_UTTERANCE)))
 
 
 def choose_unheard(held_out: Sequence[Clip], train: Sequence[Clip], *, taken: Sequence[str], count: int) -> list[Clip]:

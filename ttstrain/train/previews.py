@@ -41,7 +41,7 @@ from ttstrain.tensors.loading import load_weights
 from ttstrain.tracking import spectrogram
 from ttstrain.tracking.tracker import Spoken, SpokenBy
 from ttstrain.train.evaluation_loop import evaluating
-from ttstrain.train.listening import Listening, SpokenSentence, choose_unheard
+from ttstrain.train.listening import Listening, SpokenSentence, choose_unheard, count_between
 from ttstrain.train.prepare import Prepared
 from ttstrain.train.run import Run
 from ttstrain.train.signals import Hurried
@@ -98,7 +98,12 @@ def choose_previews(recipe: ResolvedRecipe, prepared: Prepared) -> list[Preview]
 
 
 def choose_listening(
-    recipe: ResolvedRecipe, prepared: Prepared, previews: Sequence[Preview], listener: Listener
+    recipe: ResolvedRecipe,
+    prepared: Prepared,
+    previews: Sequence[Preview],
+    listener: Listener,
+    *,
+    sample_every: int,
 ) -> Listening:
     """Listen to the previews of recorded sentences, and to as many more sentences as the recipe says."""
     shown = {preview.name: _sentence(preview) for preview in previews if preview.recorded_s is not None}
@@ -109,7 +114,11 @@ def choose_listening(
         reference = choose_reference([*prepared.held_out, *prepared.train], apart_from=clip)
         preview = _preview(_file_name(clip.id), clip.text, reference, prepared, clip=clip)
         more.append(SpokenSentence(_sentence(preview), preview.prompt))
-    return Listening(listener, shown, more)
+    asked = recipe.judge.between
+    between = count_between(sample_every) if asked == "auto" else asked
+    listening = Listening(listener, shown, more, between=max(0, between - len(shown)))
+    listener.expect(listening.sentences)
+    return listening
 
 
 def _sentence(preview: Preview) -> Sentence:
@@ -173,7 +182,7 @@ def speak(
     if not run.ranks.main or not (previews.sentences or listening):
         return {}
     if listening is not None:
-        listening.begin()
+        listening.begin(whole=run.progress.step in (0, run.optimizers.curriculum.total_steps))
     step = run.progress.step
     folder = _folder(run, step)
     spoken: dict[str, dict[str, Spoken]] = {}
@@ -241,7 +250,7 @@ def _speak_all(
                 spoken[preview.name] = _measured(preview, sample, path)
                 if previews.listening is not None:
                     previews.listening.take(preview.name, weights, sample)
-        for one in previews.listening.unshown if previews.listening is not None else ():
+        for one in previews.listening.due if previews.listening is not None else ():
             with _told(run, previews, f"judged sentence {one.sentence.name}{SUFFIXES[weights]}"), breakable():
                 previews.listening.generate(run, one, weights)
     return spoken
@@ -438,7 +447,7 @@ def _only_heard(listening: Listening | None, heard: Heard) -> list[dict[str, Any
     return [
         {"name": one.sentence.name, "text": one.sentence.text, "voice": one.sentence.voice}
         | {weights: {"judge": figures} for weights, figures in heard.figures.get(one.sentence.name, {}).items()}
-        for one in (listening.unshown if listening is not None else ())
+        for one in (listening.due if listening is not None else ())
     ]
 
 
