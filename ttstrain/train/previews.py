@@ -239,6 +239,7 @@ def _speak_all(
     breakable: Breakable = nullcontext,
 ) -> dict[str, Spoken]:
     spoken: dict[str, Spoken] = {}
+    listening = previews.listening
     with run.rng.preserved(), run.optimizers.evaluating(), swap or nullcontext(), evaluating(run.task):
         for preview in previews.sentences:
             with _told(run, previews, f"preview {preview.name}{SUFFIXES[weights]}"):
@@ -248,11 +249,12 @@ def _speak_all(
                     _tell(run, previews, f"preview {preview.name}: {note}")
                 path = _write(sample, folder / f"{preview.name}{SUFFIXES[weights]}.wav")
                 spoken[preview.name] = _measured(preview, sample, path)
-                if previews.listening is not None:
-                    previews.listening.take(preview.name, weights, sample)
-        for one in previews.listening.due if previews.listening is not None else ():
+                if listening is not None:
+                    listening.take(preview.name, weights, sample)
+        for one in () if listening is None else listening.due:
+            assert listening is not None
             with _told(run, previews, f"judged sentence {one.sentence.name}{SUFFIXES[weights]}"), breakable():
-                previews.listening.generate(run, one, weights)
+                listening.generate(run, one, weights)
     return spoken
 
 
