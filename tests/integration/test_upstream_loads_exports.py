@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from small_runs import finetune, write_clips, write_recipe
 from torch import Tensor
@@ -26,7 +27,10 @@ from ttstrain.export.choose import gather
 from ttstrain.export.write import export
 from ttstrain.families.flow.config import FlowConfig
 from ttstrain.families.flow.export import FlowExporter
+from ttstrain.families.flow.model.sampler import generate, noise, time_grid
 from ttstrain.families.flow.task import FlowTask
+from ttstrain.families.flow.text import encode
+from ttstrain.recipe.shipped import shipped
 from ttstrain.tensors.loading import load_weights
 
 TOOLS = Path(__file__).resolve().parents[1] / "support" / "upstream_tools.py"
@@ -114,6 +118,49 @@ def test_upstreams_inference_computes_what_we_do(tmp_path: Path) -> None:
         torch.testing.assert_close(
             found, expected[job["net"]], rtol=0, atol=TOLERANCE, msg=lambda m, j=job: f"{j}: {m}"
         )
+
+
+def test_upstream_generates_our_mel_with_the_small_base_s_net_in_half_precision(tmp_path: Path) -> None:
+    """The settings of the base that ships, average upsampling included; without that option the mel is another."""
+    settings = yaml.safe_load((shipped("configs") / "models" / "f5_small_base.yaml").read_text())["model"]
+    config = FlowConfig(**settings)
+    torch.manual_seed(0)
+    task = FlowTask(config).eval()
+    with torch.no_grad():
+        for parameter in task.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter)).copy_(parameter.half().float())
+    source = Source(tmp_path, "small", "flow", config, 7, task.state_dict(), "ema", ("test",))
+    out = export(source, tmp_path / "out", formats=["half"]).folder
+    text, frames = "Said aloud. It’s a café – five & six; “seven”!", 90
+    prompt = torch.randn(1, 30, config.n_mels)
+    save_file({"prompt": prompt}, tmp_path / "inputs.safetensors")
+    sampling = {"steps": 8, "cfg_strength": 2.0, "sway": -1.0, "seed": 5}
+    upstream(
+        [{"job": "generate", "file": out / "model_7.safetensors", "settings": out / "model.yaml", **sampling,
+          "vocab": out / "vocab.txt", "inputs": tmp_path / "inputs.safetensors", "text": text, "frames": frames,
+          "out": tmp_path / "mel.safetensors"}],
+        tmp_path,
+    )  # fmt: skip
+    found = load_file(tmp_path / "mel.safetensors")["mel"]
+    expected = mel_of(task, text, prompt, frames=frames)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
+    other = FlowTask(config.model_copy(update={"text_embedding_average_upsampling": False})).eval()
+    other.load_state_dict(task.state_dict())
+    assert float((mel_of(other, text, prompt, frames=frames) - expected).abs().max()) > 0.1
+
+
+def mel_of(task: FlowTask, text: str, prompt: Tensor, *, frames: int) -> Tensor:
+    """Generate the mel (1, n, m) after a prompt with our own sampler."""
+    return generate(
+        task.transformer,
+        prompt,
+        torch.tensor([encode(text, task.vocab, kind=task.config.tokenizer)]),
+        lengths=torch.tensor([frames]),
+        prompt_lengths=torch.tensor([prompt.shape[1]]),
+        noise=noise([frames], n_mels=task.config.n_mels, seed=5),
+        times=time_grid(8, sway=-1.0, epss=True),
+        cfg_strength=2.0,
+    )
 
 
 @dataclass(frozen=True)

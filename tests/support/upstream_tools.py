@@ -60,6 +60,23 @@ def speak(job: dict[str, Any]) -> None:
     save_file({"mel": torch.tensor(mel).contiguous(), "rate": torch.tensor(rate)}, job["out"])
 
 
+def generate(job: dict[str, Any]) -> None:
+    """Generate the mel after a prompt, through upstream's front end and its whole sampler."""
+    from f5_tts.model.utils import convert_char_to_pinyin
+    from safetensors.torch import load_file, save_file
+
+    mel, _ = load(job).sample(
+        cond=load_file(job["inputs"])["prompt"],
+        text=convert_char_to_pinyin([job["text"]]),
+        duration=job["frames"],
+        steps=job["steps"],
+        cfg_strength=job["cfg_strength"],
+        sway_sampling_coef=job["sway"],
+        seed=job["seed"],
+    )
+    save_file({"mel": mel.contiguous()}, job["out"])
+
+
 def train(job: dict[str, Any]) -> None:
     """Let upstream's trainer find the file in its folder and go on for a few updates."""
     from f5_tts.model import CFM
@@ -118,7 +135,7 @@ def write_arrow(job: dict[str, Any]) -> None:
     (folder / "duration.json").write_text(json.dumps({"duration": [row["duration"] for row in job["rows"]]}))
 
 
-JOBS = {"forward": forward, "speak": speak, "train": train, "write_arrow": write_arrow}
+JOBS = {"forward": forward, "speak": speak, "generate": generate, "train": train, "write_arrow": write_arrow}
 
 
 def main() -> None:

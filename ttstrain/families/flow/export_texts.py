@@ -12,6 +12,7 @@ from ttstrain.families.flow.config import HOP_LENGTH, SAMPLE_RATE, FlowConfig
 from ttstrain.families.flow.upstream import F5Format
 from ttstrain.families.flow.vocab import PUBLISHED, load_vocab
 from ttstrain.recipe.emit import emit
+from ttstrain.recipe.shipped import PACKAGE
 from ttstrain.shell import quoted
 
 BACKBONES = {"dit": "DiT", "unett": "UNetT"}
@@ -204,6 +205,11 @@ def _front_end(source: Source, config: FlowConfig) -> str:
 def _licence(source: Source) -> str:
     if source.base is None:
         return "Trained from scratch: its permitted uses depend on the recordings it was trained on."
+    if source.base.startswith(PACKAGE):
+        return (
+            f"Fine-tuned from `{source.base}`, which ships with ttstrain: its folder there states the licences of the "
+            "recordings it was trained on. A cloned voice also needs its speaker's consent."
+        )
     return (
         f"Fine-tuned from `{Path(source.base).name if '://' not in source.base else source.base}`. The weights that "
         "F5-TTS and E2-TTS publish are CC-BY-NC-4.0: what is fine-tuned from them is for non-commercial use. A cloned "
