@@ -50,6 +50,7 @@ COMMANDS = {
         "ttstrain.cli.inspect_ckpt:inspect_ckpt", "Show what a checkpoint holds, executing nothing."
     ),
     "export": Command("ttstrain.cli.export:export", "Export a run's weights for upstream's tools, and verify them."),
+    "eval": Command("ttstrain.cli.eval:evaluate", "Compare checkpoints and their base by what is heard."),
     "sample": Command("ttstrain.cli.sample:sample", "Generate speech with a checkpoint, as sound files."),
     "recipes": Command("ttstrain.cli.recipes:recipes", "List, show or copy the recipes that ship with ttstrain."),
     "schema": Command("ttstrain.cli.schema:schema", "Print the JSON Schema of a recipe, for editors."),

@@ -1,0 +1,102 @@
+"""The judge inside a run: it writes what it hears, decides, goes on after a resume, and changes nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from small_runs import checkpoint, differences, finetune, metrics, ttstrain, write_clips, write_recipe
+
+from ttstrain.checkpoint import judged
+from ttstrain.errors import RecipeError
+from ttstrain.runs.resume import resume
+
+JUDGED = ("sample.every=2", "sample.count=1", "train.steps=4", "judge.sentences=5", "checkpoint.best=judge")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    return write_recipe(folder / "small.yaml", data=write_clips(folder / "clips"))
+
+
+@pytest.fixture(scope="module")
+def base(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finetune(recipe, tmp_path_factory.mktemp("base"), "train.steps=3", "name=base")
+
+
+@pytest.fixture(scope="module")
+def run(recipe: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finetune(recipe, tmp_path_factory.mktemp("judged"), *JUDGED, f"base={base}", "name=judged")
+
+
+def test_figures_of_base_weights_and_average_are_logged_and_written(run: Path) -> None:
+    rows = {row["step"]: row for row in metrics(run)}
+    for prefix in ("", "ema_", "base_"):
+        assert {f"judge/{prefix}{name}" for name in ("words", "pace", "silence_share")} <= rows[4].keys()
+    assert rows[4]["judge/base_pace"] == rows[0]["judge/pace"]  # at step 0 the weights are the base's
+    document = json.loads((run / "samples" / "step-00000004" / "numbers.json").read_text())
+    entries = [*document["previews"], *document["only_heard"]]
+    assert len(entries) == 5
+    paces = [pace for entry in entries if (pace := entry["ema"]["judge"]["pace"]) is not None]
+    assert rows[4]["judge/ema_pace"] == pytest.approx(sum(paces) / len(paces))
+    assert len(list((run / "samples" / "step-00000004").glob("*.wav"))) == 3  # what is only heard is not kept
+    assert [step.step for step in judged.read(run).steps] == [2, 4]
+
+
+def test_the_judge_changes_no_training(run: Path, recipe: Path, base: Path, tmp_path: Path) -> None:
+    deaf = finetune(
+        recipe, tmp_path, *JUDGED, f"base={base}", "name=deaf", "judge.enabled=false", "checkpoint.best=null"
+    )
+    unlike = differences(checkpoint(deaf, 4).state, checkpoint(run, 4).state)
+    assert [name for name in unlike if not name.startswith("best.")] == []
+    assert not (deaf / judged.FILE_NAME).exists()
+
+
+def test_a_resumed_run_goes_on_with_its_history(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "judged"
+    shutil.copytree(run, copy)
+    resume(copy, ["train.steps=6"])
+    before, after = judged.read(run), judged.read(copy)
+    assert [step.step for step in after.steps] == [2, 4, 6]
+    assert list(after.steps[:2]) == list(before.steps)
+    assert after.base == before.base
+    assert "base" in after.steps[-1].sides
+
+
+def test_the_end_of_a_run_and_an_export_say_the_verdict(run: Path, base: Path, recipe: Path, tmp_path: Path) -> None:
+    done = ttstrain("finetune", recipe, *JUDGED, f"base={base}", "name=told", f"run_dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert "\n  judge: not usable: words not understood" in done.stderr
+    assert "step 4  judge" in done.stderr
+    told = ttstrain("export", tmp_path / "told", "-o", tmp_path / "out")
+    assert told.returncode == 0, told.stderr
+    assert "WARNING: not usable: words not understood" in told.stderr
+
+
+def test_a_choice_by_the_judge_needs_one(recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="the run is not judged"):
+        finetune(recipe, tmp_path, "checkpoint.best=judge")
+    with pytest.raises(RecipeError, match="needs samples"):
+        finetune(recipe, tmp_path, "judge.enabled=true")
+
+
+def test_checkpoints_are_evaluated_beside_their_base(run: Path, tmp_path: Path) -> None:
+    done = ttstrain("eval", run, "--sentences", "5", "--json", tmp_path / "e.json", "-o", tmp_path / "wavs")
+    assert done.returncode == 0, done.stderr
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
+    assert "verdict     not usable: words not understood" in done.stdout
+    found = json.loads((tmp_path / "e.json").read_text())
+    assert [side["key"] for side in found["sides"]] == ["base", "1-online", "1-ema"]
+    assert len(list((tmp_path / "wavs").glob("*.wav"))) == 15
+    assert found["sides"][1]["against_base"]["pace"]["clips"] == 5
+
+
+def test_texts_without_recordings_have_the_figures_that_need_none(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("hello there my friend\nnobody told the captain\n")
+    done = ttstrain("eval", run, "--texts", tmp_path / "texts.txt", "--json", tmp_path / "e.json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "e.json").read_text())
+    assert "words" not in found["sides"][0]["figures"] and "silence_share" in found["sides"][0]["figures"]

@@ -1,0 +1,199 @@
+"""`ttstrain eval`: base, raw, EMA and other weights say the same sentences, and what is heard is compared."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ttstrain.cli import paths
+from ttstrain.cli.progress import show_progress
+from ttstrain.errors import DataError, RecipeError
+from ttstrain.layout import WIDTH, labelled
+from ttstrain.places import refused_as
+from ttstrain.terminal import on_one_line
+
+if TYPE_CHECKING:
+    from ttstrain.contract.data import Clip
+    from ttstrain.contract.task import Audio
+    from ttstrain.judge.evaluate import Contestant, Evaluation, Sentence
+    from ttstrain.judge.rule import Standing
+
+COLUMNS = {  # figure -> title
+    "voice": "voice",
+    "words": "words",
+    "cer": "CER",
+    "mos": "MOS",
+    "pace": "pace",
+    "mcd": "MCD",
+    "repeats": "twice",
+    "too_short": "short",
+    "too_long": "long",
+}
+ALWAYS = ("voice", "words", "cer", "mos", "pace", "mcd")  # shown where measured; the others where they are not 0
+
+
+def evaluate(
+    checkpoints: Annotated[
+        list[str],
+        typer.Argument(
+            parser=paths.name,
+            metavar="CKPT|RUN...",
+            help="Runs, checkpoints, exported folders or upstream files; `model.*=...` sets sampling options.",
+        ),
+    ],
+    *,
+    data: Annotated[
+        str, typer.Option(metavar="DATA", help="Recordings with texts to compare with; default: those of the run.")
+    ] = "",
+    texts: Annotated[
+        Path | None, typer.Option(parser=paths.path, help="Texts to say instead, without recordings: one per line.")
+    ] = None,
+    base: Annotated[str, typer.Option(metavar="CKPT", help="What to compare with; default: the run's own base.")] = "",
+    sentences: Annotated[int, typer.Option(min=2, max=1000, help="Recorded sentences to say.")] = 16,
+    recogniser: Annotated[
+        str, typer.Option(metavar="MODEL", help="Whisper model for character errors: a folder or a name on the hub.")
+    ] = "",
+    recipe: Annotated[str | None, typer.Option(help="Recipe with the model settings of an upstream file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", parser=paths.path, help="Folder to keep the sound files in.")
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option("--json", parser=paths.path, metavar="FILE", help="JSON file to write.")
+    ] = None,
+) -> None:
+    """Let CKPT, raw and EMA weights, and its base say the same sentences, and say which to use.
+
+    Figures are means over the sentences. A difference from the base that lies within its 95 % interval, over the
+    sentences, is said to be none. `docs/judge.md` explains each figure and the rule.
+    """
+    from ttstrain.judge import evaluate as judge
+    from ttstrain.judge.listen import Ears
+
+    overrides = [text for text in checkpoints if text.startswith(("model.", "train."))]
+    contestants, notes = judge.find_contestants(
+        [text for text in checkpoints if text not in overrides], base=base or None, recipe=recipe
+    )
+    clips = _clips(contestants, data)
+    said = _sentences(contestants, clips, texts, count=sentences)
+    for place in (json, None if out is None else out / "a"):
+        _make_folder(place)
+    language = next((clip.language for clip in clips if clip.language), "")
+    ears = Ears.open(language=language, recogniser=recogniser or None)
+    panel = judge.open_panel(said, clips, ears=ears)
+    panel.notes[:0] = notes
+    found = judge.evaluate(
+        contestants,
+        said,
+        panel,
+        overrides=overrides,
+        show=show_progress,
+        write=None if out is None else lambda key, name, audio: _write(out / f"{name}.{key}.wav", audio),
+    )
+    if json is not None:
+        _write_json(json, judge.to_json(found))
+    _print(found)
+
+
+def _clips(contestants: list[Contestant], data: str) -> list[Clip]:
+    """List the recordings: those given, else the first run's."""
+    from ttstrain.judge import evaluate as judge
+
+    if data:
+        return judge.clips_of_data(data)
+    runs = [run for one in contestants if one.key != judge.BASE and (run := judge.run_of(Path(one.spec))) is not None]
+    return judge.clips_of_run(runs[0]) if runs else []
+
+
+def _sentences(contestants: list[Contestant], clips: list[Clip], texts: Path | None, *, count: int) -> list[Sentence]:
+    from ttstrain.infer.load import read_lines
+    from ttstrain.judge import evaluate as judge
+
+    if texts is not None:
+        return judge.sentences_of_texts(read_lines(texts), judge.voice_for_texts(contestants, clips))
+    if not clips:
+        raise RecipeError(
+            "none of these is a run of ttstrain, so there are no recordings to compare with",
+            hint="give recordings with `--data`, or texts with `--texts`",
+        )
+    return judge.choose_sentences(clips, count=count)
+
+
+def _make_folder(file: Path | None) -> None:
+    """Make the folder of a file that will be written, before anything is computed for it."""
+    if file is not None:
+        with refused_as(DataError, hint="name another place"):
+            file.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _write(path: Path, audio: Audio) -> None:
+    import soundfile
+
+    with refused_as(DataError, hint="name another place with `-o`"):
+        soundfile.write(path, audio.wav.clamp(-1, 1).cpu().numpy(), audio.sample_rate, subtype="PCM_16")
+
+
+def _write_json(path: Path, document: object) -> None:
+    from json import dumps
+
+    from ttstrain.data import atomic
+
+    with refused_as(DataError, hint="name another place with `--json`"):
+        atomic.write_text(path, dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+# ---------------------------------------------------------------- for people
+
+
+def _print(found: Evaluation) -> None:
+    verdict = found.verdict
+    for note in found.notes:
+        print(on_one_line(f"note: {note}"), file=sys.stderr)
+    print(f"{len(found.sentences)} sentences; + and - mark what differs from the base by more than the interval")
+    standings = [*((verdict.base,) if verdict.base is not None else ()), *verdict.standings]
+    print("\n".join(table(standings)))
+    for one in verdict.standings:
+        for fault in one.faults:
+            print("\n".join(labelled("not usable", f"{one.side.title}: {fault.words}", column=12)))
+        if one.usable and (voice := one.against_base.get("voice")) is not None:
+            said = "no difference" if voice.holds_zero else f"{voice.mean:+.2f}"
+            print(
+                "\n".join(
+                    labelled("voice", f"{one.side.title}: {said} ({voice.low:+.2f} to {voice.high:+.2f})", column=12)
+                )
+            )
+    print("\n".join(labelled("verdict", verdict.words, column=12)))
+    sys.stdout.flush()
+
+
+def table(standings: list[Standing]) -> list[str]:
+    """Lay the means out, a line for each side, in 80 columns: a title that does not fit has a line of its own."""
+    shown = [
+        name
+        for name in COLUMNS
+        if any((mean := one.mean(name)) is not None and (name in ALWAYS or mean > 0) for one in standings)
+    ]
+    width = WIDTH - 8 * len(shown)
+    lines = [f"{'':{width}}" + "".join(f"{COLUMNS[name]:>7} " for name in shown)]
+    for one in standings:
+        title = on_one_line(one.side.title)
+        if len(title) >= width:
+            lines.append(title)
+            title = ""
+        lines.append(f"{title:{width}}" + "".join(_cell(one, name) for name in shown))
+    return [line.rstrip() for line in lines]
+
+
+def _cell(standing: Standing, name: str) -> str:
+    from ttstrain.judge.figures import meaning
+
+    mean = standing.mean(name)
+    if mean is None:
+        return f"{'-':>7} "
+    difference = standing.against_base.get(name)
+    mark = " "
+    if difference is not None and not difference.holds_zero:
+        mark = "+" if difference.mean > 0 else "-"
+    return f"{mean:7.{meaning(name).digits}f}{mark}"
