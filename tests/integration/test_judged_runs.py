@@ -79,6 +79,8 @@ def test_the_end_of_a_run_and_an_export_say_the_verdict(run: Path, base: Path, r
 def test_a_choice_by_the_judge_needs_one(recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="the run is not judged"):
         finetune(recipe, tmp_path, "checkpoint.best=judge")
+    with pytest.raises(RecipeError, match="nothing is held out"):
+        finetune(recipe, tmp_path, "checkpoint.best=judge", "sample.every=2", "data.holdout=0", "eval.every=auto")
     with pytest.raises(RecipeError, match="needs samples"):
         finetune(recipe, tmp_path, "judge.enabled=true")
 

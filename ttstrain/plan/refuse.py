@@ -213,6 +213,11 @@ def _check_stages(recipe: ResolvedRecipe, facts: DataFacts) -> None:
 
 def check_plan(plan: Plan) -> None:
     """Refuse a plan whose length, learning rates, parameter groups or EMA cannot work. Raises RecipeError."""
+    if plan.sample_every is None and plan.recipe.checkpoint.best == JUDGE:
+        raise RecipeError(
+            "`checkpoint.best` is `judge`, and there is no sentence to generate: nothing is held out",
+            hint="hold clips out (`data.holdout`), or set `checkpoint.best=eval/loss/total`",
+        )
     if plan.steps > MOST_STEPS:
         raise RecipeError(
             f"the run would have {plan.steps:,} steps", hint=f"give it {MOST_STEPS:,} at most, or fewer `train.epochs`"
