@@ -2,7 +2,7 @@
 
     compare_runs.py RUN_A RUN_B            two run folders
     compare_runs.py RUNS_A RUNS_B          two folders that --make has filled
-    compare_runs.py --make RUNS            train every smoke recipe and 60 steps of `quickstart` into RUNS first
+    compare_runs.py --make RUNS            train every smoke recipe and 60 steps of `from_scratch` into RUNS first
 
 A change that only moves code makes runs that are equal: the same files; the same rows in metrics.jsonl, but for time
 and speed; the same tensors and values in every file of every checkpoint; the same best and last of them; the same clips
@@ -32,7 +32,7 @@ TIMED = ("time/", "perf/")  # what depends on the machine's speed
 TOLD = ("env.json", "plan.json", "recipe.yaml", "report.html", "sessions", "incidents")  # of the machine and the hour
 OTHERS = ("wandb", "tensorboard")  # what other programs write, under names of their own
 ELSEWHERE = {"time", "ttstrain", "torch", "digest", "files"}  # of meta.json: the hour, versions, and sums of its files
-LONGER = {"quickstart": ("train.steps=60", "sample.every=null")}  # shortened: a whole one takes minutes
+LONGER = {"from_scratch": ("train.steps=60", "sample.every=null")}  # shortened: a whole one takes minutes
 ROOT = Path(__file__).resolve().parents[1]
 
 

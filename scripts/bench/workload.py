@@ -38,7 +38,7 @@ class Size:
 SIZES = {
     "cpu_small": Size(dim=384, depth=8, heads=6, text_dim=256, batch_frames=3200, max_clips=64, num_batches=5),
     "cpu_wide": Size(dim=512, depth=12, heads=8, text_dim=256, batch_frames=3200, max_clips=64, num_batches=5),
-    "quickstart": Size(  # of the recipe `quickstart`
+    "quickstart": Size(  # of the recipe `from_scratch`
         dim=128,
         depth=4,
         heads=2,

@@ -364,7 +364,7 @@ def test_a_second_ctrl_c_stops_at_once(recipe: Path, tmp_path: Path, monkeypatch
 def test_a_metric_that_is_not_measured_is_refused_with_the_folder_that_is_left(tmp_path: Path) -> None:
     wrong = "checkpoint.best=eval/loss/typo"
     done = ttstrain(
-        "finetune", "quickstart", f"run_dir={tmp_path}", "name=a", "train.steps=2", "sample.every=null", wrong
+        "finetune", "from_scratch", f"run_dir={tmp_path}", "name=a", "train.steps=2", "sample.every=null", wrong
     )
     assert done.returncode == 2, done.stderr
     assert "error: `checkpoint.best` is `eval/loss/typo`" in done.stderr

@@ -457,7 +457,7 @@ def test_a_model_that_does_not_fit_is_refused_with_6() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", [*SMOKE, "quickstart"])
+@pytest.mark.parametrize("recipe", [*SMOKE, "from_scratch", "quickstart"])
 def test_no_alarm_on_a_shipped_recipe(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if recipe.endswith(("vae", "joint")):
         monkeypatch.setattr(learning, "MOST_STEPS", FEWEST_STEPS)  # a step of a GAN takes as long as ten of the others

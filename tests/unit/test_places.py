@@ -52,7 +52,7 @@ def make_file(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("command", [["prepare", "package:demo"], ["plan", "quickstart"]])
+@pytest.mark.parametrize("command", [["prepare", "package:demo"], ["plan", "from_scratch"]])
 def test_a_cache_that_cannot_be_written_is_named(
     command: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -55,13 +55,13 @@ def ttstrain(
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "cp437", "utf-8"])
 def test_a_plan_can_be_spelled_everywhere(encoding: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TTSTRAIN_CACHE", str(tmp_path))
-    code, document, error = ttstrain(monkeypatch, "plan", "quickstart", "name=日本🎙", "--json", encoding=encoding)
+    code, document, error = ttstrain(monkeypatch, "plan", "from_scratch", "name=日本🎙", "--json", encoding=encoding)
     assert (code, error) == (0, "")
     assert json.loads(document)["recipe"]["name"] == "日本🎙"
-    code, shown, error = ttstrain(monkeypatch, "plan", "quickstart", encoding=encoding, is_terminal=True)
+    code, shown, error = ttstrain(monkeypatch, "plan", "from_scratch", encoding=encoding, is_terminal=True)
     assert code == 0
     assert "error" not in error
-    assert "quickstart" in shown
+    assert "from_scratch" in shown
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
@@ -94,11 +94,11 @@ REFUSED: dict[str, tuple[int, list[str]]] = {  # a command that names BROKEN, it
     "checkpoint": (4, ["inspect-ckpt", "{}"]),
     "data": (3, ["prepare", "{}"]),
     "recipe": (2, ["plan", "{}.yaml"]),
-    "base": (4, ["plan", "quickstart", "--base", "{}"]),
+    "base": (4, ["plan", "from_scratch", "--base", "{}"]),
     "run": (4, ["export", "{}", "-o", "out"]),
     "resume": (2, ["resume", "{}"]),
-    "key": (2, ["plan", "quickstart", BROKEN + "=1"]),
-    "value": (2, ["plan", "quickstart", "train.steps=" + json.dumps(BROKEN)]),
+    "key": (2, ["plan", "from_scratch", BROKEN + "=1"]),
+    "value": (2, ["plan", "from_scratch", "train.steps=" + json.dumps(BROKEN)]),
     "command": (2, [BROKEN]),
 }
 
@@ -123,7 +123,7 @@ def test_a_plan_keeps_its_lines_whatever_it_names(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("TTSTRAIN_CACHE", str(tmp_path / "cache"))
     data = tmp_path / BROKEN
     data.symlink_to(Path(terminal.__file__).parent / "_demo")
-    code, out, err = ttstrain(monkeypatch, "plan", "quickstart", "--data", str(data))
+    code, out, err = ttstrain(monkeypatch, "plan", "from_scratch", "--data", str(data))
     assert code == 0, err
     first = next(line for line in out.split("\n") if line.startswith("data "))
     assert first.endswith(ON_ITS_LINE)

@@ -109,7 +109,7 @@ def test_a_misspelt_command_is_a_usage_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["plan"], ["plan", "quickstart", "--nope"], ["plan", "quickstart", "--nproc", "0"]]
+    "arguments", [["plan"], ["plan", "from_scratch", "--nope"], ["plan", "from_scratch", "--nproc", "0"]]
 )
 def test_wrong_usage_leaves_with_2(arguments: list[str]) -> None:
     shown = run(main.app, arguments)
@@ -203,7 +203,7 @@ def test_a_real_ctrl_c_while_data_are_checked(tmp_path: Path) -> None:
         "import time, ttstrain.plan.facts as facts\n"
         "def gather_facts(*arguments):\n    print('waiting', flush=True)\n    time.sleep(30)\n"
         "facts.gather_facts = gather_facts\n"
-        "from ttstrain.cli.main import main\nimport sys\nsys.argv = ['ttstrain', 'plan', 'quickstart']\nmain()"
+        "from ttstrain.cli.main import main\nimport sys\nsys.argv = ['ttstrain', 'plan', 'from_scratch']\nmain()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -236,13 +236,13 @@ def test_a_stream_that_is_gone_leaves_the_exit_code_alone(stream: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "meant"),
     [
-        (["finetune", "quickstart", "--lr", "1e-5"], "optim.lr=1e-5"),
-        (["plan", "quickstart", "--lr=1e-5"], "optim.lr=1e-5"),
-        (["plan", "quickstart", "--learning-rate", "1e-5"], "optim.lr=1e-5"),
-        (["plan", "quickstart", "--lr", "75"], "optim.lr=VALUE"),  # a value that would be refused is not proposed
-        (["plan", "quickstart", "--batch-size", "4"], "data.batch_frames=VALUE"),  # clips there, frames here
+        (["finetune", "from_scratch", "--lr", "1e-5"], "optim.lr=1e-5"),
+        (["plan", "from_scratch", "--lr=1e-5"], "optim.lr=1e-5"),
+        (["plan", "from_scratch", "--learning-rate", "1e-5"], "optim.lr=1e-5"),
+        (["plan", "from_scratch", "--lr", "75"], "optim.lr=VALUE"),  # a value that would be refused is not proposed
+        (["plan", "from_scratch", "--batch-size", "4"], "data.batch_frames=VALUE"),  # clips there, frames here
         (["resume", "runs/a", "--steps", "5"], "train.steps=5"),
-        (["plan", "quickstart", "--name", "my voice"], "'name=my voice'"),
+        (["plan", "from_scratch", "--name", "my voice"], "'name=my voice'"),
     ],
 )
 def test_an_option_that_is_a_key_of_the_recipe_is_answered_with_it(arguments: list[str], meant: str) -> None:
@@ -252,7 +252,7 @@ def test_an_option_that_is_a_key_of_the_recipe_is_answered_with_it(arguments: li
 
 
 @pytest.mark.parametrize(
-    "arguments", [["plan", "quickstart", "--foo"], ["plan", "quickstart", "--base"], ["env", "--lr"]]
+    "arguments", [["plan", "from_scratch", "--foo"], ["plan", "from_scratch", "--base"], ["env", "--lr"]]
 )
 def test_other_options_are_left_to_the_parser(arguments: list[str]) -> None:
     shown = CliRunner().invoke(main.app, arguments)

@@ -27,9 +27,9 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], int]]:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["finetune", "quickstart"],
-        ["finetune", "quickstart", "optim.lr=1e-4", "train.steps=600", "--data", "a b", "--run-dir", "c"],
-        ["finetune", "quickstart", "--base", "hf://a/b/c"],
+        ["finetune", "from_scratch"],
+        ["finetune", "from_scratch", "optim.lr=1e-4", "train.steps=600", "--data", "a b", "--run-dir", "c"],
+        ["finetune", "from_scratch", "--base", "hf://a/b/c"],
         ["resume", "runs/x"],
         ["resume", "runs/x", "train.steps=9", "--reset-step", "--reset-optimizer", "--from", "best", "--recipe", "r"],
     ],
@@ -43,7 +43,7 @@ def test_every_argument_reaches_the_processes_and_their_code_comes_back(
 
 
 def test_a_bad_recipe_starts_no_process(launched: list[tuple[list[str], int]], tmp_path: Path) -> None:
-    assert CliRunner().invoke(app, ["finetune", "quickstart", "optim.lrr=1", "--nproc", "3"]).exit_code == 2
+    assert CliRunner().invoke(app, ["finetune", "from_scratch", "optim.lrr=1", "--nproc", "3"]).exit_code == 2
     assert launched == []
 
 

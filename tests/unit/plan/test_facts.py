@@ -14,7 +14,7 @@ from ttstrain.recipe.schema import Recipe
 
 
 def recipe(*overrides: str) -> Recipe:
-    return parse(compose("quickstart", overrides))
+    return parse(compose("from_scratch", overrides))
 
 
 def clip(name: str, seconds: float) -> Clip:
