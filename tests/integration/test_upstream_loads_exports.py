@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from small_runs import finetune, write_clips, write_recipe
 from torch import Tensor
 
-from ttstrain.checkpoint.upstream import open_checkpoint
+from ttstrain.checkpoint.upstream import open_checkpoint, resolve_base
 from ttstrain.contract.export import Source
 from ttstrain.export.choose import gather
 from ttstrain.export.write import export
@@ -30,6 +30,7 @@ from ttstrain.families.flow.export import FlowExporter
 from ttstrain.families.flow.model.sampler import generate, noise, time_grid
 from ttstrain.families.flow.task import FlowTask
 from ttstrain.families.flow.text import encode
+from ttstrain.infer.load import load_model
 from ttstrain.recipe.shipped import shipped
 from ttstrain.tensors.loading import load_weights
 
@@ -147,6 +148,22 @@ def test_upstream_generates_our_mel_with_the_small_base_s_net_in_half_precision(
     other = FlowTask(config.model_copy(update={"text_embedding_average_upsampling": False})).eval()
     other.load_state_dict(task.state_dict())
     assert float((mel_of(other, text, prompt, frames=frames) - expected).abs().max()) > 0.1
+
+
+def test_upstream_generates_our_mel_with_the_base_that_ships(tmp_path: Path) -> None:
+    task = load_model("package:small_f5", ["train.device=cpu"]).task
+    assert isinstance(task, FlowTask)
+    file, text, frames = resolve_base("package:small_f5"), "Said aloud. It’s a café – five & six; “seven”!", 240
+    prompt = torch.randn(1, 60, 100, generator=torch.Generator().manual_seed(0)) - 3.0
+    save_file({"prompt": prompt}, tmp_path / "inputs.safetensors")
+    upstream(
+        [{"job": "generate", "file": file, "settings": file.parent / "model.yaml", "vocab": file.parent / "vocab.txt",
+          "inputs": tmp_path / "inputs.safetensors", "text": text, "frames": frames, "steps": 8, "cfg_strength": 2.0,
+          "sway": -1.0, "seed": 5, "out": tmp_path / "mel.safetensors"}],
+        tmp_path,
+    )  # fmt: skip
+    found = load_file(tmp_path / "mel.safetensors")["mel"]
+    torch.testing.assert_close(found, mel_of(task, text, prompt, frames=frames), rtol=0, atol=1e-3)
 
 
 def mel_of(task: FlowTask, text: str, prompt: Tensor, *, frames: int) -> Tensor:
