@@ -1,6 +1,6 @@
 """Make the speech that the small base is trained on: real voices, the same at other speeds, and synthetic voices.
 
-    sudo apt-get install flite festival festvox-us-slt-hts festvox-kallpc16k festvox-kdlpc16k espeak-ng
+    sudo apt-get install flite festival festvox-us-slt-hts festvox-kdlpc16k espeak-ng
     python scripts/make_base_speech.py --ljspeech LJSPEECH --librispeech LIBRISPEECH --texts METADATA --out FOLDER
 
 LJSPEECH holds `metadata.csv` (`id|text|normalised text`) and `wavs/`. LIBRISPEECH holds a folder for each speaker with

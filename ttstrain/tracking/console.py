@@ -71,7 +71,7 @@ class ConsoleTracker:
         self._num_samples = 0
         self._sampled_step: int | None = None
         self._started = self._drawn = self._clock()
-        self._steps_taken = 0
+        self._logged_steps = 0
 
     @property
     def _is_live(self) -> bool:
@@ -151,10 +151,10 @@ class ConsoleTracker:
     def _keep_pace(self, step: int, now: float, *, stepped: bool) -> None:
         if step < self._step:
             self._times.clear()  # after a rollback the times of earlier steps do not predict the repeated ones
-        elif step == self._step and not self._steps_taken:
+        elif step == self._step and not self._logged_steps:
             self._times.clear()  # the evaluation and samples before the first step take no part in the estimate
-        if step != self._step or not self._steps_taken:
-            self._steps_taken += stepped
+        if step != self._step or not self._logged_steps:
+            self._logged_steps += stepped
             self._times.append((step, now))
 
     def sample(self, step: int, name: str, text: str, spoken: Mapping[SpokenBy, Spoken]) -> None:
@@ -199,7 +199,7 @@ class ConsoleTracker:
 
     def _line_is_due(self, step: int, now: float) -> bool:
         every = max(1, self._total // PLAIN_LINES)
-        return step % every == 0 or self._steps_taken == 1 or step == self._total or now - self._drawn >= PLAIN_EVERY_S
+        return step % every == 0 or self._logged_steps == 1 or step == self._total or now - self._drawn >= PLAIN_EVERY_S
 
     def _panel(self) -> RenderableType:
         width = self._console.width
@@ -316,10 +316,11 @@ class ConsoleTracker:
 
     def _summary(self, info: RunInfo, status: str) -> list[str]:
         took = self._clock() - self._started
-        lines = [f"{status}: step {self._step}/{self._total}, {self._steps_taken} steps in {duration(took)}"]
+        steps = self._step - info.start_step
+        lines = [f"{status}: step {self._step}/{self._total}, {steps} steps in {duration(took)}"]
         lines += fill(["  stages:", *self._stage_pieces(info)], width=LOG_WIDTH) if self._stage_ends else []
         for key, first in self._first_losses.items():
-            taken = max(1, min(MEDIAN_STEPS, self._steps_taken // 2))  # short session: the two do not overlap
+            taken = max(1, min(MEDIAN_STEPS, self._logged_steps // 2))  # short session: the two do not overlap
             began, ended = _median(first[:taken]), _median(list(self._recent[key])[-taken:])
             lines.append(
                 f"  train loss {key.removeprefix(LOSS)}: {number(began)} to {number(ended)} (medians of {taken})"

@@ -223,6 +223,14 @@ def test_a_preview_is_one_line_with_all_three_distances(screen: Screen, tmp_path
     assert screen.lines[-1] == "step 50  mel distance of the samples to the recordings 0.800, base 1.400"
 
 
+def test_the_end_counts_steps_and_not_the_lines_that_were_logged(screen: Screen, tmp_path: Path) -> None:
+    screen.tracker.start(info(tmp_path))
+    for step in range(10, 101, 10):
+        screen.log(step, **{"train/loss/total": 1.0})
+    screen.tracker.finish("done")
+    assert any(line.startswith("done: step 100/100, 100 steps in ") for line in screen.lines)
+
+
 def test_the_end_says_how_it_went_and_where_things_are(screen: Screen, tmp_path: Path) -> None:
     checkpoints = tmp_path / "checkpoints"
     checkpoints.mkdir()
