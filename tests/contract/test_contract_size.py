@@ -21,6 +21,7 @@ from ttstrain.contract import checkpoint, data, export, family, model, project, 
 from ttstrain.contract.family import load_reference
 
 MOST_NAMES = 25
+BETWEEN_ROOMS = {"listening"}  # modules that no family sees: what training and the judge agree on
 
 REQUIRED = [family.Family, family.TaskSpec, model.Planner, task.Task, data.TaskData, data.Batch, task.Loss]
 """Classes that every family makes one of; of these, what has no default must be defined."""
@@ -121,6 +122,8 @@ def offered(kind: type) -> list[str]:
 def classes() -> Iterator[type]:
     """Yield every public class of the contract."""
     for module in pkgutil.iter_modules(contract.__path__):
+        if module.name in BETWEEN_ROOMS:
+            continue
         loaded = importlib.import_module(f"{contract.__name__}.{module.name}")
         for name, kind in vars(loaded).items():
             if inspect.isclass(kind) and kind.__module__ == loaded.__name__ and not name.startswith("_"):

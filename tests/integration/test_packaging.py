@@ -40,7 +40,8 @@ def test_the_gpl_extra_is_not_part_of_another() -> None:
 def test_constraints_name_no_host_and_no_path() -> None:
     lines = (REPO / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
-    assert all(re.fullmatch(r'[a-z0-9-]+==[\w.]+( ; python_version [<>=]+ "[\d.]+")?', pin) for pin in pins)
+    python = r'python_version [<>=]+ "[\d.]+"'
+    assert all(re.fullmatch(rf"[a-z0-9-]+==[\w.]+( ; {python}( or {python})*)?", pin) for pin in pins)
 
 
 def test_version_is_the_package_metadata_version() -> None:

@@ -25,7 +25,7 @@ PROMPT = 0.3  # share of a clip that is shown
 
 
 class FlowProof:
-    """Compares `FlowTask.answer`, the forward that is trained, with `trajectory`, the one that speaks."""
+    """Compares the forward of `FlowTask.losses`, which is trained, with `trajectory`, the one that speaks."""
 
     def __init__(self, task: Task) -> None:
         assert isinstance(task, FlowTask)
@@ -95,9 +95,15 @@ class FlowProof:
         after = self._answers(_other_mel(fixed, where=last))
         yield Change("the mel of one clip", "answers for another", before, after, others, moving=last.flatten())
 
+    def _trained(self, batch: FlowBatch) -> Tensor:
+        """Return the velocities (b, n, m) of the forward that is trained."""
+        posed = self._task.pose(batch)
+        velocity: Tensor = self._task.transformer(posed.x, posed.cond, posed.text, posed.time, mask=posed.mask)
+        return velocity
+
     def _answers(self, batch: FlowBatch) -> Tensor:
         """Return the trained forward's velocities (b * n, m)."""
-        return self._task.answer(batch).velocity.flatten(0, 1)
+        return self._trained(batch).flatten(0, 1)
 
     # ---------------------------------------------------------------- speaking
 
@@ -106,7 +112,7 @@ class FlowProof:
         shown = (PROMPT * batch.lengths).long()
         fixed = _fixed(batch, start=shown, end=batch.lengths, time=0.0)
         noise = _noise_of(fixed)
-        trained = self._task.answer(fixed).velocity
+        trained = self._trained(fixed)
         reached = self._solve(fixed, noise, since=0.0)
         yield Twin("the velocity at the solver's first step", trained, reached - noise)
 

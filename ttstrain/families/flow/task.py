@@ -54,11 +54,15 @@ EVALUATED_PROMPT = 0.3  # share of a held-out clip that is the prompt; the loss 
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What the net answers in training, and what it should."""
+class Posed:
+    """One time of each clip's way, as the net is given it in training, and what it should answer."""
 
-    velocity: Tensor  # (b, n, m)
-    wanted: Tensor  # (b, n, m)
+    x: Tensor  # (b, n, m)
+    cond: Tensor  # (b, n, m)
+    text: Tensor  # (b, n, d), embedded
+    time: Tensor  # (b,)
+    mask: Tensor  # (b, n) bool: frames that are no padding
+    wanted: Tensor  # (b, n, m) the velocity
     hidden: Tensor  # (b, n) bool: the frames that count
 
 
@@ -93,12 +97,13 @@ class FlowTask(Task):
 
     def losses(self, batch: FlowBatch) -> Iterator[Loss]:
         """Yield the mean squared error of the velocity over hidden frames and mel bins."""
-        answered = self.answer(batch)
-        error = squared_error(answered.velocity, answered.wanted, within=answered.hidden)
+        posed = self.pose(batch)
+        velocity = self.transformer(posed.x, posed.cond, posed.text, posed.time, mask=posed.mask)
+        error = squared_error(velocity, posed.wanted, within=posed.hidden)
         yield Loss(error.sum() / max(batch.weight, 1.0))
 
-    def answer(self, batch: FlowBatch) -> Answer:
-        """Run the forward that is trained, at one time of each clip's way."""
+    def pose(self, batch: FlowBatch) -> Posed:
+        """Return what the net is given in training: each clip noised at one time, its text and what is shown of it."""
         draws = batch.draws
         if draws is None:
             raise ValueError("`losses` needs a batch that went through `draw`")
@@ -111,8 +116,7 @@ class FlowTask(Task):
         )
         given = noised(batch.mel, noise=noise, time=time, hidden=span | draws.drop_audio[:, None])
         mask = frames_between(0, batch.lengths, num_frames=num_frames)
-        velocity = self.transformer(given.x, given.cond, text, time, mask=mask)
-        return Answer(velocity, wanted=given.velocity, hidden=span)
+        return Posed(given.x, given.cond, text, time, mask, wanted=given.velocity, hidden=span)
 
     def flops(self, batch: FlowBatch) -> float:
         """Count from the clips' lengths; the text's own blocks, under 1 % of a published net, are left out."""
