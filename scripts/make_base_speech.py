@@ -1,11 +1,19 @@
-"""Make the speech that the small base is trained on: real voices, the same at other speeds, and synthetic voices.
+r"""Make the speech that the small base is trained on: real voices, the same at other speeds, and synthetic voices.
 
     sudo apt-get install flite festival festvox-us-slt-hts festvox-kdlpc16k espeak-ng
-    python scripts/make_base_speech.py --ljspeech LJSPEECH --librispeech LIBRISPEECH --texts METADATA --out FOLDER
+    python scripts/make_base_speech.py first --ljspeech LJSPEECH --librispeech LIBRISPEECH --texts METADATA --out FIRST
+    python scripts/make_base_speech.py second --first FIRST --librispeech LIBRISPEECH --speakers SPEAKERS --out SECOND
+    python scripts/make_base_speech.py phrases --first FIRST --ljspeech LJSPEECH --librispeech LIBRISPEECH \
+        --speakers SPEAKERS --out PHRASES
 
 LJSPEECH holds `metadata.csv` (`id|text|normalised text`) and `wavs/`. LIBRISPEECH holds a folder for each speaker with
-`metadata.csv` (`file|text`). METADATA is the table of texts of the whole LJSpeech, `id|...|text`, for the synthetic
-voices; texts whose recordings are in LJSPEECH are left out. Writes FLAC files and `metadata.jsonl`.
+`metadata.csv` (`file|text`), SPEAKERS one recording of each of many speakers and `metadata.csv`. METADATA is the table
+of texts of the whole LJSpeech, `id|...|text`, for the synthetic voices; texts whose recordings are in LJSPEECH are left
+out. Writes FLAC files and `metadata.jsonl`.
+
+The base was trained in sittings. The later ones have fewer synthetic clips and more speakers; that of phrases cuts the
+recordings at pauses: a net of this size spreads a text evenly over the time, so short clips teach it where each letter
+is heard. Fourteen sentences of LJSpeech are left out of the later sittings at every speed.
 
 A recording played faster or slower by a factor has another pitch and other formants, so it stands for another speaker.
 The silence of synthesizers is digital zero, whose log mel is a floor that no microphone records: noise at -56 dBFS
@@ -16,19 +24,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
+import cut_phrases
 import numpy as np
 import soundfile
 import torch
 from numpy.typing import NDArray
 from torchaudio.functional import resample
+
+Row = dict[str, str]
 
 SAMPLE_RATE = 24_000  # Hz
 LEVEL = 0.1  # RMS of what is louder than `QUIET`
@@ -37,11 +50,24 @@ KEPT_EDGE_S = 0.06
 NOISE = 10 ** (-56 / 20)
 LONGEST_S = {"ljspeech": 11.5, "librispeech": 16.0}
 TEXT_LETTERS = (18, 85)
+FLITE = ("slt", "rms", "awb")  # voices made from people's recordings
 
 LJSPEECH_SPEEDS = (1.0, 0.85, 0.93, 1.14)
 LIBRISPEECH_SPEAKERS = ("1688", "1998", "2033", "2414", "2609", "3005")  # the others stay unheard
 LIBRISPEECH_SPEEDS = (1.0, 0.92, 1.09)
 NUM_SYNTHETIC = 4020
+
+SECOND_LIBRISPEECH_SPEEDS = (0.88, 0.91, 0.94, 0.97, 1.0, 1.03, 1.06, 1.09, 1.12)
+SPEAKERS_SPEEDS, SPEAKERS_LONGEST_S = (1.0, 0.94, 1.06), 17.5
+LEFT_OUT = 14  # sentences of LJSpeech
+# Clips of flite's voices made from people's recordings, and of the other synthetic voices.
+SECOND_SYNTHETIC, PHRASES_SYNTHETIC = (900, 250), (1200, 300)
+PHRASES_SPEEDS = {
+    "ljspeech": (1.0, 0.85, 0.93, 1.14),
+    "librispeech": (0.88, 0.92, 0.96, 1.0, 1.04, 1.08, 1.12),
+    "speakers": (1.0, 0.93, 1.07),
+}
+SHORTEST_PHRASE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -117,31 +143,53 @@ def prepare(wav: NDArray[np.float32], rate: int, *, speed: float, kind: str) -> 
 
 def from_ljspeech(folder: Path) -> Iterator[Clip]:
     """Yield each recording of LJSpeech at every speed."""
+    for path, text in _ljspeech_table(folder):
+        yield from _at_speeds(path, f"lj{path.stem}", "lj", text, LJSPEECH_SPEEDS, longest_s=LONGEST_S["ljspeech"])
+
+
+def from_librispeech(folder: Path, speeds: tuple[float, ...] = LIBRISPEECH_SPEEDS) -> Iterator[Clip]:
+    """Yield the recordings of some speakers at every speed."""
+    for speaker in LIBRISPEECH_SPEAKERS:
+        for path, text in _read_table(folder / speaker):
+            longest = LONGEST_S["librispeech"]
+            yield from _at_speeds(path, path.stem, f"{speaker}-", text, speeds, longest_s=longest)
+
+
+def from_speakers(folder: Path) -> Iterator[Clip]:
+    """Yield one recording of each of many speakers, at every speed."""
+    for path, text in _read_table(folder):
+        speaker = path.stem.partition("-")[0]
+        yield from _at_speeds(path, path.stem, f"{speaker}-", text, SPEAKERS_SPEEDS, longest_s=SPEAKERS_LONGEST_S)
+
+
+def _ljspeech_table(folder: Path) -> Iterator[tuple[Path, str]]:
     for line in (folder / "metadata.csv").read_text(encoding="utf-8").splitlines():
         name, _, text = line.split("|")
         (path,) = (folder / "wavs").glob(f"{name}.*")
-        yield from _at_speeds(path, f"lj{name}", "lj", text, LJSPEECH_SPEEDS, longest_s=LONGEST_S["ljspeech"])
+        yield path, text
 
 
-def from_librispeech(folder: Path) -> Iterator[Clip]:
-    """Yield the recordings of some speakers at every speed."""
-    for speaker in LIBRISPEECH_SPEAKERS:
-        for line in (folder / speaker / "metadata.csv").read_text(encoding="utf-8").splitlines():
-            file, text = line.split("|")
-            path = folder / speaker / file
-            longest = LONGEST_S["librispeech"]
-            yield from _at_speeds(path, path.stem, f"{speaker}-", text, LIBRISPEECH_SPEEDS, longest_s=longest)
+def _read_table(folder: Path) -> list[tuple[Path, str]]:
+    rows = (line.split("|") for line in (folder / "metadata.csv").read_text(encoding="utf-8").splitlines())
+    return [(folder / file, text) for file, text in rows]
 
 
 def _at_speeds(
     path: Path, name: str, speaker: str, text: str, speeds: tuple[float, ...], *, longest_s: float
 ) -> Iterator[Clip]:
     wav, rate = soundfile.read(path, dtype="float32")
+    for percent, played in _played(wav, rate, speeds):
+        if len(played) < longest_s * SAMPLE_RATE:
+            yield Clip(f"{name}-{percent}", f"{speaker}{percent}", text, played)
+
+
+def _played(
+    wav: NDArray[np.float32], rate: int, speeds: tuple[float, ...]
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
     for speed in speeds:
         played = prepare(wav, rate, speed=speed, kind="real")
-        if played is not None and len(played) < longest_s * SAMPLE_RATE:
-            percent = round(100 * speed)
-            yield Clip(f"{name}-{percent}", f"{speaker}{percent}", text, played)
+        if played is not None:
+            yield round(100 * speed), played
 
 
 def synthetic(texts: list[str]) -> Iterator[Clip]:
@@ -175,10 +223,66 @@ def read_texts(table: Path, *, without: set[str]) -> list[str]:
     return found
 
 
-def write(clips: Iterator[Clip], out: Path) -> None:
-    """Write the clips and their table."""
+def phrases_of(
+    recordings: Iterable[tuple[Path, str, str]], speeds: tuple[float, ...], aligner: cut_phrases.Aligner
+) -> Iterator[Clip]:
+    """Yield the phrases of recordings, given as file, text and speaker, at every speed."""
+    for path, text, speaker in recordings:
+        wav, rate = soundfile.read(path, dtype="float32")
+        for number, (phrase, words) in enumerate(cut_phrases.phrases(aligner, wav, rate, text)):
+            for percent, played in _played(phrase, rate, speeds):
+                if len(played) >= SHORTEST_PHRASE_S * SAMPLE_RATE:
+                    yield Clip(f"{path.stem}_{number}-{percent}", f"{speaker}{percent}", words, played)
+
+
+def all_phrases(given: argparse.Namespace, left_out: set[str]) -> Iterator[Clip]:
+    """Yield the phrases of all recorded speakers."""
+    aligner = cut_phrases.Aligner()
+    ljspeech = ((path, text, "lj") for path, text in _ljspeech_table(given.ljspeech) if path.stem not in left_out)
+    yield from phrases_of(ljspeech, PHRASES_SPEEDS["ljspeech"], aligner)
+    for speaker in LIBRISPEECH_SPEAKERS:
+        own = ((path, text, f"{speaker}-") for path, text in _read_table(given.librispeech / speaker))
+        yield from phrases_of(own, PHRASES_SPEEDS["librispeech"], aligner)
+    many = ((path, text, path.stem.partition("-")[0] + "-") for path, text in _read_table(given.speakers))
+    yield from phrases_of(many, PHRASES_SPEEDS["speakers"], aligner)
+
+
+@dataclass(frozen=True)
+class First:
+    """The table of the first sitting, its files as seen from the folder of a later one."""
+
+    ljspeech: list[Row]
+    synthetic: list[Row]
+
+    @classmethod
+    def read(cls, first: Path, out: Path) -> First:
+        folder = Path(os.path.relpath(first, out))
+        lines = (first / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [row | {"audio": (folder / row["audio"]).as_posix()} for row in map(json.loads, lines)]
+        return cls(
+            [row for row in rows if row["speaker"].startswith("lj")],
+            [row for row in rows if not row["speaker"].startswith("lj") and "-" not in row["speaker"]],
+        )
+
+    def left_out(self, draw: random.Random) -> set[str]:
+        """Draw the sentences of LJSpeech that are left out."""
+        return set(draw.sample(sorted({_sentence(row) for row in self.ljspeech}), LEFT_OUT))
+
+    def some_synthetic(self, draw: random.Random, numbers: tuple[int, int]) -> list[Row]:
+        """Draw clips of flite's voices that were made from people's recordings, and of the others."""
+        of_people = [row for row in self.synthetic if row["speaker"][:3] in FLITE]
+        others = [row for row in self.synthetic if row["speaker"][:3] not in FLITE]
+        return draw.sample(of_people, numbers[0]) + draw.sample(others, numbers[1])
+
+
+def _sentence(row: Row) -> str:
+    return row["id"].rpartition("-")[0].removeprefix("lj")
+
+
+def write(clips: Iterator[Clip], out: Path, *, kept: Iterable[Row] = ()) -> None:
+    """Write the clips and their table, which begins with the rows of the first sitting that are kept."""
     (out / "clips").mkdir(parents=True, exist_ok=True)
-    rows, seconds = [], 0.0
+    rows, seconds = [json.dumps(row, ensure_ascii=False) for row in kept], 0.0
     for clip in clips:
         file = f"clips/{clip.name}.flac"
         soundfile.write(out / file, clip.wav, SAMPLE_RATE, subtype="PCM_16")
@@ -186,23 +290,45 @@ def write(clips: Iterator[Clip], out: Path) -> None:
         row = {"id": clip.name, "audio": file, "text": clip.text, "speaker": clip.speaker, "language": "en"}
         rows.append(json.dumps(row, ensure_ascii=False))
     (out / "metadata.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8", newline="\n")
-    print(f"{len(rows):,} clips, {seconds / 3600:.2f} h")
+    print(f"{len(rows):,} clips; {seconds / 3600:.2f} h written")
+
+
+def first(given: argparse.Namespace) -> None:
+    recorded = {path.stem for path, _ in _ljspeech_table(given.ljspeech)}
+    texts = read_texts(given.texts, without=recorded)
+    write(chain(from_ljspeech(given.ljspeech), from_librispeech(given.librispeech), synthetic(texts)), given.out)
+
+
+def second(given: argparse.Namespace) -> None:
+    table, draw = First.read(given.first, given.out), random.Random(5)
+    left_out = table.left_out(draw)
+    kept = [row for row in table.ljspeech if _sentence(row) not in left_out]
+    kept += table.some_synthetic(draw, SECOND_SYNTHETIC)
+    clips = chain(from_librispeech(given.librispeech, SECOND_LIBRISPEECH_SPEEDS), from_speakers(given.speakers))
+    write(clips, given.out, kept=kept)
+
+
+def phrases(given: argparse.Namespace) -> None:
+    table = First.read(given.first, given.out)
+    kept = table.some_synthetic(random.Random(9), PHRASES_SYNTHETIC)
+    write(all_phrases(given, table.left_out(random.Random(5))), given.out, kept=kept)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("--ljspeech", "--librispeech", "--texts", "--out"):
-        parser.add_argument(name, type=Path, required=True)
+    sittings = parser.add_subparsers(required=True)
+    needed = {
+        first: ("ljspeech", "librispeech", "texts"),
+        second: ("first", "librispeech", "speakers"),
+        phrases: ("first", "ljspeech", "librispeech", "speakers"),
+    }
+    for make, folders in needed.items():
+        command = sittings.add_parser(make.__name__)
+        for name in (*folders, "out"):
+            command.add_argument(f"--{name}", type=Path, required=True)
+        command.set_defaults(make=make)
     given = parser.parse_args()
-    recorded = {line.split("|")[0] for line in (given.ljspeech / "metadata.csv").read_text("utf-8").splitlines()}
-    texts = read_texts(given.texts, without=recorded)
-
-    def everything() -> Iterator[Clip]:
-        yield from from_ljspeech(given.ljspeech)
-        yield from from_librispeech(given.librispeech)
-        yield from synthetic(texts)
-
-    write(everything(), given.out)
+    given.make(given)
 
 
 if __name__ == "__main__":

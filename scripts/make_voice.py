@@ -3,7 +3,8 @@
     python scripts/make_voice.py LIBRISPEECH/test-other/3080/5032
 
 Writes `ttstrain/_voice`: compressed clips, metadata.jsonl and provenance.json. The words are those of LibriSpeech's
-transcript; capitals and punctuation, which it leaves out, were added by hand. The Ogg files do not repeat byte for
+transcript; capitals and punctuation, which it leaves out, were added by hand, and the recordings are cut into phrases
+at pauses: a small net learns more easily from short clips. The Ogg files do not repeat byte for
 byte, as every stream gets a new serial number; provenance.json holds a hash of the samples.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,53 +44,59 @@ class Clip:
         return self.recording if self.end_s is None and not self.start_s else f"{self.recording}-{self.start_s:g}s"
 
 
-LONG_PAUSE_S = 16.7  # in 3080-5032-0009, which lasts 22.8 s
-CLIPS = (
-    Clip("3080-5032-0000", "But I am hugely pleased that you have seen my Lady."),
-    Clip(
-        "3080-5032-0001",
-        "I knew you could not choose but like her; but yet, let me tell you, you have seen but the worst of her.",
+CHAPTER = "3080-5032"
+# For each recording: its text, cut where `@` gives the middle of a pause in seconds.
+# The transcript of 0006 has `richard the three s ghosts`, for `Richard III.'s`; "the third's" is what is heard.
+TEXTS = {
+    "0000": "But I am hugely pleased that you have seen my Lady.",
+    "0001": (
+        "I knew you could not choose but like her; but yet, let me tell you, @4.93 you have seen but the worst of her."
     ),
-    Clip(
-        "3080-5032-0002",
-        "Her conversation has more charms than can be in mere beauty, and her humour and disposition would make a "
-        "deformed person appear lovely.",
+    "0002": (
+        "Her conversation has more charms than can be in mere beauty, "
+        "@4.41 and her humour and disposition "
+        "@6.79 would make a deformed person appear lovely."
     ),
-    Clip("3080-5032-0003", "Why did you not send me that news and a garland?"),
-    Clip("3080-5032-0004", "Well, the best on't is, I have a squire now that is as good as a knight."),
-    Clip(
-        "3080-5032-0005",
-        "In earnest, we have had such a skirmish, and upon so foolish an occasion, as I cannot tell which is "
-        "strangest.",
+    "0003": "Why did you not send me that news and a garland?",
+    "0004": ("Well, the best on't is, I have a squire now @3.83 that is as good as a knight."),
+    "0005": (
+        "In earnest, we have had such a skirmish, "
+        "@3.27 and upon so foolish an occasion, "
+        "@5.6 as I cannot tell which is strangest."
     ),
-    Clip(  # the transcript has `richard the three s ghosts`, for `Richard III.'s`; "the third's" is what is heard
-        "3080-5032-0006",
-        "All the people that I had ever in my life refused were brought again upon the stage, like Richard the "
-        "Third's ghosts, to reproach me withal, and all the kindness his discoveries could make I had for you was "
-        "laid to my charge.",
+    "0006": (
+        "All the people that I had ever in my life refused "
+        "@4.27 were brought again upon the stage, like Richard the Third's ghosts, "
+        "@8.8 to reproach me withal, "
+        "@10.87 and all the kindness his discoveries could make I had for you "
+        "@14.6 was laid to my charge."
     ),
-    Clip(
-        "3080-5032-0007",
-        "My best qualities, if I have any that are good, served but for aggravations of my fault, and I was allowed "
-        "to have wit and understanding and discretion in other things, that it might appear I had none in this.",
+    "0007": (
+        "My best qualities, if I have any that are good, "
+        "@4.18 served but for aggravations of my fault, "
+        "@6.99 and I was allowed to have wit and understanding and discretion in other things, "
+        "@11.3 that it might appear I had none in this."
     ),
-    Clip(
-        "3080-5032-0008",
-        "'Tis a strange change, and I am very sorry for it, but I'll swear I know not how to help it.",
+    "0008": ("'Tis a strange change, @3 and I am very sorry for it, @5.61 but I'll swear I know not how to help it."),
+    "0009": (
+        "Mister Fish is the squire of dames, "
+        "@3.01 and has so many mistresses that anybody may pretend a share in him and be believed; but, "
+        "@8.57 though I have the honour to be his near neighbour, to speak freely, "
+        "@13.1 I cannot brag much that he makes any court to me; "
+        "@16.7 and I know no young woman in the country that he does not visit often."
     ),
-    Clip(
-        "3080-5032-0009",
-        "Mister Fish is the squire of dames, and has so many mistresses that anybody may pretend a share in him and "
-        "be believed; but, though I have the honour to be his near neighbour, to speak freely, I cannot brag much "
-        "that he makes any court to me;",
-        end_s=LONG_PAUSE_S,
-    ),
-    Clip(
-        "3080-5032-0009",
-        "and I know no young woman in the country that he does not visit often.",
-        start_s=LONG_PAUSE_S,
-    ),
-)
+}
+
+
+def clips() -> list[Clip]:
+    """Return the clips: the phrases between the pauses of `TEXTS`."""
+    found = []
+    for name, text in TEXTS.items():
+        parts = re.split(r" @([\d.]+) ", text)
+        starts = [0.0, *map(float, parts[1::2])]
+        for phrase, start, end in zip(parts[::2], starts, [*starts[1:], None], strict=True):
+            found.append(Clip(f"{CHAPTER}-{name}", phrase, start, end))
+    return found
 
 
 def read(folder: Path, clip: Clip) -> Samples:
@@ -110,13 +118,14 @@ def write(path: Path, wav: Samples) -> None:
 
 
 def make(folder: Path) -> None:
-    wavs = {clip.id: read(folder, clip) for clip in CLIPS}
+    found = clips()
+    wavs = {clip.id: read(folder, clip) for clip in found}
     gain = PEAK / max(float(np.abs(wav).max()) for wav in wavs.values())
     shutil.rmtree(DESTINATION / "clips", ignore_errors=True)
     (DESTINATION / "clips").mkdir(parents=True)
     digest = hashlib.sha256()
     rows = []
-    for clip in CLIPS:
+    for clip in found:
         wav = wavs[clip.id] * np.float32(gain)
         digest.update((wav * 32767).round().astype("<i2").tobytes())
         write(DESTINATION / "clips" / f"{clip.id}.ogg", wav)

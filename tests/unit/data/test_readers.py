@@ -414,10 +414,9 @@ def test_the_voice_that_ships_is_one_real_speaker_with_punctuated_texts() -> Non
     table = read_rows("package:voice")
     assert {row.speaker for row in table.rows} == {"3080"}
     made = audit(table, DataConfig(path="package:voice"))
-    assert (len(made.clips), len(made.findings)) == (11, 0)
+    assert (len(made.clips), len(made.findings)) == (29, 0)
     assert 90 < sum(clip.duration_s for clip in made.clips) < 100
-    assert all(clip.text[0].isupper() or clip.text[0] in "'a" for clip in made.clips)
-    assert all(clip.text[-1] in ".?;" for clip in made.clips)
+    assert all(1 < clip.duration_s < 6.5 for clip in made.clips)  # phrases: a small net learns more from short clips
     folder = Path(str(table.rows[0].audio)).parents[1]
     for notice in ("README.md", "LICENSE.txt"):
         assert "(c) 2014 by Vassil Panayotov" in (folder / notice).read_text()
