@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ttstrain.judge.understood import share_interval
+
 Better = Literal["higher", "lower", "near", "neither"]  # near: the nearer to `Meaning.aim`, the better
 
 RESAMPLES = 2_000
@@ -29,13 +31,21 @@ class Meaning:
     explanation: str
     digits: int = 2
     aim: float | None = None  # only with `near`
+    is_count: bool = False  # 1 or 0 for a sentence; the mean is a share of the sentences
 
 
 MEANINGS: tuple[Meaning, ...] = (
     Meaning(
         "voice", "voice", "", "higher", "cosine of the GE2E embedding to the wanted speaker's; 1 is the same voice"
     ),
-    Meaning("words", "words", "", "higher", "1 where the sentence's own recording is the nearest of all candidates"),
+    Meaning(
+        "words",
+        "words",
+        "",
+        "higher",
+        "1 where the sentence's own recording is the nearest of all candidates; 0 where nothing like it was said",
+        is_count=True,
+    ),
     Meaning(
         "words_margin",
         "words, margin",
@@ -55,8 +65,22 @@ MEANINGS: tuple[Meaning, ...] = (
     Meaning("pause_share", "pauses", "", "neither", "share of the speech that is pauses, edges left out"),
     Meaning("silence_share", "silence", "", "lower", "share of the whole clip without speech, edges included"),
     Meaning("repeats", "repeats", "", "lower", "stretches of half a second or more that are said twice"),
-    Meaning("too_short", "too short", "", "lower", "1 where the speech takes less than half the recordings' time"),
-    Meaning("too_long", "too long", "", "lower", "1 where the speech takes more than twice the recordings' time"),
+    Meaning(
+        "too_short",
+        "too short",
+        "",
+        "lower",
+        "1 where the speech takes less than half the recordings' time",
+        is_count=True,
+    ),
+    Meaning(
+        "too_long",
+        "too long",
+        "",
+        "lower",
+        "1 where the speech takes more than twice the recordings' time",
+        is_count=True,
+    ),
 )
 
 
@@ -128,7 +152,7 @@ def gain(name: str, *, before: float, after: float) -> float | None:
 class Interval:
     """A mean over clips with the interval in which it lies with 95 % confidence.
 
-    One clip alone says nothing about the spread: its interval is unbounded.
+    Of one clip alone the spread is not known: its interval is unbounded, but for a share.
     """
 
     mean: float
@@ -168,6 +192,16 @@ def bootstrap(values: Sequence[float | None], *, seed: int = 0) -> Interval | No
     return Interval(mean, float(low), float(high), n)
 
 
+def share(values: Sequence[float | None]) -> Interval | None:
+    """Return the share of ones among zeros and ones, with its exact interval; None if nothing was measured."""
+    measured = [value for value in values if value is not None]
+    if not measured:
+        return None
+    found = round(sum(measured))
+    low, high = share_interval(found, len(measured), level=LEVEL)
+    return Interval(found / len(measured), low, high, len(measured))
+
+
 def paired(ours: Sequence[float | None], theirs: Sequence[float | None], *, seed: int = 0) -> Interval | None:
     """Return the mean of `ours - theirs` with its interval, over the clips that both sides measured.
 
@@ -188,7 +222,10 @@ def column(figures: Sequence[Figures], name: str) -> list[float | None]:
 
 def summarise(figures: Sequence[Figures]) -> Mapping[str, Interval]:
     """Return mean and interval of every figure that at least one utterance has."""
-    found = {entry.name: bootstrap(column(figures, entry.name)) for entry in MEANINGS}
+    found = {
+        entry.name: (share if entry.is_count else bootstrap)(column(figures, entry.name))  # by what it is a mean of
+        for entry in MEANINGS
+    }
     return {name: interval for name, interval in found.items() if interval is not None}
 
 

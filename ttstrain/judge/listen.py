@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from ttstrain.contract.task import Audio
 from ttstrain.judge import distance, naturalness, recognise
@@ -19,9 +20,10 @@ from ttstrain.judge.pitch import Pitch, pitch, semitones
 from ttstrain.judge.repeats import count_repeats, text_repeats
 from ttstrain.judge.target import FEWEST_CANDIDATES, Target
 from ttstrain.judge.voice import SHORTEST_S, embed, similarity
-from ttstrain.judge.words import Retrieved, content, retrieve
+from ttstrain.judge.words import NOTHING_LIKE_IT, content, retrieve
 
 TOO_SHORT, TOO_LONG = 0.5, 2.0  # times the recordings' time per letter
+HURRIED = 0.8  # below this pace, a clip with less speech than a voice needs does not say its sentence
 
 __all__ = ["Ears", "Target", "listen"]
 
@@ -38,21 +40,30 @@ class _Clip:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """Whether a sentence is nearest to its own recording, and by how much: figures `words` and `words_margin`."""
+
+    found: bool
+    margin: float
+
+
 def listen(audio: Audio, text: str, *, target: Target, ears: Ears) -> Figures:
     """Return the figures of one utterance that should say `text` in the voice of `target`.
 
-    Of a silent clip only its silence is measured, and that it is too short.
+    A clip without speech is silent and too short, and its sentence counts as lost; nothing else is measured.
     """
+    clip = _Clip(audio, text, target, ears, target.find(text))
     if not audio.wav.numel() or not bool(torch.isfinite(audio.wav).all()):
-        return Figures(notes=("the clip is empty or holds values that are no numbers: nothing is measured",))
+        return _without_speech(clip, "the clip is empty or holds values that are no numbers")
     time = timing(audio)
     if time is None:
-        return Figures(silence_share=1.0, too_short=1.0, notes=("the clip is silent: only its silence is measured",))
-    clip = _Clip(audio, text, target, ears, target.find(text))
-    words, pace, tone = _words(clip), _pace(clip, time), _pitch(clip)
+        return _without_speech(clip, "the clip is silent")
+    embedding, pace, tone = embed(audio), _pace(clip, time), _pitch(clip)
+    words = _words(clip, pace, has_voice=embedding is not None)
     return Figures(
-        voice=_voice(clip),
-        words=None if words is None else float(words.rank == 1),
+        voice=_voice(clip, embedding),
+        words=None if words is None else float(words.found),
         words_margin=None if words is None else words.margin,
         cer=_character_errors(clip),
         mos=_naturalness(clip),
@@ -70,29 +81,64 @@ def listen(audio: Audio, text: str, *, target: Target, ears: Ears) -> Figures:
     )
 
 
-def _voice(clip: _Clip) -> float | None:
+def _without_speech(clip: _Clip, why: str) -> Figures:
+    lost = _recorded_place(clip) is not None
+    return Figures(
+        words=0.0 if lost else None,
+        words_margin=NOTHING_LIKE_IT if lost else None,
+        silence_share=1.0,
+        too_short=1.0,
+        notes=(f"{why}: {'the sentence counts as lost' if lost else 'nothing else is measured'}",),
+    )
+
+
+def _voice(clip: _Clip, embedding: Tensor | None) -> float | None:
     if clip.target.voice is None:
         return None
-    embedding = embed(clip.audio)
     if embedding is None:
         clip.notes.append(f"less than {SHORTEST_S:.0f} s of speech: too short to tell the voice")
         return None
     return similarity(embedding, clip.target.voice)
 
 
-def _words(clip: _Clip) -> Retrieved | None:
-    known = [(number, one.content) for number, one in enumerate(clip.target.recordings) if one.content is not None]
-    if len(known) < FEWEST_CANDIDATES:
+def _words(clip: _Clip, pace: float | None, *, has_voice: bool) -> _Words | None:
+    """Compare speech with all recorded sentences; what is far from the right length does not say its own."""
+    place = _recorded_place(clip)
+    if place is None:
+        if len(_candidates(clip.target)) >= FEWEST_CANDIDATES:  # else the target's own note says why
+            clip.notes.append("the sentence has no recording to compare with: words are not measured")
         return None
-    numbers, candidates = [number for number, _ in known], [found for _, found in known]
     spoken = content(clip.audio)
-    if clip.place not in numbers:
-        clip.notes.append("the sentence has no recording to compare with: words are not measured")
-    elif spoken is None:
-        clip.notes.append("less than 0.3 s of speech: words are not measured")
-    else:
-        return retrieve(spoken, candidates, own=numbers.index(clip.place))
-    return None
+    if spoken is None:
+        clip.notes.append("less than 0.3 s of speech: the sentence counts as lost")
+        return _Words(found=False, margin=NOTHING_LIKE_IT)
+    heard = retrieve(spoken, _candidates(clip.target), own=place)
+    if wrong := _wrong_length(pace, has_voice=has_voice):
+        clip.notes.append(f"{wrong}: the sentence counts as lost")
+        return _Words(found=False, margin=min(heard.margin, 0.0))
+    return _Words(found=heard.rank == 1, margin=heard.margin)
+
+
+def _wrong_length(pace: float | None, *, has_voice: bool) -> str:
+    """Say what is wrong with how long a sentence takes; empty: nothing, or not known."""
+    if pace is None:
+        return ""
+    if pace > TOO_LONG:
+        return "far too long"
+    if pace < TOO_SHORT:
+        return "far too short"
+    return "too short to tell the voice" if pace < HURRIED and not has_voice else ""
+
+
+def _candidates(target: Target) -> list[Tensor]:
+    """Return the contents of the recordings that have one."""
+    return [one.content for one in target.recordings if one.content is not None]
+
+
+def _recorded_place(clip: _Clip) -> int | None:
+    """Return the sentence's own place among the candidates; None where there are too few, or its own is missing."""
+    known = [number for number, one in enumerate(clip.target.recordings) if one.content is not None]
+    return known.index(clip.place) if clip.place in known and len(known) >= FEWEST_CANDIDATES else None
 
 
 def _character_errors(clip: _Clip) -> float | None:

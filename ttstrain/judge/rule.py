@@ -3,15 +3,16 @@
 Speech is *usable* where it has none of these faults, over the sentences that were listened to:
 
 - collapsed: more than a quarter of the sentences are silent, or take less than half or more than twice the time;
-- words not understood: fewer than half of the sentences are nearest to their own recording;
-- words lost: fewer sentences than with the base are nearest to their own recording, or a recogniser makes more errors,
-  by more than the interval;
+- words not understood: so few sentences are nearest to their own recording that fewer than half of all sentences are,
+  with a probability of 95 % (see `understood`); where neither that nor the opposite is sure, the verdict says so;
+- words lost: fewer sentences than with the base are nearest to their own recording, and either that or the margin by
+  which they are is worse by more than the interval; or a recogniser makes more errors, by more than the interval;
 - pace: the mean time per letter is below 0.8 or above 1.25 of the recordings', and farther from theirs than the base's;
 - repeats: more stretches are said twice than by the base, by more than the interval;
 - naturalness: the predicted mean opinion score is lower than the base's, by more than the interval and 0.2.
 
-The score is the mean voice similarity, 0 to 1, of usable speech, and that less 1 of unusable speech: any usable weights
-have a higher score than any unusable ones.
+The score is the mean voice similarity, 0 to 1, less the probability that words are not understood, and less 1 where
+there is any other fault.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ttstrain.judge.figures import Figures, Interval, column, paired, summarise
+from ttstrain.judge.understood import Count, Understanding
 
 MOST_COLLAPSED = 0.25  # share of the sentences
-FEWEST_UNDERSTOOD = 0.5  # share of the sentences
+FEWEST_COMPARED = 4  # sentences; with fewer, all lost may still be an accident
 PACES = (0.8, 1.25)  # time per letter relative to the recordings
 FARTHER = 0.05  # by which a pace is worse than the base's
 AUDIBLE = 0.02  # a smaller difference of voice similarity is none, however sure
@@ -31,6 +33,7 @@ MOST_MOS_LOST = 0.2
 MOST_CER_GAINED = 0.02
 MOST_REPEATS_GAINED = 0.25  # a sentence
 
+WordsChange = Literal["lost", "gained", "none"]
 FaultKind = Literal["collapsed", "not understood", "words lost", "pace", "repeats", "naturalness"]
 
 
@@ -66,10 +69,24 @@ class Standing:
         return not self.faults
 
     @property
+    def words(self) -> Count | None:
+        """How many sentences are nearest to their own recording; None where that was not measured."""
+        return count(self.figures.get("words"))
+
+    @property
+    def understanding(self) -> Understanding | None:
+        """Whether words are understood; None where that was not measured."""
+        return None if self.words is None else self.words.understanding
+
+    @property
     def score(self) -> float | None:
         """The score of the rule; None where the voice was not measured."""
-        voice = self.mean("voice")
-        return None if voice is None else voice - (0 if self.usable else 1)
+        voice, words = self.mean("voice"), self.words
+        if voice is None:
+            return None
+        if any(fault.kind != "not understood" for fault in self.faults):
+            return voice - 1
+        return voice - (0 if words is None else words.misheard)
 
     def mean(self, name: str) -> float | None:
         return self.figures[name].mean if name in self.figures else None
@@ -77,15 +94,12 @@ class Standing:
 
 def stand(side: Side, base: Side | None) -> Standing:
     """Put a side under the rule, beside its base where there is one; a base is compared with nothing."""
-    against: dict[str, Interval] = {}
-    if base is not None:
-        found = {name: _difference(side, base, name) for name in summarise(side.figures)}
-        against = {name: interval for name, interval in found.items() if interval is not None}
+    against = {} if base is None else differences(side, base)
     figures = summarise(side.figures)
     beside = None if base is None else summarise(base.figures)
     faults = (
         _collapsed(side),
-        _words(side, figures, against, beside),
+        _words(figures, against, beside),
         _pace(figures, beside),
         _repeats(against),
         _naturalness(against),
@@ -93,8 +107,10 @@ def stand(side: Side, base: Side | None) -> Standing:
     return Standing(side, figures, against, tuple(fault for fault in faults if fault is not None))
 
 
-def _difference(side: Side, base: Side, name: str) -> Interval | None:
-    return paired(column(side.figures, name), column(base.figures, name))
+def differences(side: Side, other: Side) -> dict[str, Interval]:
+    """Return every figure of a side less the other's, sentence by sentence, where both measured it."""
+    found = {name: paired(column(side.figures, name), column(other.figures, name)) for name in summarise(side.figures)}
+    return {name: interval for name, interval in found.items() if interval is not None}
 
 
 # ---------------------------------------------------------------- faults
@@ -115,25 +131,43 @@ def _collapsed(side: Side) -> Fault | None:
 
 
 def _words(
-    side: Side, figures: Mapping[str, Interval], against: Mapping[str, Interval], base: Mapping[str, Interval] | None
+    figures: Mapping[str, Interval], against: Mapping[str, Interval], base: Mapping[str, Interval] | None
 ) -> Fault | None:
-    kept = figures.get("words")
-    if kept is not None and kept.mean < FEWEST_UNDERSTOOD:
-        return Fault("not understood", f"words not understood: {understood(kept, base)}")
-    rate, margin, errors = (against.get(name) for name in ("words", "words_margin", "cer"))
-    fewer = rate is not None and (rate.high < 0 or (rate.mean < 0 and margin is not None and margin.high < 0))
-    if fewer and kept is not None:
-        return Fault("words lost", f"words lost: {understood(kept, base)}")
+    kept, other = count(figures.get("words")), None if base is None else count(base.get("words"))
+    if kept is not None and kept.understanding == "not understood":
+        return Fault("not understood", f"words not understood: {understood(kept, other)}")
+    if kept is not None and words_change(against) == "lost":
+        return Fault("words lost", f"words lost: {understood(kept, other)}")
+    errors = against.get("cer")
     if errors is not None and errors.low > 0 and errors.mean > MOST_CER_GAINED:
         return Fault("words lost", f"words lost: {100 * errors.mean:.0f} % more character errors")
     return None
 
 
-def understood(kept: Interval, base: Mapping[str, Interval] | None) -> str:
+def count(words: Interval | None) -> Count | None:
+    """Return how many sentences a mean of the figure `words` stands for."""
+    return None if words is None else Count(round(words.mean * words.num_clips), words.num_clips)
+
+
+def words_change(against: Mapping[str, Interval]) -> WordsChange:
+    """Tell whether more or fewer sentences are found than by others, from differences sentence by sentence.
+
+    Few sentences are found or not; the margin tells for each of them how nearly, and shows a change sooner. It may move
+    without any effect on what is understood, so that the count must move the same way.
+    """
+    found, margin = against.get("words"), against.get("words_margin")
+    if found is None or found.num_clips < FEWEST_COMPARED or found.mean == 0:
+        return "none"
+    measured = [one for one in (found, margin) if one is not None]
+    if found.mean > 0:
+        return "gained" if any(one.low > 0 for one in measured) else "none"
+    return "lost" if any(one.high < 0 for one in measured) else "none"
+
+
+def understood(kept: Count, base: Count | None) -> str:
     """Say how many sentences are nearest to their own recording, and how many of the base's are."""
-    own = f"{round(kept.mean * kept.num_clips)} of {kept.num_clips} sentences"
-    other = None if base is None else base.get("words")
-    return own if other is None else f"{own}, base {round(other.mean * other.num_clips)}"
+    own = f"{kept.found} of {kept.of} sentences"
+    return own if base is None else f"{own}, base {base.found}"
 
 
 def _pace(figures: Mapping[str, Interval], base: Mapping[str, Interval] | None) -> Fault | None:

@@ -1,7 +1,8 @@
 """The verdict: which weights to use, in words, by the rule of `rule`.
 
-Among usable weights those with the most similar voice win. Weights whose voice differs from the winner's by no more
-than the interval are as good, and of those the ones with the lowest held-out loss win.
+Among usable weights those with the most similar voice win, unless others clearly say more of the words. Weights whose
+voice differs from the winner's by no more than the interval are as good, and of those the ones with the lowest held-out
+loss win.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from dataclasses import dataclass
 from typing import Literal, TypeGuard
 
 from ttstrain.judge.figures import Interval, column, paired
-from ttstrain.judge.rule import AUDIBLE, Side, Standing, say_pace, stand, understood
+from ttstrain.judge.rule import AUDIBLE, Side, Standing, differences, say_pace, stand, understood, words_change
 
-Outcome = Literal["better", "same", "worse", "usable", "unusable", "unknown"]
+Outcome = Literal["better", "same", "worse", "usable", "unusable", "unsure", "unknown"]
 DO_NOT_USE = "worse than the base: do not use it"
 
 
@@ -22,7 +23,7 @@ DO_NOT_USE = "worse than the base: do not use it"
 class Verdict:
     """What is to be used, and why."""
 
-    outcome: Outcome  # `usable` and `unusable` where there is no base, or an unusable one, to be better or worse than
+    outcome: Outcome  # `usable`, `unsure`, `unusable`: there is no base, or an unusable one, to be better or worse than
     words: str
     winner: Standing | None  # None where there is nothing but the base
     base: Standing | None
@@ -45,9 +46,14 @@ def _winner(standings: Sequence[Standing]) -> Standing | None:
     usable = [one for one in heard if one.usable]
     if not usable:  # of noise the voice says nothing
         return min(heard, key=lambda one: one.side.loss if one.side.loss is not None else math.inf, default=None)
-    first = max(usable, key=lambda one: one.mean("voice") or 0.0)
-    alike = [one for one in usable if one is first or _as_near(one, first)]
+    clear = [one for one in usable if not any(_lost_words(one, other) for other in usable)] or usable
+    first = max(clear, key=lambda one: one.mean("voice") or 0.0)
+    alike = [one for one in clear if one is first or _as_near(one, first)]
     return min(alike, key=lambda one: (one.side.loss is None, one.side.loss or 0.0, one is not first))
+
+
+def _lost_words(one: Standing, other: Standing) -> bool:
+    return one is not other and words_change(differences(one.side, other.side)) == "lost"
 
 
 def _as_near(one: Standing, first: Standing) -> bool:
@@ -58,16 +64,18 @@ def _as_near(one: Standing, first: Standing) -> bool:
 def _against(winner: Standing, base: Standing | None) -> tuple[Outcome, str]:
     if not winner.usable:
         return _unusable(winner, base)
+    doubt = _doubt(winner, base)
     if base is None:
-        return "usable", f"{_alone(winner)}: use {winner.side.title}"
+        return "unsure" if doubt else "usable", f"{_alone(winner)}: use {winner.side.title}"
     voice = winner.against_base.get("voice")
     if voice is not None and voice.high < 0 and voice.mean <= -AUDIBLE:
         return "worse", f"{DO_NOT_USE} (farther from the voice by {-voice.mean:.2f})"
     gained = _gained(winner, base)
     if not gained:
         by = "" if voice is None else f" (voice {voice.mean:+.2f}, interval {voice.low:+.2f} to {voice.high:+.2f})"
-        return "same", f"no difference from the base that exceeds the interval{by}"
-    return "better", f"{', '.join([*gained, *_kept(winner, base, gained)])}: use {winner.side.title}"
+        said = f"no difference from the base that exceeds the interval{by}"
+        return "same", f"{said}; {doubt}" if doubt else said
+    return "better", f"{', '.join([*gained, *_kept(winner, base)])}: use {winner.side.title}"
 
 
 def _unusable(winner: Standing, base: Standing | None) -> tuple[Outcome, str]:
@@ -76,6 +84,8 @@ def _unusable(winner: Standing, base: Standing | None) -> tuple[Outcome, str]:
         return "unusable", f"not usable: {faults}"
     if not base.usable:
         return "unusable", f"not usable: {faults}; the base is not either"
+    if [fault.kind for fault in winner.faults] == ["not understood"] and words_change(winner.against_base) != "lost":
+        return "unusable", f"not usable: {faults}; the base is not clearly better"
     return "worse", f"{DO_NOT_USE} ({faults})"
 
 
@@ -84,9 +94,9 @@ def _gained(winner: Standing, base: Standing) -> list[str]:
     said = []
     if _exceeds(voice := winner.against_base.get("voice")) and voice.mean >= AUDIBLE:
         said.append(f"closer to the voice by {voice.mean:.2f}")
-    if _exceeds(winner.against_base.get("words")):
-        said.append(f"words gained ({understood(winner.figures['words'], base.figures)})")
-    elif not base.usable:
+    if words_change(winner.against_base) == "gained" and winner.words is not None:
+        said.append(f"words gained ({understood(winner.words, base.words)})")
+    elif not base.usable and not _doubt(winner, base):
         said.append("usable, as the base is not")
     return said
 
@@ -95,17 +105,44 @@ def _exceeds(interval: Interval | None) -> TypeGuard[Interval]:
     return interval is not None and interval.low > 0
 
 
-def _kept(winner: Standing, base: Standing, gained: Sequence[str]) -> list[str]:
-    said = [] if "words" in " ".join(gained) else ["words kept" if "words" in winner.figures else "words not measured"]
+def _kept(winner: Standing, base: Standing) -> list[str]:
+    said = [_of_words(winner, base)]
     if (pace := winner.mean("pace")) is not None:
         said.append(say_pace(pace))
-    return said
+    return [words for words in said if words]
+
+
+def _of_words(winner: Standing, base: Standing) -> str:
+    """Say what became of the words; empty where it is said already that they are more and understood."""
+    own, other = winner.words, base.words
+    if own is None:
+        return "words not measured"
+    if doubt := _doubt(winner, base):
+        return doubt
+    if words_change(winner.against_base) == "gained":
+        return ""
+    if other is not None and own.found / own.of < other.found / other.of:
+        return f"words not clearly fewer ({understood(own, other)})"
+    return "words kept"
+
+
+def _doubt(standing: Standing, base: Standing | None) -> str:
+    """Say that the sentences do not show whether words are understood; empty where they do, or were not measured."""
+    words = standing.words
+    if words is None or words.understanding in ("understood", "not understood"):
+        return ""
+    heard = understood(words, None if base is None else base.words)
+    if words.understanding == "too few sentences":
+        return f"too few sentences to say whether words are understood ({heard})"
+    return f"not sure whether words are understood ({heard})"
 
 
 def _alone(winner: Standing) -> str:
     said = []
-    if words := winner.figures.get("words"):
-        said.append(f"words understood ({understood(words, None)})")
+    if doubt := _doubt(winner, None):
+        said.append(doubt)
+    elif winner.words is not None:
+        said.append(f"words understood ({understood(winner.words, None)})")
     if (voice := winner.mean("voice")) is not None:
         said.append(f"voice {voice:.2f}")
     if (pace := winner.mean("pace")) is not None:

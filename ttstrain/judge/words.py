@@ -27,6 +27,7 @@ SLOPE_FRAMES = 4  # on either side, for the slope
 FRAMES_PER_STEP = 2  # of 10 ms
 STEP_S = 0.02
 FEWEST_FRAMES = 15  # 0.3 s
+NOTHING_LIKE_IT = -1.0  # the margin of a clip without speech: that of an own recording infinitely far away
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,8 @@ def test_what_passes_is_no_alarm() -> None:
 
 
 def test_what_is_drastic_is_said_at_once() -> None:
-    assert hear(Alarms(), lost=6) == ["words not understood: 2 of 8 sentences, base 8"]
+    assert hear(Alarms(), lost=6) == ["words lost: 2 of 8 sentences, base 8"]
+    assert hear(Alarms(), lost=7) == ["words not understood: 1 of 8 sentences, base 8"]
     assert len(hear(Alarms(), pace=1.5)) == 1
 
 

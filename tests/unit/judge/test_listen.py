@@ -68,14 +68,32 @@ def test_a_reference_synthesis_serves_as_candidates_but_not_as_the_voice() -> No
 def test_of_silence_only_silence_is_measured(target: Target, wav: torch.Tensor) -> None:
     found = listen(Audio(wav, RATE), "anything", target=target, ears=DEAF)
     assert found.measured() == {"silence_share": 1.0, "too_short": 1.0}
-    assert found.notes == ("the clip is silent: only its silence is measured",)
+    assert found.notes == ("the clip is silent: nothing else is measured",)
 
 
-@pytest.mark.parametrize("wav", [torch.zeros(0), torch.full((RATE,), torch.nan)])
-def test_of_no_numbers_nothing_is_measured(target: Target, wav: torch.Tensor) -> None:
-    found = listen(Audio(wav, RATE), "anything", target=target, ears=DEAF)
-    assert found.measured() == {}
-    assert "nothing is measured" in found.notes[0]
+@pytest.mark.parametrize("wav", [torch.zeros(0), torch.full((RATE,), torch.nan), torch.zeros(3 * RATE)])
+def test_a_recorded_sentence_of_which_nothing_is_heard_counts_as_lost(target: Target, wav: torch.Tensor) -> None:
+    found = listen(Audio(wav, RATE), judge_speech.clip("LJ001-0107").text, target=target, ears=DEAF)
+    assert found.measured() == {"words": 0.0, "words_margin": -1.0, "silence_share": 1.0, "too_short": 1.0}
+    assert found.notes[0].endswith("the sentence counts as lost")
+
+
+@pytest.mark.parametrize(("factor", "why"), [(0.45, "far too short"), (2.3, "far too long")])
+def test_a_sentence_of_far_the_wrong_length_counts_as_lost(target: Target, factor: float, why: str) -> None:
+    one = judge_speech.clip("LJ001-0107")
+    found = listen(judge_speech.stretched(one.audio, factor), one.text, target=target, ears=DEAF)
+    assert found.words == 0.0 and found.words_margin <= 0
+    assert f"{why}: the sentence counts as lost" in found.notes
+
+
+def test_too_little_speech_for_a_voice_counts_as_lost_unless_the_recording_is_as_short(target: Target) -> None:
+    one = judge_speech.clip("LJ001-0107")
+    short = Audio(one.audio.wav[: int(0.9 * one.audio.sample_rate)], one.audio.sample_rate)
+    assert listen(short, one.text, target=target, ears=DEAF).words == 0.0
+    others = [(other.audio, other.text) for other in judge_speech.clips("ljspeech") if other.name != one.name]
+    own = Target.of([(short, "a short one"), *others], ears=DEAF)
+    found = listen(short, "a short one", target=own, ears=DEAF)
+    assert (found.voice, found.words) == (None, 1.0)
 
 
 def test_a_snippet_has_notes_instead_of_figures(target: Target) -> None:

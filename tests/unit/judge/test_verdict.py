@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -41,7 +42,8 @@ def test_the_same_figures_are_no_difference() -> None:
 
 
 FAULTS: Sequence[tuple[dict[str, Any], str, str]] = [
-    ({"lost": 5}, "not understood", "words not understood: 3 of 8 sentences, base 8"),
+    ({"lost": 7}, "not understood", "words not understood: 1 of 8 sentences, base 8"),
+    ({"lost": 5}, "words lost", "words lost: 3 of 8 sentences, base 8"),
     ({"lost": 4}, "words lost", "words lost: 4 of 8 sentences, base 8"),
     ({"cer": 0.3}, "words lost", "words lost: 25 % more character errors"),
     ({"pace": 1.3}, "pace", "pace 30 % slower"),
@@ -72,14 +74,63 @@ def test_what_the_base_does_too_is_no_fault_of_training() -> None:
     assert stand(side("online", pace=1.6), slow).faults
 
 
-def test_one_sentence_lost_is_within_the_interval() -> None:
-    assert decide([side("online", voice=0.8, lost=1)], BASE).outcome == "better"
+def test_one_sentence_lost_is_within_the_interval_and_is_told() -> None:
+    verdict = decide([side("online", voice=0.8, lost=1)], BASE)
+    assert verdict.words == (
+        "closer to the voice by 0.20, words not clearly fewer (7 of 8 sentences, base 8), pace as recorded: "
+        "use raw weights of step 300"
+    )
+    assert verdict.outcome == "better"
+
+
+def test_no_single_sentence_decides_whether_speech_is_usable() -> None:
+    mush = side("base", voice=0.6, lost=5)
+    found = [decide([side("online", voice=0.7, lost=lost)], mush) for lost in range(9)]
+    assert [verdict.outcome for verdict in found] == ["better"] * 7 + ["unusable", "worse"]
+    doubt = "not sure whether words are understood"
+    assert [doubt in verdict.words for verdict in found] == [False, False, True, True, True, True, True, False, False]
+    assert found[4].words == (
+        "closer to the voice by 0.10, not sure whether words are understood (4 of 8 sentences, base 3), "
+        "pace as recorded: use raw weights of step 300"
+    )
+    assert (
+        found[7].words == "not usable: words not understood: 1 of 8 sentences, base 3; the base is not clearly better"
+    )
+    scores = [verdict.winner.score for verdict in found if verdict.winner is not None and verdict.winner.score]
+    steps = [before - after for before, after in itertools.pairwise(scores)]
+    assert all(0 < step < 0.26 for step in steps)
+
+
+def test_three_sentences_are_too_few_to_say() -> None:
+    three = replace(side("online"), figures=side("online").figures[:3])
+    verdict = decide([three])
+    assert verdict.words.startswith("too few sentences to say whether words are understood (3 of 3 sentences)")
+    assert verdict.outcome == "unsure"
+
+
+def test_weights_that_clearly_say_fewer_of_the_words_do_not_win_by_their_voice() -> None:
+    mush = side("base", voice=0.6, lost=6)
+    verdict = decide([side("online", voice=0.7), side("ema", voice=0.9, lost=6)], mush)
+    assert verdict.winner is not None and verdict.winner.side.key == "online"
+    assert verdict.words.startswith("closer to the voice by 0.10, words gained (8 of 8 sentences, base 2), pace")
+
+
+def test_silent_sentences_are_lost_words() -> None:
+    """Seven sound clips cannot outvote what is silent: of 16 sentences five are, which leaves 11 of 16."""
+    sound = side("online", voice=0.8).figures
+    silent = Figures(words=0.0, words_margin=-1.0, silence_share=1.0, too_short=1.0)
+    base = Side("base", "the base", [*side("base", voice=0.8).figures] * 2)
+    spoiled = stand(Side("online", "raw weights", [*sound, *sound[:3], *[silent] * 5]), base)
+    assert [fault.words for fault in spoiled.faults] == [
+        "of 16 sentences 5 silent",
+        "words lost: 11 of 16 sentences, base 16",
+    ]
 
 
 def test_a_base_that_cannot_be_used_is_said() -> None:
     mush = side("base", voice=0.6, lost=7)
-    assert decide([side("online", voice=0.62, lost=6)], mush).words == (
-        "not usable: words not understood: 2 of 8 sentences, base 1; the base is not either"
+    assert decide([side("online", voice=0.62, lost=7)], mush).words == (
+        "not usable: words not understood: 1 of 8 sentences, base 1; the base is not either"
     )
     gained = decide([side("online", voice=0.8)], mush)
     assert (gained.outcome, gained.words) == (
