@@ -34,6 +34,7 @@ ROOMS = (
     "export",
     "infer",
     "judge",
+    "report",
     "runs",
     "prove",
     "cli",

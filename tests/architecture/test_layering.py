@@ -16,7 +16,7 @@ from ttstrain import registry
 
 PACKAGE = Path(ttstrain.__file__).parent
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if "_shipped" not in path.parts)
-# Imported by `ttstrain --help` or `ttstrain plan`.
+# Imported by `ttstrain --help`, `ttstrain plan` or `ttstrain report`.
 WITHOUT_TORCH = (
     "ttstrain.cli.main",
     "ttstrain.recipe.compose",
@@ -36,6 +36,7 @@ WITHOUT_TORCH = (
     "ttstrain.optim",
     "ttstrain.optim.schedule",
     "ttstrain.optim.settings",
+    "ttstrain.report.write",
 )
 LONGEST_FILE = 600  # lines
 

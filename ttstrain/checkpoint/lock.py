@@ -99,6 +99,27 @@ def hold(folder: Path, *, made: bool = False) -> RunLock:
     return RunLock(folder, descriptor, place, made=made, warning=warning)
 
 
+def is_held(folder: Path) -> bool:
+    """Tell whether a process writes into a run's folder now; False where that cannot be found out."""
+    if sys.platform == "win32":
+        return False
+    import fcntl
+
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)  # and with it the lock
+    return False
+
+
 def _open_locked(path: Path) -> tuple[int, Answer]:
     while True:
         try:

@@ -51,6 +51,7 @@ COMMANDS = {
     ),
     "export": Command("ttstrain.cli.export:export", "Export a run's weights for upstream's tools, and verify them."),
     "eval": Command("ttstrain.cli.eval:evaluate", "Compare checkpoints and their base by what is heard."),
+    "report": Command("ttstrain.cli.report:report", "Write a run's page: curves, samples, verdict, recipe, data."),
     "sample": Command("ttstrain.cli.sample:sample", "Generate speech with a checkpoint, as sound files."),
     "recipes": Command("ttstrain.cli.recipes:recipes", "List, show or copy the recipes that ship with ttstrain."),
     "schema": Command("ttstrain.cli.schema:schema", "Print the JSON Schema of a recipe, for editors."),

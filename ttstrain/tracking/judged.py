@@ -37,7 +37,12 @@ class Verdicts:
     """What the judge says of a run's checkpoints."""
 
     exported: JudgedStep | None = None  # of the checkpoint that an export takes
-    lines: Sequence[str] = ()  # for people
+    sentences: Sequence[str] = ()  # for people
+
+    @property
+    def lines(self) -> list[str]:
+        """The sentences in lines of the screen."""
+        return [line for sentence in self.sentences for line in labelled("  judge:", sentence, column=9)]
 
 
 def read_verdicts(run: Path) -> Verdicts:
@@ -45,7 +50,7 @@ def read_verdicts(run: Path) -> Verdicts:
     try:
         steps = judged.read(run).steps
     except CheckpointError as error:
-        return Verdicts(lines=_entry(error.message))
+        return Verdicts(sentences=[error.message])
     if not steps:
         return Verdicts()
     root = run / pointers.CHECKPOINTS
@@ -54,15 +59,11 @@ def read_verdicts(run: Path) -> Verdicts:
     step = None if pointed is None else pointers.step_of(root / pointed)
     own = next((one for one in steps if one.step == step), None)
     best = judged.top(steps, among=present)
-    lines = [] if own is None else _entry(own.words)
+    said = [] if own is None else [own.words]
     if best is None:
-        lines += _entry(f"{steps[-1].words}; it listened at step {steps[-1].step:,}, whose checkpoint is not kept")
+        said.append(f"{steps[-1].words}; it listened at step {steps[-1].step:,}, whose checkpoint is not kept")
     elif own is None:
-        lines += _entry(f"{best.words}; an export takes step {step or 0:,}, which was not listened to")
+        said.append(f"{best.words}; an export takes step {step or 0:,}, which was not listened to")
     elif best.step != own.step and not best.is_worse:
-        lines += _entry(f"the checkpoint of step {best.step:,} has a higher score: {best.words}")
-    return Verdicts(own, lines)
-
-
-def _entry(words: str) -> list[str]:
-    return labelled("  judge:", words, column=9)
+        said.append(f"the checkpoint of step {best.step:,} has a higher score: {best.words}")
+    return Verdicts(own, said)

@@ -27,14 +27,14 @@ _COLOURS = (0x440154, 0x472D7B, 0x3B528B, 0x2C728E, 0x21918C, 0x28AE80, 0x5EC962
 
 def picture(mel: Tensor) -> npt.NDArray[np.uint8]:
     """Draw log mels (n, m) as an RGB picture (h, w, 3): time goes right, pitch goes up, loud is bright."""
-    rgb: npt.NDArray[np.uint8] = _palette()[_levels(mel)]
+    rgb: npt.NDArray[np.uint8] = palette()[_levels(mel)]
     return rgb
 
 
 def write(path: Path, mel: Tensor) -> None:
     """Write the picture of log mels (n, m) as a PNG file of 256 colours."""
     image = Image.fromarray(_levels(mel))
-    image.putpalette(_palette().tobytes())
+    image.putpalette(palette().tobytes())
     image.save(path, "png")
 
 
@@ -58,9 +58,10 @@ def _narrow(values: npt.NDArray[Any], *, columns: int) -> npt.NDArray[Any]:
     return mean
 
 
-def _palette() -> npt.NDArray[np.uint8]:
+def palette(colours: int = 256) -> npt.NDArray[np.uint8]:
+    """Return so many colours (colours, 3) from quiet to loud."""
     points = np.array([[colour >> 16, colour >> 8 & 255, colour & 255] for colour in _COLOURS], dtype=float)
-    places = np.linspace(0, 255, len(points))
-    channels = [np.interp(np.arange(256), places, points[:, channel]) for channel in range(3)]
-    palette: npt.NDArray[np.uint8] = np.stack(channels, axis=1).round().astype(np.uint8)  # (256, 3)
-    return palette
+    places = np.linspace(0, colours - 1, len(points))
+    channels = [np.interp(np.arange(colours), places, points[:, channel]) for channel in range(3)]
+    found: npt.NDArray[np.uint8] = np.stack(channels, axis=1).round().astype(np.uint8)
+    return found

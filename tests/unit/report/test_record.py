@@ -1,0 +1,167 @@
+"""The page's content comes from the run's folder, and all of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import run_folders
+import soundfile
+
+from ttstrain.errors import RecipeError
+from ttstrain.optim.schedule import lr_at
+from ttstrain.recipe.schema import Cosine
+from ttstrain.report.charts import MOST_POINTS, Chart
+from ttstrain.report.planned import planned_lrs
+from ttstrain.report.record import Reader, Record, compare
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_folders.write_run(tmp_path_factory.mktemp("runs") / "made")
+
+
+@pytest.fixture(scope="module")
+def record(run: Path) -> Record:
+    return Reader(run).read()
+
+
+def chart(record: Record, name: str) -> Chart:
+    return next(one for one in record.charts if one.id == name)
+
+
+def test_every_metric_is_drawn_or_counted_elsewhere(record: Record) -> None:
+    drawn = {line.key for one in record.charts for line in one.lines}
+    logged = {key for step in (1, 20) for key in run_folders.row(step)} - {"step"}
+    assert logged - drawn == {"guard/skipped"}
+
+
+def test_a_metric_of_an_unknown_kind_is_drawn_too(tmp_path: Path) -> None:
+    run = run_folders.write_run(tmp_path / "made")
+    run_folders.write_metrics(run, [{"step": 1, "new/kind/of": 3.0}])
+    (found,) = Reader(run).read().charts
+    assert (found.title, found.section, found.steps, found.values) == ("new/kind", "other", [1], [[3.0]])
+
+
+def test_points_are_what_was_logged(record: Record) -> None:
+    held_out = chart(record, "held-out")
+    assert held_out.steps == list(range(0, 61, 10))
+    assert held_out.values[0] == pytest.approx(
+        [run_folders.row(step)["eval/loss/total"] for step in held_out.steps], rel=1e-4
+    )
+    assert [line.label for line in held_out.lines] == ["raw weights", "EMA"]
+
+
+def test_a_long_run_is_thinned_and_keeps_its_peak(tmp_path: Path) -> None:
+    run = run_folders.write_run(tmp_path / "made")
+    rows = [{"step": step, "train/loss/total": 50.0 if step == 4321 else 1.0} for step in range(1, 9001)]
+    run_folders.write_metrics(run, rows)
+    found = chart(Reader(run).read(), "train")
+    assert len(found.steps) <= MOST_POINTS * 1.1
+    assert found.thinned == 9000
+    assert found.values[0][list(found.steps).index(4321)] == 50.0
+
+
+def test_the_planned_lr_is_the_schedules(run: Path) -> None:
+    plan = json.loads((run / "plan.json").read_text())
+    schedule = Cosine.model_validate({k: v for k, v in run_folders.SCHEDULE.items() if k != "kind"})
+    wanted = [
+        lr_at(schedule, step=step - 1, base_lr=1e-3, total_steps=60, steps_per_epoch=7.5) for step in (1, 6, 7, 60)
+    ]
+    assert planned_lrs(plan, [1, 6, 7, 60]) == {"net/default": wanted}
+
+
+def test_planned_lrs_follow_stages_and_freezing(run: Path) -> None:
+    plan = json.loads((run / "plan.json").read_text())
+    constant = {"kind": "constant", "warmup_steps": 0}
+    stage = {"steps": 10, "steps_per_epoch": 5.0, "lrs": {"net/default": 2.0}}
+    plan["stages"] = [{**stage, "first_step": 0}, {**stage, "first_step": 10, "lrs": {"net/default": 0.0}}]
+    plan["recipe"]["stages"] = [{"schedule": constant}, {"schedule": constant}]
+    assert planned_lrs(plan, [1, 10, 11, 20]) == {"net/default": [2.0, 2.0, 0.0, 0.0]}
+    plan["groups"][0]["frozen"] = [2, 4]
+    assert planned_lrs(plan, [2, 3, 4, 5]) == {"net/default": [2.0, 0.0, 0.0, 2.0]}
+    plan["groups"][0]["layer_decay"] = 0.9
+    assert planned_lrs(plan, [1]) == {}
+
+
+def test_incidents_and_warnings_are_told_with_their_steps(record: Record) -> None:
+    (incident,) = record.marks
+    assert (incident.step, incident.kind) == (32, "skip")
+    assert incident.text == f"spike; loss nan; gradient norm 7.5; clips {run_folders.EVIL}"
+    assert [(one.step, one.text) for one in record.events.warnings] == [(12, run_folders.EVIL)]
+    assert any("The guard acted 1 times: skip 1." in sentence for sentence in record.verdict.sentences)
+
+
+def test_the_grid_has_the_recording_the_base_once_and_every_step(run: Path, record: Record) -> None:
+    (row,) = record.grid.rows
+    assert [(cell.by, cell.step) for cell in row.cells] == [
+        ("recording", None),
+        ("base", None),
+        *((by, step) for step in (20, 40, 60) for by in ("online", "ema")),
+    ]
+    assert all(cell.picture.startswith("data:image/png;base64,") for cell in row.cells)
+    for cell in row.cells:
+        assert soundfile.info(run / cell.address).duration == pytest.approx(cell.seconds)
+
+
+def test_the_recording_is_kept_as_it_was_trained_on(run: Path, record: Record) -> None:
+    wav, rate = soundfile.read(run / record.grid.rows[0].cells[0].address)
+    np.testing.assert_allclose(wav, 0.5 * run_folders.tone(1.0), atol=1e-4)  # without the lead, at half the level
+    assert rate == run_folders.RATE
+
+
+def test_settings_say_where_they_come_from_and_what_auto_became(record: Record) -> None:
+    found = {setting.key: setting for setting in record.settings}
+    assert (found["optim.lr"].value, found["optim.lr"].origin) == ("0.001", "recipe")
+    assert (found["sample.every"].value, found["sample.every"].decided) == ("auto", "20")
+    assert found["data.path"].value == run_folders.EVIL
+    assert found["stages"].value == "[]"
+
+
+def test_data_are_summarised(record: Record) -> None:
+    facts = dict(record.data.facts)
+    assert facts["trained on"] == "3 clips, 0.1 minutes" or facts["trained on"].startswith("3 clips, 0.")
+    assert facts["held out"].startswith("1 clips")
+    assert facts["too long"] == "1 clips are longer than a batch holds: long-1"
+    assert [(one.title, sum(one.counts)) for one in record.data.histograms] == [("Duration", 3), ("Pace", 3)]
+    assert dict(record.data.symbols)["a"] == 3 * "an ordinary text".count("a")
+    (left_out,) = record.data.left_out
+    assert (left_out.reason, left_out.count, left_out.examples) == ("too short", 1, [f"bad: {run_folders.EVIL}"])
+
+
+def test_differing_settings_are_listed_and_equal_ones_are_not(run: Path, record: Record, tmp_path: Path) -> None:
+    other = Reader(run_folders.write_run(tmp_path / "other", name="other", lr=5e-4)).read()
+    (difference,) = compare([record, other]).differences
+    assert (difference.key, difference.values) == ("optim.lr", ["0.001", "0.0005"])
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="not the folder of a run"):
+        Reader(tmp_path)
+
+
+def test_damaged_files_are_told_and_do_not_hide_the_rest(tmp_path: Path) -> None:
+    run = run_folders.write_run(tmp_path / "made")
+    for name in ("plan.json", "judge.json", "data/train.jsonl", "samples/step-00000020/numbers.json"):
+        (run / name).write_text("{broken")
+    (run / "samples/step-00000040/clip-0.wav").write_bytes(b"no sound")
+    found = Reader(run).read()
+    assert any("plan.json" in note for note in found.notes)
+    assert any("train.jsonl" in note for note in found.data.notes)
+    assert any("numbers.json" in note for note in found.grid.notes)
+    assert any("clip-0.wav cannot be drawn" in note for note in found.grid.notes)
+    assert any("judge.json" in sentence for sentence in found.verdict.sentences)
+    assert chart(found, "held-out").steps
+
+
+def test_a_run_that_is_read_again_shows_what_is_new(tmp_path: Path) -> None:
+    run = run_folders.write_run(tmp_path / "made", steps=20)
+    reader = Reader(run)
+    assert chart(reader.read(), "held-out").steps[-1] == 20
+    run_folders.write_metrics(run, [run_folders.row(step) for step in range(41)])
+    run_folders.write_samples(run, 40)
+    again = reader.read()
+    assert chart(again, "held-out").steps[-1] == 40
+    assert list(again.grid.steps) == [0, 20, 40]

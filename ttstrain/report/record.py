@@ -1,0 +1,132 @@
+"""Everything that the page says of one run, read from its folder; and of several, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from ttstrain import documents
+from ttstrain.checkpoint import run_folder
+from ttstrain.errors import CheckpointError, RecipeError
+from ttstrain.report.charts import Chart, build_charts
+from ttstrain.report.data import DataSummary, held_out_clips, summarise
+from ttstrain.report.events import Checkpoints, Event, Events, read_checkpoints, read_events
+from ttstrain.report.samples import Grid, read_grid
+from ttstrain.report.series import Metrics
+from ttstrain.report.settings import Difference, Setting, differences, read_settings
+from ttstrain.report.sound import Codec, Shelf
+from ttstrain.report.verdict import Judgement, Verdict, find_verdict, headline, read_judgement
+from ttstrain.tracking.jsonl import FILE_NAME
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One run as the page shows it."""
+
+    name: str
+    status: str  # as the run ended, `running`, or "" where the folder does not tell
+    facts: Sequence[tuple[str, str]]
+    verdict: Verdict
+    charts: Sequence[Chart]
+    events: Events
+    marks: Sequence[Event]  # for the curves: incidents
+    checkpoints: Checkpoints
+    judgement: Judgement
+    grid: Grid
+    settings: Sequence[Setting]
+    data: DataSummary
+    notes: Sequence[str]  # what could not be shown
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that the page shows."""
+
+    runs: Sequence[Record]
+    differences: Sequence[Difference]
+    written: str  # time, ISO 8601
+    version: int = VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class Reader:
+    """Reads one run again and again, and only what is new of its metrics, pictures and data."""
+
+    run: Path
+    _metrics: Metrics = field(init=False)
+    _shelf: Shelf = field(init=False)
+    _data: tuple[object, DataSummary] | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.run / run_folder.PLAN).is_file() and not (self.run / FILE_NAME).is_file():
+            raise RecipeError(
+                f"`{self.run}` is not the folder of a run: it has no `{run_folder.PLAN}`",
+                hint="give the folder that `ttstrain finetune` names, such as `runs/<name>`",
+            )
+        self._metrics = Metrics(self.run / FILE_NAME)
+        self._shelf = Shelf(self.run)
+
+    def read(self, *, page: Path | None = None, embed: Codec | None = None, status: str = "") -> Record:
+        """Read the run for a page in the folder `page`, by default the run's own.
+
+        Raises DataError and OSError where the metrics cannot be read; what else is damaged is told on the page.
+        """
+        self._metrics.update()
+        self._shelf.begin(self.run if page is None else page, embed)
+        plan, notes = self._plan()
+        events, checkpoints = read_events(self.run), read_checkpoints(self.run)
+        if self._metrics.unreadable:
+            notes.append(f"{self._metrics.unreadable} lines of {FILE_NAME} cannot be read and are left out")
+        if self._metrics.repeated:
+            notes.append(f"{self._metrics.repeated} logged steps were taken back by rollbacks and are not drawn")
+        return Record(
+            name=run_folder.name(self.run) if plan else self.run.name,
+            status=status,
+            facts=headline(self.run, plan, self._metrics),
+            verdict=find_verdict(self.run, self._metrics, events),
+            charts=build_charts(self._metrics, plan),
+            events=events,
+            marks=events.incidents,
+            checkpoints=checkpoints,
+            judgement=read_judgement(self.run),
+            grid=read_grid(self.run, self._shelf, best=checkpoints.best, clips=held_out_clips(self.run)),
+            settings=read_settings(plan),
+            data=self._summary(plan),
+            notes=notes,
+        )
+
+    def _plan(self) -> tuple[Mapping[str, Any], list[str]]:
+        try:
+            return documents.read_object(self.run / run_folder.PLAN, error=CheckpointError), []
+        except CheckpointError as error:
+            return {}, [error.message]
+
+    def _summary(self, plan: Mapping[str, Any]) -> DataSummary:
+        """Summarise the data again only where the clip lists have changed."""
+        state = [_state(self.run / "data" / name) for name in ("train.jsonl", "held_out.jsonl", "quarantine.jsonl")]
+        if self._data is None or self._data[0] != state:
+            self._data = state, summarise(self.run, plan)
+        return self._data[1]
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
+def compare(runs: Sequence[Record]) -> Report:
+    """Put runs side by side; their differing settings come first."""
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return Report(runs, differences([run.settings for run in runs]) if len(runs) > 1 else [], now)

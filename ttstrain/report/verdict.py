@@ -1,0 +1,168 @@
+"""The verdict on a run in words: what is heard, what the losses say, what went wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ttstrain.checkpoint import judged, run_folder
+from ttstrain.errors import CheckpointError
+from ttstrain.judge.figures import MEANINGS
+from ttstrain.report.events import Events
+from ttstrain.report.series import Metrics
+from ttstrain.shell import quoted
+from ttstrain.tracking.judged import read_verdicts
+
+Tone = Literal["good", "bad", "neutral"]
+_TONES: Mapping[str, Tone] = {"better": "good", "worse": "bad", "unusable": "bad"}
+_SIDES = {"online": "raw weights", "ema": "EMA", "base": "base"}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What to think of a run, the most important first."""
+
+    tone: Tone = "neutral"
+    sentences: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedSide:
+    """What the judge heard of one set of weights at one step."""
+
+    step: int | None  # None for the base
+    whose: str
+    usable: bool
+    faults: Sequence[str]
+    figures: Mapping[str, Mapping[str, float]]  # name -> mean, low, high, clips
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """All that the judge heard."""
+
+    titles: Sequence[tuple[str, str, int]] = ()  # name, title and digits of each figure that was measured
+    sides: Sequence[JudgedSide] = ()
+    words: Sequence[tuple[int, str]] = ()  # step -> verdict on it
+
+
+def find_verdict(run: Path, metrics: Metrics, events: Events) -> Verdict:
+    """Say what the judge and the losses say of a run."""
+    said = read_verdicts(run)
+    tone: Tone = "neutral" if said.exported is None else _TONES.get(said.exported.outcome, "neutral")
+    sentences = [f"Judge: {sentence}." for sentence in said.sentences]
+    sentences += [*_loss(metrics), *_distance(metrics), *_trouble(events)]
+    if not sentences:
+        sentences = ["Nothing was measured yet."]
+    return Verdict(tone, sentences)
+
+
+def _loss(metrics: Metrics) -> Iterator[str]:
+    keys = metrics.keys("eval/loss/")
+    key = "eval/loss/total" if "eval/loss/total" in keys else next(iter(keys), None)
+    if key is None:
+        return
+    series = metrics.series[key]
+    known = [(step, value) for step, value in zip(series.steps, series.values, strict=True) if math.isfinite(value)]
+    if len(known) < 2:
+        return
+    (first, before), (last, now) = known[0], known[-1]
+    best_step, best = min(known, key=lambda pair: pair[1])
+    went = "fell" if now < before else "rose"
+    sentence = f"Held-out loss {went} from {before:.4g} (step {first:,}) to {now:.4g} (step {last:,})"
+    if best_step == first:
+        yield f"{sentence}: no evaluation is better than the first one. Lower the LR, or check the data."
+    elif best_step != last:
+        yield f"{sentence}; it was lowest at step {best_step:,} with {best:.4g} and has risen since."
+    else:
+        yield f"{sentence}, its lowest so far."
+
+
+def _distance(metrics: Metrics) -> Iterator[str]:
+    series = metrics.series.get("sample/mel_distance/mean")
+    if series is not None and len(series.steps) > 1:
+        yield (
+            f"Mel distance of the samples to the recordings: {series.values[0]:.3f} at step {series.steps[0]:,}, "
+            f"{series.values[-1]:.3f} at step {series.steps[-1]:,}."
+        )
+
+
+def _trouble(events: Events) -> Iterator[str]:
+    if events.counts:
+        counts = ", ".join(f"{kind} {count}" for kind, count in events.counts.items())
+        yield f"The guard acted {sum(events.counts.values())} times: {counts}."
+    if events.warnings:
+        yield f"{len(events.warnings)} warnings were given: they are listed below."
+
+
+def read_judgement(run: Path) -> Judgement:
+    """Read the judge's figures with their intervals; none where they are missing or damaged."""
+    try:
+        steps = judged.read(run).steps
+    except CheckpointError:
+        return Judgement()
+    sides: list[JudgedSide] = []
+    for one in steps:
+        for whose in ("online", "ema"):
+            if isinstance(side := one.sides.get(whose), Mapping):
+                sides.append(_side(one.step, whose, side))
+    if steps and isinstance(base := steps[-1].sides.get("base"), Mapping):
+        sides.insert(0, _side(None, "base", base))
+    measured = {name for side in sides for name in side.figures}
+    titles = [(one.name, one.title, one.digits) for one in MEANINGS if one.name in measured]
+    return Judgement(titles, sides, [(one.step, one.words) for one in steps])
+
+
+def _side(step: int | None, whose: str, values: Mapping[str, Any]) -> JudgedSide:
+    figures = {
+        str(name): {part: float(interval[part]) for part in ("mean", "low", "high")}
+        for name, interval in (values.get("figures") or {}).items()
+        if isinstance(interval, Mapping) and all(_is_number(interval.get(part)) for part in ("mean", "low", "high"))
+    }
+    faults = [str(fault) for fault in values.get("faults") or ()]
+    return JudgedSide(step, _SIDES[whose], bool(values.get("usable")), faults, figures)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+# ---------------------------------------------------------------- what the run is
+
+
+def headline(run: Path, plan: Mapping[str, Any], metrics: Metrics) -> list[tuple[str, str]]:
+    """Return the facts that stand under the run's name: label, text."""
+    recipe = plan.get("recipe") if isinstance(plan.get("recipe"), Mapping) else {}
+    assert isinstance(recipe, Mapping)
+    environment = run_folder.read_environment(run)
+    packages = environment.get("packages") if isinstance(environment.get("packages"), Mapping) else {}
+    assert isinstance(packages, Mapping)
+    steps = f"{max(metrics.last_step, 0):,} of {_count(plan.get('steps'))}"
+    facts = [
+        ("steps", steps),
+        ("task", str(recipe.get("task") or "")),
+        ("base", str(recipe.get("base") or "from scratch")),
+        ("parameters", f"{_count(plan.get('num_parameters'))}, trained {_count(plan.get('num_trained'))}"),
+        ("started", str(environment.get("started") or "")[:16].replace("T", " ")),
+        ("versions", f"ttstrain {environment.get('ttstrain')}, torch {packages.get('torch')}"),
+        ("devices", ", ".join(_device(one) for one in environment.get("devices") or ()) or "CPU"),
+    ]
+    speed = metrics.last("perf/frames_per_s")
+    if speed is not None:
+        facts.append(("speed", f"{speed:,.0f} frames/s"))
+    if command := environment.get("command"):
+        facts.append(("command", quoted("ttstrain", *command)))
+    return [(label, text) for label, text in facts if text]
+
+
+def _device(device: Any) -> str:
+    return str(device.get("name") or device) if isinstance(device, Mapping) else str(device)
+
+
+def _count(number: Any) -> str:
+    if not isinstance(number, int):
+        return "?"
+    return f"{number / 1e6:.1f} M" if number >= 1_000_000 else f"{number:,}"
