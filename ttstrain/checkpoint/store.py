@@ -146,6 +146,15 @@ def weight_files(meta: Meta) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
+class Written:
+    """A checkpoint that is complete on disk."""
+
+    step: int
+    folder: Path
+    best: bool  # the best so far
+
+
+@dataclass(frozen=True, slots=True)
 class _Best:
     """The best step of a run or of a branch of it; None where there is none."""
 
@@ -172,6 +181,7 @@ class CheckpointStore:
         self._writer: threading.Thread | None = None
         self._error: BaseException | None = None
         self._news: deque[str] = deque()  # filled by the writer, emptied by `news`
+        self._written: deque[Written] = deque()  # filled by the writer, emptied by `written`
         self._stays: set[str] = set()  # old checkpoints that could not be removed, and were reported
         self._best_of_course: _Best | None = None  # `best` from the next save on, after a resume at an earlier step
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -222,6 +232,10 @@ class CheckpointStore:
         if self._writer is not None and not self._writer.is_alive():
             self.wait()
         return [self._news.popleft() for _ in range(len(self._news))]
+
+    def written(self) -> list[Written]:
+        """Return the checkpoints that were written since the last call; does not wait."""
+        return [self._written.popleft() for _ in range(len(self._written))]
 
     def resume_from(self, step: int, *, best: int | None) -> None:
         """Make `last` point to the checkpoint of `step`, where the run resumes; `best` is the best step until there.
@@ -280,6 +294,7 @@ class CheckpointStore:
             self._point_best(self._best_of_course.step)
         self._best_of_course = None
         self._news.append(f"checkpoint {folder.name}{' (best so far)' if best else ''}")
+        self._written.append(Written(meta.step, folder, best))
         self._prune()
 
     def _point_best(self, step: int | None) -> None:

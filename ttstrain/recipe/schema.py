@@ -474,11 +474,18 @@ class TrackingConfig(Section):
     wandb: Annotated[Literal["off", "disabled", "online", "offline", "auto"], AfterValidator(_off_for_disabled)] = (
         "auto"
     )
-    """`auto` is online when logged in, offline otherwise. `$WANDB_MODE` decides unless the recipe itself sets this."""
+    """`auto` is online when logged in, offline otherwise. `$WANDB_MODE` decides unless the recipe itself sets this.
+
+    Likewise `$WANDB_PROJECT`, `$WANDB_ENTITY` and `$WANDB_TAGS` for the keys below.
+    """
     wandb_project: str = "ttstrain"
     wandb_entity: str | None = None
+    wandb_checkpoints: Literal["off", "reference", "upload"] = "off"
+    """Checkpoints as artifacts of W&B: `reference` tells where they lie on this machine, `upload` sends them whole."""
     tags: list[str] = []
     tensorboard: bool = False
+    trackio: bool = False
+    """A dashboard on this machine without an account, under the project that `wandb_project` names."""
 
 
 class RunSettings(Section):

@@ -15,7 +15,7 @@ from ttstrain.runs.origin import Origin
 from ttstrain.runs.processes import Processes
 from ttstrain.shell import quoted
 from ttstrain.tracking import jsonl
-from ttstrain.tracking.tracker import RunInfo
+from ttstrain.tracking.tracker import Former, RunInfo
 from ttstrain.train import build, precision
 from ttstrain.train.held_out import HeldOut, hold_out
 from ttstrain.train.previews import recover_base
@@ -85,8 +85,15 @@ def _info(run: Run, origin: Origin | None) -> RunInfo:
         total_steps=run.optimizers.curriculum.total_steps,
         start_step=run.progress.step,
         steps_per_epoch=run.plan.steps_per_epoch,
+        former=_former(run, origin),
         measured_since=run.best.since,
     )
+
+
+def _former(run: Run, origin: Origin | None) -> Former | None:
+    if origin is None or origin.run is None or origin.run == run.folder:
+        return None
+    return Former(origin.run.name, run_folder.identity(origin.run), origin.step)
 
 
 def _resume_folder(run: Run, origin: Origin | None) -> list[str]:

@@ -166,6 +166,9 @@ class ConsoleTracker:
         room = self._console.width - len(line) - 2
         self._print(line if room < READABLE else f"{line}  {_cut(text, width=room)}", style="dim")
 
+    def checkpoint(self, step: int, folder: Path, *, best: bool) -> None:
+        """Do nothing: a note names the checkpoint."""
+
     def incident(self, step: int, kind: str, message: str) -> None:
         self._incidents[kind] += 1
         self._print(f"step {step}  {kind}: {message}", style="bold red")

@@ -83,6 +83,9 @@ class JsonlTracker:
     def sample(self, step: int, name: str, text: str, spoken: Mapping[SpokenBy, Spoken]) -> None:
         """Do nothing: the file holds numbers."""
 
+    def checkpoint(self, step: int, folder: Path, *, best: bool) -> None:
+        """Do nothing: the run's folder says which checkpoints there are."""
+
     def incident(self, step: int, kind: str, message: str) -> None:
         """Do nothing: incidents have their own folder."""
 

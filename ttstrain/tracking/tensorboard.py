@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ttstrain.errors import RecipeError
@@ -44,6 +45,9 @@ class TensorboardTracker:
 
     def sample(self, step: int, name: str, text: str, spoken: Mapping[SpokenBy, Spoken]) -> None:
         self._write(lambda writer: _add_sample(writer, step, name, text, spoken))
+
+    def checkpoint(self, step: int, folder: Path, *, best: bool) -> None:
+        """Do nothing: a note names the checkpoint."""
 
     def incident(self, step: int, kind: str, message: str) -> None:
         self._write(lambda writer: writer.add_text(f"incident/{kind}", message, step))

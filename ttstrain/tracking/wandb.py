@@ -14,21 +14,48 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from ttstrain.contract.listening import CHOSEN_SCORE
 from ttstrain.shell import quoted
 from ttstrain.tracking import spectrogram, wandb_rows
-from ttstrain.tracking.tracker import RunInfo, Spoken, SpokenBy
+from ttstrain.tracking.sample_table import Row, SampleTable, for_wandb
+from ttstrain.tracking.tracker import Former, RunInfo, Spoken, SpokenBy
+from ttstrain.tracking.wandb_checkpoints import CheckpointSender, How
 
 INIT_TIMEOUT_S = 20.0  # W&B's own default would hold a run without network back for 90 s
 FINISH_TIMEOUT_S = 60.0  # what is not uploaded in this time stays on disk for `wandb sync`
+ALERT_PAUSE_S = 300.0  # W&B sends at most one alert of a kind in this time, as to a chat
 ANSWER_S = 60.0  # time limit for W&B's service to take a row; milliseconds are usual
 LEAVE_S = 15.0  # time limit for the service to end, in addition to an upload's
 
+DATA_DIR = "WANDB_DATA_DIR"  # W&B's variable for where it keeps the files of tables until they are uploaded
+ENDS_THE_RUN = "give up"  # the kind of incident that does
+# Which value of a metric stands in W&B's table of runs, beside the last; the stars are W&B's.
+BEST_IS: Mapping[str, Literal["min", "max"]] = {
+    "eval/*": "min",
+    CHOSEN_SCORE: "max",
+    "judge/score": "max",
+    "judge/ema_score": "max",
+}
+
 Mode = Literal["online", "offline"]
+
+
+@dataclass(frozen=True, slots=True)
+class WandbNames:
+    """Under which names a run stands in W&B."""
+
+    project: str
+    entity: str | None = None
+    tags: Sequence[str] = ()
+    run: str | None = None  # None: the name of the run's folder
+    said: frozenset[str] = frozenset()  # which of project and entity the user said: a resume takes the others over
 
 
 class WandbTracker:
@@ -38,21 +65,21 @@ class WandbTracker:
         self,
         *,
         mode: Literal["online", "offline", "auto"],
-        project: str,
-        entity: str | None,
-        tags: Sequence[str],
+        names: WandbNames,
+        checkpoints: How = "off",
         note: Callable[[str], None],
         warn: Callable[[str], None],
     ) -> None:
         self._wanted = mode
-        self._project = project
-        self._entity = entity
-        self._tags = tuple(tags)
+        self._names = names
         self._note = note
         self._warn = warn
         self._info: RunInfo | None = None
         self._run: Any = None  # wandb.Run, None while off
         self._step = 0
+        self._checkpoints = CheckpointSender(checkpoints)
+        self._offline = False
+        self._table = SampleTable()  # of the sampling step that is going on
         self._row = 0  # W&B's own number of the next row
         self._numbered: bool = False  # whether we number the rows: offline, where W&B does not know the number
         self._degraded = False
@@ -65,16 +92,34 @@ class WandbTracker:
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._step = step
+        self._send_table()
         if self._run is not None and (error := _attempt(lambda: self._log_row({"step": step, **values}))):
             self._degrade(error)
             self.log(step, values)
 
     def sample(self, step: int, name: str, text: str, spoken: Mapping[SpokenBy, Spoken]) -> None:
-        if self._run is not None and (error := _attempt(lambda: self._log_sample(step, name, text, spoken))):
+        if self._run is None:
+            return
+        if self._table.step != step:
+            self._send_table()
+        self._table.add(step, name, text, spoken)
+        if error := _attempt(lambda: self._log_sample(step, name, text, spoken)):
             self._degrade(error)
 
+    def checkpoint(self, step: int, folder: Path, *, best: bool) -> None:
+        """Make an artifact of it. An error of one costs a warning and the further artifacts, and nothing else."""
+        run, info = self._run, self._info
+        if run is None or info is None:
+            return
+        error = _attempt(
+            lambda: self._checkpoints.send(run, info, step=step, folder=folder, best=best, offline=self._offline)
+        )
+        if error is not None:
+            self._checkpoints.how = "off"
+            self._warn(f"W&B gets no more checkpoints of this run: {_brief(error)}")
+
     def incident(self, step: int, kind: str, message: str) -> None:
-        if self._run is not None and (error := _attempt(lambda: self._summarize(incident=f"{step} {kind}: {message}"))):
+        if self._run is not None and (error := _attempt(lambda: self._alert(step, kind, message))):
             self._degrade(error)
 
     def note(self, message: str) -> None:
@@ -86,8 +131,12 @@ class WandbTracker:
             self._degrade(error)
 
     def finish(self, status: str) -> None:
+        self._send_table()
         if self._run is None:
             return
+        within_s = FINISH_TIMEOUT_S
+        if error := _attempt(lambda: self._checkpoints.finish(within_s=within_s), within_s=within_s + LEAVE_S):
+            self._warn(f"W&B lacks a checkpoint of this run: {_brief(error)}")
         if error := _attempt(lambda: self._close(status), within_s=FINISH_TIMEOUT_S + LEAVE_S):
             self._warn(f"W&B could not finish: {_brief(error)}; `{_sync(self._folder)}` uploads the rest")
         self._run = None
@@ -116,29 +165,49 @@ class WandbTracker:
         assert self._info is not None, "log before start"
         info = self._info
         row = self._next_row(info, mode)
+        names = self._names if not info.resumed else _where_it_was(self._names, info.run_dir)
         settings = {"silent": True, "console": "off", "init_timeout": INIT_TIMEOUT_S, "save_code": False}
         if "finish_timeout" in wandb.Settings.model_fields:  # missing from older releases
             settings |= {"finish_timeout": FINISH_TIMEOUT_S, "finish_timeout_raises": True}
         self._run = wandb.init(
             dir=str(info.run_dir),
             id=info.run_id,
-            name=info.name,
+            name=names.run or info.name,
             resume="allow",
             mode=mode,
-            project=self._project,
-            entity=self._entity,
-            tags=list(self._tags),
-            config=dict(info.recipe),
+            project=names.project,
+            entity=names.entity,
+            tags=list(names.tags),
+            config=_config(info),
             allow_val_change=True,
             settings=wandb.Settings(**settings),
         )
         self._row, self._numbered = max(row, self._run.starting_step), mode == "offline"
-        self._run.define_metric("step")
-        self._run.define_metric("*", step_metric="step")
+        self._offline = mode == "offline"
+        wandb_rows.write_place(info.run_dir, project=self._run.project, entity=self._run.entity or names.entity)
+        self._define_metrics()
+        if info.former is not None:
+            self._link_to(info.former)
         if mode == "online":
             self._note(f"W&B: {self._run.url}")
         else:
             self._note(f"W&B: offline, `{_sync(self._folder)}` uploads it")
+
+    def _define_metrics(self) -> None:
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
+        for metrics, best in BEST_IS.items():
+            self._run.define_metric(metrics, step_metric="step", summary=f"{best},last")
+
+    def _link_to(self, former: Former) -> None:
+        """Name the run that this one continues from in the run's notes, with its address where W&B has one."""
+        words = f"Continues from step {former.step:,} of `{former.name}`"
+        address = str(self._run.url or "")
+        if former.run_id is not None and address:
+            words += f": {address.rpartition('/')[0]}/{former.run_id}"
+        noted = str(self._run.notes or "")
+        if words not in noted:
+            self._run.notes = f"{noted}\n\n{words}".strip()
 
     def _next_row(self, info: RunInfo, mode: Mode) -> int:
         if (row := wandb_rows.read(info.run_dir)) is not None:
@@ -176,6 +245,26 @@ class WandbTracker:
                     row[f"sample/mel/{key}"] = wandb.Image(str(file), caption=text)
             self._log_row(row)  # copies the files into the run
 
+    def _send_table(self) -> None:
+        """Send the table of the last sampling step, if it was not sent."""
+        if self._table.step is None:
+            return
+        step, rows = self._table.step, self._table.taken()
+        if self._run is None:
+            return
+        if error := _attempt(lambda: self._log_table(step, rows)):
+            self._degrade(error)
+
+    def _log_table(self, step: int, rows: Sequence[Row]) -> None:
+        assert self._info is not None, "log before start"
+        with _files_in(self._info.run_dir):
+            self._log_row({"step": step, "sample/table": for_wandb(rows)})
+
+    def _alert(self, step: int, kind: str, message: str) -> None:
+        self._summarize(incident=f"{step} {kind}: {message}")
+        level = "ERROR" if kind == ENDS_THE_RUN else "WARN"
+        self._run.alert(f"ttstrain: {kind}", f"Step {step:,}: {message}", level=level, wait_duration=ALERT_PAUSE_S)
+
     def _summarize(self, **values: str) -> None:
         for key, value in values.items():
             self._run.summary[key] = value
@@ -206,6 +295,30 @@ class WandbTracker:
             error = again
         self._run = None
         self._warn(f"W&B is off for the rest of the run: {_brief(error)}; metrics.jsonl has everything")
+
+
+@contextmanager
+def _files_in(run_dir: Path) -> Iterator[None]:
+    """Let W&B keep the files of a table in the run's folder: it would take the user's home, which may be small."""
+    if os.environ.get(DATA_DIR):
+        yield
+        return
+    os.environ[DATA_DIR] = str(run_dir / "wandb" / "data")
+    try:
+        yield
+    finally:
+        del os.environ[DATA_DIR]
+
+
+def _where_it_was(names: WandbNames, run_dir: Path) -> WandbNames:
+    """Return the project and the entity in which the run stands, unless the user says others now."""
+    was = {key: value for key, value in wandb_rows.read_place(run_dir).items() if key not in names.said}
+    return replace(names, project=was.get("project", names.project), entity=was.get("entity", names.entity))
+
+
+def _config(info: RunInfo) -> dict[str, Any]:
+    former = {} if info.former is None else {"continues_from": asdict(info.former)}
+    return {**info.recipe, **former}
 
 
 class _NotLoggedInError(Exception):

@@ -69,3 +69,5 @@ def tell_saved(run: Run) -> None:
     """Report checkpoints that have been written since the last call. Raises the error of one that failed."""
     for line in run.store.news():
         run.trackers.note(line)
+    for one in run.store.written():
+        run.trackers.checkpoint(one.step, one.folder, best=one.best)

@@ -52,6 +52,9 @@ class Recorder:
     def sample(self, step: int, name: str, text: str, spoken: Mapping[SpokenBy, Spoken]) -> None:
         self._hear("sample")
 
+    def checkpoint(self, step: int, folder: Path, *, best: bool) -> None:
+        self._hear(f"checkpoint {step} {best}")
+
     def incident(self, step: int, kind: str, message: str) -> None:
         self._hear("incident")
 
@@ -70,6 +73,7 @@ def speak_to_all(trackers: Trackers, run_dir: Path) -> None:
     for step in (1, 2):
         trackers.log(step, {"train/loss/model": 1.0})
     trackers.sample(2, "a", "Hello.", {})
+    trackers.checkpoint(2, run_dir / "checkpoints" / "step-00000002", best=True)
     trackers.incident(2, "skip", "nan")
     trackers.note("a note")
     trackers.finish("done")

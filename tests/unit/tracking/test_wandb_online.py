@@ -19,7 +19,7 @@ import pytest
 from tests.support.wandb_file import read_offline_run, run_files
 from ttstrain.tracking import wandb
 from ttstrain.tracking.tracker import RunInfo
-from ttstrain.tracking.wandb import WandbTracker
+from ttstrain.tracking.wandb import WandbNames, WandbTracker
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -121,7 +121,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
 
 
 def start(run_dir: Path, heard: list[str], *, start_step: int = 0) -> WandbTracker:
-    tracker = WandbTracker(mode="auto", project="p", entity="me", tags=[], note=heard.append, warn=heard.append)
+    tracker = WandbTracker(mode="auto", names=WandbNames("p", "me"), note=heard.append, warn=heard.append)
     run_dir.mkdir(exist_ok=True)
     info = RunInfo(
         name="a run",
