@@ -15,6 +15,7 @@ from ttstrain.weights import Weights
 
 FILE_NAME = "judge.json"
 SCHEMA = 1
+FELL = 0.05  # of the score, below the best step's: the run got worse
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,3 +100,20 @@ def top(steps: Sequence[JudgedStep], *, among: Collection[int]) -> JudgedStep | 
     """Return the verdict with the highest score among these steps, the latest of equals; None where none was judged."""
     found = [step for step in steps if step.step in among and step.score is not None]
     return max(found, key=lambda step: (step.score or 0.0, step.step), default=None)
+
+
+def course(steps: Sequence[JudgedStep]) -> str | None:
+    """Say that a run was worse than its base all along, or got worse after its best step; None for neither."""
+    best = top(steps, among={step.step for step in steps})
+    if len(steps) > 1 and all(step.outcome == "worse" for step in steps):
+        return (
+            f"worse than the base at every listening from step {steps[0].step:,} on: lower the learning rate, and "
+            "check that the texts belong to the recordings"
+        )
+    if best is None or best.score is None or best.is_worse:
+        return None
+    last = steps[-1]
+    if last.score is None or best.score - last.score < FELL:
+        return None
+    how = last.words if last.is_worse else f"farther from the voice by {best.score - last.score:.2f}"
+    return f"step {last.step:,} is worse than step {best.step:,} ({how}): the run was too long, fewer steps are enough"

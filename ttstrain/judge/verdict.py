@@ -3,6 +3,9 @@
 Among usable weights those with the most similar voice win, unless others clearly say more of the words. Weights whose
 voice differs from the winner's by no more than the interval are as good, and of those the ones with the lowest held-out
 loss win.
+
+What follows the verdict is no fault of the weights that are to be used: a pace that is the base's too, and weights that
+hardly differ from the base.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from ttstrain.judge.rule import AUDIBLE, Side, Standing, differences, say_pace, 
 
 Outcome = Literal["better", "same", "worse", "usable", "unusable", "unsure", "unknown"]
 DO_NOT_USE = "worse than the base: do not use it"
+NOTABLE_PACE = 0.15  # from the recordings' pace: named, also where the base is no better
+UNMOVED = 0.25  # of the way that the winner's voice went: weights that moved less hardly differ from the base
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,7 @@ def decide(sides: Sequence[Side], base: Side | None = None) -> Verdict:
     if winner is None:
         return Verdict("unknown", "nothing was listened to", None, beside, standings)
     outcome, words = _against(winner, beside)
-    return Verdict(outcome, words, winner, beside, standings)
+    return Verdict(outcome, "; ".join([words, *_remarks(winner, standings, said=words)]), winner, beside, standings)
 
 
 def _winner(standings: Sequence[Standing]) -> Standing | None:
@@ -135,6 +140,30 @@ def _doubt(standing: Standing, base: Standing | None) -> str:
     if words.understanding == "too few sentences":
         return f"too few sentences to say whether words are understood ({heard})"
     return f"not sure whether words are understood ({heard})"
+
+
+def _remarks(winner: Standing, standings: Sequence[Standing], *, said: str) -> list[str]:
+    """Name what a person should know beside the verdict."""
+    remarks = []
+    pace = winner.mean("pace")
+    if pace is not None and abs(pace - 1) >= NOTABLE_PACE and "pace" not in said:
+        remarks.append(f"{say_pace(pace)} than the recordings")
+    remarks += [_like_base(one) for one in standings if _unmoved(one, winner)]
+    return remarks
+
+
+def _like_base(one: Standing) -> str:
+    averaged = one.side.key.rpartition("-")[2] == "ema"
+    return f"{one.side.title}: hardly different from the base" + (", `ema.decay` is too high" if averaged else "")
+
+
+def _unmoved(one: Standing, winner: Standing) -> bool:
+    """Tell whether the winner came closer to the voice and `one` hardly moved from the base."""
+    own, best = one.against_base.get("voice"), winner.against_base.get("voice")
+    if one is winner or own is None or not _exceeds(best) or best.mean < AUDIBLE or own.mean >= UNMOVED * best.mean:
+        return False
+    gap = paired(column(winner.side.figures, "voice"), column(one.side.figures, "voice"))
+    return own.mean > -AUDIBLE and _exceeds(gap)
 
 
 def _alone(winner: Standing) -> str:

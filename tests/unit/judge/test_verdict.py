@@ -164,3 +164,26 @@ def test_what_was_not_measured_is_said_and_never_counted() -> None:
     assert "words not measured" in verdict.words
     assert decide([Side("online", "raw weights", [Figures()] * 8)], BASE).outcome == "unknown"
     assert stand(side("online", voice=None), BASE).score is None
+
+
+def test_an_average_that_is_too_slow_is_named_and_raw_weights_are_used() -> None:
+    sides = [side("online", voice=0.75, loss=0.9), side("ema", voice=0.61, loss=0.5)]
+    words = decide(sides, BASE).words
+    assert words.endswith(
+        "use raw weights of step 300; EMA of step 300: hardly different from the base, `ema.decay` is too high"
+    )
+
+
+@pytest.mark.parametrize("voice", [0.55, 0.7, 0.74])
+def test_an_average_that_moved_is_not_named(voice: float) -> None:
+    words = decide([side("online", voice=0.75, loss=0.9), side("ema", voice=voice, loss=1.0)], BASE).words
+    assert "hardly different" not in words
+
+
+@pytest.mark.parametrize("voice", [0.605, 0.7])
+def test_a_pace_that_the_base_has_too_is_named(voice: float) -> None:
+    fast = side("base", voice=0.6, pace=0.75)
+    verdict = decide([side("online", voice=voice, pace=0.76)], fast)
+    assert verdict.outcome in ("same", "better")
+    assert verdict.words.count("pace 24 % faster") == 1
+    assert "pace" not in decide([side("online", voice=0.605, pace=0.9)], BASE).words
