@@ -26,6 +26,7 @@ that was interrupted. WORK/proof.json holds everything, WORK/proof.md the table.
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -169,13 +170,26 @@ def prove(arm: Arm, settings: Settings, work: Path, *, keep: bool) -> dict[str, 
 
 def identify(arm: Arm, settings: Settings) -> dict[str, Any]:
     """Return what a result depends on, but for the code."""
-    digest = hashlib.sha256()
-    place = resolve_base(settings.base)
-    for file in sorted(place.rglob("*.safetensors")) if place.is_dir() else [place]:
-        digest.update(file.read_bytes())
-    identity = {**asdict(arm), **asdict(settings), "base_sha256": digest.hexdigest()}
+    digests = {"base_sha256": digest_of_base(settings.base), "voice_sha256": digest_of_voice(arm.voice)}
+    identity = {**asdict(arm), **asdict(settings), **digests}
     as_read: dict[str, Any] = json.loads(json.dumps(identity))
     return as_read
+
+
+@functools.cache
+def digest_of_voice(voice: str) -> str:
+    digest = hashlib.sha256()
+    for clip in judge.clips_of_data(voice):
+        digest.update(clip.text.encode() + b"\0" + clip.path.read_bytes())
+    return digest.hexdigest()
+
+
+def digest_of_base(base: str) -> str:
+    digest = hashlib.sha256()
+    place = resolve_base(base)
+    for file in sorted(place.rglob("*.safetensors")) if place.is_dir() else [place]:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def plant(arm: Arm, work: Path) -> str:
