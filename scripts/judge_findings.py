@@ -19,6 +19,7 @@ from ttstrain.tracking.judged import read_verdicts
 
 Fault = Literal["lr", "pace", "speaker", "transcripts", "ema", "steps"]
 RAW, EMA = "eval/loss/total", "eval/ema_loss/total"
+GAVE_UP = "the run gave up: its losses were no numbers or rose for good (exit code 5)"
 LEAST_PACE = 15  # percent that must be named where speech was sped up by 30
 AUDIBLE = 0.02  # of the voice's similarity
 
@@ -174,6 +175,8 @@ def _lr(said: Said) -> Named:
         return Named(True, "worse than the base, and what was lost")
     if said.alarms:
         return Named(True, "by an alarm")
+    if GAVE_UP in said.closing:
+        return Named(True, "by the run itself, which gave up")
     return Named(False, _moved(said))
 
 

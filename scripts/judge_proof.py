@@ -45,6 +45,7 @@ from typing import Any
 
 import torch
 from judge_findings import (
+    GAVE_UP,
     Fault,
     Loss,
     Said,
@@ -150,6 +151,8 @@ def prove(arm: Arm, settings: Settings, work: Path, *, keep: bool) -> dict[str, 
     data = plant(arm, work)
     code, refused = train(arm, settings, run, data=data)
     said, loss = find(arm, settings, run, data=data)
+    if code == DIVERGED:
+        said = replace(said, closing=f"{said.closing} {GAVE_UP}".strip())
     result = {
         "arm": arm.name,
         "title": arm.title,
@@ -163,7 +166,7 @@ def prove(arm: Arm, settings: Settings, work: Path, *, keep: bool) -> dict[str, 
         **to_json(said, loss),
     }
     write_json(work / "results" / f"{arm.name}.json", result)
-    if not keep:
+    if not keep and (run / pointers.CHECKPOINTS).is_dir():
         shutil.rmtree(run / pointers.CHECKPOINTS)
     return result
 
@@ -330,6 +333,7 @@ def main() -> int:
     if not chosen:
         parser.error(f"`--only` matches none of {', '.join(arm.name for arm in every)}")
     work = given.work.resolve()
+    os.environ.setdefault("TTSTRAIN_CACHE", str(work / "cache"))
     results, failed = run_all(chosen, settings, work, jobs=given.jobs, keep=given.keep)
     report(every, settings, work)
     print(f"{len(results)} of {len(chosen)} runs finished; `{work / 'proof.md'}`, `{work / 'proof.json'}`")

@@ -141,6 +141,7 @@ CASES: list[tuple[str | None, str, dict[str, Any], bool]] = [
     ("lr", "not usable: words not understood: 1 of 8 sentences, base 2; the base is not either", {}, False),
     ("lr", GOOD, {}, False),
     ("lr", GOOD, {"alarms": ["step 100: words lost: 2 of 8 sentences, base 7"]}, True),
+    (None, "nothing was listened to", {"outcome": "unknown", "closing": "gave up"}, False),
     ("pace", GOOD.replace("2 %", "24 %"), {}, True),
     ("pace", GOOD, {}, False),
     ("pace", GOOD.replace("2 % faster", "24 % slower"), {}, False),
@@ -168,6 +169,13 @@ def test_a_fault_counts_as_named_where_the_words_say_it(
     named = scripts["judge_findings"].decide(fault, said(scripts, verdict, **values))
     assert named.rightly is rightly
     assert named.why
+
+
+def test_a_run_that_gave_up_named_its_learning_rate_itself(scripts: dict[str, ModuleType]) -> None:
+    findings = scripts["judge_findings"]
+    gone = said(scripts, "nothing was listened to", outcome="unknown", closing=findings.GAVE_UP)
+    assert findings.decide("lr", gone).rightly is True
+    assert findings.decide("lr", replace(gone, closing="")).rightly is False
 
 
 def test_a_long_run_that_got_no_worse_has_nothing_to_name(scripts: dict[str, ModuleType]) -> None:
