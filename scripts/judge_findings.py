@@ -94,7 +94,7 @@ def said_in_run(run: Path) -> Said:
         last.score,
         last.sides.get("base", {}).get("score"),
         alarms_of(run),
-        " ".join(" ".join(read_verdicts(run).lines).split()).replace("judge: ", ""),
+        "; ".join(read_verdicts(run).sentences),
         last.sides,
         {step.step: step.score for step in steps},
     )
