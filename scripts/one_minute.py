@@ -22,7 +22,6 @@ import argparse
 import contextlib
 import json
 import math
-import random
 import shutil
 import subprocess
 import sys
@@ -37,23 +36,21 @@ from typing import Any
 import torch
 from one_minute_arms import ARMS, AVERAGES, NEEDS_REPLAY, RECIPE, Average, Rates, describe, overrides
 from one_minute_table import BASE, MARGIN, Result, claims, found, outcome, tables, voice_gain
+from one_minute_voices import Cut, cut, name_of, read_voice, write_table
 
 from ttstrain import registry
 from ttstrain.contract.data import Clip
 from ttstrain.contract.task import Audio, Prompt
 from ttstrain.data import atomic
 from ttstrain.data.audio import read_clip
-from ttstrain.data.audit import audit
-from ttstrain.data.readers import read_rows
 from ttstrain.digest import sha256
-from ttstrain.errors import DivergedError
+from ttstrain.errors import DivergedError, UserError
 from ttstrain.infer.load import load_model
 from ttstrain.judge.figures import Figures
 from ttstrain.judge.listen import Ears, Target, listen
 from ttstrain.judge.wanted import measure_wanted
 from ttstrain.optim.ema import Ema
 from ttstrain.recipe.compose import compose
-from ttstrain.recipe.schema import DataConfig
 from ttstrain.runs.new import begin
 from ttstrain.runs.processes import join_processes
 from ttstrain.runs.tracked import tracked
@@ -63,77 +60,10 @@ from ttstrain.train.prepare import no_progress
 from ttstrain.train.run import Run
 
 FRAMES_PER_S = 24_000 / 256
-HANDY_S = (1.5, 7.0)  # of a judged sentence: long enough to tell a voice, short enough to be generated soon
-FEWEST_S = 40.0  # of speech left to train on
-FEWEST_SENTENCES = 3
-SHORTEST_PROMPT_S = 2.5
 NORM_STEPS = 50  # whose gradient norms are kept
 NORM = "optim/grad_norm/"
 DRAWS = 4  # of noise and flow time for each clip of the held-out loss
 RETAINED = 6  # clips of other voices whose loss says what is forgotten
-
-
-# ---------------------------------------------------------------- voices
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """One voice's clips, by use."""
-
-    train: Sequence[Clip]
-    judged: Sequence[Clip]
-
-
-def read_voice(folder: Path, language: str) -> list[Clip]:
-    """Read a folder's clips, as one speaker's. Raises SystemExit where they are too few."""
-    config = DataConfig(path=str(folder), language=language)
-    table = read_rows(str(folder))
-    return list(audit(table, config).clips)
-
-
-def cut(clips: Sequence[Clip], *, voice: str, seed: int, seconds: float, sentences: int, longest_s: float) -> Cut:
-    """Choose the judged sentences and at most so many seconds to train on, others for each seed.
-
-    A clip becomes a judged sentence if it is of a handy length and `FEWEST_S` remain. Raises SystemExit where fewer
-    than `FEWEST_SENTENCES` are found.
-    """
-    order = random.Random(f"{voice}/{seed}").sample(list(clips), len(clips))
-    left = sum(clip.duration_s for clip in order if clip.duration_s <= longest_s)
-    low, high = HANDY_S
-    judged: list[Clip] = []
-    for clip in order:
-        trained = clip.duration_s if clip.duration_s <= longest_s else 0.0
-        if len(judged) < sentences and low <= clip.duration_s <= high and left - trained >= FEWEST_S:
-            judged.append(clip)
-            left -= trained
-    if len(judged) < FEWEST_SENTENCES:
-        raise SystemExit(f"error: `{voice}` has too little speech to train on {FEWEST_S:.0f} s and judge the rest")
-    ids = {clip.id for clip in judged}
-    chosen: list[Clip] = []
-    for clip in order:
-        fits = sum(one.duration_s for one in chosen) + clip.duration_s <= seconds
-        if fits and clip.id not in ids and clip.duration_s <= longest_s:
-            chosen.append(clip)
-    return Cut(chosen, judged)
-
-
-def choose_prompt(clips: Sequence[Clip]) -> Clip:
-    """Choose the shortest clip that tells a voice: a long prompt makes every sentence dearer."""
-    return min(clips, key=lambda clip: (clip.duration_s < SHORTEST_PROMPT_S, clip.duration_s))
-
-
-def write_table(path: Path, clips: Sequence[Clip], *, speaker: str | None = None) -> Path:
-    rows = [
-        {
-            "audio_file": str(clip.path.resolve()),
-            "text": clip.text,
-            "speaker": clip.speaker if speaker is None else speaker,
-            "language": clip.language,
-        }
-        for clip in clips
-    ]
-    atomic.write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    return path
 
 
 # ---------------------------------------------------------------- what is to be done
@@ -178,6 +108,10 @@ class Setting:
     @property
     def longest_s(self) -> float:
         return self.frames / FRAMES_PER_S - 0.1
+
+    def cut(self, clips: Sequence[Clip], *, voice: str, seed: int) -> Cut:
+        options = {"seconds": self.seconds, "longest_s": self.longest_s}
+        return cut(clips, voice=voice, seed=seed, sentences=self.sentences, **options)
 
     def file(self, arm: str, voice: str, seed: int) -> Path:
         return self.work / "results" / f"{arm}--{voice}--{seed}.json"
@@ -235,7 +169,7 @@ class Follower:
 def given(job: Job, setting: Setting, table: Path) -> list[str]:
     """Return what is changed in the recipe: the training's settings, the data, and nothing measured by the run."""
     replay = None
-    if ARMS[job.arms[0]].training == NEEDS_REPLAY:
+    if job.training == NEEDS_REPLAY:
         replay = str(write_table(setting.work / "replay.jsonl", setting.replay))
     return [
         *overrides(job.training, steps=setting.steps, rates=setting.rates, replay=replay),
@@ -257,14 +191,7 @@ def given(job: Job, setting: Setting, table: Path) -> list[str]:
 
 def carry_out(job: Job, setting: Setting, clips: Sequence[Clip], ears: Ears) -> list[Path]:
     """Train once, judge every set of weights that is wanted, and write a file for each; return the files."""
-    split = cut(
-        clips,
-        voice=job.voice,
-        seed=job.seed,
-        seconds=setting.seconds,
-        sentences=setting.sentences,
-        longest_s=setting.longest_s,
-    )
+    split = setting.cut(clips, voice=job.voice, seed=job.seed)
     table = write_table(setting.work / "data" / f"{job.voice}--{job.seed}.jsonl", split.train, speaker=job.voice)
     composed = compose(RECIPE, given(job, setting, table))
     place = setting.work / "runs" / composed.values["name"]
@@ -325,7 +252,7 @@ class Panel:
         clips = [*split.judged, *split.train]
         speaker = clips[0].speaker
         wanted = measure_wanted(clips, texts=[clip.text for clip in split.judged], speakers=[speaker], ears=ears)
-        reference = choose_prompt(split.train)
+        reference = split.prompt
         audio = Audio(read_clip(reference, reference.sample_rate), reference.sample_rate)
         prompts = [
             Prompt(clip.text, audio, reference.text, speaker=voice, seed=seed, language=clip.language)
@@ -507,7 +434,7 @@ def quietly(log: Path) -> Iterator[None]:
 def measure(options: argparse.Namespace) -> None:
     """Make the runs that the work folder does not hold yet."""
     work: Path = options.work.resolve()
-    others = [read_voice(folder, options.language) for folder in options.replay]
+    others = [read_voice(place, options.language) for place in options.replay]
     retained = [clip for clips in others for clip in clips[:1]][:RETAINED]
     kept = {clip.id for clip in retained}
     setting = Setting(
@@ -527,16 +454,18 @@ def measure(options: argparse.Namespace) -> None:
         "frames": options.frames,
         "sentences": options.sentences,
         "seconds": options.seconds,
-        "replay": sorted(folder.name for folder in options.replay),
+        "replay": sorted(map(name_of, options.replay)),
         **describe(options.steps, setting.rates),
     }
     settle(work, about)
-    voices = {folder.name: read_voice(folder, options.language) for folder in options.voices}
+    voices = {name_of(place): read_voice(place, options.language) for place in options.voices}
     made = {
         tuple(json.loads(path.read_text())[key] for key in ("arm", "voice", "seed"))
         for path in (work / "results").glob("*.json")
     }
     jobs = plan(options.arms, list(voices), options.seeds, made)
+    for job in jobs:  # before an hour is spent
+        setting.cut(voices[job.voice], voice=job.voice, seed=job.seed)
     ears = replace(Ears.open(language=options.language, transcribe=False), detector=None)  # pitch decides nothing here
     for note in ears.notes:
         print(f"note: {note}")
@@ -556,13 +485,16 @@ def measure(options: argparse.Namespace) -> None:
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--voices", type=Path, nargs="+", default=[], help="folders, each with the recordings of one voice"
+        "--voices",
+        nargs="+",
+        default=[],
+        help="folders, each with one speaker's recordings and texts; or `package:voice`",
     )
     parser.add_argument("--arms", help=f"names with commas between, of: {', '.join(ARMS)}; default: all")
     parser.add_argument("--seeds", type=int, default=5, help="for each voice and arm")
     parser.add_argument("--minutes", type=float, default=math.inf, help="after these, no training is started")
     parser.add_argument("--work", type=Path, default=Path("runs/one_minute"), help="where results are kept")
-    parser.add_argument("--replay", type=Path, nargs="+", default=[], help="folders of voices that the base knows")
+    parser.add_argument("--replay", nargs="+", default=[], help="folders of voices that the base knows")
     parser.add_argument("--base", default="package:small_f5")
     parser.add_argument("--steps", type=int, default=160)
     parser.add_argument("--frames", type=int, default=1600, help="in a step, padding included")
@@ -588,10 +520,13 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     options = parse_options()
     torch.set_num_threads(1)
-    if options.table:
-        show(options.work, options.out or options.work / "table", margin=options.margin)
-    else:
-        measure(options)
+    try:
+        if options.table:
+            show(options.work, options.out or options.work / "table", margin=options.margin)
+        else:
+            measure(options)
+    except UserError as error:
+        raise SystemExit(f"error: {error.message}") from error
 
 
 if __name__ == "__main__":

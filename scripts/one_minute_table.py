@@ -16,7 +16,7 @@ from one_minute_arms import ARMS, HORIZONS
 from ttstrain.judge.figures import Figures, Interval, bootstrap, column
 from ttstrain.judge.rule import FaultKind, Side, stand
 
-MARGIN = 0.05  # of voice similarity: a seventh of what lies between one speaker's clips and two speakers'
+MARGIN = 0.05  # of voice similarity: a fifth of what lies between one speaker's clips and two speakers'
 MOST_WORDS_LOST = 1  # sentence
 BASE, OURS = "base", "ours"
 WORDS: tuple[FaultKind, ...] = ("not understood", "words lost", "collapsed")

@@ -46,6 +46,13 @@ def arms() -> Any:
 
 
 @pytest.fixture
+def voices() -> Any:
+    import one_minute_voices
+
+    return one_minute_voices
+
+
+@pytest.fixture
 def table() -> Any:
     import one_minute_table
 
@@ -70,11 +77,6 @@ def test_every_arm_gets_its_first_seed_on_every_voice_before_any_gets_its_second
     assert jobs[0].arms == ("ours", "ema-off")  # one training serves both
 
 
-def test_the_prompt_is_the_shortest_clip_that_tells_a_voice(minute: Any) -> None:
-    assert minute.choose_prompt(clips(1.0, 9.0, 2.4, 3.0)).duration_s == 3.0
-    assert minute.choose_prompt(clips(2.0, 1.0)).duration_s == 1.0
-
-
 def test_what_is_made_is_not_made_again(minute: Any) -> None:
     made = {("ours", "a", 0), ("no-warmup", "a", 0)}
     jobs = minute.plan(["ours", "no-warmup", "ema-off"], ["a"], 1, made)
@@ -88,19 +90,35 @@ def clips(*lengths: float) -> list[Clip]:
     ]
 
 
-def test_judged_sentences_are_not_trained_on_and_change_with_the_seed(minute: Any) -> None:
+OPTIONS = {"voice": "v", "seconds": 60.0, "sentences": 4, "longest_s": 17.0}
+
+
+def test_judged_sentences_are_not_trained_on_and_change_with_the_seed(voices: Any) -> None:
     voice = clips(2.5, 9.2, 9.3, 5.8, 9.0, 9.0, 3.8, 8.3, 5.1, 4.0, 21.0)
-    options = {"voice": "v", "seconds": 60.0, "sentences": 4, "longest_s": 17.0}
-    cuts = [minute.cut(voice, seed=seed, **options) for seed in range(6)]
+    cuts = [voices.cut(voice, seed=seed, **OPTIONS) for seed in range(8)]
     for one in cuts:
         assert not {clip.id for clip in one.train} & {clip.id for clip in one.judged}
-        assert minute.FEWEST_S <= sum(clip.duration_s for clip in one.train) <= 60
+        assert one.prompt in one.train
+        assert voices.FEWEST_S <= sum(clip.duration_s for clip in one.train) <= 60
         assert 3 <= len(one.judged) <= 4
         assert all(clip.duration_s <= 17 for clip in one.train)
     assert len({tuple(clip.id for clip in one.judged) for one in cuts}) > 3
-    assert minute.cut(voice, seed=0, **options) == cuts[0]
+    assert voices.cut(voice, seed=0, **OPTIONS) == cuts[0]
+
+
+def test_a_voice_with_little_speech_gives_its_shortest_clips(voices: Any) -> None:
+    voice = clips(8.9, 8.8, 2.4, 3.0, 3.1, 3.3, 8.7, 8.6, 4.0)  # 51 s: one long clip leaves room for one short one
+    for seed in range(8):
+        one = voices.cut(voice, seed=seed, **OPTIONS)
+        assert len(one.judged) >= 3
+        assert sum(clip.duration_s for clip in one.train) >= voices.FEWEST_S
+
+
+def test_a_voice_with_too_little_speech_is_refused(voices: Any) -> None:
     with pytest.raises(SystemExit, match="too little speech"):
-        minute.cut(voice[:5], seed=0, **options)
+        voices.cut(clips(2.5, 9.2, 9.3, 5.8, 9.0), seed=0, **OPTIONS)
+    with pytest.raises(SystemExit, match="no clip of"):
+        voices.cut(clips(9.2, 9.3, 9.0), seed=0, **OPTIONS)
 
 
 # ---------------------------------------------------------------- trainings and averages
