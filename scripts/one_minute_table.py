@@ -282,7 +282,8 @@ def _rate_claim(results: Sequence[Result], arm: str, claimed: str, limit: float,
     verdict = decide_rate(sum(own), len(own), limit=limit, claimed=claimed)
     low, high = wilson(sum(own), len(own))
     measured = f"{sum(own)} of {len(own)} succeed ({100 * low:.0f} to {100 * high:.0f} %)" if own else "no run"
-    return f"one minute succeeds in {claimed} {100 * limit:.0f} % of runs with `{arm}`: **{verdict}**; {measured}"
+    share = f"{'less' if claimed == 'below' else 'more'} than {100 * limit:.0f} %"
+    return f"one minute succeeds in {share} of the runs with `{arm}`: **{verdict}**; {measured}"
 
 
 def _norm_claim(results: Sequence[Result]) -> str:

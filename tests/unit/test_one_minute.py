@@ -285,9 +285,11 @@ def test_pairs_are_of_one_voice_and_seed(table: Any) -> None:
 def test_results_against_the_claims_are_printed_as_such(table: Any) -> None:
     said = table.claims(many(table), {"ema_warmup_reaches": 0.95})
     assert said[0].startswith(
-        "one minute succeeds in below 40 % of runs with `upstream-like`: **CONTRADICTED**; 10 of 10"
+        "one minute succeeds in less than 40 % of the runs with `upstream-like`: **CONTRADICTED**; 10 of 10"
     )
-    assert said[1].startswith("one minute succeeds in above 90 % of runs with `ours`: **CONTRADICTED**; 0 of 10")
+    assert said[1].startswith(
+        "one minute succeeds in more than 90 % of the runs with `ours`: **CONTRADICTED**; 0 of 10"
+    )
     assert said[2].startswith("warmup lowers gradient norms by 70 %: **CONTRADICTED**; measured +0 %")
     assert "not measured" in said[3]
 
