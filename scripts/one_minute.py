@@ -24,7 +24,6 @@ import json
 import math
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -224,7 +223,7 @@ def carry_out(job: Job, setting: Setting, clips: Sequence[Clip], ears: Ears) -> 
             ended = "diverged"
         common |= {"ended": ended, "norms": rounded(follower.norms), "train_s": round(perf_counter() - begun, 1)}
         for arm in job.arms:
-            heard = {"figures": [], "loss": None, "retention": None, "judge_s": 0.0}
+            heard: dict[str, Any] = {"figures": [], "loss": None, "retention": None, "judge_s": 0.0}
             if ended == "done":
                 with follower.weights(ARMS[arm].weights):
                     heard = panel.hear(ready.run)
@@ -530,4 +529,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
