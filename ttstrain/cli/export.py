@@ -44,6 +44,17 @@ def export(
         bool,
         typer.Option("--compare", help="Measure raw, EMA and blended weights on the held-out clips; export the best."),
     ] = False,
+    blend: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Export base + SHARE x (fine-tuned - base): 0 is the base, 1 the fine-tune; at most 1.5.",
+        ),
+    ] = None,
+    base: Annotated[
+        list[str] | None,
+        typer.Option(parser=paths.name, metavar="CKPT", help="The base to blend with; default: the run's own."),
+    ] = None,
     recipe: Annotated[str | None, typer.Option(help="Recipe with the model settings of an upstream file.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -59,8 +70,16 @@ def export(
     from ttstrain.export.write import export as write
 
     def whole() -> tuple[Source, Exported]:
-        wanted = check_request(task_of(run, recipe=recipe), out, formats or [])
-        source = gather(run, weights=weights, recipe=recipe, compare=compare, training=TRAINING in wanted)
+        wanted = check_request(task_of(run, recipe=recipe), out, formats or [], blend=blend)
+        source = gather(
+            run,
+            weights=weights,
+            recipe=recipe,
+            compare=compare,
+            training=TRAINING in wanted,
+            blend=blend,
+            base=base or [],
+        )
         return source, write(source, out, formats=wanted)
 
     source, exported = retried(run, whole, prefer="best")  # `whole` also writes: writing reads files of the checkpoint
@@ -107,6 +126,7 @@ def print_json(source: Source, exported: Exported) -> None:
         "run": source.name,
         "step": source.step,
         "weights": source.chosen,
+        "blend": source.blend,
         "reasons": list(source.reasons),
         "warnings": list(source.warnings),
         "losses": dict(source.losses),

@@ -69,6 +69,7 @@ class Source:
     epoch: int | None = None  # number of times that the data were gone through, rounded up
     absent: tuple[Absent, ...] = ()  # what an upstream file lacks by design
     warnings: tuple[str, ...] = ()  # warnings about these weights
+    blend: float | None = None  # share of the way from the base to the fine-tune; None: not asked for, the fine-tune
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,9 @@ from ttstrain.contract.export import Adapters, Source, TrainerState
 from ttstrain.contract.model import ModelConfig, ResolvedRecipe
 from ttstrain.contract.task import Task
 from ttstrain.errors import CheckpointError, RecipeError
+from ttstrain.export.base_of import BaseWeights, read_base
 from ttstrain.export.blends import blend_name, compare_blends
+from ttstrain.export.interpolate import check_share, interpolate
 from ttstrain.modules import lora
 from ttstrain.optim.groups import build_groups
 from ttstrain.optim.kinds import ADAMW_STATE
@@ -64,27 +66,47 @@ def gather(
     recipe: str | None = None,
     compare: bool = False,
     training: bool = True,
+    blend: float | None = None,
+    base: Sequence[str] = (),
 ) -> Source:
     """Choose the weights to export from a run, one of its checkpoints, or an upstream file under a recipe.
 
     Of a run, its best checkpoint is used. `compare` measures raw, EMA and blended weights on the run's held-out
-    clips. Without `training` the optimizer state, twice as large as the weights, is not read. Raises CheckpointError if
-    the asked weights are not there.
+    clips. Without `training` the optimizer state, twice as large as the weights, is not read. `blend` moves the chosen
+    weights towards the base of the run, or towards the files `base`: 0 is the base, 1 the fine-tune. Raises
+    CheckpointError if the asked weights, or the base to blend with, are not there.
     """
-    return retried(
-        path,
-        lambda: _gather(path, weights=weights, recipe=recipe, compare=compare, training=training),
-        prefer="best",
-    )
+    if blend is not None:
+        check_share(blend)
+    elif base:
+        raise RecipeError("`--base` names what to blend with", hint="add `--blend`, such as `--blend 0.7`")
+    asked = _Asked(weights, compare, training, blend, tuple(base))
+    return retried(path, lambda: _gather(path, asked, recipe=recipe), prefer="best")
 
 
-def _gather(path: Path, *, weights: WeightsChoice, recipe: str | None, compare: bool, training: bool) -> Source:
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The user's choice of weights."""
+
+    weights: WeightsChoice
+    compare: bool
+    training: bool
+    blend: float | None
+    base: tuple[str, ...]  # files to blend with, in the place of the run's own base
+
+    @property
+    def share(self) -> float | None:
+        """The share of the fine-tune in a blend; None where the fine-tune itself is wanted."""
+        return None if self.blend == 1 else self.blend
+
+
+def _gather(path: Path, asked: _Asked, *, recipe: str | None) -> Source:
     found = follow(path, prefer="best")
     if not pointers.is_checkpoint(found):
-        return _of_upstream(found, weights=weights, recipe=recipe, compare=compare)
+        return _of_upstream(found, asked, recipe=recipe)
     if recipe is not None:
         raise RecipeError("a checkpoint of ttstrain has its own settings", hint="leave `--recipe` out")
-    return _of_run(found, weights=weights, compare=compare, training=training)
+    return _of_run(found, asked)
 
 
 # ---------------------------------------------------------------- our own checkpoints
@@ -98,6 +120,7 @@ class _Candidates:
     ema: Mapping[str, Tensor] | None
     raw_adapters: Adapters | None = None
     ema_adapters: Adapters | None = None
+    frozen: Mapping[str, Tensor] | None = None  # the base's own weights, where adapters alone were trained
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +129,11 @@ class _Choice:
     name: str
     reasons: tuple[str, ...]
     losses: Mapping[str, float]
+    warnings: tuple[str, ...] = ()
 
 
-def _of_run(checkpoint: Path, *, weights: WeightsChoice, compare: bool, training: bool) -> Source:
-    loaded = store.load(checkpoint) if training else _without_optimizer_state(checkpoint)
+def _of_run(checkpoint: Path, asked: _Asked) -> Source:
+    loaded = store.load(checkpoint) if asked.training else _without_optimizer_state(checkpoint)
     meta = loaded.meta
     run = checkpoint.parent.parent if (checkpoint.parent.parent / run_folder.RECIPE).is_file() else None
     settings = None if run is None else _recipe_of(run)
@@ -117,16 +141,22 @@ def _of_run(checkpoint: Path, *, weights: WeightsChoice, compare: bool, training
     task = _build_task(meta.task, config, settings)
     candidates = _candidates(task, loaded, checkpoint, run=run, recipe=settings)
     heard, warnings = _heard(meta, run, loaded)
-    if compare:
+    if asked.compare:
         if run is None or settings is None:
             raise CheckpointError(
                 f"`{checkpoint}` is not in a run's folder, so its held-out clips are unknown",
                 hint="leave `--compare` out",
             )
-        choice = _by_comparison(candidates, meta, settings, run, config=config, asked=weights)
+        choice = _by_comparison(candidates, meta, settings, run, config=config, asked=asked.weights)
     else:
-        choice = _choose(candidates, meta, _losses(meta, run), asked=weights, heard=heard)
+        choice = _choose(candidates, meta, _losses(meta, run), asked=asked.weights, heard=heard)
     plain = _build_task(meta.task, config, None)
+    adapters = {RAW: candidates.raw_adapters, EMA: candidates.ema_adapters}.get(choice.name)
+    if asked.share is not None:
+        adapters = None
+        base = None if candidates.frozen is None or asked.base else BaseWeights(candidates.frozen)
+        base = base or read_base(plain, meta.task, run=run, recipe=settings, named=asked.base)
+        choice = _blended(choice, base, asked.share)
     return Source(
         checkpoint=checkpoint,
         name=run.name if run is not None else meta.recipe,
@@ -140,10 +170,11 @@ def _of_run(checkpoint: Path, *, weights: WeightsChoice, compare: bool, training
         base=None if settings is None else base_title(settings.base),
         versions=meta.versions,
         training=_training(plain, loaded, candidates, settings),
-        adapters={RAW: candidates.raw_adapters, EMA: candidates.ema_adapters}.get(choice.name),
+        adapters=adapters,
         others=_others(plain, loaded),
-        warnings=warnings,
+        warnings=(*warnings, *choice.warnings),
         epoch=_epoch(meta, run),
+        blend=asked.blend,
     )
 
 
@@ -215,7 +246,14 @@ def _candidates(
     if "ema" in loaded.state:
         load_weights(task.exported(), loaded.state["ema"]["weights"], source=f"{checkpoint}, EMA weights")
         ema, ema_adapters = _merged(task), _adapters(task, settings)
-    return _Candidates(raw, ema, raw_adapters, ema_adapters)
+    frozen = None if settings is None or settings.unfrozen else _frozen(task)
+    return _Candidates(raw, ema, raw_adapters, ema_adapters, frozen)
+
+
+def _frozen(task: Task) -> dict[str, Tensor]:
+    """Return the weights that the adapters are trained on top of, which are the base's."""
+    held = task.exported().state_dict()
+    return {lora.plain_name(key): tensor for key, tensor in held.items() if not lora.is_adapter(key)}
 
 
 def _merged(task: Task) -> dict[str, Tensor]:
@@ -375,6 +413,21 @@ def _figures(losses: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
 
 
+def _blended(choice: _Choice, base: BaseWeights, share: float) -> _Choice:
+    """Move the chosen weights towards their base, or beyond themselves."""
+    found = interpolate(base.weights, choice.weights, share, new_rows=base.new_rows)
+    what = f"base + {share:g} ({choice.name} - base)"
+    reasons = (*choice.reasons, f"{what}; the held-out losses are of {choice.name} itself" if choice.losses else what)
+    beyond = [f"WARNING: blend {share:g} lies beyond the fine-tune (1): listen to it before you use it"]
+    return _Choice(
+        weights=found.weights,
+        name=f"{choice.name}, blend {share:g} with the base",
+        reasons=(*reasons, *found.notes()),
+        losses=choice.losses,
+        warnings=(*base.warnings, *(beyond if share > 1 else [])),
+    )
+
+
 def _by_comparison(
     candidates: _Candidates, meta: Meta, recipe: ResolvedRecipe, run: Path, *, config: ModelConfig, asked: WeightsChoice
 ) -> _Choice:
@@ -396,8 +449,8 @@ def _by_comparison(
 # ---------------------------------------------------------------- upstream's files
 
 
-def _of_upstream(path: Path, *, weights: WeightsChoice, recipe: str | None, compare: bool) -> Source:
-    if compare:
+def _of_upstream(path: Path, asked: _Asked, *, recipe: str | None) -> Source:
+    if asked.compare:
         raise RecipeError("`--compare` needs the held-out clips of a run of ttstrain", hint="leave it out")
     settings = parse(compose(_asked_recipe(path, recipe), []))
     opened = open_checkpoint(path, task=settings.task)
@@ -406,7 +459,11 @@ def _of_upstream(path: Path, *, weights: WeightsChoice, recipe: str | None, comp
     own = read_tree(opened.weights)
     has_online = not opened.ema_only
     candidates = _Candidates(raw=own, ema=None if opened.ema is None else read_tree(opened.ema) if has_online else own)
-    choice = _choose_upstream(candidates, opened, has_online=has_online, asked=weights)
+    choice = _choose_upstream(candidates, opened, has_online=has_online, asked=asked.weights)
+    if asked.share is not None:
+        task = _build_task(settings.task, config, None)
+        base = read_base(task, settings.task, run=None, recipe=None, named=asked.base)
+        choice = _blended(choice, base, asked.share)
     return Source(
         checkpoint=path,
         name=path.parent.name or path.stem,
@@ -419,6 +476,8 @@ def _of_upstream(path: Path, *, weights: WeightsChoice, recipe: str | None, comp
         reasons=(*choice.reasons, *_taken_on_trust(opened, settings)),
         versions=opened.front_end,
         absent=opened.absent,
+        warnings=choice.warnings,
+        blend=asked.blend,
     )
 
 

@@ -21,7 +21,7 @@ from ttstrain import registry
 from ttstrain.checkpoint.merging import merge
 from ttstrain.checkpoint.upstream import open_checkpoint
 from ttstrain.contract.checkpoint import OpenedCheckpoint
-from ttstrain.contract.export import FOLDER, Exporter, Source, TrainerState, WrittenFile
+from ttstrain.contract.export import FOLDER, TRAINING, Exporter, Source, TrainerState, WrittenFile
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.shell import quoted
 from ttstrain.tensors.loading import load_weights
@@ -57,11 +57,19 @@ def load_exporter(task: str) -> Exporter:
     return exporter
 
 
-def check_request(task: str, folder: Path, formats: Sequence[str]) -> tuple[str, ...]:
-    """Return the formats to write. Raises RecipeError for one that is unknown, or a folder that is not empty."""
+def check_request(task: str, folder: Path, formats: Sequence[str], *, blend: float | None = None) -> tuple[str, ...]:
+    """Return the formats to write. Raises RecipeError for one that is unknown, or a folder that is not empty.
+
+    A training file holds the run's own weights and optimizer state, so a `blend` with the base has none.
+    """
     known = load_exporter(task).formats
     if unknown := [name for name in formats if name not in known]:
         raise RecipeError(f"`{task}` has no format `{unknown[0]}`", hint=f"its formats: {', '.join(known)}")
+    if blend not in (None, 1) and TRAINING in formats:
+        raise RecipeError(
+            f"`--format {TRAINING}` holds the run's own weights and optimizer state, which no blend has",
+            hint=f"leave out `--blend` or `--format {TRAINING}`",
+        )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RecipeError(f"`{folder}` exists and is not empty", hint="nothing is overwritten: name another folder")
     return tuple(dict.fromkeys(formats)) or (next(iter(known)),)
@@ -72,7 +80,7 @@ def export(source: Source, folder: Path, *, formats: Sequence[str] = ()) -> Expo
 
     Raises CheckpointError when the files differ from the weights; the folder is not created then.
     """
-    formats = check_request(source.task, folder, formats)
+    formats = check_request(source.task, folder, formats, blend=source.blend)
     exporter = load_exporter(source.task)
     folder = Path(os.path.abspath(folder))  # noqa: PTH100  a link keeps the name the user gave it
     temporary = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")

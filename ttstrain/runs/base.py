@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 
 from ttstrain import registry
+from ttstrain.checkpoint import base_record
 from ttstrain.checkpoint.merging import check_fits, no_new_embeddings, open_for
 from ttstrain.checkpoint.meta import compare_front_ends
 from ttstrain.contract.checkpoint import AdaptedWeights, OpenedCheckpoint
@@ -14,6 +15,7 @@ from ttstrain.modules import lora
 from ttstrain.plan.plan import Plan
 from ttstrain.plan.resolve import DEFAULT
 from ttstrain.recipe.compose import COMMAND_LINE, RECIPE
+from ttstrain.recipe.schema import base_files
 from ttstrain.tensors.loading import LoadReport, Tensors, load_weights
 from ttstrain.train.run import Run
 
@@ -29,6 +31,15 @@ def load_base(run: Run, base: OpenedCheckpoint) -> list[str]:
         if not isinstance(error.__cause__ if isinstance(error, CheckpointError) else error, FileNotFoundError):
             raise
         return _load_opened(run, open_for(run.plan.recipe))
+
+
+def record_base(run: Run, base: OpenedCheckpoint) -> None:
+    """Record in the run's folder which base it starts from, by a checksum; opens the base again where it is gone."""
+    files = base_files(run.plan.recipe.base)
+    try:
+        base_record.write(run.folder, files, base.weights)
+    except (CheckpointError, FileNotFoundError):
+        base_record.write(run.folder, files, open_for(run.plan.recipe).weights)
 
 
 def _load_opened(run: Run, base: OpenedCheckpoint) -> list[str]:

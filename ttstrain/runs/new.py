@@ -10,7 +10,7 @@ from ttstrain.plan.resolve import parse, resolve
 from ttstrain.recipe.compose import Composed
 from ttstrain.runs import folder
 from ttstrain.runs.assemble import Ready, assemble, check_alike, describe
-from ttstrain.runs.base import load_base
+from ttstrain.runs.base import load_base, record_base
 from ttstrain.runs.processes import Processes, join_processes
 from ttstrain.runs.tracked import tracked
 from ttstrain.train.loop import train
@@ -50,4 +50,7 @@ def begin(composed: Composed, name: str, here: Processes, *, show: ShowProgress,
     run = assemble(plan, prepared, place, device, here)
     loaded = [] if base is None else load_base(run, base)
     check_alike(run)
-    return Ready(run, prepared, (*describe(run, prepared), *here.notes, *loaded))
+    described = describe(run, prepared)
+    if base is not None and here.ranks.main:
+        record_base(run, base)
+    return Ready(run, prepared, (*described, *here.notes, *loaded))

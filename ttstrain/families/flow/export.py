@@ -133,6 +133,7 @@ def fingerprint(source: Source, config: FlowConfig) -> dict[str, Any]:
         "step": source.step,
         "weights": source.chosen,
         "base": source.base,
+        **({} if source.blend is None else {"blend": source.blend}),
         "front_end": dict(source.versions),
         "ttstrain": __version__,
     }

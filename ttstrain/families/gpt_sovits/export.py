@@ -212,6 +212,8 @@ def _origin(source: Source, config: SovitsConfig) -> dict[str, Any]:
         "weights": source.chosen,
         "version": config.version,
     }
+    if source.blend is not None:
+        origin["blend"] = source.blend
     if isinstance(config, VaeConfig | JointConfig):
         origin["discriminator_channels"] = config.vae.discriminator_channels
         origin["quantizer"] = from_weights(source.weights, source=str(source.checkpoint)).digest

@@ -21,8 +21,8 @@ def weight_folder(name: str, version: str) -> str:
 def readme(source: Source, config: SovitsConfig, names: Sequence[str], notes: Sequence[str]) -> str:
     """Return the README of an exported folder."""
     sections = [
-        f"# {source.name}\n\nA fine-tuned GPT-SoVITS {config.version}, step {source.step:,} ({source.chosen} weights), "
-        f"written by ttstrain {__version__}.",
+        f"# {source.name}\n\nA fine-tuned GPT-SoVITS {config.version}, step {source.step:,} (weights: "
+        f"{source.chosen}), written by ttstrain {__version__}.",
         _table(source, config, names),
         _use(config, names),
         "## Know\n\n" + "\n".join(f"- {line}" for line in _know(config, names, notes)),
