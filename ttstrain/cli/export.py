@@ -17,6 +17,20 @@ if TYPE_CHECKING:
     from ttstrain.contract.export import Source
     from ttstrain.export.write import Exported
 
+Blend = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        help="Export base + SHARE x (fine-tuned - base): 0 is the base, 1 the fine-tune; at most 1.5.",
+    ),
+]
+BlendBase = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--base", parser=paths.name, metavar="CKPT", help="The base to blend with; default: the one RUN started from."
+    ),
+]
+
 
 def export(
     run: Annotated[
@@ -44,17 +58,8 @@ def export(
         bool,
         typer.Option("--compare", help="Measure raw, EMA and blended weights on the held-out clips; export the best."),
     ] = False,
-    blend: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SHARE",
-            help="Export base + SHARE x (fine-tuned - base): 0 is the base, 1 the fine-tune; at most 1.5.",
-        ),
-    ] = None,
-    base: Annotated[
-        list[str] | None,
-        typer.Option(parser=paths.name, metavar="CKPT", help="The base to blend with; default: the run's own."),
-    ] = None,
+    blend: Blend = None,
+    base: BlendBase = None,
     recipe: Annotated[str | None, typer.Option(help="Recipe with the model settings of an upstream file.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -71,14 +76,9 @@ def export(
 
     def whole() -> tuple[Source, Exported]:
         wanted = check_request(task_of(run, recipe=recipe), out, formats or [], blend=blend)
+        training = TRAINING in wanted
         source = gather(
-            run,
-            weights=weights,
-            recipe=recipe,
-            compare=compare,
-            training=TRAINING in wanted,
-            blend=blend,
-            base=base or [],
+            run, weights=weights, recipe=recipe, compare=compare, training=training, blend=blend, base=base or []
         )
         return source, write(source, out, formats=wanted)
 

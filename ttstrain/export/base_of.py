@@ -16,6 +16,7 @@ from ttstrain.contract.task import Task
 from ttstrain.errors import CheckpointError, RecipeError, UserError
 from ttstrain.recipe.schema import base_files, base_title
 from ttstrain.recipe.shipped import PACKAGE
+from ttstrain.shell import quoted
 from ttstrain.tensors.hub import HUB
 from ttstrain.tensors.tensorfile import read_tree
 
@@ -66,7 +67,7 @@ def _files(run: Path | None, recipe: ResolvedRecipe | None) -> tuple[str, ...]:
     if (elsewhere := _began_from(run)) is not None:
         raise CheckpointError(
             f"`{run.name}` did not start from its recipe's base, `{base_title(recipe.base)}`, but from `{elsewhere}`",
-            hint=f"blend with that one: `--base {elsewhere}`",
+            hint=f"blend with that one: `--base {quoted(elsewhere)}`",
         )
     started = run_folder.directory(run)
     return tuple(_anywhere(spec, started) for spec in base_files(recipe.base))
