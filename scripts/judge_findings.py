@@ -39,7 +39,8 @@ class Said:
     alarms: Sequence[str]
     closing: str  # what the run's last lines say; empty where `ttstrain eval` was asked
     sides: Mapping[str, Mapping[str, Any]]  # `online`, `ema`, `base` -> figures, against_base, faults, usable, score
-    steps: Mapping[int, float | None]  # step -> score of the better weights
+    steps: Mapping[int, float | None]  # step -> how much closer to the voice than the base the better weights are
+    by_true_prompts: str = ""  # of `pace`: what eval said where the prompts, too, were the true recordings
     run_verdict: str = ""  # what the run itself said, which knows its own recordings only, where eval was asked
 
     @property
@@ -96,7 +97,7 @@ def said_in_run(run: Path) -> Said:
         alarms_of(run),
         "; ".join(read_verdicts(run).sentences),
         last.sides,
-        {step.step: step.score for step in steps},
+        {step.step: step.closer for step in steps},
     )
 
 
@@ -212,13 +213,14 @@ def _ema(said: Said) -> Named:
 def _steps(said: Said) -> Named:
     if "the run was too long" in said.closing or "worse than the base at every listening" in said.closing:
         return Named(True, "worse than an earlier step")
-    known = {step: score for step, score in said.steps.items() if score is not None}
-    if known and said.score is not None:
-        best = max(known, key=lambda step: known[step])
-        if known[best] - said.score <= AUDIBLE:
-            return Named(None, f"nothing to name: no step is better than the last by more than {AUDIBLE}")
-        return Named(False, f"score {known[best]:.2f} at step {best:,}, {said.score:.2f} at the end")
-    return Named(False, "no scores")
+    if said.outcome == "worse":
+        return Named(True, "worse than the base")
+    known = {step: closer for step, closer in said.steps.items() if closer is not None}
+    if not known or max(said.steps) not in known:
+        return Named(False, "the voice was not measured")
+    best, last = max(known, key=lambda step: known[step]), max(known)
+    gains = f"voice {known[best]:+.2f} against the base at step {best:,}, {known[last]:+.2f} at the end"
+    return Named(None if known[best] - known[last] <= AUDIBLE else False, gains)
 
 
 def _moved(said: Said) -> str:
@@ -287,6 +289,8 @@ def _judge_cell(said: Said, result: Mapping[str, Any]) -> str:
         parts.append(f"at the end: {said.closing}")
     if said.run_verdict:
         parts.append(f"the run, by its own recordings: {said.run_verdict}")
+    if said.by_true_prompts:
+        parts.append(f"prompted by the true recordings: {said.by_true_prompts}")
     if result.get("refused"):
         parts.append(f"the plan refuses it unless its limit is lifted: {result['refused']}")
     if result["exit_code"]:

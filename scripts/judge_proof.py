@@ -4,12 +4,14 @@
 
 Planted, each in a fine-tune of RECIPE's base to the first of the voices (`--everywhere`: to each of them):
 
-    lr           30 times the recipe's learning rate; the plan refuses it, so that its limit is lifted
+    lr           30 times the recipe's learning rate
     pace         every clip 1.3 times as fast, at the same pitch
     speaker      the clips of another speaker (the next voice, or the synthetic `package:demo`)
     transcripts  every clip with the text of another one
     ema          EMA with decay 0.9999 from the first step on, without the warm-up that ttstrain gives it
     steps        10 times as many steps
+
+The plan refuses the first and, for a short run, the fifth. The table says so; its limits are lifted for these runs.
 
 Healthy: `--healthy` runs of the recipe as it is, with the voices and seeds in turn.
 
@@ -174,7 +176,8 @@ def prove(arm: Arm, settings: Settings, work: Path, *, keep: bool) -> dict[str, 
 def identify(arm: Arm, settings: Settings) -> dict[str, Any]:
     """Return what a result depends on, but for the code."""
     digests = {"base_sha256": digest_of_base(settings.base), "voice_sha256": digest_of_voice(arm.voice)}
-    identity = {**asdict(arm), **asdict(settings), **digests}
+    names = {key: short(name) for key, name in (("voice", arm.voice), ("other", arm.other), ("base", settings.base))}
+    identity = {**asdict(arm), **asdict(settings), **names, **digests}  # no paths of one machine
     as_read: dict[str, Any] = json.loads(json.dumps(identity))
     return as_read
 
@@ -217,7 +220,7 @@ def train(arm: Arm, settings: Settings, run: Path, *, data: str) -> tuple[int, s
     fault = {"lr": "any_lr", "ema": "slow_ema"}.get(arm.fault or "", "none")
     log = run.with_name(f"{run.name}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
-    if arm.fault == "lr":
+    if fault != "none":
         refused = refusal([*command, "--dry-run"])
     last = pointers.pointed(run / pointers.CHECKPOINTS, pointers.LAST)
     if last is not None and pointers.step_of(run / pointers.CHECKPOINTS / last) == steps:
@@ -273,17 +276,24 @@ def find(arm: Arm, settings: Settings, run: Path, *, data: str) -> tuple[Said, L
     if arm.fault not in OF_DATA or last is None:
         return said_in_run(run), loss
     checkpoint = run / pointers.CHECKPOINTS / last
+    said = said_by_eval(evaluate(checkpoint, run / "eval.json", true=arm.voice, settings=settings), run)
     if arm.fault == "pace":
-        return said_by_eval(hear(checkpoint, true=arm.voice, prompts=data, settings=settings), run), loss
-    file = run / "eval.json"
-    command = ["eval", str(checkpoint), "--data", arm.voice, "--base", settings.base, "--json", str(file)]
+        spoken_as_trained = said_by_eval(hear(checkpoint, true=arm.voice, prompts=data, settings=settings), run)
+        return replace(spoken_as_trained, by_true_prompts=said.verdict), loss
+    return said, loss
+
+
+def evaluate(checkpoint: Path, file: Path, *, true: str, settings: Settings) -> dict[str, Any]:
+    """Ask `ttstrain eval` with the true recordings."""
+    command = ["eval", str(checkpoint), "--data", true, "--base", settings.base, "--json", str(file)]
     ran = subprocess.run(
         [sys.executable, "-m", "ttstrain", *command, "--sentences", str(settings.sentences)],
         capture_output=True, text=True, env=one_thread(), check=False,
     )  # fmt: skip
     if ran.returncode:
         raise RuntimeError(f"`ttstrain eval` ended with exit code {ran.returncode}: {ran.stderr[-2000:]}")
-    return said_by_eval(json.loads(file.read_text(encoding="utf-8")), run), loss
+    document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return document
 
 
 def hear(checkpoint: Path, *, true: str, prompts: str, settings: Settings) -> dict[str, Any]:
@@ -368,7 +378,7 @@ def report(every: Sequence[Arm], settings: Settings, work: Path) -> None:
         "when": now(),
         "commit": commit(),
         "threads": 1,
-        "settings": asdict(settings),
+        "settings": {**asdict(settings), "base": short(settings.base)},
         "summary": summary(results),
         "runs": [{**one, "named": asdict(decide(one["fault"], of_json(one)[0]))} for one in results],
     }

@@ -153,7 +153,8 @@ CASES: list[tuple[str | None, str, dict[str, Any], bool]] = [
     ("ema", RAW, {}, False),
     ("ema", GOOD, {}, False),
     ("steps", GOOD, {"closing": "step 3,000 is worse than step 300 (x): the run was too long"}, True),
-    ("steps", GOOD, {"steps": {300: 0.8, 3000: 0.7}}, False),
+    ("steps", LOST, {"steps": {300: 0.2, 3000: 0.0}}, True),
+    ("steps", GOOD, {"steps": {300: 0.2, 3000: 0.1}}, False),
     (None, GOOD, {}, True),
     (None, LOST, {}, False),
     (None, GOOD, {"alarms": ["step 200: the pace drifts"]}, False),
@@ -179,7 +180,7 @@ def test_a_run_that_gave_up_named_its_learning_rate_itself(scripts: dict[str, Mo
 
 
 def test_a_long_run_that_got_no_worse_has_nothing_to_name(scripts: dict[str, ModuleType]) -> None:
-    named = scripts["judge_findings"].decide("steps", said(scripts, GOOD, steps={300: 0.71, 3000: 0.7}))
+    named = scripts["judge_findings"].decide("steps", said(scripts, GOOD, steps={300: 0.21, 3000: 0.2}))
     assert named.rightly is None
 
 
@@ -272,6 +273,7 @@ def test_a_result_is_taken_again_only_with_the_same_base_and_settings(
     proof.write_json(tmp_path / "results" / f"{arm.name}.json", {"identity": proof.identify(arm, settings)})
     assert proof.read_result(arm, settings, tmp_path) is not None
     assert proof.read_result(arm, replace(settings, steps=200), tmp_path) is None
+    assert not [value for value in proof.identify(arm, settings).values() if str(tmp_path) in str(value)]
     base.write_bytes(b"two")
     assert proof.read_result(arm, settings, tmp_path) is None
 
@@ -280,8 +282,10 @@ def test_the_slow_average_has_no_warm_up(scripts: dict[str, ModuleType], monkeyp
     import torch
 
     from ttstrain.optim.ema import Ema
+    from ttstrain.plan import refuse
 
-    monkeypatch.setattr(Ema, "decay_at", Ema.decay_at)  # put back afterwards
+    monkeypatch.setattr(Ema, "decay_at", Ema.decay_at)  # both are put back afterwards
+    monkeypatch.setattr(refuse, "_check_ema", refuse._check_ema)
     net = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.zeros_(net.weight)
     ema = Ema(net, decay=0.9999, start_step=0, every=1)

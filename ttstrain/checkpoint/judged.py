@@ -15,7 +15,7 @@ from ttstrain.weights import Weights
 
 FILE_NAME = "judge.json"
 SCHEMA = 1
-FELL = 0.05  # of the score, below the best step's: the run got worse
+FELL = 0.05  # of the voice's similarity, since the best step: the run got worse
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,12 @@ class JudgedStep:
     def is_worse(self) -> bool:
         """Whether these weights should not be used."""
         return self.outcome in ("worse", "unusable")
+
+    @property
+    def closer(self) -> float | None:
+        """How much closer to the voice than the base the chosen weights are; None where that was not measured."""
+        voice = self.sides.get(self.weights, {}).get("against_base", {}).get("voice")
+        return None if voice is None else float(voice["mean"])
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -103,17 +109,32 @@ def top(steps: Sequence[JudgedStep], *, among: Collection[int]) -> JudgedStep | 
 
 
 def course(steps: Sequence[JudgedStep]) -> str | None:
-    """Say that a run was worse than its base all along, or got worse after its best step; None for neither."""
-    best = top(steps, among={step.step for step in steps})
+    """Say that a run was worse than its base all along, or got worse after its best step; None for neither.
+
+    Steps are compared by how much closer to the voice than the base they are, as fewer sentences are heard at some.
+    """
     if len(steps) > 1 and all(step.outcome == "worse" for step in steps):
         return (
             f"worse than the base at every listening from step {steps[0].step:,} on: lower the learning rate, and "
             "check that the texts belong to the recordings"
         )
-    if best is None or best.score is None or best.is_worse:
+    good = [step for step in steps[:-1] if not step.is_worse and step.closer is not None]
+    if not good:
         return None
-    last = steps[-1]
-    if last.score is None or best.score - last.score < FELL:
+    best, last = max(good, key=lambda step: step.closer or 0.0), steps[-1]
+    if last.is_worse:
+        how = last.words
+    elif (lost := _lost(best, last)) is not None:
+        how = f"farther from the voice by {lost:.2f}"
+    else:
         return None
-    how = last.words if last.is_worse else f"farther from the voice by {best.score - last.score:.2f}"
     return f"step {last.step:,} is worse than step {best.step:,} ({how}): the run was too long, fewer steps are enough"
+
+
+def _lost(best: JudgedStep, last: JudgedStep) -> float | None:
+    """Return how much of its way to the voice a run lost; None where that is little, or within the interval."""
+    if best.closer is None or last.closer is None:
+        return None
+    high = last.sides[last.weights]["against_base"]["voice"]["high"]
+    lost = best.closer - last.closer
+    return lost if lost >= FELL and high is not None and high < best.closer else None

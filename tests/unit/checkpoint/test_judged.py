@@ -13,20 +13,23 @@ from ttstrain.tracking.judged import read_verdicts
 
 
 def judged_steps(*heard: tuple[float | None, str]) -> list[JudgedStep]:
-    return [
-        JudgedStep((number + 1) * 1000, "online", outcome, f"said of {number + 1}", score, {})
-        for number, (score, outcome) in enumerate(heard)
-    ]
+    """Invent steps that are closer to the voice than the base by so much, within 0.03."""
+    steps = []
+    for number, (closer, outcome) in enumerate(heard, start=1):
+        voice = {} if closer is None else {"voice": {"mean": closer, "low": closer - 0.03, "high": closer + 0.03}}
+        sides = {"online": {"against_base": voice}}
+        steps.append(JudgedStep(number * 1000, "online", outcome, f"said of {number}", 0.5, sides))
+    return steps
 
 
 def test_a_run_that_got_worse_after_its_best_step_was_too_long() -> None:
-    said = course(judged_steps((0.7, "better"), (0.68, "better"), (0.64, "better")))
+    said = course(judged_steps((0.17, "better"), (0.15, "better"), (0.11, "better")))
     assert said is not None
     assert said.startswith("step 3,000 is worse than step 1,000 (farther from the voice by 0.06): the run was too long")
 
 
 def test_words_that_were_lost_after_the_best_step_are_named() -> None:
-    said = course(judged_steps((0.7, "better"), (-0.2, "worse")))
+    said = course(judged_steps((0.1, "better"), (-0.2, "worse")))
     assert said is not None
     assert "step 2,000 is worse than step 1,000 (said of 2)" in said
 
@@ -41,13 +44,14 @@ def test_a_run_that_was_worse_all_along_learnt_too_fast() -> None:
     "heard",
     [
         [],
-        [(0.7, "better")],
-        [(-0.3, "worse")],
-        [(0.7, "better"), (0.66, "better")],
-        [(0.6, "same"), (0.7, "better")],
-        [(-0.4, "unusable"), (-0.5, "unusable")],
-        [(-0.4, "worse"), (0.7, "better")],
-        [(0.7, "better"), (None, "unknown")],
+        [(0.1, "better")],
+        [(-0.1, "worse")],
+        [(0.17, "better"), (0.13, "better")],
+        [(0.01, "same"), (0.1, "better")],
+        [(0.1, "unusable"), (0.0, "unusable")],
+        [(-0.1, "worse"), (0.1, "better")],
+        [(0.1, "better"), (None, "unknown")],
+        [(None, "usable"), (None, "usable")],
     ],
 )
 def test_of_a_healthy_course_nothing_is_said(heard: Sequence[tuple[float | None, str]]) -> None:
@@ -55,5 +59,13 @@ def test_of_a_healthy_course_nothing_is_said(heard: Sequence[tuple[float | None,
 
 
 def test_the_end_of_a_run_says_it(tmp_path: Path) -> None:
-    judged.write(tmp_path, Judged(judged_steps((0.7, "better"), (-0.2, "worse"))))
+    judged.write(tmp_path, Judged(judged_steps((0.1, "better"), (-0.2, "worse"))))
     assert "the run was too long" in " ".join(" ".join(read_verdicts(tmp_path).lines).split())
+
+
+def test_a_difference_within_the_interval_is_none() -> None:
+    best, last = judged_steps((0.17, "better"), (0.11, "better"))
+    last.sides["online"]["against_base"]["voice"]["high"] = 0.18
+    assert course([best, last]) is None
+    last.sides["online"]["against_base"]["voice"]["high"] = None  # unbounded, of one sentence
+    assert course([best, last]) is None
