@@ -14,7 +14,7 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -36,13 +36,8 @@ LEAVE_S = 15.0  # time limit for the service to end, in addition to an upload's
 
 DATA_DIR = "WANDB_DATA_DIR"  # W&B's variable for where it keeps the files of tables until they are uploaded
 ENDS_THE_RUN = "give up"  # the kind of incident that does
-# Which value of a metric stands in W&B's table of runs, beside the last; the stars are W&B's.
-BEST_IS: Mapping[str, Literal["min", "max"]] = {
-    "eval/*": "min",
-    CHOSEN_SCORE: "max",
-    "judge/score": "max",
-    "judge/ema_score": "max",
-}
+SCORES = (CHOSEN_SCORE, "judge/score", "judge/ema_score")  # W&B's table of runs shows their highest value
+LOSSES = "eval/"  # beginning of the keys whose lowest value it shows
 
 Mode = Literal["online", "offline"]
 
@@ -79,6 +74,7 @@ class WandbTracker:
         self._step = 0
         self._checkpoints = CheckpointSender(checkpoints)
         self._offline = False
+        self._summed_up: set[str] = set()  # metrics whose best value W&B was told to show
         self._table = SampleTable()  # of the sampling step that is going on
         self._row = 0  # W&B's own number of the next row
         self._numbered: bool = False  # whether we number the rows: offline, where W&B does not know the number
@@ -196,8 +192,18 @@ class WandbTracker:
     def _define_metrics(self) -> None:
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
-        for metrics, best in BEST_IS.items():
-            self._run.define_metric(metrics, step_metric="step", summary=f"{best},last")
+        self._summed_up.clear()
+
+    def _sum_up(self, keys: Iterable[str]) -> None:
+        """Let W&B's table of runs show the best value of these metrics, beside the last.
+
+        Each by its own name, when it first comes: of two patterns that fit one name, W&B takes either.
+        """
+        for key in keys:
+            if key in self._summed_up or not (key in SCORES or key.startswith(LOSSES)):
+                continue
+            self._summed_up.add(key)
+            self._run.define_metric(key, step_metric="step", summary=f"{'max' if key in SCORES else 'min'},last")
 
     def _link_to(self, former: Former) -> None:
         """Name the run that this one continues from in the run's notes, with its address where W&B has one."""
@@ -222,6 +228,7 @@ class WandbTracker:
 
     def _log_row(self, row: Mapping[str, Any]) -> None:
         assert self._info is not None, "log before start"
+        self._sum_up(row)
         number, self._row = self._row, self._row + 1
         wandb_rows.write(self._info.run_dir, self._row)  # first: after a kill in between the number is not used again
         if self._numbered:
