@@ -14,6 +14,7 @@ from ttstrain import registry
 from ttstrain.checkpoint import pointers, store
 from ttstrain.checkpoint.damage import faults
 from ttstrain.checkpoint.meta import Meta, check_vocab, compare_front_ends
+from ttstrain.checkpoint.moved import Gap, ModuleChange, by_module
 from ttstrain.checkpoint.reading import retried
 from ttstrain.checkpoint.upstream import all_keys, describe_keys, follow, identify, open_own
 from ttstrain.contract.checkpoint import OpenedCheckpoint, SchedulePosition
@@ -127,6 +128,7 @@ class Difference:
     equal: int
     changed: list[Change]  # furthest first
     distance: float | None  # over all tensors that both hold
+    modules: list[ModuleChange]  # in the order of their names
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -199,8 +201,8 @@ def diff(a: Path, b: Path) -> Difference:
     first, second = _open(a).weights, _open(b).weights
     common = [name for name in first if name in second]
     comparable = [name for name in common if first[name].shape == second[name].shape]
-    distances = {name: _distance(second[name], first[name]) for name in comparable}
-    changed = [Change(name, distance) for name, distance in distances.items() if distance != 0]
+    gaps = {name: Gap(*tensorfile.gap_and_size(second[name], first[name])) for name in comparable}
+    changed = [Change(name, gap.relative) for name, gap in gaps.items() if gap.relative != 0]
     return Difference(
         a=str(a),
         b=str(b),
@@ -209,10 +211,16 @@ def diff(a: Path, b: Path) -> Difference:
         reshaped=[name for name in common if first[name].shape != second[name].shape],
         equal=len(comparable) - len(changed),
         changed=sorted(changed, key=lambda change: -math.inf if change.distance is None else -change.distance),
-        distance=_number(
-            tensorfile.relative_distance({n: second[n] for n in comparable}, {n: first[n] for n in comparable})
-        ),
+        distance=_overall([gaps[name] for name in comparable if first[name].dtype.is_floating_point]),
+        modules=by_module(gaps, {name: first[name].numel for name in comparable}),
     )
+
+
+def _overall(gaps: Sequence[Gap]) -> float | None:
+    gap = size = 0.0
+    for one in gaps:
+        gap, size = math.hypot(gap, one.gap), math.hypot(size, one.size)
+    return _number(gap / size) if size > 0 else None
 
 
 # ---------------------------------------------------------------- one way to look at every kind
@@ -378,14 +386,6 @@ def _tensor_report(name: str, stored: StoredTensor) -> TensorReport:
         high=None if found is None else _number(found.high),
         rms=None if found is None else _number(tensorfile.root_mean_square(stored)),
     )
-
-
-def _distance(one: StoredTensor, other: StoredTensor) -> float | None:
-    """Return the relative distance of two tensors of a shape; 0 for equal ones, even when they are all zero."""
-    gap, size = tensorfile.gap_and_size(one, other)
-    if gap == 0:
-        return 0.0
-    return _number(gap / size) if size else None
 
 
 def _dtype(stored: StoredTensor) -> str:

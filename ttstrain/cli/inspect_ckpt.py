@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ttstrain.checkpoint.inspect import Difference, Inspection, TensorReport
+    from ttstrain.checkpoint.moved import ModuleChange
 
 _SHOWN = 5  # names of a long list
 _PARTS = 8  # modules listed
@@ -25,6 +26,7 @@ _VERDICTS = {
     "unsafe": "UNSAFE: never load it elsewhere",
 }
 _LONG = 40  # characters of a module's name
+_EIGHTHS = "▏▎▍▌▋▊▉█"
 
 
 def inspect_ckpt(
@@ -208,11 +210,39 @@ def print_difference(found: Difference, console: Console) -> None:
     for title, names in (("only in a", found.only_a), ("only in b", found.only_b), ("other shape", found.reshaped)):
         if names:
             console.print(f"{title}: {_names(names)}", markup=False)
+    if found.changed:
+        print_moved(found.modules, console)
     for change in found.changed[: 2 * _SHOWN]:
         moved = "no number" if change.distance is None else f"{change.distance:9.3%}"
         console.print(f"{moved:>9}  {change.name}", markup=False, overflow="fold")
     if len(found.changed) > 2 * _SHOWN:
         console.print(f"           and {len(found.changed) - 2 * _SHOWN:,} more that changed less")
+
+
+def print_moved(modules: Sequence[ModuleChange], console: Console) -> None:
+    """Draw how far each module moved, ||b - a|| / ||a||, as bars of which the longest stands for the largest."""
+    width = max(console.width, _LONG + 20)
+    names = [_shortened(terminal.on_one_line(module.name), _LONG) for module in modules]
+    column = max(len("module"), *map(len, names))
+    room = width - column - len("  100.000%  ")
+    largest = max((module.distance or 0.0 for module in modules), default=0.0)
+    console.print(f"\n{'module':{column}}  {'moved':>8}", style="bold", **_PLAIN)
+    for name, module in zip(names, modules, strict=True):
+        moved = "no number" if module.distance is None else f"{module.distance:8.3%}"
+        console.print(f"{name:{column}}  {moved:>8}  {_bar(module.distance, largest, room)}".rstrip(), **_PLAIN)
+    console.print("\ntensors that moved most", style="bold", **_PLAIN)
+
+
+def _bar(distance: float | None, largest: float, room: int) -> str:
+    """Draw a bar in eighths of a character; one that moved at all shows something."""
+    if not distance or not largest:
+        return ""
+    eighths = max(1, round(8 * room * distance / largest))
+    return _EIGHTHS[-1] * (eighths // 8) + (_EIGHTHS[eighths % 8 - 1] if eighths % 8 else "")
+
+
+def _shortened(name: str, most: int) -> str:
+    return name if len(name) <= most else f"…{name[1 - most :]}"
 
 
 def _names(names: Sequence[str]) -> str:

@@ -76,8 +76,16 @@ def test_tensors_and_differences_are_listed(
     code, out, _ = run(both, capsys, monkeypatch)
     assert code == 0
     assert "53 changed" in out
+    drawn = [line for line in out.splitlines() if "█" in line or "▏" in line]
+    assert len(drawn) > 10
+    assert max(len(line) for line in drawn) == 80  # the longest bar ends at the edge
+    assert max(map(len, out.splitlines()[2:])) == 80
     code, out, _ = run([*both, "--json"], capsys, monkeypatch)
-    assert json.loads(out)["equal"] == 1
+    found = json.loads(out)
+    assert found["equal"] == 1
+    moved = {module["name"]: module["distance"] for module in found["modules"]}
+    longest = max(moved, key=lambda name: moved[name] or 0.0)
+    assert next(line for line in drawn if len(line) == 80).startswith(longest)
 
 
 class Bomb:
