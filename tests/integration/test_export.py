@@ -89,6 +89,19 @@ def test_the_lower_held_out_loss_wins_and_both_are_told(
     assert f"| held-out loss, ema | {average:.4f} |" in (exported.folder / "README.md").read_text()
 
 
+def test_an_average_of_checkpoints_is_exported_and_is_a_base(run: Path, recipe: Path, tmp_path: Path) -> None:
+    steps = (2, STEPS)
+    members = [run / "checkpoints" / f"step-{step:08d}" for step in steps]
+    shown = ttstrain("average", *members, "-o", tmp_path / "mean")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    first, second = (checkpoint(run, step).state["task"] for step in steps)
+    expected = {name: (0.5 * (first[name].double() + second[name])).float() for name in first}
+    exported = export(gather(tmp_path / "mean"), tmp_path / "out")
+    assert_equal(without_prefix(exported.folder / f"model_{STEPS}.safetensors"), expected)
+    fresh = finetune(recipe, tmp_path / "runs", "name=from_mean", f"base={tmp_path / 'mean'}", "train.steps=3")
+    assert (fresh / "checkpoints" / "step-00000003").is_dir()
+
+
 def test_the_figures_come_from_the_runs_own_evaluation(run: Path) -> None:
     row = next(row for row in metrics(run) if row["step"] == STEPS and "eval/loss/total" in row)
     source = gather(run / "checkpoints" / f"step-{STEPS:08d}")

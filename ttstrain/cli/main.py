@@ -49,6 +49,7 @@ COMMANDS = {
     "inspect-ckpt": Command(
         "ttstrain.cli.inspect_ckpt:inspect_ckpt", "Show what a checkpoint holds, executing nothing."
     ),
+    "average": Command("ttstrain.cli.average:average", "Average the weights of several checkpoints."),
     "export": Command("ttstrain.cli.export:export", "Export a run's weights for upstream's tools, and verify them."),
     "eval": Command("ttstrain.cli.eval:evaluate", "Compare checkpoints and their base by what is heard."),
     "report": Command("ttstrain.cli.report:report", "Write a run's page: curves, samples, verdict, recipe, data."),
