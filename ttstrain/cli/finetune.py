@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ttstrain.cli import paths
+from ttstrain.cli.completion import recipe_keys, recipe_names
 from ttstrain.cli.progress import show_progress
 
 
@@ -15,11 +16,15 @@ def finetune(
     recipe: Annotated[
         str,
         typer.Argument(
-            parser=paths.name, metavar="RECIPE", help="A recipe's name (`ttstrain recipes`) or a YAML file."
+            parser=paths.name,
+            metavar="RECIPE",
+            help="A recipe's name (`ttstrain recipes`) or a YAML file.",
+            autocompletion=recipe_names,
         ),
     ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides of recipe keys.")
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Overrides of recipe keys.", autocompletion=recipe_keys),
     ] = None,
     *,
     data: Annotated[

@@ -142,10 +142,10 @@ def load_command(name: str) -> Any:
     return typer.main.get_command(target)
 
 
-def new_app(**options: Any) -> typer.Typer:
-    """Make a typer app in the house style: plain help, no shell completion, Python's own tracebacks."""
+def new_app(*, completes: bool = False, **options: Any) -> typer.Typer:
+    """Make a typer app in the house style: plain help, Python's own tracebacks; `completes` for the program's own."""
     return typer.Typer(
-        add_completion=False,
+        add_completion=completes,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -165,7 +165,7 @@ def print_error(*lines: str, hint: str | None = None) -> None:
             print(f"hint: {on_one_line(hint)}", file=sys.stderr)
 
 
-app = new_app(cls=CommandLine, no_args_is_help=True)
+app = new_app(cls=CommandLine, no_args_is_help=True, completes=True)
 
 
 def _print_version(wanted: bool) -> None:

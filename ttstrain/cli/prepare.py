@@ -9,6 +9,7 @@ import typer
 
 from ttstrain import terminal
 from ttstrain.cli import paths
+from ttstrain.cli.completion import recipe_keys, recipe_names
 from ttstrain.errors import DataError
 from ttstrain.places import refused_as
 from ttstrain.shell import quoted
@@ -32,10 +33,14 @@ def prepare(
         typer.Argument(parser=paths.path, metavar="DATA", help="Recordings: folder, table or package:voice."),
     ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides of recipe keys.")
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Overrides of recipe keys.", autocompletion=recipe_keys),
     ] = None,
     *,
-    recipe: Annotated[str, typer.Option(help="The recipe to prepare for: a shipped name or a YAML file.")] = "",
+    recipe: Annotated[
+        str,
+        typer.Option(help="The recipe to prepare for: a shipped name or a YAML file.", autocompletion=recipe_names),
+    ] = "",
     out: Annotated[
         Path | None, typer.Option("-o", "--out", parser=paths.path, help="Folder for the clip lists.")
     ] = None,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ttstrain.cli import paths
+from ttstrain.cli.completion import recipe_names
 from ttstrain.errors import RecipeError
 from ttstrain.layout import labelled
 
@@ -28,21 +30,34 @@ def _recipes(ctx: typer.Context) -> None:
 
 @recipes.command("list")
 def list_all() -> None:
-    """List the recipes and what each is for: on a terminal within its width, else one line each."""
+    """List the recipes and what each is for: on a terminal in groups and within its width, else one line each."""
     from ttstrain.recipe.shipped import list_recipes
 
     entries = list_recipes()
     indent = max(len(entry.name) for entry in entries) + 2
-    width = max(shutil.get_terminal_size().columns, indent + 20) if sys.stdout.isatty() else None
+    if sys.stdout.isatty():
+        print("\n".join(_listing(indent + 2, shutil.get_terminal_size().columns)))
+        return
     for entry in entries:
-        lines = [f"{entry.name:{indent}}{entry.purpose}"]
-        if width is not None:
-            lines = labelled(entry.name, entry.purpose, column=indent, width=width, break_on_hyphens=True)
-        print("\n".join(lines))
+        print(f"{entry.name:{indent}}{entry.purpose}")
+
+
+def _listing(indent: int, width: int) -> list[str]:
+    """Return the recipes under headings, in lines of `width` columns; names take `indent` of them."""
+    from ttstrain.plan.catalog import grouped, read_catalog
+
+    lines: list[str] = []
+    for title, entries in grouped(read_catalog()).items():
+        lines += ["", *textwrap.wrap(title, max(width, indent + 20))]
+        for entry in entries:
+            name = f"  {entry.name}"
+            lines += labelled(name, entry.purpose, column=indent, width=max(width, indent + 20), break_on_hyphens=True)
+    following = "`ttstrain plan NAME` shows what a recipe does; `ttstrain new` writes one for your own data."
+    return [*lines[1:], "", *textwrap.wrap(following, max(width, indent + 20))]
 
 
 @recipes.command("show")
-def show(name: Annotated[str, typer.Argument(help="A recipe's name.")]) -> None:
+def show(name: Annotated[str, typer.Argument(help="A recipe's name.", autocompletion=recipe_names)]) -> None:
     """Print a recipe."""
     from ttstrain.recipe.shipped import find_recipe
 
@@ -60,6 +75,7 @@ def migrate(
 ) -> None:
     """Make a recipe from an upstream project's settings, and list what was changed and why."""
     from ttstrain.plan.project import settings_files, write_recipe
+    from ttstrain.recipe.shipped import write_new
 
     if not project.is_dir():
         raise RecipeError(f"`{project}` is not a folder", hint="such as `ckpts/my_voice`, which holds setting.json")
@@ -70,19 +86,19 @@ def migrate(
     if to is None:
         print(text, end="")
         return
-    _write_new(to, text)
+    write_new(to, text)
     print(to)
 
 
 @recipes.command("copy")
 def copy(
-    name: Annotated[str, typer.Argument(help="A recipe's name.")],
+    name: Annotated[str, typer.Argument(help="A recipe's name.", autocompletion=recipe_names)],
     to: Annotated[
         Path | None, typer.Argument(parser=paths.path, help="File or folder to write; by default the current folder.")
     ] = None,
 ) -> None:
     """Copy a recipe, to be edited and run as `ttstrain finetune ./<name>.yaml`."""
-    from ttstrain.recipe.shipped import SCHEMA_LINE, find_recipe, schema_path
+    from ttstrain.recipe.shipped import SCHEMA_LINE, find_recipe, schema_path, write_new
 
     source = find_recipe(name)
     target = Path() if to is None else to
@@ -91,15 +107,5 @@ def copy(
     schema = Path(os.path.relpath(schema_path(), target.parent)).as_posix()
     lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
     lines = [f"{SCHEMA_LINE}{schema}\n" if line.startswith(SCHEMA_LINE) else line for line in lines]
-    _write_new(target, "".join(lines))
+    write_new(target, "".join(lines))
     print(target)
-
-
-def _write_new(target: Path, text: str) -> None:
-    try:
-        with target.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError as error:
-        raise RecipeError(f"`{target}` exists already", hint="name another file") from error
-    except OSError as error:
-        raise RecipeError(f"cannot write `{target}`: {error.strerror}") from error

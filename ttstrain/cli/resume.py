@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ttstrain.cli import paths
+from ttstrain.cli.completion import recipe_keys
 from ttstrain.cli.progress import show_progress
 
 
@@ -19,7 +20,8 @@ def resume(
         ),
     ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides of recipe keys.")
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Overrides of recipe keys.", autocompletion=recipe_keys),
     ] = None,
     *,
     reset_step: Annotated[bool, typer.Option("--reset-step", help="Restart the step counter and LR schedule.")] = False,

@@ -96,6 +96,7 @@ class Family:
 
     name: str
     tasks: Sequence[TaskSpec]
+    title: str = ""  # under which people know it; "" for its name
     formats: Sequence[str] = field(default_factory=tuple)  # "module:Class" of its UpstreamFormats
     unknown_files: str = ""  # "module:function" (keys) -> UnknownFile | None, for files that none of its formats takes
     project: str = ""  # "module:Class" of its ProjectFormat, whose module imports no torch

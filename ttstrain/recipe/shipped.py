@@ -122,6 +122,17 @@ def purpose(path: Path) -> str:
     return ""
 
 
+def write_new(target: Path, text: str) -> None:
+    """Write a recipe's file. Raises RecipeError where it exists already, or cannot be written."""
+    try:
+        with target.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise RecipeError(f"`{target}` exists already", hint="name another file") from error
+    except OSError as error:
+        raise RecipeError(f"cannot write `{target}`: {error.strerror}") from error
+
+
 def _lookup(kind: str, name: str) -> Path | None:
     return shipped(kind) / f"{name}.yaml" if name in _names(kind) else None
 

@@ -10,6 +10,7 @@ import pytest
 
 from ttstrain import registry
 from ttstrain.errors import RecipeError
+from ttstrain.plan.catalog import GOALS
 from ttstrain.plan.facts import gather_facts
 from ttstrain.plan.resolve import parse, resolve
 from ttstrain.recipe.compose import compose, load_yaml, with_flags
@@ -35,7 +36,10 @@ def test_a_recipe_opens_with_what_a_reader_needs(name: str) -> None:
     assert labels == ["# For", "# Data", "# Hardware and time", "# Measured"]
     assert lines[0].startswith(SCHEMA_LINE)
     assert (RECIPES[name].parent / lines[0].removeprefix(SCHEMA_LINE)).resolve() == schema_path().resolve()
-    assert len(lines) <= 45
+    assert len(lines) <= 46
+    goals = [line.partition(": ")[2].split(", ") for line in lines if line.startswith("# Goal")]
+    assert all(goal in GOALS for found in goals for goal in found)
+    assert goals == [] or lines[5].startswith("# Goal: ")  # where `ttstrain new` looks
 
 
 @pytest.mark.parametrize("name", RECIPES)

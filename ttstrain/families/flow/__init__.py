@@ -5,6 +5,7 @@ from ttstrain.families.flow.config import FlowConfig
 
 FAMILY = Family(
     name="flow",
+    title="F5-TTS and E2-TTS",
     tasks=[
         TaskSpec(
             name="flow",

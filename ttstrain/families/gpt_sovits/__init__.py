@@ -8,6 +8,7 @@ PROOF = "ttstrain.families.gpt_sovits.same_net:SovitsProof"
 
 FAMILY = Family(
     name="gpt_sovits",
+    title="GPT-SoVITS",
     tasks=[
         TaskSpec(
             name="gpt_sovits/gpt",

@@ -5,6 +5,7 @@ from ttstrain.families.orpheus.config import OrpheusConfig
 
 FAMILY = Family(
     name="orpheus",
+    title="Orpheus",
     tasks=[
         TaskSpec(
             name="orpheus",
