@@ -43,6 +43,7 @@ class Command:
 COMMANDS = {
     "finetune": Command("ttstrain.cli.finetune:finetune", "Fine-tune a model with a recipe."),
     "resume": Command("ttstrain.cli.resume:resume", "Continue a run exactly where it stopped."),
+    "new": Command("ttstrain.cli.new:new", "Ask five questions and write a recipe for your data."),
     "plan": Command("ttstrain.cli.plan:plan", "Show everything a run would do, without running it."),
     "prove": Command("ttstrain.cli.prove:prove", "Check before a run that what is trained is what will speak."),
     "doctor": Command("ttstrain.cli.doctor:doctor", "Say what is wrong with the data, and what to do."),
@@ -181,7 +182,8 @@ def ttstrain_command(
 ) -> None:
     """Fine-tune text-to-speech models from one YAML recipe.
 
-    Start with `ttstrain recipes`, look at `ttstrain plan quickstart`, then run `ttstrain finetune quickstart`.
+    Start with `ttstrain finetune quickstart`, which needs nothing; for your own recordings with `ttstrain new`.
+    `ttstrain recipes` lists what can be trained.
     """
 
 
