@@ -103,7 +103,7 @@ def lines(found: Diagnosis, result: AuditResult, data: Path, *, recipe: str) -> 
     if found.mended:
         counts = ", ".join(f"{count} {reason}" for reason, count in found.mended.items())
         laid_out += ["", *labelled("also", f"repaired or noted, nothing to do: {counts}")]
-    words = ("prepare", data) if found.verdict == "bad" else ("new", "--data", data)
+    words: tuple[object, ...] = ("prepare", data) if found.verdict == "bad" else ("new", "--data", data)
     if recipe and found.verdict != "bad":
         words = ("plan", recipe, "--data", data)
     return [*laid_out, "", f"{'next':{LABEL}}{quoted('ttstrain', *words)}"]

@@ -55,7 +55,8 @@ def diagnose(result: AuditResult, *, refused: str = "") -> Diagnosis:
     kinds: dict[tuple[str, str], list[RowFinding]] = defaultdict(list)
     for finding in result.findings:
         kinds[finding.action, finding.reason].append(finding)
-    problems, mended = list(_of_the_whole(result, seconds, refused)), {}
+    problems = list(_of_the_whole(result, seconds, refused))
+    mended: dict[str, int] = {}
     bad = any(problem.weight == "lost" for problem in problems)
     for (action, reason), found in kinds.items():
         weight, advice = advice_for(reason, action)
