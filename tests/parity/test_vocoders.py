@@ -66,7 +66,7 @@ def write_vocoder(folder: Path, script: ModuleType, *, kind: str) -> Path:
 @pytest.mark.parametrize(("kind", "samples"), [("vocos", 8 * 256), ("bigvgan", 9 * 256)])
 def test_waveform_equals_the_published_codes(kind: Any, samples: int, script: ModuleType, tmp_path: Path) -> None:
     vocoder = load_vocoder(str(write_vocoder(tmp_path / kind, script, kind=kind)), mel=kind)
-    wav = vocoder.speak(script.log_mel(seed=len(kind))[0].T)
+    wav = vocoder.vocode(script.log_mel(seed=len(kind))[0].T)
     expected = golden(kind)
     assert wav.shape == expected.shape == (samples,)
     assert 0.01 < float(expected.abs().max()) < 0.99  # neither silent nor clamped
@@ -81,7 +81,7 @@ def test_low_pass_filter_equals_the_published_one() -> None:
 def test_weights_with_parametrized_norm_are_the_same_vocoder(script: ModuleType, tmp_path: Path) -> None:
     folder = write_vocoder(tmp_path / "bigvgan", script, kind="bigvgan")
     mel = script.log_mel(seed=1)[0].T
-    wav = load_vocoder(str(folder), mel="bigvgan").speak(mel)
+    wav = load_vocoder(str(folder), mel="bigvgan").vocode(mel)
     path = folder / "bigvgan_generator.pt"
     state = torch.load(path, weights_only=True)["generator"]
     names = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
@@ -92,4 +92,4 @@ def test_weights_with_parametrized_norm_are_the_same_vocoder(script: ModuleType,
     }
     assert renamed.keys() != state.keys()
     torch.save({"generator": renamed}, path)
-    assert torch.equal(load_vocoder(str(folder), mel="bigvgan").speak(mel), wav)
+    assert torch.equal(load_vocoder(str(folder), mel="bigvgan").vocode(mel), wav)

@@ -1,9 +1,40 @@
-"""Options that do not exist because they are keys of the recipe: `--lr 1e-5` is `optim.lr=1e-5`."""
+"""Arguments of the commands that take a recipe, and options that are keys of it: `--lr 1e-5` is `optim.lr=1e-5`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ttstrain.cli import paths
+from ttstrain.cli.completion import recipe_keys, recipe_names
+
+RecipeArgument = Annotated[
+    str,
+    typer.Argument(
+        parser=paths.name,
+        metavar="RECIPE",
+        help="A recipe's name (`ttstrain recipes`) or a YAML file.",
+        autocompletion=recipe_names,
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Overrides of recipe keys.", autocompletion=recipe_keys),
+]
+DataOption = Annotated[
+    Path | None, typer.Option(parser=paths.path, help="Recordings to train on: a folder or a metadata file.")
+]
+BaseOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        parser=paths.name,
+        help="Weights to start from: file, folder, run, hf://… or package:NAME; several: later over earlier.",
+    ),
+]
+RunDirOption = Annotated[Path | None, typer.Option(parser=paths.path, help="Parent of the run's folder.")]
 
 TAKE_KEYS = ("finetune", "resume", "plan", "prepare", "prove")  # commands that take `KEY=VALUE`
 SAME_VALUE = {  # other trainers' names of keys; their values have the same meaning

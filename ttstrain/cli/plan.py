@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ttstrain.cli import paths
-from ttstrain.cli.completion import recipe_keys, recipe_names
+from ttstrain.cli.options import BaseOption, DataOption, Overrides, RecipeArgument, RunDirOption
 from ttstrain.cli.progress import show_progress
 from ttstrain.terminal import console
 
@@ -18,31 +16,12 @@ if TYPE_CHECKING:
 
 
 def plan(
-    recipe: Annotated[
-        str,
-        typer.Argument(
-            parser=paths.name,
-            metavar="RECIPE",
-            help="A recipe's name (`ttstrain recipes`) or a YAML file.",
-            autocompletion=recipe_names,
-        ),
-    ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Overrides of recipe keys.", autocompletion=recipe_keys),
-    ] = None,
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
     *,
-    data: Annotated[
-        Path | None, typer.Option(parser=paths.path, help="Recordings to train on: a folder or a metadata file.")
-    ] = None,
-    base: Annotated[
-        list[str] | None,
-        typer.Option(
-            parser=paths.name,
-            help="Weights to start from: file, folder, run, hf://… or package:NAME; several: later over earlier.",
-        ),
-    ] = None,
-    run_dir: Annotated[Path | None, typer.Option(parser=paths.path, help="Parent of the run's folder.")] = None,
+    data: DataOption = None,
+    base: BaseOption = None,
+    run_dir: RunDirOption = None,
     nproc: Annotated[int, typer.Option(min=1, help="Number of processes to plan for.")] = 1,
     json: Annotated[bool, typer.Option("--json", help="Print the plan as one JSON document.")] = False,
     yaml: Annotated[bool, typer.Option("--yaml", help="Print every value of the recipe with its origin.")] = False,

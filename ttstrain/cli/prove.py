@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ttstrain.cli import paths
-from ttstrain.cli.completion import recipe_keys, recipe_names
+from ttstrain.cli.options import BaseOption, DataOption, Overrides, RecipeArgument
 from ttstrain.cli.progress import show_progress
 from ttstrain.errors import UnprovenError
 from ttstrain.layout import WIDTH, labelled
@@ -21,29 +19,11 @@ COLUMN = 20  # where the sentences begin
 
 
 def prove(
-    recipe: Annotated[
-        str,
-        typer.Argument(
-            parser=paths.name,
-            metavar="RECIPE",
-            help="A recipe's name (`ttstrain recipes`) or a YAML file.",
-            autocompletion=recipe_names,
-        ),
-    ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Overrides of recipe keys.", autocompletion=recipe_keys),
-    ] = None,
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
     *,
-    data: Annotated[
-        Path | None, typer.Option(parser=paths.path, help="Recordings to train on: a folder or a metadata file.")
-    ] = None,
-    base: Annotated[
-        list[str] | None,
-        typer.Option(
-            parser=paths.name, help="Weights to start from: file, folder, run or hf://...; several: later over earlier."
-        ),
-    ] = None,
+    data: DataOption = None,
+    base: BaseOption = None,
     seconds: Annotated[
         float, typer.Option(min=1, help="Time for all checks, about; what does not fit is named.")
     ] = 100,

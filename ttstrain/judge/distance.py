@@ -77,7 +77,8 @@ def _filters() -> Tensor:
     corners = ((WINDOW + 1) * 700 * (10 ** (mels / 2595) - 1) / RATE).floor().long().tolist()
     bins = torch.arange(WINDOW // 2 + 1, dtype=torch.float64)
     filters = torch.zeros(len(bins), N_MELS, dtype=torch.float64)
-    for number, (left, centre, right) in enumerate(zip(corners, corners[1:], corners[2:], strict=False)):
+    triples = zip(corners, corners[1:], corners[2:], strict=False)  # not strict: the last two corners begin no triangle
+    for number, (left, centre, right) in enumerate(triples):
         filters[left:centre, number] = (bins[left:centre] - left) / (centre - left)
         filters[centre:right, number] = (right - bins[centre:right]) / (right - centre)
     return filters

@@ -28,14 +28,14 @@ def test_a_folder_and_the_file_in_it_are_the_same_vocoder(
     mel = torch.randn(6, 100)
     first, second = (load_vocoder(str(path), mel=kind) for path in (folder, file))
     assert first.name == name and second.source == str(file)
-    assert torch.equal(first.speak(mel), second.speak(mel))
+    assert torch.equal(first.vocode(mel), second.vocode(mel))
     assert not first.net.training and not any(parameter.requires_grad for parameter in first.net.parameters())
 
 
 @pytest.mark.parametrize("kind", ["vocos", "bigvgan"])
 def test_one_frame_can_be_spoken(kind: Any, tmp_path: Path) -> None:
     folder = {"vocos": write_vocos, "bigvgan": write_bigvgan}[kind](tmp_path / "v")
-    assert len(load_vocoder(str(folder), mel=kind).speak(torch.zeros(1, 100))) == 256
+    assert len(load_vocoder(str(folder), mel=kind).vocode(torch.zeros(1, 100))) == 256
 
 
 def test_a_vocoder_of_the_other_mel_is_refused_by_name(tmp_path: Path) -> None:

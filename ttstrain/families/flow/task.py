@@ -223,7 +223,7 @@ class FlowTask(Task):
         return mels[0, voice.num_frames :].float()
 
     def _vocode(self, mel: Tensor) -> Tensor:
-        return griffin_lim(mel, kind=self.config.mel) if self._vocoder is None else self._vocoder.speak(mel)
+        return griffin_lim(mel, kind=self.config.mel) if self._vocoder is None else self._vocoder.vocode(mel)
 
     def _unread(self, text: str) -> list[str]:
         """Note which symbols are not in the vocab: they are replaced by spaces."""

@@ -55,7 +55,7 @@ class Vocoder:
     net: nn.Module
 
     @torch.no_grad()
-    def speak(self, log_mel: Tensor) -> Tensor:
+    def vocode(self, log_mel: Tensor) -> Tensor:
         """Return the waveform (t,) on the CPU of a log-mel (n, m), computed where the mel is."""
         self.net.to(log_mel.device)
         wav: Tensor = self.net(log_mel.float().T[None])[0]
