@@ -11,8 +11,9 @@ import typer
 from ttstrain.cli import paths
 from ttstrain.cli.progress import show_progress
 from ttstrain.errors import DataError, RecipeError
-from ttstrain.layout import WIDTH, labelled
+from ttstrain.layout import labelled
 from ttstrain.places import refused_as
+from ttstrain.shell import quoted
 from ttstrain.terminal import on_one_line
 
 if TYPE_CHECKING:
@@ -21,18 +22,7 @@ if TYPE_CHECKING:
     from ttstrain.judge.evaluate import Contestant, Evaluation, Sentence
     from ttstrain.judge.rule import Standing
 
-COLUMNS = {  # figure -> title
-    "voice": "voice",
-    "words": "words",
-    "cer": "CER",
-    "mos": "MOS",
-    "pace": "pace",
-    "mcd": "MCD",
-    "repeats": "twice",
-    "too_short": "short",
-    "too_long": "long",
-}
-ALWAYS = ("voice", "words", "cer", "mos", "pace", "mcd")  # shown where measured; the others where they are not 0
+COLUMN = 12  # where the sentences of the lines below the table begin
 
 
 def evaluate(
@@ -118,7 +108,7 @@ def _sentences(contestants: list[Contestant], clips: list[Clip], texts: Path | N
             "none of these is a run of ttstrain, so there are no recordings to compare with",
             hint="give recordings with `--data`, or texts with `--texts`",
         )
-    return judge.choose_sentences(clips, count=count)
+    return judge.choose_sentences(clips, count=count, trained=judge.trained_texts(contestants))
 
 
 def _make_folder(file: Path | None) -> None:
@@ -148,52 +138,57 @@ def _write_json(path: Path, document: object) -> None:
 
 
 def _print(found: Evaluation) -> None:
-    verdict = found.verdict
     for note in found.notes:
         print(on_one_line(f"note: {note}"), file=sys.stderr)
-    print(f"{len(found.sentences)} sentences; + and - mark what differs from the base by more than the interval")
-    standings = [*((verdict.base,) if verdict.base is not None else ()), *verdict.standings]
-    print("\n".join(table(standings)))
-    for one in verdict.standings:
-        for fault in one.faults:
-            print("\n".join(labelled("not usable", f"{one.side.title}: {fault.words}", column=12)))
-        if one.usable and (voice := one.against_base.get("voice")) is not None:
-            said = "no difference" if voice.holds_zero else f"{voice.mean:+.2f}"
-            print(
-                "\n".join(
-                    labelled("voice", f"{one.side.title}: {said} ({voice.low:+.2f} to {voice.high:+.2f})", column=12)
-                )
-            )
-    print("\n".join(labelled("verdict", verdict.words, column=12)))
+    print("\n".join(_lines(found)))
     sys.stdout.flush()
 
 
-def table(standings: list[Standing]) -> list[str]:
-    """Lay the means out, a line for each side, in 80 columns: a title that does not fit has a line of its own."""
-    shown = [
-        name
-        for name in COLUMNS
-        if any((mean := one.mean(name)) is not None and (name in ALWAYS or mean > 0) for one in standings)
-    ]
-    width = WIDTH - 8 * len(shown)
-    lines = [f"{'':{width}}" + "".join(f"{COLUMNS[name]:>7} " for name in shown)]
-    for one in standings:
-        title = on_one_line(one.side.title)
-        if len(title) >= width:
-            lines.append(title)
-            title = ""
-        lines.append(f"{title:{width}}" + "".join(_cell(one, name) for name in shown))
-    return [line.rstrip() for line in lines]
+def _lines(found: Evaluation) -> list[str]:
+    """Lay the evaluation out in 80 columns: what was said, the table, and for each side what it means."""
+    from ttstrain.judge.table import lay_out
+
+    verdict = found.verdict
+    standings = [*((verdict.base,) if verdict.base is not None else ()), *verdict.standings]
+    names = {one.key: one.short for one in found.contestants}
+    lines = labelled("sentences", _sentence_text(found), column=COLUMN)
+    lines += ["", *lay_out([(names[one.side.key], one) for one in standings], verdict.base), ""]
+    for one in verdict.standings:
+        for said in _of_side(one):
+            lines += labelled(names[one.side.key], said, column=max(COLUMN, len(names[one.side.key]) + 2))
+    return [*lines, *labelled("verdict", verdict.words, column=COLUMN), *_use(found)]
 
 
-def _cell(standing: Standing, name: str) -> str:
-    from ttstrain.judge.figures import meaning
+def _sentence_text(found: Evaluation) -> str:
+    from ttstrain.judge.table import BETTER, WORSE
 
-    mean = standing.mean(name)
-    if mean is None:
-        return f"{'-':>7} "
-    difference = standing.against_base.get(name)
-    mark = " "
-    if difference is not None and not difference.holds_zero:
-        mark = "+" if difference.mean > 0 else "-"
-    return f"{mean:7.{meaning(name).digits}f}{mark}"
+    count, trained = len(found.sentences), len([one for one in found.sentences if one.trained])
+    said = f"{count}"
+    if trained:
+        said += f", {trained} of them trained on: figures of those are too good"
+    if found.verdict.base is None:
+        return said
+    return f"{said}; {BETTER} better and {WORSE} worse than the base by more than the interval"
+
+
+def _of_side(standing: Standing) -> list[str]:
+    """Say what makes a side unusable, or how its voice differs from the base's."""
+    if standing.faults:
+        return [f"not usable: {fault.words}" for fault in standing.faults]
+    voice = standing.against_base.get("voice")
+    if voice is None:
+        return []
+    said = "no difference of the voice" if voice.holds_zero else f"voice {voice.mean:+.2f}"
+    return [f"{said} (interval {voice.low:+.2f} to {voice.high:+.2f})"]
+
+
+def _use(found: Evaluation) -> list[str]:
+    """Name the command that writes the chosen weights, where they are a run's and not worse than the base."""
+    winner = found.verdict.winner
+    if winner is None or found.verdict.outcome in ("worse", "unusable", "unknown"):
+        return []
+    chosen = next(one for one in found.contestants if one.key == winner.side.key)
+    if chosen.weights == "auto":
+        return []
+    command = quoted("ttstrain", "export", chosen.spec, "--weights", chosen.weights, "-o", "export")
+    return labelled("export", command, column=COLUMN)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from ttstrain.infer.load import Line, LoadedModel, Voice, load_model, voice_of_r
 from ttstrain.judge.figures import Figures
 from ttstrain.judge.listen import Ears, Target, listen
 from ttstrain.judge.rule import Side
+from ttstrain.judge.table import Remark, merged
+from ttstrain.judge.target import sentence_key
 from ttstrain.judge.verdict import Verdict, decide
 from ttstrain.judge.wanted import measure_wanted
 from ttstrain.plan.resolve import parse
@@ -38,6 +40,7 @@ ShowProgress = Callable[[str], AbstractContextManager[Callable[[int, int], None]
 Write = Callable[[str, str, Audio], None]  # key of a side, name of a sentence, its audio
 BASE = "base"
 NAMES: Mapping[WeightsChoice, str] = {"online": "raw weights", "ema": "EMA", "auto": "weights"}
+SHORT: Mapping[WeightsChoice, str] = {"online": "raw", "ema": "EMA", "auto": "weights"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class Contestant:
 
     key: str  # unique, also in file names
     title: str  # for people
+    short: str  # the same, for a column of a table
     spec: str  # what `load_model` opens
     weights: WeightsChoice = "auto"
     recipe: str | None = None
@@ -61,6 +65,7 @@ class Sentence:
     prompt: Prompt
     speaker: str = ""  # whose voice it should be
     clip: Clip | None = None
+    trained: bool = False  # one of the runs was trained on it
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,21 +94,23 @@ def find_contestants(
     notes: list[str] = []
     for number, spec in enumerate(specs, start=1):
         path = resolve_base(spec)
+        which = f"{number}: " if len(specs) > 1 else ""
         if not pointers.is_checkpoint(path):
-            found.append(Contestant(f"{number}", path.stem, spec, recipe=recipe))
+            found.append(Contestant(f"{number}", path.stem, f"{which}{path.stem}", spec, recipe=recipe))
             continue
         meta, run = read_meta(path), run_of(path)
         name = f"{path.parent.parent.name if run else path.name}, step {meta.step:,}"
         kinds: list[WeightsChoice] = ["online", "ema"] if meta.ema.present else ["online"]
         for kind in kinds:
             loss = meta.metrics.get("eval/loss/total" if kind == "online" else "eval/ema_loss/total")
-            found.append(Contestant(f"{number}-{kind}", f"{NAMES[kind]} of {name}", str(path), kind, loss=loss))
+            title, short = f"{NAMES[kind]} of {name}", f"{which}{SHORT[kind]} {meta.step}"
+            found.append(Contestant(f"{number}-{kind}", title, short, str(path), kind, loss=loss))
         if base is None and run is not None and not any(one.key == BASE for one in found):
             base, said = _base_of(run)
             notes += said
     if base is not None:
         resolve_base(base)
-        found.insert(0, Contestant(BASE, "the base", base, recipe=recipe))
+        found.insert(0, Contestant(BASE, "the base", BASE, base, recipe=recipe))
     return found, notes
 
 
@@ -141,17 +148,30 @@ def clips_of_run(run: Path) -> list[Clip]:
     return [clip for file in files if file.is_file() for clip in read_manifest(file)]
 
 
+def trained_texts(contestants: Sequence[Contestant]) -> frozenset[str]:
+    """Return the texts that the contestants' runs were trained on, as `sentence_key` writes them."""
+    runs = {run for one in contestants if one.key != BASE and (run := run_of(Path(one.spec))) is not None}
+    files = [file for run in sorted(runs) if (file := run / "data" / "train.jsonl").is_file()]
+    return frozenset(sentence_key(clip.text) for file in files for clip in read_manifest(file))
+
+
 def clips_of_data(data: str, language: str | None = None) -> list[Clip]:
     """Audit a data set as training does, and list its clips. Raises DataError where nothing can be used."""
     return list(audit(read_rows(data), DataConfig(path=data, language=language)).clips)
 
 
-def choose_sentences(clips: Sequence[Clip], *, count: int) -> list[Sentence]:
-    """Choose recorded sentences, in the order of the clips, each after another clip's voice."""
+def choose_sentences(clips: Sequence[Clip], *, count: int, trained: frozenset[str] = frozenset()) -> list[Sentence]:
+    """Choose recorded sentences, in the order of the clips, each after another clip's voice.
+
+    `trained` are the keys of those that a run was trained on.
+    """
     chosen = choose_unheard(clips, (), taken=(), count=count)
     if not chosen:
         raise DataError("there are no recordings to compare with", hint="give some with `--data`")
-    return [_of_clip(number, clip, clips) for number, clip in enumerate(chosen, start=1)]
+    return [
+        replace(_of_clip(number, clip, clips), trained=sentence_key(clip.text) in trained)
+        for number, clip in enumerate(chosen, start=1)
+    ]
 
 
 def _of_clip(number: int, clip: Clip, clips: Sequence[Clip]) -> Sentence:
@@ -228,14 +248,15 @@ def evaluate(
     A sentence that one of them cannot say is left out for that one, with a note.
     """
     figures: dict[str, list[Figures]] = {}
-    notes = list(panel.notes)
+    notes: list[str] = list(panel.notes)
+    remarks: list[Remark] = []
     with show("listening") as progress:
         total = len(contestants) * len(sentences)
         for number, contestant in enumerate(contestants):
             model = load_model(contestant.spec, overrides, weights=contestant.weights, recipe=contestant.recipe)
             figures[contestant.key] = heard = []
-            for one in _say_all(model, contestant, sentences, notes, write):
-                heard.append(_hear(one, panel, notes, contestant))
+            for one in _say_all(model, contestant, sentences, remarks, write):
+                heard.append(_hear(one, panel, remarks, contestant))
                 if progress is not None:
                     progress(number * len(sentences) + len(heard), total)
             del model
@@ -243,7 +264,7 @@ def evaluate(
     sides = [Side(one.key, one.title, figures[one.key], one.loss) for one in contestants]
     base = next((side for side in sides if side.key == BASE), None)
     verdict = decide([side for side in sides if side.key != BASE], base)
-    return Evaluation(sentences, contestants, figures, verdict, list(dict.fromkeys(notes)))
+    return Evaluation(sentences, contestants, figures, verdict, list(dict.fromkeys([*notes, *merged(remarks)])))
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +274,11 @@ class _Said:
 
 
 def _say_all(
-    model: LoadedModel, contestant: Contestant, sentences: Sequence[Sentence], notes: list[str], write: Write | None
+    model: LoadedModel,
+    contestant: Contestant,
+    sentences: Sequence[Sentence],
+    remarks: list[Remark],
+    write: Write | None,
 ) -> Iterator[_Said]:
     named = isinstance(model.task, NamesVoices)
     for sentence in sentences:
@@ -264,21 +289,21 @@ def _say_all(
             with torch.no_grad():
                 sample = model.task.sample(prompt)
         except DataError as error:
-            notes.append(f"{contestant.title} does not say {sentence.name}: {error.message}")
+            remarks.append(Remark(contestant.short, f"a sentence is not said: {error.message}"))
             yield _Said(sentence, None)
             continue
-        notes += [f"{sentence.name}: {note}" for note in sample.notes]
+        remarks += [Remark(contestant.short, note) for note in sample.notes]
         if write is not None:
             write(contestant.key, sentence.name, sample.audio)
         yield _Said(sentence, sample.audio)
 
 
-def _hear(said: _Said, panel: Panel, notes: list[str], contestant: Contestant) -> Figures:
+def _hear(said: _Said, panel: Panel, remarks: list[Remark], contestant: Contestant) -> Figures:
     if said.audio is None:
         return Figures()
     found = listen(said.audio, said.sentence.text, target=panel.targets[said.sentence.speaker], ears=panel.ears)
     if said.sentence.clip is not None:  # of a text without a recording what is missing is told once
-        notes += [f"{said.sentence.name} by {contestant.title}: {note}" for note in found.notes]
+        remarks += [Remark(contestant.short, note) for note in found.notes]
     return found
 
 
@@ -299,6 +324,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
             "weights": contestant.weights,
             "held_out_loss": contestant.loss,
             "usable": standing.usable,
+            "words": standing.understanding,
             "faults": [fault.words for fault in standing.faults],
             "score": standing.score,
             "figures": {name: interval.to_json() for name, interval in standing.figures.items()},
@@ -318,6 +344,6 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
             "use": None if winner is None else winner.side.key,
         },
         "sides": [side(contestant) for contestant in evaluation.contestants],
-        "sentences": [{"name": one.name, "text": one.text} for one in evaluation.sentences],
+        "sentences": [{"name": one.name, "text": one.text, "trained": one.trained} for one in evaluation.sentences],
         "notes": list(evaluation.notes),
     }
