@@ -11,9 +11,18 @@ from small_runs import checkpoint, differences, finetune, metrics, ttstrain, wri
 
 from ttstrain.checkpoint import judged
 from ttstrain.errors import RecipeError
+from ttstrain.judge.figures import Figures
+from ttstrain.judge.rule import Side, stand
 from ttstrain.runs.resume import resume
 
-JUDGED = ("sample.every=2", "sample.count=1", "train.steps=4", "judge.sentences=5", "checkpoint.best=judge")
+JUDGED = (
+    "sample.every=2",
+    "sample.count=1",
+    "train.steps=4",
+    "judge.sentences=5",
+    "judge.between=4",
+    "checkpoint.best=judge",
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +53,24 @@ def test_figures_of_base_weights_and_average_are_logged_and_written(run: Path) -
     assert rows[4]["judge/ema_pace"] == pytest.approx(sum(paces) / len(paces))
     assert len(list((run / "samples" / "step-00000004").glob("*.wav"))) == 3  # what is only heard is not kept
     assert [step.step for step in judged.read(run).steps] == [2, 4]
+
+
+def test_in_so_short_a_run_the_judge_waits_for_the_end_and_says_so(recipe: Path, base: Path, tmp_path: Path) -> None:
+    run = (
+        "sample.every=1",
+        "sample.count=1",
+        "train.steps=3",
+        "judge.sentences=5",
+        "name=short",
+        f"run_dir={tmp_path}",
+    )
+    done = ttstrain("finetune", recipe, *run, f"base={base}")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("it listens at a later sampling step") == 1
+    assert [step.step for step in judged.read(tmp_path / "short").steps] == [3]
+    rows = {row["step"]: row for row in metrics(tmp_path / "short")}
+    assert "judge/pace" not in rows[1] and 0 < rows[3]["judge/share_of_time"] < 1
+    assert f"judge: {100 * rows[3]['judge/share_of_time']:.0f} % of the run's time" in done.stderr
 
 
 def test_the_judge_changes_no_training(run: Path, recipe: Path, base: Path, tmp_path: Path) -> None:
@@ -83,6 +110,33 @@ def test_a_choice_by_the_judge_needs_one(recipe: Path, tmp_path: Path) -> None:
         finetune(recipe, tmp_path, "checkpoint.best=judge", "sample.every=2", "data.holdout=0", "eval.every=auto")
     with pytest.raises(RecipeError, match="needs samples"):
         finetune(recipe, tmp_path, "judge.enabled=true")
+    with pytest.raises(RecipeError, match=r"early_stop\.metric` is `judge`, and the run is not judged"):
+        finetune(recipe, tmp_path, "train.early_stop={metric: judge}", "eval.every=1")
+
+
+def test_a_run_stops_early_by_what_is_heard_of_the_same_sentences(recipe: Path, base: Path, tmp_path: Path) -> None:
+    stop = "train.early_stop={metric: judge, patience: 1, min_delta: 2}"  # no score rises by 2
+    run = finetune(recipe, tmp_path, *JUDGED, "train.steps=20", "eval.every=1", stop, f"base={base}", "name=early")
+    steps = judged.read(run).steps
+    assert [step.step for step in steps] == [
+        2,
+        4,
+    ]  # the second listening is no better than the first
+    assert [step.sentences for step in steps] == [4, 4]
+    rows = {row["step"]: row for row in metrics(run)}
+    assert max(rows) == 4
+    assert steps[-1].score == pytest.approx(rows[4]["judge/chosen_score"])
+
+
+def test_scores_are_over_the_sentences_that_are_heard_at_every_step(run: Path) -> None:
+    """The last step hears five sentences; its score is over the four of the step between."""
+    document = json.loads((run / "samples" / "step-00000004" / "numbers.json").read_text())
+    entries = [*document["previews"], *document["only_heard"]][:4]
+    own = [Figures.of_json(entry["ema"]["judge"]) for entry in entries]
+    base = [Figures.of_json(entry["base"]["judge"]) for entry in entries]
+    expected = stand(Side("ema", "", own), Side("base", "", base)).score
+    row = next(row for row in metrics(run) if row["step"] == 4)
+    assert row.get("judge/ema_score") == (None if expected is None else pytest.approx(expected))
 
 
 def test_checkpoints_are_evaluated_beside_their_base(run: Path, tmp_path: Path) -> None:

@@ -26,9 +26,10 @@ class JudgedStep:
     weights: Weights  # the better of both
     outcome: str
     words: str
-    score: float | None
+    score: float | None  # over the sentences that are heard at every step
     sides: Mapping[str, Any]  # weights -> figures with intervals, faults, score
     alarms: Mapping[str, Any] = field(default_factory=dict)  # what was said so far, for a resume
+    sentences: int = 0  # that were heard; 0: not known
 
     @property
     def is_worse(self) -> bool:
@@ -48,6 +49,7 @@ class JudgedStep:
             "outcome": self.outcome,
             "verdict": self.words,
             "score": self.score,
+            "sentences": self.sentences,
             "sides": dict(self.sides),
             "alarms": dict(self.alarms),
         }
@@ -62,6 +64,7 @@ class JudgedStep:
             score=values["score"],
             sides=values["sides"],
             alarms=values["alarms"],
+            sentences=values.get("sentences", 0),
         )
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Speaker = Literal["online", "ema", "base"]  # the weights that generated an utterance
 
 CHOSEN_SCORE = "judge/chosen_score"  # key of the higher score of raw and EMA weights, by which `judge` chooses
+SHARE_OF_TIME = "judge/share_of_time"  # key of the judge's share of the session's time so far
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +63,16 @@ class Listener(Protocol):
         """Take in what the base says, apart from a sampling step."""
         ...
 
-    def listen(self, step: int, utterances: Sequence[Utterance], losses: Mapping[Speaker, float]) -> Heard:
+    def heard_between(self) -> int:
+        """Return how many sentences an earlier session heard at steps between the first and the last; 0: not known."""
+        ...
+
+    def listen(
+        self, step: int, utterances: Sequence[Utterance], losses: Mapping[Speaker, float], *, compared: int
+    ) -> Heard:
         """Listen to what the weights say after `step` updates. `losses` are held-out losses at this step, if any.
 
-        At step 0 of a run with a base, the raw weights are the base.
+        Scores, which are compared with those of other steps, are over the first `compared` of the expected sentences:
+        those that are heard at every step. At step 0 of a run with a base, the raw weights are the base.
         """
         ...

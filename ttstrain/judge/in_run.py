@@ -2,7 +2,7 @@
 
 Keys of the metrics are means over the sentences: `judge/<figure>`, `judge/ema_<figure>` and `judge/base_<figure>`,
 with `judge/score`, `judge/ema_score` and `judge/base_score` by the rule of `rule`; `judge/chosen_score` is that of the
-weights that the verdict names.
+weights that the verdict names. Scores are over the sentences that are heard at every step, so that steps compare.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class RunJudge:
     _known: Judged | None = None  # what is written
     _base: dict[str, Any] = field(default_factory=dict)  # name of a sentence -> what was heard of the base
     _alarms: Alarms = field(default_factory=Alarms)
+    _unsaid: list[str] = field(default_factory=list)  # notes for the next listening
 
     def expect(self, sentences: Sequence[Sentence]) -> None:
         """Take in which sentences there will be."""
@@ -61,9 +62,19 @@ class RunJudge:
             self._take_base(utterance, self._listen(utterance))
         self._write(self._known.steps if self._known is not None else ())
 
-    def listen(self, step: int, utterances: Sequence[Utterance], losses: Mapping[Speaker, float]) -> Heard:
+    def heard_between(self) -> int:
+        """Return the fewest sentences that were heard at a step so far, if those are not all."""
+        self._read()
+        assert self._known is not None
+        counts = [step.sentences for step in self._known.steps if 0 < step.sentences < len(self._sentences)]
+        return min(counts, default=0)
+
+    def listen(
+        self, step: int, utterances: Sequence[Utterance], losses: Mapping[Speaker, float], *, compared: int
+    ) -> Heard:
         """Listen to what the weights say after `step` updates, compare, and write the verdict down."""
-        notes = self._read()
+        self._read()
+        notes, self._unsaid = self._unsaid, []
         figures: dict[Speaker, By] = {}
         for utterance in utterances:
             found = self._listen(utterance)
@@ -75,10 +86,10 @@ class RunJudge:
             figures["base"] = base
         verdict = _verdict(step, figures, losses)
         alarms = self._alarm(verdict)
-        offset = self._offset(base)
-        values = _values(verdict, offset)
+        scores = self._scores(step, figures, losses, compared)
+        values = _values(verdict, scores)
         if step > 0 or not self.has_base:
-            self._note_down(step, verdict, offset)
+            self._note_down(step, verdict, scores, sentences=len({one.sentence.name for one in utterances}))
         elif verdict.standings:
             self._write(())
         assert self._ears is not None and self._wanted is not None
@@ -123,15 +134,14 @@ class RunJudge:
                 found[one.sentence.name] = Figures.of_json(entry["figures"])
         return found
 
-    def _offset(self, heard: By) -> float:
-        """Return how much closer the base is over all sentences than over those that were heard now.
-
-        Between the first and the last step fewer sentences are heard. With this their scores compare with those of all.
-        """
-        every = [entry["figures"].get("voice") for entry in self._base.values()]
-        own = [one.voice for one in heard.values() if one.voice is not None]
-        known = [voice for voice in every if voice is not None]
-        return sum(known) / len(known) - sum(own) / len(own) if known and own else 0.0
+    def _scores(
+        self, step: int, figures: Mapping[Speaker, By], losses: Mapping[Speaker, float], compared: int
+    ) -> dict[str, float]:
+        """Return each side's score over the sentences that are heard at every step."""
+        names = {sentence.name for sentence in self._sentences[:compared]}
+        own = {weights: {name: one for name, one in by.items() if name in names} for weights, by in figures.items()}
+        verdict = _verdict(step, own, losses)
+        return {one.side.key: one.score for one in _all_sides(verdict) if one.score is not None}
 
     # ------------------------------------------------------------ deciding
 
@@ -139,17 +149,17 @@ class RunJudge:
         raw = next((one for one in verdict.standings if one.side.key == "online"), None)
         return [] if raw is None else self._alarms.hear(raw, verdict.base)
 
-    def _note_down(self, step: int, verdict: Verdict, offset: float) -> None:
+    def _note_down(self, step: int, verdict: Verdict, scores: Mapping[str, float], *, sentences: int) -> None:
         if verdict.winner is None:
             return
-        sides = [*verdict.standings, *((verdict.base,) if verdict.base is not None else ())]
         now = JudgedStep(
             step=step,
             weights="ema" if verdict.winner.side.key == "ema" else "online",
             outcome=verdict.outcome,
             words=verdict.words,
-            score=_plus(verdict.winner.score, offset),
-            sides={one.side.key: _to_json(one, offset) for one in sides},
+            score=scores.get(verdict.winner.side.key),
+            sentences=sentences,
+            sides={one.side.key: _to_json(one, scores.get(one.side.key)) for one in _all_sides(verdict)},
             alarms=self._alarms.state_dict(),
         )
         before = self._known.steps if self._known is not None else ()
@@ -159,19 +169,18 @@ class RunJudge:
         self._known = Judged(steps, self._base)
         judged.write(self.folder, self._known)
 
-    def _read(self) -> list[str]:
-        """Read what an earlier session of the run wrote; return a warning where that is damaged."""
+    def _read(self) -> None:
+        """Read what an earlier session of the run wrote; where that is damaged, a note says so."""
         if self._known is not None:
-            return []
+            return
         self._known = Judged()
         try:
             self._known = judged.read(self.folder)
         except CheckpointError as error:
-            return [f"{error.message}; the judge begins anew"]
+            self._unsaid.append(f"{error.message}; the judge begins anew")
         self._base = dict(self._known.base)
         if self._known.steps:
             self._alarms.load_state_dict(self._known.steps[-1].alarms)
-        return []
 
 
 def make(recipe: ResolvedRecipe, clips: Sequence[Clip], *, folder: Path) -> RunJudge | None:
@@ -201,30 +210,31 @@ def _verdict(step: int, figures: Mapping[Speaker, By], losses: Mapping[Speaker, 
     return decide(sides, side("base", "the base") if "base" in figures else None)
 
 
-def _plus(score: float | None, offset: float) -> float | None:
-    return None if score is None else score + offset
+def _all_sides(verdict: Verdict) -> list[Standing]:
+    return [*verdict.standings, *((verdict.base,) if verdict.base is not None else ())]
 
 
-def _values(verdict: Verdict, offset: float) -> dict[str, float]:
+def _values(verdict: Verdict, scores: Mapping[str, float]) -> dict[str, float]:
     values: dict[str, float] = {}
-    for one in (*verdict.standings, *((verdict.base,) if verdict.base is not None else ())):
+    for one in _all_sides(verdict):
         prefix = next(prefix for weights, prefix in PREFIXES.items() if weights == one.side.key)
         values |= {f"judge/{prefix}{name}": interval.mean for name, interval in one.figures.items()}
-        if one.score is not None:
-            values[f"judge/{prefix}score"] = one.score + offset
-    if verdict.winner is not None and verdict.winner.score is not None:
-        values[CHOSEN_SCORE] = verdict.winner.score + offset
+        if one.side.key in scores:
+            values[f"judge/{prefix}score"] = scores[one.side.key]
+    if verdict.winner is not None and verdict.winner.side.key in scores:
+        values[CHOSEN_SCORE] = scores[verdict.winner.side.key]
     return values
 
 
-def _to_json(standing: Standing, offset: float) -> dict[str, Any]:
+def _to_json(standing: Standing, score: float | None) -> dict[str, Any]:
     def intervals(found: Mapping[str, Interval]) -> dict[str, Any]:
         return {name: interval.to_json() for name, interval in found.items()}
 
     return {
         "usable": standing.usable,
+        "words": standing.understanding,
         "faults": [fault.words for fault in standing.faults],
-        "score": _plus(standing.score, offset),
+        "score": score,
         "held_out_loss": standing.side.loss,
         "figures": intervals(standing.figures),
         "against_base": intervals(standing.against_base),

@@ -66,12 +66,12 @@ def check_read(recipe: ResolvedRecipe, origins: Mapping[str, str]) -> None:
         raise RecipeError(
             "`checkpoint.best` needs evaluations, and `eval.every` is null", hint="set `eval.every=auto`, or drop one"
         )
-    if recipe.train.early_stop is not None:
+    if recipe.train.early_stop is not None and recipe.train.early_stop.metric != JUDGE:
         raise RecipeError(
             "`train.early_stop` needs evaluations, and `eval.every` is null", hint="set `eval.every=auto`, or drop one"
         )
     for index, stage in enumerate(recipe.stages):
-        if stage.early_stop is not None:
+        if stage.early_stop is not None and stage.early_stop.metric != JUDGE:
             raise RecipeError(
                 f"`stages.{index}.early_stop` needs evaluations, and `eval.every` is null",
                 hint="set `eval.every=auto`, or drop one",
@@ -85,12 +85,23 @@ def _check_judge(recipe: ResolvedRecipe) -> None:
         raise RecipeError(
             "`judge.enabled` needs samples, and `sample.every` is null", hint="set `sample.every=auto`, or drop one"
         )
-    if recipe.checkpoint.best == JUDGE and (silent or recipe.judge.enabled is False):
-        key = "sample.every=auto" if silent else "judge.enabled=auto"
-        raise RecipeError(
-            "`checkpoint.best` is `judge`, and the run is not judged",
-            hint=f"set `{key}`, or `checkpoint.best=eval/loss/total`",
-        )
+    for place, other in _judged_by(recipe):
+        if silent or recipe.judge.enabled is False:
+            key = "sample.every=auto" if silent else "judge.enabled=auto"
+            raise RecipeError(
+                f"`{place}` is `judge`, and the run is not judged", hint=f"set `{key}`, or `{place}={other}`"
+            )
+
+
+def _judged_by(recipe: ResolvedRecipe) -> list[tuple[str, str]]:
+    """List (key, another value) of what the judge decides."""
+    places = [("checkpoint.best", "eval/loss/total")] if recipe.checkpoint.best == JUDGE else []
+    stops = [("train.early_stop.metric", recipe.train.early_stop, "eval/loss/total")]
+    stops += [
+        (f"stages.{index}.early_stop.metric", stage.early_stop, "eval/stage/total")
+        for index, stage in enumerate(recipe.stages)
+    ]
+    return [*places, *((key, other) for key, stop, other in stops if stop is not None and stop.metric == JUDGE)]
 
 
 def _check_metrics(recipe: ResolvedRecipe, origins: Mapping[str, str]) -> None:
@@ -130,10 +141,17 @@ def _named_metrics(recipe: ResolvedRecipe, origins: Mapping[str, str]) -> list[t
     best = recipe.checkpoint.best
     if best is not None and best != JUDGE and _is_set("checkpoint.best", origins):
         named.append(("checkpoint.best", best))
-    if recipe.train.early_stop is not None:
+    if recipe.train.early_stop is not None and recipe.train.early_stop.metric != JUDGE:
         named.append(("train.early_stop.metric", recipe.train.early_stop.metric))
     stops = ((index, stage.early_stop) for index, stage in enumerate(recipe.stages))
-    return [*named, *((f"stages.{index}.early_stop.metric", stop.metric) for index, stop in stops if stop is not None)]
+    return [
+        *named,
+        *(
+            (f"stages.{index}.early_stop.metric", stop.metric)
+            for index, stop in stops
+            if stop is not None and stop.metric != JUDGE
+        ),
+    ]
 
 
 def _is_measured(kind: str, recipe: ResolvedRecipe) -> bool:
@@ -213,11 +231,12 @@ def _check_stages(recipe: ResolvedRecipe, facts: DataFacts) -> None:
 
 def check_plan(plan: Plan) -> None:
     """Refuse a plan whose length, learning rates, parameter groups or EMA cannot work. Raises RecipeError."""
-    if plan.sample_every is None and plan.recipe.checkpoint.best == JUDGE:
-        raise RecipeError(
-            "`checkpoint.best` is `judge`, and there is no sentence to generate: nothing is held out",
-            hint="hold clips out (`data.holdout`), or set `checkpoint.best=eval/loss/total`",
-        )
+    for name, other in _judged_by(plan.recipe):
+        if plan.sample_every is None:
+            raise RecipeError(
+                f"`{name}` is `judge`, and there is no sentence to generate: nothing is held out",
+                hint=f"hold clips out (`data.holdout`), or set `{name}={other}`",
+            )
     if plan.steps > MOST_STEPS:
         raise RecipeError(
             f"the run would have {plan.steps:,} steps", hint=f"give it {MOST_STEPS:,} at most, or fewer `train.epochs`"

@@ -12,6 +12,7 @@ from ttstrain.optim.schedule import curve, warmup_length
 from ttstrain.optim.stages import Curriculum, Place, Stage
 from ttstrain.plan.estimate import ACTIVATIONS
 from ttstrain.plan.gpu import gpu_memory
+from ttstrain.plan.judging import judge_notes, judge_text
 from ttstrain.plan.mixing import auxiliary_ratio, clip_share
 from ttstrain.plan.plan import GroupPlan, Plan, ReplayFacts
 from ttstrain.recipe.emit import emit, scalar
@@ -56,6 +57,7 @@ def plan_lines(plan: Plan, *, goes_on_from: str | None = None) -> list[str]:
         *_trained_lines(plan),
         *_lr_lines(plan),
         *labelled("ema", _ema(plan)),
+        *labelled("judge", judge_text(plan)),
         *_cost_lines(plan),
         *_origin_lines(plan),
         *(line for note in notes(plan, goes_on_from=goes_on_from) for line in labelled("note", note)),
@@ -70,7 +72,7 @@ def recipe_yaml(plan: Plan) -> str:
     """
     values = plan.recipe.model_dump(mode="json")
     values["train"] |= {"steps": None if plan.staged else plan.steps, "epochs": None}
-    # A recipe without stages has no `stages:`, but its plan has one stage.
+    # Not strict: a recipe without stages has no `stages:`, but its plan has one stage.
     for written, stage in zip(values["stages"], plan.stages, strict=False):
         written |= {"steps": stage.steps, "epochs": None, "share": None}
     return (
@@ -107,6 +109,7 @@ def notes(plan: Plan, *, goes_on_from: str | None = None) -> Iterator[str]:
             "clips of similar length share a micro-batch."
         )
     yield from _stage_notes(plan)
+    yield from judge_notes(plan)
     if plan.eval_every is None:
         yield "no evaluation: no held-out loss will show whether the run learns or overfits."
     elif plan.eval_every > plan.steps:
@@ -185,7 +188,7 @@ def _run_lines(plan: Plan) -> list[str]:
     for name, every in (
         ("evaluate", plan.eval_every),
         ("save", plan.save_every),
-        ("speak", plan.sample_every),
+        ("sample", plan.sample_every),
         ("snapshot", plan.snapshot_every),
     ):
         if every is not None:

@@ -304,8 +304,9 @@ class OptimConfig(Section):
 
 class EarlyStop(Section):
     metric: str = "eval/loss/total"
+    """Metric that is to fall, or `judge` for the judge's score, which is to rise."""
     patience: Count = 5
-    """Evaluations without improvement before the run stops."""
+    """Evaluations without improvement before the run stops; with `judge`, listenings."""
     min_delta: Weight = 0.0
 
 
@@ -449,8 +450,8 @@ class JudgeConfig(Section):
     """Sentences that are listened to before the first step and after the last: those of held-out clips, then of others.
     `sample.count` of them are also written."""
     between: Annotated[int, Field(ge=0, le=1000)] | Auto = "auto"
-    """Sentences that are listened to at the other sampling steps; `auto`: as many as take some 10 % of the run's time,
-    at least 4."""
+    """Sentences that are listened to at the other sampling steps, whatever time that takes; `auto`: as many as fit 10 %
+    of the time since the last listening, in multiples of 4, or none."""
 
 
 class CheckpointConfig(Section):

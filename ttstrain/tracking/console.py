@@ -25,7 +25,7 @@ from ttstrain.errors import DataError
 from ttstrain.shell import quoted
 from ttstrain.terminal import on_one_line
 from ttstrain.tracking import jsonl
-from ttstrain.tracking.judged import NAMES, Verdicts, judge_line, read_verdicts
+from ttstrain.tracking.judged import NAMES, Verdicts, judge_line, read_verdicts, time_line
 from ttstrain.tracking.screen import screen
 from ttstrain.tracking.tracker import WARNING, RunInfo, Spoken, SpokenBy
 
@@ -348,7 +348,7 @@ class ConsoleTracker:
             counts = ", ".join(f"{kind} {count}" for kind, count in self._incidents.items())
             lines.append(f"  incidents: {counts} ({_short(info.run_dir / 'incidents')})")
         verdicts = read_verdicts(info.run_dir)
-        lines += verdicts.lines
+        lines += [*verdicts.lines, *time_line(self._values)]
         lines.append(f"  run: {quoted(_short(info.run_dir))}")
         for pointer in ("best", "last"):
             file = info.run_dir / "checkpoints" / pointer

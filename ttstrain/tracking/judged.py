@@ -8,19 +8,18 @@ from pathlib import Path
 
 from ttstrain.checkpoint import judged, pointers
 from ttstrain.checkpoint.judged import JudgedStep
-from ttstrain.contract.listening import CHOSEN_SCORE
+from ttstrain.contract.listening import CHOSEN_SCORE, SHARE_OF_TIME
 from ttstrain.errors import CheckpointError
 from ttstrain.layout import labelled
 from ttstrain.weights import Weights
 
 SHOWN = {"voice": "voice", "words": "words", "cer": "CER", "mos": "MOS", "pace": "pace"}  # key -> title
+MOST_OF_TIME = 0.1  # what the first and the last listening take more, in a short run, is told
 NAMES: Mapping[Weights, str] = {"online": "the raw weights", "ema": "the EMA weights"}
 
 
 def judge_line(values: Mapping[str, float]) -> str | None:
     """Return the figures of the better of raw and EMA weights, with the base's in brackets; None without any."""
-    if not any(key.startswith("judge/") for key in values):
-        return None
     averaged = "judge/ema_score" in values and values["judge/ema_score"] == values.get(CHOSEN_SCORE)
     prefix, whose = ("ema_", " EMA") if averaged else ("", "")
     pieces = []
@@ -30,6 +29,15 @@ def judge_line(values: Mapping[str, float]) -> str | None:
             pieces.append(f"{title} {own:.2f}" + ("" if base is None else f" ({base:.2f})"))
     beside = " (base)" if any(key.startswith("judge/base_") for key in values) else ""
     return f"judge{whose}: {', '.join(pieces)}{beside}" if pieces else None
+
+
+def time_line(values: Mapping[str, float]) -> list[str]:
+    """Say at a run's end which share of the time the judge took; nothing where it did not listen."""
+    if SHARE_OF_TIME not in values:
+        return []
+    share = values[SHARE_OF_TIME]
+    line = f"  judge: {100 * share:.0f} % of the run's time"
+    return [line if share <= MOST_OF_TIME else f"{line}, as the run is short: `judge.sentences` lowers that"]
 
 
 @dataclass(frozen=True, slots=True)

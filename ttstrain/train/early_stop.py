@@ -7,12 +7,16 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ttstrain.contract.listening import CHOSEN_SCORE
 from ttstrain.errors import RecipeError
 from ttstrain.recipe import schema as recipe
 
 
 class EarlyStop:
-    """Counts evaluations without improvement; lower is better, and NaN is never an improvement. A `Stateful`."""
+    """Counts evaluations without improvement; lower is better, and NaN is never an improvement. A `Stateful`.
+
+    With the judge's score higher is better, and listenings are counted.
+    """
 
     def __init__(self, config: recipe.EarlyStop | None) -> None:
         self.config = config  # None never stops
@@ -23,21 +27,26 @@ class EarlyStop:
         """Begin a stage: by its rule, and without a memory of the stage before."""
         self.config, self.best, self.num_bad = config, math.inf, 0
 
+    @property
+    def by_judge(self) -> bool:
+        """Whether the judge's score decides."""
+        return self.config is not None and self.config.metric == recipe.JUDGE
+
     def update(self, values: Mapping[str, float]) -> bool:
-        """Take in one evaluation and tell whether to stop.
+        """Take in one evaluation, or one listening, and tell whether to stop.
 
         Raises RecipeError when it lacks the metric.
         """
         if self.config is None:
             return False
-        metric = self.config.metric
+        metric = CHOSEN_SCORE if self.by_judge else self.config.metric
         if metric not in values:
             near = difflib.get_close_matches(metric, list(values), n=1, cutoff=0.0)
             raise RecipeError(
                 f"`early_stop.metric`: evaluations have no `{metric}`",
                 hint=f"did you mean `{near[0]}`?" if near else "nothing is held out: set `data.holdout`",
             )
-        value = float(values[metric])
+        value = float(values[metric]) * (-1 if self.by_judge else 1)
         if value < self.best - self.config.min_delta:
             self.best, self.num_bad = value, 0
         else:

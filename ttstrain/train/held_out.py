@@ -33,7 +33,7 @@ def hold_out(run: Run, prepared: Prepared) -> HeldOut:
     clips = list(prepared.held_out)[: recipe.eval.max_clips] if run.plan.eval_every is not None else []
     previews = Previews()
     if run.plan.sample_every is not None and run.ranks.main:
-        previews = _previews(recipe, prepared, run.listener, sample_every=run.plan.sample_every)
+        previews = _previews(recipe, prepared, run.listener)
     retained = list(prepared.retained)[: recipe.eval.max_clips] if run.plan.eval_every is not None else []
     return HeldOut(
         batches=_in_one_piece(run, clips),
@@ -43,15 +43,11 @@ def hold_out(run: Run, prepared: Prepared) -> HeldOut:
     )
 
 
-def _previews(recipe: ResolvedRecipe, prepared: Prepared, listener: Listener | None, *, sample_every: int) -> Previews:
+def _previews(recipe: ResolvedRecipe, prepared: Prepared, listener: Listener | None) -> Previews:
     """Choose the previews; an error, such as an unreadable recording, turns them off and does not end the run."""
     try:
         chosen = choose_previews(recipe, prepared)
-        listening = (
-            None
-            if listener is None
-            else choose_listening(recipe, prepared, chosen, listener, sample_every=sample_every)
-        )
+        listening = None if listener is None else choose_listening(recipe, prepared, chosen, listener)
         return Previews(chosen, has_base=recipe.base is not None, listening=listening)
     except Exception as error:
         return Previews(notes=[f"WARNING: previews are off: {first_line(error)}"])

@@ -1,23 +1,26 @@
 """What is listened to at a sampling step: the sentences, and what each set of weights says of them.
 
 More sentences are listened to than are shown: figures of two sentences say little. Only the shown ones become files.
+
+Before the first step and after the last one all sentences are heard. At the steps between, that takes at most a tenth
+of the time since the last listening, as measured so far: the first sentences of a fixed order are heard, or none where
+too few fit. How many is decided once, at the first step where at least `FEWEST` fit, so that later steps compare.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from time import perf_counter
 
 from ttstrain.contract.data import Clip
-from ttstrain.contract.listening import Heard, Listener, Sentence, Speaker, Utterance
+from ttstrain.contract.listening import SHARE_OF_TIME, Heard, Listener, Sentence, Speaker, Utterance
 from ttstrain.contract.task import Prompt, Sample
 from ttstrain.train.run import Run
 
 HANDY_S = (1.5, 5.0)  # long enough to tell a voice, short enough to be generated soon
-STEPS_PER_UTTERANCE = 5  # a sentence takes about as long as so many steps: see `docs/judge.md`
-SHARE = 0.1  # of the run's time that is spent between its first and its last step
+SHARE = 0.1  # of the time since the last listening
 FEWEST = 4  # sentences; of fewer nothing can be said
 
 
@@ -30,16 +33,56 @@ class SpokenSentence:
 
 
 @dataclass(slots=True)
+class Costs:
+    """Where the judge's time goes, in seconds; each sentence's is that of the last step at which it was measured."""
+
+    clock: Callable[[], float] = perf_counter
+    total: float = 0.0  # of this session
+    step: float = 0.0  # of this sampling step
+    generating: float | None = None  # one sentence that is not shown
+    listening: float | None = None  # to one sentence
+    started: float = field(init=False)  # of the session
+    last: float = field(init=False)  # end of the last listening, or start of the session
+
+    def __post_init__(self) -> None:
+        self.started = self.last = self.clock()
+
+    def add(self, seconds: float) -> None:
+        self.step += seconds
+        self.total += seconds
+
+    @property
+    def share(self) -> float:
+        """Share of the session's time so far."""
+        return self.total / max(self.clock() - self.started, 1e-9)
+
+    @property
+    def allowed(self) -> float:
+        """Seconds that a listening between the first and the last step may take now."""
+        return SHARE * (self.clock() - self.last)
+
+    def expected(self, sentences: int, *, shown: int, weights: int) -> float | None:
+        """Return the seconds that raw weights, or both, take to be heard; None where nothing was measured yet."""
+        unshown = max(0, sentences - shown)
+        if self.listening is None or (unshown and self.generating is None):
+            return None
+        return weights * (sentences * self.listening + unshown * (self.generating or 0.0))
+
+
+@dataclass(slots=True)
 class Listening:
     """Collects what is generated at one sampling step, for a listener."""
 
     listener: Listener
     shown: Mapping[str, Sentence] = field(default_factory=dict)  # name of a preview -> its sentence
     unshown: Sequence[SpokenSentence] = ()
-    between: int = 0  # of `unshown`, the first so many are generated at steps other than the first and the last
+    between: int | None = None  # sentences at steps other than the first and the last; None: by time
     due: Sequence[SpokenSentence] = ()  # of `unshown`, what is generated at this step
     utterances: list[Utterance] = field(default_factory=list)
-    spent_s: float = 0.0  # generating what is not shown, and listening, since the last sampling step
+    costs: Costs = field(default_factory=Costs)
+    decided: int = 0  # sentences that are heard at steps between, once time has decided it
+    _heard_now: frozenset[str] = frozenset()  # names of the sentences of this step
+    _told: bool = False  # that a step was left out
 
     @property
     def sentences(self) -> list[Sentence]:
@@ -49,41 +92,79 @@ class Listening:
         """Return what is still to be heard of the base: all sentences are generated, none is shown."""
         every = [*(SpokenSentence(one, prompts[name]) for name, one in self.shown.items()), *self.unshown]
         lacking = [one for one in every if self.listener.lacks_base(one.sentence)]
-        return Listening(self.listener, unshown=lacking, due=lacking)
+        return Listening(self.listener, unshown=lacking, due=lacking, costs=self.costs)
 
     def take(self, name: str, weights: Speaker, sample: Sample) -> None:
-        """Take in a preview, if its sentence is listened to."""
-        if name in self.shown:
+        """Take in a preview, if its sentence is listened to at this step."""
+        if name in self._heard_now:
             self._add(self.shown[name], weights, sample)
 
     def generate(self, run: Run, one: SpokenSentence, weights: Speaker) -> None:
         """Generate a sentence that is not shown, and take it in."""
-        started = perf_counter()
+        started = self.costs.clock()
         try:
             self._add(one.sentence, weights, run.task.sample(one.prompt))
         finally:
-            self.spent_s += perf_counter() - started
+            seconds = self.costs.clock() - started
+            self.costs.add(seconds)
+            self.costs.generating = seconds
 
     def _add(self, sentence: Sentence, weights: Speaker, sample: Sample) -> None:
         self.utterances.append(Utterance(sentence, weights, sample.audio, sample.vocoder))
 
-    def begin(self, *, whole: bool) -> None:
-        """Begin a sampling step; `whole` is one at which every sentence is listened to."""
-        self.utterances, self.spent_s = [], 0.0
-        self.due = self.unshown if whole else self.unshown[: self.between]
+    def begin(self, *, whole: bool, weights: int) -> str:
+        """Begin a sampling step; return a note where nothing is heard at it, once.
+
+        `whole` is a step at which every sentence is listened to; `weights` is how many sets say each.
+        """
+        self.utterances, self.costs.step = [], 0.0
+        count = len(self.sentences) if whole else self._fitting(weights)
+        self.due = self.unshown[: max(0, count - len(self.shown))]
+        self._heard_now = frozenset(sentence.name for sentence in self.sentences[:count])
+        if count or self._told or self.between == 0 or not self.sentences:
+            return ""
+        self._told = True
+        fewest = self.decided or self._counts()[-1]
+        return (
+            f"judge: {fewest} sentences take more than {100 * SHARE:.0f} % of the time since the last listening: it "
+            "listens at a later sampling step, once they fit, and after the last step"
+        )
+
+    def _fitting(self, weights: int) -> int:
+        """Return how many sentences are heard at a step between the first and the last."""
+        if self.between is not None:
+            return min(self.between, len(self.sentences))
+        self.decided = self.decided or min(self.listener.heard_between(), len(self.sentences))
+        shown = len(self.shown)
+        counts = [self.decided] if self.decided else self._counts()
+        if self.costs.expected(counts[-1], shown=shown, weights=weights) is None:
+            self.decided = counts[-1]  # a resumed run: this step measures what a sentence takes
+            return self.decided
+        allowed = self.costs.allowed
+        fits = (n for n in counts if (self.costs.expected(n, shown=shown, weights=weights) or 0.0) <= allowed)
+        count = next(fits, 0)
+        self.decided = count or self.decided
+        return count
+
+    def _counts(self) -> list[int]:
+        """Return how many sentences may be heard, the most first: all, and multiples of `FEWEST`."""
+        most = len(self.sentences)
+        return [most, *(count for count in range(most - 1, 0, -1) if count % FEWEST == 0)]
 
     def listen(self, run: Run, losses: Mapping[Speaker, float]) -> Heard:
         """Listen to all that was taken in. Training's random numbers are left as they were."""
-        started = perf_counter()
+        started = self.costs.clock()
+        compared = self.between if self.between is not None else self.decided
         with run.rng.preserved():
-            heard = self.listener.listen(run.progress.step, self.utterances, losses)
-        self.spent_s += perf_counter() - started
-        return heard
-
-
-def count_between(sample_every: int) -> int:
-    """Return how many sentences raw and EMA weights can say at a sampling step in the time that the judge may take."""
-    return max(FEWEST, int(SHARE * sample_every / (2 * STEPS_PER_UTTERANCE)))
+            heard = self.listener.listen(
+                run.progress.step, self.utterances, losses, compared=compared or len(self.sentences)
+            )
+        self.costs.last = self.costs.clock()
+        seconds = self.costs.last - started
+        self.costs.add(seconds)
+        self.costs.listening = seconds / len(self.utterances)
+        values = {**heard.values, "time/judge_s": self.costs.step, SHARE_OF_TIME: self.costs.share}
+        return replace(heard, values=values)
 
 
 def choose_unheard(held_out: Sequence[Clip], train: Sequence[Clip], *, taken: Sequence[str], count: int) -> list[Clip]:

@@ -14,7 +14,7 @@ from ttstrain.train import checkpointing, recovery, stages
 from ttstrain.train.decide import Ending, Found, Requests
 from ttstrain.train.evaluate import evaluate
 from ttstrain.train.held_out import HeldOut
-from ttstrain.train.previews import speak
+from ttstrain.train.previews import generate_previews
 from ttstrain.train.recovery import EVALUATED
 from ttstrain.train.requests import leave, look_for_requests, save_and_leave
 from ttstrain.train.run import Run
@@ -65,7 +65,7 @@ def measure(
     speaks: bool,
     then: str = BY_RESUME,
 ) -> dict[str, float]:
-    """Evaluate and generate previews; return the evaluation, and the judge's score where that chooses the best.
+    """Evaluate and generate previews; return the evaluation, and the judge's score where that decides.
 
     When a signal asks to leave, before or meanwhile, the rest is left out. An evaluation that is left out is recorded
     in `progress.owes_evaluation`; `then` tells the user when it is made.
@@ -80,13 +80,14 @@ def measure(
             values = _evaluate(run, held_out, signals)
             run.progress.owes_evaluation = False
         if speaks and all(math.isfinite(value) for value in values.values()):
-            heard = speak(run, held_out.previews, losses=_totals(values), breakable=signals.breakable)
+            heard = generate_previews(run, held_out.previews, losses=_totals(values), breakable=signals.breakable)
             _report(run, heard)
     except Hurried:
         if run.ranks.main:
             what = f"the evaluation; {then}" if run.progress.owes_evaluation else "samples"
             run.trackers.note(f"left out to save in time after step {run.progress.step}: {what}")
-    if speaks and run.best.metric == CHOSEN_SCORE:  # the main process heard it, and all of them decide by it
+    by_judge = run.best.metric == CHOSEN_SCORE or (run.early_stop is not None and run.early_stop.by_judge)
+    if speaks and by_judge:  # the main process heard it, and all of them decide by it
         values |= run.ranks.broadcast({key: value for key, value in heard.items() if key == CHOSEN_SCORE})
     return values
 
@@ -101,10 +102,11 @@ def remember(run: Run, values: Mapping[str, float]) -> Found:
     """Update the best checkpoint and the early stop. The evaluation of step 0 does not count against the patience."""
     if improved := run.best.improves(values):
         run.best.take(run.progress.step, values)
-    evaluated = any(key != CHOSEN_SCORE for key in values)
-    if not evaluated or run.early_stop is None or run.progress.step == 0:
+    stop = run.early_stop
+    if stop is None or run.progress.step == 0:
         return Found(improved)
-    return Found(improved, out_of_patience=run.early_stop.update(values))
+    measured = CHOSEN_SCORE in values if stop.by_judge else any(key != CHOSEN_SCORE for key in values)
+    return Found(improved, out_of_patience=measured and stop.update(values))
 
 
 def _evaluate(run: Run, held_out: HeldOut, signals: Signals) -> dict[str, float]:

@@ -41,7 +41,7 @@ from ttstrain.tensors.loading import load_weights
 from ttstrain.tracking import spectrogram
 from ttstrain.tracking.tracker import Spoken, SpokenBy
 from ttstrain.train.evaluation_loop import evaluating
-from ttstrain.train.listening import Listening, SpokenSentence, choose_unheard, count_between
+from ttstrain.train.listening import Listening, SpokenSentence, choose_unheard
 from ttstrain.train.prepare import Prepared
 from ttstrain.train.run import Run
 from ttstrain.train.signals import Hurried
@@ -102,8 +102,6 @@ def choose_listening(
     prepared: Prepared,
     previews: Sequence[Preview],
     listener: Listener,
-    *,
-    sample_every: int,
 ) -> Listening:
     """Listen to the previews of recorded sentences, and to as many more sentences as the recipe says."""
     shown = {preview.name: _sentence(preview) for preview in previews if preview.recorded_s is not None}
@@ -115,8 +113,7 @@ def choose_listening(
         preview = _preview(_file_name(clip.id), clip.text, reference, prepared, clip=clip)
         more.append(SpokenSentence(_sentence(preview), preview.prompt))
     asked = recipe.judge.between
-    between = count_between(sample_every) if asked == "auto" else asked
-    listening = Listening(listener, shown, more, between=max(0, between - len(shown)))
+    listening = Listening(listener, shown, more, between=None if asked == "auto" else asked)
     listener.expect(listening.sentences)
     return listening
 
@@ -169,7 +166,7 @@ def _file_name(clip_id: str) -> str:
 # ---------------------------------------------------------------- generating
 
 
-def speak(
+def generate_previews(
     run: Run, previews: Previews, *, losses: Mapping[Speaker, float] | None = None, breakable: Breakable = nullcontext
 ) -> dict[str, float]:
     """Generate every preview with raw and with EMA weights, add the base's sample, and measure; return the metrics.
@@ -181,20 +178,23 @@ def speak(
     listening = previews.listening
     if not run.ranks.main or not (previews.sentences or listening):
         return {}
-    if listening is not None:
-        listening.begin(whole=run.progress.step in (0, run.optimizers.curriculum.total_steps))
     step = run.progress.step
+    averages = run.ema is not None and step > 0  # at step 0 the EMA weights are a copy of the raw ones
+    if listening is not None:
+        whole = step in (0, run.optimizers.curriculum.total_steps)
+        if note := listening.begin(whole=whole, weights=2 if averages else 1):
+            run.trackers.note(note)
     folder = _folder(run, step)
     spoken: dict[str, dict[str, Spoken]] = {}
-    with _told(run, previews, "what the previews say"):
+    with _noted_on_error(run, previews, "what the previews say"):
         folder.mkdir(parents=True, exist_ok=True)
-        spoken["online"] = _speak_all(run, previews, folder, weights="online", breakable=breakable)
-        if run.ema is not None and step > 0:  # at step 0 the EMA weights are a copy of the raw ones
+        spoken["online"] = _generate_all(run, previews, folder, weights="online", breakable=breakable)
+        if run.ema is not None and averages:
             averaged = run.ema.swapped_in(run.task.exported())
-            spoken["ema"] = _speak_all(run, previews, folder, weights="ema", swap=averaged, breakable=breakable)
+            spoken["ema"] = _generate_all(run, previews, folder, weights="ema", swap=averaged, breakable=breakable)
     heard = Heard()
-    if listening is not None:
-        with _told(run, previews, "what the judge hears"):
+    if listening is not None and listening.utterances:
+        with _noted_on_error(run, previews, "what the judge hears"):
             heard = _listen(run, previews, listening, losses or {})
     entries = []
     values: dict[str, float] = {}
@@ -210,7 +210,7 @@ def speak(
             entries.append(_entry(preview, variants, heard))
             values |= _values(preview, variants)
             run.trackers.sample(step, preview.name, preview.prompt.text, variants)
-    with _told(run, previews, NUMBERS):
+    with _noted_on_error(run, previews, NUMBERS):
         _write_numbers(folder, step, entries, _only_heard(listening, heard))
     return values | _means(values) | dict(heard.values)
 
@@ -222,14 +222,14 @@ def _listen(run: Run, previews: Previews, listening: Listening, losses: Mapping[
         _tell(run, previews, f"judge: {note}")
     for alarm in heard.alarms:
         run.trackers.warn(f"step {run.progress.step}: {alarm}")
-    return replace(heard, values={**heard.values, "time/judge_s": listening.spent_s})
+    return heard
 
 
 def _folder(run: Run, step: int) -> Path:
     return run.folder / "samples" / f"step-{step:08d}"
 
 
-def _speak_all(
+def _generate_all(
     run: Run,
     previews: Previews,
     folder: Path,
@@ -242,7 +242,7 @@ def _speak_all(
     listening = previews.listening
     with run.rng.preserved(), run.optimizers.evaluating(), swap or nullcontext(), evaluating(run.task):
         for preview in previews.sentences:
-            with _told(run, previews, f"preview {preview.name}{SUFFIXES[weights]}"):
+            with _noted_on_error(run, previews, f"preview {preview.name}{SUFFIXES[weights]}"):
                 with breakable():
                     sample = run.task.sample(preview.prompt)
                 for note in (*preview.notes, *sample.notes):
@@ -253,13 +253,13 @@ def _speak_all(
                     listening.take(preview.name, weights, sample)
         for one in () if listening is None else listening.due:
             assert listening is not None
-            with _told(run, previews, f"judged sentence {one.sentence.name}{SUFFIXES[weights]}"), breakable():
+            with _noted_on_error(run, previews, f"judged sentence {one.sentence.name}{SUFFIXES[weights]}"), breakable():
                 listening.generate(run, one, weights)
     return spoken
 
 
 @contextmanager
-def _told(run: Run, previews: Previews, what: str) -> Iterator[None]:
+def _noted_on_error(run: Run, previews: Previews, what: str) -> Iterator[None]:
     """Turn an error into a note, shown once: a failed preview must not end the run."""
     try:
         yield
@@ -312,7 +312,7 @@ def _base(run: Run, previews: Previews, preview: Preview, online: Spoken | None)
         return None
     step = run.progress.step
     path = _folder(run, step) / f"{preview.name}{SUFFIXES['base']}.wav"
-    with _told(run, previews, path.name):
+    with _noted_on_error(run, previews, path.name):
         if step == 0:
             return None if online is None else _copied(online, path)
         found = _recall(run, preview)
@@ -381,7 +381,7 @@ def recover_base(run: Run, previews: Previews, open_base: Callable[[], OpenedChe
         opened = open_base()
         load_weights(run.task, run.task.fitted(opened).weights, source=opened.title)
         again = Previews(lost, told=previews.told, listening=unheard)
-        spoken = _speak_all(run, again, folder, weights="base")
+        spoken = _generate_all(run, again, folder, weights="base")
         if unheard is not None:
             unheard.listener.hear_base(unheard.utterances)
         entries = [

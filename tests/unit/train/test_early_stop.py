@@ -60,3 +60,12 @@ def test_a_metric_that_no_evaluation_has_is_refused_by_name() -> None:
     with pytest.raises(RecipeError) as caught:
         make().update({})
     assert "data.holdout" in str(caught.value.hint)
+
+
+def test_by_the_judge_the_score_is_to_rise() -> None:
+    stop = EarlyStop(recipe.EarlyStop(metric="judge", patience=2))
+    scores = [0.2, 0.5, 0.4, 0.6, 0.6, 0.5]
+    assert [stop.update({"judge/chosen_score": score}) for score in scores] == [False] * 5 + [True]
+    again = EarlyStop(recipe.EarlyStop(metric="judge", patience=2))
+    again.load_state_dict(json.loads(json.dumps(stop.state_dict())))
+    assert again.update({"judge/chosen_score": 0.59}) and not again.update({"judge/chosen_score": 0.61})
