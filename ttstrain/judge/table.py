@@ -57,12 +57,12 @@ def _cell(standing: Standing, name: str, base: Standing | None) -> str:
     if mean is None:
         return f"{'-':>7} "
     words = standing.words
-    value = f"{words.found}/{words.of}" if name == "words" and words is not None else f"{mean:.{meaning(name).digits}f}"
+    value = f"{words.found}/{words.of}" if name == "words" and words is not None else _shown(name, mean)
     return f"{value:>7}{_mark(standing, name, base)}"
 
 
 def _mark(standing: Standing, name: str, base: Standing | None) -> str:
-    """Return the sign of a figure that differs from the base's by more than the interval; a space for others."""
+    """Return the sign of a figure that differs from the base's by more than the interval, and visibly; else a space."""
     if name == "words":
         return {"gained": BETTER, "lost": WORSE, "none": " "}[words_change(standing.against_base)]
     before = None if base is None else base.mean(name)
@@ -70,7 +70,13 @@ def _mark(standing: Standing, name: str, base: Standing | None) -> str:
     if difference is None or before is None or after is None or difference.holds_zero:
         return " "
     better = gain(name, before=before, after=after)
-    return " " if not better else BETTER if better > 0 else WORSE
+    if not better or _shown(name, before) == _shown(name, after):
+        return " "
+    return BETTER if better > 0 else WORSE
+
+
+def _shown(name: str, mean: float) -> str:
+    return f"{mean:.{meaning(name).digits}f}"
 
 
 def merged(remarks: Iterable[Remark]) -> list[str]:

@@ -122,10 +122,11 @@ def _of_words(winner: Standing, base: Standing) -> str:
     own, other = winner.words, base.words
     if own is None:
         return "words not measured"
-    if doubt := _doubt(winner, base):
-        return doubt
+    doubt = _doubt(winner, base)
     if words_change(winner.against_base) == "gained":
-        return ""
+        return doubt.partition(" (")[0]  # how many they are is said already
+    if doubt:
+        return doubt
     if other is not None and own.found / own.of < other.found / other.of:
         return f"words not clearly fewer ({understood(own, other)})"
     return "words kept"

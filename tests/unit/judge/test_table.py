@@ -25,10 +25,16 @@ def test_marks_say_better_and_worse_and_not_more_and_less() -> None:
     ]
 
 
+def test_a_difference_that_is_rounded_away_has_no_mark() -> None:
+    base = side("base", voice=0.6, mcd=9.001)
+    line = lay_out([("raw", stand(side("online", voice=0.6, mcd=9.0), base))], stand(base, None))[1]
+    assert line.endswith("9.00")
+
+
 def test_a_name_that_does_not_fit_has_a_line_of_its_own() -> None:
     base = stand(BASE, None)
     lines = lay_out([("a" * 60, base)], base)
-    assert lines[1:] == ["a" * 60, f"{'':48}" + "   0.60     8/8    1.20"] and max(map(len, lines)) <= 80
+    assert lines[1:] == ["a" * 60, f"{'':56}" + "   0.60     8/8    1.20"] and max(map(len, lines)) <= 80
 
 
 def test_remarks_on_clips_are_one_line_for_each_kind() -> None:

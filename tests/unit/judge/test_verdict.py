@@ -96,6 +96,10 @@ def test_no_single_sentence_decides_whether_speech_is_usable() -> None:
     assert (
         found[7].words == "not usable: words not understood: 1 of 8 sentences, base 3; the base is not clearly better"
     )
+    assert found[2].words == (
+        "closer to the voice by 0.10, words gained (6 of 8 sentences, base 3), not sure whether words are understood, "
+        "pace as recorded: use raw weights of step 300"
+    )
     scores = [verdict.winner.score for verdict in found if verdict.winner is not None and verdict.winner.score]
     steps = [before - after for before, after in itertools.pairwise(scores)]
     assert all(0 < step < 0.26 for step in steps)
