@@ -158,3 +158,33 @@ def test_a_run_without_a_base_or_a_record(run: Path, recipe: Path, base: Path, t
     assert "no checksum of the base was recorded" in gather(earlier, blend=0.5).warnings[-1]
     with pytest.raises(RecipeError, match="`--base` names what to blend with"):
         gather(run, base=[str(base)])
+
+
+# ---------------------------------------------------------------- the dial
+
+
+def test_the_dial_measures_blends_of_a_run(run: Path, tmp_path: Path) -> None:
+    others = write_clips(tmp_path / "others", count=12)
+    file = tmp_path / "e.json"
+    done = ttstrain("eval", run, "--blend", "0,0.5", "--retention", others, "--sentences", "4", "--json", file)
+    assert done.returncode == 0, done.stderr
+    assert all(len(line) <= 80 for line in done.stdout.splitlines() if not line.startswith("export "))
+    assert "8 clips of" in done.stderr  # those of the run itself are left out
+    found = json.loads(file.read_text())
+    assert [side["key"] for side in found["sides"]] == ["base", "blend-0.5", "blend-1"]
+    dial = found["dial"]
+    assert [one["blend"] for one in dial["blends"]] == [0.0, 0.5, 1.0]
+    assert dial["clips"] == 4
+    assert dial["blends"][0]["forgotten"]["mean"] == 0
+    losses = [one["retention"]["mean"] for one in dial["blends"]]
+    assert len(set(losses)) == 3
+    assert dial["blends"][2]["forgotten"]["mean"] == pytest.approx(losses[2] - losses[0])
+
+
+def test_the_dial_is_of_one_run(run: Path, base: Path) -> None:
+    for arguments in ((run, run), (base,)):
+        done = ttstrain("eval", *arguments, "--blend", "auto")
+        assert done.returncode == 2
+        assert "`--blend` compares the blends of one run" in done.stderr
+    done = ttstrain("eval", run, "--retention", "package:demo")
+    assert (done.returncode, "add `--blend auto`" in done.stderr) == (2, True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ttstrain.cli import paths
+from ttstrain.cli.dial import print_dial
 from ttstrain.cli.progress import show_progress
 from ttstrain.errors import DataError, RecipeError
 from ttstrain.layout import labelled
@@ -19,10 +20,35 @@ from ttstrain.terminal import on_one_line
 if TYPE_CHECKING:
     from ttstrain.contract.data import Clip
     from ttstrain.contract.task import Audio
-    from ttstrain.judge.evaluate import Contestant, Evaluation, Sentence
+    from ttstrain.judge.evaluate import Contestant, Evaluation, Panel, Sentence
+    from ttstrain.judge.retention import Retention
     from ttstrain.judge.rule import Standing
 
 COLUMN = 12  # where the sentences of the lines below the table begin
+
+Data = Annotated[
+    str, typer.Option(metavar="DATA", help="Recordings with texts to compare with; default: those of the run.")
+]
+Recogniser = Annotated[
+    str, typer.Option(metavar="MODEL", help="Whisper model for character errors: a folder or a name on the hub.")
+]
+Out = Annotated[Path | None, typer.Option("-o", "--out", parser=paths.path, help="Folder to keep the sound files in.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", parser=paths.path, metavar="FILE", help="JSON file to write.")]
+Blend = Annotated[
+    str,
+    typer.Option(
+        metavar="SHARES",
+        help="Compare blends of base and fine-tune instead and name the knee: `auto`, or shares such as `0,0.5,1`.",
+    ),
+]
+RetentionData = Annotated[
+    str,
+    typer.Option(
+        "--retention",
+        metavar="DATA",
+        help="With `--blend`: speech of others, whose loss measures forgetting; default: the run's held-out replay.",
+    ),
+]
 
 
 def evaluate(
@@ -35,24 +61,18 @@ def evaluate(
         ),
     ],
     *,
-    data: Annotated[
-        str, typer.Option(metavar="DATA", help="Recordings with texts to compare with; default: those of the run.")
-    ] = "",
+    data: Data = "",
     texts: Annotated[
         Path | None, typer.Option(parser=paths.path, help="Texts to say instead, without recordings: one per line.")
     ] = None,
     base: Annotated[str, typer.Option(metavar="CKPT", help="What to compare with; default: the run's own base.")] = "",
     sentences: Annotated[int, typer.Option(min=2, max=1000, help="Recorded sentences to say.")] = 16,
-    recogniser: Annotated[
-        str, typer.Option(metavar="MODEL", help="Whisper model for character errors: a folder or a name on the hub.")
-    ] = "",
+    recogniser: Recogniser = "",
     recipe: Annotated[str | None, typer.Option(help="Recipe with the model settings of an upstream file.")] = None,
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", parser=paths.path, help="Folder to keep the sound files in.")
-    ] = None,
-    json: Annotated[
-        Path | None, typer.Option("--json", parser=paths.path, metavar="FILE", help="JSON file to write.")
-    ] = None,
+    blend: Blend = "",
+    retention: RetentionData = "",
+    out: Out = None,
+    json: JsonFile = None,
 ) -> None:
     """Let CKPT, raw and EMA weights, and its base say the same sentences, and say which to use.
 
@@ -60,20 +80,21 @@ def evaluate(
     sentences, is said to be none. `docs/judge.md` explains each figure and the rule.
     """
     from ttstrain.judge import evaluate as judge
-    from ttstrain.judge.listen import Ears
+    from ttstrain.judge.dial import read_dial
+    from ttstrain.judge.dial import to_json as dial_json
 
     overrides = [text for text in checkpoints if text.startswith(("model.", "train."))]
-    contestants, notes = judge.find_contestants(
-        [text for text in checkpoints if text not in overrides], base=base or None, recipe=recipe
-    )
+    specs = [text for text in checkpoints if text not in overrides]
+    retained = None
+    if blend or retention:
+        contestants, retained, notes = _blends(specs, blend, base=base, retention=retention)
+    else:
+        contestants, notes = judge.find_contestants(specs, base=base or None, recipe=recipe)
     clips = _clips(contestants, data)
     said = _sentences(contestants, clips, texts, count=sentences)
     for place in (json, None if out is None else out / "a"):
         _make_folder(place)
-    language = next((clip.language for clip in clips if clip.language), "")
-    ears = Ears.open(language=language, recogniser=recogniser or None)
-    panel = judge.open_panel(said, clips, ears=ears)
-    panel.notes[:0] = notes
+    panel = _panel(said, clips, recogniser, notes)
     found = judge.evaluate(
         contestants,
         said,
@@ -81,10 +102,39 @@ def evaluate(
         overrides=overrides,
         show=show_progress,
         write=None if out is None else lambda key, name, audio: _write(out / f"{name}.{key}.wav", audio),
+        measure=None if retained is None else retained.measure,
     )
+    dial = read_dial(found, retained, spec=specs[0]) if blend else None
     if json is not None:
-        _write_json(json, judge.to_json(found))
-    _print(found)
+        _write_json(json, judge.to_json(found) | ({} if dial is None else {"dial": dial_json(dial)}))
+    if dial is None:
+        _print(found)
+    else:
+        print_dial(dial, found)
+
+
+def _panel(said: list[Sentence], clips: list[Clip], recogniser: str, notes: list[str]) -> Panel:
+    from ttstrain.judge import evaluate as judge
+    from ttstrain.judge.listen import Ears
+
+    language = next((clip.language for clip in clips if clip.language), "")
+    panel = judge.open_panel(said, clips, ears=Ears.open(language=language, recogniser=recogniser or None))
+    panel.notes[:0] = notes
+    return panel
+
+
+def _blends(
+    specs: list[str], blend: str, *, base: str, retention: str
+) -> tuple[list[Contestant], Retention | None, list[str]]:
+    """Find the blends of the one run, and the clips that measure what it forgets."""
+    from ttstrain.judge.dial import find_blends, read_grid
+    from ttstrain.judge.retention import open_retention
+
+    if not blend:
+        raise RecipeError("`--retention` measures what blends forget", hint="add `--blend auto`")
+    contestants = find_blends(specs, read_grid(blend), base=base)
+    retained = open_retention(Path(contestants[0].spec), retention)
+    return contestants, retained, [] if retained is None else list(retained.notes)
 
 
 def _clips(contestants: list[Contestant], data: str) -> list[Clip]:

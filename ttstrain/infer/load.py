@@ -81,25 +81,43 @@ class Line:
 
 
 def load_model(
-    spec: str, overrides: Sequence[str], *, weights: WeightsChoice = "auto", recipe: str | None = None
+    spec: str,
+    overrides: Sequence[str],
+    *,
+    weights: WeightsChoice = "auto",
+    recipe: str | None = None,
+    blend: float | None = None,
+    base: Sequence[str] = (),
 ) -> LoadedModel:
     """Load a run, a checkpoint of ttstrain, an exported folder or an upstream file, to generate speech.
 
-    `overrides` are `model.*=...` and `train.device=...`. Raises CheckpointError when an upstream file does not tell
-    its architecture and no `recipe` is given.
+    `overrides` are `model.*=...` and `train.device=...`. `blend` and `base` are those of `gather`, for a run or its
+    checkpoint. Raises CheckpointError when an upstream file does not tell its architecture and no `recipe` is given.
     """
     changes = _changes(overrides)
+    asked = _Asked(weights, recipe, blend, tuple(base))
     if spec.startswith(HUB):
-        return _open(spec, changes, weights=weights, recipe=recipe)
+        return _open(spec, changes, asked)
     place = base_path(spec)
-    return retried(place, lambda: _open(spec, dict(changes), weights=weights, recipe=recipe), prefer="best")
+    return retried(place, lambda: _open(spec, dict(changes), asked), prefer="best")
 
 
-def _open(spec: str, changes: dict[tuple[str, ...], Any], *, weights: WeightsChoice, recipe: str | None) -> LoadedModel:
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The user's choice of weights."""
+
+    weights: WeightsChoice
+    recipe: str | None
+    blend: float | None
+    base: tuple[str, ...]
+
+
+def _open(spec: str, changes: dict[tuple[str, ...], Any], asked: _Asked) -> LoadedModel:
     path = resolve_base(spec)
     own = pointers.is_checkpoint(path)
-    if own or recipe is not None:
-        source = gather(path, weights=weights, recipe=recipe, training=False)
+    weights = asked.weights
+    if own or asked.recipe is not None:
+        source = gather(path, weights=weights, recipe=asked.recipe, training=False, blend=asked.blend, base=asked.base)
         task_name, section, tensors = source.task, source.config.model_dump(mode="json"), source.weights
         absent, versions, warnings = source.absent, source.versions, source.warnings
         told = f"{source.chosen} weights of {source.name}, step {source.step:,}: {source.reasons[0]}"

@@ -54,6 +54,11 @@ class Contestant:
     weights: WeightsChoice = "auto"
     recipe: str | None = None
     loss: float | None = None
+    blend: float | None = None  # share of the way from the run's base to these weights; None: these weights
+    blend_base: tuple[str, ...] = ()  # files to blend with; none: the run's own base
+
+
+Measure = Callable[[Contestant, LoadedModel], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,10 +247,12 @@ def evaluate(
     overrides: Sequence[str] = (),
     show: ShowProgress,
     write: Write | None = None,
+    measure: Measure | None = None,
 ) -> Evaluation:
     """Let every contestant say every sentence, with its own seed each time, and compare what is heard.
 
-    A sentence that one of them cannot say is left out for that one, with a note.
+    A sentence that one of them cannot say is left out for that one, with a note. `measure` is called with every
+    contestant's model before it is dropped.
     """
     figures: dict[str, list[Figures]] = {}
     notes: list[str] = list(panel.notes)
@@ -253,18 +260,31 @@ def evaluate(
     with show("listening") as progress:
         total = len(contestants) * len(sentences)
         for number, contestant in enumerate(contestants):
-            model = load_model(contestant.spec, overrides, weights=contestant.weights, recipe=contestant.recipe)
+            model = _load(contestant, overrides)
             figures[contestant.key] = heard = []
             for one in _say_all(model, contestant, sentences, remarks, write):
                 heard.append(_hear(one, panel, remarks, contestant))
                 if progress is not None:
                     progress(number * len(sentences) + len(heard), total)
+            if measure is not None:
+                measure(contestant, model)
             del model
             gc.collect()
     sides = [Side(one.key, one.title, figures[one.key], one.loss) for one in contestants]
     base = next((side for side in sides if side.key == BASE), None)
     verdict = decide([side for side in sides if side.key != BASE], base)
     return Evaluation(sentences, contestants, figures, verdict, list(dict.fromkeys([*notes, *merged(remarks)])))
+
+
+def _load(contestant: Contestant, overrides: Sequence[str]) -> LoadedModel:
+    return load_model(
+        contestant.spec,
+        overrides,
+        weights=contestant.weights,
+        recipe=contestant.recipe,
+        blend=contestant.blend,
+        base=contestant.blend_base,
+    )
 
 
 @dataclass(frozen=True, slots=True)
