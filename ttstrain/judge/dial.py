@@ -73,6 +73,7 @@ def find_blends(specs: Sequence[str], grid: Sequence[float], *, base: str = "") 
         Contestant(
             BASE if share == 0 else f"blend-{share:g}",
             f"blend {share:g}",
+            f"blend {share:g}",
             str(checkpoint),
             blend=share,
             blend_base=named if share != 1 else (),

@@ -34,7 +34,7 @@ class Heard:
     slow: float | None = None  # a blend that takes twice the time
 
     def dial(self) -> Dial:
-        contestants = [Contestant(key_of(one), f"blend {one:g}", "run", blend=one) for one in self.voices]
+        contestants = [Contestant(key_of(one), f"blend {one:g}", f"{one:g}", "run", blend=one) for one in self.voices]
         figures = {
             key_of(one): [
                 Figures(voice=voice + 0.002 * (i % 3 - 1), pace=2.0 if one == self.slow else 1.0)
