@@ -203,9 +203,8 @@ def _transcripts(said: Said) -> Named:
 
 
 def _ema(said: Said) -> Named:
-    words = said.words
-    if "use raw weights" in said.verdict and "hardly different from the base" in words:
-        return Named(True, "raw weights, as the EMA is still the base")
+    if re.search(r"EMA [^;]*hardly different from the base", said.verdict) and "use EMA" not in said.verdict:
+        return Named(True, "the EMA is still the base")
     raw, ema = (said.figure(side, "voice", "against_base") for side in ("online", "ema"))
     return Named(False, f"voice against the base: raw {_signed(raw)}, EMA {_signed(ema)}")
 

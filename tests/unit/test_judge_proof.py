@@ -150,6 +150,7 @@ CASES: list[tuple[str | None, str, dict[str, Any], bool]] = [
     ("transcripts", LOST, {}, True),
     ("transcripts", "worse than the base: do not use it (farther from the voice by 0.12)", {}, False),
     ("ema", f"{RAW}; EMA of step 300: hardly different from the base, `ema.decay` is too high", {}, True),
+    ("ema", f"{GOOD}; EMA of step 300: hardly different from the base, `ema.decay` is too high", {}, False),
     ("ema", RAW, {}, False),
     ("ema", GOOD, {}, False),
     ("steps", GOOD, {"closing": "step 3,000 is worse than step 300 (x): the run was too long"}, True),

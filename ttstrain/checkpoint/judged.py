@@ -39,8 +39,13 @@ class JudgedStep:
     @property
     def closer(self) -> float | None:
         """How much closer to the voice than the base the chosen weights are; None where that was not measured."""
-        voice = self.sides.get(self.weights, {}).get("against_base", {}).get("voice")
+        voice = self.voice_of(self.weights)
         return None if voice is None else float(voice["mean"])
+
+    def voice_of(self, weights: Weights) -> Mapping[str, Any] | None:
+        """Return the interval of how much closer than the base these weights are; None where it was not measured."""
+        found: Mapping[str, Any] | None = self.sides.get(weights, {}).get("against_base", {}).get("voice")
+        return found
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -135,9 +140,12 @@ def course(steps: Sequence[JudgedStep]) -> str | None:
 
 
 def _lost(best: JudgedStep, last: JudgedStep) -> float | None:
-    """Return how much of its way to the voice a run lost; None where that is little, or within the interval."""
-    if best.closer is None or last.closer is None:
+    """Return how much of their way to the voice the best weights lost; None where it is little, or within the interval.
+
+    Raw weights are compared with raw ones and EMA with EMA: which of both is chosen may differ.
+    """
+    now = last.voice_of(best.weights)
+    if best.closer is None or now is None:
         return None
-    high = last.sides[last.weights]["against_base"]["voice"]["high"]
-    lost = best.closer - last.closer
-    return lost if lost >= FELL and high is not None and high < best.closer else None
+    lost = best.closer - now["mean"]
+    return float(lost) if lost >= FELL and now["high"] is not None and now["high"] < best.closer else None

@@ -21,7 +21,7 @@ from ttstrain.judge.rule import AUDIBLE, Side, Standing, differences, say_pace, 
 Outcome = Literal["better", "same", "worse", "usable", "unusable", "unsure", "unknown"]
 DO_NOT_USE = "worse than the base: do not use it"
 NOTABLE_PACE = 0.15  # from the recordings' pace: named, also where the base is no better
-UNMOVED = 0.25  # of the way that the winner's voice went: weights that moved less hardly differ from the base
+UNMOVED = 0.25  # of the way that the nearest voice went: weights that moved less hardly differ from the base
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ def _remarks(winner: Standing, standings: Sequence[Standing], *, said: str) -> l
     pace = winner.mean("pace")
     if pace is not None and abs(pace - 1) >= NOTABLE_PACE and "pace" not in said:
         remarks.append(f"{say_pace(pace)} than the recordings")
-    remarks += [_like_base(one) for one in standings if _unmoved(one, winner)]
+    remarks += [_like_base(one) for one in standings if any(_unmoved(one, other) for other in standings)]
     return remarks
 
 
@@ -158,13 +158,13 @@ def _like_base(one: Standing) -> str:
     return f"{one.side.title}: hardly different from the base" + (", `ema.decay` is too high" if averaged else "")
 
 
-def _unmoved(one: Standing, winner: Standing) -> bool:
-    """Tell whether the winner came closer to the voice and `one` hardly moved from the base."""
-    own, best = one.against_base.get("voice"), winner.against_base.get("voice")
-    if one is winner or own is None or not _exceeds(best) or best.mean < AUDIBLE or own.mean >= UNMOVED * best.mean:
+def _unmoved(one: Standing, other: Standing) -> bool:
+    """Tell whether `other` came closer to the voice and `one` hardly moved from the base, usable or not."""
+    own, best = one.against_base.get("voice"), other.against_base.get("voice")
+    if one is other or own is None or not _exceeds(best) or best.mean < AUDIBLE:
         return False
-    gap = paired(column(winner.side.figures, "voice"), column(one.side.figures, "voice"))
-    return own.mean > -AUDIBLE and _exceeds(gap)
+    gap = paired(column(other.side.figures, "voice"), column(one.side.figures, "voice"))
+    return -AUDIBLE < own.mean < min(AUDIBLE, UNMOVED * best.mean) and _exceeds(gap)
 
 
 def _alone(winner: Standing) -> str:

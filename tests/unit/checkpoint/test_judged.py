@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,10 @@ def test_a_difference_within_the_interval_is_none() -> None:
     assert course([best, last]) is None
     last.sides["online"]["against_base"]["voice"]["high"] = None  # unbounded, of one sentence
     assert course([best, last]) is None
+
+
+def test_a_choice_of_the_other_weights_is_no_loss() -> None:
+    """At the last step the slow EMA is chosen, which is far behind the raw weights of both steps."""
+    best, last = judged_steps((0.17, "better"), (0.18, "better"))
+    slow = {"against_base": {"voice": {"mean": 0.0, "low": -0.01, "high": 0.01}}}
+    assert course([best, replace(last, weights="ema", sides={**last.sides, "ema": slow})]) is None

@@ -178,6 +178,12 @@ def test_an_average_that_is_too_slow_is_named_and_raw_weights_are_used() -> None
     )
 
 
+def test_an_average_that_is_too_slow_is_named_where_it_is_all_that_can_be_used() -> None:
+    verdict = decide([side("online", voice=0.75, lost=5), side("ema", voice=0.601)], BASE)
+    assert verdict.winner is not None and verdict.winner.side.key == "ema"
+    assert verdict.words.endswith("EMA of step 300: hardly different from the base, `ema.decay` is too high")
+
+
 @pytest.mark.parametrize("voice", [0.55, 0.7, 0.74])
 def test_an_average_that_moved_is_not_named(voice: float) -> None:
     words = decide([side("online", voice=0.75, loss=0.9), side("ema", voice=voice, loss=1.0)], BASE).words
