@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from ttstrain.cli.main import app
+from ttstrain.cli.recipes import _listing
 from ttstrain.plan.resolve import parse
 from ttstrain.recipe.compose import compose
 from ttstrain.recipe.shipped import SCHEMA_LINE, find_recipe, list_recipes, schema_path
@@ -16,6 +18,16 @@ def test_recipes_alone_lists_them() -> None:
     for arguments in (["recipes"], ["recipes", "list"]):
         lines = run(app, arguments).stdout.splitlines()
         assert [line.split()[0] for line in lines] == [entry.name for entry in list_recipes()]
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_on_a_terminal_recipes_stand_in_groups_within_its_width(width: int) -> None:
+    lines = _listing(26, width)
+    assert max(map(len, lines)) <= max(width, 46)
+    listed = [line.split()[0] for line in lines if line.startswith("  ") and not line.startswith("   ")]
+    assert sorted(listed) == sorted(entry.name for entry in list_recipes())
+    titles = [line for line in lines if line and not line.startswith(" ")]
+    assert any("nothing to download" in title for title in titles)
 
 
 def test_a_recipe_is_shown_as_it_is() -> None:
