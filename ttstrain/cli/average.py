@@ -16,7 +16,9 @@ def average(
     checkpoints: Annotated[
         list[Path],
         typer.Argument(
-            parser=paths.path, metavar="CKPT...", help="Two or more checkpoints of one model; a run is its last one."
+            parser=paths.checkpoint,
+            metavar="CKPT...",
+            help="Two checkpoints of one model or more; a run is its last one.",
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", parser=paths.path, help="Folder to write; must be new.")],
