@@ -22,6 +22,7 @@ class Row:
     text: str
     speaker: str = ""
     language: str = ""
+    gain_db: float = 0.0  # by which the recording is to be made louder when it is read
     source: str  # "metadata.csv:12"
     tokens: tuple[str, ...] = ()  # what a front end made of the text, where only that is known
     ready: tuple[Ready, ...] = ()
@@ -69,6 +70,7 @@ class Layout:
     id: int | None = None
     speaker: int | None = None
     language: int | None = None
+    gain: int | None = None
     names: tuple[str, ...] = ()  # of the columns, where there is no header that says them
 
 

@@ -23,7 +23,7 @@ from ttstrain.data.columns_used import columns_used
 from ttstrain.data.location import CACHE_HINT, cache_root, usable_cores
 from ttstrain.data.manifest import json_line, total_hours
 from ttstrain.data.markup import labels
-from ttstrain.data.measure import RULES, Measured, leads_outside, measure
+from ttstrain.data.measure import RULES, Flaw, Measured, leads_outside, measure
 from ttstrain.data.pool import StalledError, Threads, given_up
 from ttstrain.data.readers.locate import is_audio_name
 from ttstrain.data.readers.rows import TableError, printable
@@ -178,6 +178,7 @@ def _audit_row(
     sound = measured[row.audio]
     if not sound.usable:
         return _AuditedRow(row, None, (*findings, *_unusable(row, sound, table)))
+    sound = _with_gain(sound, row.gain_db)
     findings += [RowFinding(row, f.action, f.reason, f.why) for f in sound.findings]
     clip = _clip(row, text.text, sound, config)
     if fault := _fault_of_duration(row, clip, config):
@@ -193,6 +194,15 @@ def _unusable(row: Row, sound: Measured, table: RowTable) -> list[RowFinding]:
     if is_there and not table.files_anywhere and table.format != "parquet" and leads_outside(row.audio, table.root):
         return [RowFinding(row, "skip", "outside_folder", "a link out of the data folder to what is no readable sound")]
     return [RowFinding(row, f.action, f.reason, f.why) for f in sound.findings]
+
+
+def _with_gain(sound: Measured, gain_db: float) -> Measured:
+    """Return the measurement with the table's gain in place of the audit's own."""
+    if not gain_db or sound.treatment is None:
+        return sound
+    others = tuple(flaw for flaw in sound.findings if flaw.reason not in ("very_quiet", "over_range"))
+    changed = Flaw("fix", "gain", f"{gain_db:+.1f} dB, as the table says")
+    return replace(sound, findings=(*others, changed), treatment=replace(sound.treatment, gain=10 ** (gain_db / 20)))
 
 
 def _clip(row: Row, text: str, sound: Measured, config: DataConfig) -> Clip:

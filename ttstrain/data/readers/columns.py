@@ -25,6 +25,7 @@ TEXT = (
 ID = ("id", "utt_id", "utterance_id", "segment_id", "key", "fileid", "file_id", "name")
 SPEAKER = ("speaker", "speaker_id", "speaker_name", "spk", "spk_id", "client_id")
 LANGUAGE = ("language", "lang", "locale")
+GAIN = ("gain_db",)
 
 LANGUAGE_SPELLINGS = {"jp": "ja", "cn": "zh"}  # some tools' own codes
 
@@ -49,6 +50,7 @@ def layout_of(header: Sequence[str]) -> Layout | None:
         id=_index(id_, names),
         speaker=_index(first_of(SPEAKER, names), names),
         language=_index(first_of(LANGUAGE, names), names),
+        gain=_index(first_of(GAIN, names), names),
     )
 
 

@@ -30,6 +30,7 @@ from ttstrain.data.readers.rows import TableError, printable
 from ttstrain.data.readers.third_column import Third, check_third
 
 Delimiter = Literal["|", "\t", ","]
+MOST_GAIN_DB = 60
 COMMON = ("ljspeech", "audiofolder")  # formats that belong to no family
 
 
@@ -183,6 +184,8 @@ def _add_row(collector: Collector, record: Record, reading: _Reading) -> None:
         collector.add_finding(row, "skip", "no_text", f"the line has no text, only `{printable(fields[0])}`")
     elif fault := _odd_count(record, layout, third):
         collector.leave_out(row, name, "column_count", fault)
+    elif fault := _odd_gain(_field(record, layout.gain)):
+        collector.leave_out(row, name, "gain", fault)
     elif collector.locate(row, name, beside=_beside(path, reading.known, name, row.speaker)):
         if record.unquoted:
             collector.add_finding(row, "fix", "csv_quotes", f"csv quoting undone: `{printable(row.text, limit=40)}`")
@@ -210,14 +213,25 @@ def _odd_count(record: Record, layout: Layout, third: Third) -> str:
 
 def _row(record: Record, path: Path, layout: Layout, *, text: str = "") -> Row:
     name = unquoted(_field(record, layout.audio))
+    gain = _field(record, layout.gain).strip()
     return Row(
         id=_field(record, layout.id).strip() or (name if layout.audio_is_id else stem(name)),
         audio=None,
         text=text,
         speaker=_field(record, layout.speaker).strip(),
         language=language_code(_field(record, layout.language)),
+        gain_db=0.0 if _odd_gain(gain) else float(gain or 0.0),
         source=f"{path.name}:{record.number}",
     )
+
+
+def _odd_gain(written: str) -> str:
+    """Say what is wrong with a gain; nothing is wrong with an empty one."""
+    try:
+        within = abs(float(written.strip() or 0)) <= MOST_GAIN_DB
+    except ValueError:
+        within = False
+    return "" if within else f"`{printable(written, limit=30)}` is no gain of -{MOST_GAIN_DB} to {MOST_GAIN_DB} dB"
 
 
 def _field(record: Record, index: int | None) -> str:
@@ -226,7 +240,8 @@ def _field(record: Record, index: int | None) -> str:
 
 def _columns(layout: Layout, header: Sequence[str], body: Sequence[Record]) -> tuple[Column, ...]:
     """Return what each column was used as, with its first value."""
-    uses = {layout.id: "id", layout.audio: "file", layout.speaker: "speaker", layout.language: "language"}
+    uses = {layout.id: "id", layout.speaker: "speaker", layout.language: "language", layout.gain: "gain"}
+    uses[layout.audio] = "file"
     count = max(len(header), *(len(record.fields) for record in body), 0)
     columns = []
     for i in range(count if body else 0):
