@@ -34,6 +34,7 @@ ROOMS = (
     "export",
     "infer",
     "judge",
+    "recordings",
     "report",
     "runs",
     "prove",

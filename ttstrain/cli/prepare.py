@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ttstrain import terminal
+from ttstrain.cli import cut_options as options
 from ttstrain.cli import paths
 from ttstrain.cli.completion import recipe_keys, recipe_names
+from ttstrain.cli.cut import Made, cut_or_review
+from ttstrain.cli.cut_options import CutOptions
 from ttstrain.errors import DataError
 from ttstrain.places import refused_as
 from ttstrain.shell import quoted
@@ -56,6 +60,15 @@ def prepare(
     num_shown: Annotated[
         int, typer.Option("--show-tokens", metavar="N", min=0, help="Show N sentences as the model's tokens.")
     ] = 0,
+    cut: options.CutTo = None,
+    transcriber: options.Transcriber = "",
+    language: options.Language = "",
+    speaker: options.Speaker = "",
+    shortest: options.Shortest = None,
+    longest: options.Longest = None,
+    pause: options.Pause = None,
+    loudness: options.Loudness = None,
+    review: options.Review = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Check every recording in DATA, list what was repaired and skipped, and cache the features that RECIPE trains on.
@@ -63,63 +76,101 @@ def prepare(
     `finetune` does the same if needed. Writes manifest.jsonl (the clips) and quarantine.jsonl (what was skipped or
     repaired, and why), with `--score` also scores.jsonl; the recordings are never changed. Without a recipe the data
     are only checked.
+
+    With `--cut`, DATA are long recordings: they are cut at pauses, each clip gets its words of the text file with the
+    recording's name or of a recogniser, and a page is written to hear and correct them.
     """
-    wanted = _recipe(recipe, data, overrides or [])
+    wished = CutOptions(cut, review, shortest, longest, pause, loudness, transcriber, language, speaker)
+    asked = _Asked(out, score, vocab_out, num_shown, json)
+    _cut_and_prepare(wished, recipe, data, overrides or [], asked)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What `prepare` should write and print."""
+
+    out: Path | None
+    score: str
+    vocab_out: Path | None
+    num_shown: int
+    json: bool
+    recordings: dict[str, Any] | None = None  # what was cut or reviewed before
+
+
+def _cut_and_prepare(wished: CutOptions, recipe: str, data: Path, overrides: list[str], asked: _Asked) -> None:
+    """Cut or review if that is wished, then prepare the data; everything on the command line is checked first."""
+    wished.check()
+    wanted = _recipe(recipe, wished.out or data, overrides)
     if wanted is None:
-        _need_recipe({"--score": score, "--vocab-out": vocab_out, "--show-tokens": num_shown})
-    elif vocab_out is not None:
-        _vocab_key(wanted)  # refuse it before the audit
-    _prepare(wanted, data, overrides or [], out=out, score=score, vocab_out=vocab_out, num_shown=num_shown, json=json)
+        _need_recipe({"--score": asked.score, "--vocab-out": asked.vocab_out, "--show-tokens": asked.num_shown})
+    elif asked.vocab_out is not None:
+        _vocab_key(wanted)
+    if (made := cut_or_review(data, wished)) is None:
+        _prepare(wanted, data, overrides, asked)
+        return
+    if not asked.json:
+        print("\n".join(made.lines))
+    if made.num_used:
+        _prepare(wanted, made.folder, overrides, replace(asked, recordings=made.document))
+    else:
+        _print_unused(made, json=asked.json)
 
 
-def _prepare(
-    wanted: ResolvedRecipe | None,
-    data: Path,
-    overrides: list[str],
-    *,
-    out: Path | None,
-    score: str,
-    vocab_out: Path | None,
-    num_shown: int,
-    json: bool,
-) -> None:
+def _print_unused(made: Made, *, json: bool) -> None:
+    """Say that no clip can be trained on yet."""
+    if json:
+        from json import dumps
+
+        print(dumps({"path": str(made.folder), "recordings": made.document}, indent=1))
+    else:
+        print("no clip has a text to train on yet: open the page, and give its table to `--review`")
+
+
+def _prepare(wanted: ResolvedRecipe | None, data: Path, overrides: list[str], asked: _Asked) -> None:
     from ttstrain.cli.progress import show_progress
     from ttstrain.data.audit import audit
     from ttstrain.data.readers import read_rows
     from ttstrain.data.summary import findings_lines, summary
     from ttstrain.plan.facts import review_data
 
-    scorer = _open_scorer(wanted, score) if wanted is not None and score else None
+    scorer = _open_scorer(wanted, asked.score) if wanted is not None and asked.score else None
     front_end = None if wanted is None else _front_end(wanted)
     config = wanted.data if wanted is not None else _data_config(data, overrides)
     with show_progress("checking recordings") as progress:
         result = audit(read_rows(str(data), config.format, cache_dir=config.cache_dir), config, progress)
     if wanted is not None:
         result = review_data(wanted, result)
-    lists = _write_lists(result, out, config.cache_dir)
+    lists = _write_lists(result, asked.out, config.cache_dir)
     texts = _read_texts(front_end, result)
-    if not json:
+    if not asked.json:
         print(summary(result))
-        _print_texts(texts, front_end, result, num_shown=num_shown)
+        _print_texts(texts, front_end, result, num_shown=asked.num_shown)
         print(f"lists     {terminal.on_one_line(str(lists))}")
-    if vocab_out is not None and wanted is not None:
-        added = _write_vocab(vocab_out, front_end, texts, key=_vocab_key(wanted))
-        if not json:
+    if asked.vocab_out is not None and wanted is not None:
+        added = _write_vocab(asked.vocab_out, front_end, texts, key=_vocab_key(wanted))
+        if not asked.json:
             print(terminal.on_one_line(added))
     built = None if wanted is None else _build_features(wanted, result)
     if built is not None:
         from ttstrain.train.prepare import look_again
 
         checked, result = result, look_again(result, built[0], built[1].failed)
-        _write_lists(result, out, config.cache_dir)
-        if not json:
+        _write_lists(result, asked.out, config.cache_dir)
+        if not asked.json:
             print("\n".join([_features_line(built[1]), *findings_lines(result, after=checked)]))
         _need_features(result)
     scoring = None
     if wanted is not None and built is not None and scorer is not None:
         scoring = _score(wanted, scorer, built, result, lists)
-    if json:
-        _print_json(result, None if built is None else built[1], lists, texts=texts, scoring=scoring)
+    if asked.json:
+        _print_json(
+            result,
+            None if built is None else built[1],
+            lists,
+            texts=texts,
+            scoring=scoring,
+            recordings=asked.recordings,
+        )
     elif scoring is not None:
         print("\n".join([*scoring_lines(scoring), f"scores    {terminal.on_one_line(str(lists / SCORES))}"]))
 
@@ -312,6 +363,7 @@ def _print_json(
     *,
     texts: TextReport | None,
     scoring: Scoring | None,
+    recordings: dict[str, Any] | None,
 ) -> None:
     import json
 
@@ -339,5 +391,6 @@ def _print_json(
         "scores": None if scoring is None else scoring.to_json(),
         "manifest": str(lists / "manifest.jsonl"),
         "quarantine": str(lists / "quarantine.jsonl"),
+        **({} if recordings is None else {"recordings": recordings}),
     }
     print(json.dumps(document, indent=1))

@@ -120,8 +120,8 @@ class FasterWhisper:
 
 
 def _open_whisper(model: str, language: str) -> Recogniser:
-    """Open a folder with faster-whisper if it holds a CTranslate2 model, anything else with transformers."""
-    converted = (Path(model) / "model.bin").is_file()
+    """Open what was converted for CTranslate2, by its file or its name, with faster-whisper, else transformers."""
+    converted = (Path(model) / "model.bin").is_file() or (not Path(model).exists() and "faster" in model.lower())
     package, kind = ("faster-whisper", FasterWhisper) if converted else ("transformers", Whisper)
     build: Callable[[str, str], Recogniser] = kind
     try:

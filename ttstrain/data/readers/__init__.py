@@ -16,6 +16,7 @@ from ttstrain.data.readers.parquet import read_parquet
 from ttstrain.data.readers.rows import TableError, printable
 from ttstrain.errors import DataError
 from ttstrain.places import refused_as
+from ttstrain.shell import quoted
 
 __all__ = ["Action", "Row", "RowFinding", "RowTable", "TableError", "printable", "read_rows"]
 
@@ -96,7 +97,8 @@ def _read_pairs(folder: Path) -> RowTable:
             "no_metadata",
             f"`{folder}` has no table of texts: looked for {looked}, and for a .txt beside each of its "
             f"{len(sound_files(folder))} recordings",
-            hint="write a `metadata.csv` with one line `name|what is said` per recording",
+            hint="write a `metadata.csv` with one line `name|what is said` per recording; long recordings are cut by "
+            f"`ttstrain prepare {quoted(folder)} --cut NEW_FOLDER`",
         )
     return table
 
