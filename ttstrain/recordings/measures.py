@@ -47,7 +47,8 @@ class Sound:
     def _pauses(self) -> Tensor:
         """Return which frames (n,) are pauses, without the ends of words beside them."""
         heard = (self.speech >= NO_SPEECH).float()[None, None]
-        return F.max_pool1d(heard, 2 * TAIL_FRAMES + 1, stride=1, padding=TAIL_FRAMES)[0, 0] == 0
+        near: Tensor = F.max_pool1d(heard, 2 * TAIL_FRAMES + 1, stride=1, padding=TAIL_FRAMES)
+        return near[0, 0] == 0
 
     def snr_db(self, part: Stretch) -> float | None:
         """Return how far a part's speech is above the pauses around it, in dB; None without pauses that hold sound."""
