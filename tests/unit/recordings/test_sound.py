@@ -51,7 +51,7 @@ def test_clips_hold_the_samples_of_the_recording(
         assert soundfile.info(file).subtype == kept
         samples, own_rate = soundfile.read(file, dtype=dtype, always_2d=True)
         assert own_rate == rate
-        tolerance = 2e-7 if name.endswith(".mp3") else 0  # its decoder rounds by the size of a read
+        tolerance = 5e-7 if name.endswith(".mp3") else 0  # its decoder rounds by the size of a read
         assert np.allclose(samples, whole[span.start : span.end], rtol=0, atol=tolerance)
 
 
