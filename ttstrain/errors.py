@@ -46,6 +46,10 @@ class DataError(UserError):
     exit_code = 3
 
 
+class NoSpeechError(DataError):
+    """A net that can read the text generated nothing that is sound."""
+
+
 class CheckpointError(UserError):
     """A checkpoint is unreadable, unsafe or does not fit."""
 

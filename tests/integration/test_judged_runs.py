@@ -96,11 +96,11 @@ def test_a_resumed_run_goes_on_with_its_history(run: Path, tmp_path: Path) -> No
 def test_the_end_of_a_run_and_an_export_say_the_verdict(run: Path, base: Path, recipe: Path, tmp_path: Path) -> None:
     done = ttstrain("finetune", recipe, *JUDGED, f"base={base}", "name=told", f"run_dir={tmp_path}")
     assert done.returncode == 0, done.stderr
-    assert "\n  judge: not usable: words not understood" in done.stderr
+    assert "\n  judge: this net does not speak yet, nor does its base: no verdict (" in done.stderr
     assert "step 4  judge" in done.stderr
     told = ttstrain("export", tmp_path / "told", "-o", tmp_path / "out")
     assert told.returncode == 0, told.stderr
-    assert "WARNING: not usable: words not understood" in told.stderr
+    assert "WARNING: this net does not speak yet" in told.stderr
 
 
 def test_a_choice_by_the_judge_needs_one(recipe: Path, tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_checkpoints_are_evaluated_beside_their_base(run: Path, tmp_path: Path) 
     done = ttstrain("eval", run, "--sentences", "5", "--json", tmp_path / "e.json", "-o", tmp_path / "wavs")
     assert done.returncode == 0, done.stderr
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
-    assert "verdict     not usable: words not understood" in done.stdout
+    assert "verdict     this net does not speak yet" in done.stdout
     found = json.loads((tmp_path / "e.json").read_text())
     assert [side["key"] for side in found["sides"]] == ["base", "1-online", "1-ema"]
     assert len(list((tmp_path / "wavs").glob("*.wav"))) == 15

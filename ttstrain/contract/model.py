@@ -105,6 +105,17 @@ class Planner(ABC, Generic[Config]):
         """Return the text front end; None if the family reports nothing about texts."""
         return None
 
+    def speech_files(self) -> Mapping[str, str | None]:
+        """Map the keys of `model` that name weights which generating speech needs besides the trained ones.
+
+        The value is the recipe's; None: it is not set, and no speech can be generated.
+        """
+        return {}
+
+    def lacks_for_speech(self) -> str:
+        """Name the first of `speech_files` that is not set, as `model.<key>`; "" where speech can be generated."""
+        return next((f"model.{key}" for key, value in self.speech_files().items() if value is None), "")
+
 
 # ---------------------------------------------------------------- what some planners can do besides
 

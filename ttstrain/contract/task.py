@@ -153,7 +153,8 @@ class Task(nn.Module, ABC):
     def sample(self, prompt: Prompt) -> Sample:
         """Generate one utterance with the current weights. The caller sets eval mode and restores it.
 
-        Raises DataError when the prompt cannot be used, RecipeError for a task without a voice.
+        Raises DataError when the prompt cannot be used, NoSpeechError when the net generates nothing for it,
+        RecipeError for a task without a voice.
         """
         raise RecipeError(f"{type(self).__name__} cannot generate speech", hint="train it with `sample.every=null`")
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ttstrain.judge.rule import AUDIBLE, Standing, say_pace
+from ttstrain.judge.speaking import speaks
 
 AlarmKind = Literal["pace", "voice", "words"]
 DRIFT = 0.15  # of the pace since the first listening
@@ -42,6 +43,8 @@ class Alarms:
             sound = [one for one in (base, standing) if one is not None and one.usable]
             self.first_pace = sound[0].mean("pace") if sound else None  # of noise there is no pace
         signs = _signs(standing, base, first_pace=self.first_pace)
+        if base is not None and not speaks(base):  # nothing can be lost of it
+            signs = [sign for sign in signs if sign.kind == "pace"]
         told = [sign.words for sign in signs if self._is_due(sign)]
         self.before = {sign.kind: sign.severity for sign in signs}
         return told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -11,17 +12,19 @@ from typing import Any
 
 import torch
 
+from ttstrain import registry
 from ttstrain.checkpoint import pointers, run_folder
 from ttstrain.checkpoint.meta import read_meta
 from ttstrain.checkpoint.upstream import resolve_base
 from ttstrain.contract.data import Clip
+from ttstrain.contract.model import ResolvedRecipe
 from ttstrain.contract.task import Audio, NamesVoices, Prompt
 from ttstrain.data.audio import read_clip
 from ttstrain.data.audit import audit
 from ttstrain.data.manifest import read_manifest
 from ttstrain.data.readers import read_rows
 from ttstrain.data.reference import choose_reference
-from ttstrain.errors import DataError, UserError
+from ttstrain.errors import DataError, NoSpeechError, UserError
 from ttstrain.infer.load import Line, LoadedModel, Voice, load_model, voice_of_run
 from ttstrain.judge.figures import Figures
 from ttstrain.judge.listen import Ears, Target, listen
@@ -30,6 +33,7 @@ from ttstrain.judge.table import Remark, merged
 from ttstrain.judge.target import sentence_key
 from ttstrain.judge.verdict import Verdict, decide
 from ttstrain.judge.wanted import measure_wanted
+from ttstrain.judge.waveform import RATE
 from ttstrain.plan.resolve import parse
 from ttstrain.recipe.compose import compose_run
 from ttstrain.recipe.schema import DataConfig
@@ -56,6 +60,7 @@ class Contestant:
     loss: float | None = None
     blend: float | None = None  # share of the way from the run's base to these weights; None: these weights
     blend_base: tuple[str, ...] = ()  # files to blend with; none: the run's own base
+    overrides: tuple[str, ...] = ()  # what speech needs besides the weights, where they do not name it themselves
 
 
 Measure = Callable[[Contestant, LoadedModel], None]
@@ -115,7 +120,7 @@ def find_contestants(
             notes += said
     if base is not None:
         resolve_base(base)
-        found.insert(0, Contestant(BASE, "the base", BASE, base, recipe=recipe))
+        found.insert(0, Contestant(BASE, "the base", BASE, base, recipe=recipe, overrides=_speech_files(found)))
     return found, notes
 
 
@@ -125,9 +130,22 @@ def run_of(checkpoint: Path) -> Path | None:
     return run if (run / run_folder.RECIPE).is_file() else None
 
 
+def _speech_files(contestants: Sequence[Contestant]) -> tuple[str, ...]:
+    """Return what the first run names that generating speech needs, as overrides: its base is heard with the same."""
+    run = next((run for one in contestants if (run := run_of(Path(one.spec))) is not None), None)
+    if run is None:
+        return ()
+    files = registry.planner_of(_recipe_of(run)).speech_files()
+    return tuple(f"model.{key}={json.dumps(value)}" for key, value in files.items() if value is not None)
+
+
+def _recipe_of(run: Path) -> ResolvedRecipe:
+    return parse(compose_run(run, [], origins=run_folder.origins(run)))
+
+
 def _base_of(run: Path) -> tuple[str | None, list[str]]:
     """Return what a run was started from, if it is one file that can be loaded, and a note if not."""
-    recipe = parse(compose_run(run, [], origins=run_folder.origins(run)))
+    recipe = _recipe_of(run)
     if recipe.base is None:
         return None, [f"`{run.name}` was trained from scratch: there is no base to compare with"]
     if not isinstance(recipe.base, str):
@@ -260,7 +278,7 @@ def evaluate(
     with show("listening") as progress:
         total = len(contestants) * len(sentences)
         for number, contestant in enumerate(contestants):
-            model = _load(contestant, overrides)
+            model = _load(contestant, [*contestant.overrides, *overrides])
             figures[contestant.key] = heard = []
             for one in _say_all(model, contestant, sentences, remarks, write):
                 heard.append(_hear(one, panel, remarks, contestant))
@@ -308,6 +326,9 @@ def _say_all(
         try:
             with torch.no_grad():
                 sample = model.task.sample(prompt)
+        except NoSpeechError:
+            yield _Said(sentence, Audio(torch.zeros(0), RATE))
+            continue
         except DataError as error:
             remarks.append(Remark(contestant.short, f"a sentence is not said: {error.message}"))
             yield _Said(sentence, None)

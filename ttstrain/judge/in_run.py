@@ -75,6 +75,8 @@ class RunJudge:
         """Listen to what the weights say after `step` updates, compare, and write the verdict down."""
         self._read()
         notes, self._unsaid = self._unsaid, []
+        if not utterances:
+            return Heard(notes=[*notes, "no sentence was generated, so nothing is heard"])
         figures: dict[Speaker, By] = {}
         for utterance in utterances:
             found = self._listen(utterance)

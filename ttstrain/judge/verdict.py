@@ -17,8 +17,10 @@ from typing import Literal, TypeGuard
 
 from ttstrain.judge.figures import Interval, column, paired
 from ttstrain.judge.rule import AUDIBLE, Side, Standing, differences, say_pace, stand, understood, words_change
+from ttstrain.judge.speaking import speaks
 
 Outcome = Literal["better", "same", "worse", "usable", "unusable", "unsure", "unknown"]
+SPEAKS_NOT = "this net does not speak yet"
 DO_NOT_USE = "worse than the base: do not use it"
 NOTABLE_PACE = 0.15  # from the recordings' pace: named, also where the base is no better
 UNMOVED = 0.25  # of the way that the nearest voice went: weights that moved less hardly differ from the base
@@ -85,6 +87,9 @@ def _against(winner: Standing, base: Standing | None) -> tuple[Outcome, str]:
 
 def _unusable(winner: Standing, base: Standing | None) -> tuple[Outcome, str]:
     faults = "; ".join(fault.words for fault in winner.faults)
+    if not speaks(winner) and (base is None or not speaks(base)):
+        both = "" if base is None else ", nor does its base"
+        return "unusable", f"{SPEAKS_NOT}{both}: no verdict ({faults})"
     if base is None:
         return "unusable", f"not usable: {faults}"
     if not base.usable:

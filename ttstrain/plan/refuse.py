@@ -81,6 +81,14 @@ def check_read(recipe: ResolvedRecipe, origins: Mapping[str, str]) -> None:
 def _check_judge(recipe: ResolvedRecipe) -> None:
     """Refuse a judge that would have nothing to listen to, and a choice by one that does not listen."""
     silent = recipe.sample.every is None
+    if (key := registry.planner_of(recipe).lacks_for_speech()) and (
+        recipe.judge.enabled is True or recipe.checkpoint.best == JUDGE
+    ):
+        asked = "checkpoint.best" if recipe.checkpoint.best == JUDGE else "judge.enabled"
+        raise RecipeError(
+            f"`{asked}` needs generated speech, and this model generates none without `{key}`, which is not set",
+            hint=f"set `{key}` to a file, an export or a run, or drop `{asked}`",
+        )
     if recipe.judge.enabled is True and silent:
         raise RecipeError(
             "`judge.enabled` needs samples, and `sample.every` is null", hint="set `sample.every=auto`, or drop one"

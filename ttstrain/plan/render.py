@@ -85,6 +85,8 @@ def notes(plan: Plan, *, goes_on_from: str | None = None) -> Iterator[str]:
     """Yield the notes that a user should read before starting."""
     if plan.recipe.base is None and goes_on_from is None:
         yield "training FROM SCRATCH: no `base` weights are given."
+    if plan.recipe.sample.every is not None and (key := registry.planner_of(plan.recipe).lacks_for_speech()):
+        yield f"no samples, and the judge hears nothing: generating speech needs `{key}`, which is not set."
     if plan.facts.overlong:
         count, budget = len(plan.facts.overlong), plan.recipe.data.batch_frames
         yield (

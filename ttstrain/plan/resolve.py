@@ -241,7 +241,7 @@ def _eval_every(recipe: ResolvedRecipe, facts: DataFacts, steps: int) -> int | N
 
 def _sample_every(recipe: ResolvedRecipe, facts: DataFacts, steps: int) -> int | None:
     sentences = recipe.sample.texts or (facts.num_holdout and recipe.sample.count)
-    if recipe.sample.every is None or not sentences:
+    if recipe.sample.every is None or not sentences or registry.planner_of(recipe).lacks_for_speech():
         return None
     return _every(recipe.sample.every, steps, times=5, at_least_every=2000)
 

@@ -14,9 +14,12 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from time import perf_counter
 
+import torch
+
 from ttstrain.contract.data import Clip
 from ttstrain.contract.listening import SHARE_OF_TIME, Heard, Listener, Sentence, Speaker, Utterance
-from ttstrain.contract.task import Prompt, Sample
+from ttstrain.contract.task import Audio, Prompt, Sample
+from ttstrain.errors import NoSpeechError
 from ttstrain.train.run import Run
 
 HANDY_S = (1.5, 5.0)  # long enough to tell a voice, short enough to be generated soon
@@ -99,11 +102,18 @@ class Listening:
         if name in self._heard_now:
             self._add(self.shown[name], weights, sample)
 
+    def take_silence(self, run: Run, name: str, weights: Speaker) -> None:
+        """Take in that nothing was generated for a preview, if its sentence is listened to at this step."""
+        if name in self._heard_now:
+            self._add(self.shown[name], weights, _silence(run))
+
     def generate(self, run: Run, one: SpokenSentence, weights: Speaker) -> None:
-        """Generate a sentence that is not shown, and take it in."""
+        """Generate a sentence that is not shown, and take it in; where the net generates nothing, as silence."""
         started = self.costs.clock()
         try:
             self._add(one.sentence, weights, run.task.sample(one.prompt))
+        except NoSpeechError:
+            self._add(one.sentence, weights, _silence(run))
         finally:
             seconds = self.costs.clock() - started
             self.costs.add(seconds)
@@ -182,6 +192,12 @@ def choose_unheard(held_out: Sequence[Clip], train: Sequence[Clip], *, taken: Se
             texts.add(_plain(clip.text))
             chosen.append(clip)
     return chosen
+
+
+def _silence(run: Run) -> Sample:
+    """Return what is heard where nothing was generated."""
+    no_samples = Audio(torch.zeros(0), sample_rate=24_000)  # any rate fits
+    return Sample(no_samples, vocoder=run.task.prepare_sampling())
 
 
 def _plain(text: str) -> str:

@@ -33,7 +33,7 @@ from ttstrain.data.audio import read_clip
 from ttstrain.data.readers.locate import AUDIO_SUFFIXES
 from ttstrain.data.reference import choose_reference
 from ttstrain.data.transcript import clean
-from ttstrain.errors import CheckpointError, UserError, first_line, is_out_of_memory
+from ttstrain.errors import CheckpointError, NoSpeechError, UserError, first_line, is_out_of_memory
 from ttstrain.modules.mel_distance import mel_distance
 from ttstrain.recipe.schema import base_files
 from ttstrain.recipe.shipped import base_path
@@ -243,7 +243,7 @@ def _generate_all(
     with run.rng.preserved(), run.optimizers.evaluating(), swap or nullcontext(), evaluating(run.task):
         for preview in previews.sentences:
             with _noted_on_error(run, previews, f"preview {preview.name}{SUFFIXES[weights]}"):
-                with breakable():
+                with _heard_as_silence(run, listening, preview, weights), breakable():
                     sample = run.task.sample(preview.prompt)
                 for note in (*preview.notes, *sample.notes):
                     _tell(run, previews, f"preview {preview.name}: {note}")
@@ -256,6 +256,17 @@ def _generate_all(
             with _noted_on_error(run, previews, f"judged sentence {one.sentence.name}{SUFFIXES[weights]}"), breakable():
                 listening.generate(run, one, weights)
     return spoken
+
+
+@contextmanager
+def _heard_as_silence(run: Run, listening: Listening | None, preview: Preview, weights: SpokenBy) -> Iterator[None]:
+    """Let the judge know where a preview fails because the net generates nothing."""
+    try:
+        yield
+    except NoSpeechError:
+        if listening is not None:
+            listening.take_silence(run, preview.name, weights)
+        raise
 
 
 @contextmanager

@@ -69,3 +69,10 @@ def test_a_pace_that_comes_closer_to_the_recordings_is_no_drift() -> None:
     alarms = Alarms()
     for _ in range(2):
         assert alarms.hear(stand(side("online", pace=1.05), slow), stand(slow, None)) == []
+
+
+def test_of_a_base_that_does_not_speak_nothing_can_be_lost() -> None:
+    mush = side("base", voice=0.7, lost=6)
+    alarms = Alarms()
+    for _ in range(3):
+        assert alarms.hear(stand(side("online", voice=0.5, lost=8), mush), stand(mush, None)) == []

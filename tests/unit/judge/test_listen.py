@@ -96,6 +96,15 @@ def test_too_little_speech_for_a_voice_counts_as_lost_unless_the_recording_is_as
     assert (found.voice, found.words) == (None, 1.0)
 
 
+@pytest.mark.parametrize("seconds", [0.0005, 0.02, 0.06, 0.4, 0.9])
+@pytest.mark.parametrize("rate", [24_000, 32_000])
+def test_of_noise_too_short_for_an_embedding_there_is_no_voice(target: Target, seconds: float, rate: int) -> None:
+    noise = 0.3 * torch.randn(round(seconds * rate), generator=torch.Generator().manual_seed(0))
+    found = listen(Audio(noise, rate), judge_speech.clip("LJ001-0107").text, target=target, ears=DEAF)
+    assert (found.voice, found.words, found.too_short) == (None, 0.0, 1.0)
+    assert found.notes
+
+
 def test_a_snippet_has_notes_instead_of_figures(target: Target) -> None:
     one = judge_speech.clip("LJ001-0107")
     found = listen(Audio(one.audio.wav[8_000:12_800], RATE), one.text, target=target, ears=DEAF)

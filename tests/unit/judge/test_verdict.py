@@ -134,7 +134,7 @@ def test_silent_sentences_are_lost_words() -> None:
 def test_a_base_that_cannot_be_used_is_said() -> None:
     mush = side("base", voice=0.6, lost=7)
     assert decide([side("online", voice=0.62, lost=7)], mush).words == (
-        "not usable: words not understood: 1 of 8 sentences, base 1; the base is not either"
+        "this net does not speak yet, nor does its base: no verdict (words not understood: 1 of 8 sentences, base 1)"
     )
     gained = decide([side("online", voice=0.8)], mush)
     assert (gained.outcome, gained.words) == (
@@ -154,7 +154,21 @@ def test_a_run_without_a_base_is_judged_alone() -> None:
     assert decide([side("online")]).words == (
         "words understood (8 of 8 sentences), voice 0.80, pace as recorded: use raw weights of step 300"
     )
-    assert decide([side("online", lost=7)]).words == "not usable: words not understood: 1 of 8 sentences"
+    assert decide([side("online", pace=1.3)]).words == "not usable: pace 30 % slower"
+
+
+SILENT: dict[str, Any] = {"silence_share": 1.0, "too_short": 1.0, "voice": None, "words": None, "words_margin": None}
+
+
+@pytest.mark.parametrize("values", [{"lost": 7}, SILENT], ids=["mush", "silence"])
+def test_of_a_net_that_does_not_speak_there_is_no_verdict(values: dict[str, Any]) -> None:
+    alone = decide([side("online", **values), side("ema", loss=1.0, **values)])
+    assert alone.outcome == "unusable"
+    assert alone.words.startswith("this net does not speak yet: no verdict (")
+    beside = decide([side("online", **values)], side("base", lost=8))
+    assert beside.outcome == "unusable"
+    assert beside.words.startswith("this net does not speak yet, nor does its base: no verdict (")
+    assert decide([side("online", **values)], BASE).words.startswith("worse than the base: do not use it (")
 
 
 def test_one_sentence_shows_no_difference() -> None:

@@ -14,6 +14,7 @@ from ttstrain.families.flow.planner import FlowPlanner
 from ttstrain.optim.groups import DEFAULT_GROUP, build_groups
 from ttstrain.plan import resolve as resolving
 from ttstrain.plan.plan import DataFacts, Plan
+from ttstrain.plan.render import notes
 from ttstrain.plan.resolve import parse, resolve
 from ttstrain.recipe.compose import compose
 from ttstrain.recipe.shipped import list_recipes
@@ -229,3 +230,17 @@ def test_a_plan_is_json(make_plan: MakePlan) -> None:
     assert written["data"]["median_frames"] == 200
     assert written["origins"]["optim.lr"] == "recipe"
     assert written["recipe"]["optim"]["lr"] == 1e-4
+
+
+@pytest.mark.parametrize(("task", "key"), [("gpt", "vae"), ("vae", "gpt")])
+def test_without_the_other_net_no_samples_are_planned_and_the_plan_says_so(
+    make_plan: MakePlan, task: str, key: str
+) -> None:
+    head = f"extends: [models/gpt_sovits_tiny_{task}]\ntask: gpt_sovits/{task}\ndata: {{path: x}}\n"
+    plan = make_plan("train.steps=50", "sample.every=5", head=head)
+    assert plan.sample_every is None
+    assert f"generating speech needs `model.{key}`, which is not set" in " ".join(notes(plan))
+    assert make_plan("train.steps=50", "sample.every=5", f"model.{key}=s.pth", head=head).sample_every == 5
+    for asked in ("judge.enabled=true", "checkpoint.best=judge"):
+        with pytest.raises(RecipeError, match=f"generates none without `model.{key}`"):
+            make_plan("train.steps=50", "sample.every=5", asked, head=head)

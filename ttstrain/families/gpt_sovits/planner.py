@@ -57,6 +57,10 @@ class GptPlanner(SovitsPlanner[GptConfig]):
         """Map the name of every parameter to its shape."""
         return gpt_shapes(self.config.gpt)
 
+    def speech_files(self) -> Mapping[str, str | None]:
+        """Return the VAE that turns tokens into sound."""
+        return {"vae": self.config.vae}
+
 
 class VaePlanner(SovitsPlanner[VaeConfig]):
     """The VAE and its discriminator."""
@@ -65,6 +69,10 @@ class VaePlanner(SovitsPlanner[VaeConfig]):
         """Map the name of every parameter to its shape."""
         vae, version = self.config.vae, self.config.version
         return {**generator_shapes(vae, version), **_discriminator_shapes(vae, version)}
+
+    def speech_files(self) -> Mapping[str, str | None]:
+        """Return the GPT that turns a text into tokens."""
+        return {"gpt": self.config.gpt}
 
     def optimizers(self) -> Mapping[str, Sequence[str]]:
         """Return the generator's and, unless it is switched off, the discriminator's."""

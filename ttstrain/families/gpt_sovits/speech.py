@@ -296,5 +296,6 @@ def no_partner(net: str) -> RecipeError:
     files = {"vae": ("the sound needs a VAE", "s2G"), "gpt": ("the tokens need a GPT", "s1")}
     why, kind = files[net]
     return RecipeError(
-        f"cannot generate samples: {why}, and `model.{net}` is not set", hint=f"set it to an {kind} file"
+        f"cannot generate samples: {why}, and `model.{net}` is not set",
+        hint=f"set it to an {kind} file, an export or a run: `model.{net}=PATH`",
     )

@@ -36,6 +36,10 @@ class OrpheusPlanner(Planner[OrpheusConfig]):
         """Map every parameter's name in the task to its shape; a tied matrix is one, under the embedding's name."""
         return dict(shapes(self.config))
 
+    def speech_files(self) -> Mapping[str, str | None]:
+        """Return the tokenizer of the text and the codec of the sound."""
+        return {"rows.tokenizer": self.config.rows.tokenizer, "rows.codec": self.config.rows.codec}
+
     def weight_bytes(self) -> int:
         """Return the bytes of one trained weight."""
         return 2 if self.config.param_dtype == "bf16" else 4

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ttstrain.contract.checkpoint import AdaptedWeights
 from ttstrain.contract.task import Audio, Loss, Mean, Prompt, Sample, Task
-from ttstrain.errors import CheckpointError, DataError, RecipeError
+from ttstrain.errors import CheckpointError, NoSpeechError, RecipeError
 from ttstrain.families.orpheus.batch import EOS_SLOT, IGNORED, SPEECH, OrpheusBatch
 from ttstrain.families.orpheus.codec import Codec, load_codec
 from ttstrain.families.orpheus.config import PREFIX, OrpheusConfig
@@ -197,7 +197,7 @@ class OrpheusTask(Task):
         A text that is too long for `sampling.max_tokens` is generated in pieces, each with the voice's name. Of its
         numbers `slot_violations` is the share of tokens out of their slot, `stopped` 1 where every piece ended by
         itself, `lead_s`, `tail_s`, `lead_db` and `tail_db` are those of `Edges`.
-        Raises DataError when the generated tokens contain no frame.
+        Raises NoSpeechError when the generated tokens contain no frame.
         """
         sound = self.prepare_sampling()
         assert self._codec is not None
@@ -208,14 +208,14 @@ class OrpheusTask(Task):
         num_tokens, num_misplaced = (sum(w.num_tokens for w in written), sum(w.num_misplaced for w in written))
         stopped = [w.stopped for w in written]
         if not any(len(w.frames) for w in written):
-            raise DataError(
+            raise NoSpeechError(
                 f"no frame in {num_tokens:,} generated tokens: the model does not keep the order of slots yet",
                 hint="train longer, or set `model.sampling.grammar=masked` to force the order of slots",
             )
         notes = []
         if not all(stopped):
-            which = "" if len(pieces) == 1 else f"{stopped.count(False)} of {len(pieces)} pieces "
-            notes.append(f"{which}did not stop by itself within {settings.max_tokens:,} tokens")
+            which = "" if len(pieces) == 1 else f"in {stopped.count(False)} of {len(pieces)} pieces "
+            notes.append(f"{which}the speech did not end within {settings.max_tokens:,} tokens and was cut there")
         if num_misplaced:
             share = 100 * num_misplaced / num_tokens
             notes.append(f"{share:.2g} % of {num_tokens:,} tokens were out of slot order and dropped")
