@@ -23,7 +23,8 @@ JUDGED = (
     "tracking.wandb=off",
     "name=r",
 )
-SOVITS = ("data.holdout=1", "data.batch_frames=400", "model.sampling.max_s=1")
+# all speech is far too short, so that no sentence is found by chance
+SOVITS = ("data.holdout=1", "data.batch_frames=400", "model.sampling.max_s=0.2")
 
 
 @pytest.fixture(scope="module")

@@ -72,7 +72,7 @@ def test_a_pace_that_comes_closer_to_the_recordings_is_no_drift() -> None:
 
 
 def test_of_a_base_that_does_not_speak_nothing_can_be_lost() -> None:
-    mush = side("base", voice=0.7, lost=6)
+    mush = side("base", voice=0.7, lost=7)
     alarms = Alarms()
     for _ in range(3):
         assert alarms.hear(stand(side("online", voice=0.5, lost=8), mush), stand(mush, None)) == []
