@@ -42,6 +42,7 @@ from ttstrain.weights import WeightsChoice
 
 ShowProgress = Callable[[str], AbstractContextManager[Callable[[int, int], None] | None]]
 Write = Callable[[str, str, Audio], None]  # key of a side, name of a sentence, its audio
+SAMPLING = "sampling"  # the key of how a task generates, where it has one
 BASE = "base"
 NAMES: Mapping[WeightsChoice, str] = {"online": "raw weights", "ema": "EMA", "auto": "weights"}
 SHORT: Mapping[WeightsChoice, str] = {"online": "raw", "ema": "EMA", "auto": "weights"}
@@ -120,7 +121,7 @@ def find_contestants(
             notes += said
     if base is not None:
         resolve_base(base)
-        found.insert(0, Contestant(BASE, "the base", BASE, base, recipe=recipe, overrides=_speech_files(found)))
+        found.insert(0, Contestant(BASE, "the base", BASE, base, recipe=recipe, overrides=_speaks_with(found)))
     return found, notes
 
 
@@ -130,13 +131,15 @@ def run_of(checkpoint: Path) -> Path | None:
     return run if (run / run_folder.RECIPE).is_file() else None
 
 
-def _speech_files(contestants: Sequence[Contestant]) -> tuple[str, ...]:
-    """Return what the first run names that generating speech needs, as overrides: its base is heard with the same."""
+def _speaks_with(contestants: Sequence[Contestant]) -> tuple[str, ...]:
+    """Return what the first run generates speech with, as overrides: its base is heard with the same."""
     run = next((run for one in contestants if (run := run_of(Path(one.spec))) is not None), None)
     if run is None:
         return ()
-    files = registry.planner_of(_recipe_of(run)).speech_files()
-    return tuple(f"model.{key}={json.dumps(value)}" for key, value in files.items() if value is not None)
+    recipe = _recipe_of(run)
+    settings = dict(registry.planner_of(recipe).speech_files())
+    settings |= {key: value for key, value in recipe.section().items() if key == SAMPLING}
+    return tuple(f"model.{key}={json.dumps(value)}" for key, value in settings.items() if value is not None)
 
 
 def _recipe_of(run: Path) -> ResolvedRecipe:
