@@ -10,6 +10,7 @@ from ttstrain.errors import CheckpointError
 
 RECIPE, PLAN, ENVIRONMENT = "recipe.yaml", "plan.json", "env.json"
 SESSIONS = "sessions"
+REPORT = "report.html"
 
 
 def read_environment(folder: Path) -> dict[str, Any]:

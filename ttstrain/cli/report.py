@@ -44,9 +44,10 @@ def report(
     The page needs no network. Sounds are played from the run's folder unless `--embed-audio` puts them into the page.
     A run writes its own `report.html` while it trains.
     """
-    from ttstrain.report.write import FILE_NAME, write_report
+    from ttstrain.checkpoint.run_folder import REPORT
+    from ttstrain.report.write import write_report
 
-    file = (runs[0] if len(runs) == 1 else Path()) / FILE_NAME if out is None else out
+    file = (runs[0] if len(runs) == 1 else Path()) / REPORT if out is None else out
     with refused_as(DataError, path=file, hint="name another place with `-o`"):
         found = write_report(runs, file, embed=codec.value if embed_audio else None)
     for run in found.runs:

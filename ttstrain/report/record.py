@@ -10,6 +10,7 @@ from typing import Any
 
 from ttstrain import documents
 from ttstrain.checkpoint import run_folder
+from ttstrain.contract.data import Clip
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.report.charts import Chart, build_charts
 from ttstrain.report.data import DataSummary, held_out_clips, summarise
@@ -64,7 +65,7 @@ class Reader:
     run: Path
     _metrics: Metrics = field(init=False)
     _shelf: Shelf = field(init=False)
-    _data: tuple[object, DataSummary] | None = None
+    _data: tuple[object, DataSummary, list[Clip]] | None = None
 
     def __post_init__(self) -> None:
         if not (self.run / run_folder.PLAN).is_file() and not (self.run / FILE_NAME).is_file():
@@ -84,6 +85,7 @@ class Reader:
         self._shelf.begin(self.run if page is None else page, embed)
         plan, notes = self._plan()
         events, checkpoints = read_events(self.run), read_checkpoints(self.run)
+        data, held_out = self._summary(plan)
         if self._metrics.unreadable:
             notes.append(f"{self._metrics.unreadable} lines of {FILE_NAME} cannot be read and are left out")
         if self._metrics.repeated:
@@ -98,9 +100,9 @@ class Reader:
             marks=events.incidents,
             checkpoints=checkpoints,
             judgement=read_judgement(self.run),
-            grid=read_grid(self.run, self._shelf, best=checkpoints.best, clips=held_out_clips(self.run)),
+            grid=read_grid(self.run, self._shelf, best=checkpoints.best, clips=held_out),
             settings=read_settings(plan),
-            data=self._summary(plan),
+            data=data,
             notes=notes,
         )
 
@@ -110,12 +112,12 @@ class Reader:
         except CheckpointError as error:
             return {}, [error.message]
 
-    def _summary(self, plan: Mapping[str, Any]) -> DataSummary:
-        """Summarise the data again only where the clip lists have changed."""
+    def _summary(self, plan: Mapping[str, Any]) -> tuple[DataSummary, list[Clip]]:
+        """Summarise the data, and list the held-out clips, again only where the clip lists have changed."""
         state = [_state(self.run / "data" / name) for name in ("train.jsonl", "held_out.jsonl", "quarantine.jsonl")]
         if self._data is None or self._data[0] != state:
-            self._data = state, summarise(self.run, plan)
-        return self._data[1]
+            self._data = state, summarise(self.run, plan), held_out_clips(self.run)
+        return self._data[1:]
 
 
 def _state(path: Path) -> tuple[int, int] | None:

@@ -10,7 +10,6 @@ from typing import Any, Literal
 from ttstrain import documents
 from ttstrain.contract.data import Clip
 from ttstrain.errors import DataError, first_line
-from ttstrain.report.data import held_out_clips
 from ttstrain.report.sound import Shelf, keep_recording
 
 NUMBERS = "numbers.json"
@@ -58,8 +57,8 @@ class _Sound:
     path: Path
 
 
-def read_grid(run: Path, shelf: Shelf, *, best: int | None = None, clips: Sequence[Clip] | None = None) -> Grid:
-    """Read a run's samples. What is missing or damaged is left out, with a note."""
+def read_grid(run: Path, shelf: Shelf, *, best: int | None = None, clips: Sequence[Clip] = ()) -> Grid:
+    """Read a run's samples; `clips` are the held-out ones. What is missing or damaged is left out, with a note."""
     notes: list[str] = []
     folders = {int(path.name[5:]): path for path in sorted((run / "samples").glob("step-*")) if path.name[5:].isdigit()}
     shown = _spread(sorted(folders), best=best)
@@ -70,10 +69,9 @@ def read_grid(run: Path, shelf: Shelf, *, best: int | None = None, clips: Sequen
             key = (entry["name"], entry["text"])
             texts.setdefault(key, entry)
             sounds.setdefault(key, []).extend(_sounds(entry, folders[step], step))
-    held_out = held_out_clips(run) if clips is None else clips
     rows = []
     for (name, text), found in sounds.items():
-        recording = _recording(run, texts[name, text], held_out, notes)
+        recording = _recording(run, texts[name, text], clips, notes)
         every = [*([recording] if recording else []), *_base_once(found)]
         rows.append(Row(name, text, str(texts[name, text].get("voice_text") or ""), [one.cell for one in every]))
         sounds[name, text] = every

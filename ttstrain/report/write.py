@@ -12,8 +12,6 @@ from ttstrain.report import page
 from ttstrain.report.record import Reader, Record, Report, compare
 from ttstrain.report.sound import Codec
 
-FILE_NAME = "report.html"
-
 
 def write_report(runs: Sequence[Path], file: Path, *, embed: Codec | None = None) -> Report:
     """Read runs and write their page. Raises RecipeError for what is no run, DataError for metrics that are damaged."""

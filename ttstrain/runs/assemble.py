@@ -13,6 +13,7 @@ from ttstrain.data.manifest import write_manifest
 from ttstrain.errors import CheckpointError
 from ttstrain.judge import in_run
 from ttstrain.plan.plan import Plan
+from ttstrain.report.tracker import ReportTracker
 from ttstrain.runs import folder, sessions
 from ttstrain.runs.disk import check_disk
 from ttstrain.runs.origin import Origin
@@ -38,7 +39,10 @@ def assemble(plan: Plan, prepared: Prepared, place: Path, device: torch.device, 
     """Build the objects of a run in its folder. Raises RecipeError when its checkpoints do not fit on the disk."""
     if here.ranks.main:
         check_disk(plan, place)
-    trackers = build_trackers(plan.recipe.tracking, origins=plan.origins) if here.ranks.main else Trackers()
+    trackers = Trackers()
+    if here.ranks.main:
+        trackers = build_trackers(plan.recipe.tracking, origins=plan.origins)
+        trackers.append(ReportTracker(note=trackers.note))
     judge = None
     if here.ranks.main and plan.sample_every is not None:
         judge = in_run.make(plan.recipe, [*prepared.held_out, *prepared.train], folder=place)

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ttstrain import registry
+from ttstrain.checkpoint.run_folder import REPORT
 from ttstrain.errors import DataError
 from ttstrain.shell import quoted
 from ttstrain.terminal import on_one_line
@@ -357,6 +358,8 @@ class ConsoleTracker:
         lines += self._export_lines(info, verdicts)
         if self._num_samples:
             lines.append(f"  samples: {quoted(_short(info.run_dir / 'samples'))}")
+        if (report := info.run_dir / REPORT).is_file():
+            lines.append(f"  report: {quoted(_short(report))}")
         if status == "stopped":  # the other ways to end early are errors, whose hint says the same
             lines.append(f"  resume with: {quoted('ttstrain', 'resume', _short(info.run_dir))}")
         return lines
