@@ -18,8 +18,11 @@ from vocoders import write_bigvgan, write_vocos
 from ttstrain.contract.task import Audio, Prompt, Sample
 from ttstrain.errors import CheckpointError, DataError, Preempted
 from ttstrain.families.flow.task import FlowTask
+from ttstrain.report.record import Reader
 from ttstrain.runs.resume import resume
-from ttstrain.train import previews
+from ttstrain.train import loop, previews, signals, step_log
+from ttstrain.train.run import Run
+from ttstrain.train.step_log import Taken
 
 SPEAKING = ("sample.every=2", "sample.count=2", "train.steps=4", "eval.every=2")
 ALONE = ("sample.count=1", "judge.enabled=false")  # one call of `sample` for each set of weights
@@ -246,3 +249,50 @@ def test_the_recipes_vocoder_speaks_and_a_wrong_one_stops_before_training(
     run = finetune(recipe, tmp_path / "runs", *once, f"model.sampling.vocoder={vocos}")
     assert f"previews are generated with Vocos ({vocos})" in capsys.readouterr().err
     assert numbers(run, 1)[0]["vocoder"] == f"Vocos ({vocos})"
+
+
+# ---------------------------------------------------------------- on request
+
+
+@pytest.fixture
+def asked_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[int, str]], None]:
+    """Let files `SAMPLE` with these texts appear while these steps are taken."""
+
+    def appear(texts: dict[int, str]) -> None:
+        def log_and_ask(run: Run, taken: Taken) -> None:
+            step_log.log_step(run, taken)
+            if run.progress.step in texts:
+                (run.folder / "SAMPLE").write_text(texts[run.progress.step], encoding="utf-8")
+
+        monkeypatch.setattr(signals, "POLL_S", 0.0)
+        monkeypatch.setattr(loop, "log_step", log_and_ask)
+
+    return appear
+
+
+def test_a_text_that_is_asked_for_is_said_and_training_does_not_notice(
+    recipe: Path, base: Path, spoken: Path, tmp_path: Path, asked_at: Callable[[dict[int, str]], None]
+) -> None:
+    asked_at({1: "What a day!", 2: "What a day!", 3: ""})
+    run = finetune(recipe, tmp_path, *SPEAKING, f"base={base}", "name=spoken")
+    assert differences(checkpoint(run, 4), checkpoint(spoken, 4)) == []
+    assert metrics(run) == metrics(spoken)
+    (first,) = numbers(run, 1)
+    *usual, second = numbers(run, 2)
+    assert (first["text"], first["asked"], first["name"]) == ("What a day!", True, second["name"])
+    assert usual == numbers(spoken, 2)
+    assert [entry["name"] for entry in numbers(run, 3)] == [entry["name"] for entry in numbers(spoken, 2)]
+    for step in (1, 2, 3):
+        for entry in numbers(run, step):
+            for weights in ("online", "ema"):
+                assert soundfile.info(samples(run, step) / entry[weights]["file"]).duration > 0.1
+    rows = {row.text for row in Reader(run).read().grid.rows}
+    assert "What a day!" in rows
+
+
+def test_a_request_that_cannot_be_met_is_told(
+    recipe: Path, tmp_path: Path, asked_at: Callable[[dict[int, str]], None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    asked_at({1: "What a day!"})
+    finetune(recipe, tmp_path, "train.steps=2", "name=silent")
+    assert "SAMPLE: this run generates no samples" in capfd.readouterr().err

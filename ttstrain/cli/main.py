@@ -55,6 +55,7 @@ COMMANDS = {
     "export": Command("ttstrain.cli.export:export", "Export a run's weights for upstream's tools, and verify them."),
     "eval": Command("ttstrain.cli.eval:evaluate", "Compare checkpoints and their base by what is heard."),
     "report": Command("ttstrain.cli.report:report", "Write a run's page: curves, samples, verdict, recipe, data."),
+    "watch": Command("ttstrain.cli.watch:watch", "Show a run as a live page that can steer it."),
     "sample": Command("ttstrain.cli.sample:sample", "Generate speech with a checkpoint, as sound files."),
     "recipes": Command("ttstrain.cli.recipes:recipes", "List, show or copy the recipes that ship with ttstrain."),
     "schema": Command("ttstrain.cli.schema:schema", "Print the JSON Schema of a recipe, for editors."),

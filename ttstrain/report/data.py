@@ -93,8 +93,8 @@ def _facts(train: Sequence[Clip], held_out: Sequence[Clip]) -> list[tuple[str, s
     if not train:
         return []
     facts = [
-        ("trained on", f"{len(train):,} clips, {_time(train)}"),
-        ("held out", f"{len(held_out):,} clips, {_time(held_out)}"),
+        ("trained on", _amount(train)),
+        ("held out", _amount(held_out)),
         ("speakers", _tally(clip.speaker or "unnamed" for clip in train)),
         ("language", _tally(clip.language or "unnamed" for clip in train)),
         ("rates", _tally(f"{clip.sample_rate / 1000:g} kHz" for clip in train)),
@@ -114,7 +114,7 @@ def _planned(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
     if isinstance(found.get("padding_share"), int | float):
         facts.append(("padding", f"{100 * found['padding_share']:.0f} % of a batch"))
     if overlong := found.get("overlong"):
-        facts.append(("too long", f"{len(overlong):,} clips are longer than a batch holds: {_some(overlong)}"))
+        facts.append(("too long", f"{len(overlong):,} left out, longer than a batch holds: {_some(overlong)}"))
     texts = found.get("texts")
     if isinstance(texts, Mapping):
         unknown = texts.get("unknown") or ()
@@ -170,9 +170,10 @@ def _left_out(path: Path, notes: list[str]) -> list[LeftOut]:
     return sorted(groups, key=lambda group: (group.action != "skip", -group.count))
 
 
-def _time(clips: Sequence[Clip]) -> str:
+def _amount(clips: Sequence[Clip]) -> str:
     seconds = sum(clip.duration_s for clip in clips)
-    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
+    time = f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
+    return f"{len(clips):,} clip{'s' * (len(clips) != 1)}, {time}"
 
 
 def _tally(names: Iterable[str]) -> str:

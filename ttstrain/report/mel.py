@@ -20,7 +20,7 @@ BANDS = 56  # height in pixels
 TOP_HZ = 11_000.0  # the pitch axis is the same at every rate; above a rate's half it stays dark
 WINDOW_S = 0.05
 COLOURS = 64
-_SCALE = 500.0  # brings the sums of a 50 ms window near the level of the models' own mels
+_SCALE = 250.0  # brings the sums of a 50 ms window near the level of the models' own mels
 
 
 def draw(samples: Floats, sample_rate: int, *, width: int) -> bytes:

@@ -93,9 +93,10 @@ def _distance(metrics: Metrics) -> Iterator[str]:
 def _trouble(events: Events) -> Iterator[str]:
     if events.counts:
         counts = ", ".join(f"{kind} {count}" for kind, count in events.counts.items())
-        yield f"The guard acted {sum(events.counts.values())} times: {counts}."
+        times = sum(events.counts.values())
+        yield f"The guard acted {times} time{'s' * (times > 1)}: {counts}."
     if events.warnings:
-        yield f"{len(events.warnings)} warnings were given: they are listed below."
+        yield f"Warnings, which are listed below: {len(events.warnings)}."
 
 
 def read_judgement(run: Path) -> Judgement:
@@ -147,7 +148,7 @@ def headline(run: Path, plan: Mapping[str, Any], metrics: Metrics) -> list[tuple
         ("base", str(recipe.get("base") or "from scratch")),
         ("parameters", f"{_count(plan.get('num_parameters'))}, trained {_count(plan.get('num_trained'))}"),
         ("started", str(environment.get("started") or "")[:16].replace("T", " ")),
-        ("versions", f"ttstrain {environment.get('ttstrain')}, torch {packages.get('torch')}"),
+        ("versions", f"ttstrain {environment.get('ttstrain', '?')}, torch {packages.get('torch', '?')}"),
         ("devices", ", ".join(_device(one) for one in environment.get("devices") or ()) or "CPU"),
     ]
     speed = metrics.last("perf/frames_per_s")

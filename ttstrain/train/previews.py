@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -33,6 +33,7 @@ from ttstrain.data.audio import read_clip
 from ttstrain.data.readers.locate import AUDIO_SUFFIXES
 from ttstrain.data.reference import choose_reference
 from ttstrain.data.transcript import clean
+from ttstrain.digest import sha256
 from ttstrain.errors import CheckpointError, NoSpeechError, UserError, first_line, is_out_of_memory
 from ttstrain.modules.mel_distance import mel_distance
 from ttstrain.recipe.schema import base_files
@@ -213,6 +214,50 @@ def generate_previews(
     with _noted_on_error(run, previews, NUMBERS):
         _write_numbers(folder, step, entries, _only_heard(listening, heard))
     return values | _means(values) | dict(heard.values)
+
+
+def speak_on_request(run: Run, previews: Previews, text: str, *, breakable: Breakable = nullcontext) -> None:
+    """Generate a text with raw and with EMA weights now, or the previews if it is empty, into this step's folder.
+
+    The judge does not listen, nothing is logged, and training goes on as if nothing had been asked. Only the main rank
+    generates. What fails, or is left out because a signal asks to leave, is noted.
+    """
+    if not run.ranks.main:
+        return
+    step, folder = run.progress.step, _folder(run, run.progress.step)
+    if not text and (folder / NUMBERS).exists():
+        run.trackers.note(f"SAMPLE: the samples of step {step} are there already")
+        return
+    if not previews.sentences:
+        run.trackers.note("SAMPLE: this run generates no samples (`sample.every`, or the reason given above)")
+        return
+    asked = Previews([_asked(previews.sentences[0], text)] if text else previews.sentences, told=previews.told)
+    spoken: dict[SpokenBy, dict[str, Spoken]] = {}
+    with suppress(Hurried), _told(run, asked, "what was asked for"):
+        folder.mkdir(parents=True, exist_ok=True)
+        spoken["online"] = _speak_all(run, asked, folder, weights="online", breakable=breakable)
+        if run.ema is not None:
+            averaged = run.ema.swapped_in(run.task.exported())
+            spoken["ema"] = _speak_all(run, asked, folder, weights="ema", swap=averaged, breakable=breakable)
+    entries = []
+    for preview in asked.sentences:
+        variants = {weights: said[preview.name] for weights, said in spoken.items() if preview.name in said}
+        if variants:
+            entries.append({**_entry(preview, variants, Heard()), "asked": True})
+            run.trackers.sample(step, preview.name, preview.prompt.text, variants)
+    with _told(run, asked, NUMBERS):
+        named = {entry["name"] for entry in entries}
+        kept, only_heard = _entries(folder), _entries(folder, "only_heard")
+        _write_numbers(folder, step, [*(one for one in kept if one["name"] not in named), *entries], only_heard)
+
+
+def _asked(like: Preview, text: str) -> Preview:
+    """Say a text as a preview is said. The same text has the same name at every step."""
+    cleaned = clean(text)
+    changes = tuple(repair.why for repair in cleaned.repairs if repair.action != "accept")
+    prompt = replace(like.prompt, text=cleaned.text)
+    name = f"asked-{sha256(cleaned.text)[:8]}"
+    return replace(like, name=name, prompt=prompt, recorded=None, recorded_s=None, notes=changes)
 
 
 def _listen(run: Run, previews: Previews, listening: Listening, losses: Mapping[Speaker, float]) -> Heard:
@@ -472,13 +517,13 @@ def _write_numbers(
     atomic.write_text(folder / NUMBERS, text + "\n")
 
 
-def _entries(folder: Path) -> list[dict[str, Any]]:
-    """Read `_write_numbers`' file; [] if it is missing or damaged: it can be made again."""
+def _entries(folder: Path, key: str = "previews") -> list[dict[str, Any]]:
+    """Read a list of `_write_numbers`' file; [] if it is missing or damaged: it can be made again."""
     try:
-        values = documents.read_object(folder / NUMBERS, error=CheckpointError, keys={"previews": list}, numbers="any")
+        values = documents.read_object(folder / NUMBERS, error=CheckpointError, keys={key: list}, numbers="any")
     except CheckpointError:
         return []
-    entries: list[dict[str, Any]] = values["previews"]
+    entries: list[dict[str, Any]] = values[key]
     return entries
 
 

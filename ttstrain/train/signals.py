@@ -1,4 +1,4 @@
-"""Requests to stop or to save, by signals and files, handled between two steps.
+"""Requests to stop, to save or to speak, by signals and files, handled between two steps.
 
 SIGTERM, SIGUSR1       finish the step, save, leave with exit code 75     batch systems, before they take a machine
 SIGHUP                 the same; not where it is ignored, as under nohup  a terminal that is closed
@@ -8,6 +8,7 @@ Ctrl-C a second time   stop at once (KeyboardInterrupt), nothing is saved
 any, in the last step  save, evaluate, save again, leave with exit code 0; the next signal leaves the evaluation out
 `<run>/STOP`           finish the step, save, leave with exit code 0
 `<run>/SAVE`           save and go on
+`<run>/SAMPLE`         generate samples and go on: of the text in the file, of the usual sentences if it is empty
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ HURRIED = ("preempted", "interrupted")  # requests by signal: batch systems kill
 
 log = logging.getLogger(__name__)
 
+LONGEST_TEXT = 2000  # bytes of the file `SAMPLE` that are read
 POLL_S = 1.0  # between checks for the files: one on a network drive may take a millisecond
 
 # SIGUSR1 is what `sbatch --signal=USR1@120` sends two minutes before the end. Windows has it no more than SIGHUP.
@@ -108,7 +110,7 @@ def _write(message: str) -> None:
 class Signals:
     """Collects requests while it is entered; restores the former signal handlers when it is left.
 
-    Enter it in the main thread just before training: old `STOP` and `SAVE` files are removed. Worker processes that
+    Enter it in the main thread just before training: old request files are removed. Worker processes that
     are forked meanwhile ignore its signals: Ctrl-C and most batch systems signal every process, and the last step
     still needs its data.
     """
@@ -116,10 +118,12 @@ class Signals:
     def __init__(self, run_dir: Path, *, speak: bool = True, clock: Callable[[], float] = time.monotonic) -> None:
         self._stop_file = run_dir / "STOP"
         self._save_file = run_dir / "SAVE"
+        self._sample_file = run_dir / "SAMPLE"
         self._speak = speak  # False in all processes but one
         self._clock = clock
         self._looked = -POLL_S
         self._save = False
+        self._sample: str | None = None  # the text to say; empty: the usual sentences
         self._request: Request | None = None
         self._ctrl_c = False
         self._doing = "finishing this step and saving"
@@ -137,6 +141,15 @@ class Signals:
         """Return whether a checkpoint was requested since the last call."""
         self._look_for_files()
         asked, self._save = self._save, False
+        return asked
+
+    def sample_requested(self) -> str | None:
+        """Return the text to say if samples were requested since the last call; empty means the usual sentences.
+
+        Only in the process that speaks: the others return None and leave the file to it.
+        """
+        self._look_for_files()
+        asked, self._sample = self._sample, None
         return asked
 
     @property
@@ -162,7 +175,7 @@ class Signals:
 
     def __enter__(self) -> Self:
         self._process = os.getpid()
-        for file in (self._stop_file, self._save_file):
+        for file in (self._stop_file, self._save_file, *((self._sample_file,) if self._speak else ())):
             with suppress(OSError):
                 file.unlink()
         self._former = _handle((*_PREEMPTING, signal.SIGINT), self._on_signal)
@@ -203,6 +216,18 @@ class Signals:
         if self._remove(self._stop_file) and self._request is None:
             self._request = "stop"
         self._save = self._remove(self._save_file) or self._save
+        if self._speak and (text := self._text()) is not None and self._remove(self._sample_file):
+            self._sample = text
+
+    def _text(self) -> str | None:
+        """Read the file `SAMPLE`; None where there is none."""
+        try:
+            with self._sample_file.open("rb") as file:
+                return file.read(LONGEST_TEXT).decode("utf-8", "ignore").strip()
+        except FileNotFoundError:
+            return None
+        except OSError:
+            return ""  # it may be removed though it cannot be read
 
     def _remove(self, file: Path) -> bool:
         """Remove a request file and return whether it existed, so that each request counts once.

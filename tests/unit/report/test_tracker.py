@@ -62,9 +62,11 @@ def test_pages_take_at_most_their_share_of_the_time(run: Path, monkeypatch: pyte
     watched = started(run, [], clock)
     for step in range(1000):
         watched.log(step, {"eval/loss/total": 1.0})
-    assert len(written) == 1 + int(500 // (0.5 / tracker.SHARE))
+    assert len(written) > 5
+    assert 0.5 * (len(written) - 1) <= tracker.SHARE * clock.now
+    before = len(written)
     watched.finish("done")
-    assert len(written) == 2 + int(500 // (0.5 / tracker.SHARE))  # the last page is always written
+    assert len(written) == before + 1  # the last page is always written
 
 
 def test_an_error_is_noted_once_and_nothing_else(run: Path) -> None:

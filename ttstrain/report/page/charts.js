@@ -3,6 +3,7 @@
 const SERIES_COLOURS = 8;
 const WHOSE = { online: "--series-1", ema: "--series-2", base: "--muted" };
 const charts = []; // what is drawn now, to be drawn again for another width or theme
+const kept = new Map(); // id of a chart -> what a person set: scale, hidden lines, zoom
 let redrawn = 0;
 
 // Put the charts of the same id of all runs into one; lines carry the run's number.
@@ -40,8 +41,10 @@ function chartFigure(merged, runs) {
   const thinned = Math.max(...merged.parts.map((part) => part.chart.thinned));
   if (thinned) figure.append(el("p", { class: "note" },
     `Of ${steps(thinned)} logged steps the lowest and highest of each stretch are drawn.`));
-  const state = { merged, runs, plot, where, legend, scale, figure, log: merged.log, hidden: new Set(), u: null };
-  scale.addEventListener("click", () => { state.log = !state.log; drawChart(state); });
+  if (!kept.has(merged.id)) kept.set(merged.id, { log: merged.log, hidden: new Set(), zoom: null });
+  const set = kept.get(merged.id);
+  const state = { merged, runs, plot, where, legend, scale, figure, set, u: null };
+  scale.addEventListener("click", () => { set.log = !set.log; drawChart(state); });
   figure.querySelector(".focus").addEventListener("keydown", (event) => moveCursor(state, event));
   charts.push(state);
   return figure;
@@ -69,7 +72,7 @@ function linesOf({ merged, runs }) {
       let stroke = WHOSE[line.whose] || `--series-${(place % SERIES_COLOURS) + 1}`;
       if (several) stroke = `--series-${(number % SERIES_COLOURS) + 1}`;
       if (line.style === "limit") stroke = "--muted";
-      if (line.style === "planned") stroke = "--text"; // thin dashes over the line: seen where they part, and where they do not
+      if (line.style === "planned" && !several) stroke = "--text"; // thin dashes over the line: seen where they part, and where they do not
       let dash = line.style === "planned" || line.style === "limit" ? [5, 5] : null;
       if (!several && line.whose === "base") dash = [4, 3];
       if (several && !dash) dash = [null, [8, 3], [2, 3], [8, 3, 2, 3]][line.whose ? ["online", "ema", "base"].indexOf(line.whose) : place % 4];
@@ -84,7 +87,7 @@ function drawChart(state) {
   const data = uPlot.join(lines.map((line) => [line.steps, line.values]));
   const positive = lines.every((line) => line.values.every((value) => value === null || value >= 0)) &&
     lines.some((line) => line.values.some((value) => value > 0));
-  const log = state.log && positive;
+  const log = state.set.log && positive;
   if (log) for (let i = 1; i < data.length; i++) data[i] = data[i].map((value) => (value === 0 ? null : value));
   state.scale.hidden = !positive;
   state.scale.setAttribute("aria-pressed", String(log));
@@ -93,22 +96,28 @@ function drawChart(state) {
   state.u = new uPlot({
     width: Math.max(240, state.plot.clientWidth), height: 220, legend: { show: false },
     cursor: { sync: { key: "steps", scales: ["x", null] }, drag: { x: true, y: false }, points: { size: 7 } },
-    scales: { x: { time: false }, y: log ? { distr: 3 } : { range: (_, low, high) => aroundValues(low, high) } },
+    scales: { x: { time: false, ...(state.set.zoom || {}) }, y: log ? { distr: 3 } : { range: (_, low, high) => aroundValues(low, high) } },
     padding: [8, 12, 0, 0],
     axes: [
       { ...axis, size: 32, values: (_, all) => all.map((value) => (Number.isInteger(value) ? steps(value) : "")), space: 70 },
       { ...axis, size: 62, values: (_, all) => all.map((value) => (value === null ? "" : shortNumber(value))) },
     ],
     series: [{}, ...lines.map((line, index) => ({
-      stroke: colour(line.stroke), dash: line.dash || undefined, spanGaps: true, show: !state.hidden.has(index),
+      stroke: colour(line.stroke), dash: line.dash || undefined, spanGaps: true, show: !state.set.hidden.has(index),
       width: line.style === "line" ? 2 : 1, alpha: line.style === "faint" ? 0.35 : 1,
       points: { show: !many && line.style === "line", size: 5 },
     }))],
-    hooks: { draw: [(u) => drawMarks(u, state)], setCursor: [(u) => readOut(u, state, lines)] },
+    hooks: { draw: [(u) => drawMarks(u, state)], setCursor: [(u) => readOut(u, state, lines)], setScale: [(u, key) => key === "x" && keepZoom(u, state)] },
   }, data, state.plot);
   state.lines = lines;
   drawLegend(state, lines);
   readOut(state.u, state, lines);
+}
+
+function keepZoom(u, { set }) {
+  const [first, last] = [u.data[0][0], u.data[0][u.data[0].length - 1]];
+  const { min, max } = u.scales.x;
+  set.zoom = min > first || max < last ? { min, max } : null;
 }
 
 function aroundValues(low, high) {
@@ -141,10 +150,10 @@ function drawLegend(state, lines) {
     key.style.borderTopColor = colour(line.stroke);
     if (line.style === "faint") key.style.opacity = "0.4";
     return el("li", {}, el("button", {
-      type: "button", "aria-pressed": String(!state.hidden.has(index)), title: "show or hide",
+      type: "button", "aria-pressed": String(!state.set.hidden.has(index)), title: "show or hide",
       onclick: () => {
-        if (!state.hidden.delete(index)) state.hidden.add(index);
-        state.u.setSeries(index + 1, { show: !state.hidden.has(index) });
+        if (!state.set.hidden.delete(index)) state.set.hidden.add(index);
+        state.u.setSeries(index + 1, { show: !state.set.hidden.has(index) });
         drawLegend(state, lines);
         readOut(state.u, state, lines);
       },
@@ -178,7 +187,7 @@ function moveCursor({ u }, event) {
   const last = u.data[0].length - 1;
   const from = u.cursor.idx === null || u.cursor.idx === undefined || u.cursor.left < 0 ? last : u.cursor.idx;
   const place = Math.min(last, Math.max(0, from + way));
-  u.setCursor({ left: u.valToPos(u.data[0][place], "x"), top: u.over.clientHeight / 2 });
+  u.setCursor({ left: u.valToPos(u.data[0][place], "x"), top: u.over.clientHeight / 2 }, true, true);
 }
 
 function drawAllCharts() {

@@ -43,17 +43,28 @@ function draw() {
   drawAllCharts();
 }
 
-// What is new of a run that is watched. The pointer, the filters and the player stay where they are.
+// What is new of a run that is watched. What a person set, opened, typed or plays stays as it is.
 function take(newer) {
   const playing = player.button && player.button.dataset.address;
   const focused = document.activeElement && document.activeElement.id;
+  const place = window.scrollY;
+  const opened = new Map([...document.querySelectorAll("details")].map((one) => [one.querySelector("summary").textContent, one.open]));
+  const scrolled = new Map([...document.querySelectorAll(".scroll")].map((one) => [one.getAttribute("aria-label"), [one.scrollLeft, one.scrollTop]]));
+  const typed = new Map([...document.querySelectorAll("#recipe input")].map((one) => [one.id, one.type === "checkbox" ? one.checked : one.value]));
   report = newer;
   draw();
+  for (const one of document.querySelectorAll("details")) one.open = opened.get(one.querySelector("summary").textContent) ?? one.open;
+  for (const one of document.querySelectorAll(".scroll")) [one.scrollLeft, one.scrollTop] = scrolled.get(one.getAttribute("aria-label")) || [0, 0];
+  for (const one of document.querySelectorAll("#recipe input")) {
+    if (one.type === "checkbox") one.checked = typed.get(one.id) || false; else one.value = typed.get(one.id) || "";
+    one.dispatchEvent(new Event(one.type === "checkbox" ? "change" : "input"));
+  }
   if (playing) {
     const again = [...document.querySelectorAll("button.sound")].find((button) => button.dataset.address === playing);
     if (again) { player.button = again; again.setAttribute("aria-pressed", String(!player.audio.paused)); }
   }
-  if (focused && document.getElementById(focused)) document.getElementById(focused).focus();
+  if (focused && document.getElementById(focused)) document.getElementById(focused).focus({ preventScroll: true });
+  window.scrollTo(0, place);
 }
 
 const isDark = () => (document.documentElement.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";

@@ -15,7 +15,7 @@ function settingsSection(runs, differences) {
   own.addEventListener("change", draw);
   const tables = runs.map((run) => {
     const rows = run.settings.map((one) => el("tr", { "data-origin": one.origin || "default" },
-      el("th", { scope: "row" }, one.key), el("td", {}, one.value, one.decided ? el("span", { class: "note" }, ` → ${one.decided}`) : null), el("td", { class: "origin" }, one.origin)));
+      el("th", { scope: "row" }, one.key), el("td", { class: "value" }, one.value, one.decided ? el("span", { class: "note" }, ` → ${one.decided}`) : null), el("td", { class: "origin" }, one.origin)));
     bodies.push(...rows);
     const whole = table(`Recipe of ${run.name}`, ["setting", "value", "set by"], rows);
     return many ? el("details", {}, el("summary", {}, run.name), whole) : whole;
@@ -28,7 +28,7 @@ function differencesTable(runs, differences) {
   if (runs.length < 2) return null;
   if (!differences.length) return el("p", {}, "The recipes of these runs do not differ.");
   return table("Settings that differ", ["setting", ...runs.map((run) => run.name)], differences.map((one) =>
-    el("tr", {}, el("th", { scope: "row" }, one.key), one.values.map((value) => el("td", {}, value === null ? "–" : value)))));
+    el("tr", {}, el("th", { scope: "row" }, one.key), one.values.map((value) => el("td", { class: "value" }, value === null ? "–" : value)))));
 }
 
 function judgeTable(run, several) {
@@ -49,7 +49,7 @@ function judgeTable(run, several) {
 function eventsSection(runs) {
   const blocks = runs.map((run) => {
     const all = [...run.events.incidents, ...run.events.warnings].sort((a, b) => a.step - b.step);
-    const rows = all.map((one) => el("tr", {}, el("td", { class: "number" }, steps(one.step)), el("td", {}, one.kind), el("td", {}, one.text)));
+    const rows = all.map((one) => el("tr", {}, el("td", { class: "number" }, steps(one.step)), el("td", {}, one.kind), el("td", { class: "value" }, one.text)));
     const more = run.events.left_out ? el("p", { class: "note" }, `${run.events.left_out} more are in the run's folder.`) : null;
     return [runs.length > 1 ? el("h3", {}, run.name) : null,
       all.length ? table(`Incidents and warnings of ${run.name}`, ["step", "what", "why"], rows) : el("p", {}, "None."), more,
