@@ -48,6 +48,10 @@ def test_wheel_carries_recipes_configs_and_speech_but_no_tests(wheel: Path) -> N
     assert "ttstrain/_demo/metadata.jsonl" in names
     assert {f"ttstrain/judge/_weights/{name}" for name in ("ge2e.safetensors", "NOTICE", "LICENSE.ge2e")} <= set(names)
     assert "ttstrain/_voice/LICENSE.txt" in names
+    page = {path.name for path in (REPO / "ttstrain" / "report" / "page").iterdir()}
+    assert (
+        {name for name in names if "report/page/" in name} >= {f"ttstrain/report/page/{name}" for name in page} > set()
+    )
     assert sum(name.endswith(".ogg") for name in names) == 96 + 11  # demo and voice
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not [name for name in names if name.startswith(("tests/", "scripts/"))]

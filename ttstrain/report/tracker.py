@@ -27,10 +27,17 @@ class ReportTracker:
 
     def start(self, info: RunInfo) -> None:
         """Take in the folder; nothing is written before there is something to see."""
-        self._reader = Reader(info.run_dir)
+        try:
+            self._reader = Reader(info.run_dir)
+        except Exception as error:
+            self._tell(error)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        if self._clock() >= self._next and any(key.startswith(WORTH_A_PAGE) for key in values):
+        if (
+            self._reader is not None
+            and self._clock() >= self._next
+            and any(key.startswith(WORTH_A_PAGE) for key in values)
+        ):
             self._write("running")
 
     def sample(self, step: int, name: str, text: str, spoken: Mapping[SpokenBy, Spoken]) -> None:
@@ -51,13 +58,17 @@ class ReportTracker:
             self._reader = None
 
     def _write(self, status: str) -> None:
-        assert self._reader is not None, "log before start"
+        assert self._reader is not None
         started = self._clock()
         try:
-            write_page([self._reader.read(status=status)], self._reader.run / REPORT)
+            if self._reader.run.is_dir():  # a folder that was removed is not made again
+                write_page([self._reader.read(status=status)], self._reader.run / REPORT)
         except Exception as error:
-            if not self._told:
-                self._told = True
-                self._note(f"{REPORT} is not written: {first_line(error)}")
+            self._tell(error)
         ended = self._clock()
         self._next = ended + (ended - started) / SHARE
+
+    def _tell(self, error: Exception) -> None:
+        if not self._told:
+            self._told = True
+            self._note(f"{REPORT} is not written: {first_line(error)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,19 @@ def test_an_error_is_noted_once_and_nothing_else(run: Path) -> None:
     watched.finish("done")
     assert len(notes) == 1
     assert notes[0].startswith("report.html is not written: ")
+
+
+def test_a_folder_that_was_removed_is_not_made_again(run: Path) -> None:
+    watched = started(run, notes := [])
+    shutil.rmtree(run)
+    watched.finish("failed")
+    assert not run.exists()
+    assert notes == []
+
+
+def test_a_run_without_a_description_goes_on_without_a_page(tmp_path: Path) -> None:
+    watched = started(tmp_path, notes := [])
+    watched.log(1, {"eval/loss/total": 1.0})
+    watched.finish("done")
+    assert len(notes) == 1
+    assert not list(tmp_path.iterdir())

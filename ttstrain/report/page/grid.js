@@ -59,7 +59,7 @@ function gridRow(run, row, columns, several) {
   const longest = Math.max(...row.cells.map((cell) => cell.seconds), 0.1);
   const cells = columns.map((column) => {
     const cell = row.cells.find((one) => one.by === column.by && one.step === column.step);
-    return el("td", {}, cell ? soundButton(run, row, cell, column, longest, several) : null);
+    return el("td", { "data-column": column.title, class: cell ? null : "empty" }, cell ? soundButton(run, row, cell, column, longest, several) : null);
   });
   return el("tr", {}, el("th", { scope: "row", class: "text" }, el("span", { class: "said" }, row.text), el("span", { class: "note" }, row.name)), cells);
 }
