@@ -82,7 +82,7 @@ def command(*arguments: str | Path) -> list[str]:
 
 # ---------------------------------------------------------------- what a run left behind
 
-TIMED = ("time/", "perf/")
+TIMED = ("time/", "perf/", "judge/share_of_time")
 
 
 def metrics(run: Path, *, after: int = -1) -> list[dict[str, float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from ttstrain.checkpoint.run_folder import REPORT
 from ttstrain.errors import first_line
@@ -42,6 +43,9 @@ class ReportTracker:
 
     def sample(self, step: int, name: str, text: str, spoken: Mapping[SpokenBy, Spoken]) -> None:
         """Do nothing: the samples' numbers are logged when all are there."""
+
+    def checkpoint(self, step: int, folder: Path, *, best: bool) -> None:
+        """Do nothing: the next page shows which is the best."""
 
     def incident(self, step: int, kind: str, message: str) -> None:
         """Do nothing: the next page shows it."""

@@ -15,7 +15,7 @@ from ttstrain.train.decide import After, Ending, Found, Place, Requests, decide,
 from ttstrain.train.evaluation_loop import Pieces
 from ttstrain.train.held_out import HeldOut
 from ttstrain.train.measure import BY_RESUME, ONCE_SAVED, measure, measure_first, remember
-from ttstrain.train.previews import speak_on_request
+from ttstrain.train.previews import generate_on_request
 from ttstrain.train.requests import answer, leave, look_for_requests, tell_saved
 from ttstrain.train.run import Run
 from ttstrain.train.signals import Signals
@@ -85,7 +85,7 @@ def finish_step(run: Run, taken: Taken, held_out: HeldOut, snapshots: Snapshots,
     if after.save and not waits(run, after, requests, found):
         checkpointing.save(run, best=found.improved, metrics=values)
     if (text := signals.sample_requested()) is not None and not requests.hurried:
-        speak_on_request(run, held_out.previews, text, breakable=signals.breakable)
+        generate_on_request(run, held_out.previews, text, breakable=signals.breakable)
     if after.leave == "done" and run.progress.owes_evaluation:
         return measure_saved(run, requests, held_out, snapshots, signals)
     if after.leave is not None:

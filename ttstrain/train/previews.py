@@ -216,7 +216,7 @@ def generate_previews(
     return values | _means(values) | dict(heard.values)
 
 
-def speak_on_request(run: Run, previews: Previews, text: str, *, breakable: Breakable = nullcontext) -> None:
+def generate_on_request(run: Run, previews: Previews, text: str, *, breakable: Breakable = nullcontext) -> None:
     """Generate a text with raw and with EMA weights now, or the previews if it is empty, into this step's folder.
 
     The judge does not listen, nothing is logged, and training goes on as if nothing had been asked. Only the main rank
@@ -233,19 +233,19 @@ def speak_on_request(run: Run, previews: Previews, text: str, *, breakable: Brea
         return
     asked = Previews([_asked(previews.sentences[0], text)] if text else previews.sentences, told=previews.told)
     spoken: dict[SpokenBy, dict[str, Spoken]] = {}
-    with suppress(Hurried), _told(run, asked, "what was asked for"):
+    with suppress(Hurried), _noted_on_error(run, asked, "what was asked for"):
         folder.mkdir(parents=True, exist_ok=True)
-        spoken["online"] = _speak_all(run, asked, folder, weights="online", breakable=breakable)
+        spoken["online"] = _generate_all(run, asked, folder, weights="online", breakable=breakable)
         if run.ema is not None:
             averaged = run.ema.swapped_in(run.task.exported())
-            spoken["ema"] = _speak_all(run, asked, folder, weights="ema", swap=averaged, breakable=breakable)
+            spoken["ema"] = _generate_all(run, asked, folder, weights="ema", swap=averaged, breakable=breakable)
     entries = []
     for preview in asked.sentences:
         variants = {weights: said[preview.name] for weights, said in spoken.items() if preview.name in said}
         if variants:
             entries.append({**_entry(preview, variants, Heard()), "asked": True})
             run.trackers.sample(step, preview.name, preview.prompt.text, variants)
-    with _told(run, asked, NUMBERS):
+    with _noted_on_error(run, asked, NUMBERS):
         named = {entry["name"] for entry in entries}
         kept, only_heard = _entries(folder), _entries(folder, "only_heard")
         _write_numbers(folder, step, [*(one for one in kept if one["name"] not in named), *entries], only_heard)
