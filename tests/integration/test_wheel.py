@@ -52,7 +52,7 @@ def test_wheel_carries_recipes_configs_and_speech_but_no_tests(wheel: Path) -> N
     assert (
         {name for name in names if "report/page/" in name} >= {f"ttstrain/report/page/{name}" for name in page} > set()
     )
-    assert sum(name.endswith(".ogg") for name in names) == 96 + 11  # demo and voice
+    assert sum(name.endswith(".ogg") for name in names) == 96 + 29  # demo and voice
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not [name for name in names if name.startswith(("tests/", "scripts/"))]
 
