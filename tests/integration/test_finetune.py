@@ -70,7 +70,7 @@ def test_the_run_folder_holds_what_it_promises(finished: tuple[Path, Any]) -> No
     run, done = finished
     assert {path.name for path in run.iterdir()} == {
         *("recipe.yaml", "plan.json", "env.json", "metrics.jsonl"),
-        *("data", "checkpoints", "samples", "sessions", "wandb", "judge.json"),
+        *("data", "checkpoints", "samples", "sessions", "wandb", "judge.json", "report.html"),
     }
     assert (run / "data" / "quarantine.jsonl").is_file()
     root = run / "checkpoints"
@@ -80,7 +80,8 @@ def test_the_run_folder_holds_what_it_promises(finished: tuple[Path, Any]) -> No
     assert {"weights.safetensors", "ema.safetensors", "optimizers.safetensors"} <= set(loaded.meta.files)
     assert {path.name for path in (root / "step-00000060").iterdir()} == {*loaded.meta.files, "meta.json"}
     assert [path.name for path in sorted((run / "samples").iterdir())] == [
-        f"step-{step:08d}" for step in (0, 30, STEPS)
+        "recordings",  # as they were trained on, for the report
+        *(f"step-{step:08d}" for step in (0, 30, STEPS)),
     ]
     for wav in run.glob("samples/*/*.wav"):
         samples, rate = soundfile.read(wav)

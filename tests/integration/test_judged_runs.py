@@ -14,6 +14,7 @@ from ttstrain.errors import RecipeError
 from ttstrain.judge.figures import Figures
 from ttstrain.judge.rule import Side, stand
 from ttstrain.runs.resume import resume
+from ttstrain.tracking import jsonl
 
 JUDGED = (
     "sample.every=2",
@@ -68,7 +69,7 @@ def test_in_so_short_a_run_the_judge_waits_for_the_end_and_says_so(recipe: Path,
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("it listens at a later sampling step") == 1
     assert [step.step for step in judged.read(tmp_path / "short").steps] == [3]
-    rows = {row["step"]: row for row in metrics(tmp_path / "short")}
+    rows = {row["step"]: row for row in jsonl.read(tmp_path / "short" / jsonl.FILE_NAME)}
     assert "judge/pace" not in rows[1] and 0 < rows[3]["judge/share_of_time"] < 1
     assert f"judge: {100 * rows[3]['judge/share_of_time']:.0f} % of the run's time" in done.stderr
 

@@ -294,5 +294,5 @@ def test_a_request_that_cannot_be_met_is_told(
     recipe: Path, tmp_path: Path, asked_at: Callable[[dict[int, str]], None], capfd: pytest.CaptureFixture[str]
 ) -> None:
     asked_at({1: "What a day!"})
-    finetune(recipe, tmp_path, "train.steps=2", "name=silent")
+    finetune(recipe, tmp_path, "train.steps=2", NO_WARMUP, "name=silent")
     assert "SAMPLE: this run generates no samples" in capfd.readouterr().err

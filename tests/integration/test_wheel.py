@@ -69,5 +69,5 @@ def test_installed_command_lists_recipes(installed: Path, tmp_path: Path) -> Non
 def test_installed_command_plans_the_quickstart(installed: Path, tmp_path: Path) -> None:
     plan = run(installed, tmp_path, str(installed / "bin" / "ttstrain"), "plan", "quickstart")
     assert "package:small_f5" in plan
-    assert "9 clips" in plan  # the voice without its 2 held-out clips
+    assert "27 clips" in plan  # the voice without its 2 held-out clips
     assert not list(tmp_path.iterdir())  # planning writes nothing where it is called

@@ -140,6 +140,7 @@ def test_exit_codes_are_those_that_scripts_rely_on() -> None:
         "UserError": 2,
         "RecipeError": 2,
         "DataError": 3,
+        "NoSpeechError": 3,
         "CheckpointError": 4,
         "FolderLostError": 4,
         "DivergedError": 5,
