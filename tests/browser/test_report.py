@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -140,6 +141,18 @@ def test_lines_and_scales_are_switched(open_tab: Open, address: str) -> None:
     assert page.evaluate("charts.find((one) => one.merged.id === 'held-out').u.scales.y.distr") == 3
 
 
+def test_metrics_without_a_number_are_not_called_zero(open_tab: Open, tmp_path: Path) -> None:
+    made = run_folders.write_run(tmp_path / "made")
+    rows = [{"step": step, "perf/mfu": 0.0, "ema/distance": None, "perf/padding_share": 0.5} for step in (1, 2)]
+    run_folders.write_metrics(made, rows)
+    write_report([made], made / "report.html")
+    tab = open_tab((made / "report.html").as_uri())
+    assert tab.page.get_by_text("Always 0: MFU.").count() == 1
+    assert tab.page.get_by_text("Always NaN or infinite: EMA distance.").count() == 1
+    assert tab.page.locator("figure.chart canvas").count() == 1
+    assert tab.errors == []
+
+
 NAMELESS = """[...document.querySelectorAll('button, input, select')].filter((one) =>
   !(one.textContent.trim() || one.getAttribute('aria-label') || (one.labels && one.labels.length))).length"""
 # Of two colours of the style, the contrast as WCAG 2 defines it.
@@ -197,6 +210,7 @@ def test_a_watched_run_is_steered_and_redrawn(
     open_tab: Open, tmp_path: Path, artefacts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live, "FRESH_S", 0.0)
+    monkeypatch.setattr(live, "SHARE", math.inf)
     run = run_folders.write_run(tmp_path / "made")
     with hold(run), live.Server(run) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -221,6 +235,8 @@ def test_a_watched_run_is_steered_and_redrawn(
             page.fill("#setting-text", "optim.lr")
             run_folders.write_metrics(run, [run_folders.row(step) for step in range(71)])
             until(page, "report.runs[0].charts[0].steps.at(-1) === 70")
+            followers = "uPlot.sync('steps').plots.length"
+            assert page.evaluate(followers) == page.evaluate("charts.length")  # those of the former page are gone
             assert page.input_value("#setting-text") == "optim.lr"
             assert page.locator("#recipe tbody tr:visible th").all_inner_texts() == ["optim.lr"]
             assert page.input_value("#say-text") == "What a day!"

@@ -15,6 +15,7 @@ from ttstrain.weights import Weights
 
 FILE_NAME = "judge.json"
 SCHEMA = 1
+MOST_BYTES = 256 * documents.MEBIBYTE  # a step takes some 12 kB
 FELL = 0.05  # of the voice's similarity, since the best step: the run got worse
 
 
@@ -92,7 +93,9 @@ def read(run: Path) -> Judged:
     path = run / FILE_NAME
     if not path.exists():
         return Judged()
-    values = documents.read_object(path, error=CheckpointError, keys={"steps": list, "base": dict})
+    values = documents.read_object(
+        path, error=CheckpointError, keys={"steps": list, "base": dict}, most_bytes=MOST_BYTES
+    )
     try:
         steps = [JudgedStep.of_json(documents.check_object(entry, _IN_A_STEP)) for entry in values["steps"]]
     except (ValueError, KeyError, TypeError) as error:

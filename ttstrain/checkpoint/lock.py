@@ -27,6 +27,7 @@ _MAX_BYTES = 10_000  # bytes of the file that are read: a command line may be lo
 _IN_LOCK: dict[str, type] = {"host": str, "pid": int, "since": str, "command": str}
 
 Answer = Literal["held", "busy", "no locks here"]
+Holder = Literal["held", "free", "unknown"]
 
 
 class RunBusyError(UserError):
@@ -101,23 +102,28 @@ def hold(folder: Path, *, made: bool = False) -> RunLock:
 
 def is_held(folder: Path) -> bool:
     """Tell whether a process writes into a run's folder now; False where that cannot be found out."""
+    return holder(folder) == "held"
+
+
+def holder(folder: Path) -> Holder:
+    """Tell whether a process writes into a run's folder now; `unknown` where the file system has no locks."""
     if sys.platform == "win32":
-        return False
+        return "unknown" if (folder / LOCK).exists() else "free"
     import fcntl
 
     try:
         descriptor = os.open(folder / LOCK, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
-    except OSError:
-        return False
+    except OSError:  # a run that ends takes the file away
+        return "free"
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return True
+        return "held"
     except OSError:
-        return False
+        return "unknown"
     finally:
         os.close(descriptor)  # and with it the lock
-    return False
+    return "free"
 
 
 def _open_locked(path: Path) -> tuple[int, Answer]:

@@ -43,6 +43,13 @@ def name(folder: Path) -> str:
     return written if isinstance(written, str) and written else folder.name
 
 
+def is_mute(folder: Path) -> bool:
+    """Tell whether a run's recipe switches samples off; False where its plan is damaged."""
+    recipe = _read_record(folder / PLAN).get("recipe")
+    sample = recipe.get("sample") if isinstance(recipe, dict) else None
+    return isinstance(sample, dict) and sample.get("every", "") is None
+
+
 def read_plan(folder: Path) -> dict[str, Any]:
     """Read the run's length from its plan. Raises CheckpointError if the plan is damaged."""
     return documents.read_object(folder / PLAN, error=CheckpointError, keys=_IN_PLAN, hint=_ANEW)

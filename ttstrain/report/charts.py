@@ -237,7 +237,9 @@ def _with_planned(chart: Chart, plan: Mapping[str, Any]) -> Chart:
 
 
 def _with_limit(chart: Chart, plan: Mapping[str, Any]) -> Chart:
-    limit = (plan.get("recipe") or {}).get("optim", {}).get("max_grad_norm")
+    recipe = plan.get("recipe")
+    optim = recipe.get("optim") if isinstance(recipe, Mapping) else None
+    limit = optim.get("max_grad_norm") if isinstance(optim, Mapping) else None
     if not isinstance(limit, int | float) or not chart.steps:
         return replace(chart, note="Before clipping; nothing is clipped.")
     line = Line("optim.max_grad_norm", "limit", style="limit")

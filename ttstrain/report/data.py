@@ -113,7 +113,8 @@ def _planned(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
         return []
     if isinstance(found.get("padding_share"), int | float):
         facts.append(("padding", f"{100 * found['padding_share']:.0f} % of a batch"))
-    if overlong := found.get("overlong"):
+    overlong = found.get("overlong")
+    if isinstance(overlong, list) and overlong:
         facts.append(("too long", f"{len(overlong):,} left out, longer than a batch holds: {_some(overlong)}"))
     texts = found.get("texts")
     if isinstance(texts, Mapping):
@@ -172,7 +173,8 @@ def _left_out(path: Path, notes: list[str]) -> list[LeftOut]:
 
 def _amount(clips: Sequence[Clip]) -> str:
     seconds = sum(clip.duration_s for clip in clips)
-    time = f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
+    time = f"{seconds / 60:.1f} minutes" if 60 <= seconds < 3600 else f"{seconds / 3600:.1f} hours"
+    time = f"{seconds:.0f} seconds" if seconds < 60 else time
     return f"{len(clips):,} clip{'s' * (len(clips) != 1)}, {time}"
 
 

@@ -1,15 +1,18 @@
 """A run's page while it trains, served to this machine only: the page, what is new, sounds, and three requests.
 
 - The server listens on 127.0.0.1. Every path begins with a random token that only the printed address holds, and a
-  request whose `Host` is another name is refused: a foreign page that guesses the port learns nothing.
+  request whose `Host` is neither 127.0.0.1 nor localhost is refused: a foreign page that guesses the port, or whose
+  name leads here, learns nothing.
 - What may be written are the files `SAMPLE`, `SAVE` and `STOP` in the run's folder, which work by hand as well.
 - Files are served from the run's `samples` only.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -17,10 +20,11 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote
 
 from ttstrain import digest, documents
-from ttstrain.checkpoint.lock import is_held
+from ttstrain.checkpoint import run_folder
+from ttstrain.checkpoint.lock import holder
 from ttstrain.data import atomic
 from ttstrain.errors import RecipeError, UserError
 from ttstrain.report import page
@@ -29,6 +33,7 @@ from ttstrain.report.write import status_of
 
 HOST = "127.0.0.1"
 FRESH_S = 2.0  # what was read is good for so long
+SHARE = 0.1  # of the time, at most, goes into reading: the run may need this machine
 LONGEST_BODY = 8_000  # bytes
 LONGEST_TEXT = 500  # characters
 _TYPES = {".wav": "audio/wav", ".flac": "audio/flac"}
@@ -46,7 +51,8 @@ class Watched:
     run: Path
     _reader: Reader = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _read_at: float = -FRESH_S
+    _asking: threading.Lock = field(default_factory=threading.Lock)
+    _read_again: float = -math.inf  # time from which on the run is read again
     _version: str = ""
     _values: dict[str, Any] = field(default_factory=dict)
 
@@ -56,27 +62,32 @@ class Watched:
     def latest(self) -> tuple[str, dict[str, Any]]:
         """Return the run as the page shows it, and a word that changes when that does."""
         with self._lock:
-            if time.monotonic() - self._read_at >= FRESH_S:
+            started = time.monotonic()
+            if started >= self._read_again:
                 values = compare([self._reader.read(status=status_of(self.run))]).to_json()
                 shown = page.as_json({key: value for key, value in values.items() if key != "written"})
                 self._version = digest.sha256(page.encoded(shown))[:16]
-                self._values, self._read_at = values, time.monotonic()
+                ended = time.monotonic()
+                self._values, self._read_again = values, ended + max(FRESH_S, (ended - started) / SHARE)
             return self._version, self._values
 
     def ask(self, what: str, text: str) -> tuple[HTTPStatus, str]:
         """Write a request into the run's folder; return what to say."""
         name, said = _REQUESTS[what]
-        if not is_held(self.run):
+        if holder(self.run) == "free":
             return HTTPStatus.CONFLICT, "No process trains this run now, so nobody would answer."
         path = self.run / name
-        if what == "sample" and path.exists():
-            return HTTPStatus.CONFLICT, "The run has not answered the last request for samples yet."
-        if path.is_symlink():
-            return HTTPStatus.CONFLICT, f"{name} is a link: nothing is written."
-        try:
-            atomic.write_text(path, f"{text}\n" if what == "sample" and text else "")
-        except OSError as error:
-            return HTTPStatus.INTERNAL_SERVER_ERROR, f"{name} cannot be written: {error.strerror or error}"
+        with self._asking:
+            if what == "sample" and path.exists():
+                return HTTPStatus.CONFLICT, "The run has not answered the last request for samples yet."
+            if what == "sample" and run_folder.is_mute(self.run):
+                return HTTPStatus.CONFLICT, "This run generates no samples: its recipe says `sample.every: null`."
+            if path.is_symlink():
+                return HTTPStatus.CONFLICT, f"{name} is a link: nothing is written."
+            try:
+                atomic.write_text(path, f"{text}\n" if what == "sample" and text else "")
+            except OSError as error:
+                return HTTPStatus.INTERNAL_SERVER_ERROR, f"{name} cannot be written: {error.strerror or error}"
         return HTTPStatus.OK, said
 
 
@@ -103,9 +114,15 @@ class Server(ThreadingHTTPServer):
         """The page's address."""
         return f"http://{HOST}:{self.server_port}/{self.token}/"
 
-    def is_named(self, host: str) -> bool:
-        """Tell whether a `Host` or the host of an `Origin` is this server."""
-        return host in (f"{HOST}:{self.server_port}", f"localhost:{self.server_port}")
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a browser that hangs up, as it does when a sound is stopped."""
+        if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
+
+
+def is_here(host: str) -> bool:
+    """Tell whether a `Host` names this machine, at any port: `ssh -L` may have given it another one."""
+    return re.fullmatch(rf"({re.escape(HOST)}|localhost)(:\d+)?", host, re.ASCII) is not None
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -136,6 +153,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         text = body.get("text", "")
         said = " ".join(text.split()) if isinstance(text, str) else ""
+        if any("\ud800" <= letter <= "\udfff" for letter in said):
+            self._answer(HTTPStatus.BAD_REQUEST, "The text holds half of a character.")
+            return
         if len(said) > LONGEST_TEXT:
             self._answer(HTTPStatus.BAD_REQUEST, f"The text has more than {LONGEST_TEXT} characters.")
             return
@@ -145,20 +165,21 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _own_path(self) -> str | None:
         """Return the path behind the token; None for a wrong token or another host's name."""
-        token, slash, path = urlsplit(self.path).path.lstrip("/").partition("/")
-        if not self.server.is_named(self.headers.get("Host", "")) or not slash:
+        token, slash, path = self.path.partition("?")[0].lstrip("/").partition("/")
+        if not is_here(self.headers.get("Host", "")) or not slash:
             return None
-        return unquote(path) if secrets.compare_digest(token.encode(), self.server.token.encode()) else None
+        given, own = token.encode("utf-8", "surrogateescape"), self.server.token.encode()
+        return unquote(path, errors="surrogateescape") if secrets.compare_digest(given, own) else None
 
     def _is_from_page(self) -> bool:
         """Tell whether a request to write comes from the page: no other site can send JSON here unasked."""
         origin = self.headers.get("Origin")
-        own = origin is None or self.server.is_named(origin.removeprefix("http://"))
+        own = origin is None or origin == f"http://{self.headers.get('Host', '')}"
         return own and self.headers.get("Content-Type", "").partition(";")[0].strip() == "application/json"
 
     def _body(self) -> dict[str, Any] | None:
         length = self.headers.get("Content-Length", "")
-        if not length.isdecimal() or int(length) > LONGEST_BODY:
+        if not re.fullmatch(r"\d{1,9}", length, re.ASCII) or int(length) > LONGEST_BODY:
             return None
         try:
             return documents.check_object(documents.parse(self.rfile.read(int(length))), {})
@@ -182,7 +203,7 @@ class _Handler(BaseHTTPRequestHandler):
         except (UserError, OSError) as error:
             self._say(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
             return
-        if parse_qs(urlsplit(self.path).query).get("since") == [version]:
+        if parse_qs(self.path.partition("?")[2]).get("since") == [version]:
             self._send(HTTPStatus.NO_CONTENT, b"", "application/json")
             return
         content = page.encoded(page.as_json(values))
@@ -201,11 +222,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._say(HTTPStatus.NOT_FOUND, "not found")
             return
         headers = {"Accept-Ranges": "bytes"}
-        part = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        if part is None or int(part[1]) >= len(content):
+        part = re.fullmatch(r"bytes=(\d{1,15})-(\d{0,15})", self.headers.get("Range", ""), re.ASCII)
+        start, end = (int(part[1]), min(int(part[2] or len(content)), len(content) - 1)) if part else (0, -1)
+        if start > end:  # no part is asked for, or one that is none
             self._send(HTTPStatus.OK, content, kind, headers=headers)
             return
-        start, end = int(part[1]), min(int(part[2] or len(content)), len(content) - 1)
         headers["Content-Range"] = f"bytes {start}-{end}/{len(content)}"
         self._send(HTTPStatus.PARTIAL_CONTENT, content[start : end + 1], kind, headers=headers)
 

@@ -22,7 +22,8 @@ def planned_lrs(plan: Mapping[str, Any], steps: Sequence[int]) -> dict[str, list
     So is everything that a damaged plan does not say.
     """
     found: dict[str, list[float]] = {}
-    for group in plan.get("groups", ()):
+    groups = plan.get("groups")
+    for group in groups if isinstance(groups, list) else ():
         try:
             if group["frozen"] is not True and group["layer_decay"] is None:
                 key = f"{group['optimizer']}/{group['name']}"

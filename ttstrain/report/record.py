@@ -23,6 +23,8 @@ from ttstrain.report.verdict import Judgement, Verdict, find_verdict, headline, 
 from ttstrain.tracking.jsonl import FILE_NAME
 
 VERSION = 1
+SUMMARISED = (run_folder.PLAN, "data/train.jsonl", "data/held_out.jsonl", "data/quarantine.jsonl")
+MOST_NAMED = 4  # metrics that were not finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,7 @@ class Reader:
             notes.append(f"{self._metrics.unreadable} lines of {FILE_NAME} cannot be read and are left out")
         if self._metrics.repeated:
             notes.append(f"{self._metrics.repeated} logged steps were taken back by rollbacks and are not drawn")
+        notes += _not_finite(self._metrics)
         return Record(
             name=run_folder.name(self.run) if plan else self.run.name,
             status=status,
@@ -99,7 +102,7 @@ class Reader:
             events=events,
             marks=events.incidents,
             checkpoints=checkpoints,
-            judgement=read_judgement(self.run),
+            judgement=read_judgement(self.run, best=checkpoints.best),
             grid=read_grid(self.run, self._shelf, best=checkpoints.best, clips=held_out),
             settings=read_settings(plan),
             data=data,
@@ -114,10 +117,21 @@ class Reader:
 
     def _summary(self, plan: Mapping[str, Any]) -> tuple[DataSummary, list[Clip]]:
         """Summarise the data, and list the held-out clips, again only where the clip lists have changed."""
-        state = [_state(self.run / "data" / name) for name in ("train.jsonl", "held_out.jsonl", "quarantine.jsonl")]
+        state = [_state(self.run / name) for name in SUMMARISED]
         if self._data is None or self._data[0] != state:
             self._data = state, summarise(self.run, plan), held_out_clips(self.run)
         return self._data[1:]
+
+
+def _not_finite(metrics: Metrics) -> list[str]:
+    """Name the metrics that were NaN or infinite: a curve has no point there."""
+    found = metrics.not_finite()
+    notes = [
+        f"`{key}` was NaN or infinite at {len(steps):,} logged step{'s' * (len(steps) > 1)}, first at step {steps[0]:,}"
+        for key, steps in list(found.items())[:MOST_NAMED]
+    ]
+    more = len(found) - MOST_NAMED
+    return [*notes, f"so were {more} other metrics"] if more > 0 else notes
 
 
 def _state(path: Path) -> tuple[int, int] | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from ttstrain import documents
 from ttstrain.contract.data import Clip
@@ -60,8 +61,9 @@ class _Sound:
 def read_grid(run: Path, shelf: Shelf, *, best: int | None = None, clips: Sequence[Clip] = ()) -> Grid:
     """Read a run's samples; `clips` are the held-out ones. What is missing or damaged is left out, with a note."""
     notes: list[str] = []
-    folders = {int(path.name[5:]): path for path in sorted((run / "samples").glob("step-*")) if path.name[5:].isdigit()}
-    shown = _spread(sorted(folders), best=best)
+    numbered = (path for path in sorted((run / "samples").glob("step-*")) if path.name[5:].isdecimal())
+    folders = {int(path.name[5:]): path for path in numbered}
+    shown = spread(sorted(folders), best=best)
     texts: dict[tuple[str, str], dict[str, Any]] = {}
     sounds: dict[tuple[str, str], list[_Sound]] = {}
     for step in shown:
@@ -80,7 +82,7 @@ def read_grid(run: Path, shelf: Shelf, *, best: int | None = None, clips: Sequen
     return Grid(rows, shown, len(folders) - len(shown), list(dict.fromkeys(notes)))
 
 
-def _spread(steps: Sequence[int], *, best: int | None) -> list[int]:
+def spread(steps: Sequence[int], *, best: int | None) -> list[int]:
     """Choose the steps to show: the first, the last, the best, and others spread evenly."""
     if len(steps) <= MOST_STEPS:
         return list(steps)
@@ -113,7 +115,7 @@ def _sounds(entry: Mapping[str, Any], folder: Path, step: int) -> Iterator[_Soun
         cell = Cell(
             by,
             None if by == "base" else step,
-            float(seconds) if isinstance(seconds, int | float) else 0.0,
+            float(seconds) if _is_finite(seconds) else 0.0,
             figures=_figures(found),
             asked=bool(entry.get("asked")),
         )
@@ -124,8 +126,13 @@ def _figures(found: Mapping[str, Any]) -> dict[str, float]:
     judge = found.get("judge")
     values: dict[str, Any] = {"mel distance": found.get("mel_distance"), "length ratio": found.get("duration_ratio")}
     values |= {name: judge.get(name) for name in _FIGURES} if isinstance(judge, Mapping) else {}
-    values |= dict(found.get("numbers") or {})
-    return {name: round(float(value), 4) for name, value in values.items() if isinstance(value, int | float)}
+    numbers = found.get("numbers")
+    values |= dict(numbers) if isinstance(numbers, Mapping) else {}
+    return {name: round(float(value), 4) for name, value in values.items() if _is_finite(value)}
+
+
+def _is_finite(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _base_once(found: Sequence[_Sound]) -> list[_Sound]:
@@ -138,7 +145,7 @@ def _base_once(found: Sequence[_Sound]) -> list[_Sound]:
 def _recording(run: Path, entry: Mapping[str, Any], clips: Sequence[Clip], notes: list[str]) -> _Sound | None:
     """Find the recording of a preview's text among the held-out clips, by its text and its length."""
     seconds = entry.get("recorded_s")
-    if not isinstance(seconds, int | float):
+    if not _is_finite(seconds):
         return None
     alike = [clip for clip in clips if clip.text == entry["text"] and abs(clip.duration_s - seconds) < 1e-3]
     if not alike:
@@ -162,14 +169,19 @@ def _with_addresses(
         return (0 if step is None else 1 if step in (last, best) else 2), -(step or 0)
 
     pictures: dict[int, str] = {}
+    addresses: dict[int, str] = {}
     for one in sorted((one for row in rows for one in row), key=rank):
-        try:
+        try:  # libsndfile's errors, and the system's: the grid is whole without this sound
             pictures[id(one)] = shelf.picture(one.path)
         except Exception as error:
             notes.append(f"{one.path.name} cannot be drawn: {first_line(error)}")
+        try:
+            addresses[id(one)] = shelf.address(one.path)
+        except Exception as error:
+            notes.append(f"{one.path.name} cannot be put into the page: {first_line(error)}")
     if "" in pictures.values():
         notes.append(f"{list(pictures.values()).count('')} sounds have no picture: the page stays under its size")
     return [
-        [replace(one.cell, address=shelf.address(one.path), picture=pictures.get(id(one), "")) for one in row]
+        [replace(one.cell, address=addresses.get(id(one), ""), picture=pictures.get(id(one), "")) for one in row]
         for row in rows
     ]

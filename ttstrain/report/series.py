@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ from ttstrain import documents
 
 Floats = npt.NDArray[np.float64]
 MEDIAN_ROWS = 25  # as on the screen: short enough to follow the run, long enough to hide the luck of one batch
+_MOST_STEPS = 1 << 53  # what the page's numbers hold exactly
 _CHECKED = 200  # bytes of the last line that tell whether the file is still the one that was read
 
 
@@ -59,22 +61,24 @@ class Metrics:
         try:
             with self._path.open("rb") as file:
                 file.seek(self._offset)
-                content = file.read()
+                if file.read(len(self._seen)) != self._seen:  # a resume has cut the file
+                    self._begin_anew()
+                file.seek(self._offset)
+                self._read_on(file)
         except FileNotFoundError:
             self._begin_anew()
-            return
-        if not content.startswith(self._seen):  # a resume has cut the file
-            self._begin_anew()
-            content = self._path.read_bytes()
-        lines = content.splitlines(keepends=True)
-        if lines and not lines[-1].endswith(b"\n"):
-            lines.pop()
-        first = bool(self._seen)  # the first line was read before
-        for number, line in enumerate(lines):
-            self._take(line, again=first and number == 0)
-        if lines:
-            self._offset += sum(map(len, lines[:-1]))
-            self._seen = lines[-1][:_CHECKED].rstrip(b"\n}")
+
+    def _read_on(self, file: IO[bytes]) -> None:
+        """Read complete lines from here on; the first one was read before, unless the file is begun."""
+        again, last = bool(self._seen), b""
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            self._take(line, again=again)
+            self._offset += len(last)
+            again, last = False, line
+        if last:
+            self._seen = last[:_CHECKED].rstrip(b"\n}")
 
     def _take(self, line: bytes, *, again: bool) -> None:
         try:
@@ -83,15 +87,19 @@ class Metrics:
             self.unreadable += 1
             return
         step = row.pop("step")
+        if not 0 <= step < _MOST_STEPS:
+            self.unreadable += 1
+            return
         if step <= self.last_step:
             if not again:
                 self.repeated += self._logged_since(step)
-            for series in self.series.values():
-                series.cut(step)
+            for one in self.series.values():
+                one.cut(step)
         self.last_step = step
         for key, value in row.items():
             if value is None or isinstance(value, int | float):
-                series = self.series.setdefault(key, Series())
+                if (series := self.series.get(key)) is None:
+                    series = self.series[key] = Series()
                 series.steps.append(step)
                 series.values.append(math.nan if value is None or not math.isfinite(value) else float(value))
 
@@ -110,6 +118,14 @@ class Metrics:
         place = bisect_left(series.steps, step)
         found = series.values[place] if place < len(series.steps) and series.steps[place] == step else math.nan
         return found if math.isfinite(found) else None
+
+    def not_finite(self) -> dict[str, list[int]]:
+        """Return the steps at which a metric was logged as NaN or infinity, by its key; those that never were lack."""
+        found = {}
+        for key, series in self.series.items():
+            if len(where := np.flatnonzero(np.isnan(np.asarray(series.values)))):
+                found[key] = np.asarray(series.steps)[where].tolist()
+        return found
 
     def last(self, key: str) -> float | None:
         """Return a metric's last finite value; None without any."""

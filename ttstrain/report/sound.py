@@ -30,42 +30,53 @@ _FORMATS: dict[Codec, tuple[str, str, str]] = {  # libsndfile's names, type on t
 }
 
 
+_Version = tuple[str, int, int]  # a file's path, time in ns and size
+
+
 @dataclass(slots=True)
 class Shelf:
-    """Gives addresses and pictures of sound files; pictures are kept while the file stays the same."""
+    """Gives addresses and pictures of sound files; the pictures of the last page are kept for the next one."""
 
     page: Path  # the folder that the page will lie in
     embed: Codec | None = None
     spent: int = 0  # bytes of pictures on this page
-    _pictures: dict[tuple[str, int, int], str] = field(default_factory=dict)
-    failed: list[str] = field(default_factory=list)  # what could not be read, for people
+    _full: bool = False  # a picture had no room
+    _pictures: dict[_Version, str] = field(default_factory=dict)  # of this page
+    _before: dict[_Version, str] = field(default_factory=dict)  # of the page before
 
     def begin(self, page: Path, embed: Codec | None) -> None:
         """Begin a page."""
-        self.page, self.embed, self.spent, self.failed = page, embed, 0, []
+        self.page, self.embed, self.spent, self._full = page, embed, 0, False
+        self._before, self._pictures = self._pictures, {}
 
     def address(self, path: Path) -> str:
         """Return where the page plays a file from: relative to the page, or the sound itself."""
         if self.embed is None:
-            return quote(os.path.relpath(path.resolve(), self.page.resolve()).replace(os.sep, "/"))
+            return quote(os.fsencode(os.path.relpath(path.resolve(), self.page.resolve()).replace(os.sep, "/")))
         return embedded(path, self.embed)
 
     def picture(self, path: Path) -> str:
-        """Return a file's picture as an address; empty where the page has no room for it."""
+        """Return a file's picture as an address; empty from the first one on for which the page has no room."""
+        if self._full:
+            return ""
         status = path.stat()
         key = (str(path), status.st_mtime_ns, status.st_size)
-        if key not in self._pictures:
-            decoded = decode(path, max_s=MAX_S)
-            mono = decoded.samples.mean(axis=1)
-            seconds = len(mono) / max(1, decoded.sample_rate)
-            width = max(8, min(MOST_PIXELS, round(PIXELS_PER_S * seconds)))
-            drawn = mel.draw(mono, decoded.sample_rate, width=width)
-            self._pictures[key] = f"data:image/png;base64,{base64.b64encode(drawn).decode('ascii')}"
-        found = self._pictures[key]
-        if self.spent + len(found) > PICTURE_BYTES:
+        found = self._before.get(key) or _drawn(path)
+        self._full = self.spent + len(found) > PICTURE_BYTES
+        if self._full:
             return ""
+        self._pictures[key] = found
         self.spent += len(found)
         return found
+
+
+def _drawn(path: Path) -> str:
+    decoded = decode(path, max_s=MAX_S)
+    mono = decoded.samples.mean(axis=1)
+    seconds = len(mono) / max(1, decoded.sample_rate)
+    width = max(8, min(MOST_PIXELS, round(PIXELS_PER_S * seconds)))
+    drawn = mel.draw(mono, decoded.sample_rate, width=width)
+    return f"data:image/png;base64,{base64.b64encode(drawn).decode('ascii')}"
 
 
 def embedded(path: Path, codec: Codec) -> str:

@@ -12,7 +12,8 @@ from ttstrain.checkpoint import judged, run_folder
 from ttstrain.errors import CheckpointError
 from ttstrain.judge.figures import MEANINGS
 from ttstrain.report.events import Events
-from ttstrain.report.series import Metrics
+from ttstrain.report.samples import spread
+from ttstrain.report.series import Metrics, Series
 from ttstrain.shell import quoted
 from ttstrain.tracking.judged import read_verdicts
 
@@ -37,7 +38,7 @@ class JudgedSide:
     whose: str
     usable: bool
     faults: Sequence[str]
-    figures: Mapping[str, Mapping[str, float]]  # name -> mean, low, high, clips
+    figures: Mapping[str, Mapping[str, float | None]]  # name -> mean, and the interval's low and high where it has some
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class Judgement:
     titles: Sequence[tuple[str, str, int]] = ()  # name, title and digits of each figure that was measured
     sides: Sequence[JudgedSide] = ()
     words: Sequence[tuple[int, str]] = ()  # step -> verdict on it
+    left_out: int = 0  # steps that are not shown
 
 
 def find_verdict(run: Path, metrics: Metrics, events: Events) -> Verdict:
@@ -65,15 +67,17 @@ def _loss(metrics: Metrics) -> Iterator[str]:
     key = "eval/loss/total" if "eval/loss/total" in keys else next(iter(keys), None)
     if key is None:
         return
-    series = metrics.series[key]
-    known = [(step, value) for step, value in zip(series.steps, series.values, strict=True) if math.isfinite(value)]
+    known = _known(metrics, key)
     if len(known) < 2:
         return
     (first, before), (last, now) = known[0], known[-1]
     best_step, best = min(known, key=lambda pair: pair[1])
     went = "fell" if now < before else "rose"
     sentence = f"Held-out loss {went} from {before:.4g} (step {first:,}) to {now:.4g} (step {last:,})"
-    if best_step == first:
+    averaged = _lowest(metrics, key.replace("eval/loss/", "eval/ema_loss/", 1))
+    if best_step == first and averaged is not None and averaged[1] < before:
+        yield f"{sentence}; the EMA's was lowest at step {averaged[0]:,} with {averaged[1]:.4g}."
+    elif best_step == first:
         yield f"{sentence}: no evaluation is better than the first one. Lower the LR, or check the data."
     elif best_step != last:
         yield f"{sentence}; it was lowest at step {best_step:,} with {best:.4g} and has risen since."
@@ -81,12 +85,23 @@ def _loss(metrics: Metrics) -> Iterator[str]:
         yield f"{sentence}, its lowest so far."
 
 
+def _known(metrics: Metrics, key: str) -> list[tuple[int, float]]:
+    """Return the steps and finite values of a metric; none where it was not logged."""
+    series = metrics.series.get(key, Series())
+    return [(step, value) for step, value in zip(series.steps, series.values, strict=True) if math.isfinite(value)]
+
+
+def _lowest(metrics: Metrics, key: str) -> tuple[int, float] | None:
+    return min(_known(metrics, key), key=lambda pair: pair[1], default=None)
+
+
 def _distance(metrics: Metrics) -> Iterator[str]:
-    series = metrics.series.get("sample/mel_distance/mean")
-    if series is not None and len(series.steps) > 1:
+    known = _known(metrics, "sample/mel_distance/mean")
+    if len(known) > 1:
+        (first, before), (last, now) = known[0], known[-1]
         yield (
-            f"Mel distance of the samples to the recordings: {series.values[0]:.3f} at step {series.steps[0]:,}, "
-            f"{series.values[-1]:.3f} at step {series.steps[-1]:,}."
+            f"Mel distance of the samples to the recordings: {before:.3f} at step {first:,}, {now:.3f} at step "
+            f"{last:,}."
         )
 
 
@@ -99,12 +114,16 @@ def _trouble(events: Events) -> Iterator[str]:
         yield f"Warnings, which are listed below: {len(events.warnings)}."
 
 
-def read_judgement(run: Path) -> Judgement:
-    """Read the judge's figures with their intervals; none where they are missing or damaged."""
+def read_judgement(run: Path, *, best: int | None = None) -> Judgement:
+    """Read the judge's figures with their intervals; none where they are missing or damaged.
+
+    Of many steps the first, the last, the best and others spread evenly are shown.
+    """
     try:
-        steps = judged.read(run).steps
+        every = {one.step: one for one in judged.read(run).steps}
     except CheckpointError:
         return Judgement()
+    steps = [every[step] for step in spread(sorted(every), best=best)]
     sides: list[JudgedSide] = []
     for one in steps:
         for whose in ("online", "ema"):
@@ -114,21 +133,23 @@ def read_judgement(run: Path) -> Judgement:
         sides.insert(0, _side(None, "base", base))
     measured = {name for side in sides for name in side.figures}
     titles = [(one.name, one.title, one.digits) for one in MEANINGS if one.name in measured]
-    return Judgement(titles, sides, [(one.step, one.words) for one in steps])
+    return Judgement(titles, sides, [(one.step, one.words) for one in steps], left_out=len(every) - len(steps))
 
 
 def _side(step: int | None, whose: str, values: Mapping[str, Any]) -> JudgedSide:
+    found = values.get("figures")
     figures = {
-        str(name): {part: float(interval[part]) for part in ("mean", "low", "high")}
-        for name, interval in (values.get("figures") or {}).items()
-        if isinstance(interval, Mapping) and all(_is_number(interval.get(part)) for part in ("mean", "low", "high"))
+        str(name): {part: _number(interval.get(part)) for part in ("mean", "low", "high")}
+        for name, interval in (found.items() if isinstance(found, Mapping) else ())
+        if isinstance(interval, Mapping) and _number(interval.get("mean")) is not None
     }
     faults = [str(fault) for fault in values.get("faults") or ()]
     return JudgedSide(step, _SIDES[whose], bool(values.get("usable")), faults, figures)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _number(value: Any) -> float | None:
+    """Return a number that is one, as short as the page needs it; of one sentence there is no interval."""
+    return None if isinstance(value, bool) or not isinstance(value, int | float) else float(f"{value:.5g}")
 
 
 # ---------------------------------------------------------------- what the run is

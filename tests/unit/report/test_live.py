@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import io
 import json
+import math
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +20,7 @@ import soundfile
 from ttstrain.checkpoint.lock import hold
 from ttstrain.errors import RecipeError
 from ttstrain.report import live
-from ttstrain.report.live import Server
+from ttstrain.report.live import SHARE, Server
 
 
 @pytest.fixture
@@ -28,6 +31,7 @@ def run(tmp_path: Path) -> Path:
 @pytest.fixture
 def server(run: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(live, "FRESH_S", 0.0)
+    monkeypatch.setattr(live, "SHARE", math.inf)
     with Server(run) as found:
         thread = threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -71,7 +75,16 @@ def test_nothing_is_said_without_the_token(server: Server, path: str) -> None:
 
 def test_a_name_that_leads_here_is_no_way_in(server: Server) -> None:
     assert ask(server, f"/{server.token}/", headers={"Host": f"evil.example:{server.server_port}"})[0] == 404
+    assert ask(server, f"/{server.token}/", headers={"Host": "evil.example"})[0] == 404
     assert ask(server, f"/{server.token}/", headers={"Host": f"localhost:{server.server_port}"})[0] == 200
+
+
+def test_a_forwarded_port_may_be_another_one(server: Server, run: Path) -> None:
+    here = {"Host": "localhost:8080"}
+    assert ask(server, f"/{server.token}/", headers=here)[0] == 200
+    with hold(run):
+        assert post(server, "save", Origin="http://localhost:8080", **here)[0] == 200
+        assert post(server, "stop", Origin="http://localhost:9999", **here)[0] == 404  # a page of another server
 
 
 def test_the_page_and_what_is_new(server: Server, run: Path) -> None:
@@ -100,6 +113,9 @@ def test_sounds_of_the_run_are_served_whole_and_in_part(server: Server, run: Pat
     assert (status, part) == (206, content[100:200])
     assert headers["Content-Range"] == f"bytes 100-199/{len(content)}"
     assert ask(server, f"/{server.token}/{path}", headers={"Range": "bytes=44-"})[1] == content[44:]
+    for none in ("bytes=5-2", f"bytes={len(content)}-", f"bytes={'9' * 5000}-", "bytes=-5"):
+        status, whole, headers = ask(server, f"/{server.token}/{path}", headers={"Range": none})
+        assert (status, len(whole), "Content-Range" in headers) == (200, len(content), False)
 
 
 @pytest.mark.parametrize(
@@ -151,6 +167,8 @@ def test_nothing_is_written_where_nobody_would_read_it(server: Server, run: Path
         ("save", ["no object"], {}),
         ("sample", {"text": "long " * 2000}, {}),
         ("sample", {"text": "long " * 150}, {}),
+        ("sample", {"text": "half \ud800"}, {}),
+        ("save", {}, {"Content-Length": "9" * 5000}),
     ],
 )
 def test_other_writes_are_refused(server: Server, run: Path, what: str, body: Any, headers: dict[str, str]) -> None:
@@ -163,3 +181,63 @@ def test_other_writes_are_refused(server: Server, run: Path, what: str, body: An
 def test_a_port_that_is_taken_is_an_error_of_the_users(server: Server, run: Path) -> None:
     with pytest.raises(RecipeError, match="cannot be used"):
         Server(run, port=server.server_port)
+
+
+@pytest.mark.parametrize("line", [b"GET //[ HTTP/1.1", b"GET /\xff/ HTTP/1.1", b"POST /%%/save HTTP/1.1"])
+def test_an_address_that_is_none_is_not_found(server: Server, line: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as connection:
+        host = f"Host: 127.0.0.1:{server.server_port}".encode()
+        connection.sendall(line + b"\r\n" + host + b"\r\nConnection: close\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 404")
+    assert capfd.readouterr().err == ""
+
+
+def test_a_browser_that_hangs_up_is_no_error(server: Server, capfd: pytest.CaptureFixture[str]) -> None:
+    for error in (BrokenPipeError(), ConnectionResetError(), TimeoutError()):
+        try:
+            raise error
+        except OSError:
+            server.handle_error(None, ("127.0.0.1", 1))
+    assert capfd.readouterr().err == ""
+
+
+def test_a_run_without_samples_says_so(server: Server, run: Path) -> None:
+    plan = json.loads((run / "plan.json").read_text())
+    plan["recipe"]["sample"]["every"] = None
+    (run / "plan.json").write_text(json.dumps(plan))
+    with hold(run):
+        status, said = post(server, "sample", {"text": "What a day!"})
+        assert (status, "generates no samples" in said) == (409, True)
+        assert not (run / "SAMPLE").exists()
+
+
+def test_where_there_are_no_locks_requests_are_written(
+    server: Server, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run / ".lock").touch()
+    assert post(server, "save")[0] == 409
+
+    def no_locks(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    assert post(server, "save")[0] == 200
+
+
+def test_reading_takes_a_tenth_of_the_time_at_most(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    reads: list[float] = []
+    watched = live.Watched(run)
+    record = watched._reader.read()
+
+    def read(**_: Any) -> Any:
+        reads.append(clock[0])
+        clock[0] += 3.0  # a long run on a busy machine
+        return record
+
+    monkeypatch.setattr(live.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(live.Reader, "read", lambda _self, **_: read())
+    for _ in range(300):
+        watched.latest()
+        clock[0] += 1.0
+    assert 1 < len(reads) <= SHARE * clock[0] / 3 + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,12 @@ import pytest
 import run_folders
 import soundfile
 
+from ttstrain.checkpoint import judged
 from ttstrain.errors import RecipeError
+from ttstrain.judge.figures import MEANINGS
 from ttstrain.optim.schedule import lr_at
 from ttstrain.recipe.schema import Cosine
+from ttstrain.report import page, sound
 from ttstrain.report.charts import MOST_POINTS, Chart
 from ttstrain.report.planned import planned_lrs
 from ttstrain.report.record import Reader, Record, compare
@@ -122,8 +126,8 @@ def test_settings_say_where_they_come_from_and_what_auto_became(record: Record) 
 
 def test_data_are_summarised(record: Record) -> None:
     facts = dict(record.data.facts)
-    assert facts["trained on"] == "3 clips, 0.1 minutes"  # 9 seconds
-    assert facts["held out"] == "1 clip, 0.0 minutes"
+    assert facts["trained on"] == "3 clips, 9 seconds"
+    assert facts["held out"] == "1 clip, 1 seconds"
     assert facts["too long"] == "1 left out, longer than a batch holds: long-1"
     assert [(one.title, sum(one.counts)) for one in record.data.histograms] == [("Duration", 3), ("Pace", 3)]
     assert dict(record.data.symbols)["a"] == 3 * "an ordinary text".count("a")
@@ -165,3 +169,90 @@ def test_a_run_that_is_read_again_shows_what_is_new(tmp_path: Path) -> None:
     again = reader.read()
     assert chart(again, "held-out").steps[-1] == 40
     assert list(again.grid.steps) == [0, 20, 40]
+
+
+def test_values_that_are_no_numbers_are_left_out_and_told(tmp_path: Path) -> None:
+    run = run_folders.write_run(tmp_path / "made", steps=20)
+    rows = [run_folders.row(step) | {"train/loss/total": None if 5 <= step < 8 else 1.0} for step in range(21)]
+    run_folders.write_metrics(run, rows)
+    numbers = run / "samples" / "step-00000020" / "numbers.json"
+    numbers.write_text(numbers.read_text().replace('"mel_distance": 1.5', '"mel_distance": NaN').replace("1.2", "NaN"))
+    found = Reader(run).read()
+    assert "`train/loss/total` was NaN or infinite at 3 logged steps, first at step 5" in found.notes
+    (row,) = found.grid.rows
+    assert [cell.figures for cell in row.cells if cell.step == 20] == [{"length ratio": 1.0}] * 2
+    page.as_json(compare([found]).to_json())
+
+
+def test_an_average_that_is_better_than_the_base_is_not_hidden(tmp_path: Path) -> None:
+    run = run_folders.write_run(tmp_path / "made")
+    losses = [(0, 1.0, 1.0), (10, 1.2, 0.8), (20, 1.3, 0.7)]
+    run_folders.write_metrics(
+        run, [{"step": step, "eval/loss/total": raw, "eval/ema_loss/total": ema} for step, raw, ema in losses]
+    )
+    (said, *_) = Reader(run).read().verdict.sentences
+    assert said.endswith("to 1.3 (step 20); the EMA's was lowest at step 20 with 0.7.")
+    run_folders.write_metrics(run, [{"step": step, "eval/loss/total": raw} for step, raw, _ in losses])
+    assert "no evaluation is better than the first one" in Reader(run).read().verdict.sentences[0]
+
+
+def judged_step(step: int, interval: dict[str, float | None]) -> judged.JudgedStep:
+    side = {"usable": True, "faults": [], "figures": {meaning.name: interval for meaning in MEANINGS}}
+    return judged.JudgedStep(step, "online", "better", "closer to the voice", 0.5, {"online": side, "base": side})
+
+
+def test_of_many_judged_steps_a_few_are_shown_and_the_page_stays_small(tmp_path: Path) -> None:
+    run = run_folders.write_run(tmp_path / "made")
+    interval: dict[str, float | None] = {"mean": 0.123456789, "low": 0.0, "high": 0.2, "clips": 8}
+    judged.write(run, judged.Judged([judged_step(step, interval) for step in range(10, 15_001, 10)]))
+    found = Reader(run).read()
+    shown = sorted({side.step for side in found.judgement.sides if side.step is not None})
+    assert (shown[0], shown[-1], len(shown), found.judgement.left_out) == (10, 15_000, 40, 1460)
+    assert len(page.as_json(compare([found]).to_json())) < 1_000_000
+
+
+def test_a_figure_of_one_sentence_is_shown_without_an_interval(tmp_path: Path) -> None:
+    run = run_folders.write_run(tmp_path / "made")
+    judged.write(run, judged.Judged([judged_step(20, {"mean": 0.5, "low": None, "high": None, "clips": 1})]))
+    (side,) = (one for one in Reader(run).read().judgement.sides if one.step == 20)
+    assert side.figures["voice"] == {"mean": 0.5, "low": None, "high": None}
+
+
+def test_a_sound_that_cannot_be_put_into_the_page_is_told(tmp_path: Path) -> None:
+    run = run_folders.write_run(tmp_path / "made")
+    (run / "samples/step-00000040/clip-0.wav").write_bytes(b"no sound")
+    found = Reader(run).read(embed="flac")
+    assert any("clip-0.wav cannot be put into the page" in note for note in found.grid.notes)
+    (row,) = found.grid.rows
+    assert [(cell.by, cell.step) for cell in row.cells if not cell.address] == [("online", 40)]
+
+
+def test_pictures_are_drawn_once_and_those_of_the_last_page_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_folders.write_run(tmp_path / "made")
+    drawn: list[Path] = []
+    monkeypatch.setattr(sound, "_drawn", lambda path: drawn.append(path) or "p" * 100)
+    monkeypatch.setattr(sound, "PICTURE_BYTES", 250)
+    shelf = sound.Shelf(run)
+    files = sorted((run / "samples").glob("*/*.wav"))
+    for _ in range(2):
+        shelf.begin(run, None)
+        assert [len(shelf.picture(file)) for file in files[:5]] == [100, 100, 0, 0, 0]
+    assert drawn == [files[0], files[1], files[2], files[2]]  # what has no room is not kept, and the rest not drawn
+    shelf.begin(run, None)
+    shelf.picture(files[3])
+    shelf.begin(run, None)
+    assert len(shelf._before) == 1
+
+
+def test_a_plan_of_another_version_hides_nothing_else(tmp_path: Path) -> None:
+    run = run_folders.write_run(tmp_path / "made")
+    (run / "plan.json").write_text(json.dumps({"recipe": "no recipe", "groups": None, "data": {"overlong": 3}}))
+    assert chart(Reader(run).read(), "grad-norm").steps
+
+
+def test_names_that_are_no_unicode_have_addresses(tmp_path: Path) -> None:
+    run = run_folders.write_run(tmp_path / "made").rename(tmp_path / os.fsdecode(b"made-\xff"))
+    found = Reader(run).read(page=tmp_path)
+    assert found.grid.rows[0].cells[0].address.startswith("made-%FF/samples/")

@@ -119,3 +119,17 @@ def test_the_running_median_is_of_what_came_before() -> None:
     medians = running_median(values)
     assert medians[:4].tolist() == [5.0, 5.0, 3.0, 3.0]
     assert medians[-1] == 2.0
+
+
+def test_numbers_that_no_step_can_have_are_no_metrics(file: Path) -> None:
+    file.write_text(lines({"step": 10**40, "a": 1}, {"step": -1, "a": 1}, {"step": 1, "a": 2}))
+    metrics = Metrics(file)
+    metrics.update()
+    assert (values(metrics, "a"), metrics.unreadable) == ({1: 2.0}, 2)
+
+
+def test_steps_without_a_finite_value_are_known(file: Path) -> None:
+    file.write_text(lines({"step": 1, "a": 1.0, "b": None}, {"step": 2, "a": None, "b": None}, {"step": 3, "a": 1.0}))
+    metrics = Metrics(file)
+    metrics.update()
+    assert metrics.not_finite() == {"a": [2], "b": [1, 2]}

@@ -18,13 +18,16 @@ function mergedCharts(runs) {
   return [...found.values()];
 }
 
-const isZero = (merged) => merged.parts.every((part) => part.chart.values.every((row) => row.every((value) => !value)));
+const everyValue = (merged, holds) => merged.parts.every((part) => part.chart.values.every((row) => row.every(holds)));
 
-// The figures of one section; those that never left 0 are only named.
+// The figures of one section; those that never left 0, or hold no number, are only named.
 function chartFigures(all, runs) {
-  const flat = all.filter(isZero);
-  return [el("div", { class: "charts" }, all.filter((chart) => !isZero(chart)).map((chart) => chartFigure(chart, runs))),
-    flat.length ? el("p", { class: "note" }, `Always 0: ${flat.map((chart) => chart.title).join(", ")}.`) : null];
+  const empty = all.filter((chart) => everyValue(chart, (value) => value === null));
+  const flat = all.filter((chart) => !empty.includes(chart) && everyValue(chart, (value) => !value));
+  const drawn = all.filter((chart) => !empty.includes(chart) && !flat.includes(chart));
+  const named = (what, some) => (some.length ? el("p", { class: "note" }, `${what}: ${some.map((chart) => chart.title).join(", ")}.`) : null);
+  return [el("div", { class: "charts" }, drawn.map((chart) => chartFigure(chart, runs))),
+    named("Always 0", flat), named("Always NaN or infinite", empty)];
 }
 
 function chartFigure(merged, runs) {

@@ -17,7 +17,7 @@ function gridSection(runs) {
   return section("samples", "Samples",
     el("div", { class: "controls" }, el("label", { for: "grid-text" }, "Texts with "), search, el("label", { for: "grid-steps" }, "Steps "), choice, box("raw", "raw weights"), box("ema", "EMA")),
     el("p", { class: "note" }, "A press plays or stops; arrow keys move in the grid, Escape stops. One sound stops another."),
-    count, place, runs.flatMap((run) => run.grid.notes.map((note) => el("p", { class: "note" }, note))));
+    count, place, runs.flatMap((run) => [...run.grid.notes, ...(run.grid.left_out ? [`${run.grid.left_out} more sampled steps of ${run.name} are in its folder.`] : [])].map((note) => el("p", { class: "note" }, note))));
 }
 
 function shownSteps(run) {

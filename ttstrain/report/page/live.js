@@ -21,15 +21,17 @@ function liveControls(live, take) {
 
 async function refresh(live, take, said) {
   let known = live.version;
+  let lost = false;
   for (;;) {
     await new Promise((done) => setTimeout(done, EVERY_MS));
     if (document.hidden) continue;
     try {
       const answer = await fetch(`${live.root}/data.json?since=${encodeURIComponent(known)}`);
+      if (!answer.ok) throw new Error(await answer.text());
+      if (lost) { lost = false; said.textContent = ""; }
       if (answer.status === 204) continue;
-      if (!answer.ok) throw new Error(`status ${answer.status}`);
       known = answer.headers.get("X-Version");
       take(await answer.json());
-    } catch (error) { said.textContent = `no answer from ttstrain watch: ${error.message}`; }
+    } catch (error) { lost = true; said.textContent = `no answer from ttstrain watch: ${error.message}`; }
   }
 }

@@ -24,6 +24,7 @@ function drawHeader(runs) {
 function draw() {
   const { runs, differences } = report;
   const several = runs.length > 1;
+  for (const { u } of charts) if (u) u.destroy(); // else it goes on following the pointer
   charts.length = 0;
   drawHeader(runs);
   const merged = mergedCharts(runs);

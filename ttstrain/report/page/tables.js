@@ -32,18 +32,20 @@ function differencesTable(runs, differences) {
 }
 
 function judgeTable(run, several) {
-  const { titles, sides, words } = run.judgement;
+  const { titles, sides, words, left_out: more } = run.judgement;
   if (!sides.length) return null;
   const rows = sides.map((side) => el("tr", { class: side.usable ? null : "unusable" },
     el("th", { scope: "row" }, side.step === null ? "base" : `step ${steps(side.step)}, ${side.whose}`),
     titles.map(([name, , digits]) => {
       const found = side.figures[name];
-      return el("td", { class: "number", title: found ? `${found.low.toFixed(digits)} to ${found.high.toFixed(digits)}, 95 % interval` : null }, found ? found.mean.toFixed(digits).replace(/^-(0\.?0*)$/, "$1") : "–");
+      const sure = found && found.low !== null && found.high !== null;
+      return el("td", { class: "number", title: sure ? `${found.low.toFixed(digits)} to ${found.high.toFixed(digits)}, 95 % interval` : null }, found ? found.mean.toFixed(digits).replace(/^-(0\.?0*)$/, "$1") : "–");
     }),
     el("td", { class: "why" }, side.usable ? "usable" : side.faults.join("; "))));
   const said = el("ol", { class: "words" }, words.map(([step, text]) => el("li", {}, `step ${steps(step)}: ${text}`)));
   return el("details", { open: !several }, el("summary", {}, several ? `What the judge heard of ${run.name}` : "What the judge heard, in figures"),
-    table(`The judge's figures of ${run.name}`, ["weights", ...titles.map((one) => one[1]), "usable?"], rows), said);
+    table(`The judge's figures of ${run.name}`, ["weights", ...titles.map((one) => one[1]), "usable?"], rows), said,
+    more ? el("p", { class: "note" }, `${steps(more)} more steps were judged; they are in judge.json and on the curves.`) : null);
 }
 
 function eventsSection(runs) {
