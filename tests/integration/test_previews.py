@@ -296,3 +296,20 @@ def test_a_request_that_cannot_be_met_is_told(
     asked_at({1: "What a day!"})
     finetune(recipe, tmp_path, "train.steps=2", NO_WARMUP, "name=silent")
     assert "SAMPLE: this run generates no samples" in capfd.readouterr().err
+
+
+def test_a_text_that_cannot_be_said_is_a_warning_each_time(
+    recipe: Path,
+    tmp_path: Path,
+    asked_at: Callable[[dict[int, str]], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def sample(_task: FlowTask, prompt: Prompt) -> Sample:
+        raise DataError("this text is too long")
+
+    monkeypatch.setattr(FlowTask, "sample", sample)
+    asked_at({1: "What a day!", 3: "What a day!"})
+    run = finetune(recipe, tmp_path, "sample.every=100", *ALONE, "train.steps=4", "name=mute")
+    said = [one.text for one in Reader(run).read().events.warnings]
+    why = "`What a day!` is not generated at step {}: this text is too long"
+    assert [one for one in said if one.startswith("SAMPLE")] == [f"SAMPLE: {why.format(step)}" for step in (1, 3)]

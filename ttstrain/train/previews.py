@@ -229,7 +229,7 @@ def generate_on_request(run: Run, previews: Previews, text: str, *, breakable: B
         run.trackers.note(f"SAMPLE: the samples of step {step} are there already")
         return
     if not previews.sentences:
-        run.trackers.note("SAMPLE: this run generates no samples (`sample.every`, or the reason given above)")
+        run.trackers.warn("SAMPLE: this run generates no samples (`sample.every`, or the reason given at its start)")
         return
     asked = Previews([_asked(previews.sentences[0], text)] if text else previews.sentences, told=previews.told)
     spoken: dict[SpokenBy, dict[str, Spoken]] = {}
@@ -245,10 +245,18 @@ def generate_on_request(run: Run, previews: Previews, text: str, *, breakable: B
         if variants:
             entries.append({**_entry(preview, variants, Heard()), "asked": True})
             run.trackers.sample(step, preview.name, preview.prompt.text, variants)
+        else:
+            run.trackers.warn(f"SAMPLE: `{preview.prompt.text}` is not generated at step {step}{_why(asked, preview)}")
     with _noted_on_error(run, asked, NUMBERS):
         named = {entry["name"] for entry in entries}
         kept, only_heard = _entries(folder), _entries(folder, "only_heard")
         _write_numbers(folder, step, [*(one for one in kept if one["name"] not in named), *entries], only_heard)
+
+
+def _why(previews: Previews, preview: Preview) -> str:
+    """Return why a preview failed, as far as that was told."""
+    told = f"WARNING: preview {preview.name} is missing"
+    return next((remark.removeprefix(told) for remark in previews.told if remark.startswith(told)), "")
 
 
 def _asked(like: Preview, text: str) -> Preview:
