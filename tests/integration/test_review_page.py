@@ -19,8 +19,8 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs chromium")
 EVIL = '</script><b id="planted">"x"</b>, ; &amp;'
 CLIPS = [
     CutClip(id=f"a-000{i}", file=f"clips/a-000{i}.wav", source="/r/a.wav", start=0, end=16_000, sample_rate=16_000,
-            text=text, origin="text file", speaker="anna")
-    for i, text in enumerate((EVIL, "two", "three"))
+            text=text, origin="draft" if i > 2 else "text file", speaker="anna")
+    for i, text in enumerate((EVIL, "two", "three", "an unseen draft", "a draft that is right", "a draft"))
 ]  # fmt: skip
 ACTS = """<script>
 const caught = [];
@@ -35,6 +35,9 @@ const at = (number) => document.querySelectorAll("#list li")[number];
 at(1).querySelector("input[type=checkbox]").click();
 at(2).querySelector("textarea").value = 'three, "corrected"\\nin two lines';
 at(2).querySelector("input[type=text]").value = "berta";
+at(4).querySelectorAll("input[type=checkbox]")[1].click();
+at(5).querySelector("textarea").value = "a corrected draft";
+at(5).querySelector("textarea").dispatchEvent(new Event("input"));
 document.getElementById("save").click();
 </script></body>"""
 
@@ -55,7 +58,8 @@ def test_what_is_done_on_the_page_is_what_is_saved(tmp_path: Path) -> None:
         "a-0000": Correction(False, "anna", EVIL),
         "a-0001": Correction(True, "anna", "two"),
         "a-0002": Correction(False, "berta", 'three, "corrected" in two lines'),
+        "a-0004": Correction(False, "anna", "a draft that is right"),
+        "a-0005": Correction(False, "anna", "a corrected draft"),
     }
     assert '<b id="planted">' not in shown
-    assert "1 of 3" not in shown
-    assert "2 of 3 clips have a text and stay" in shown
+    assert "4 of 6 clips have a text and stay; 1 draft is not checked yet" in shown

@@ -11,6 +11,7 @@ import re
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ from ttstrain.recordings.voices import Voices, embedding_of, group
 
 LEAST_SPEECH_S = 0.3  # in a clip
 LEVEL_HOP = RATE // 100
+LONGEST_NAME = 50  # characters of a recording's name that its clips' files begin with, the last ones of its path
 NOISY_DB = 15.0
 MOST_LOUD_SHARE = 0.1  # of a recording that is loud and no speech, before it is told
 LOUDNESS_RANGE = 6.0  # LU from the median
@@ -127,13 +129,17 @@ def _recordings(source: Path) -> list[tuple[Path, str]]:
     paths = [path for path in paths if is_audio_name(path.name)]
     if not paths:
         raise DataError(f"`{source}` holds no recordings", hint="name a folder with WAV, FLAC, MP3 or Ogg files")
-    names: dict[str, int] = {}
-    result = []
-    for path in paths:
-        plain = re.sub(r"[^\w.-]+", "_", "-".join(path.relative_to(root).with_suffix("").parts))
-        names[plain.casefold()] = count = names.get(plain.casefold(), 0) + 1
-        result.append((path, plain if count == 1 else f"{plain}-{count}"))
-    return result
+    taken: set[str] = set()
+    return [(path, _own_name(path.relative_to(root).with_suffix(""), taken)) for path in paths]
+
+
+def _own_name(path: Path, taken: set[str]) -> str:
+    """Return a name for the files of a recording's clips; no other recording has it, in any case of letters."""
+    plain = re.sub(r"[^\w.-]+", "_", "-".join(path.parts))[-LONGEST_NAME:].lstrip(".") or "recording"
+    names = (plain if number == 1 else f"{plain}-{number}" for number in count(1))
+    name = next(name for name in names if name.casefold() not in taken)
+    taken.add(name.casefold())
+    return name
 
 
 def _check_new(out: Path, recordings: Path) -> None:

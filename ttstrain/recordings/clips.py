@@ -87,6 +87,8 @@ def read_clips(folder: Path) -> list[CutClip]:
                 clips.append(_clip(documents.check_object(documents.parse(line), _KEYS)))
             except (ValueError, TypeError) as error:
                 raise DataError(f"`{path}` line {number} is not a clip: {error}", hint=HINT) from error
+    if not clips:
+        raise DataError(f"`{path}` holds no clip", hint=HINT)
     return clips
 
 

@@ -47,7 +47,7 @@ def _said(words: list[str], known: Callable[[str], str | None]) -> str:
 def _readings(key: str) -> list[list[str]]:
     """Return the ways of reading a word with digits; one way for a word without."""
     parts = re.findall(r"\d+|[^\d]+", key)
-    if len(parts) == 1 and parts[0].isdigit() and len(parts[0]) == 4:
+    if len(parts) == 1 and parts[0].isdecimal() and len(parts[0]) == 4:
         number = int(parts[0])
         year = _below_hundred(number // 100) + (_below_hundred(number % 100) if number % 100 else ["hundred"])
         return [year, spelled(number)]

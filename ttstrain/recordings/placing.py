@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,10 +42,13 @@ def place(text: str, units: Sequence[Unit], heard: Sequence[Sequence[str]], spee
     owner = [None if j is None else words[j][0] for j in pairs]
     equal = [j is not None and words[j][1] == unit.key for unit, j in zip(units, pairs, strict=True)]
     lost = _settle(text, units, owner, speech_s)
+    owned: dict[int | None, list[int]] = {}
+    for i, number in enumerate(owner):
+        owned.setdefault(number, []).append(i)
     clips = []
     at = 0
     for number in range(len(heard)):
-        mine = [i for i in range(len(units)) if owner[i] == number] if number in owner else []
+        mine = owned.get(number, [])
         first, last = (mine[0], mine[-1] + 1) if mine else (at, at)
         fit = sum(equal[i] for i in mine) / len(mine) if mine else None
         clips.append(Placed(first, last, fit))
@@ -57,6 +61,7 @@ def _settle(
 ) -> list[tuple[int, int]]:
     """Give runs of units that were not heard to the clips around them; return the runs that do not fit there."""
     pace = _pace(units, owner, speech_s)
+    free = _free(units, owner, speech_s, pace)
     lost: list[tuple[int, int]] = []
     i = 0
     while i < len(units):
@@ -66,8 +71,11 @@ def _settle(
         end = next((k for k in range(i, len(units)) if owner[k] is not None), len(units))
         left = owner[i - 1] if i else None
         right = owner[end] if end < len(units) else None
-        if not _give(text, units, owner, (i, end), around=(left, right), free=_free(units, owner, speech_s, pace)):
+        if not _give(text, units, owner, (i, end), around=(left, right), free=free):
             lost.append((i, end))
+        for unit, number in zip(units[i:end], owner[i:end], strict=True):
+            if number is not None:
+                free[number] -= len(unit.key) / pace
         i = end
     return lost
 
@@ -170,5 +178,6 @@ def divide(units: Sequence[Unit], rooms: Sequence[float]) -> list[int]:
 
 def _near(before: Sequence[float], letters: float) -> range:
     """Return the numbers of units around which so many letters lie before."""
-    middle = min(range(len(before)), key=lambda k: abs(before[k] - letters))
+    above = bisect_left(before, letters, hi=len(before) - 1)
+    middle = above - 1 if above and letters - before[above - 1] <= before[above] - letters else above
     return range(max(0, middle - REACH), min(len(before), middle + REACH + 1))

@@ -26,7 +26,8 @@ HINT = f"it should be the table that `{PAGE}` saves, with the columns {', '.join
 def write_page(folder: Path, clips: Sequence[CutClip], *, command: str) -> Path:
     """Write the page beside the clips; `command` feeds its table back. Return its path."""
     path = folder / PAGE
-    atomic.write_text(path, page(clips, title=folder.resolve().name, command=command))
+    shown = page(clips, title=folder.resolve().name, command=command)
+    atomic.write_bytes(path, shown.encode("utf-8", "backslashreplace"))  # a folder's name may be no Unicode
     return path
 
 
@@ -51,7 +52,8 @@ def page(clips: Sequence[CutClip], *, title: str, command: str) -> str:
 <header>
 <h1>Review of {name}</h1>
 <p>Play each clip, correct its text and speaker, drop what is unusable. Enter goes to the next clip and plays it,
-Ctrl+Enter plays or stops this one. Corrections are only kept in the file that you save. Then run:</p>
+Ctrl+Enter plays or stops this one. A draft stays a draft, and is not trained on, until you correct it or say that it
+is right. Corrections are only kept in the file that you save. Then run:</p>
 <p><code>{html.escape(command)}</code></p>
 <div class="bar">
 <button id="save" type="button">Save review.csv</button>

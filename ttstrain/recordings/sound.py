@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -71,7 +72,7 @@ def listen(path: Path) -> Listened:
     if not path.is_file():
         raise DataError(f"`{path}` cannot be read: it is gone, or no ordinary file")
     try:
-        with soundfile.SoundFile(path) as file:
+        with _opened(path) as file:
             rate = int(file.samplerate)
             blocks, clipped, total = _resampled(file, rate)
             encoding = str(file.subtype)
@@ -83,6 +84,15 @@ def listen(path: Path) -> Listened:
     if not total:
         raise DataError(f"`{path}` cannot be used: it holds no samples", hint="take it out of the folder")
     return Listened(path, rate, total, encoding, torch.cat(blocks), tuple(clipped))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a sound file, whatever bytes its name holds: soundfile itself takes only names that are Unicode."""
+    import soundfile
+
+    with path.open("rb") as raw, soundfile.SoundFile(raw.fileno(), closefd=False) as file:
+        yield file
 
 
 def _resampled(file: Any, rate: int) -> tuple[list[Tensor], list[int], int]:
@@ -140,11 +150,9 @@ def _is_clipped(block: np.ndarray[Any, np.dtype[np.float32]]) -> bool:
 
 def clip_ending(path: Path) -> str:
     """Return the ending of the files that a recording's clips are written to: `.wav` or `.flac`."""
-    import soundfile
-
-    info = soundfile.info(path)
-    subtype, _ = _EXACT.get(info.subtype, ("FLOAT", "float32"))
-    return ".wav" if subtype not in _IN_FLAC or info.format in ("WAV", "WAVEX", "RF64", "W64") else ".flac"
+    with _opened(path) as file:
+        subtype, _ = _EXACT.get(file.subtype, ("FLOAT", "float32"))
+        return ".wav" if subtype not in _IN_FLAC or file.format in ("WAV", "WAVEX", "RF64", "W64") else ".flac"
 
 
 def write_clips(path: Path, spans: Sequence[Span], files: Sequence[Path]) -> None:
@@ -153,9 +161,7 @@ def write_clips(path: Path, spans: Sequence[Span], files: Sequence[Path]) -> Non
     `spans` are in order and do not overlap. The source is read from its beginning to its end, since seeking is not
     exact in every format. Values of compressed formats are written as decoded, in 32-bit float.
     """
-    import soundfile
-
-    with soundfile.SoundFile(path) as file:
+    with _opened(path) as file:
         subtype, dtype = _EXACT.get(file.subtype, ("FLOAT", "float32"))
         at = 0
         for span, target in zip(spans, files, strict=True):
@@ -181,7 +187,9 @@ def _write(target: Path, samples: Any, rate: int, subtype: str) -> None:
     partial = target.with_name(f".{target.name}.part")
     kind = "WAV" if target.suffix == ".wav" else "FLAC"
     try:
-        soundfile.write(partial, samples, rate, format=kind, subtype=subtype)
+        form = {"samplerate": rate, "channels": samples.shape[1], "format": kind, "subtype": subtype}
+        with partial.open("w+b") as raw, soundfile.SoundFile(raw.fileno(), "w", **form, closefd=False) as file:
+            file.write(samples)
         partial.replace(target)
     except soundfile.LibsndfileError as error:
         raise OSError(errno.EIO, f"it cannot be written ({first_line(error)})", str(target)) from error

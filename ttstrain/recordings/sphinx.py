@@ -31,23 +31,32 @@ INSTALL = "install `ttstrain[raw]`, which brings pocketsphinx"
 class TextHearer:
     """A decoder that expects the words of one text."""
 
-    def __init__(self, units: Sequence[Unit]) -> None:
-        self.decoder = _decoder(lm=None)
-        words = {unit.key: unit.word for unit in units}
-        known = {key: pronunciations(word, known=self.decoder.lookup_word) for key, word in words.items()}
-        for key, phones in known.items():
-            if self.decoder.lookup_word(key) is None:
-                for number, said in enumerate(phones):
-                    self.decoder.add_word(key if number == 0 else f"{key}({number + 1})", said, False)
-        with tempfile.TemporaryDirectory() as folder:
-            model = Path(folder) / "text.arpa"
-            model.write_text(arpa([unit.key for unit in units if known[unit.key]]), encoding="utf-8")
-            self.decoder.add_lm_file(SEARCH, str(model))
-        self.decoder.activate_search(SEARCH)
+    def __init__(self, decoder: Any) -> None:
+        self.decoder = decoder
 
     def hear(self, wav: Samples) -> list[str]:
         """Return the words that are heard in a waveform (s,) at 16 kHz."""
         return _heard(self.decoder, wav)
+
+
+def open_text_hearer(units: Sequence[Unit]) -> TextHearer | None:
+    """Open a decoder that expects the words of a text; None where it knows how to say none of them."""
+    decoder = _decoder(lm=None)
+    words = {unit.key: unit.word for unit in units}
+    known = {key: pronunciations(word, known=decoder.lookup_word) for key, word in words.items()}
+    expected = [unit.key for unit in units if known[unit.key]]
+    if not expected:
+        return None
+    for key, phones in known.items():
+        if decoder.lookup_word(key) is None:
+            for number, said in enumerate(phones):
+                decoder.add_word(key if number == 0 else f"{key}({number + 1})", said, False)
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "text.arpa"
+        model.write_text(arpa(expected), encoding="utf-8")
+        decoder.add_lm_file(SEARCH, str(model))
+    decoder.activate_search(SEARCH)
+    return TextHearer(decoder)
 
 
 class FreeHearer:

@@ -125,8 +125,8 @@ def _hearer(found: Sequence[Unit], source: Source) -> tuple[Hear | None, str]:
         return lambda wav: [unit.key for unit in units(recogniser.transcribe(Audio(wav, RATE)))], recogniser.name
     code = _code(source.language)
     if code == "en" or (not code and sphinx.english_share(found) >= sphinx.ENGLISH_SHARE):
-        hearer = sphinx.TextHearer(found)
-        return lambda wav: hearer.hear(wav.numpy()), POCKETSPHINX
+        hearer = sphinx.open_text_hearer(found)
+        return (None, "") if hearer is None else (lambda wav: hearer.hear(wav.numpy()), POCKETSPHINX)
     return None, ""
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from ttstrain.data.readers import read_rows
 from ttstrain.errors import DataError
 from ttstrain.recordings.clips import CutClip, read_clips, write_clips
-from ttstrain.recordings.review import Correction, corrected, page, read_corrections
+from ttstrain.recordings.review import Correction, corrected, page, read_corrections, write_page
 
 EVIL = '</script><img src=x onerror="alert(1)"> & "quoted", said\u2028he'
 CLIPS = [
@@ -104,4 +105,16 @@ def test_another_file_is_no_table_of_corrections(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no column `id`"):
         read_corrections(path)
     with pytest.raises(DataError, match=r"holds no `clips\.jsonl`"):
+        read_clips(tmp_path)
+
+
+def test_a_folder_whose_name_is_no_unicode_has_a_page(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"cut-\xff")
+    folder.mkdir()
+    assert "Review of cut-" in write_page(folder, CLIPS, command="x").read_text(encoding="utf-8")
+
+
+def test_a_folder_without_a_clip_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "clips.jsonl").touch()
+    with pytest.raises(DataError, match="holds no clip"):
         read_clips(tmp_path)

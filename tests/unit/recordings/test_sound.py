@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -96,3 +97,13 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "d.wav", np.full(16_000, np.nan), 16_000, subtype="FLOAT")
     with pytest.raises(DataError, match="NaN"):
         listen(tmp_path / "d.wav")
+
+
+def test_a_name_that_is_no_unicode_is_read_and_written(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(16_000), 16_000)
+    source = (tmp_path / "a.wav").rename(tmp_path / os.fsdecode(b"a\xff.wav"))
+    assert (listen(source).num_samples, clip_ending(source)) == (16_000, ".wav")
+    target = tmp_path / os.fsdecode(b"b\xff.wav")
+    write_clips(source, [Span(100, 600)], [target])
+    target.rename(tmp_path / "b.wav")
+    assert soundfile.info(tmp_path / "b.wav").frames == 500

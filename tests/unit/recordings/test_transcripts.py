@@ -73,3 +73,11 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text(" - ", encoding="utf-8")
     found = transcribe(WAVS, SPEECH_S, text=tmp_path / "b.txt", source=open_source("de", ""))
     assert "holds no words" in found.told[0]
+
+
+def test_a_text_in_other_letters_than_english_is_divided_by_duration(tmp_path: Path) -> None:
+    pytest.importorskip("pocketsphinx", reason="it hears English")
+    text = "Осень в этом году пришла рано, тихо сказала она. Листья уже падают на мокрую улицу. Мы идём."
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    found = transcribe(WAVS, SPEECH_S, text=tmp_path / "a.txt", source=open_source("en", ""))
+    assert {clip.origin for clip in found.clips} == {"text file, by duration"}

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from ttstrain.recordings import placing
 from ttstrain.recordings.english import pronunciations, spelled
 from ttstrain.recordings.pairing import pair
 from ttstrain.recordings.placing import divide, place, place_by_duration
@@ -104,6 +105,17 @@ def test_without_a_recogniser_words_are_divided_by_duration_and_at_marks() -> No
     assert all(one.fit is None for one in placing.clips)
 
 
+def test_time_without_words_is_counted_once_for_all_clips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A book has thousands of clips: counting anew for every word that nobody heard would take hours."""
+    counted: list[int] = []
+    free = placing._free
+    monkeypatch.setattr(placing, "_free", lambda *given: counted.append(1) or free(*given))
+    text = " ".join(f"one{i} two{i} three{i} four{i}" for i in range(50))
+    found = place(text, units(text), [[f"one{i}", f"two{i}", f"four{i}"] for i in range(50)], [2.0] * 50)
+    assert [(one.first, one.last) for one in found.clips] == [(4 * i, 4 * i + 4) for i in range(50)]
+    assert counted == [1]
+
+
 def test_all_units_are_divided() -> None:
     found = units("a bb ccc dddd eeeee " * 40)
     rooms = [1.0, 5.0, 0.2, 3.0, 9.0]
@@ -131,3 +143,4 @@ def test_unknown_words_get_phones_and_a_year_two_readings() -> None:
     assert pronunciations("schoeffer", known=known) == ["SH OW F ER"]
     assert pronunciations("two", known=known) == ["T"]
     assert pronunciations("東", known=known) == []
+    assert pronunciations("²²²²", known=known) == []
