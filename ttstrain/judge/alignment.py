@@ -12,14 +12,21 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+AT_ONCE = 64  # others: their distances are in memory together
+
 
 def alignment_costs(sequence: Tensor, others: Sequence[Tensor]) -> Tensor:
     """Return the cost of aligning `sequence` (n, d) with each of `others` (m, d), as (k,).
 
     Steps (1,1), (1,0), (0,1) over Euclidean distances; a diagonal step counts twice and the cost is divided by n + m
-    (the symmetric form of Sakoe and Chiba, 1978), so that others of any length compare. All are aligned at once, one
+    (the symmetric form of Sakoe and Chiba, 1978), so that others of any length compare. Many are aligned at once, one
     anti-diagonal after the other.
     """
+    some = [others[first : first + AT_ONCE] for first in range(0, len(others), AT_ONCE)]
+    return torch.cat([_costs(sequence, part) for part in some])
+
+
+def _costs(sequence: Tensor, others: Sequence[Tensor]) -> Tensor:
     n, lengths = len(sequence), torch.tensor([len(other) for other in others])
     longest = int(lengths.max())
     padded = pad_sequence(list(others), batch_first=True)  # (k, longest, d)

@@ -94,7 +94,7 @@ def read_dial(evaluation: Evaluation, retention: Retention | None, *, spec: str)
     return Dial(
         marks,
         knee,
-        words=_words(knee, worst),
+        words=_words(knee, marks, worst),
         command=None if knee is None or knee.blend == 0 else _command(spec, knee.blend),
         clips=0 if retention is None else len(retention.clips),
         source="" if retention is None else retention.source,
@@ -141,7 +141,7 @@ def _knee(marks: Sequence[Mark]) -> Mark | None:
     return min(fitting, key=lambda mark: mark.blend, default=None)
 
 
-def _words(knee: Mark | None, worst: Interval | None) -> str:
+def _words(knee: Mark | None, marks: Sequence[Mark], worst: Interval | None) -> str:
     if knee is None or knee.likeness is None:
         return "no knee: the voice was not measured"
     kept = f"{100 * knee.likeness:.0f} % of the likeness"
@@ -154,7 +154,10 @@ def _words(knee: Mark | None, worst: Interval | None) -> str:
     else:
         end = ""
     if knee.blend == 1:
-        return f"every smaller blend loses more than {100 * MOST_LOST:.0f} % of the likeness: use the fine-tune{end}"
+        lost = f"loses more than {100 * MOST_LOST:.0f} % of the likeness"
+        if any(mark.blend < 1 and (mark.likeness or 0.0) >= 1 - MOST_LOST for mark in marks):
+            lost += " or has a fault that the fine-tune has not"
+        return f"every smaller blend {lost}: use the fine-tune{end}"
     undoes = "" if knee.undone is None else f"undoes {100 * knee.undone:.0f} % of the forgetting and "
     return f"blend {knee.blend:g} {undoes}keeps {kept}{end}"
 

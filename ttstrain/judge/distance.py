@@ -47,8 +47,9 @@ def distortion(a: Tensor, b: Tensor) -> float:
 
 def package_distance(a: Tensor, b: Tensor) -> float:
     """Return the distance of two log mel spectra (n, m), as mel-cepstral-distance counts it."""
-    rows, columns = cheapest_path(a, b)
-    difference = (a[rows] - b[columns]) @ _cosines()  # (steps, c)
+    shorter, longer = (a, b) if len(a) <= len(b) else (b, a)  # the alignment's memory grows with the first one's square
+    rows, columns = cheapest_path(shorter, longer)
+    difference = (shorter[rows] - longer[columns]) @ _cosines()  # (steps, c)
     return float(difference.norm(dim=1).mean())
 
 

@@ -176,7 +176,8 @@ def bootstrap(values: Sequence[float | None], *, seed: int = 0) -> Interval | No
 
     The percentile interval of few clips is too narrow. Its ends are moved away from the mean by the ratio of Student's
     quantile to the normal one and by sqrt(n / (n - 1)) (Hesterberg 2015, "What teachers should know about the
-    bootstrap", section 3.2). The seed is fixed, so the same values give the same interval.
+    bootstrap", section 3.2). The seed is fixed, so the same values give the same interval. Two clips have no resamples
+    to speak of: theirs is Student's interval.
     """
     measured = np.array([value for value in values if value is not None], dtype=np.float64)  # (n,)
     n = len(measured)
@@ -185,6 +186,9 @@ def bootstrap(values: Sequence[float | None], *, seed: int = 0) -> Interval | No
     mean = float(measured.mean())
     if n == 1:
         return Interval(mean, -math.inf, math.inf, 1)
+    if n == 2:
+        reach = math.tan(math.pi * LEVEL / 2) * abs(float(measured[0] - measured[1])) / 2
+        return Interval(mean, mean - reach, mean + reach, 2)
     drawn = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
     means = measured[drawn].mean(1)  # (RESAMPLES,)
     ends = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

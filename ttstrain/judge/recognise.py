@@ -93,7 +93,16 @@ class Whisper:
         self.name = f"Whisper ({model})"
         self.processor = WhisperProcessor.from_pretrained(model)
         self.net = WhisperForConditionalGeneration.from_pretrained(model).float().eval()
-        self.settings: dict[str, Any] = {"language": language, "task": "transcribe"} if language else {}
+        self.settings = self._settings_for(language)
+
+    def _settings_for(self, language: str) -> dict[str, Any]:
+        """Return the language for a net of many, nothing for one of English. Raises ValueError for one it lacks."""
+        known = getattr(self.net.generation_config, "lang_to_id", None)
+        if not getattr(self.net.generation_config, "is_multilingual", False) or not language:
+            return {}
+        if known is not None and f"<|{language}|>" not in known:
+            raise ValueError(f"it does not know the language `{language}`")
+        return {"language": language, "task": "transcribe"}
 
     def transcribe(self, audio: Audio) -> str:
         features = self.processor(at_rate(audio).numpy(), sampling_rate=16_000, return_tensors="pt").input_features

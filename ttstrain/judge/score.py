@@ -7,6 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,7 @@ def exchanged(clips: Sequence[Clip], *, order: Sequence[int]) -> list[Clip]:
     """Give every clip the next one in `order` with another text; itself if there is none."""
     partners = list(clips)
     for place, i in enumerate(order):
-        others = (clips[j] for j in (*order[place + 1 :], *order[:place]))
+        others = (clips[order[k]] for k in chain(range(place + 1, len(order)), range(place)))
         partners[i] = next((other for other in others if other.text != clips[i].text), clips[i])
     return partners
 

@@ -27,17 +27,19 @@ class Wanted:
 def measure_wanted(clips: Sequence[Clip], *, texts: Sequence[str], speakers: Sequence[str], ears: Ears) -> Wanted:
     """Measure the recordings of `texts`, and more of the same `speakers`, in the order of `clips`.
 
-    A recording that can no longer be read is left out, with a note.
+    Of a text that several people read, the wanted speaker's recording counts. A recording that can no longer be read is
+    left out, with a note.
     """
     notes: list[str] = []
-    own = _recorded(clips, texts)
-    read = {clip.id: pair for clip in own if (pair := _read(clip, notes)) is not None}
+    read: dict[str, tuple[Audio, str] | None] = {}
     targets: dict[str, Target] = {}
     for speaker in dict.fromkeys(speakers):
+        own = _recorded(clips, texts, speaker)
         chosen = _of_voice(clips, speaker, own)
-        pairs = [pair for clip in chosen if (pair := read.get(clip.id) or _read(clip, notes)) is not None]
-        others = [read[clip.id] for clip in own if clip.speaker != speaker and clip.id in read]
-        targets[speaker] = target = Target.of(pairs, ears=ears, sentences=others)
+        others = [clip for clip in own if clip.speaker != speaker]
+        read |= {clip.id: _read(clip, notes) for clip in (*chosen, *others) if clip.id not in read}
+        pairs, beside = ([pair for clip in some if (pair := read[clip.id])] for some in (chosen, others))
+        targets[speaker] = target = Target.of(pairs, ears=ears, sentences=beside)
         notes += target.notes
         if target.voice_of_recordings is not None and target.voice_of_recordings < ONE_VOICE:
             notes.append(
@@ -48,13 +50,15 @@ def measure_wanted(clips: Sequence[Clip], *, texts: Sequence[str], speakers: Seq
     return Wanted(targets, tuple(dict.fromkeys(notes)))
 
 
-def _recorded(clips: Sequence[Clip], texts: Sequence[str]) -> list[Clip]:
-    wanted = set(texts)
-    first: dict[str, Clip] = {}
-    for clip in clips:
-        if clip.text in wanted:
-            first.setdefault(clip.text, clip)
-    return [first[text] for text in texts if text in first]
+def _recorded(clips: Sequence[Clip], texts: Sequence[str], speaker: str) -> list[Clip]:
+    """Return a recording of each text: the speaker's first one, else anybody's first one."""
+    found: dict[str, Clip] = {}
+    wanted = dict.fromkeys(texts)
+    for own in (True, False):
+        for clip in clips:
+            if clip.text in wanted and (clip.speaker == speaker) == own:
+                found.setdefault(clip.text, clip)
+    return [found[text] for text in wanted if text in found]
 
 
 def _of_voice(clips: Sequence[Clip], speaker: str, own: Sequence[Clip]) -> list[Clip]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ttstrain.judge import alignment
 from ttstrain.judge.alignment import alignment_costs
 
 
@@ -32,3 +33,12 @@ def test_a_sequence_costs_nothing_against_itself_slowed_down() -> None:
     sequence = torch.randn(20, 4, generator=torch.Generator().manual_seed(1))
     slowed = sequence.repeat_interleave(2, dim=0)
     assert alignment_costs(sequence, [slowed]).tolist() == pytest.approx([0.0], abs=1e-2)
+
+
+def test_many_others_are_aligned_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(3)
+    sequence = torch.randn(20, 4, generator=generator)
+    others = [torch.randn(10 + i, 4, generator=generator) for i in range(7)]
+    whole = alignment_costs(sequence, others)
+    monkeypatch.setattr(alignment, "AT_ONCE", 3)
+    torch.testing.assert_close(alignment_costs(sequence, others), whole)

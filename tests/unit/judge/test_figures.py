@@ -38,6 +38,13 @@ def test_intervals_hold_the_true_mean_as_often_as_they_say() -> None:
     assert 0.92 <= share <= 0.98
 
 
+def test_the_interval_of_two_clips_holds_the_true_mean_too() -> None:
+    draws = np.random.default_rng(1).normal(0.3, 1.0, size=(1000, 2))
+    held = [bootstrap(list(draw)) for draw in draws]
+    share = np.mean([interval is not None and interval.low <= 0.3 <= interval.high for interval in held])
+    assert 0.935 <= share <= 0.965
+
+
 def test_a_paired_difference_sees_what_two_means_hide() -> None:
     clips = np.random.default_rng(2).normal(0.7, 0.2, size=12)  # clips differ much, the sides by 0.02
     better = paired(list(clips + 0.02 + np.tile([0.005, -0.005], 6)), list(clips))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import judge_speech
 import pytest
+from tiny_whisper import save_tiny_whisper
 
 from ttstrain.errors import CheckpointError
 from ttstrain.judge import recognise
@@ -60,3 +63,20 @@ def test_sphinx_hears_the_own_text_best() -> None:
         errors = [character_errors(one.text, transcript) for transcript in heard]
         assert errors[number] < 0.6 < min(errors[:number] + errors[number + 1 :])
     assert [sphinx.transcribe(one.audio) for one in reversed(said)] == heard[::-1]  # whatever it heard before
+
+
+def test_a_whisper_of_english_alone_is_given_no_language(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    folder = save_tiny_whisper(tmp_path / "net")
+    settings = transformers.GenerationConfig.from_pretrained(folder)
+    settings.is_multilingual = False
+    settings.save_pretrained(folder)
+    recogniser = open_recogniser("en", model=str(folder)).recogniser
+    assert recogniser is not None
+    assert isinstance(recogniser.transcribe(judge_speech.clips("ljspeech")[0].audio), str)
+
+
+def test_a_language_that_whisper_lacks_is_refused_before_anything_is_said(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    with pytest.raises(CheckpointError, match="does not know the language `xx`"):
+        open_recogniser("xx", model=str(save_tiny_whisper(tmp_path / "net")))

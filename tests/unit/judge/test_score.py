@@ -51,3 +51,17 @@ def test_a_clip_is_given_its_neighbours_text_that_differs() -> None:
     assert [partner.id for partner in exchanged(clips, order=[0, 2, 3, 1])] == ["b", "a", "b", "b"]
     alike = [clip("a", "one"), clip("b", "one")]
     assert exchanged(alike, order=[0, 1]) == alike
+
+
+def test_partners_of_many_clips_are_found_without_looking_at_all_of_them() -> None:
+    class Order(list[int]):
+        looked = 0
+
+        def __getitem__(self, place: object) -> object:  # type: ignore[override]
+            part = super().__getitem__(place)  # type: ignore[index]
+            Order.looked += len(part) if isinstance(part, list) else 1
+            return part
+
+    clips = [clip(str(number)) for number in range(2000)]
+    assert [partner.id for partner in exchanged(clips, order=Order(range(2000)))][:2] == ["1", "2"]
+    assert Order.looked <= 2 * len(clips)
