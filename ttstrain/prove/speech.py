@@ -10,7 +10,6 @@ from time import perf_counter
 from typing import Any
 
 import torch
-import torchaudio
 from torch import Tensor
 
 from ttstrain import registry
@@ -24,9 +23,9 @@ from ttstrain.errors import UserError
 from ttstrain.export.choose import gather
 from ttstrain.export.write import Exported, load_exporter
 from ttstrain.export.write import export as write
+from ttstrain.judge.waveform import RATE
+from ttstrain.judge.words import content, retrieve
 from ttstrain.modules import lora
-from ttstrain.modules.mel import MelSpectrogram
-from ttstrain.modules.mel_distance import mel_distance
 from ttstrain.prove.finding import Finding
 from ttstrain.prove.learning import Learned
 from ttstrain.prove.material import Material
@@ -35,7 +34,6 @@ from ttstrain.train import checkpointing
 from ttstrain.train.evaluation_loop import EVALUATION_SEED, evaluating
 from ttstrain.train.run import Run
 
-MEL_RATE = 24_000  # Hz, of the mels that sounds are compared by
 FULL, HALF = 1e-4, 2e-2  # of the largest output, after files in full and in half precision
 HALVES = (torch.float16, torch.bfloat16)
 
@@ -148,7 +146,7 @@ def check_learned(
 
 
 def check_spoken(material: Material, task: Task) -> Finding:
-    """Say which clip the spoken text of the learned clip sounds most like."""
+    """Say whether the learned clip's words are the nearest to what is heard, as the judge hears words."""
     clips = list(material.clips)
     if len(clips) < 3:
         return Finding("spoken", "skipped", f"{len(clips)} clips are too few to compare sounds")
@@ -166,30 +164,26 @@ def check_spoken(material: Material, task: Task) -> Finding:
             sample = task.sample(prompt)
     except UserError as error:
         return Finding("spoken", "skipped", f"this net cannot speak here: {error.lines[0]}")
-    spoken = _mel(sample.audio)
-    distances = {clip.id: mel_distance(spoken, _mel(_sound(clip, MEL_RATE))) for clip in (learned, *others)}
-    numbers: dict[str, Any] = {"mel_distance": distances}
-    own, nearest = distances[learned.id], min(distances, key=lambda name: distances[name])
-    listed = ", ".join(f"`{name}` {distance:.2f}" for name, distance in distances.items())
-    if nearest == learned.id:
-        return Finding("spoken", "ok", f"its sound is nearest to the learned clip: mel distances {listed}", numbers)
+    spoken = content(sample.audio)
+    if spoken is None:
+        return Finding("spoken", "skipped", "undecided: less than 0.3 s of speech is heard after so few steps")
+    recorded = {clip.id: content(_sound(clip, RATE)) for clip in (learned, *others)}
+    candidates = {name: frames for name, frames in recorded.items() if frames is not None}
+    if learned.id not in candidates or len(candidates) < 2:
+        return Finding("spoken", "skipped", "the recordings hold less than 0.3 s of speech, too little to compare")
+    found = retrieve(spoken, list(candidates.values()), own=list(candidates).index(learned.id))
+    numbers: dict[str, Any] = {"rank": found.rank, "margin": found.margin, "num_clips": found.num_candidates}
+    among = f"of {found.num_candidates} clips"
+    if found.rank == 1:
+        return Finding("spoken", "ok", f"its words are nearest to the learned clip's, {among}", numbers)
     return Finding(
         "spoken",
         "skipped",
-        f"undecided: its sound is nearer to `{nearest}` than to the learned clip ({own:.2f}), of mel distances "
-        f"{listed}; so few steps need not be heard",
+        f"undecided: the learned clip's words are only number {found.rank} {among} by their distance to what is "
+        "heard; so few steps need not be understood",
         numbers,
     )
 
 
 def _sound(clip: Clip, rate: int) -> Audio:
     return Audio(read_clip(clip, rate), rate)
-
-
-def _mel(audio: Audio) -> Tensor:
-    """Return the log-mel (n, m) that sounds are compared by."""
-    wav = audio.wav.float().cpu()
-    if audio.sample_rate != MEL_RATE:
-        wav = torchaudio.functional.resample(wav, audio.sample_rate, MEL_RATE)
-    mel: Tensor = MelSpectrogram("vocos")(wav[None])[0].T
-    return mel
