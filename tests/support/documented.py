@@ -27,6 +27,7 @@ PLACEHOLDERS: Mapping[str, str] = {  # what a guide writes for the reader's own,
     "NAME": "quickstart",
     "<name>": "quickstart",
     "OUT": "out",
+    "SHARE": "0.7",
     "../shared/data/ljspeech-42min": "my_recordings",
 }
 

@@ -19,7 +19,9 @@ from ttstrain.export.write import export
 from ttstrain.plan.project import write_recipe as recipe_of_project
 
 STOPPED_AT = 4  # steps of the runs, of 8
-SPEECH = ("one_minute", "other_voices", "other_speakers", "new_language", "my_clips")
+COUNT = 8  # clips: as many as a score needs
+SPEECH = ("one_minute", "my_clips")
+OTHER_SPEECH = "other_voices"  # other clips than those of the rest
 RUNS = ("my_voice", "my-voice", "first", "second")
 EXTRA_STEPS = (200, 300)  # checkpoints of a longer run, for the guide that averages them
 WEB_SETTINGS = {"exp_name": "F5TTS_v1_Base", "learning_rate": 1e-5, "batch_size_per_gpu": 3200, "epochs": 10}
@@ -27,9 +29,10 @@ WEB_SETTINGS = {"exp_name": "F5TTS_v1_Base", "learning_rate": 1e-5, "batch_size_
 
 def lay_out(desk: Path) -> Path:
     """Write recordings, runs, exports and files of other trainers into a new folder."""
-    clips = write_clips(desk / "my_recordings", count=6)
+    clips = write_clips(desk / "my_recordings", count=COUNT)
     for name in SPEECH:
         shutil.copytree(clips, desk / name)
+    _write_others(desk / OTHER_SPEECH)
     shutil.copy(next((clips / "wavs").glob("*.wav")), desk / "voice.wav")
     (desk / "lines.txt").write_text("Hello there.\n", encoding="utf-8")
     recipe = write_recipe(desk / "my_recordings.yaml", data=clips, text=RECIPE)
@@ -40,6 +43,12 @@ def lay_out(desk: Path) -> Path:
     small_orpheus.write_model(desk / "orpheus-3b")
     small_orpheus.write_codec(desk / "snac_24khz")
     return desk
+
+
+def _write_others(folder: Path) -> None:
+    """Write clips that are not among the first `COUNT`."""
+    table = write_clips(folder, count=COUNT + 6) / "metadata.csv"
+    table.write_text("\n".join(table.read_text(encoding="utf-8").splitlines()[COUNT:]), encoding="utf-8")
 
 
 def _write_runs(run: Path) -> None:

@@ -207,6 +207,19 @@ def test_an_export_with_other_first_bytes_is_read(tmp_path: Path) -> None:
     assert load_quantizer(str(path)).digest == load_quantizer(toy.TOY).digest
 
 
+def test_the_small_encoders_hold_numbers_also_where_a_plan_is_the_first_to_ask() -> None:
+    """A plan builds its nets on torch's `meta` device, to compare them with a base without their storage."""
+    for made in (toy.toy_hubert, toy.toy_quantizer):
+        made.cache_clear()
+    try:
+        with torch.device("meta"):
+            weights = toy.toy_quantizer()
+        assert {tensor.device.type for tensor in weights.values()} == {"cpu"}
+    finally:
+        for made in (toy.toy_hubert, toy.toy_quantizer):
+            made.cache_clear()
+
+
 def test_another_codebook_has_another_digest() -> None:
     weights = toy.toy_quantizer()
     changed = {**weights, CODEBOOK: weights[CODEBOOK].flip(0)}

@@ -97,12 +97,13 @@ def toy_quantizer() -> dict[str, Tensor]:
         spread = frames.std(dim=0)
         missing = NUM_CODES - len(chosen)
         chosen = torch.cat([chosen, chosen[:missing] + 0.3 * spread * torch.randn(missing, WIDTH)])
+        sizes, inited = torch.ones(NUM_CODES), torch.ones(1)
     codebook = "quantizer.vq.layers.0._codebook."
     return {
         "ssl_proj.weight": weight,
         "ssl_proj.bias": bias,
-        f"{codebook}inited": torch.ones(1),
-        f"{codebook}cluster_size": torch.ones(NUM_CODES),
+        f"{codebook}inited": inited,
+        f"{codebook}cluster_size": sizes,
         f"{codebook}embed": chosen,
         f"{codebook}embed_avg": chosen.clone(),
     }
@@ -110,7 +111,10 @@ def toy_quantizer() -> dict[str, Tensor]:
 
 @contextmanager
 def _seeded() -> Iterator[None]:
-    """Draw the same numbers in every process, and leave everybody else's as they were."""
-    with torch.random.fork_rng(devices=[]):
+    """Draw the same numbers in every process, and leave everybody else's as they were.
+
+    On the CPU, also where a plan builds its nets without storage: what is made here is kept and used again.
+    """
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         yield
