@@ -121,25 +121,30 @@ WAYS: Sequence[tuple[str, Run | Check]] = (
     (r"resume (model_last.pt|ckpts/)", Run((*F5, *BRIEF, "train.steps=10"), stopped=("train.steps",))),
     (r"resume runs/my_run --reset-step$", Check("as with another learning rate")),
     (r"resume runs/my_run --reset-step", Run((STAY,))),
-    (r"resume runs/my_voice$", Check("as `resume runs/my_run`")),
+    (r"resume runs/my_(voice$|run (train.steps=2000|--from best))", Check("as `resume runs/my_run`")),
     (r"resume runs/", Run((STAY,), stopped=("train.steps",))),
     # ------------------------------------------------ data
     (r"prepare .*(--cut|--review)", Check(f"needs the extra `raw`: {ELSEWHERE}test_recordings.py")),
     (r"prepare logs/", Check(f"a folder of upstream's tools: {ELSEWHERE}test_sovits_prepare.py")),
     (r"prepare .*--recipe gpt_sovits", Run(SOVITS)),
+    (r"prepare .*--recipe orpheus_new_voice_lora", Check("as with `orpheus_new_voice_full`")),
     (r"prepare .*--recipe orpheus", Run((*LLAMA, *TOY_CODES))),
     (r"prepare .*--vocab-out my_vocab", Run(replaced=("my_vocab.txt",))),
     (r"prepare ", Run()),
     # ------------------------------------------------ plans of full size
+    (r"plan f5_new_voice --data my_recordings$", Check("as with `--yaml`")),
+    (r"plan .*--nproc 4$", Check("as with `train.step_frames`")),
     (r"plan orpheus", Run(TOY_CODES)),
     (r"plan ", Run()),
     # ------------------------------------------------ training
     (r"finetune .*--nproc", Check(f"starts a process for each GPU: {ELSEWHERE}test_distributed.py")),
-    (r"finetune (quickstart|f5_new_voice --data my_clips|f5_lora .*package:small_f5)", Run(BRIEF)),
-    (r"finetune f5_(new_voice --data one|one_minute .*package:small_f5)", Run((*BRIEF, *PLANNED))),
+    (r"finetune (quickstart|f5_lora .*package:small_f5)", Run(BRIEF)),
+    (r"finetune f5_new_voice --data one_minute", Check("as with `my_clips`")),
+    (r"finetune f5_(new_voice --data my_clips|one_minute .*package:small_f5)", Run((*BRIEF, *PLANNED))),
     (r"finetune f5_(new_voice|v1_new_voice) .*--base [Fm]", Run((*without(F5, "base"), *BRIEF))),
     (r"finetune f5_v1_new_voice .*--base", Run((*without(F5, "base"), *BRIEF, *PLANNED))),
-    (r"finetune f5_v1_new_voice .*(optim|name)", Run((*F5, *without(BRIEF, "train.steps"), *PLANNED))),
+    (r"finetune f5_v1_new_voice .*name=", Check("as without a name")),
+    (r"finetune f5_v1_new_voice .*optim", Run((*F5, *without(BRIEF, "train.steps"), *PLANNED))),
     (r"finetune f5_new_language", Run((*F5, *BRIEF, "model.first_new_rows=0"))),
     (r"finetune my_voice.yaml", Run((*without(F5, "base"), *BRIEF))),
     (r"finetune (f5_one_minute --data one_minute$|from_scratch)", Run((*F5, *BRIEF, *PLANNED))),
@@ -147,6 +152,7 @@ WAYS: Sequence[tuple[str, Run | Check]] = (
     (r"finetune \./my_recordings.yaml", Run(("name=fresh",))),
     (r"finetune gpt_sovits_vae .*logs/", Check(f"a folder of upstream's tools: {ELSEWHERE}test_sovits_resume.py")),
     (r"finetune gpt_sovits_\w+ .*--base", Run((*without(SOVITS, "base"), *BRIEF, *PLANNED))),
+    (r"finetune gpt_sovits_one_minute --data one_minute$", Check("as with replay")),
     (r"finetune gpt_sovits_one_minute", Run((*SOVITS, *BRIEF, *PLANNED))),
     (r"finetune gpt_sovits", Run((*SOVITS, *BRIEF))),
     (r"finetune orpheus_pretrain", Check(f"thousands of hours and questions: {ELSEWHERE}test_texts.py")),
@@ -184,12 +190,12 @@ def here(desk: Path) -> Iterator[Path]:
     shutil.rmtree(place)
 
 
-def copy_named(desk: Path, here: Path, words: Sequence[str]) -> None:
+def copy_named(desk: Path, here: Path, words: Sequence[str], *, but: Sequence[str]) -> None:
     """Copy what the words of a command name from the desk: a run, another folder, a file."""
     named = " ".join(words)
     for source in [*(desk / "runs").iterdir(), *(path for path in desk.iterdir() if path.name != "runs")]:
         name = source.relative_to(desk)
-        if re.search(rf"(?<![\w-]){re.escape(name.as_posix())}(?![\w-])", named):
+        if name.as_posix() not in but and re.search(rf"(?<![\w-]){re.escape(name.as_posix())}(?![\w-])", named):
             (here / name).parent.mkdir(exist_ok=True)
             (shutil.copytree if source.is_dir() else shutil.copy2)(source, here / name)
 
@@ -238,9 +244,7 @@ def test_a_command_runs(command: Shown, desk: Path, here: Path) -> None:
     assert isinstance(way, Run)
     kept = [word for word in command.arguments if word.partition("=")[0] not in way.stopped]
     given = [way.instead[1] if word == way.instead[0] else word for word in kept]
-    copy_named(desk, here, [*given, *way.more])
-    for name in way.replaced:
-        (here / name).unlink()
+    copy_named(desk, here, [*given, *way.more], but=way.replaced)
     done = ttstrain(*given, *way.more, cwd=here)
     assert done.returncode == 0, f"ttstrain {shlex.join([*given, *way.more])}\n{done.stderr[-3000:]}"
     assert "Traceback" not in done.stderr
