@@ -25,6 +25,7 @@ from small_runs import checkpoint, command, differences, metrics, ttstrain, writ
 from toys import Counting, Gan, Joint, Regression
 
 from ttstrain.errors import DataError, OutOfMemoryError, PeerError, Preempted, RecipeError
+from ttstrain.optim.settings import PACKAGES
 from ttstrain.recipe.schema import OptimizerKind
 from ttstrain.train.distributed import Ranks
 
@@ -65,8 +66,7 @@ def test_two_ranks_train_what_one_process_trains_on_the_same_clips(two: TwoRanks
 def test_every_optimizer_keeps_the_ranks_alike_bit_for_bit(two: TwoRanks) -> None:
     """Whatever its kind, the weights' dtype and the precision, and though each rank draws its own noise."""
     known = get_args(OptimizerKind)
-    missing = {"adamw8bit": "bitsandbytes", "schedule_free_adamw": "schedulefree"}
-    kinds = [kind for kind in known if kind not in missing or find_spec(missing[kind]) is not None]
+    kinds = [kind for kind in known if kind not in PACKAGES or find_spec(PACKAGES[kind][0]) is not None]
     cases = [(kind, torch.float32, precision) for kind in kinds for precision in ("fp32", "bf16")]
     cases += [("adamw", torch.bfloat16, "fp32"), ("adamw", torch.bfloat16, "bf16")]
     first, second = two(ranked.train_with_each, cases, STEPS)

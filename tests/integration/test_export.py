@@ -29,6 +29,7 @@ from ttstrain.families.flow.export import as_upstream_reads, vocab_bytes
 from ttstrain.families.flow.task import FlowTask
 from ttstrain.optim.groups import build_groups
 from ttstrain.optim.optimizers import Optimizers
+from ttstrain.optim.settings import PACKAGES
 from ttstrain.recipe.schema import OptimizerKind
 from ttstrain.runs.resume import resume
 from ttstrain.tensors import tensorfile
@@ -345,10 +346,8 @@ def training_of(source: Source, run: Path, kind: str) -> TrainerState:
 def test_every_optimizer_s_training_can_be_gone_on_with_or_is_refused(
     kind: str, source: Source, run: Path, tmp_path: Path
 ) -> None:
-    if kind == "schedule_free_adamw":
-        pytest.importorskip("schedulefree")
-    if kind == "adamw8bit":
-        pytest.importorskip("bitsandbytes")
+    if kind in PACKAGES:
+        pytest.importorskip(PACKAGES[kind][0])
     changed = replace(source, training=training_of(source, run, kind))
     if kind in ("lion", "adan", "scaled_adam", "sgd"):
         with pytest.raises(RecipeError, match=f"the run's optimizer is `{kind}`"):

@@ -32,9 +32,9 @@ from ttstrain.export.blends import blend_name, compare_blends
 from ttstrain.export.interpolate import check_share, interpolate
 from ttstrain.modules import lora
 from ttstrain.optim.groups import build_groups
-from ttstrain.optim.kinds import ADAMW_STATE
 from ttstrain.optim.optimizers import Optimizers
-from ttstrain.optim.settings import LR_AS_ADAMW, settings_of
+from ttstrain.optim.part import ADAMW_STATE
+from ttstrain.optim.settings import FINDS_LR, LR_AS_ADAMW, settings_of
 from ttstrain.plan.resolve import parse
 from ttstrain.recipe.compose import compose, compose_run
 from ttstrain.recipe.schema import LoraConfig, base_title
@@ -321,7 +321,7 @@ def _training(
         ema=candidates.ema,
         optimizer_state=optimizer_state,
         lr=lr,
-        peak_lr=lr if optim is None else optim.lr,
+        peak_lr=lr if optim is None or FINDS_LR & set(kinds) else optim.lr,
         weight_decay=max((group.weight_decay for group in meta.groups), default=0.0),
         betas=(0.9, 0.999) if optim is None else optim.betas,
         eps=1e-8 if optim is None else optim.eps,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 
@@ -14,29 +12,16 @@ from ttstrain.optim import scaled_adam
 from ttstrain.optim.adan import Adan
 from ttstrain.optim.groups import Group
 from ttstrain.optim.lion import Lion
+from ttstrain.optim.part import ADAMW_STATE, Part, param_groups
 from ttstrain.optim.rounded import RoundedAdamW
-from ttstrain.optim.settings import OptimizerSettings
-from ttstrain.optim.stages import Stage
+from ttstrain.optim.settings import OptimizerSettings, package_of
+from ttstrain.optim.without_schedule import prodigy, schedule_free
 
-ADAMW_STATE = frozenset({"step", "exp_avg", "exp_avg_sq"})
 ADAMW8BIT_EXTRA = frozenset({"qmap1", "qmap2", "absmax1", "absmax2"})  # only tensors of 4096 values and more have them
-SCHEDULE_FREE_SCALARS = ("k", "weight_sum", "lr_max")  # kept per group by the package, per parameter on disk
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Part:
-    """One torch optimizer; `optimizer.param_groups[i]` holds `groups[i]`."""
-
-    optimizer: torch.optim.Optimizer
-    groups: tuple[Group, ...]
-    state_keys: frozenset[str]  # what each parameter has once it has stepped; all but `step` have its shape
-    optional_keys: frozenset[str] = frozenset()
-    apart: bool = False  # updates of parameters are independent of each other
-    schedule_free: bool = False  # the weights it trains differ from those it is evaluated with
 
 
 def make(groups: Sequence[Group], settings: OptimizerSettings, *, embeddings: frozenset[str], seed: int) -> list[Part]:
-    """Build the optimizer of these groups: one of torch's, or for `muon` two.
+    """Build the optimizer of these groups: one of torch's, for `muon` two, for `prodigy` one for each named group.
 
     `embeddings` are the names of embedding tables, which `muon` leaves to AdamW; `seed` is that of stochastic rounding.
     Raises RecipeError when the kind needs a package that is not installed.
@@ -45,12 +30,14 @@ def make(groups: Sequence[Group], settings: OptimizerSettings, *, embeddings: fr
         return _muon(groups, settings, embeddings)
     if settings.kind == "adamw" and _in_half_precision(groups):
         return [_rounded_adamw(groups, settings, seed=seed)]
+    if settings.kind == "prodigy" and not _in_half_precision(groups):
+        return prodigy(groups, settings)
     builders: dict[str, Callable[[Sequence[Group], OptimizerSettings], Part]] = {
         "adamw": _adamw,
         "adamw8bit": _adamw8bit,
         "lion": _lion,
         "adan": _adan,
-        "schedule_free_adamw": _schedule_free,
+        "schedule_free_adamw": schedule_free,
         "scaled_adam": _scaled_adam,
         "sgd": _sgd,
     }
@@ -66,44 +53,36 @@ def _in_half_precision(groups: Iterable[Group]) -> bool:
     return any(parameter.dtype == torch.bfloat16 for group in groups for parameter in group.parameters)
 
 
-def _param_groups(groups: Iterable[Group], *, betas: bool = False) -> list[dict[str, Any]]:
-    return [
-        {"params": list(group.parameters), "lr": group.lr, "weight_decay": group.weight_decay}
-        | ({"betas": group.betas} if betas else {})
-        for group in groups
-    ]
-
-
 def _rounded_adamw(groups: Sequence[Group], settings: OptimizerSettings, *, seed: int) -> Part:
     named = [
         {**torch_group, "names": group.names}
-        for torch_group, group in zip(_param_groups(groups, betas=True), groups, strict=True)
+        for torch_group, group in zip(param_groups(groups, betas=True), groups, strict=True)
     ]
     return Part(RoundedAdamW(named, eps=settings.eps, seed=seed), tuple(groups), ADAMW_STATE, apart=True)
 
 
 def _adamw(groups: Sequence[Group], settings: OptimizerSettings) -> Part:
     # Fused everywhere. On 2 CPU cores 18M parameters take 7 ms, against 25 to 50 ms with foreach and 45 in a loop.
-    optimizer = torch.optim.AdamW(_param_groups(groups, betas=True), lr=settings.lr, eps=settings.eps, fused=True)
+    optimizer = torch.optim.AdamW(param_groups(groups, betas=True), lr=settings.lr, eps=settings.eps, fused=True)
     return Part(optimizer, tuple(groups), ADAMW_STATE, apart=True)
 
 
 def _sgd(groups: Sequence[Group], settings: OptimizerSettings) -> Part:
-    optimizer = torch.optim.SGD(_param_groups(groups), lr=settings.lr, momentum=settings.momentum, fused=True)
+    optimizer = torch.optim.SGD(param_groups(groups), lr=settings.lr, momentum=settings.momentum, fused=True)
     return Part(optimizer, tuple(groups), frozenset({"momentum_buffer"} if settings.momentum else ()), apart=True)
 
 
 def _lion(groups: Sequence[Group], settings: OptimizerSettings) -> Part:
-    return Part(Lion(_param_groups(groups, betas=True)), tuple(groups), frozenset({"exp_avg"}), apart=True)
+    return Part(Lion(param_groups(groups, betas=True)), tuple(groups), frozenset({"exp_avg"}), apart=True)
 
 
 def _adan(groups: Sequence[Group], settings: OptimizerSettings) -> Part:
-    optimizer = Adan(_param_groups(groups, betas=True), eps=settings.eps)
+    optimizer = Adan(param_groups(groups, betas=True), eps=settings.eps)
     return Part(optimizer, tuple(groups), ADAMW_STATE | {"exp_avg_diff", "previous_grad"}, apart=True)
 
 
 def _scaled_adam(groups: Sequence[Group], settings: OptimizerSettings) -> Part:
-    optimizer = scaled_adam.ScaledAdam(_param_groups(groups, betas=True), eps=settings.eps)
+    optimizer = scaled_adam.ScaledAdam(param_groups(groups, betas=True), eps=settings.eps)
     return Part(optimizer, tuple(groups), scaled_adam.STATE, scaled_adam.EXTRA)
 
 
@@ -127,48 +106,13 @@ def _muon(groups: Sequence[Group], settings: OptimizerSettings, embeddings: froz
     parts = [_adamw(others, settings)] if others else []
     if matrices:
         muon = torch.optim.Muon(
-            _param_groups(matrices), lr=settings.lr, momentum=settings.momentum, adjust_lr_fn="match_rms_adamw"
+            param_groups(matrices), lr=settings.lr, momentum=settings.momentum, adjust_lr_fn="match_rms_adamw"
         )
         parts.append(Part(muon, tuple(matrices), frozenset({"momentum_buffer"}), apart=True))
     return parts
 
 
 def _adamw8bit(groups: Sequence[Group], settings: OptimizerSettings) -> Part:
-    package = _optional("bitsandbytes", kind="adamw8bit", install="ttstrain[adamw8bit]")
-    optimizer = package.optim.AdamW8bit(_param_groups(groups, betas=True), lr=settings.lr, eps=settings.eps)
+    package = package_of("adamw8bit")
+    optimizer = package.optim.AdamW8bit(param_groups(groups, betas=True), lr=settings.lr, eps=settings.eps)
     return Part(optimizer, tuple(groups), frozenset({"step", "state1", "state2"}), ADAMW8BIT_EXTRA)
-
-
-def _schedule_free(groups: Sequence[Group], settings: OptimizerSettings) -> Part:
-    """Defazio et al., The Road Less Scheduled (arXiv 2405.15682), from its authors' package."""
-    package = _optional("schedulefree", kind="schedule_free_adamw", install="schedulefree")
-    optimizer = package.AdamWScheduleFree(_param_groups(groups, betas=True), lr=settings.lr, eps=settings.eps)
-    optimizer.train()  # until `Optimizers.evaluating` switches to evaluation
-    return Part(
-        optimizer,
-        tuple(groups),
-        frozenset({"z", "exp_avg_sq"}),
-        optional_keys=frozenset(SCHEDULE_FREE_SCALARS),
-        schedule_free=True,
-    )
-
-
-def check_never_frozen(groups: Sequence[Group], stages: Sequence[Stage]) -> None:
-    """Refuse groups that are frozen in some steps, for an optimizer that counts steps per group."""
-    for group in groups:
-        frozen = ["a range of frozen steps"] if group.frozen_range is not None else []
-        frozen += [f"a stage that freezes it (`{stage.name}`)" for stage in stages if not stage.trains(group)]
-        if frozen:
-            raise RecipeError(
-                f"`schedule_free_adamw` cannot train group `{group.name}` with {frozen[0]}",
-                hint="it counts steps per group, not per parameter; use `adamw`, or `frozen: true`",
-            )
-
-
-def _optional(package: str, *, kind: str, install: str) -> Any:
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise RecipeError(
-            f"optimizer `{kind}` needs the package `{package}`: {error}", hint=f"pip install '{install}'"
-        ) from error

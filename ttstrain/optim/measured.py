@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttstrain.optim.kinds import Part
+from ttstrain.optim.part import Part
 
 PIECE_BYTES = 1 << 28  # of weights that are copied at a time, where updates do not depend on each other
 _SMALLEST_NORM = 1e-12  # weights that start at zero have a finite, if senseless, ratio

@@ -18,10 +18,12 @@ from typing_extensions import Self
 
 from ttstrain.errors import CheckpointError
 from ttstrain.optim.groups import GradClip, Group, GroupTable
-from ttstrain.optim.kinds import SCHEDULE_FREE_SCALARS, Part, check_never_frozen, make
+from ttstrain.optim.kinds import make
 from ttstrain.optim.measured import Moves, measure_in_pieces, measure_whole
 from ttstrain.optim.new_embeddings import NewEmbeddings
+from ttstrain.optim.part import Part
 from ttstrain.optim.stages import Curriculum, Stage, check_groups
+from ttstrain.optim.without_schedule import check_never_frozen
 
 _NORM_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 _RESET_HINT = "resume with fresh optimizer state: `ttstrain resume --reset-optimizer`"
@@ -72,10 +74,11 @@ class _Optimizer:
     def parameters(self) -> Iterator[nn.Parameter]:
         return chain.from_iterable(self.groups.values())
 
-    def torch_groups(self) -> Iterator[tuple[Group, dict[str, Any]]]:
-        """Pair each group with the dict that torch's optimizer reads."""
+    def torch_groups(self) -> Iterator[tuple[Group, dict[str, Any], Part]]:
+        """Pair each group with the dict that torch's optimizer reads, and its part."""
         for part in self.parts:
-            yield from zip(part.groups, part.optimizer.param_groups, strict=True)
+            for group, torch_group in zip(part.groups, part.optimizer.param_groups, strict=True):
+                yield group, torch_group, part
 
 
 class Optimizers:
@@ -145,16 +148,16 @@ class Optimizers:
 
         Also decides which groups are frozen in that update; their LR is 0. Returns `<optimizer>/<group>` -> LR.
         """
-        lrs = {group.key: self.lr_of(group, step, factor=factor) for group in self.table.groups}
         for optimizer in self._optimizers.values():
-            for group, torch_group in optimizer.torch_groups():
-                torch_group["lr"] = lrs[group.key]
+            for group, torch_group, part in optimizer.torch_groups():
+                planned = self._planned(group, step, factor=factor)
+                torch_group["lr"] = planned if part.found_lr is None else planned / group.lr
             optimizer.frozen = frozenset(
-                group.name for group, _ in optimizer.torch_groups() if self._is_frozen(group, step)
+                group.name for group, _, _ in optimizer.torch_groups() if self._is_frozen(group, step)
             )
         if self.new_embeddings is not None:
             self._enter_stage(self.new_embeddings, step)
-        return lrs
+        return self.logged_lrs()
 
     def _enter_stage(self, new_embeddings: NewEmbeddings, step: int) -> None:
         self._new_embeddings_alone = step < new_embeddings.steps
@@ -166,7 +169,18 @@ class Optimizers:
         new_embeddings.over = not self._new_embeddings_alone
 
     def lr_of(self, group: Group, step: int, *, factor: float = 1.0) -> float:
-        """Return a group's LR for the update after `step` finished ones; 0 while it is frozen."""
+        """Return a group's LR for the update after `step` finished ones; 0 while it is frozen.
+
+        Where the optimizer finds its LR, that is the one found so far, times the schedule's factor.
+        """
+        planned = self._planned(group, step, factor=factor)
+        for own, torch_group, part in self._optimizers[group.optimizer].torch_groups():
+            if own is group and part.found_lr is not None:
+                return planned / group.lr * float(torch_group[part.found_lr])
+        return planned
+
+    def _planned(self, group: Group, step: int, *, factor: float) -> float:
+        """Return the LR that the plan sets; for an optimizer that finds its LR, the factor of what it finds."""
         if self._is_frozen(group, step):
             return 0.0
         return factor * self.curriculum.lr_of(group, step)
@@ -177,9 +191,9 @@ class Optimizers:
     def logged_lrs(self) -> dict[str, float]:
         """Read `<optimizer>/<group>` -> LR from the parameter groups, where the next update takes it from."""
         return {
-            group.key: float(torch_group["lr"])
+            group.key: float(torch_group["lr"]) * (1.0 if part.found_lr is None else float(torch_group[part.found_lr]))
             for optimizer in self._optimizers.values()
-            for group, torch_group in optimizer.torch_groups()
+            for group, torch_group, part in optimizer.torch_groups()
         }
 
     # ------------------------------------------------------------ one update
@@ -310,7 +324,7 @@ class Optimizers:
         for name, optimizer in self._optimizers.items():
             for key, (_, part) in optimizer.names.items():
                 saved = set(state_dict[name][key])
-                if saved and not part.state_keys <= saved <= part.state_keys | part.optional_keys:
+                if saved and not part.state_keys <= saved <= part.known_keys:
                     kind = type(part.optimizer).__name__
                     return f"the file's is of another kind of optimizer than {kind}"
         return None
@@ -356,9 +370,9 @@ def _drop_frozen(optimizer: _Optimizer) -> None:
 
 def _state_of(parameter: nn.Parameter, part: Part) -> dict[str, Any]:
     state = {key: value for key, value in part.optimizer.state.get(parameter, {}).items() if value is not None}
-    if state and part.schedule_free:
+    if state and part.scalars:
         torch_group = _torch_group(parameter, part)
-        state |= {key: torch_group[key] for key in SCHEDULE_FREE_SCALARS}
+        state |= {key: torch_group[key] for key in part.scalars}
     return state
 
 
@@ -377,7 +391,7 @@ def _same_names(what: str, saved: Mapping[str, Any], wanted: Mapping[str, Any]) 
 def _check(name: str, saved: Mapping[str, Any], parameter: nn.Parameter, part: Part) -> None:
     if not saved:
         return
-    if not part.state_keys <= set(saved) <= part.state_keys | part.optional_keys:
+    if not part.state_keys <= set(saved) <= part.known_keys:
         raise CheckpointError(
             f"the saved state of `{name}` is {', '.join(sorted(saved))}, but {type(part.optimizer).__name__} keeps "
             f"{', '.join(sorted(part.state_keys)) or 'none'}",
@@ -392,10 +406,9 @@ def _check(name: str, saved: Mapping[str, Any], parameter: nn.Parameter, part: P
 
 
 def _reset_scalars(part: Part) -> None:
-    """Reset a schedule-free optimizer's per-group counters, which a state from before the first step lacks."""
-    if part.schedule_free:
-        for torch_group in part.optimizer.param_groups:
-            torch_group.update({key: part.optimizer.defaults[key] for key in SCHEDULE_FREE_SCALARS})
+    """Reset what a package counts per torch group, which a state from before the first step lacks."""
+    for torch_group in part.optimizer.param_groups:
+        torch_group.update({key: part.optimizer.defaults[key] for key in part.scalars})
 
 
 @torch.no_grad()
@@ -404,9 +417,10 @@ def _restore(saved: Mapping[str, Any], parameter: nn.Parameter, part: Part) -> N
     present = part.optimizer.state.pop(parameter, {})
     if not saved:
         return
-    scalars = {key: saved[key] for key in SCHEDULE_FREE_SCALARS} if part.schedule_free else {}
-    if scalars:
-        _torch_group(parameter, part).update(scalars)
+    scalars = {key: saved[key] for key in part.scalars}
+    every = part.optimizer.param_groups
+    for torch_group in () if not scalars else (_torch_group(parameter, part),) if part.found_lr is None else every:
+        torch_group.update(scalars)
     part.optimizer.state[parameter] = {
         key: _copied(key, value, present.get(key), parameter, part)
         for key, value in saved.items()

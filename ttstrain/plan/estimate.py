@@ -19,6 +19,7 @@ STATE_BYTES: Mapping[OptimizerKind, int] = {  # bytes of optimizer state per par
     "lion": FP32,
     "adan": 4 * FP32,  # three moments and the previous gradient
     "muon": FP32,  # the few parameters that are no matrices take twice that
+    "prodigy": 4 * FP32,  # two moments, the weights at the start and a sum of gradients
     "schedule_free_adamw": 2 * FP32,
     "scaled_adam": 2 * FP32,
     "sgd": FP32,

@@ -10,7 +10,7 @@ from ttstrain import registry
 from ttstrain.contract.model import ResolvedRecipe
 from ttstrain.data.text_summary import check_texts
 from ttstrain.errors import DataError, RecipeError
-from ttstrain.optim.settings import READS_BETAS, READS_EPS, READS_MOMENTUM, settings_of
+from ttstrain.optim.settings import FINDS_LR, READS_BETAS, READS_EPS, READS_MOMENTUM, settings_of
 from ttstrain.optim.stages import Curriculum, Place, Stage, check_groups, steps_of
 from ttstrain.plan.plan import DataFacts, GroupPlan, Plan
 from ttstrain.recipe.schema import (
@@ -33,6 +33,7 @@ MOST_STEPS = 100_000_000
 HIGHEST_LR = (5e-3, 5e-2, 0.1)
 HIGHEST_LR_OF: Mapping[OptimizerKind, tuple[float, float, float]] = {
     "muon": (5e-2, 5e-2, 0.5),
+    "prodigy": (1e3, 1e3, 1e3),  # a factor of what it finds, as high as the schema allows
     "scaled_adam": (0.1, 0.1, 0.5),
     "sgd": (1.0, 1.0, 1.0),
 }
@@ -50,6 +51,11 @@ def check_read(recipe: ResolvedRecipe, origins: Mapping[str, str]) -> None:
                 f"`optim.{key}` is not used by `{', '.join(sorted(kinds))}`",
                 hint=f"drop it (`~optim.{key}`); it is used by {', '.join(sorted(readers))}",
             )
+    if optim.d_coef != defaults.d_coef and not kinds & FINDS_LR:
+        raise RecipeError(
+            f"`optim.d_coef` is not used by `{', '.join(sorted(kinds))}`",
+            hint=f"drop it (`~optim.d_coef`); it is used by {', '.join(sorted(FINDS_LR))}",
+        )
     if recipe.lora is not None and recipe.base is None:
         raise RecipeError("`lora` needs a base, and `base` is not set", hint="name the base weights with `--base PATH`")
     _check_lengths(recipe, origins)
@@ -289,7 +295,7 @@ def check_resume(plan: Plan, step: int, *, ended: Sequence[Sequence[Any]] = (), 
         return
     if left and any(not _all_below_floor(group, curriculum, first=step) for group in _trained(plan)):
         return
-    lrs = ", ".join(f"{curriculum.lr_of(group, step):.3g} for `{group.key}`" for group in _trained(plan))
+    lrs = ", ".join(f"{_lr_text(group, curriculum, step, plan)} for `{group.key}`" for group in _trained(plan))
     ended_how = (
         f"its schedule has {total:,} steps and the run is at step {step:,}"
         if not left
@@ -307,6 +313,12 @@ def check_resume(plan: Plan, step: int, *, ended: Sequence[Sequence[Any]] = (), 
             f"`{longer} {constant}` continues at the peak LR"
         ),
     )
+
+
+def _lr_text(group: GroupPlan, curriculum: Curriculum, step: int, plan: Plan) -> str:
+    """Write the LR of an update; of an optimizer that finds its LR, the factor of what it finds."""
+    found = settings_of(plan.recipe.optim, group.optimizer).kind in FINDS_LR
+    return f"{curriculum.lr_of(group, step):.3g}{' × what the optimizer finds' if found else ''}"
 
 
 def _longer(plan: Plan, index: int, *, run_steps: int, times: int = 2) -> str:

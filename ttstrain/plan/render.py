@@ -9,6 +9,7 @@ from ttstrain import registry
 from ttstrain.data.text_summary import text_lines
 from ttstrain.layout import LABEL, WIDTH, labelled
 from ttstrain.optim.schedule import curve, warmup_length
+from ttstrain.optim.settings import FINDS_LR, WITHOUT_SCHEDULE, settings_of
 from ttstrain.optim.stages import Curriculum, Place, Stage
 from ttstrain.plan.estimate import ACTIVATIONS
 from ttstrain.plan.gpu import gpu_memory
@@ -16,7 +17,7 @@ from ttstrain.plan.judging import judge_notes, judge_text
 from ttstrain.plan.mixing import auxiliary_ratio, clip_share
 from ttstrain.plan.plan import GroupPlan, Plan, ReplayFacts
 from ttstrain.recipe.emit import emit, scalar
-from ttstrain.recipe.schema import ReplayConfig, Schedule, base_title
+from ttstrain.recipe.schema import Constant, OptimizerKind, ReplayConfig, Schedule, base_title
 from ttstrain.terminal import on_one_line
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ def notes(plan: Plan, *, goes_on_from: str | None = None) -> Iterator[str]:
             f"{100 * plan.facts.padding_share:.0f} % of the frames are padding: with a larger `data.batch_frames`, "
             "clips of similar length share a micro-batch."
         )
+    yield from _optimizer_notes(plan)
     yield from _stage_notes(plan)
     yield from judge_notes(plan)
     if plan.eval_every is None:
@@ -120,6 +122,21 @@ def notes(plan: Plan, *, goes_on_from: str | None = None) -> Iterator[str]:
         reached = round(9 * plan.ema_horizon)  # the step at which the warm-up (1 + n) / (10 + n) reaches the decay
         if reached > plan.steps * 1.05:
             yield f"the EMA's warmup does not end within the run: `ema.decay` is reached at step {reached:,}."
+
+
+def _optimizer_notes(plan: Plan) -> Iterator[str]:
+    kinds = {kind_of(group, plan) for group in plan.groups}
+    if (found := kinds & FINDS_LR) and plan.origins.get("optim.lr", "default") != "default":
+        yield (
+            f"`optim.lr` {plan.recipe.optim.lr:g} is not used by `{', '.join(sorted(found))}`, which finds the LR "
+            "itself: `optim.d_coef` is a factor of what it finds."
+        )
+    decays = [group for group in plan.groups if group.frozen is not True and not isinstance(group.schedule, Constant)]
+    if kinds & WITHOUT_SCHEDULE and any(kind_of(group, plan) in WITHOUT_SCHEDULE for group in decays):
+        yield (
+            f"`{', '.join(sorted(kinds & WITHOUT_SCHEDULE))}` averages the weights, so its LR need not fall: its "
+            "authors train at a constant LR after a warmup, `optim.schedule.kind=constant`."
+        )
 
 
 def _stage_notes(plan: Plan) -> Iterator[str]:
@@ -238,6 +255,8 @@ def _lr_lines(plan: Plan) -> list[str]:
             lines += labelled("stages" if place.index == 0 else "", _stage_title(place, plan))
         for group in plan.groups:
             columns, *remarks = _lr_row(group, place.stage)
+            if group.frozen is not True and (kind := kind_of(group, plan)) in FINDS_LR:
+                remarks.append(f"× the LR that {kind} finds")
             row = f"{'':{LABEL}}{_shortened(group.key, width):{width}} {columns}"
             for remark in remarks:
                 if len(row) + len(remark) + 2 > WIDTH:
@@ -266,6 +285,11 @@ def _stage_title(place: Place, plan: Plan) -> str:
     if stage.early_stop is not None:
         pieces.append(f"ends early after {stage.early_stop.patience} evaluations without improvement")
     return ", ".join(pieces)
+
+
+def kind_of(group: GroupPlan, plan: Plan) -> OptimizerKind:
+    """Return the kind of optimizer that trains a group."""
+    return settings_of(plan.recipe.optim, group.optimizer).kind
 
 
 def _lr_row(group: GroupPlan, stage: Stage) -> list[str]:

@@ -21,6 +21,7 @@ from ttstrain.data.readers import read_rows
 from ttstrain.data.split import DataSplit
 from ttstrain.errors import DataError, OutOfMemoryError, RecipeError
 from ttstrain.modules import lora
+from ttstrain.optim.settings import check_installed
 from ttstrain.plan.facts import Findings, count_frames, review_data
 from ttstrain.plan.plan import Plan
 from ttstrain.plan.resolve import parse, resolve
@@ -61,6 +62,7 @@ def make_material(composed: Composed, place: Path, *, show: ShowProgress = no_pr
     """
     recipe = quiet(parse(composed), place)
     lora.check_installed(recipe.lora)
+    check_installed(recipe.optim)
     device = choose_device(recipe.train.device, tf32=recipe.train.tf32)
     base = None if recipe.base is None else open_for(recipe)
     prepared = _prepare(recipe, device, show)

@@ -231,7 +231,9 @@ SCHEDULES: Mapping[str, type[_Schedule]] = {
 
 # ---------------------------------------------------------------- optimizers
 
-OptimizerKind = Literal["adamw", "adamw8bit", "lion", "adan", "muon", "schedule_free_adamw", "scaled_adam", "sgd"]
+OptimizerKind = Literal[
+    "adamw", "adamw8bit", "lion", "adan", "muon", "prodigy", "schedule_free_adamw", "scaled_adam", "sgd"
+]
 
 
 class GroupRule(Section):
@@ -282,7 +284,9 @@ class OptimizerOverride(Section):
 class OptimConfig(Section):
     kind: OptimizerKind = "adamw"
     lr: Rate = 1e-5
-    """Peak LR of every parameter without an LR from a group rule."""
+    """Peak LR of every parameter without an LR from a group rule; `prodigy` finds its own and does not use it."""
+    d_coef: Factor = 1.0
+    """For `prodigy`: factor of the LR that it finds, called so by its authors; a group's `lr_scale` multiplies it."""
     weight_decay: Decay = 0.01
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     eps: Annotated[float, Field(gt=0, le=1)] = 1e-8

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ttstrain.errors import RecipeError
 from ttstrain.optim.schedule import lr_at
+from ttstrain.optim.settings import FINDS_LR
 from ttstrain.recipe.schema import Schedule
 
 _SCHEDULE: TypeAdapter[Schedule] = TypeAdapter(Schedule)
@@ -18,19 +19,24 @@ _SCHEDULE: TypeAdapter[Schedule] = TypeAdapter(Schedule)
 def planned_lrs(plan: Mapping[str, Any], steps: Sequence[int]) -> dict[str, list[float]]:
     """Return `<optimizer>/<group>` -> the LR planned for the updates that complete these steps, from `plan.json`.
 
-    Stages begin and end as planned. A group whose LR falls by layers is left out: the plan does not know the layers.
-    So is everything that a damaged plan does not say.
+    Stages begin and end as planned. A group whose LR falls by layers is left out, since the plan does not know the
+    layers, and one whose optimizer finds its LR. So is everything that a damaged plan does not say.
     """
     found: dict[str, list[float]] = {}
     groups = plan.get("groups")
     for group in groups if isinstance(groups, list) else ():
         try:
-            if group["frozen"] is not True and group["layer_decay"] is None:
+            if group["frozen"] is not True and group["layer_decay"] is None and not _finds_lr(plan, group):
                 key = f"{group['optimizer']}/{group['name']}"
                 found[key] = [_lr(plan, group, key, step - 1) for step in steps]
         except (KeyError, TypeError, ValueError, ValidationError, RecipeError):  # of another version, or damaged
             continue
     return found
+
+
+def _finds_lr(plan: Mapping[str, Any], group: Mapping[str, Any]) -> bool:
+    optim = plan["recipe"]["optim"]
+    return (optim["optimizers"].get(group["optimizer"], {}).get("kind") or optim["kind"]) in FINDS_LR
 
 
 def _lr(plan: Mapping[str, Any], group: Mapping[str, Any], key: str, done: int) -> float:

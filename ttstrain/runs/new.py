@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ttstrain.checkpoint.merging import open_for
 from ttstrain.modules import lora
+from ttstrain.optim.settings import check_installed
 from ttstrain.plan.resolve import parse, resolve
 from ttstrain.recipe.compose import Composed
 from ttstrain.runs import folder
@@ -35,6 +36,7 @@ def begin(composed: Composed, name: str, here: Processes, *, show: ShowProgress,
     recipe = parse(composed)
     device = here.choose_device(recipe)
     lora.check_installed(recipe.lora)
+    check_installed(recipe.optim)
     if here.ranks.main and place is None:
         folder.check_name(recipe)
     base = None if recipe.base is None else open_for(recipe)

@@ -9,6 +9,7 @@ from pathlib import Path
 from ttstrain.checkpoint import pointers, run_folder
 from ttstrain.checkpoint.lock import RunLock, hold
 from ttstrain.modules import lora
+from ttstrain.optim.settings import check_installed
 from ttstrain.plan.plan import Plan
 from ttstrain.plan.project import with_project
 from ttstrain.plan.refuse import check_resume
@@ -74,6 +75,7 @@ def _continue(
     checked = parse(composed)
     device = here.choose_device(checked)
     lora.check_installed(checked.lora)
+    check_installed(checked.optim)
     before, before_notes = clips_before(origin.run, composed) if here.ranks.main else (None, [])
     prepared = prepare(checked, device=device, ranks=here.ranks, show=show, earlier=before)
     check_measurable(prepared)

@@ -119,7 +119,11 @@ def test_muon_without_matrices_is_adamw_and_without_the_rest_is_muon() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "package", "install"),
-    [("adamw8bit", "bitsandbytes", "ttstrain[adamw8bit]"), ("schedule_free_adamw", "schedulefree", "schedulefree")],
+    [
+        ("adamw8bit", "bitsandbytes", "ttstrain[adamw8bit]"),
+        ("prodigy", "prodigyopt", "ttstrain[optimizers]"),
+        ("schedule_free_adamw", "schedulefree", "ttstrain[optimizers]"),
+    ],
 )
 def test_a_missing_package_is_named_with_the_way_to_install_it(
     kind: str, package: str, install: str, monkeypatch: pytest.MonkeyPatch
@@ -143,7 +147,10 @@ def run_steps(model: nn.Module, optimizers: Optimizers, steps: range) -> None:
         optimizers.zero_grad("model")
 
 
-@pytest.mark.parametrize(("kind", "package"), [("adamw8bit", "bitsandbytes"), ("schedule_free_adamw", "schedulefree")])
+@pytest.mark.parametrize(
+    ("kind", "package"),
+    [("adamw8bit", "bitsandbytes"), ("prodigy", "prodigyopt"), ("schedule_free_adamw", "schedulefree")],
+)
 def test_an_optional_optimizer_resumes_and_rolls_back_exactly(kind: str, package: str) -> None:
     pytest.importorskip(package)
     whole, cut = nn.Linear(80, 80), nn.Linear(80, 80)

@@ -7,10 +7,10 @@ from toys import Gan, Regression
 
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.optim.groups import build_groups
-from ttstrain.optim.kinds import check_never_frozen
 from ttstrain.optim.optimizers import Optimizers
 from ttstrain.optim.schedule import lr_at
 from ttstrain.optim.stages import Curriculum, Stage
+from ttstrain.optim.without_schedule import check_never_frozen
 from ttstrain.recipe.schema import Constant, Cosine, CosineRestarts, Exponential, GroupRule, OptimConfig, Schedule
 
 PLAIN = Constant(warmup_steps=0)

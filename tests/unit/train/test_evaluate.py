@@ -9,16 +9,15 @@ import torch
 import torch.nn.functional as F
 from toys import Regression, make_batch, make_run
 
+from ttstrain.optim.settings import PACKAGES
 from ttstrain.recipe.schema import OptimConfig, OptimizerKind
 from ttstrain.train.evaluate import evaluate
 from ttstrain.train.step import train_step
 
-PACKAGES = {"adamw8bit": "bitsandbytes", "schedule_free_adamw": "schedulefree"}
-
 
 def trained(kind: str) -> Any:
     if kind in PACKAGES:
-        pytest.importorskip(PACKAGES[kind])
+        pytest.importorskip(PACKAGES[kind][0])
     torch.manual_seed(0)
     optim = OptimConfig.model_validate({"kind": kind, "lr": 1e-2, "schedule": {"kind": "constant", "warmup_steps": 0}})
     run = make_run(Regression(), optim=optim, ema_decay=0.9)
