@@ -30,6 +30,7 @@ ROOMS = (
     "families",
     "plan",
     "tracking",
+    "bands",
     "train",
     "export",
     "infer",

@@ -18,6 +18,7 @@ PACKAGE = Path(ttstrain.__file__).parent
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if "_shipped" not in path.parts)
 # Imported by `ttstrain --help`, `ttstrain plan` or `ttstrain report`.
 WITHOUT_TORCH = (
+    "ttstrain.bands.tracker",
     "ttstrain.cli.main",
     "ttstrain.recipe.compose",
     "ttstrain.plan.facts",

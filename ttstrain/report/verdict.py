@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ttstrain.bands.outcome import read_outcome
 from ttstrain.checkpoint import judged, run_folder
 from ttstrain.errors import CheckpointError
 from ttstrain.judge.figures import MEANINGS
@@ -56,7 +57,7 @@ def find_verdict(run: Path, metrics: Metrics, events: Events) -> Verdict:
     said = read_verdicts(run)
     tone: Tone = "neutral" if said.exported is None else _TONES.get(said.exported.outcome, "neutral")
     sentences = [f"Judge: {sentence}." for sentence in said.sentences]
-    sentences += [*_loss(metrics), *_distance(metrics), *_trouble(events)]
+    sentences += [*_loss(metrics), *_beside_reference(run), *_distance(metrics), *_trouble(events)]
     if not sentences:
         sentences = ["Nothing was measured yet."]
     return Verdict(tone, sentences)
@@ -93,6 +94,24 @@ def _known(metrics: Metrics, key: str) -> list[tuple[int, float]]:
 
 def _lowest(metrics: Metrics, key: str) -> tuple[int, float] | None:
     return min(_known(metrics, key), key=lambda pair: pair[1], default=None)
+
+
+def _beside_reference(run: Path) -> Iterator[str]:
+    """Say where the first steps lie beside the reference runs of the recipe, and the likely causes."""
+    try:
+        outcome = read_outcome(run)
+    except CheckpointError:
+        return
+    if outcome is None:
+        return
+    if outcome.why_not:
+        yield f"Not compared with the reference runs of `{outcome.recipe}`: {outcome.why_not}."
+    elif outcome.sentences:
+        where, *causes = outcome.sentences
+        told = (
+            f" {'Likely cause' if outcome.place != 'inside' else 'It differs'}: {'; '.join(causes)}." if causes else ""
+        )
+        yield f"{where[0].upper()}{where[1:]}.{told}"
 
 
 def _distance(metrics: Metrics) -> Iterator[str]:

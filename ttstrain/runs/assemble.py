@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from ttstrain.bands.tracker import BandTracker
 from ttstrain.data.audit import write_quarantine
 from ttstrain.data.earlier import write_record
 from ttstrain.data.manifest import write_manifest
@@ -42,6 +43,7 @@ def assemble(plan: Plan, prepared: Prepared, place: Path, device: torch.device, 
     trackers = Trackers()
     if here.ranks.main:
         trackers = build_trackers(plan.recipe.tracking, origins=plan.origins)
+        trackers.append(BandTracker(trackers))
         trackers.append(ReportTracker(note=trackers.note))
     judge = None
     if here.ranks.main and plan.sample_every is not None:

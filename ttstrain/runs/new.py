@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ttstrain.checkpoint.merging import open_for
@@ -11,6 +12,7 @@ from ttstrain.plan.resolve import parse, resolve
 from ttstrain.recipe.compose import Composed
 from ttstrain.runs import folder
 from ttstrain.runs.assemble import Ready, assemble, check_alike, describe
+from ttstrain.runs.banded import settle_band
 from ttstrain.runs.base import load_base, record_base
 from ttstrain.runs.processes import Processes, join_processes
 from ttstrain.runs.tracked import tracked
@@ -55,4 +57,7 @@ def begin(composed: Composed, name: str, here: Processes, *, show: ShowProgress,
     described = describe(run, prepared)
     if base is not None and here.ranks.main:
         record_base(run, base)
-    return Ready(run, prepared, (*described, *here.notes, *loaded))
+    ready = Ready(run, prepared, (*described, *here.notes, *loaded))
+    if not here.ranks.main:
+        return ready
+    return replace(ready, notes=(*ready.notes, *settle_band(ready, composed.name)))
