@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from ttstrain.bands.band import LR, Band, Points
 from ttstrain.bands.compare import Finding
@@ -76,9 +77,15 @@ def _settings(own: Facts, reference: Facts) -> Iterator[str]:
         yield f"the text front end is another: {', '.join(f'`{key}`' for key in changed)} differ"
     keys = [key for key, value in own.settings.items() if reference.settings.get(key) != value]
     if keys:
-        named = [f"`{key}` is {own.settings[key]}, not {reference.settings.get(key)}" for key in keys[:SHOWN]]
+        named = [
+            f"`{key}` is {_shown(own.settings[key])}, not {_shown(reference.settings.get(key))}" for key in keys[:SHOWN]
+        ]
         more = f"; {len(keys) - SHOWN} more settings differ" if len(keys) > SHOWN else ""
         yield f"{', '.join(named)}{more}"
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def signs(findings: Sequence[Finding]) -> list[str]:
