@@ -121,6 +121,16 @@ def test_reset_step_restarts_the_warmup_and_keeps_what_was_found(whole: Path, tm
     assert counted["k"] == STEPS + 4  # its own count goes on: of updates, not of the schedule
 
 
+def test_reset_optimizer_says_when_it_gives_up_the_average(
+    whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = copied(whole, tmp_path)
+    resume(run, ["train.steps=9"], reset_optimizer=True)
+    said = " ".join(capfd.readouterr().err.split())
+    assert ("evaluations used averaged weights" in said) == (kind_of(whole) == "schedule_free_adamw")
+    assert checkpoint(run, 9).state["optimizers"]["model"]["transformer.proj_out.weight"]["k"] == 1
+
+
 def test_evaluations_and_samples_leave_the_training_as_it_is_and_use_the_weights_that_are_exported(
     recipe: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from ttstrain.tracking.tracker import RunInfo, Spoken, SpokenBy, Trackers
 
 POSITION, VERDICT = "band/", "band/verdict"  # keys: 0 is the middle of a band and 1 its upper edge; -1, 0 or 1
 VALUES = {"inside": 0.0, "above": 1.0, "below": -1.0}
+TOO_FEW = "too few of its first steps were taken or logged (`train.log_every`)"
 NAMES = {"train/loss/": "training loss", "eval/loss/": "held-out loss", "optim/grad_norm/": "gradient norm"}
 
 
@@ -62,13 +63,14 @@ class BandTracker:
                 self._keep(int(row["step"]), row)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        if self._band is None or step > STEPS or any(key.startswith(POSITION) for key in values):
+        if self._band is None or any(key.startswith(POSITION) for key in values):
             return
         self._keep(step, values)
-        stepped = any(key.startswith(LR) for key in values)
-        if step in self._looks and (stepped or step == 0):
+        passed = [look for look in self._looks if look <= step]
+        if passed and (step == 0 or any(key.startswith(LR) for key in values)):  # else it is only an evaluation
+            self._looks = self._looks[len(passed) :]
             try:
-                self._look(step, last=step == self._looks[-1])
+                self._look(step, passed, last=not self._looks)
             except Exception as error:
                 self._leave(f"the run is not compared with reference runs: {first_line(error)}")
 
@@ -91,19 +93,25 @@ class BandTracker:
         self._band = None
 
     def _keep(self, step: int, values: Mapping[str, float]) -> None:
-        for key, value in values.items():
-            if key.startswith((*COMPARED, LR)):
-                self._points.setdefault(key, {})[step] = value
+        if step <= STEPS:
+            for key, value in values.items():
+                if key.startswith((*COMPARED, LR)):
+                    self._points.setdefault(key, {})[step] = value
 
-    def _look(self, step: int, *, last: bool) -> None:
-        """Compare up to a step; settle it where something lies outside, or at the last look."""
+    def _look(self, step: int, passed: Sequence[int], *, last: bool) -> None:
+        """Compare up to a step, which passed these looks; settle it where something lies outside, or at the last."""
         assert self._band is not None
         assert self._outcome is not None
         band = self._band
         findings = compare(self._points, band, seed=self._seed, upto=step)
         found = worst(findings)
-        new = {POSITION + finding.key: finding.position for finding in findings if finding.last == step}
+        new = {POSITION + finding.key: finding.position for finding in findings if finding.last in passed}
         values = {key: position for key, position in new.items() if math.isfinite(position)}
+        if last and not any(finding.last for finding in findings):
+            self._outcome = replace(self._outcome, why_not=TOO_FEW)
+            write_outcome(self._run, self._outcome)
+            self._leave(f"not compared with the reference runs of `{band.recipe}`: {TOO_FEW}")
+            return
         if found is None and not last:
             if values:
                 self._trackers.log(step, values)
@@ -113,8 +121,9 @@ class BandTracker:
         else:
             causes = differences(self._outcome.facts, band, self._points) or signs(findings)
         place = "inside" if found is None else found.place
-        sentences = [_where(found, band, step), *causes]
-        self._outcome = replace(self._outcome, place=place, step=step, sentences=tuple(sentences))
+        upto = min(step, STEPS)
+        sentences = [_where(found, band, upto), *causes]
+        self._outcome = replace(self._outcome, place=place, step=upto, sentences=tuple(sentences))
         write_outcome(self._run, self._outcome)
         self._band = None  # settled
         self._trackers.log(step, {**values, VERDICT: VALUES[place]})

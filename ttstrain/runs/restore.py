@@ -8,6 +8,7 @@ from ttstrain.checkpoint import store
 from ttstrain.checkpoint.merging import open_training
 from ttstrain.checkpoint.meta import check_vocab, compare_front_ends
 from ttstrain.checkpoint.upstream import open_checkpoint
+from ttstrain.checkpoint.worth import trained_schedule_free
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.runs.base import front_end_of, load_strictly, notes_on
 from ttstrain.runs.changed_data import forget_measures
@@ -53,6 +54,11 @@ def restore(run: Run, origin: Origin, prepared: Prepared, *, reset_step: bool, r
         lines.append(f"reset: {_named(name for name in run.state.parts if name in keep | late)}")
     if unused := sorted(set(loaded.state) - set(run.state.parts)):
         lines.append(f"not used, because this run has none: {_named(unused)}")
+    if reset_optimizer and trained_schedule_free(loaded.state):
+        lines.append(
+            "WARNING: evaluations used averaged weights, which are given up with the optimizer state: the run goes on "
+            "from the trained ones. `ttstrain export` writes the averaged ones"
+        )
     notes += forget_measures(run, prepared, loaded.state, keep=keep | late, step=origin.step)
     if "best" not in keep | late:
         notes += _look_for_best(run, origin)

@@ -162,6 +162,24 @@ def test_a_short_run_is_compared_after_its_last_step(tmp_path: Path) -> None:
     assert seen.notes[0].startswith("inside the band: up to step 12")
 
 
+def test_a_run_that_logs_every_second_step_is_compared_all_the_same(tmp_path: Path) -> None:
+    write_outcome(tmp_path, Outcome("small", FACTS))
+    trackers, seen = begin(tmp_path)
+    train(trackers, range(3, 80, 2), loss=2.1)
+    assert seen.notes[0].startswith("inside the band: up to step 50")
+    assert list(positions(seen)) == [11, 25, 51]
+
+
+def test_a_run_that_hardly_logs_is_not_called_inside(tmp_path: Path) -> None:
+    write_outcome(tmp_path, Outcome("small", FACTS))
+    trackers, seen = begin(tmp_path)
+    train(trackers, range(7, 80, 7), loss=9.0)
+    assert seen.notes == [f"not compared with the reference runs of `small`: {module.TOO_FEW}"]
+    outcome = read_outcome(tmp_path)
+    assert outcome is not None
+    assert (outcome.why_not, outcome.place) == (module.TOO_FEW, None)
+
+
 def test_a_damaged_file_ends_nothing(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_text("{", encoding="utf-8")
     trackers, seen = begin(tmp_path)
