@@ -35,8 +35,9 @@ def planned_lrs(plan: Mapping[str, Any], steps: Sequence[int]) -> dict[str, list
 
 
 def _finds_lr(plan: Mapping[str, Any], group: Mapping[str, Any]) -> bool:
-    optim = plan["recipe"]["optim"]
-    return (optim["optimizers"].get(group["optimizer"], {}).get("kind") or optim["kind"]) in FINDS_LR
+    optim = plan["recipe"].get("optim", {})
+    own = optim.get("optimizers", {}).get(group["optimizer"], {})
+    return (own.get("kind") or optim.get("kind")) in FINDS_LR
 
 
 def _lr(plan: Mapping[str, Any], group: Mapping[str, Any], key: str, done: int) -> float:
