@@ -109,17 +109,14 @@ def _written(curves: Mapping[str, Points]) -> dict[str, list[list[float]]]:
 
 
 def _lines(tree: Any, indent: str = "") -> str:
-    """Write JSON with one line for each list."""
-    if not isinstance(tree, Mapping) or not tree:
-        return json.dumps(tree, ensure_ascii=False) if not _is_list_of_objects(tree) else _list(tree, indent)
-    inner = ",\n".join(f"{indent} {json.dumps(key)}: {_lines(value, indent + ' ')}" for key, value in tree.items())
-    return f"{{\n{inner}\n{indent}}}"
-
-
-def _is_list_of_objects(tree: Any) -> bool:
-    return isinstance(tree, list) and bool(tree) and all(isinstance(item, Mapping) for item in tree)
-
-
-def _list(items: Sequence[Any], indent: str) -> str:
-    inner = ",\n".join(f"{indent} {_lines(item, indent + ' ')}" for item in items)
-    return f"[\n{inner}\n{indent}]"
+    """Write JSON with one line for each list of numbers."""
+    if isinstance(tree, Mapping) and tree:
+        inner = [f"{json.dumps(key)}: {_lines(value, indent + ' ')}" for key, value in tree.items()]
+        opening, closing = "{", "}"
+    elif isinstance(tree, list) and any(isinstance(item, Mapping) for item in tree):
+        inner = [_lines(item, indent + " ") for item in tree]
+        opening, closing = "[", "]"
+    else:
+        return json.dumps(tree, ensure_ascii=False)
+    body = ",\n".join(f"{indent} {line}" for line in inner)
+    return f"{opening}\n{body}\n{indent}{closing}"

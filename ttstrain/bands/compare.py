@@ -16,7 +16,7 @@ from ttstrain.bands.band import STEPS, Band, Points
 LOOKS = (10, 25, STEPS)  # steps after which a run is compared; a shorter one after its last step
 LEAST = 0.4  # share of a stretch's steps that must have been logged
 NARROWEST = {"train/loss/": 0.08, "optim/grad_norm/": 0.3, "eval/loss/": 0.1}  # least margin, in log units
-PAIRED = 0.015  # margin of the first evaluation of the same seed, in log units: its clips and its noise are the same
+PAIRED = 0.004  # margin of the first evaluation of the same seed, in log units: clips, noise and weights are the same
 SPREADS = 3.0  # standard deviations beyond the outermost reference run
 
 Place = Literal["inside", "above", "below"]
