@@ -32,6 +32,7 @@ ROOMS = (
     "tracking",
     "bands",
     "train",
+    "forecast",
     "export",
     "infer",
     "judge",
@@ -39,6 +40,7 @@ ROOMS = (
     "report",
     "runs",
     "prove",
+    "trial",
     "cli",
 )
 LONGEST_FUNCTION = 60  # lines

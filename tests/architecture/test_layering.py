@@ -25,6 +25,8 @@ WITHOUT_TORCH = (
     "ttstrain.recipe.shipped",
     "ttstrain.plan.plan",
     "ttstrain.plan.render",
+    "ttstrain.forecast.forecast",
+    "ttstrain.forecast.ledger",
     "ttstrain.plan.resolve",
     "ttstrain.plan.json_schema",
     "ttstrain.data.audit",

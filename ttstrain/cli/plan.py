@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ttstrain.cli.options import BaseOption, DataOption, Overrides, RecipeArgument, RunDirOption
 from ttstrain.cli.progress import show_progress
+from ttstrain.errors import RecipeError
 from ttstrain.terminal import console
 
 if TYPE_CHECKING:
+    from ttstrain.forecast.costs import Costs
+    from ttstrain.forecast.forecast import Forecast
     from ttstrain.plan.plan import Plan
     from ttstrain.recipe.compose import Composed
 
@@ -23,34 +27,59 @@ def plan(
     base: BaseOption = None,
     run_dir: RunDirOption = None,
     nproc: Annotated[int, typer.Option(min=1, help="Number of processes to plan for.")] = 1,
+    trial: Annotated[
+        bool, typer.Option("--trial", help="Try a few steps to forecast time, memory and disk; no run is made.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the plan as one JSON document.")] = False,
     yaml: Annotated[bool, typer.Option("--yaml", help="Print every value of the recipe with its origin.")] = False,
 ) -> None:
     """Show what RECIPE would do: data, steps, learning rates, memory, disk, and where each value comes from.
 
-    `KEY=VALUE` overrides a key, such as `optim.lr=2e-5`. Nothing is trained; the data are checked.
+    `KEY=VALUE` overrides a key, such as `optim.lr=2e-5`. Nothing is trained; the data are checked. How long the run
+    will take is known from `--trial`, or from the last run of the recipe on this machine.
     """
     from ttstrain.plan.project import with_project
     from ttstrain.recipe.compose import compose, with_flags
 
     if json and yaml:
         raise typer.BadParameter("give `--json` or `--yaml`, not both")
+    if trial and nproc > 1:
+        raise RecipeError("a trial is made by one process", hint="give `--trial` without `--nproc`")
     composed = with_flags(compose(recipe, overrides or []), data=data, base=base, run_dir=run_dir)
     composed = with_project(composed)
-    made = make_plan(composed, world_size=nproc)
+    made, costs = _try(composed) if trial else (make_plan(composed, world_size=nproc), None)
     if json:
-        print_json(made)
+        print_json(made, _forecast(made, costs))
     elif yaml:
         from ttstrain.plan.render import recipe_yaml
 
         print(recipe_yaml(made), end="")
     else:
-        print_plan(made)
+        print_plan(made, _forecast(made, costs))
+
+
+def _try(composed: Composed) -> tuple[Plan, Costs]:
+    """Make a trial; return the plan of the run that was meant, and what the trial measured."""
+    from ttstrain.plan.resolve import parse
+    from ttstrain.trial.trial import make_trial
+
+    found = make_trial(composed, show=show_progress)
+    recipe = parse(composed)
+    return replace(found.plan, recipe=recipe, name=recipe.name or composed.name), found.costs
+
+
+def _forecast(plan: Plan, costs: Costs | None = None) -> Forecast | None:
+    """Forecast a run by these costs, by default the latest that this machine knows."""
+    from ttstrain.forecast import ledger
+    from ttstrain.forecast.forecast import forecast
+
+    return forecast(plan, costs or ledger.look_up(plan))
 
 
 def show_plan(composed: Composed, *, world_size: int = 1) -> None:
     """Print the plan of a composed recipe, for `finetune --dry-run`."""
-    print_plan(make_plan(composed, world_size=world_size))
+    made = make_plan(composed, world_size=world_size)
+    print_plan(made, _forecast(made))
 
 
 def make_plan(composed: Composed, *, world_size: int = 1) -> Plan:
@@ -68,15 +97,17 @@ def make_plan(composed: Composed, *, world_size: int = 1) -> Plan:
     return resolve(recipe, origins=composed.origins, facts=facts, world_size=world_size, source_name=composed.name)
 
 
-def print_plan(made: Plan) -> None:
-    """Print a plan for people."""
+def print_plan(made: Plan, found: Forecast | None) -> None:
+    """Print a plan and its forecast for people."""
+    from ttstrain.forecast.forecast import forecast_lines
     from ttstrain.plan.render import render_plan
 
-    render_plan(made, console())
+    render_plan(made, console(), forecast=forecast_lines(found))
 
 
-def print_json(made: Plan) -> None:
-    """Print a plan for scripts."""
+def print_json(made: Plan, found: Forecast | None) -> None:
+    """Print a plan and its forecast, null where there is none, for scripts."""
     from json import dumps
 
-    print(dumps(made.to_json(), indent=1, ensure_ascii=False))
+    forecast = None if found is None else found.to_json()
+    print(dumps({**made.to_json(), "forecast": forecast}, indent=1, ensure_ascii=False))

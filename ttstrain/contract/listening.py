@@ -46,6 +46,8 @@ class Heard:
     figures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # sentence -> weights -> JSON values
     alarms: Sequence[str] = ()  # warnings
     notes: Sequence[str] = ()  # what was not measured, and why
+    opening_s: float = 0.0  # of this listening, for what no later one does again: opening models, measuring recordings
+    opening_cpu_s: float = 0.0  # likewise, of the processor
 
 
 class Listener(Protocol):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import perf_counter, process_time
 from typing import Any
 
 from ttstrain.checkpoint import judged
@@ -45,6 +46,7 @@ class RunJudge:
     _base: dict[str, Any] = field(default_factory=dict)  # name of a sentence -> what was heard of the base
     _alarms: Alarms = field(default_factory=Alarms)
     _unsaid: list[str] = field(default_factory=list)  # notes for the next listening
+    _opening: tuple[float, float] = (0.0, 0.0)  # seconds of this listening, by the clock and of the processor
 
     def expect(self, sentences: Sequence[Sentence]) -> None:
         """Take in which sentences there will be."""
@@ -75,6 +77,7 @@ class RunJudge:
         """Listen to what the weights say after `step` updates, compare, and write the verdict down."""
         self._read()
         notes, self._unsaid = self._unsaid, []
+        self._opening = (0.0, 0.0)
         if not utterances:
             return Heard(notes=[*notes, "no sentence was generated, so nothing is heard"])
         figures: dict[Speaker, By] = {}
@@ -100,21 +103,24 @@ class RunJudge:
             figures=_by_sentence(figures),
             alarms=alarms,
             notes=[*notes, *self._ears.notes, *self._wanted.notes, *_not_measured(figures)],
+            opening_s=self._opening[0],
+            opening_cpu_s=self._opening[1],
         )
 
     # ------------------------------------------------------------ hearing
 
     def _listen(self, utterance: Utterance) -> Figures:
         """Return the figures of an utterance; the recordings are measured when the first one is heard."""
-        if self._ears is None:
+        if self._ears is None or self._wanted is None:
+            wall, cpu = perf_counter(), process_time()
             self._ears = Ears.open(language=self.language, transcribe=False)
-        if self._wanted is None:
             self._wanted = measure_wanted(
                 self.clips,
                 texts=[sentence.text for sentence in self._sentences],
                 speakers=[sentence.speaker for sentence in self._sentences],
                 ears=self._ears,
             )
+            self._opening = (perf_counter() - wall, process_time() - cpu)
         target = self._wanted.targets[utterance.sentence.speaker]
         return listen(utterance.audio, utterance.sentence.text, target=target, ears=self._ears)
 

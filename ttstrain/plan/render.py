@@ -33,11 +33,11 @@ GPU_SHARE = 0.92  # share of a GPU's memory that can be used: the rest goes to t
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
-def render_plan(plan: Plan, console: Console) -> None:
-    """Print the plan as one screen of 80 columns."""
+def render_plan(plan: Plan, console: Console, *, forecast: Sequence[str] = ()) -> None:
+    """Print the plan, and the lines of its forecast, as one screen of 80 columns."""
     from rich.text import Text
 
-    for line in map(on_one_line, plan_lines(plan)):
+    for line in map(on_one_line, plan_lines(plan, forecast=forecast)):
         label, rest = line[:LABEL], line[LABEL:]
         if label.strip() == "note":
             console.print(Text(line, style="yellow"), soft_wrap=True)
@@ -45,8 +45,11 @@ def render_plan(plan: Plan, console: Console) -> None:
             console.print(Text.assemble((label, "bold cyan"), rest), soft_wrap=True)
 
 
-def plan_lines(plan: Plan, *, goes_on_from: str | None = None) -> list[str]:
-    """Return the plan as plain lines of at most 80 columns; `goes_on_from` is the checkpoint of a resume."""
+def plan_lines(plan: Plan, *, goes_on_from: str | None = None, forecast: Sequence[str] = ()) -> list[str]:
+    """Return the plan as plain lines of at most 80 columns; `goes_on_from` is the checkpoint of a resume.
+
+    The lines of `forecast` stand below the costs that are counted by formula.
+    """
     base = base_title(plan.recipe.base) or "FROM SCRATCH"
     base = base if goes_on_from is None else f"continues from {goes_on_from}"
     title = f"{plan.name} · {plan.recipe.task} · {_count(plan.parameters.total)} parameters · {base}"
@@ -60,6 +63,7 @@ def plan_lines(plan: Plan, *, goes_on_from: str | None = None) -> list[str]:
         *labelled("ema", _ema(plan)),
         *labelled("judge", judge_text(plan)),
         *_cost_lines(plan),
+        *forecast,
         *_origin_lines(plan),
         *(line for note in notes(plan, goes_on_from=goes_on_from) for line in labelled("note", note)),
     ]

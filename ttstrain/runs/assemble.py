@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -25,6 +26,9 @@ from ttstrain.train import build
 from ttstrain.train.prepare import Prepared
 from ttstrain.train.run import Run
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 
 @dataclass(frozen=True, slots=True)
 class Ready:
@@ -36,13 +40,24 @@ class Ready:
     origin: Origin | None = None  # what a resumed run continues from; None for a new run
 
 
-def assemble(plan: Plan, prepared: Prepared, place: Path, device: torch.device, here: Processes) -> Run:
-    """Build the objects of a run in its folder. Raises RecipeError when its checkpoints do not fit on the disk."""
+def assemble(
+    plan: Plan,
+    prepared: Prepared,
+    place: Path,
+    device: torch.device,
+    here: Processes,
+    *,
+    console: Console | None = None,
+) -> Run:
+    """Build the objects of a run in its folder. Raises RecipeError when its checkpoints do not fit on the disk.
+
+    The run is shown on `console`, by default on stderr.
+    """
     if here.ranks.main:
         check_disk(plan, place)
     trackers = Trackers()
     if here.ranks.main:
-        trackers = build_trackers(plan.recipe.tracking, origins=plan.origins)
+        trackers = build_trackers(plan.recipe.tracking, origins=plan.origins, console=console)
         trackers.append(BandTracker(trackers))
         trackers.append(ReportTracker(note=trackers.note))
     judge = None

@@ -17,7 +17,7 @@ FREE_SPACE_SHARE = 0.95  # of the disk's free bytes that a run may take
 def check_disk(plan: Plan, place: Path) -> None:
     """Raise RecipeError when the run's folder lies on a disk that its checkpoints do not fit on."""
     free = shutil.disk_usage(place).free
-    wanted = bytes_wanted(plan, present=_size_of(place / CHECKPOINTS))
+    wanted = bytes_wanted(plan, present=size_of(place / CHECKPOINTS))
     if wanted > FREE_SPACE_SHARE * free:
         raise RecipeError(
             f"the run's checkpoints and snapshots need {shown_bytes(wanted)} more, "
@@ -40,6 +40,7 @@ def bytes_wanted(plan: Plan, *, present: int) -> int:
     return max(at_once - present, each) + snapshots
 
 
-def _size_of(folder: Path) -> int:
+def size_of(folder: Path) -> int:
+    """Return the bytes of all files under a folder; links count as themselves."""
     files = (Path(place) / name for place, _, names in os.walk(folder) for name in names)
     return sum(file.lstat().st_size for file in files)

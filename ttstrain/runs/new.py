@@ -14,6 +14,7 @@ from ttstrain.runs import folder
 from ttstrain.runs.assemble import Ready, assemble, check_alike, describe
 from ttstrain.runs.banded import settle_band
 from ttstrain.runs.base import load_base, record_base
+from ttstrain.runs.measured import foresee
 from ttstrain.runs.processes import Processes, join_processes
 from ttstrain.runs.tracked import tracked
 from ttstrain.train.loop import train
@@ -24,7 +25,7 @@ def start(composed: Composed, *, show: ShowProgress = no_progress) -> Path:
     """Start a new run from its base weights, train it and return its folder."""
     with join_processes() as here:
         ready = begin(composed, composed.name, here, show=show)
-        with tracked(ready, here) as training:
+        with tracked(ready, here, foresee(ready)) as training:
             training.status = train(ready.run, training.held_out, training.snapshots)
     return ready.run.folder
 

@@ -19,6 +19,7 @@ from ttstrain.runs import folder
 from ttstrain.runs.assemble import Ready, assemble, check_alike, describe
 from ttstrain.runs.changed_data import check_measurable, clips_before, tell_changes
 from ttstrain.runs.kept import from_where_started, with_kept_files
+from ttstrain.runs.measured import foresee
 from ttstrain.runs.new import begin
 from ttstrain.runs.origin import Origin, find, not_begun, run_of
 from ttstrain.runs.processes import Processes, join_processes
@@ -54,7 +55,7 @@ def resume(
             composed, name = _compose(origin.run, overrides, recipe=recipe, data=data)
             resets = {"reset_step": reset_step, "reset_optimizer": reset_optimizer}
             ready = _continue(origin, composed, name, here, place=own, show=show, **resets)
-        with tracked(ready, here) as training:
+        with tracked(ready, here, foresee(ready)) as training:
             training.status = train(ready.run, training.held_out, training.snapshots)
     return ready.run.folder
 

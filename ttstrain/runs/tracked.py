@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from ttstrain.checkpoint import pointers, run_folder
 from ttstrain.checkpoint.merging import open_for
 from ttstrain.errors import PeerError, RecipeError, UserError
+from ttstrain.forecast.forecast import forecast_lines
 from ttstrain.plan.render import plan_lines
 from ttstrain.runs.assemble import Ready
+from ttstrain.runs.measured import Foreseen, look_back
 from ttstrain.runs.origin import Origin
 from ttstrain.runs.processes import Processes
 from ttstrain.shell import quoted
@@ -33,8 +35,11 @@ class Training:
 
 
 @contextmanager
-def tracked(ready: Ready, here: Processes) -> Iterator[Training]:
-    """Start the trackers, yield the loop's inputs, and finish the trackers with the run's status, also on an error."""
+def tracked(ready: Ready, here: Processes, foreseen: Foreseen | None = None) -> Iterator[Training]:
+    """Start the trackers, yield the loop's inputs, and finish the trackers with the run's status, also on an error.
+
+    With `foreseen`, what was forecast of the session is shown at its start, and compared with what it took at its end.
+    """
     run, origin = ready.run, ready.origin
     held_out = hold_out(run, ready.prepared)
     again = recover_base(run, held_out.previews, lambda: open_for(run.plan.recipe))
@@ -44,7 +49,7 @@ def tracked(ready: Ready, here: Processes) -> Iterator[Training]:
     if held_out.previews.sentences:
         notes.append(f"previews are generated with {run.task.prepare_sampling()}")
     training = Training(held_out, build.make_snapshots(run))
-    info = _info(run, origin)
+    info = _info(run, origin, foreseen)
     notes += _resume_folder(run, origin)
     try:
         run.trackers.start(info)
@@ -52,6 +57,8 @@ def tracked(ready: Ready, here: Processes) -> Iterator[Training]:
             run.trackers.note(line)
         here.begin_training()
         yield training
+        if foreseen is not None:
+            look_back(ready, foreseen, ending=training.status)
     except PeerError:
         raise
     except RecipeError as error:  # such as a wrong metric name, found at the first evaluation
@@ -72,16 +79,19 @@ def tracked(ready: Ready, here: Processes) -> Iterator[Training]:
         run.trackers.finish(training.status)
 
 
-def _info(run: Run, origin: Origin | None) -> RunInfo:
+def _info(run: Run, origin: Origin | None, foreseen: Foreseen | None) -> RunInfo:
     run_id = run.ranks.broadcast(run_folder.identity(run.folder))
     assert run_id is not None
+    goes_on_from = None if origin is None else origin.checkpoint.name
+    said = None if foreseen is None else foreseen.forecast
+    lines = plan_lines(run.plan, goes_on_from=goes_on_from, forecast=[] if said is None else forecast_lines(said))
     return RunInfo(
         name=run.folder.name,
         run_dir=run.folder,
         run_id=run_id,
         resumed=origin is not None and origin.run == run.folder,
         recipe=run.plan.recipe.model_dump(mode="json"),
-        plan_summary=tuple(plan_lines(run.plan, goes_on_from=None if origin is None else origin.checkpoint.name)),
+        plan_summary=tuple(lines),
         total_steps=run.optimizers.curriculum.total_steps,
         start_step=run.progress.step,
         steps_per_epoch=run.plan.steps_per_epoch,

@@ -14,6 +14,7 @@ from ttstrain.modules import lora
 from ttstrain.shell import quoted
 from ttstrain.tensors.loading import load_weights
 from ttstrain.train.run import Run
+from ttstrain.train.spent import SAVE
 
 PER_RANK = "rng"  # the one part that differs between processes
 
@@ -39,13 +40,14 @@ def save(run: Run, *, best: bool = False, metrics: Mapping[str, float] | None = 
     if run.ranks.broadcast(run.folder_is_lost()):
         raise _save_beside(run, generators, describe(run, metrics=metrics or {}))
     if run.ranks.main:
-        run.store.save(
-            run.progress.step,
-            shared(run.state.state_dict()),
-            describe(run, metrics=metrics or {}),
-            best=best,
-            per_rank=generators,
-        )
+        with run.spent.on(SAVE):
+            run.store.save(
+                run.progress.step,
+                shared(run.state.state_dict()),
+                describe(run, metrics=metrics or {}),
+                best=best,
+                per_rank=generators,
+            )
     return run.store.folder(run.progress.step)
 
 

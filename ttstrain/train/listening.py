@@ -20,11 +20,11 @@ from ttstrain.contract.data import Clip
 from ttstrain.contract.listening import SHARE_OF_TIME, Heard, Listener, Sentence, Speaker, Utterance
 from ttstrain.contract.task import Audio, Prompt, Sample
 from ttstrain.errors import NoSpeechError
+from ttstrain.train import affordable, spent
+from ttstrain.train.affordable import SHARE
 from ttstrain.train.run import Run
 
 HANDY_S = (1.5, 5.0)  # long enough to tell a voice, short enough to be generated soon
-SHARE = 0.1  # of the time since the last listening
-FEWEST = 4  # sentences; of fewer nothing can be said
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +66,11 @@ class Costs:
 
     def expected(self, sentences: int, *, shown: int, weights: int) -> float | None:
         """Return the seconds that raw weights, or both, take to be heard; None where nothing was measured yet."""
-        unshown = max(0, sentences - shown)
-        if self.listening is None or (unshown and self.generating is None):
+        if self.listening is None or (sentences > shown and self.generating is None):
             return None
-        return weights * (sentences * self.listening + unshown * (self.generating or 0.0))
+        return affordable.expected(
+            sentences, shown=shown, weights=weights, generating=self.generating or 0.0, listening=self.listening
+        )
 
 
 @dataclass(slots=True)
@@ -111,7 +112,8 @@ class Listening:
         """Generate a sentence that is not shown, and take it in; where the net generates nothing, as silence."""
         started = self.costs.clock()
         try:
-            self._add(one.sentence, weights, run.task.sample(one.prompt))
+            with run.spent.on(spent.GENERATE):
+                self._add(one.sentence, weights, run.task.sample(one.prompt))
         except NoSpeechError:
             self._add(one.sentence, weights, _silence(run))
         finally:
@@ -157,18 +159,17 @@ class Listening:
         return count
 
     def _counts(self) -> list[int]:
-        """Return how many sentences may be heard, the most first: all, and multiples of `FEWEST`."""
-        most = len(self.sentences)
-        return [most, *(count for count in range(most - 1, 0, -1) if count % FEWEST == 0)]
+        return affordable.choices(len(self.sentences))
 
     def listen(self, run: Run, losses: Mapping[Speaker, float]) -> Heard:
         """Listen to all that was taken in. Training's random numbers are left as they were."""
         started = self.costs.clock()
         compared = self.between if self.between is not None else self.decided
-        with run.rng.preserved():
+        with run.rng.preserved(), run.spent.on(spent.LISTEN, times=len(self.utterances)):
             heard = self.listener.listen(
                 run.progress.step, self.utterances, losses, compared=compared or len(self.sentences)
             )
+        run.spent.move(spent.LISTEN, spent.OPEN_EARS, wall=heard.opening_s, cpu=heard.opening_cpu_s)
         self.costs.last = self.costs.clock()
         seconds = self.costs.last - started
         self.costs.add(seconds)

@@ -20,6 +20,7 @@ from ttstrain.train.requests import answer, leave, look_for_requests, tell_saved
 from ttstrain.train.run import Run
 from ttstrain.train.signals import Signals
 from ttstrain.train.snapshot import Snapshots
+from ttstrain.train.spent import LOG
 from ttstrain.train.stages import begin_next_stage, enter_stage
 from ttstrain.train.step import DidNotFit, StepReport, train_step
 from ttstrain.train.step_log import Taken, log_step
@@ -34,16 +35,18 @@ def train(run: Run, held_out: HeldOut, snapshots: Snapshots) -> Ending:
     """
     keep_freed_memory(run.device)
     with Signals(run.folder, speak=run.ranks.main) as signals, recovery.saved_on_error(run, snapshots) as now:
+        run.spent.begin()
         enter_stage(run)
         recovery.hold_first(run, snapshots)
         ending = measure_first(run, held_out, signals)
         again: Sequence[Batch] = ()
         while ending is None and run.progress.step < run.optimizers.curriculum.total_steps:
-            started = perf_counter()
-            batches = again or run.loader.next(run.plan.accumulate)
-            data_s = perf_counter() - started
-            with now.in_a_step():
-                report, again = take_step(run, batches, snapshots, held_out.batches, again=bool(again))
+            with run.spent.on_step():
+                started = perf_counter()
+                batches = again or run.loader.next(run.plan.accumulate)
+                data_s = perf_counter() - started
+                with now.in_a_step():
+                    report, again = take_step(run, batches, snapshots, held_out.batches, again=bool(again))
             if report is None:
                 ending = answer(run, look_for_requests(run, signals), snapshots, held_out.batches)
             else:
@@ -55,11 +58,13 @@ def train(run: Run, held_out: HeldOut, snapshots: Snapshots) -> Ending:
 def finish_step(run: Run, taken: Taken, held_out: HeldOut, snapshots: Snapshots, signals: Signals) -> Ending | None:
     """Do all that follows a step that was taken. A state is looked at before it is kept."""
     recovery.after_good_step(run)
+    run.spent.count_frames(taken.report.num_padded)
     tell_of_untrained(run)
     place, requests = _place(run), look_for_requests(run, signals)
     after = decide(place, run.plan, requests)
     if after.log:
-        log_step(run, taken)
+        with run.spent.on(LOG):
+            log_step(run, taken)
     values: dict[str, float] = {}
     if after.evaluate or after.speak:
         values = measure(

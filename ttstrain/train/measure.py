@@ -19,6 +19,7 @@ from ttstrain.train.recovery import EVALUATED
 from ttstrain.train.requests import leave, look_for_requests, save_and_leave
 from ttstrain.train.run import Run
 from ttstrain.train.signals import Hurried, Signals
+from ttstrain.train.spent import EVALUATION, SAMPLES
 from ttstrain.train.stages import OF_STAGE
 
 BY_RESUME, ONCE_SAVED = "`ttstrain resume` runs it", "it follows once the run is saved"
@@ -77,11 +78,13 @@ def measure(
         if requests.hurried:
             raise Hurried
         if evaluates:
-            values = _evaluate(run, held_out, signals)
+            with run.spent.on(EVALUATION):
+                values = _evaluate(run, held_out, signals)
             run.progress.owes_evaluation = False
         if speaks and all(math.isfinite(value) for value in values.values()):
-            heard = generate_previews(run, held_out.previews, losses=_totals(values), breakable=signals.breakable)
-            _report(run, heard)
+            with run.spent.on(SAMPLES):
+                heard = generate_previews(run, held_out.previews, losses=_totals(values), breakable=signals.breakable)
+                _report(run, heard)
     except Hurried:
         if run.ranks.main:
             what = f"the evaluation; {then}" if run.progress.owes_evaluation else "samples"

@@ -46,6 +46,7 @@ from ttstrain.train.listening import Listening, SpokenSentence, choose_unheard
 from ttstrain.train.prepare import Prepared
 from ttstrain.train.run import Run
 from ttstrain.train.signals import Hurried
+from ttstrain.train.spent import GENERATE
 
 NUMBERS = "numbers.json"
 SUFFIXES: Mapping[SpokenBy, str] = {"online": "", "ema": ".ema", "base": ".base"}
@@ -296,7 +297,7 @@ def _generate_all(
     with run.rng.preserved(), run.optimizers.evaluating(), swap or nullcontext(), evaluating(run.task):
         for preview in previews.sentences:
             with _noted_on_error(run, previews, f"preview {preview.name}{SUFFIXES[weights]}"):
-                with _heard_as_silence(run, listening, preview, weights), breakable():
+                with _heard_as_silence(run, listening, preview, weights), breakable(), run.spent.on(GENERATE):
                     sample = run.task.sample(preview.prompt)
                 for note in (*preview.notes, *sample.notes):
                     _tell(run, previews, f"preview {preview.name}: {note}")

@@ -35,6 +35,7 @@ from ttstrain.train.guard import Accused, Action, Incident
 from ttstrain.train.precision import really_has_bf16
 from ttstrain.train.run import Run
 from ttstrain.train.snapshot import Snapshots
+from ttstrain.train.spent import HOLD
 from ttstrain.train.step import EMA_WEIGHTS, STATISTICS, UPDATE_HINT, DidNotFit, StepReport
 
 EVALUATED = "eval/loss/"
@@ -61,8 +62,9 @@ def look(run: Run, values: Mapping[str, float]) -> Unsound | None:
 
 def hold(run: Run, snapshots: Snapshots) -> None:
     """Take a snapshot for rollbacks; the state must have been checked."""
-    snapshots.take(run.state, run.progress.step)
-    run.guard.hold()
+    with run.spent.on(HOLD):
+        snapshots.take(run.state, run.progress.step)
+        run.guard.hold()
 
 
 def hold_first(run: Run, snapshots: Snapshots) -> None:

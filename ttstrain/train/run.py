@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ from ttstrain.train.early_stop import EarlyStop
 from ttstrain.train.guard import Guard
 from ttstrain.train.precision import Precision
 from ttstrain.train.rng import Rng
+from ttstrain.train.spent import Spent
 
 
 @dataclass(slots=True)
@@ -51,6 +52,7 @@ class Run:
     lock: RunLock | None = None  # of the folder, in the main process
     rescue: Callable[[Path, Plan], RunLock] | None = None  # makes a folder in place of a lost one, for this plan
     listener: Listener | None = None  # to what is generated at sampling steps, in the main process
+    spent: Spent = field(default_factory=Spent)  # where this session's time goes
 
     def folder_is_lost(self) -> bool:
         """Tell whether the run's folder was removed or renamed under this process; only the main one knows."""

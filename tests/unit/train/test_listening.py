@@ -14,6 +14,7 @@ import torch
 from ttstrain.contract.listening import SHARE_OF_TIME, Heard, Sentence, Speaker, Utterance
 from ttstrain.contract.task import Audio, Prompt, Sample
 from ttstrain.train.listening import Costs, Listening, SpokenSentence
+from ttstrain.train.spent import Spent
 
 SAMPLE = Sample(Audio(torch.zeros(8), 8))
 
@@ -74,7 +75,7 @@ class Bench:
         )
         task = SimpleNamespace(sample=self.generate)
         self.run: Any = SimpleNamespace(
-            task=task, rng=SimpleNamespace(preserved=nullcontext), progress=SimpleNamespace(step=1)
+            task=task, rng=SimpleNamespace(preserved=nullcontext), progress=SimpleNamespace(step=1), spent=Spent()
         )
 
     def generate(self, prompt: Prompt) -> Sample:
