@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small_runs import ttstrain, write_clips, write_recipe
+import torch
+from small_runs import differences, ttstrain, write_clips, write_recipe
 
+from ttstrain.contract.data import Batch
 from ttstrain.forecast.costs import of_json
+from ttstrain.plan.resolve import parse
+from ttstrain.recipe.compose import compose
+from ttstrain.train.step import train_step
+from ttstrain.trial.lr import find_lrs
+from ttstrain.trial.scratch import Scratch, scratch_run
 
 SMALL = ("sample={every: 8, count: 1}", "judge.sentences=2", "tracking.wandb=off")
+GROUPS = "[{name: text, match: ['*text_embed*'], lr_scale: 0.5}]"
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +93,80 @@ def test_a_trial_is_made_by_one_process(tried: tuple[Path, subprocess.CompletedP
     assert "error: a trial is made by one process" in refused.stderr and "hint:" in refused.stderr
     unknown = ttstrain("plan", tried[0] / "r.yaml", "data.path=null", "--trial")
     assert unknown.returncode == 2 and "`data.path` is not set" in unknown.stderr
+
+
+# ---------------------------------------------------------------- the settings that suit
+
+
+@pytest.fixture(scope="module")
+def begun(tried: tuple[Path, subprocess.CompletedProcess[str]]) -> Iterator[Scratch]:
+    """Begin a run with a group of its own, and take two steps of it."""
+    composed = compose(tried[0] / "r.yaml", ["sample.every=null", f"optim.groups={GROUPS}", "train.accumulate=1"])
+    with scratch_run(composed) as scratch:
+        for _ in range(2):
+            train_step(scratch.ready.run, scratch.ready.run.loader.next())
+        yield scratch
+
+
+def test_a_test_of_learning_rates_puts_everything_back(begun: Scratch) -> None:
+    run = begun.ready.run
+    before, batches = run.state.snapshot(), [batch.ids for batch in _look_ahead(begun)]
+    curves = find_lrs(run, steps=6)
+    assert differences(before, run.state.snapshot()) == []
+    assert [batch.ids for batch in _look_ahead(begun)] == batches
+    assert {curve.key for curve in curves} == {"model/text", "model/default"}
+    assert all(curve.lrs[0] == pytest.approx(curve.planned / 100) for curve in curves)
+    # The first LR is so small that the loss is that of no update at all.
+    assert all(abs(curve.gains[0]) < 1e-6 for curve in curves)
+    assert any(max(map(abs, curve.gains)) > 1e-6 for curve in curves)
+    assert run.optimizers.logged_lrs() == run.optimizers.set_lr(run.progress.step)
+
+
+def _look_ahead(begun: Scratch) -> list[Batch]:
+    """Return the next micro-batches, and put the loader back."""
+    run = begun.ready.run
+    state = run.loader.state_dict()
+    batches = run.loader.next(3)
+    run.loader.load_state_dict(state)
+    return batches
+
+
+def test_tune_writes_overrides_and_a_picture(tried: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    root = tried[0]
+    done = ttstrain(
+        *("tune", root / "r.yaml", "sample.every=null", "--fit", "8GB", "-o", "suits"),
+        cwd=root / "here",
+        TTSTRAIN_CACHE=str(root / "cache"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    said = " ".join(done.stdout.split())
+    assert "no micro-batch of these data can be larger" in said and "model/default" in said
+    assert sorted(path.name for path in (root / "here" / "suits").iterdir()) == ["overrides.yaml", "tune.svg"]
+    user = root / "user.yaml"
+    user.write_text(
+        f"extends: [{root / 'here' / 'suits' / 'overrides.yaml'}]\ntask: flow\n"
+        "model: {dim: 32, depth: 1, heads: 1, dim_head: 32, text_dim: 16, conv_layers: 1, tokenizer: char}\n"
+        f"data: {{path: {root / 'speech'}}}\n"
+    )
+    assert parse(compose(user)).data.batch_frames > 300
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--fit", "12XB"), 2, "is no size of memory"),
+        (("--fit", "900TB"), 2, "cannot be fitted"),
+        (("--fit", "50MB"), 6, "not even the longest clip alone fits"),
+        (("--fit", "8GB", "train.device=auto"), 2, "there is no GPU here"),
+        (("--fit", "8GB", "train.device=cuda"), 2, "no GPU can be used"),
+    ],
+)
+def test_a_memory_that_cannot_be_fitted_is_refused(
+    tried: tuple[Path, subprocess.CompletedProcess[str]], arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    if torch.cuda.is_available() and "train.device" in arguments[-1]:
+        pytest.skip("this machine has a GPU")
+    done = ttstrain("plan", tried[0] / "r.yaml", "sample.every=null", *arguments)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr and "hint:" in done.stderr

@@ -45,6 +45,7 @@ COMMANDS = {
     "resume": Command("ttstrain.cli.resume:resume", "Continue a run exactly where it stopped."),
     "new": Command("ttstrain.cli.new:new", "Ask five questions and write a recipe for your data."),
     "plan": Command("ttstrain.cli.plan:plan", "Show everything a run would do, without running it."),
+    "tune": Command("ttstrain.cli.tune:tune", "Measure the budget, workers and LRs that suit this machine."),
     "prove": Command("ttstrain.cli.prove:prove", "Check before a run that what is trained is what will speak."),
     "doctor": Command("ttstrain.cli.doctor:doctor", "Say what is wrong with the data, and what to do."),
     "prepare": Command("ttstrain.cli.prepare:prepare", "Check the data and cache its features."),

@@ -36,7 +36,7 @@ BaseOption = Annotated[
 ]
 RunDirOption = Annotated[Path | None, typer.Option(parser=paths.path, help="Parent of the run's folder.")]
 
-TAKE_KEYS = ("finetune", "resume", "plan", "prepare", "prove")  # commands that take `KEY=VALUE`
+TAKE_KEYS = ("finetune", "resume", "plan", "prepare", "prove", "tune")  # commands that take `KEY=VALUE`
 SAME_VALUE = {  # other trainers' names of keys; their values have the same meaning
     "learning_rate": "lr",
     "max_steps": "steps",

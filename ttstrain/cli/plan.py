@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,6 +32,10 @@ def plan(
     trial: Annotated[
         bool, typer.Option("--trial", help="Try a few steps to forecast time, memory and disk; no run is made.")
     ] = False,
+    fit: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Try which largest budget fits this memory, such as 12GB; plan with it."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the plan as one JSON document.")] = False,
     yaml: Annotated[bool, typer.Option("--yaml", help="Print every value of the recipe with its origin.")] = False,
 ) -> None:
@@ -43,10 +49,16 @@ def plan(
 
     if json and yaml:
         raise typer.BadParameter("give `--json` or `--yaml`, not both")
-    if trial and nproc > 1:
-        raise RecipeError("a trial is made by one process", hint="give `--trial` without `--nproc`")
-    composed = with_flags(compose(recipe, overrides or []), data=data, base=base, run_dir=run_dir)
-    composed = with_project(composed)
+    if (trial or fit is not None) and nproc > 1:
+        raise RecipeError("a trial is made by one process", hint="give `--trial` and `--fit` without `--nproc`")
+
+    def composed_with(more: Sequence[str]) -> Composed:
+        given = compose(recipe, [*(overrides or []), *more])
+        return with_project(with_flags(given, data=data, base=base, run_dir=run_dir))
+
+    composed = composed_with([])
+    if fit is not None:
+        composed = composed_with(_fitting(composed, fit))
     made, costs = _try(composed) if trial else (make_plan(composed, world_size=nproc), None)
     if json:
         print_json(made, _forecast(made, costs))
@@ -56,6 +68,19 @@ def plan(
         print(recipe_yaml(made), end="")
     else:
         print_plan(made, _forecast(made, costs))
+
+
+def _fitting(composed: Composed, size: str) -> list[str]:
+    """Find the largest budget that fits, say so on stderr, and return the overrides that set it."""
+    from ttstrain.cli.tune import fit_lines
+    from ttstrain.trial.memory import read_size
+    from ttstrain.trial.overrides import as_arguments
+    from ttstrain.trial.tune import find_budget
+
+    found, overrides = find_budget(composed, read_size(size), show=show_progress)
+    for line in fit_lines(found):
+        print(line, file=sys.stderr)
+    return as_arguments(overrides)
 
 
 def _try(composed: Composed) -> tuple[Plan, Costs]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ttstrain import registry
+from ttstrain.data import sampler
 from ttstrain.forecast.costs import Costs
 from ttstrain.optim.stages import Curriculum
 from ttstrain.plan.judging import judges
@@ -17,6 +18,7 @@ from ttstrain.plan.plan import Plan
 from ttstrain.train import affordable, spent
 from ttstrain.train.decide import Place, Requests, decide
 
+MOST_EPOCHS, MOST_CLIPS = 20, 20_000  # over which the size of a mean step is taken
 REST = "rest"  # what a run took besides its parts; a trial does not know it
 
 
@@ -173,14 +175,32 @@ class _Session:
 
 
 def frames_per_step(plan: Plan) -> float | None:
-    """Return the frames of a mean step, padding included; None where examples without recordings are mixed in."""
-    facts = plan.facts
-    if clip_share(auxiliary_ratio(registry.planner_of(plan.recipe))) < 1:
+    """Return the frames of a mean step, padding included; None where examples without recordings are mixed in.
+
+    Where clips are few, epochs divide into more or fewer micro-batches, so the mean is over several.
+    """
+    facts, data = plan.facts, plan.recipe.data
+    planner = registry.planner_of(plan.recipe)
+    if clip_share(auxiliary_ratio(planner)) < 1:
         return None
-    real = sum(frames for frames in facts.frames if frames <= plan.recipe.data.batch_frames)
-    real += 0 if facts.replay is None else facts.replay.frames_per_epoch
-    padded = real / (1 - facts.padding_share)
-    return padded / facts.batches_per_epoch * plan.accumulate * plan.world_size
+    lengths = [frames for frames in facts.frames if frames <= data.batch_frames]
+    if facts.replay is not None or plan.staged:  # whose clips the facts do not list
+        real = sum(lengths) + (0 if facts.replay is None else facts.replay.frames_per_epoch)
+        mean = real / (1 - facts.padding_share) / facts.batches_per_epoch
+        return mean * plan.accumulate * plan.world_size
+    frames = batches = 0
+    for epoch in range(min(MOST_EPOCHS, 1 + MOST_CLIPS // len(lengths))):
+        planned = sampler.plan_epoch(
+            lengths,
+            budget=data.batch_frames,
+            max_clips=data.max_clips,
+            seed=plan.recipe.train.seed,
+            epoch=epoch,
+            packed=planner.packed,
+        )
+        frames += sum(sampler.cost(batch, lengths, packed=planner.packed) for batch in planned)
+        batches += len(planned)
+    return frames / batches * plan.accumulate * plan.world_size
 
 
 def _shown(plan: Plan) -> int:

@@ -59,7 +59,7 @@ def build(
     ema = None
     if plan.ema_decay is not None:
         ema = Ema(task.exported(), decay=plan.ema_decay, start_step=recipe.ema.start_step, every=recipe.ema.every)
-    loader = _loader(plan, prepared, device, ranks)
+    loader = make_loader(plan, prepared, device, ranks)
     stop = None
     if any(stage.early_stop is not None for stage in plan.stages):
         stop = early_stop.EarlyStop(plan.stages[0].early_stop)
@@ -124,7 +124,8 @@ def _optimizers(plan: Plan, task: Task) -> Optimizers:
     )
 
 
-def _loader(plan: Plan, prepared: Prepared, device: torch.device, ranks: Ranks) -> Loader | Mixture:
+def make_loader(plan: Plan, prepared: Prepared, device: torch.device, ranks: Ranks) -> Loader | Mixture:
+    """Make the loader of a run, at its first micro-batch."""
     recipe = plan.recipe
     clips = Loader(
         prepared.cache,

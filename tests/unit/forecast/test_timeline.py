@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ttstrain.data import sampler
 from ttstrain.errors import DataError
 from ttstrain.forecast import ledger, timeline
 from ttstrain.forecast.costs import Costs, Sizes, of_json
@@ -57,11 +58,11 @@ PARTS = {
 COSTS = Costs("trial", "quick", "2026-11-29T23:10:00+00:00", SIZES, PARTS)
 
 
-def make_plan(folder: Path, *overrides: str) -> Plan:
+def make_plan(folder: Path, *overrides: str, facts: DataFacts = FACTS) -> Plan:
     path = folder / "r.yaml"
     path.write_text(RECIPE, encoding="utf-8")
     composed = compose(path, [*overrides, f"data.cache_dir={folder / 'cache'}"])
-    return resolve(parse(composed), origins=composed.origins, facts=FACTS, source_name=composed.name)
+    return resolve(parse(composed), origins=composed.origins, facts=facts, source_name=composed.name)
 
 
 def test_the_parts_of_a_run_add_up_in_their_order(tmp_path: Path) -> None:
@@ -76,6 +77,19 @@ def test_the_parts_of_a_run_add_up_in_their_order(tmp_path: Path) -> None:
     assert course.parts[spent.SAMPLES] == pytest.approx(9 + last)
     assert course.parts[spent.SAVE] == pytest.approx(2 * 0.5 + 4 * 0.25)
     assert course.samplings == 2
+
+
+def test_the_mean_step_is_that_of_the_epochs_to_come(tmp_path: Path) -> None:
+    # One of 400 frames and four of 300 are 3 or 4 micro-batches of at most 900, as chance sorts them.
+    mixed = dataclasses.replace(FACTS, frames=(400, 300, 300, 300, 300), batches_per_epoch=2)
+    plan = make_plan(tmp_path, "data.batch_frames=900", facts=mixed)
+    epochs = [
+        sampler.plan_epoch(mixed.frames, budget=900, max_clips=plan.recipe.data.max_clips, seed=0, epoch=epoch)
+        for epoch in range(20)
+    ]
+    assert len({len(epoch) for epoch in epochs}) > 1 or len({tuple(map(len, epoch)) for epoch in epochs}) > 1
+    padded = [len(batch) * max(mixed.frames[i] for i in batch) for epoch in epochs for batch in epoch]
+    assert timeline.frames_per_step(plan) == pytest.approx(sum(padded) / len(padded))
 
 
 def test_a_longer_run_takes_longer_by_its_steps_and_what_follows_them(tmp_path: Path) -> None:
