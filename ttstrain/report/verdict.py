@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ttstrain import documents
 from ttstrain.bands.outcome import read_outcome
 from ttstrain.checkpoint import judged, run_folder
 from ttstrain.errors import CheckpointError
+from ttstrain.forecast.forecast import FILE
 from ttstrain.judge.figures import MEANINGS
 from ttstrain.report.events import Events
 from ttstrain.report.samples import spread
 from ttstrain.report.series import Metrics, Series
 from ttstrain.shell import quoted
+from ttstrain.tracking.console import duration
 from ttstrain.tracking.judged import read_verdicts
 
 Tone = Literal["good", "bad", "neutral"]
@@ -194,9 +197,26 @@ def headline(run: Path, plan: Mapping[str, Any], metrics: Metrics) -> list[tuple
     speed = metrics.last("perf/frames_per_s")
     if speed is not None:
         facts.append(("speed", f"{speed:,.0f} frames/s"))
+    facts.append(("took", _time_taken(run)))
     if command := environment.get("command"):
         facts.append(("command", quoted("ttstrain", *command)))
     return [(label, text) for label, text in facts if text]
+
+
+def _time_taken(run: Path) -> str:
+    """Say how long the last session took, and what was forecast; "" where it did not end or was not measured."""
+    try:
+        values = documents.read_object(run / FILE, error=CheckpointError, keys={"took": dict})
+    except CheckpointError:
+        return ""
+    forecast = values.get("forecast")
+    took = values["took"].get("total_s")
+    if not _is_number(took):
+        return ""
+    said = forecast.get("taken") if isinstance(forecast, Mapping) else None
+    if not isinstance(said, Mapping) or not _is_number(said.get("total_s")):
+        return duration(took)
+    return f"{duration(took)}, forecast {duration(said['total_s'])}"
 
 
 def _device(device: Any) -> str:

@@ -124,6 +124,21 @@ def test_settings_say_where_they_come_from_and_what_auto_became(record: Record) 
     assert found["stages"].value == "[]"
 
 
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ({"forecast": {"taken": {"total_s": 60.0}}, "took": {"total_s": 65.0}}, "1:05, forecast 1:00"),
+        ({"forecast": None, "took": {"total_s": 65.0}}, "1:05"),
+        ({"forecast": None, "took": {}}, None),
+        (["damaged"], None),
+    ],
+)
+def test_the_time_stands_beside_its_forecast(written: object, shown: str | None, tmp_path: Path) -> None:
+    run = run_folders.write_run(tmp_path / "made")
+    (run / "forecast.json").write_text(json.dumps(written), encoding="utf-8")
+    assert dict(Reader(run).read().facts).get("took") == shown
+
+
 def test_data_are_summarised(record: Record) -> None:
     facts = dict(record.data.facts)
     assert facts["trained on"] == "3 clips, 9 seconds"
