@@ -29,7 +29,9 @@ from PIL import Image
 from safetensors import safe_open
 
 TIMED = ("time/", "perf/")  # what depends on the machine's speed
-TOLD = ("env.json", "plan.json", "recipe.yaml", "report.html", "sessions", "incidents")  # of the machine and the hour
+TOLD = (  # of the machine and the hour
+    *("env.json", "plan.json", "recipe.yaml", "report.html", "forecast.json", "sessions", "incidents"),
+)
 OTHERS = ("wandb", "tensorboard")  # what other programs write, under names of their own
 ELSEWHERE = {"time", "ttstrain", "torch", "digest", "files"}  # of meta.json: the hour, versions, and sums of its files
 LONGER = {"from_scratch": ("train.steps=60", "sample.every=null")}  # shortened: a whole one takes minutes

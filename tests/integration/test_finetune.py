@@ -70,7 +70,7 @@ def test_the_run_folder_holds_what_it_promises(finished: tuple[Path, Any]) -> No
     run, done = finished
     assert {path.name for path in run.iterdir()} == {
         *("recipe.yaml", "plan.json", "env.json", "metrics.jsonl"),
-        *("data", "checkpoints", "samples", "sessions", "wandb", "judge.json", "report.html"),
+        *("data", "checkpoints", "samples", "sessions", "wandb", "judge.json", "report.html", "forecast.json"),
     }
     assert (run / "data" / "quarantine.jsonl").is_file()
     root = run / "checkpoints"

@@ -70,7 +70,7 @@ def _written(run: Path) -> Iterator[Path]:
 
 _WANDB = "wandb"
 _OURS = (  # beginnings of names
-    *("checkpoints", "samples", "incidents", "data", SESSIONS, "metrics.", "warnings."),
+    *("checkpoints", "samples", "incidents", "data", SESSIONS, "metrics.", "warnings.", "forecast."),
     *("snapshot-rank-", "tensorboard", _WANDB),
 )
 
