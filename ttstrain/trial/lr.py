@@ -13,11 +13,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ttstrain.errors import OutOfMemoryError
 from ttstrain.optim.stages import Curriculum, ParameterGroup
 from ttstrain.train.guard import Guard, UpdateVerdict
 from ttstrain.train.run import Run
-from ttstrain.train.step import DidNotFit, train_step
+from ttstrain.trial.scratch import take_whole_step
 
 STEPS = 40
 BELOW, ABOVE = 100.0, 100.0  # from a hundredth of the recipe's LR to a hundred times it
@@ -96,13 +95,7 @@ def _losses(
 
 
 def _loss_of_step(run: Run, listener: _Listener) -> float:
-    try:
-        train_step(run, run.loader.next(run.plan.accumulate))
-    except DidNotFit as error:
-        raise OutOfMemoryError(
-            "a step does not fit in memory, so no learning rate was tested",
-            hint="find what fits first: `ttstrain plan RECIPE --fit SIZE`",
-        ) from error
+    take_whole_step(run, run.loader.next(run.plan.accumulate))
     loss = sum(listener.taken.values())
     listener.taken.clear()
     return loss

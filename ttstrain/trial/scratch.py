@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,9 @@ from pathlib import Path
 from rich.console import Console
 
 from ttstrain.checkpoint.merging import open_for
+from ttstrain.contract.data import Batch
 from ttstrain.contract.model import ResolvedRecipe
-from ttstrain.errors import RecipeError
+from ttstrain.errors import OutOfMemoryError, RecipeError
 from ttstrain.modules import lora
 from ttstrain.plan.plan import Plan
 from ttstrain.plan.resolve import parse, resolve
@@ -25,6 +26,8 @@ from ttstrain.train.device import choose_device
 from ttstrain.train.distributed import Ranks
 from ttstrain.train.launched import under_launcher
 from ttstrain.train.prepare import ShowProgress, no_progress, prepare
+from ttstrain.train.run import Run
+from ttstrain.train.step import DidNotFit, train_step
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,17 @@ def scratch_run(composed: Composed, *, show: ShowProgress = no_progress) -> Iter
         finally:
             run.loader.close()
             here.leave()
+
+
+def take_whole_step(run: Run, batches: Sequence[Batch]) -> None:
+    """Take one step without splitting micro-batches. Raises OutOfMemoryError where it does not fit."""
+    try:
+        train_step(run, batches)
+    except DidNotFit as error:
+        raise OutOfMemoryError(
+            "a step of these micro-batches does not fit in memory, so nothing was measured",
+            hint="find what fits first: `ttstrain plan RECIPE --fit SIZE`",
+        ) from error
 
 
 def apart(recipe: ResolvedRecipe, place: Path) -> ResolvedRecipe:

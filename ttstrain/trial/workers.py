@@ -10,7 +10,7 @@ from ttstrain.data.location import usable_cores
 from ttstrain.train import build
 from ttstrain.train.prepare import Prepared
 from ttstrain.train.run import Run
-from ttstrain.train.step import train_step
+from ttstrain.trial.scratch import take_whole_step
 
 ENOUGH = 0.02  # share of a step's time that it may wait for data
 FIRST = 2  # steps that are not counted: processes start, memory is taken
@@ -33,7 +33,8 @@ class Waited:
 def measure_waits(run: Run, prepared: Prepared) -> list[Waited]:
     """Measure the wait without loader processes, then with more and more of them until it is short enough.
 
-    The run's loader is put back afterwards; the weights are trained meanwhile.
+    The run's loader is put back afterwards; the weights are trained meanwhile. Raises OutOfMemoryError where a step
+    does not fit.
     """
     own = run.loader
     found: list[Waited] = []
@@ -69,7 +70,7 @@ def _measure(run: Run, prepared: Prepared, *, workers: int) -> Waited:
             started = perf_counter()
             batches = run.loader.next(run.plan.accumulate)
             got = perf_counter()
-            train_step(run, batches)
+            take_whole_step(run, batches)
             if step >= FIRST:
                 waited += got - started
                 whole += perf_counter() - started
