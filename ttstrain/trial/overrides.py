@@ -16,12 +16,14 @@ DEFAULT = "default"  # the rule of parameters that no rule of the recipe matches
 
 
 def of_budget(plan: Plan, budget: int) -> dict[str, Any]:
-    """Set the budget; where a step has several micro-batches, it keeps its frames."""
+    """Set the budget; where a step has several micro-batches, it keeps about as many frames as it had."""
     if budget == plan.recipe.data.batch_frames:
         return {}
     found: dict[str, Any] = {"data.batch_frames": budget}
-    if plan.recipe.train.step_frames is None and plan.accumulate > 1:
-        found["train.step_frames"] = plan.recipe.data.batch_frames * plan.accumulate
+    if plan.recipe.train.step_frames is None:
+        accumulate = max(1, round(plan.recipe.data.batch_frames * plan.accumulate / budget))
+        if accumulate < plan.accumulate:
+            found["train.accumulate"] = accumulate
     return found
 
 

@@ -6,6 +6,8 @@ import math
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -167,3 +169,19 @@ def test_the_picture_is_one_svg_with_everything_in_it() -> None:
     assert "model/<text>" in drawn and "r & d" in drawn and "800" in drawn and "4.0e-05" in drawn
     assert len(root.findall("{http://www.w3.org/2000/svg}g")) == 4
     assert "http" not in picture.draw(tuned).replace("http://www.w3.org/2000/svg", "")
+
+
+@pytest.mark.parametrize(
+    ("accumulate", "budget", "found"),
+    [
+        (1, 300, {}),
+        (1, 900, {"data.batch_frames": 900}),
+        (6, 900, {"data.batch_frames": 900, "train.accumulate": 2}),
+        (2, 5000, {"data.batch_frames": 5000, "train.accumulate": 1}),
+        (2, 200, {"data.batch_frames": 200}),
+    ],
+)
+def test_a_larger_budget_keeps_the_frames_of_a_step(accumulate: int, budget: int, found: dict[str, int]) -> None:
+    recipe = SimpleNamespace(data=SimpleNamespace(batch_frames=300), train=SimpleNamespace(step_frames=None))
+    plan: Any = SimpleNamespace(recipe=recipe, accumulate=accumulate)
+    assert overrides.of_budget(plan, budget) == found
