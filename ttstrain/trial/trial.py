@@ -66,7 +66,7 @@ def make_trial(composed: Composed, *, seconds: float = SECONDS, show: ShowProgre
                 _take_worst(scratch, training.snapshots, signals)
                 _take_steps(run, training.snapshots, signals, seconds=seconds, progress=progress or _untold)
             with show("trying what follows a step"):
-                _follow(run, training.held_out, signals)
+                _follow(run, training.held_out, training.snapshots, signals)
             training.status = "done"
             costs = costs_of(scratch.ready, take_stock(run), source="trial", name=composed.name)
         _keep(run.plan, costs)
@@ -134,14 +134,22 @@ def _take(run: Run, batches: Sequence[Batch] | None, snapshots: Snapshots) -> No
     )
 
 
-def _follow(run: Run, held_out: HeldOut, signals: Signals) -> None:
-    """Do once what may follow a step: evaluate, generate and listen to a few sentences, hold, save."""
+def _follow(run: Run, held_out: HeldOut, snapshots: Snapshots, signals: Signals) -> None:
+    """Do once what may follow a step: evaluate, generate and listen to a few sentences, hold, save.
+
+    A snapshot is taken before the last one is dropped, and a save copies the state while the next step begins: the
+    run needs the memory for both.
+    """
     listening = held_out.previews.listening
     if listening is not None:
         listening.between = HEARD
     measure(run, held_out, signals, Requests(), evaluates=run.plan.eval_every is not None, speaks=True)
     _check(signals)
+    if run.plan.snapshot_every < run.plan.steps:
+        recovery.hold(run, snapshots)
     checkpointing.save(run)
+    if run.plan.save_every < run.plan.steps:
+        take_step(run, run.loader.next(run.plan.accumulate), snapshots)
     with run.spent.on(spent.SAVE, times=0):  # of the same save
         run.store.wait()
     tell_saved(run)
