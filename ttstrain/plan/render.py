@@ -362,14 +362,14 @@ def _cost_lines(plan: Plan) -> list[str]:
     sizes = {part: size for part, size in plan.memory.items() if size and part != "snapshot"}
     parts = ", ".join(f"{_PARTS.get(part, part)} {shown_bytes(size)}" for part, size in sizes.items())
     total = shown_bytes(plan.memory_bytes)
-    memory = f"about {total} ({parts})" if ACTIVATIONS in plan.memory else f"{total} before activations ({parts})"
-    lines = labelled("memory", memory)
+    memory = f"{total} by formula" if ACTIVATIONS in plan.memory else f"{total} by formula before activations"
+    lines = labelled("memory", f"about {memory} ({parts})")
     if plan.memory["snapshot"]:
         lines += labelled("", f"and {shown_bytes(plan.memory['snapshot'])} of host memory for the rollback snapshot")
     lines += _scheme_lines(plan)
     each = plan.disk_bytes // plan.num_checkpoints
     checkpoints = f"{plan.num_checkpoints} checkpoints of {shown_bytes(each)}"
-    return lines + labelled("disk", f"{shown_bytes(plan.disk_bytes)} for {checkpoints}")
+    return lines + labelled("disk", f"{shown_bytes(plan.disk_bytes)} by formula for {checkpoints}")
 
 
 def _scheme_lines(plan: Plan) -> list[str]:
