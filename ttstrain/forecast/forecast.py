@@ -100,7 +100,7 @@ def forecast_lines(found: Forecast | None) -> list[str]:
         *labelled("", f"{shown_bytes(taken.memory)} {whose}, at most"),
         *labelled(
             "",
-            f"{shown_bytes(taken.disk)} of disk: checkpoints {shown_bytes(found.checkpoints)}, samples "
+            f"up to {shown_bytes(taken.disk)} of disk: checkpoints {shown_bytes(found.checkpoints)}, samples "
             f"{shown_bytes(found.samples)}, the rest {shown_bytes(rest)}; features in the cache "
             f"{shown_bytes(found.cache)}",
         ),
@@ -126,7 +126,7 @@ def compared(found: Forecast, took: Taken) -> list[str]:
         f"forecast ({found.source}): {duration(said.total_s)} to the end, took {duration(took.total_s)}{time_off}; "
         f"first step after {duration(said.first_step_s)}, took {duration(took.first_step_s)}",
         f"forecast: memory {shown_bytes(said.memory)}, took {shown_bytes(took.memory)}{memory_off}; "
-        f"disk {shown_bytes(said.disk)}, took {shown_bytes(took.disk)}{_off(took.disk, said.disk)}",
+        f"disk up to {shown_bytes(said.disk)}, took {shown_bytes(took.disk)}{_off(took.disk, said.disk)}",
     ]
     if abs(took.total_s / said.total_s - 1) > WORTH_A_REASON:
         lines.append(
