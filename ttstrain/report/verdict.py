@@ -207,16 +207,17 @@ def _time_taken(run: Path) -> str:
     """Say how long the last session took, and what was forecast; "" where it did not end or was not measured."""
     try:
         values = documents.read_object(run / FILE, error=CheckpointError, keys={"took": dict})
-    except CheckpointError:
+        took = documents.check_object(values["took"], {"total_s": float})["total_s"]
+    except (CheckpointError, documents.DocumentError):
         return ""
-    forecast = values.get("forecast")
-    took = values["took"].get("total_s")
-    if not _is_number(took):
-        return ""
-    said = forecast.get("taken") if isinstance(forecast, Mapping) else None
-    if not isinstance(said, Mapping) or not _is_number(said.get("total_s")):
+    if values.get("forecast") is None:
         return duration(took)
-    return f"{duration(took)}, forecast {duration(said['total_s'])}"
+    try:
+        forecast = documents.check_object(values["forecast"], {"taken": dict})
+        said = documents.check_object(forecast["taken"], {"total_s": float})["total_s"]
+    except documents.DocumentError:
+        return duration(took)
+    return f"{duration(took)}, forecast {duration(said)}"
 
 
 def _device(device: Any) -> str:
