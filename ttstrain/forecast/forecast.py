@@ -121,17 +121,17 @@ def _busy(taken: Taken) -> str:
 def compared(found: Forecast, took: Taken) -> list[str]:
     """Say what was forecast of a complete session and what it took."""
     said = found.taken
-    time_off, memory_off = _off(took.total_s, said.total_s), _off(took.memory, said.memory)
     lines = [
-        f"forecast ({found.source}): {duration(said.total_s)} to the end, took {duration(took.total_s)}{time_off}; "
-        f"first step after {duration(said.first_step_s)}, took {duration(took.first_step_s)}",
-        f"forecast: memory {shown_bytes(said.memory)}, took {shown_bytes(took.memory)}{memory_off}; "
-        f"disk up to {shown_bytes(said.disk)}, took {shown_bytes(took.disk)}{_off(took.disk, said.disk)}",
+        f"forecast, from the {found.source}:",
+        f"  time {duration(said.total_s)}, took {duration(took.total_s)}{_off(took.total_s, said.total_s)}; first step "
+        f"after {duration(said.first_step_s)}, took {duration(took.first_step_s)}",
+        f"  memory {shown_bytes(said.memory)}, took {shown_bytes(took.memory)}{_off(took.memory, said.memory)}; "
+        f"disk up to {shown_bytes(said.disk)}, took {shown_bytes(took.disk)}",
     ]
     if abs(took.total_s / said.total_s - 1) > WORTH_A_REASON:
         lines.append(
-            f"forecast: of the processor {duration(said.cpu_s)}, took {duration(took.cpu_s)}"
-            f"{_off(took.cpu_s, said.cpu_s)}: the difference to the time above is waiting, as for other programs"
+            f"  processor {duration(said.cpu_s)}, took {duration(took.cpu_s)}{_off(took.cpu_s, said.cpu_s)}: the rest "
+            "of the time was waiting"
         )
     return lines
 
