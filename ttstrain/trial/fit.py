@@ -17,7 +17,6 @@ KEY = "data.batch_frames"
 MOST_TRIED = 6
 MOST_GROWTH = 4.0  # of the budget from one trial to the next
 NEAR = 0.95  # of the room: no larger budget is looked for
-ROUNDS = 2  # steps of each micro-batch: the first one also makes the optimizer's state
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +107,10 @@ def _rounded(budget: int, *, exact: int) -> int:
 
 
 def _take(run: Run, prepared: Prepared, *, budget: int, max_clips: int) -> Tried:
+    rounds = 2 if run.progress.step == 0 else 1  # the first step makes the optimizer's state at its end
     memory.begin_peak(run.device)
     try:
-        for clips in worst_batches(prepared, budget=budget, max_clips=max_clips) * ROUNDS:
+        for clips in worst_batches(prepared, budget=budget, max_clips=max_clips) * rounds:
             train_step(run, [collate(prepared, clips)], measure=True)
     except DidNotFit:
         return Tried(budget, memory.peak(run.device), failed=True)
