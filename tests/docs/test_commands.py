@@ -132,6 +132,7 @@ WAYS: Sequence[tuple[str, Run | Check]] = (
     (r"prepare .*--vocab-out my_vocab", Run(replaced=("my_vocab.txt",))),
     (r"prepare ", Run()),
     # ------------------------------------------------ plans of full size
+    (r"(plan|tune) .*--(trial|fit)", Check(f"measures for a minute: {ELSEWHERE}test_trial.py")),
     (r"plan f5_new_voice --data my_recordings$", Check("as with `--yaml`")),
     (r"plan .*--nproc 4$", Check("as with `train.step_frames`")),
     (r"plan orpheus", Run(TOY_CODES)),
