@@ -56,6 +56,13 @@ def test_figures_of_base_weights_and_average_are_logged_and_written(run: Path) -
     assert [step.step for step in judged.read(run).steps] == [2, 4]
 
 
+def test_sentences_that_the_run_trains_on_are_counted(run: Path) -> None:
+    held_out = (run / "data" / "held_out.jsonl").read_text(encoding="utf-8").splitlines()
+    between, last = judged.read(run).steps
+    assert (between.sentences, between.trained) == (4, 4 - len(held_out))
+    assert (last.sentences, last.trained) == (5, 5 - len(held_out))
+
+
 def test_in_so_short_a_run_the_judge_waits_for_the_end_and_says_so(recipe: Path, base: Path, tmp_path: Path) -> None:
     run = (
         "sample.every=1",

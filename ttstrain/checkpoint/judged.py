@@ -31,6 +31,7 @@ class JudgedStep:
     sides: Mapping[str, Any]  # weights -> figures with intervals, faults, score
     alarms: Mapping[str, Any] = field(default_factory=dict)  # what was said so far, for a resume
     sentences: int = 0  # that were heard; 0: not known
+    trained: int = 0  # of these, whose recordings the run trains on
 
     @property
     def is_worse(self) -> bool:
@@ -56,6 +57,7 @@ class JudgedStep:
             "verdict": self.words,
             "score": self.score,
             "sentences": self.sentences,
+            "trained": self.trained,
             "sides": dict(self.sides),
             "alarms": dict(self.alarms),
         }
@@ -71,6 +73,7 @@ class JudgedStep:
             sides=values["sides"],
             alarms=values["alarms"],
             sentences=values.get("sentences", 0),
+            trained=values.get("trained", 0),
         )
 
 

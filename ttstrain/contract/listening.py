@@ -26,6 +26,7 @@ class Sentence:
     text: str
     voice: str  # the clip that was the reference; empty: none
     speaker: str  # whose voice is wanted; empty where the data name no speakers
+    trained: bool = False  # the run trains on its recording
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,7 @@ class RunJudge:
         scores = self._scores(step, figures, losses, compared)
         values = _values(verdict, scores)
         if step > 0 or not self.has_base:
-            self._note_down(step, verdict, scores, sentences=len({one.sentence.name for one in utterances}))
+            self._note_down(step, verdict, scores, heard={one.sentence.name: one.sentence for one in utterances})
         elif verdict.standings:
             self._write(())
         assert self._ears is not None and self._wanted is not None
@@ -157,7 +157,9 @@ class RunJudge:
         raw = next((one for one in verdict.standings if one.side.key == "online"), None)
         return [] if raw is None else self._alarms.hear(raw, verdict.base)
 
-    def _note_down(self, step: int, verdict: Verdict, scores: Mapping[str, float], *, sentences: int) -> None:
+    def _note_down(
+        self, step: int, verdict: Verdict, scores: Mapping[str, float], *, heard: Mapping[str, Sentence]
+    ) -> None:
         if verdict.winner is None:
             return
         now = JudgedStep(
@@ -166,7 +168,8 @@ class RunJudge:
             outcome=verdict.outcome,
             words=verdict.words,
             score=scores.get(verdict.winner.side.key),
-            sentences=sentences,
+            sentences=len(heard),
+            trained=sum(sentence.trained for sentence in heard.values()),
             sides={one.side.key: _to_json(one, scores.get(one.side.key)) for one in _all_sides(verdict)},
             alarms=self._alarms.state_dict(),
         )

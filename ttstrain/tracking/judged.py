@@ -74,6 +74,8 @@ def read_verdicts(run: Path) -> Verdicts:
         said.append(f"{best.words}; an export takes step {step or 0:,}, which was not listened to")
     elif best.step != own.step and not best.is_worse:
         said.append(f"the checkpoint of step {best.step:,} has a higher score: {best.words}")
+    if (heard := own or best or steps[-1]).trained:
+        said.append(f"{heard.trained} of the {heard.sentences} sentences were trained on; new ones are harder")
     if (course := judged.course(steps)) is not None:
         said.append(course)
     return Verdicts(own, said)

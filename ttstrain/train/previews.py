@@ -109,19 +109,19 @@ def choose_listening(
     shown = {preview.name: _sentence(preview) for preview in previews if preview.recorded_s is not None}
     missing = max(0, recipe.judge.sentences - len(shown))
     taken = [sentence.text for sentence in shown.values()]
-    more = []
+    held_out, more = {clip.id for clip in prepared.held_out}, []
     for clip in choose_unheard(prepared.held_out, prepared.train, taken=taken, count=missing):
         reference = choose_reference([*prepared.held_out, *prepared.train], apart_from=clip)
         preview = _preview(_file_name(clip.id), clip.text, reference, prepared, clip=clip)
-        more.append(SpokenSentence(_sentence(preview), preview.prompt))
+        more.append(SpokenSentence(_sentence(preview, trained=clip.id not in held_out), preview.prompt))
     asked = recipe.judge.between
     listening = Listening(listener, shown, more, between=None if asked == "auto" else asked)
     listener.expect(listening.sentences)
     return listening
 
 
-def _sentence(preview: Preview) -> Sentence:
-    return Sentence(preview.name, preview.prompt.text, voice=preview.voice, speaker=preview.speaker)
+def _sentence(preview: Preview, *, trained: bool = False) -> Sentence:
+    return Sentence(preview.name, preview.prompt.text, voice=preview.voice, speaker=preview.speaker, trained=trained)
 
 
 def _of_text(number: int, text: str, reference: Clip | None, prepared: Prepared) -> Preview:

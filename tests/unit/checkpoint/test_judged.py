@@ -64,6 +64,14 @@ def test_the_end_of_a_run_says_it(tmp_path: Path) -> None:
     assert "the run was too long" in " ".join(" ".join(read_verdicts(tmp_path).lines).split())
 
 
+def test_the_end_of_a_run_says_how_many_sentences_were_trained_on(tmp_path: Path) -> None:
+    (step,) = judged_steps((0.1, "better"))
+    judged.write(tmp_path, Judged([replace(step, sentences=8, trained=6)]))
+    assert "6 of the 8 sentences were trained on; new ones are harder" in read_verdicts(tmp_path).sentences
+    judged.write(tmp_path, Judged([replace(step, sentences=8)]))
+    assert not any("trained on" in sentence for sentence in read_verdicts(tmp_path).sentences)
+
+
 def test_a_difference_within_the_interval_is_none() -> None:
     best, last = judged_steps((0.17, "better"), (0.11, "better"))
     last.sides["online"]["against_base"]["voice"]["high"] = 0.18
