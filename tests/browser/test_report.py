@@ -233,8 +233,15 @@ def test_a_watched_run_is_steered_and_redrawn(
             page.locator("button.sound").first.click()
             until(page, "player.audio.currentTime > 0.1")
             page.fill("#setting-text", "optim.lr")
+            page.keyboard.press("ArrowLeft")
             run_folders.write_metrics(run, [run_folders.row(step) for step in range(71)])
             until(page, "report.runs[0].charts[0].steps.at(-1) === 70")
+            caret = page.evaluate("[document.activeElement.id, document.activeElement.selectionStart]")
+            assert caret == ["setting-text", len("optim.l")]
+            page.locator("button.sound").nth(1).focus()
+            run_folders.write_metrics(run, [run_folders.row(step) for step in range(81)])
+            until(page, "report.runs[0].charts[0].steps.at(-1) === 80")
+            assert page.evaluate("document.activeElement === document.querySelectorAll('button.sound')[1]")
             followers = "uPlot.sync('steps').plots.length"
             assert page.evaluate(followers) == page.evaluate("charts.length")  # those of the former page are gone
             assert page.input_value("#setting-text") == "optim.lr"

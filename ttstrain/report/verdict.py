@@ -196,7 +196,7 @@ def headline(run: Path, plan: Mapping[str, Any], metrics: Metrics) -> list[tuple
     ]
     speed = metrics.last("perf/frames_per_s")
     if speed is not None:
-        facts.append(("speed", f"{speed:,.0f} frames/s"))
+        facts.append(("speed", f"{speed:,.0f} frames or tokens a second"))
     facts.append(("took", _time_taken(run)))
     if command := environment.get("command"):
         facts.append(("command", quoted("ttstrain", *command)))

@@ -183,7 +183,7 @@ def test_a_port_that_is_taken_is_an_error_of_the_users(server: Server, run: Path
         Server(run, port=server.server_port)
 
 
-@pytest.mark.parametrize("line", [b"GET //[ HTTP/1.1", b"GET /\xff/ HTTP/1.1", b"POST /%%/save HTTP/1.1"])
+@pytest.mark.parametrize("line", [b"GET http://[ HTTP/1.1", b"GET /\xff/ HTTP/1.1", b"POST /%%/save HTTP/1.1"])
 def test_an_address_that_is_none_is_not_found(server: Server, line: bytes, capfd: pytest.CaptureFixture[str]) -> None:
     with socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as connection:
         host = f"Host: 127.0.0.1:{server.server_port}".encode()

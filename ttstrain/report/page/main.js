@@ -44,10 +44,19 @@ function draw() {
   drawAllCharts();
 }
 
+// Where the keyboard is: a control, a sound or a chart, and the place in what is typed; null for nowhere.
+function focusNow() {
+  const at = document.activeElement;
+  const caret = at && typeof at.selectionStart === "number" ? [at.selectionStart, at.selectionEnd] : null;
+  if (at && at.id) return { where: `#${CSS.escape(at.id)}`, caret };
+  if (at && at.dataset.address) return { where: `button.sound[data-address="${CSS.escape(at.dataset.address)}"]`, caret };
+  return at && at.classList.contains("focus") ? { where: `#${CSS.escape(at.closest("figure").id)} .focus`, caret } : null;
+}
+
 // What is new of a run that is watched. What a person set, opened, typed or plays stays as it is.
 function take(newer) {
   const playing = player.button && player.button.dataset.address;
-  const focused = document.activeElement && document.activeElement.id;
+  const focused = focusNow();
   const place = window.scrollY;
   const opened = new Map([...document.querySelectorAll("details")].map((one) => [one.querySelector("summary").textContent, one.open]));
   const scrolled = new Map([...document.querySelectorAll(".scroll")].map((one) => [one.getAttribute("aria-label"), [one.scrollLeft, one.scrollTop]]));
@@ -64,7 +73,9 @@ function take(newer) {
     const again = [...document.querySelectorAll("button.sound")].find((button) => button.dataset.address === playing);
     if (again) { player.button = again; again.setAttribute("aria-pressed", String(!player.audio.paused)); }
   }
-  if (focused && document.getElementById(focused)) document.getElementById(focused).focus({ preventScroll: true });
+  const again = focused && document.querySelector(focused.where);
+  if (again) again.focus({ preventScroll: true });
+  if (again && focused.caret) again.setSelectionRange(...focused.caret);
   window.scrollTo(0, place);
 }
 
