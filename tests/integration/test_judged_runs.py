@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from small_runs import checkpoint, differences, finetune, metrics, ttstrain, write_clips, write_recipe
+from small_runs import checkpoint, differences, finetune, metrics, ttstrain
 
 from ttstrain.checkpoint import judged
 from ttstrain.errors import RecipeError
@@ -24,17 +24,6 @@ JUDGED = (
     "judge.between=4",
     "checkpoint.best=judge",
 )
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    return write_recipe(folder / "small.yaml", data=write_clips(folder / "clips"))
-
-
-@pytest.fixture(scope="module")
-def base(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return finetune(recipe, tmp_path_factory.mktemp("base"), "train.steps=3", "name=base")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import soundfile
 import torch
-from small_runs import checkpoint, differences, finetune, metrics, write_clips, write_recipe
+from small_runs import checkpoint, differences, finetune, metrics
 from vocoders import write_bigvgan, write_vocos
 
 from ttstrain.contract.task import Audio, Prompt, Sample
@@ -27,17 +27,6 @@ from ttstrain.train.step_log import Taken
 SPEAKING = ("sample.every=2", "sample.count=2", "train.steps=4", "eval.every=2")
 ALONE = ("sample.count=1", "judge.enabled=false")  # one call of `sample` for each set of weights
 NO_WARMUP = "optim.schedule.warmup_steps=0"
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    return write_recipe(folder / "small.yaml", data=write_clips(folder / "clips"))
-
-
-@pytest.fixture(scope="module")
-def base(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return finetune(recipe, tmp_path_factory.mktemp("base"), "train.steps=3", "name=base")
 
 
 @pytest.fixture(scope="module")

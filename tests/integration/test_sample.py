@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from small_runs import finetune, ttstrain, write_clips, write_recipe
+from small_runs import finetune, ttstrain
 from typer.testing import CliRunner, Result
 
 from ttstrain.checkpoint import store
@@ -21,12 +21,6 @@ from ttstrain.cli.main import app
 from ttstrain.infer.load import read_lines
 
 FAST = "model.sampling.steps=1"
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    return write_recipe(folder / "small.yaml", data=write_clips(folder / "clips"))
 
 
 @pytest.fixture(scope="module")
