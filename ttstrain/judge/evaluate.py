@@ -254,7 +254,7 @@ def open_panel(sentences: Sequence[Sentence], clips: Sequence[Clip], *, ears: Ea
     wanted = measure_wanted(
         clips,
         texts=[sentence.text for sentence in sentences if sentence.clip is not None],
-        speakers=[sentence.speaker for sentence in sentences],
+        speakers=[one for sentence in sentences for one in (sentence.speaker, sentence.prompt.speaker)],
         ears=ears,
     )
     return Panel(ears, wanted.targets, [*ears.notes, *wanted.notes])
@@ -311,6 +311,7 @@ def _load(contestant: Contestant, overrides: Sequence[str]) -> LoadedModel:
 @dataclass(frozen=True, slots=True)
 class _Said:
     sentence: Sentence
+    speaker: str  # whose voice it should be: a net with named voices does not follow the reference
     audio: Audio | None
 
 
@@ -323,29 +324,29 @@ def _say_all(
 ) -> Iterator[_Said]:
     named = isinstance(model.task, NamesVoices)
     for sentence in sentences:
-        prompt = sentence.prompt
+        prompt, speaker = sentence.prompt, sentence.prompt.speaker if named else sentence.speaker
         if named:
             prompt = Prompt(prompt.text, speaker=prompt.speaker, language=prompt.language)
         try:
             with torch.no_grad():
                 sample = model.task.sample(prompt)
         except NoSpeechError:
-            yield _Said(sentence, Audio(torch.zeros(0), RATE))
+            yield _Said(sentence, speaker, Audio(torch.zeros(0), RATE))
             continue
         except DataError as error:
             remarks.append(Remark(contestant.short, f"a sentence is not said: {error.message}"))
-            yield _Said(sentence, None)
+            yield _Said(sentence, speaker, None)
             continue
         remarks += [Remark(contestant.short, note) for note in sample.notes]
         if write is not None:
             write(contestant.key, sentence.name, sample.audio)
-        yield _Said(sentence, sample.audio)
+        yield _Said(sentence, speaker, sample.audio)
 
 
 def _hear(said: _Said, panel: Panel, remarks: list[Remark], contestant: Contestant) -> Figures:
     if said.audio is None:
         return Figures()
-    found = listen(said.audio, said.sentence.text, target=panel.targets[said.sentence.speaker], ears=panel.ears)
+    found = listen(said.audio, said.sentence.text, target=panel.targets[said.speaker], ears=panel.ears)
     if said.sentence.clip is not None:  # of a text without a recording what is missing is told once
         remarks += [Remark(contestant.short, note) for note in found.notes]
     return found
