@@ -43,7 +43,7 @@ from ttstrain.contract.task import Audio, Prompt
 from ttstrain.data import atomic
 from ttstrain.data.audio import read_clip
 from ttstrain.digest import sha256
-from ttstrain.errors import DivergedError, UserError
+from ttstrain.errors import DivergedError, NoSpeechError, UserError
 from ttstrain.infer.load import load_model
 from ttstrain.judge.figures import Figures
 from ttstrain.judge.listen import Ears, Target, listen
@@ -270,7 +270,7 @@ class Panel:
         started = perf_counter()
         run.task.prepare_sampling()
         with run.rng.preserved(), evaluating(run.task):
-            spoken = [run.task.sample(prompt).audio for prompt in self.prompts]
+            spoken = [say(run, prompt) for prompt in self.prompts]
         figures = [
             listen(audio, prompt.text, target=self.target, ears=self.ears)
             for audio, prompt in zip(spoken, self.prompts, strict=True)
@@ -281,6 +281,14 @@ class Panel:
             "retention": loss(run, self.retained),
             "judge_s": round(perf_counter() - started, 1),
         }
+
+
+def say(run: Run, prompt: Prompt) -> Audio:
+    """Generate a sentence; a net that generates nothing is silent, and loses the sentence."""
+    try:
+        return run.task.sample(prompt).audio
+    except NoSpeechError:
+        return Audio(torch.zeros(0), sample_rate=24_000)
 
 
 def batches(run: Run, clips: Sequence[Clip]) -> list[Pieces]:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ttstrain.contract.data import Clip
+from ttstrain.errors import NoSpeechError
 from ttstrain.judge.figures import Figures
 from ttstrain.optim.schedule import lr_at
 from ttstrain.plan.resolve import parse
@@ -315,3 +316,11 @@ def test_the_table_has_a_row_for_each_arm_and_says_what_was_not_measured(table: 
     assert rows["ours"][6].strip() == "40 (40) of 50"
     assert "MOS was not measured" in text
     assert "160 steps" in text
+
+
+def test_a_net_that_generates_nothing_is_heard_as_silent(minute: Any) -> None:
+    def sample(_prompt: Any) -> Any:
+        raise NoSpeechError("nothing but noise")
+
+    run = SimpleNamespace(task=SimpleNamespace(sample=sample))
+    assert minute.say(run, None).wav.numel() == 0

@@ -83,8 +83,8 @@ def evaluate(
     from ttstrain.judge.dial import read_dial
     from ttstrain.judge.dial import to_json as dial_json
 
-    overrides = [text for text in checkpoints if text.startswith(("model.", "train."))]
-    specs = [text for text in checkpoints if text not in overrides]
+    overrides = [text for text in checkpoints if _is_override(text)]
+    specs = [text for text in checkpoints if not _is_override(text)]
     retained = None
     if blend or retention:
         contestants, retained, notes = _blends(specs, blend, base=base, retention=retention)
@@ -111,6 +111,11 @@ def evaluate(
         _print(found)
     else:
         print_dial(dial, found)
+
+
+def _is_override(text: str) -> bool:
+    """Tell `model.sampling.steps=8` from a file, which may be called `model.safetensors`."""
+    return text.startswith(("model.", "train.")) and "=" in text
 
 
 def _panel(said: list[Sentence], clips: list[Clip], recogniser: str, notes: list[str]) -> Panel:
