@@ -146,5 +146,7 @@ def _where(found: Finding | None, band: Band, step: int) -> str:
     name = found.key.removeprefix(place)
     what = NAMES[place] + (f" `{name}`" if name != "total" else "")
     when = f"at step {found.last:,}" if found.first == found.last else f"over steps {found.first:,} to {found.last:,}"
-    theirs = f"{found.low:.4g} to {found.high:.4g}"
-    return f"{found.place} the band: the {what} is {found.value:.4g} {when}, and {theirs} in the {runs}"
+    theirs = f"{found.low:.5g} to {found.high:.5g} in the {runs}"
+    if found.low == found.high:
+        theirs = f"{found.low:.5g} in the reference run of `{band.recipe}` with the same seed"
+    return f"{found.place} the band: the {what} is {found.value:.5g} {when}, and {theirs}"
