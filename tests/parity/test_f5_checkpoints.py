@@ -106,7 +106,7 @@ def test_moments_carry_on_as_upstreams_run_did(
         loss.value.backward()
         optimizers.clip("model")
         lr = trace[k - 1]["lr_after_step"]
-        for _, torch_group in optimizers._optimizers["model"].torch_groups():
+        for _, torch_group, _ in optimizers._optimizers["model"].torch_groups():
             torch_group["lr"] = lr
         optimizers.step("model")
         optimizers.zero_grad("model")
