@@ -29,24 +29,27 @@ HALF = 0.5  # of the forgetting
 HEAD = "| voice | blend | similarity | of the fine-tune's | words | loss on others | forgetting undone |"
 
 
-def run(*arguments: str) -> None:
-    """Run ttstrain; raises CalledProcessError with what it printed."""
+def run(*arguments: str, log: Path) -> None:
+    """Run ttstrain, keeping what it prints; ends this program with it where the command fails."""
     command = [sys.executable, "-m", "ttstrain", *arguments]
     print("  " + " ".join(arguments), flush=True)
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    with log.open("w", encoding="utf-8") as said:
+        done = subprocess.run(command, check=False, stdout=said, stderr=said, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    if done.returncode:
+        sys.exit(f"exit code {done.returncode}:\n{log.read_text(encoding='utf-8')[-2000:]}")
 
 
 def measure(work: Path, voice: str, given: argparse.Namespace) -> dict[str, Any]:
     """Fine-tune to a voice and turn the dial; returns what `ttstrain eval --json` wrote."""
-    name = voice.rpartition(":")[2].rstrip("/").rpartition("/")[2]
+    name = "of-" + voice.rpartition(":")[2].rstrip("/").rpartition("/")[2]
     folder, found = work / name, work / f"{name}.json"
     if not (folder / "checkpoints" / "last").exists():
-        settings = [f"data.path={voice}", f"name={name}", f"run_dir={work}", "judge.enabled=false", *given.set]
-        run("finetune", given.recipe, *settings)
+        settings = [f"data.path={voice}", f"name={name}", f"run_dir={work}", *given.set]
+        run("finetune", given.recipe, *settings, log=work / f"{name}.train.log")
     if not found.exists():
         blends = ",".join(f"{blend:g}" for blend in given.blends)
         evaluated = ["--blend", blends, "--retention", given.retention, "--sentences", str(given.sentences)]
-        run("eval", str(folder), *evaluated, "--json", str(found))
+        run("eval", str(folder), *evaluated, "--json", str(found), log=work / f"{name}.eval.log")
     result: dict[str, Any] = json.loads(found.read_text(encoding="utf-8"))["dial"]
     return {"voice": name, **result}
 

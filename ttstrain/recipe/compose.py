@@ -63,14 +63,18 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
-    """Parse `a.b=1e-5` into its path and value; `+a.b=1` and `++a.b=1` mean the same, `~a.b` gives REMOVED."""
+    """Parse `a.b=1e-5` into its path and value; `+a.b=1` and `++a.b=1` mean the same, `~a.b` gives REMOVED.
+
+    A run may have a number for its name, such as a speaker's: `name=0367` is text.
+    """
     removing = text.startswith("~")
     key, equals, written = text.removeprefix("~").partition("=")
     key = key.strip() if removing else key.strip().lstrip("+")
     if not _KEY.fullmatch(key) or bool(equals) == removing:
         raise RecipeError(f"`{text}` is not a `key=value`", hint="write `optim.lr=1e-5`, or `~optim.lr` to drop a key")
     path = tuple(key.split("."))
-    return path, REMOVED if removing else _value(key, written.strip())
+    value = REMOVED if removing else _value(key, written.strip())
+    return path, written.strip() if path == ("name",) and isinstance(value, int | float) else value
 
 
 def compose(recipe: str | Path, overrides: Sequence[str] = ()) -> Composed:
