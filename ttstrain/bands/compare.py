@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from ttstrain.bands.band import STEPS, Band, Points
@@ -119,8 +120,7 @@ def _stretches(key: str, curves: Sequence[Points], steps: int) -> Iterator[_Stre
     if key.startswith("eval/"):
         pairs = [(step, step) for step in curves[0] if all(step in curve for curve in curves)]
     else:
-        ends = looks(steps)
-        pairs = [(before + 1, end) for before, end in zip([0, *ends], ends, strict=False)]
+        pairs = [(before + 1, end) for before, end in pairwise([0, *looks(steps)])]
     for first, last in pairs:
         logs = [_mean_log(curve, first, last) for curve in curves]
         known = [value for value in logs if value is not None]
