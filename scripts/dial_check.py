@@ -2,8 +2,9 @@
 
     python scripts/dial_check.py WORK --voices package:voice DATA/speaker1 DATA/speaker2 --retention OTHERS
 
-Each voice fine-tunes the recipe's base once; then `ttstrain eval --blend` lets blends say the same sentences, and
-measures the loss on OTHERS, speech of other voices. Both are the public command line in processes of their own, on one
+Each voice fine-tunes the recipe's base once, without as many of its clips as are judged: sentences that were trained on
+lose more with every blend. Then `ttstrain eval --blend` lets blends say the sentences held out, and measures the loss
+on OTHERS, speech of other voices. Both are the public command line in processes of their own, on one
 thread. What is in WORK already is not made again.
 
     reached   a blend undoes half of the forgetting and keeps 98 % of the fine-tune's voice similarity
@@ -44,7 +45,8 @@ def measure(work: Path, voice: str, given: argparse.Namespace) -> dict[str, Any]
     name = "of-" + voice.rpartition(":")[2].rstrip("/").rpartition("/")[2]
     folder, found = work / name, work / f"{name}.json"
     if not (folder / "checkpoints" / "last").exists():
-        settings = [f"data.path={voice}", f"name={name}", f"run_dir={work}", *given.set]
+        settings = [f"data.path={voice}", f"name={name}", f"run_dir={work}"]
+        settings += [f"data.holdout={given.sentences}", *given.set]
         run("finetune", given.recipe, *settings, log=work / f"{name}.train.log")
     if not found.exists():
         blends = ",".join(f"{blend:g}" for blend in given.blends)
