@@ -3,7 +3,8 @@
     python scripts/bands_check.py quickstart        writes scripts/bands_check/quickstart.json
 
 A fault counts as named if the planted one is among the causes or differences that the run tells; `place` says whether
-it was also outside the band. A healthy run that is told to be outside is an alarm.
+it was also outside the band. A fault that the plan refuses is named before the run. A healthy run that is told to be
+outside is an alarm.
 Wrong vocabulary and silent audio are planted in the task, where no setting and no file shows them; shuffled texts in a
 copy of the data; a tenfold LR and frozen blocks in the recipe.
 """
@@ -28,12 +29,13 @@ from make_bands import record
 
 import ttstrain
 from ttstrain.bands.outcome import read_outcome
+from ttstrain.errors import RecipeError
 from ttstrain.families.flow.task import FlowTask
 from ttstrain.recipe.compose import compose
 
 HEALTHY = (11, 12, 13, 14, 15)
 EXPECTED = {  # fault -> words of which the told cause must hold one
-    "lr_x10": ("the LR of",),
+    "lr_x10": ("the LR of", "would train at LR"),
     "vocabulary": ("vocabulary",),
     "silent": ("silent",),
     "shuffled": ("shuffled", "texts of other clips"),
@@ -85,8 +87,13 @@ def run(recipe: str, *, fault: str = "", seed: int = 0) -> dict[str, Any]:
         elif fault == "shuffled":
             overrides = [f"data.path={shuffled_copy(recipe, folder)}"]
         change = {"vocabulary": other_symbols, "silent": silence}.get(fault, lambda batch: batch)
-        with spoilt(change):
-            _, ready = record(recipe, overrides, seed=seed, folder=folder)
+        try:
+            with spoilt(change):
+                _, ready = record(recipe, overrides, seed=seed, folder=folder)
+        except RecipeError as error:  # the plan names it before anything is trained
+            if not any(words in str(error) for words in EXPECTED.get(fault, ())):
+                raise
+            return {"fault": fault, "seed": seed, "place": "refused", "step": 0, "said": [str(error)], "named": True}
         outcome = read_outcome(ready.run.folder)
     assert outcome is not None
     said = list(outcome.sentences) if not outcome.why_not else [f"not compared: {outcome.why_not}"]
