@@ -1,4 +1,4 @@
-"""Alarms while there is time: a pace that drifts, a voice that moves away from the speaker's, words that are lost.
+"""Alarms while there is time: pace that drifts, a voice that moves away from the speaker's, lost words, blurred speech.
 
 Each is said once, and again only where it has become clearly worse. One listening may be an accident, so that an alarm
 needs two in a row, unless it is drastic.
@@ -13,10 +13,10 @@ from typing import Any, Literal
 from ttstrain.judge.rule import AUDIBLE, Standing, say_pace
 from ttstrain.judge.speaking import speaks
 
-AlarmKind = Literal["pace", "voice", "words"]
+AlarmKind = Literal["pace", "voice", "words", "blurred"]
 DRIFT = 0.15  # of the pace since the first listening
 DRASTIC = 2.0  # times what is needed for an alarm
-WORSE: Mapping[AlarmKind, float] = {"pace": 0.10, "voice": 0.05, "words": 0.25}  # to be said again
+WORSE: Mapping[AlarmKind, float] = {"pace": 0.10, "voice": 0.05, "words": 0.25, "blurred": 0.15}  # to be said again
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Alarms:
 
 
 def _signs(standing: Standing, base: Standing | None, *, first_pace: float | None) -> Sequence[Sign]:
-    found = (_pace(standing, first_pace), _voice(standing), _words(standing, base))
+    found = (_pace(standing, first_pace), _voice(standing), _words(standing, base), _blurred(standing))
     return [sign for sign in found if sign is not None]
 
 
@@ -101,3 +101,9 @@ def _words(standing: Standing, base: Standing | None) -> Sign | None:
     if lost <= 0:
         return None  # the base is not understood either
     return Sign("words", 2.0 if lost >= 0.5 else 1.0, lost, faults[0].words)
+
+
+def _blurred(standing: Standing) -> Sign | None:
+    fault = next((fault for fault in standing.faults if fault.kind == "blurred"), None)
+    contrast = standing.mean("contrast")
+    return None if fault is None or contrast is None else Sign("blurred", DRASTIC, 1 - contrast, fault.words)

@@ -58,6 +58,14 @@ MEANINGS: tuple[Meaning, ...] = (
     Meaning(
         "mcd", "cepstral distance", "dB", "lower", "mel-cepstral distortion to the sentence's own recording, in level"
     ),
+    Meaning(
+        "contrast",
+        "contrast",
+        "",
+        "near",
+        "how much the spectrum changes over time, relative to the recordings; far below 1 is blurred",
+        aim=1.0,
+    ),
     Meaning("f0_hz", "pitch", "Hz", "neither", "median of the fundamental frequency", digits=0),
     Meaning("f0_shift", "pitch, shift", "semitones", "near", "median pitch relative to the recordings'", 1, aim=0.0),
     Meaning("f0_spread", "pitch, spread", "semitones", "neither", "distance of the 90th from the 10th percentile", 1),
@@ -94,6 +102,7 @@ class Figures:
     cer: float | None = None
     mos: float | None = None
     mcd: float | None = None  # dB
+    contrast: float | None = None
     f0_hz: float | None = None
     f0_shift: float | None = None  # semitones
     f0_spread: float | None = None  # semitones

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ttstrain.contract.task import Audio
 from ttstrain.judge import distance, naturalness, recognise
+from ttstrain.judge.contrast import contrast
 from ttstrain.judge.ears import Ears
 from ttstrain.judge.figures import Figures
 from ttstrain.judge.pace import Timing, count_letters, timing
@@ -60,14 +61,15 @@ def listen(audio: Audio, text: str, *, target: Target, ears: Ears) -> Figures:
     if time is None:
         return _without_speech(clip, "the clip is silent")
     embedding, pace, tone = embed(audio), _pace(clip, time), _pitch(clip)
-    words = _words(clip, pace, has_voice=embedding is not None)
+    words, spectrum = _words(clip, pace, has_voice=embedding is not None), distance.spectrum(audio)
     return Figures(
         voice=_voice(clip, embedding),
         words=None if words is None else float(words.found),
         words_margin=None if words is None else words.margin,
         cer=_character_errors(clip),
         mos=_naturalness(clip),
-        mcd=_distance(clip),
+        mcd=None if spectrum is None else _distance(clip, spectrum),
+        contrast=None if spectrum is None else _contrast(clip, spectrum),
         f0_hz=None if tone is None else tone.median_hz,
         f0_shift=None if tone is None or target.f0_hz is None else semitones(tone.median_hz, target.f0_hz),
         f0_spread=None if tone is None else tone.spread,
@@ -158,11 +160,15 @@ def _naturalness(clip: _Clip) -> float | None:
     return found
 
 
-def _distance(clip: _Clip) -> float | None:
+def _distance(clip: _Clip, spectrum: Tensor) -> float | None:
     """Return the distortion to the sentence's own recording; a sentence without one has no such figure."""
     own = None if clip.place is None else clip.target.recordings[clip.place].spectrum
-    spoken = distance.spectrum(clip.audio)
-    return None if own is None or spoken is None else distance.distortion(spoken, own)
+    return None if own is None else distance.distortion(spectrum, own)
+
+
+def _contrast(clip: _Clip, spectrum: Tensor) -> float | None:
+    own, usual = contrast(spectrum), clip.target.contrast
+    return None if own is None or not usual else own / usual
 
 
 def _pitch(clip: _Clip) -> Pitch | None:

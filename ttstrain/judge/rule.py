@@ -7,6 +7,8 @@ Speech is *usable* where it has none of these faults, over the sentences that we
   with a probability of 95 % (see `understood`); where neither that nor the opposite is sure, the verdict says so;
 - words lost: fewer sentences than with the base are nearest to their own recording, and either that or the margin by
   which they are is worse by more than the interval; or a recogniser makes more errors, by more than the interval;
+- blurred: the spectrum changes less than 0.6 times as much as the recordings', and less than the base's by more than
+  the interval: a hum, as of a net that training destroyed;
 - pace: the mean time per letter is below 0.8 or above 1.25 of the recordings', and farther from theirs than the base's;
 - repeats: more stretches are said twice than by the base, by more than the interval;
 - naturalness: the predicted mean opinion score is lower than the base's, by more than the interval and 0.2.
@@ -26,6 +28,7 @@ from ttstrain.judge.understood import Count, Understanding
 
 MOST_COLLAPSED = 0.25  # share of the sentences
 FEWEST_COMPARED = 4  # sentences; with fewer, all lost may still be an accident
+LEAST_CONTRAST = 0.6  # relative to the recordings; single recordings of one speaker reach 0.83 to 1.21
 PACES = (0.8, 1.25)  # time per letter relative to the recordings
 FARTHER = 0.05  # by which a pace is worse than the base's
 AUDIBLE = 0.02  # a smaller difference of voice similarity is none, however sure
@@ -34,7 +37,7 @@ MOST_CER_GAINED = 0.02
 MOST_REPEATS_GAINED = 0.25  # a sentence
 
 WordsChange = Literal["lost", "gained", "none"]
-FaultKind = Literal["collapsed", "not understood", "words lost", "pace", "repeats", "naturalness"]
+FaultKind = Literal["collapsed", "not understood", "words lost", "blurred", "pace", "repeats", "naturalness"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,7 @@ def stand(side: Side, base: Side | None) -> Standing:
     faults = (
         _collapsed(side),
         _words(figures, against, beside),
+        _blurred(figures, against, beside),
         _pace(figures, beside),
         _repeats(against),
         _naturalness(against),
@@ -168,6 +172,22 @@ def understood(kept: Count, base: Count | None) -> str:
     """Say how many sentences are nearest to their own recording, and how many of the base's are."""
     own = f"{kept.found} of {kept.of} sentences"
     return own if base is None else f"{own}, base {base.found}"
+
+
+def _blurred(
+    figures: Mapping[str, Interval], against: Mapping[str, Interval], base: Mapping[str, Interval] | None
+) -> Fault | None:
+    contrast = figures.get("contrast")
+    if contrast is None or contrast.mean >= LEAST_CONTRAST:
+        return None
+    said = f"speech is blurred: its spectrum changes {100 * contrast.mean:.0f} % as much as the recordings'"
+    other = None if base is None else base.get("contrast")
+    if other is None:
+        return Fault("blurred", said)
+    lost = against.get("contrast")
+    if lost is None or lost.high >= 0:
+        return None  # training did not do this
+    return Fault("blurred", f"{said}, the base's {100 * other.mean:.0f} %")
 
 
 def _pace(figures: Mapping[str, Interval], base: Mapping[str, Interval] | None) -> Fault | None:

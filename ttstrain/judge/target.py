@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ttstrain.contract.task import Audio
 from ttstrain.judge import distance
+from ttstrain.judge.contrast import contrast
 from ttstrain.judge.ears import Ears
 from ttstrain.judge.pace import Timing, count_letters, timing
 from ttstrain.judge.pitch import pitch
@@ -35,6 +36,10 @@ class Recording:
         letters = count_letters(self.text)
         return self.timing.speech_s / letters if self.timing is not None and letters else None
 
+    @property
+    def contrast(self) -> float | None:
+        return None if self.spectrum is None else contrast(self.spectrum)
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -45,6 +50,7 @@ class Target:
     recordings: tuple[Recording, ...]  # the candidates of `words`, no text twice
     seconds_per_letter: float | None  # median
     f0_hz: float | None  # median of the recordings' medians
+    contrast: float | None = None  # median of the recordings' own, see `contrast.contrast`
     notes: tuple[str, ...] = ()  # what is not measured and why, once for all clips
 
     @classmethod
@@ -63,6 +69,7 @@ class Target:
         for audio, text in own:
             recordings.setdefault(sentence_key(text), record(audio, text))
         paces = [pace for recording in recordings.values() if (pace := recording.seconds_per_letter) is not None]
+        contrasts = [found for one in recordings.values() if (found := one.contrast) is not None]
         for audio, text in sentences:
             recordings.setdefault(sentence_key(text), record(audio, text))
         return cls(
@@ -71,6 +78,7 @@ class Target:
             recordings=tuple(recordings.values()),
             seconds_per_letter=statistics.median(paces) if paces else None,
             f0_hz=_median_f0([audio for audio, _ in own], ears),
+            contrast=statistics.median(contrasts) if contrasts else None,
             notes=tuple(_missing(voices, recordings)),
         )
 

@@ -10,7 +10,7 @@ from judged_sides import side
 from ttstrain.judge.alarms import Alarms
 from ttstrain.judge.rule import stand
 
-BASE = side("base", voice=0.7)
+BASE = side("base", voice=0.7, contrast=0.9)
 
 
 def hear(alarms: Alarms, **values: Any) -> list[str]:
@@ -54,6 +54,7 @@ def test_what_is_drastic_is_said_at_once() -> None:
     assert hear(Alarms(), lost=6) == ["words lost: 2 of 8 sentences, base 8"]
     assert hear(Alarms(), lost=7) == ["words not understood: 1 of 8 sentences, base 8"]
     assert len(hear(Alarms(), pace=1.5)) == 1
+    assert hear(Alarms(), contrast=0.4)[0].startswith("speech is blurred: its spectrum changes 40 % as much")
 
 
 def test_a_resumed_run_does_not_say_it_again() -> None:

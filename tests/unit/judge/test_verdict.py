@@ -46,6 +46,11 @@ FAULTS: Sequence[tuple[dict[str, Any], str, str]] = [
     ({"lost": 5}, "words lost", "words lost: 3 of 8 sentences, base 8"),
     ({"lost": 4}, "words lost", "words lost: 4 of 8 sentences, base 8"),
     ({"cer": 0.3}, "words lost", "words lost: 25 % more character errors"),
+    (
+        {"contrast": 0.35},
+        "blurred",
+        "speech is blurred: its spectrum changes 35 % as much as the recordings', the base's 90 %",
+    ),
     ({"pace": 1.3}, "pace", "pace 30 % slower"),
     ({"pace": 0.75}, "pace", "pace 25 % faster"),
     ({"repeats": 1.0}, "repeats", "says 1.0 more stretches twice in a sentence"),
@@ -57,8 +62,8 @@ FAULTS: Sequence[tuple[dict[str, Any], str, str]] = [
 
 @pytest.mark.parametrize(("values", "kind", "words"), FAULTS, ids=[kind for _, kind, _ in FAULTS])
 def test_a_fault_outweighs_any_voice(values: dict[str, Any], kind: str, words: str) -> None:
-    base = side("base", voice=0.6, cer=0.05, repeats=0.0, mos=4.0)
-    spoiled = side("online", voice=0.95, **{"cer": 0.05, "repeats": 0.0, "mos": 4.0, **values})
+    base = side("base", voice=0.6, cer=0.05, contrast=0.9, repeats=0.0, mos=4.0)
+    spoiled = side("online", voice=0.95, **{"cer": 0.05, "contrast": 0.9, "repeats": 0.0, "mos": 4.0, **values})
     standing = stand(spoiled, base)
     assert [(fault.kind, fault.words) for fault in standing.faults] == [(kind, words)]
     assert decide([spoiled], base).words == f"worse than the base: do not use it ({words})"
@@ -72,6 +77,10 @@ def test_what_the_base_does_too_is_no_fault_of_training() -> None:
     slow = side("base", voice=0.6, pace=1.4)
     assert decide([side("online", voice=0.8, pace=1.4)], slow).outcome == "better"
     assert stand(side("online", pace=1.6), slow).faults
+    blurred = side("base", voice=0.6, contrast=0.5)
+    assert decide([side("online", voice=0.8, contrast=0.5)], blurred).outcome == "better"
+    assert stand(side("online", contrast=0.3), blurred).faults
+    assert [fault.kind for fault in stand(side("online", contrast=0.3), None).faults] == ["blurred"]
 
 
 def test_one_sentence_lost_is_within_the_interval_and_is_told() -> None:
