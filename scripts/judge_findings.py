@@ -23,8 +23,11 @@ GAVE_UP = "the run gave up: its losses were no numbers or rose for good (exit co
 LEAST_PACE = 15  # percent that must be named where speech was sped up by 30
 AUDIBLE = 0.02  # of the voice's similarity
 
-LOST = re.compile(r"words lost|words not understood|\d+ (?:silent|far too)|says .* twice|naturalness lower")
+LOST = re.compile(
+    r"words lost|words not understood|\d+ (?:silent|far too)|says .* twice|naturalness lower|speech is blurred"
+)
 FARTHER = re.compile(r"farther from the voice|the voice moves away")
+ANOTHER = re.compile(r"not the speaker's voice yet")
 FASTER = re.compile(r"pace (\d+) % faster")
 
 
@@ -191,6 +194,8 @@ def _pace(said: Said) -> Named:
 def _speaker(said: Said) -> Named:
     if FARTHER.search(said.words):
         return Named(True, "the voice is farther from the right speaker's")
+    if ANOTHER.search(said.verdict):
+        return Named(True, "it is not the right speaker's voice")
     return Named(False, _moved(said))
 
 

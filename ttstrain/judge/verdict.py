@@ -4,8 +4,8 @@ Among usable weights those with the most similar voice win, unless others clearl
 voice differs from the winner's by no more than the interval are as good, and of those the ones with the lowest held-out
 loss win.
 
-What follows the verdict is no fault of the weights that are to be used: a pace that is the base's too, and weights that
-hardly differ from the base.
+What follows the verdict is no fault of the weights that are to be used: a voice that is not the speaker's yet, a pace
+that is the base's too, and weights that hardly differ from the base.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from ttstrain.judge.speaking import speaks
 Outcome = Literal["better", "same", "worse", "usable", "unusable", "unsure", "unknown"]
 SPEAKS_NOT = "this net does not speak yet"
 DO_NOT_USE = "worse than the base: do not use it"
+OTHERS_REACH = (
+    0.73  # voice similarity above which 1 % of the clips of other people are; the speaker's own are above 0.80
+)
 NOTABLE_PACE = 0.15  # from the recordings' pace: named, also where the base is no better
 UNMOVED = 0.25  # of the way that the nearest voice went: weights that moved less hardly differ from the base
 
@@ -45,7 +48,9 @@ def decide(sides: Sequence[Side], base: Side | None = None) -> Verdict:
     if winner is None:
         return Verdict("unknown", "nothing was listened to", None, beside, standings)
     outcome, words = _against(winner, beside)
-    return Verdict(outcome, "; ".join([words, *_remarks(winner, standings, said=words)]), winner, beside, standings)
+    return Verdict(
+        outcome, "; ".join([words, *_remarks(winner, outcome, standings, said=words)]), winner, beside, standings
+    )
 
 
 def _winner(standings: Sequence[Standing]) -> Standing | None:
@@ -148,9 +153,12 @@ def _doubt(standing: Standing, base: Standing | None) -> str:
     return f"not sure whether words are understood ({heard})"
 
 
-def _remarks(winner: Standing, standings: Sequence[Standing], *, said: str) -> list[str]:
+def _remarks(winner: Standing, outcome: Outcome, standings: Sequence[Standing], *, said: str) -> list[str]:
     """Name what a person should know beside the verdict."""
     remarks = []
+    voice = winner.mean("voice")
+    if voice is not None and voice < OTHERS_REACH and outcome not in ("worse", "unusable"):
+        remarks.append(f"not the speaker's voice yet ({voice:.2f}; other people reach up to {OTHERS_REACH})")
     pace = winner.mean("pace")
     if pace is not None and abs(pace - 1) >= NOTABLE_PACE and "pace" not in said:
         remarks.append(f"{say_pace(pace)} than the recordings")

@@ -67,7 +67,7 @@ def test_a_fault_outweighs_any_voice(values: dict[str, Any], kind: str, words: s
     standing = stand(spoiled, base)
     assert [(fault.kind, fault.words) for fault in standing.faults] == [(kind, words)]
     assert decide([spoiled], base).words == f"worse than the base: do not use it ({words})"
-    sound = side("ema", voice=0.65, cer=0.05, repeats=0.0, mos=4.0)
+    sound = side("ema", voice=0.78, cer=0.05, repeats=0.0, mos=4.0)
     assert decide([spoiled, sound], base).words.endswith("use EMA of step 300")
     score, other = standing.score, stand(sound, base).score
     assert score is not None and other is not None and score < other
@@ -93,8 +93,8 @@ def test_one_sentence_lost_is_within_the_interval_and_is_told() -> None:
 
 
 def test_no_single_sentence_decides_whether_speech_is_usable() -> None:
-    mush = side("base", voice=0.6, lost=5)
-    found = [decide([side("online", voice=0.7, lost=lost)], mush) for lost in range(9)]
+    mush = side("base", voice=0.7, lost=5)
+    found = [decide([side("online", voice=0.8, lost=lost)], mush) for lost in range(9)]
     assert [verdict.outcome for verdict in found] == ["better"] * 7 + ["unusable", "worse"]
     doubt = "not sure whether words are understood"
     assert [doubt in verdict.words for verdict in found] == [False, False, True, True, True, True, True, False, False]
@@ -220,3 +220,10 @@ def test_a_pace_that_the_base_has_too_is_named(voice: float) -> None:
     assert verdict.outcome in ("same", "better")
     assert verdict.words.count("pace 24 % faster") == 1
     assert "pace" not in decide([side("online", voice=0.605, pace=0.9)], BASE).words
+
+
+def test_a_voice_that_other_people_reach_is_said_not_to_be_the_speakers() -> None:
+    words = decide([side("online", voice=0.67)], side("base", voice=0.55)).words
+    assert words.endswith("; not the speaker's voice yet (0.67; other people reach up to 0.73)")
+    assert "not the speaker's voice" in decide([side("online", voice=0.67)]).words
+    assert "not the speaker's voice" not in decide([side("online", voice=0.8)], side("base", voice=0.55)).words
