@@ -94,8 +94,10 @@ def notes(plan: Plan, *, goes_on_from: str | None = None) -> Iterator[str]:
         yield f"no samples, and the judge hears nothing: generating speech needs `{key}`, which is not set."
     if plan.facts.overlong:
         count, budget = len(plan.facts.overlong), plan.recipe.data.batch_frames
+        subject = "1 clip is" if count == 1 else f"{count} clips are"
+        left_out = sum(length for length in plan.facts.frames if length > budget) / sum(plan.facts.frames)
         yield (
-            f"{count} clips are longer than `data.batch_frames` {budget:,} and are skipped: "
+            f"{subject} longer than `data.batch_frames` {budget:,} and left out, {100 * left_out:.0f} % of the speech: "
             f"{_some(plan.facts.overlong)}. `data.batch_frames={max(plan.facts.frames)}` is enough for them."
         )
     if plan.facts.texts is not None and plan.facts.texts.split:
@@ -162,6 +164,7 @@ def _data_lines(plan: Plan) -> list[str]:
     lengths = sorted(facts.frames)
     time = f"{facts.hours:.2f} h" if facts.hours >= 1 else f"{60 * facts.hours:.1f} min"
     counts = [f"{facts.num_clips:,} clips, {time}", f"{facts.num_holdout} held out"]
+    counts += [f"{len(facts.overlong)} too long"] * bool(facts.overlong)
     counts += [f"{sum(facts.skipped.values())} skipped", f"{sum(facts.fixed.values())} repaired"]
     lines = labelled("data", f"{plan.recipe.data.path} · {' · '.join(counts)}")
     for name, reasons in (("skipped", facts.skipped), ("repaired", facts.fixed)):

@@ -37,7 +37,7 @@ def time_line(values: Mapping[str, float]) -> list[str]:
         return []
     share = values[SHARE_OF_TIME]
     line = f"  judge: {100 * share:.0f} % of the run's time"
-    return [line if share <= MOST_OF_TIME else f"{line}, as the run is short: `judge.sentences` lowers that"]
+    return [line if share <= MOST_OF_TIME else f"{line}, as it is short: `judge.sentences=4` is less"]
 
 
 @dataclass(frozen=True, slots=True)

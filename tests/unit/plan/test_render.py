@@ -103,7 +103,9 @@ def noted(plan: Plan) -> str:
 def test_notes_say_what_to_look_at(make_plan: MakePlan) -> None:
     assert "FROM SCRATCH" in noted(make_plan())
     assert "FROM SCRATCH" not in noted(make_plan(recipe=GROUPS))
-    assert "1 clips are longer" in noted(make_plan("data.batch_frames=297", overlong=("long-one",)))
+    assert "1 clip is longer than `data.batch_frames` 297 and left out, 1 % of the speech" in noted(
+        make_plan("data.batch_frames=297", overlong=("long-one",))
+    )
     assert "long-one. `data.batch_frames=298` is enough for them" in noted(
         make_plan("data.batch_frames=297", overlong=("long-one",))
     )
