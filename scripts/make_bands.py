@@ -33,7 +33,7 @@ from ttstrain.runs.banded import facts_of
 from ttstrain.runs.new import begin
 from ttstrain.runs.processes import join_processes
 from ttstrain.runs.tracked import tracked
-from ttstrain.tracking.tracker import RunInfo, Spoken, SpokenBy
+from ttstrain.tracking.tracker import RunInfo, Tracker
 from ttstrain.train.loop import train
 from ttstrain.train.prepare import no_progress
 
@@ -41,7 +41,7 @@ QUIET = ("sample.every=null", "checkpoint.best=eval/loss/total", "checkpoint.eve
 
 
 @dataclass
-class Recorder:
+class Recorder(Tracker):
     """Keeps what a run logs in its first steps, and asks it to stop after them."""
 
     folder: Path = Path()
@@ -58,18 +58,8 @@ class Recorder:
         if step == STEPS and any(key.startswith(LR) for key in values):
             (self.folder / "STOP").touch()
 
-    def sample(self, step: int, name: str, text: str, spoken: Mapping[SpokenBy, Spoken]) -> None: ...
-
-    def checkpoint(self, step: int, folder: Path, *, best: bool) -> None: ...
-
     def incident(self, step: int, kind: str, message: str) -> None:
         print(f"    step {step}: {kind}: {message}", file=sys.stderr)
-
-    def note(self, message: str) -> None: ...
-
-    def warn(self, message: str, *, shown: bool = False) -> None: ...
-
-    def finish(self, status: str) -> None: ...
 
 
 def record(recipe: str | Path, overrides: Sequence[str], *, seed: int, folder: Path) -> tuple[Recorder, Ready]:

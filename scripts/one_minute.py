@@ -53,6 +53,7 @@ from ttstrain.recipe.compose import compose
 from ttstrain.runs.new import begin
 from ttstrain.runs.processes import join_processes
 from ttstrain.runs.tracked import tracked
+from ttstrain.tracking.tracker import Tracker
 from ttstrain.train.evaluation_loop import Pieces, evaluate_batches, evaluating, mean_losses, weighted
 from ttstrain.train.loop import train
 from ttstrain.train.prepare import no_progress
@@ -120,7 +121,7 @@ class Setting:
 
 
 @dataclass(slots=True)
-class Follower:
+class Follower(Tracker):
     """A tracker that keeps the gradient norms, and an EMA for each horizon, of the raw weights of a run."""
 
     run: Run
@@ -147,13 +148,6 @@ class Follower:
         for average, ema in self.emas.values():
             if average.decay_at(step) is not None:
                 ema.update(step)
-
-    def start(self, info: Any) -> None: ...
-    def sample(self, step: int, name: str, text: str, spoken: Any) -> None: ...
-    def incident(self, step: int, kind: str, message: str) -> None: ...
-    def note(self, message: str) -> None: ...
-    def warn(self, message: str, *, shown: bool = False) -> None: ...
-    def finish(self, status: str) -> None: ...
 
     def weights(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Put one set of weights into the task."""

@@ -13,7 +13,7 @@ from ttstrain.bands.compare import Finding, compare, looks, worst
 from ttstrain.bands.outcome import Outcome, read_outcome, write_outcome
 from ttstrain.errors import first_line
 from ttstrain.tracking import jsonl
-from ttstrain.tracking.tracker import RunInfo, Spoken, SpokenBy, Trackers
+from ttstrain.tracking.tracker import RunInfo, Tracker, Trackers
 
 POSITION, VERDICT = "band/", "band/verdict"  # keys: 0 is the middle of a band and 1 its upper edge; -1, 0 or 1
 VALUES = {"inside": 0.0, "above": 1.0, "below": -1.0}
@@ -21,7 +21,7 @@ TOO_FEW = "too few of its first steps were taken or logged (`train.log_every`)"
 NAMES = {"train/loss/": "training loss", "eval/loss/": "held-out loss", "optim/grad_norm/": "gradient norm"}
 
 
-class BandTracker:
+class BandTracker(Tracker):
     """Tells where the curves of a run lie, once they are known to lie outside or at the last step compared.
 
     Logs `band/<metric>` after each stretch of steps. What goes wrong is noted, and the run goes on.
@@ -73,21 +73,6 @@ class BandTracker:
                 self._look(step, passed, last=not self._looks)
             except Exception as error:
                 self._leave(f"the run is not compared with reference runs: {first_line(error)}")
-
-    def sample(self, step: int, name: str, text: str, spoken: Mapping[SpokenBy, Spoken]) -> None:
-        """Do nothing: bands are of numbers that every run logs."""
-
-    def checkpoint(self, step: int, folder: Path, *, best: bool) -> None:
-        """Do nothing."""
-
-    def incident(self, step: int, kind: str, message: str) -> None:
-        """Do nothing: the guard tells of it."""
-
-    def note(self, message: str) -> None:
-        """Do nothing."""
-
-    def warn(self, message: str, *, shown: bool = False) -> None:
-        """Do nothing."""
 
     def finish(self, status: str) -> None:
         self._band = None

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from ttstrain.checkpoint.run_folder import REPORT
 from ttstrain.errors import first_line
 from ttstrain.report.record import Reader
 from ttstrain.report.write import write_page
-from ttstrain.tracking.tracker import RunInfo, Spoken, SpokenBy
+from ttstrain.tracking.tracker import RunInfo, Tracker
 
 SHARE = 0.01  # of a run's time, at most, is spent on its page
 WORTH_A_PAGE = ("eval/", "sample/", "judge/")
 
 
-class ReportTracker:
+class ReportTracker(Tracker):
     """Writes the page of a run into its folder. What goes wrong is noted once, and the run goes on."""
 
     def __init__(self, *, note: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
@@ -40,21 +39,6 @@ class ReportTracker:
             and any(key.startswith(WORTH_A_PAGE) for key in values)
         ):
             self._write("running")
-
-    def sample(self, step: int, name: str, text: str, spoken: Mapping[SpokenBy, Spoken]) -> None:
-        """Do nothing: the samples' numbers are logged when all are there."""
-
-    def checkpoint(self, step: int, folder: Path, *, best: bool) -> None:
-        """Do nothing: the next page shows which is the best."""
-
-    def incident(self, step: int, kind: str, message: str) -> None:
-        """Do nothing: the next page shows it."""
-
-    def note(self, message: str) -> None:
-        """Do nothing: notes are for the screen."""
-
-    def warn(self, message: str, *, shown: bool = False) -> None:
-        """Do nothing: the next page shows it."""
 
     def finish(self, status: str) -> None:
         if self._reader is not None:

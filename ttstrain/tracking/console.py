@@ -28,7 +28,7 @@ from ttstrain.terminal import on_one_line
 from ttstrain.tracking import jsonl
 from ttstrain.tracking.judged import NAMES, Verdicts, judge_line, read_verdicts, time_line
 from ttstrain.tracking.screen import screen
-from ttstrain.tracking.tracker import WARNING, RunInfo, Spoken, SpokenBy
+from ttstrain.tracking.tracker import WARNING, RunInfo, Spoken, SpokenBy, Tracker
 
 MEDIAN_STEPS = 25  # short enough to follow the run, long enough to hide the luck of one batch
 REDRAW_S = 0.5
@@ -48,7 +48,7 @@ OTHER_DISTANCES = {"ema": "sample/ema_mel_distance/mean", "base": "sample/base_m
 FRAMES = "perf/frames_per_s"
 
 
-class ConsoleTracker:
+class ConsoleTracker(Tracker):
     """Shows a run on stderr, live on a terminal and line by line elsewhere."""
 
     def __init__(self, console: Console | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -166,9 +166,6 @@ class ConsoleTracker:
         line = "  ".join([f"  {name}", *_spoken_pieces(spoken)])
         room = self._console.width - len(line) - 2
         self._print(line if room < READABLE else f"{line}  {_cut(text, width=room)}", style="dim")
-
-    def checkpoint(self, step: int, folder: Path, *, best: bool) -> None:
-        """Do nothing: a note names the checkpoint."""
 
     def incident(self, step: int, kind: str, message: str) -> None:
         self._incidents[kind] += 1

@@ -25,7 +25,7 @@ from typing import IO, Any
 from ttstrain import documents
 from ttstrain.data import atomic
 from ttstrain.errors import DataError, RecipeError
-from ttstrain.tracking.tracker import RunInfo, Spoken, SpokenBy
+from ttstrain.tracking.tracker import RunInfo, Tracker
 
 FILE_NAME = "metrics.jsonl"
 WARNINGS = "warnings.jsonl"  # {"time", "step", "warning"}; lines are never removed
@@ -33,7 +33,7 @@ WARNINGS = "warnings.jsonl"  # {"time", "step", "warning"}; lines are never remo
 _LINE = re.compile(rb'^\{"step": (\d+)[,}].*\n', re.MULTILINE)  # complete lines only
 
 
-class JsonlTracker:
+class JsonlTracker(Tracker):
     """Writes `metrics.jsonl` and `warnings.jsonl` into the run's folder.
 
     A full disk does not stop the run: the line is dropped, and `warn` is called once.
@@ -79,18 +79,6 @@ class JsonlTracker:
         else:
             self._step, self._values = step, numbers
         self._write_line(json.dumps({"step": step} | self._values, ensure_ascii=False).encode() + b"\n")
-
-    def sample(self, step: int, name: str, text: str, spoken: Mapping[SpokenBy, Spoken]) -> None:
-        """Do nothing: the file holds numbers."""
-
-    def checkpoint(self, step: int, folder: Path, *, best: bool) -> None:
-        """Do nothing: the run's folder says which checkpoints there are."""
-
-    def incident(self, step: int, kind: str, message: str) -> None:
-        """Do nothing: incidents have their own folder."""
-
-    def note(self, message: str) -> None:
-        """Do nothing: the file holds numbers."""
 
     def warn(self, message: str, *, shown: bool = False) -> None:
         if self._warnings is None:  # before the start there is nowhere to write

@@ -5,17 +5,16 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from ttstrain.errors import RecipeError
 from ttstrain.tracking import spectrogram
-from ttstrain.tracking.tracker import RunInfo, Spoken, SpokenBy
+from ttstrain.tracking.tracker import RunInfo, Spoken, SpokenBy, Tracker
 
 REOPEN_S = 60.0  # wait after a failure, such as a full disk, until a new writer: a failed one cannot write again
 
 
-class TensorboardTracker:
+class TensorboardTracker(Tracker):
     """Writes event files, in single precision: the format has no other for a plain number."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -45,9 +44,6 @@ class TensorboardTracker:
 
     def sample(self, step: int, name: str, text: str, spoken: Mapping[SpokenBy, Spoken]) -> None:
         self._write(lambda writer: _add_sample(writer, step, name, text, spoken))
-
-    def checkpoint(self, step: int, folder: Path, *, best: bool) -> None:
-        """Do nothing: a note names the checkpoint."""
 
     def incident(self, step: int, kind: str, message: str) -> None:
         self._write(lambda writer: writer.add_text(f"incident/{kind}", message, step))

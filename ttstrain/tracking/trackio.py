@@ -10,17 +10,16 @@ import importlib.util
 import io
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from pathlib import Path
 from typing import Any
 
 from ttstrain.errors import RecipeError
 from ttstrain.shell import quoted
-from ttstrain.tracking.tracker import RunInfo, Spoken, SpokenBy
+from ttstrain.tracking.tracker import RunInfo, Spoken, SpokenBy, Tracker
 
 ENDS_THE_RUN = "give up"  # the kind of incident that does
 
 
-class TrackioTracker:
+class TrackioTracker(Tracker):
     """Writes the keys of `metrics.jsonl`, samples, and incidents as alerts; a resumed run continues."""
 
     def __init__(self, *, project: str, note: Callable[[str], None]) -> None:
@@ -67,17 +66,11 @@ class TrackioTracker:
                 row[f"sample/mel/{key}"] = trackio.Image(str(picture), caption=text)
         self._run.log(row, step=step)
 
-    def checkpoint(self, step: int, folder: Path, *, best: bool) -> None:
-        """Do nothing: the run's folder says which checkpoints there are."""
-
     def incident(self, step: int, kind: str, message: str) -> None:
         import trackio
 
         level = trackio.AlertLevel.ERROR if kind == ENDS_THE_RUN else trackio.AlertLevel.WARN
         self._alert(f"ttstrain: {kind}", f"Step {step:,}: {message}", level)
-
-    def note(self, message: str) -> None:
-        """Do nothing: notes are for the person at the console."""
 
     def warn(self, message: str, *, shown: bool = False) -> None:
         if self._run is not None:

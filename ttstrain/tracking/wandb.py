@@ -25,7 +25,7 @@ from ttstrain.contract.listening import CHOSEN_SCORE
 from ttstrain.shell import quoted
 from ttstrain.tracking import spectrogram, wandb_rows
 from ttstrain.tracking.sample_table import Row, SampleTable, for_wandb
-from ttstrain.tracking.tracker import Former, RunInfo, Spoken, SpokenBy
+from ttstrain.tracking.tracker import Former, RunInfo, Spoken, SpokenBy, Tracker
 from ttstrain.tracking.wandb_checkpoints import CheckpointSender, How
 
 INIT_TIMEOUT_S = 20.0  # W&B's own default would hold a run without network back for 90 s
@@ -53,7 +53,7 @@ class WandbNames:
     said: frozenset[str] = frozenset()  # which of project and entity the user said: a resume takes the others over
 
 
-class WandbTracker:
+class WandbTracker(Tracker):
     """Sends a run to W&B, or writes it to the run's folder for `wandb sync`."""
 
     def __init__(
@@ -117,9 +117,6 @@ class WandbTracker:
     def incident(self, step: int, kind: str, message: str) -> None:
         if self._run is not None and (error := _attempt(lambda: self._alert(step, kind, message))):
             self._degrade(error)
-
-    def note(self, message: str) -> None:
-        """Do nothing: notes are for the person at the console."""
 
     def warn(self, message: str, *, shown: bool = False) -> None:
         row = {"step": self._step, "warning": message}

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,7 +17,7 @@ from ttstrain.bands.tracker import BandTracker
 from ttstrain.report.events import Events
 from ttstrain.report.series import Metrics
 from ttstrain.report.verdict import find_verdict
-from ttstrain.tracking.tracker import RunInfo, Trackers
+from ttstrain.tracking.tracker import RunInfo, Tracker, Trackers
 
 LOSS, LR = "train/loss/model", "optim/lr/model/default"
 FACTS = Facts("a", "", 3, "i", "t", "p", "s", {}, {}, 10, {}, {})
@@ -32,7 +31,7 @@ BAND = Band(
 )
 
 
-class Seen:
+class Seen(Tracker):
     """Keeps all that other trackers get."""
 
     def __init__(self) -> None:
@@ -40,24 +39,14 @@ class Seen:
         self.notes: list[str] = []
         self.warnings: list[str] = []
 
-    def start(self, info: RunInfo) -> None: ...
-
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self.rows.append((step, dict(values)))
-
-    def sample(self, *_: Any) -> None: ...
-
-    def checkpoint(self, step: int, folder: Path, *, best: bool) -> None: ...
-
-    def incident(self, step: int, kind: str, message: str) -> None: ...
 
     def note(self, message: str) -> None:
         self.notes.append(message)
 
     def warn(self, message: str, *, shown: bool = False) -> None:
         self.warnings.append(message)
-
-    def finish(self, status: str) -> None: ...
 
 
 def begin(folder: Path, *, resumed_at: int | None = None, steps: int = 300) -> tuple[Trackers, Seen]:

@@ -14,7 +14,7 @@ import pytest
 from ttstrain.errors import RecipeError
 from ttstrain.tracking.console import ConsoleTracker
 from ttstrain.tracking.jsonl import JsonlTracker
-from ttstrain.tracking.tracker import RunInfo, Spoken, SpokenBy, Trackers
+from ttstrain.tracking.tracker import RunInfo, Spoken, SpokenBy, Tracker, Trackers
 
 
 def info(run_dir: Path) -> RunInfo:
@@ -144,3 +144,20 @@ def test_an_evaluation_that_is_nan_is_shown(tmp_path: Path, capsys: pytest.Captu
     console.log(1, {"eval/loss/total": math.nan, "eval/ema_loss/total": math.nan})
     console.finish("done")
     assert "eval loss nan" in capsys.readouterr().err
+
+
+class OnlyCounts(Tracker):
+    """A tracker that has a use for numbers alone."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self.steps.append(step)
+
+
+def test_a_tracker_leaves_out_what_it_has_no_use_for(tmp_path: Path) -> None:
+    counts, other = OnlyCounts(), Recorder()
+    speak_to_all(Trackers([counts, other]), tmp_path)
+    assert counts.steps == [1, 2]
+    assert not [what for what in other.heard if what.startswith("WARNING")]  # nothing failed
