@@ -112,7 +112,8 @@ def begun(tried: tuple[Path, subprocess.CompletedProcess[str]]) -> Iterator[Scra
 def test_a_test_of_learning_rates_puts_everything_back(begun: Scratch) -> None:
     run = begun.ready.run
     before, batches = run.state.snapshot(), [batch.ids for batch in _look_ahead(begun)]
-    curves = find_lrs(run, steps=6)
+    found = find_lrs(run, steps=6)
+    curves = found.curves
     assert differences(before, run.state.snapshot()) == []
     assert [batch.ids for batch in _look_ahead(begun)] == batches
     assert {curve.key for curve in curves} == {"model/text", "model/default"}
@@ -120,6 +121,7 @@ def test_a_test_of_learning_rates_puts_everything_back(begun: Scratch) -> None:
     # The first LR is so small that the loss is that of no update at all.
     assert all(abs(curve.gains[0]) < 1e-6 for curve in curves)
     assert any(max(map(abs, curve.gains)) > 1e-6 for curve in curves)
+    assert found.together is None or found.together.steps == 6
     assert run.optimizers.logged_lrs() == run.optimizers.set_lr(run.progress.step)
 
 
@@ -143,6 +145,7 @@ def test_tune_writes_overrides_and_a_picture(tried: tuple[Path, subprocess.Compl
     assert max(map(len, done.stdout.splitlines())) <= 80
     said = " ".join(done.stdout.split())
     assert "no micro-batch of these data can be larger" in said and "model/default" in said
+    assert "waiting for data takes" in said and "0 loader process" in said
     assert sorted(path.name for path in (root / "here" / "suits").iterdir()) == ["overrides.yaml", "tune.svg"]
     user = root / "user.yaml"
     user.write_text(

@@ -59,17 +59,26 @@ def tune(
 def lines(found: Tuned) -> list[str]:
     """Lay out what was measured for people, in 80 columns."""
     from ttstrain.shell import quoted
+    from ttstrain.trial.lr_words import held_in_words, in_words
     from ttstrain.trial.overrides import as_arguments
+    from ttstrain.trial.workers import processes
 
     said = labelled("tuned", f"{found.name} on {found.device}")
     said += [] if found.fit is None else fit_lines(found.fit)
-    waits = ", ".join(f"{100 * one.share:.1f} % with {one.workers}" for one in found.waits)
-    said += labelled("workers", f"{found.workers}: of a step, waiting for data takes {waits} loader processes")
+    said += labelled(
+        "workers", f"{processes(found.workers)}: of a step's time, waiting for data takes {in_turn(found)}"
+    )
     for number, curve in enumerate(found.curves):
-        proposed = "the loss hardly falls: the recipe's LR stays" if curve.found is None else f"{curve.found:.1e}"
-        said += labelled("lr" if number == 0 else "", f"{curve.key}: {proposed} (recipe: {curve.planned:.1e})")
+        said += labelled("lr" if number == 0 else "", f"{curve.key}: {in_words(curve)}", hang=2)
+    if found.together is not None:
+        said += labelled("", held_in_words(found.together))
     arguments = as_arguments(found.overrides)
     return said + labelled("set", quoted(*arguments) if arguments else "nothing: the recipe's settings suit")
+
+
+def in_turn(found: Tuned) -> str:
+    """Say how long a step waited for data with each number of loader processes that was tried."""
+    return ", ".join(f"{100 * one.share:.1f} % with {one.workers}" for one in found.waits)
 
 
 def fit_lines(found: Fit) -> list[str]:

@@ -338,10 +338,8 @@ def _check_height(group: GroupPlan, plan: Plan, place: Place) -> None:
     """Refuse a peak LR that destroys the weights. Raises RecipeError."""
     recipe = plan.recipe
     kind = settings_of(recipe.optim, group.optimizer).kind
-    start, where = (2, "from scratch") if recipe.base is None else (0, "all weights of a base")
-    if recipe.lora is not None:
-        start, where = 1, "adapters"
-    highest = HIGHEST_LR_OF.get(kind, HIGHEST_LR)[start]
+    where = ("all weights of a base", "adapters", "from scratch")[_start(recipe)]
+    highest = highest_lr(recipe, group.optimizer)
     peak = place.stage.peak_lr(group)
     if peak > highest:
         raise RecipeError(
@@ -349,6 +347,18 @@ def _check_height(group: GroupPlan, plan: Plan, place: Place) -> None:
             "destroys the model",
             hint="the shipped recipes use 5e-6 to 2e-4 (`ttstrain recipes show NAME`): lower `optim.lr`",
         )
+
+
+def highest_lr(recipe: ResolvedRecipe, optimizer: str) -> float:
+    """Return the highest peak LR that a plan accepts for an optimizer's groups."""
+    return HIGHEST_LR_OF.get(settings_of(recipe.optim, optimizer).kind, HIGHEST_LR)[_start(recipe)]
+
+
+def _start(recipe: ResolvedRecipe) -> int:
+    """Return the place in `HIGHEST_LR` for what is trained: all weights of a base, adapters, a net from scratch."""
+    if recipe.lora is not None:
+        return 1
+    return 2 if recipe.base is None else 0
 
 
 def _check_warmup(group: GroupPlan, plan: Plan, place: Place) -> None:

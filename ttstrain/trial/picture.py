@@ -10,16 +10,17 @@ from dataclasses import dataclass, field
 from ttstrain.plan.render import shown_bytes
 from ttstrain.trial.fit import Fit
 from ttstrain.trial.lr import Curve
+from ttstrain.trial.lr_choice import smoothed
 from ttstrain.trial.tune import Tuned
-from ttstrain.trial.workers import Waited
+from ttstrain.trial.workers import Waited, processes
 
-WIDTH, PANEL, LEFT, RIGHT, TOP, BOTTOM = 720, 220, 70, 20, 34, 36
+WIDTH, PANEL, LEFT, RIGHT, TOP, BOTTOM = 720, 236, 70, 20, 50, 36
 STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#444}.title{font-weight:600;fill:#111}.axis{stroke:#999}"
     ".line{fill:none;stroke:#2563eb;stroke-width:2}.dot{fill:#2563eb}.bad{fill:#c2410c}"
     ".mark{stroke:#15803d;stroke-width:2}.limit{stroke:#c2410c;stroke-dasharray:5 4}"
     "@media(prefers-color-scheme:dark){svg{background:#111}text{fill:#bbb}.title{fill:#eee}.line{stroke:#60a5fa}"
-    ".dot{fill:#60a5fa}}"
+    ".dot{fill:#60a5fa}.bad{fill:#fb923c}.limit{stroke:#fb923c}.mark{stroke:#4ade80}}"
 )
 
 
@@ -28,7 +29,7 @@ def draw(tuned: Tuned) -> str:
     panels = [
         *([] if tuned.fit is None else [_of_memory(tuned.fit)]),
         _of_waits(tuned.waits, tuned.workers),
-        *map(_of_lr, tuned.curves),
+        *(_of_lr(curve) for curve in tuned.curves if curve.lrs),
     ]
     height = PANEL * len(panels)
     body = "".join(f'<g transform="translate(0,{PANEL * i})">{panel.svg()}</g>' for i, panel in enumerate(panels))
@@ -72,12 +73,12 @@ class _Panel:
         at = f"{self.y(y):.1f}"
         self.shapes.append(f'<line class="limit" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
 
-    def mark(self, x: float, label: str) -> None:
-        at = f"{self.x(x):.1f}"
-        self.shapes.append(f'<line class="mark" x1="{at}" x2="{at}" y1="{TOP}" y2="{PANEL - BOTTOM}"/>')
+    def mark(self, x: float, label: str, *, good: bool = True) -> None:
+        at, kind = f"{self.x(x):.1f}", "mark" if good else "limit"
+        self.shapes.append(f'<line class="{kind}" x1="{at}" x2="{at}" y1="{TOP}" y2="{PANEL - BOTTOM}"/>')
         side = "end" if self.x(x) > WIDTH / 2 else "start"
         gap = -6 if side == "end" else 6
-        self.shapes.append(f'<text x="{float(at) + gap:.1f}" y="{TOP + 12}" text-anchor="{side}">{label}</text>')
+        self.shapes.append(f'<text x="{float(at) + gap:.1f}" y="{TOP - 6}" text-anchor="{side}">{label}</text>')
 
     def svg(self) -> str:
         bottom, right = PANEL - BOTTOM, WIDTH - RIGHT
@@ -112,33 +113,39 @@ def _of_memory(found: Fit) -> _Panel:
 
 def _of_waits(waits: Sequence[Waited], chosen: int) -> _Panel:
     most = max(*(one.share for one in waits), 0.02)
-    counts = [one.workers for one in waits]
+    last = max(*(one.workers for one in waits), 1)
     panel = _Panel(
         "share of a step that waits for data, over loader processes",
-        (0, max(*counts, 1)),
+        (0, last),
         (0, most),
-        ("0", f"{max(*counts, 1)} processes"),
+        ("0", processes(last)),
         ("0 %", f"{100 * most:.1f} %"),
     )
     panel.line([(one.workers, one.share) for one in waits])
     for one in waits:
-        panel.dot(one.workers, one.share, f"{one.workers} processes: {100 * one.share:.1f} %")
+        panel.dot(one.workers, one.share, f"{processes(one.workers)}: {100 * one.share:.1f} %")
     panel.mark(chosen, f"{chosen}")
     return panel
 
 
 def _of_lr(curve: Curve) -> _Panel:
-    low, high = min(curve.gains, default=0.0), max(curve.gains, default=0.0)
-    low = max(low, -2 * max(high, 0.01))  # where the loss explodes, the rest would be flat
-    tens = [math.log10(lr) for lr in curve.lrs] or [0.0, 1.0]
+    """Draw how far the loss fell at each LR, and its mean; the LR that is proposed, and the one it was taken from."""
+    means = smoothed(curve.gains)
+    high = max([*means, 0.01])
+    low = max(min([*curve.gains[: len(means)], 0.0]), -high)  # where the loss explodes, the rest would be flat
+    tens = [math.log10(lr) for lr in curve.lrs]
     panel = _Panel(
         f"{curve.key}: how far the loss falls, over the LR (recipe: {curve.planned:.1e})",
         (tens[0], tens[-1]),
         (low, high),
-        (f"{10 ** tens[0]:.1e}", f"{10 ** tens[-1]:.1e}"),
+        (f"{curve.lrs[0]:.1e}", f"{curve.lrs[-1]:.1e}"),
         (f"{100 * low:+.1f} %", f"{100 * high:+.1f} %"),
     )
-    panel.line([(ten, max(gain, low)) for ten, gain in zip(tens, curve.gains, strict=False)])
-    if curve.found is not None:
-        panel.mark(math.log10(curve.found), f"{curve.found:.1e}")
+    panel.line([(ten, max(mean, low)) for ten, mean in zip(tens, means, strict=False)])
+    for lr, ten, gain in zip(curve.lrs, tens, curve.gains[: len(means)], strict=False):
+        panel.dot(ten, min(max(gain, low), high), f"{lr:.1e}: {100 * gain:+.1f} %", good=gain >= low)
+    if curve.choice.how == "worse" and curve.choice.at is not None:
+        panel.mark(math.log10(curve.choice.at), f"worse from {curve.choice.at:.1e}", good=False)
+    if curve.choice.lr is not None:
+        panel.mark(math.log10(curve.choice.lr), f"{curve.choice.lr:.1e}")
     return panel

@@ -15,7 +15,7 @@ from ttstrain.train.prepare import ShowProgress, no_progress
 from ttstrain.train.stages import enter_stage
 from ttstrain.trial import overrides
 from ttstrain.trial.fit import Fit, fit
-from ttstrain.trial.lr import STEPS, Curve, find_lrs
+from ttstrain.trial.lr import STEPS, Curve, Together, find_lrs
 from ttstrain.trial.memory import room_within
 from ttstrain.trial.scratch import Scratch, scratch_run
 from ttstrain.trial.workers import Waited, best_of, measure_waits
@@ -33,6 +33,7 @@ class Tuned:
     waits: Sequence[Waited]
     workers: int  # that were chosen
     curves: Sequence[Curve]
+    together: Together | None  # all groups at the LRs of the curves; None where none was found
     overrides: dict[str, Any]  # dotted key -> value; only what differs from the recipe
     config: str  # the same as a file that a recipe can extend
 
@@ -62,19 +63,19 @@ def tune(compose: Compose, *, limit: int | None = None, steps: int = STEPS, show
     with scratch_run(compose(overrides.as_arguments(found)), show=show) as scratch:
         ready = scratch.ready
         _begin(scratch)
-        with show("measuring the wait for data"):
+        with show("testing learning rates") as progress:
+            lrs = find_lrs(ready.run, steps=steps, told=progress)
+        with show("measuring the wait for data"):  # trains the weights
             waits = measure_waits(ready.run, ready.prepared)
-        with show("testing learning rates"):
-            curves = find_lrs(ready.run, steps=steps)
         best = best_of(waits)
         if best.workers != ready.prepared.workers:
             found["data.workers"] = best.workers
-        found |= overrides.of_lrs(scratch.plan.recipe, curves)
+        found |= overrides.of_lrs(scratch.plan.recipe, lrs.curves)
         device = str(ready.run.device)
     whole = compose(overrides.as_arguments(found))
     title = f"What `ttstrain tune` measured for {whole.name} on {device}."
     config = overrides.as_config(found, whole, title=title)
-    return Tuned(whole.name, device, budget, waits, best.workers, curves, found, config)
+    return Tuned(whole.name, device, budget, waits, best.workers, lrs.curves, lrs.together, found, config)
 
 
 def _begin(scratch: Scratch) -> None:

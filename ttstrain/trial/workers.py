@@ -54,6 +54,11 @@ def best_of(waits: list[Waited]) -> Waited:
     return enough[0] if enough else min(waits, key=lambda one: one.step_s)
 
 
+def processes(count: int) -> str:
+    """Write a number of loader processes."""
+    return f"{count} loader process{'' if count == 1 else 'es'}"
+
+
 def _counts() -> Iterator[int]:
     yield 0
     count = 1

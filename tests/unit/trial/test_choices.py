@@ -15,9 +15,10 @@ import torch
 from ttstrain.errors import RecipeError
 from ttstrain.plan.resolve import parse
 from ttstrain.recipe.compose import compose
-from ttstrain.trial import lr, overrides, picture
+from ttstrain.trial import overrides, picture
 from ttstrain.trial.fit import Fit, Tried, search
-from ttstrain.trial.lr import Curve
+from ttstrain.trial.lr import Curve, Together
+from ttstrain.trial.lr_choice import Choice
 from ttstrain.trial.memory import read_size, room_within
 from ttstrain.trial.tune import Tuned
 from ttstrain.trial.workers import Waited, best_of
@@ -98,22 +99,9 @@ def test_the_fewest_processes_with_a_short_wait_are_chosen() -> None:
 # ---------------------------------------------------------------- learning rates
 
 
-def test_a_tenth_of_the_lr_with_the_lowest_loss_is_proposed() -> None:
-    lrs = [10.0**power for power in range(-6, 0)]
-    still = [2.0] * 6
-    moved = [2.0, 2.0, 1.9, 1.0, 1.5, math.nan]
-    gains = lr.smoothed(still, moved)
-    assert len(gains) == 5  # the test ends where the loss is not finite
-    weights = [0.7**i for i in range(4)]
-    expected = sum(w * g for w, g in zip(weights, [0.5, 0.05, 0.0, 0.0], strict=True)) / sum(weights)
-    assert gains[3] == pytest.approx(expected)
-    assert lr.propose(lrs, [0.0, 0.0, 0.1, 0.5, 0.3]) == pytest.approx(1e-4)
-    assert lr.propose(lrs, [0.0, 0.0005, -0.3]) is None
-    assert lr.propose(lrs, []) is None
-
-
 def curve(rule: str, planned: float, found: float | None, optimizer: str = "model") -> Curve:
-    return Curve(optimizer, rule, planned, (planned / 10, planned), (0.0, 0.1), found)
+    choice = Choice("flat") if found is None else Choice("worse", found, 10 * found)
+    return Curve(optimizer, rule, planned, choice, (planned / 10, planned), (0.0, 0.1))
 
 
 RECIPE = """
@@ -163,10 +151,12 @@ def test_a_recipe_can_extend_what_was_written(recipe: Path) -> None:
 def test_the_picture_is_one_svg_with_everything_in_it() -> None:
     found = Fit(800, 900, 1000, (Tried(400, 500), Tried(800, 900), Tried(900, 1100)), "memory")
     curves = [curve("default", 1e-4, 4e-5), curve("<text>", 1e-4, None)]
-    tuned = Tuned("r & d", "cpu", found, [Waited(0, 0.1, 1.0), Waited(1, 0.0, 1.0)], 1, curves, {}, "{}\n")
+    waits = [Waited(0, 0.1, 1.0), Waited(1, 0.0, 1.0)]
+    tuned = Tuned("r & d", "cpu", found, waits, 1, curves, Together(40, 0.1, 0), {}, "{}\n")
     root = ET.fromstring(picture.draw(tuned))
     drawn = "".join(root.itertext())
     assert "model/<text>" in drawn and "r & d" in drawn and "800" in drawn and "4.0e-05" in drawn
+    assert "worse from 4.0e-04" in drawn and "1 loader process" in drawn and "1 loader processes" not in drawn
     assert len(root.findall("{http://www.w3.org/2000/svg}g")) == 4
     assert "http" not in picture.draw(tuned).replace("http://www.w3.org/2000/svg", "")
 
