@@ -17,6 +17,8 @@ from ttstrain.contract.project import ProjectFormat
 from ttstrain.contract.table import LineFormat, TableFormat
 from ttstrain.errors import RecipeError
 
+UNKNOWN_UNIT = "frames or tokens"
+
 
 def identify_unknown(keys: Sequence[str]) -> UnknownFile | None:
     """Ask every family what a file with these keys is, when none of their formats takes it."""
@@ -74,6 +76,12 @@ def find_task(name: str) -> TaskSpec:
 def tasks() -> Mapping[str, TaskSpec]:
     """Map every task's name to its spec, over all families."""
     return {spec.name: spec for family in names() for spec in load(family).tasks}
+
+
+def unit_of(task: str) -> str:
+    """Return what a task counts the lengths of clips in, for people; `UNKNOWN_UNIT` for one that is not installed."""
+    spec = tasks().get(task)
+    return UNKNOWN_UNIT if spec is None else spec.unit
 
 
 def planner_of(recipe: ResolvedRecipe) -> Planner[Any]:

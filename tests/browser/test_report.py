@@ -12,10 +12,16 @@ import pytest
 import run_folders
 
 from ttstrain.checkpoint.lock import hold
-from ttstrain.report import live
+from ttstrain.report import live, reference
 from ttstrain.report.write import write_report
 
 Open = Callable[..., Any]
+AT_THE_EDGE = """(() => {
+  const { u, merged } = charts.find((one) => one.figure.id === "chart-train");
+  const { high } = merged.parts[0].chart.shades[0].stretches[2];
+  const [x, y] = [u.valToPos(40, "x", true), u.valToPos(high * 0.99, "y", true)];
+  return String(u.ctx.getImageData(x, y, 1, 1).data);
+})()"""  # the colour just under the band's upper edge at step 40, where no line is
 PLAYING = "player.audio.paused ? '' : player.button.dataset.title"
 
 
@@ -252,3 +258,26 @@ def test_a_watched_run_is_steered_and_redrawn(
         finally:
             server.shutdown()
             thread.join()
+
+
+def test_the_band_of_reference_runs_is_drawn_and_named(
+    open_tab: Open, tmp_path: Path, artefacts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference, "find_band", lambda _name: run_folders.BAND)
+    run = run_folders.write_run(tmp_path / "made")
+    run_folders.write_comparison(run)
+    write_report([run], run / "report.html")
+    for width, theme in ((1440, "light"), (360, "dark")):
+        tab = open_tab((run / "report.html").as_uri(), width=width, theme=theme)
+        page = tab.page
+        legend = page.locator("#chart-train .legend li")
+        assert legend.last.inner_text() == "3 reference runs of small: inside"
+        assert page.locator("#chart-grad-norm .legend .outside").inner_text() == "3 reference runs of small: below"
+        assert "where the first steps of a healthy run lie" in page.locator("#chart-train").inner_text()
+        page.locator("#losses").screenshot(path=artefacts / f"band-{theme}-{width}.png")
+        with_band = page.evaluate(AT_THE_EDGE)
+        legend.last.locator("button").click()
+        assert with_band != page.evaluate(AT_THE_EDGE)
+        assert legend.last.locator("button").get_attribute("aria-pressed") == "false"
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert tab.errors == []

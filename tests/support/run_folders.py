@@ -10,6 +10,11 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from ttstrain.bands.band import Band, Curves
+from ttstrain.bands.compare import Place
+from ttstrain.bands.facts import Facts
+from ttstrain.bands.outcome import Outcome, write_outcome
+
 RATE = 16_000
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)> & \u2028 ]]> <!-- fill: style -->"
 STEPS = 60
@@ -93,6 +98,36 @@ def row(step: int) -> dict[str, Any]:
 def write_metrics(folder: Path, rows: list[dict[str, Any]]) -> None:
     text = "".join(json.dumps(one) + "\n" for one in rows)
     (folder / "metrics.jsonl").write_text(text, encoding="utf-8")
+
+
+FACTS = Facts("toy", "", 3, "i", "t", "p", "s", {}, {}, 10, {}, {})
+"""What a run that was compared with `BAND` began with."""
+BAND = Band(
+    "small",
+    50,
+    FACTS,
+    [
+        Curves(
+            seed,
+            {
+                "train/loss/total": {step: (1 + 1 / step) * (1 + 0.05 * seed) for step in range(1, 51)},
+                "optim/grad_norm/net": dict.fromkeys(range(1, 51), 2.0 + seed),
+                "eval/loss/total": {0: 1.0, 50: 0.2 + 0.01 * seed},
+            },
+        )
+        for seed in (0, 1, 2)
+    ],
+    {},
+)
+
+
+def write_comparison(folder: Path, *, place: Place | None = "inside") -> None:
+    """Write how the run lies beside `BAND`: its training loss inside, its gradient norm below; None: not yet."""
+    write_outcome(folder, Outcome("small", FACTS, place=place, step=50, sentences=("it was compared",)))
+    if place is not None:
+        positions = {"band/train/loss/total": 0.4, "band/optim/grad_norm/net": -1.7}
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        write_metrics(folder, [{**one, **(positions if one["step"] == 50 else {})} for one in rows])
 
 
 def write_data(folder: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -37,11 +37,21 @@ class Finding:
 
     @property
     def place(self) -> Place:
-        return "above" if self.position > 1 else "below" if self.position < -1 else "inside"
+        return place_of(self.position)
 
     @property
     def is_loss(self) -> bool:
         return "/loss/" in self.key
+
+
+@dataclass(frozen=True, slots=True)
+class Edges:
+    """A metric's band over one stretch of steps: a mean between `low` and `high` is inside."""
+
+    first: int
+    last: int
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +61,16 @@ class _Stretch:
     first: int
     last: int
     logs: Sequence[float]  # one for each reference run
+    margin: float = 0.0  # beyond the outermost of them, still inside
+
+    @property
+    def middle(self) -> float:
+        return (max(self.logs) + min(self.logs)) / 2
+
+    @property
+    def half(self) -> float:
+        """Half of the band's width, margin included."""
+        return (max(self.logs) - min(self.logs)) / 2 + self.margin
 
     @property
     def spread(self) -> float:
@@ -80,6 +100,21 @@ def compare(observed: Mapping[str, Points], band: Band, *, seed: int, upto: int)
     return findings
 
 
+def edges(key: str, band: Band, *, seed: int) -> list[Edges]:
+    """Return a metric's band, for a run of this seed; empty for a metric that has none."""
+    if key not in band.keys:
+        return []
+    return [
+        Edges(one.first, one.last, math.exp(one.middle - one.half), math.exp(one.middle + one.half))
+        for one in _banded(key, band, seed=seed)
+    ]
+
+
+def place_of(position: float) -> Place:
+    """Name a position: 0 is the middle of a band, 1 its upper edge, -1 its lower one."""
+    return "above" if position > 1 else "below" if position < -1 else "inside"
+
+
 def worst(findings: Sequence[Finding]) -> Finding | None:
     """Return what lies farthest outside, a loss before a gradient norm; None where all is inside."""
     outside = [finding for finding in findings if finding.place != "inside"]
@@ -88,6 +123,23 @@ def worst(findings: Sequence[Finding]) -> Finding | None:
 
 
 def _of_key(key: str, points: Points, band: Band, *, seed: int, upto: int) -> Iterator[Finding]:
+    for stretch in _banded(key, band, seed=seed):
+        value = None if stretch.last > upto else _mean_log(points, stretch.first, stretch.last)
+        if value is None:
+            continue
+        yield Finding(
+            key,
+            stretch.first,
+            stretch.last,
+            value=math.exp(value) if math.isfinite(value) else math.inf,
+            low=math.exp(min(stretch.logs)),
+            high=math.exp(max(stretch.logs)),
+            position=(value - stretch.middle) / stretch.half,
+        )
+
+
+def _banded(key: str, band: Band, *, seed: int) -> Iterator[_Stretch]:
+    """Yield the stretches of a metric with their margins; none for a metric that is not always positive."""
     curves = [run.points[key] for run in band.runs]
     if any(value <= 0 for curve in curves for value in curve.values()):
         return
@@ -97,23 +149,10 @@ def _of_key(key: str, points: Points, band: Band, *, seed: int, upto: int) -> It
     pooled = math.sqrt(math.fsum(stretch.variance for stretch in stretches) / len(stretches))
     narrowest = next(least for place, least in NARROWEST.items() if key.startswith(place))
     for stretch in stretches:
-        value = None if stretch.last > upto else _mean_log(points, stretch.first, stretch.last)
-        if value is None:
-            continue
         margin, logs = max(stretch.spread, SPREADS * pooled, narrowest), stretch.logs
         if stretch.last == 0 and (own := [run for run in band.runs if run.seed == seed]):
             margin, logs = PAIRED, [math.log(own[0].points[key][0])]
-        middle = (max(logs) + min(logs)) / 2
-        half = (max(logs) - min(logs)) / 2 + margin
-        yield Finding(
-            key,
-            stretch.first,
-            stretch.last,
-            value=math.exp(value) if math.isfinite(value) else math.inf,
-            low=math.exp(min(logs)),
-            high=math.exp(max(logs)),
-            position=(value - middle) / half,
-        )
+        yield replace(stretch, logs=logs, margin=margin)
 
 
 def _stretches(key: str, curves: Sequence[Points], steps: int) -> Iterator[_Stretch]:

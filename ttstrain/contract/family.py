@@ -49,6 +49,7 @@ class TaskSpec:
     planner_class: str  # a `Planner`; its module imports no torch
     task_class: str  # a `Task`, built as Class(config)
     data_class: str  # a `TaskData`, built as Class(config)
+    unit: str = "frames"  # what the lengths of its clips are counted in, for people
     interpretations: str = (
         ""  # "module:function" (opened, vocab=...) -> Interpretations; "" if shapes determine the model
     )

@@ -12,7 +12,9 @@ from typing import Any, Literal
 import numpy as np
 
 from ttstrain.judge.figures import MEANINGS
+from ttstrain.registry import unit_of
 from ttstrain.report.planned import planned_lrs
+from ttstrain.report.reference import Shade
 from ttstrain.report.series import Metrics, align, running_median, thin, written
 
 MOST_POINTS = 1200  # rows of one chart, about
@@ -46,6 +48,7 @@ class Chart:
     steps: Sequence[int] = ()
     values: Sequence[Sequence[float | None]] = ()  # a row for each line
     thinned: int = 0  # rows that were logged, where not all of them are drawn
+    shades: Sequence[Shade] = ()  # bands of reference runs, under the lines
 
 
 @dataclass(slots=True)
@@ -53,6 +56,7 @@ class _Metrics:
     """A run's metrics, and which of them are drawn already."""
 
     metrics: Metrics
+    shades: Mapping[str, Shade]
     drawn: set[str] = field(default_factory=set)
 
     def lines(self, prefix: str, label: Callable[[str], str] = str, *, whose: Whose = "") -> list[Line]:
@@ -71,7 +75,9 @@ class _Metrics:
             own = chart
             if number > 1:
                 own = replace(chart, id=f"{chart.id}-{number}", title=f"{chart.title} ({number})")
-            yield _filled(own, known[first : first + MOST_LINES], self.metrics, smooth=smooth)
+            lines = known[first : first + MOST_LINES]
+            shades = [self.shades[line.key] for line in lines if line.key in self.shades]
+            yield replace(_filled(own, lines, self.metrics, smooth=smooth), shades=shades)
 
 
 def _filled(chart: Chart, lines: Sequence[Line], metrics: Metrics, *, smooth: bool) -> Chart:
@@ -91,10 +97,13 @@ def _filled(chart: Chart, lines: Sequence[Line], metrics: Metrics, *, smooth: bo
     )
 
 
-def build_charts(metrics: Metrics, plan: Mapping[str, Any]) -> list[Chart]:
-    """Build all charts of a run from its metrics and its `plan.json`; those without a point are left out."""
-    own = _Metrics(metrics)
-    return [*_losses(own), *_heard(own), *_optimizer(own, plan), *_speed(own), *_rest(own)]
+def build_charts(metrics: Metrics, plan: Mapping[str, Any], shades: Mapping[str, Shade]) -> list[Chart]:
+    """Build all charts of a run from its metrics and its `plan.json`; those without a point are left out.
+
+    `shades` are the bands of metrics by their keys.
+    """
+    own = _Metrics(metrics, shades)
+    return [*_losses(own), *_heard(own), *_optimizer(own, plan), *_speed(own, plan), *_rest(own)]
 
 
 # ---------------------------------------------------------------- losses
@@ -249,10 +258,12 @@ def _with_limit(chart: Chart, plan: Mapping[str, Any]) -> Chart:
 # ---------------------------------------------------------------- speed, and the rest
 
 
-def _speed(own: _Metrics) -> Iterator[Chart]:
+def _speed(own: _Metrics, plan: Mapping[str, Any]) -> Iterator[Chart]:
+    recipe = plan.get("recipe")
+    unit = unit_of(str(recipe.get("task")) if isinstance(recipe, Mapping) else "")
     yield from own.chart(
-        Chart("throughput", "speed", "Throughput", "Real frames or tokens in a second; padding does not count."),
-        [Line("perf/frames_per_s", "per second")],
+        Chart("throughput", "speed", "Throughput", f"Real {unit} in a second; padding does not count."),
+        [Line("perf/frames_per_s", f"{unit} a second")],
         smooth=True,
     )
     yield from own.chart(

@@ -15,6 +15,7 @@ from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.report.charts import Chart, build_charts
 from ttstrain.report.data import DataSummary, held_out_clips, summarise
 from ttstrain.report.events import Checkpoints, Event, Events, read_checkpoints, read_events
+from ttstrain.report.reference import read_shades
 from ttstrain.report.samples import Grid, read_grid
 from ttstrain.report.series import Metrics
 from ttstrain.report.settings import Difference, Setting, differences, read_settings
@@ -88,6 +89,8 @@ class Reader:
         plan, notes = self._plan()
         events, checkpoints = read_events(self.run), read_checkpoints(self.run)
         data, held_out = self._summary(plan)
+        shades, more = read_shades(self.run, plan, self._metrics)
+        notes += more
         if self._metrics.unreadable:
             notes.append(f"{self._metrics.unreadable} lines of {FILE_NAME} cannot be read and are left out")
         if self._metrics.repeated:
@@ -98,7 +101,7 @@ class Reader:
             status=status,
             facts=headline(self.run, plan, self._metrics),
             verdict=find_verdict(self.run, self._metrics, events),
-            charts=build_charts(self._metrics, plan),
+            charts=build_charts(self._metrics, plan, shades),
             events=events,
             marks=events.incidents,
             checkpoints=checkpoints,

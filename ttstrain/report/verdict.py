@@ -14,6 +14,7 @@ from ttstrain.checkpoint import judged, run_folder
 from ttstrain.errors import CheckpointError
 from ttstrain.forecast.forecast import FILE
 from ttstrain.judge.figures import MEANINGS
+from ttstrain.registry import unit_of
 from ttstrain.report.events import Events
 from ttstrain.report.samples import spread
 from ttstrain.report.series import Metrics, Series
@@ -196,7 +197,7 @@ def headline(run: Path, plan: Mapping[str, Any], metrics: Metrics) -> list[tuple
     ]
     speed = metrics.last("perf/frames_per_s")
     if speed is not None:
-        facts.append(("speed", f"{speed:,.0f} frames or tokens a second"))
+        facts.append(("speed", f"{speed:,.0f} {unit_of(str(recipe.get('task')))} a second"))
     facts.append(("took", _time_taken(run)))
     if command := environment.get("command"):
         facts.append(("command", quoted("ttstrain", *command)))

@@ -58,6 +58,7 @@ class ConsoleTracker(Tracker):
         self._clock = clock
         self._live: Live | None = None
         self._info: RunInfo | None = None
+        self._unit = registry.UNKNOWN_UNIT
         self._step = 0
         self._values: dict[str, float] = {}  # the last value of each key
         self._recent: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=MEDIAN_STEPS))
@@ -82,6 +83,7 @@ class ConsoleTracker(Tracker):
 
     def start(self, info: RunInfo) -> None:
         self._info = info
+        self._unit = registry.unit_of(str(info.recipe.get("task")))
         self._step = info.start_step
         self._started = self._clock()
         self._times.append((info.start_step, self._started))
@@ -241,7 +243,7 @@ class ConsoleTracker(Tracker):
         return [f"grad {'' if len(norms) == 1 else name + ' '}{value:.3g}" for name, value in norms.items()]
 
     def _frames_pieces(self) -> list[str]:
-        return [f"{_median(self._recent[FRAMES]):,.0f} frames/s"] if FRAMES in self._recent else []
+        return [f"{_median(self._recent[FRAMES]):,.0f} {self._unit}/s"] if FRAMES in self._recent else []
 
     def _lr_pieces(self, *, room: int) -> list[str]:
         """Name every group's LR when they fit into one line, else the range of each optimizer's groups."""

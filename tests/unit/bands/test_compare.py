@@ -13,7 +13,7 @@ import pytest
 
 from ttstrain.bands.band import Band, Curves, read_band, write_band
 from ttstrain.bands.causes import differences, signs, told_even_inside
-from ttstrain.bands.compare import compare, looks, worst
+from ttstrain.bands.compare import compare, edges, looks, worst
 from ttstrain.bands.facts import Facts, why_not_comparable
 from ttstrain.errors import RecipeError
 
@@ -70,6 +70,22 @@ def test_higher_and_lower_losses_are_found_and_a_loss_counts_before_a_gradient_n
     assert place(curves(5, loss=0.6, norm=9.0)) == f"below {LOSS}"
     assert place(curves(5, norm=3.0)) == f"above {NORM}"
     assert place(curves(5, norm=0.3)) == f"below {NORM}"
+
+
+@pytest.mark.parametrize("key", [LOSS, NORM, HELD_OUT])
+@pytest.mark.parametrize("seed", [0, 9])
+def test_the_edges_that_are_drawn_are_those_that_are_compared_with(key: str, seed: int) -> None:
+    drawn = edges(key, BAND, seed=seed)
+    assert drawn[-1].last == (0 if key == HELD_OUT else 50)
+    for one in drawn:
+        for value, wanted in ((one.high, 1.0), (one.low, -1.0), (math.sqrt(one.low * one.high), 0.0)):
+            points = {key: dict.fromkeys(range(one.first, one.last + 1), value)}
+            (found,) = compare(points, BAND, seed=seed, upto=one.last)
+            assert found.position == pytest.approx(wanted, abs=1e-9)
+
+
+def test_a_metric_without_a_band_has_no_edges() -> None:
+    assert edges("eval/loss/unknown", BAND, seed=0) == []
 
 
 def test_a_loss_that_only_leaves_late_is_inside_before() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,15 @@ import pytest
 import run_folders
 import soundfile
 
+from ttstrain.bands.compare import edges
+from ttstrain.bands.outcome import read_outcome, write_outcome
 from ttstrain.checkpoint import judged
 from ttstrain.errors import RecipeError
 from ttstrain.judge.figures import MEANINGS
 from ttstrain.optim.schedule import lr_at
 from ttstrain.recipe.schema import Cosine
-from ttstrain.report import page, sound
+from ttstrain.registry import UNKNOWN_UNIT
+from ttstrain.report import page, reference, sound
 from ttstrain.report.charts import MOST_POINTS, Chart
 from ttstrain.report.planned import planned_lrs
 from ttstrain.report.record import Reader, Record, compare
@@ -271,3 +275,60 @@ def test_names_that_are_no_unicode_have_addresses(tmp_path: Path) -> None:
     run = run_folders.write_run(tmp_path / "made").rename(tmp_path / os.fsdecode(b"made-\xff"))
     found = Reader(run).read(page=tmp_path)
     assert found.grid.rows[0].cells[0].address.startswith("made-%FF/samples/")
+
+
+# ---------------------------------------------------------------- beside the reference runs
+
+
+def compared(run: Path, monkeypatch: pytest.MonkeyPatch) -> Record:
+    monkeypatch.setattr(reference, "find_band", lambda _name: run_folders.BAND)
+    return Reader(run).read()
+
+
+def test_the_band_is_drawn_under_its_metric_with_the_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_folders.write_run(tmp_path / "made")
+    run_folders.write_comparison(run)
+    found = compared(run, monkeypatch)
+    (loss,) = chart(found, "train").shades
+    assert (loss.place, loss.label) == ("inside", "3 reference runs of small: inside")
+    assert list(loss.stretches) == edges("train/loss/total", run_folders.BAND, seed=-1)
+    assert [(one.first, one.last) for one in loss.stretches] == [(1, 10), (11, 25), (26, 50)]
+    assert chart(found, "grad-norm").shades[0].label.endswith(": below")
+    held_out = chart(found, "held-out").shades[0]
+    assert [one.first for one in held_out.stretches] == [0, 50]
+    assert held_out.place is None and held_out.label.endswith(": not compared")  # the losses settled it
+    assert [one.id for one in found.charts if one.shades] == ["held-out", "train", "grad-norm"]
+
+
+def test_without_a_comparison_there_is_no_band(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_folders.write_run(tmp_path / "made")
+    assert not any(one.shades for one in compared(run, monkeypatch).charts)
+    run_folders.write_comparison(run, place=None)
+    outcome = read_outcome(run)
+    assert outcome is not None
+    waiting = chart(compared(run, monkeypatch), "train").shades[0]  # while it is still to be compared too
+    assert waiting.place is None and waiting.label.endswith(": not compared yet")
+    write_outcome(run, replace(outcome, why_not="it has other data"))
+    assert not any(one.shades for one in compared(run, monkeypatch).charts)
+
+
+def test_a_damaged_comparison_is_told_and_the_page_is_written(tmp_path: Path) -> None:
+    run = run_folders.write_run(tmp_path / "made")
+    (run / "band.json").write_text("{}")
+    assert any("the band of the reference runs is not drawn" in note for note in Reader(run).read().notes)
+
+
+# ---------------------------------------------------------------- units
+
+
+@pytest.mark.parametrize(
+    ("task", "unit"), [("flow", "frames"), ("orpheus", "tokens"), ("gpt_sovits/gpt", "frames"), ("toy", UNKNOWN_UNIT)]
+)
+def test_speed_is_told_in_the_units_of_the_task(tmp_path: Path, task: str, unit: str) -> None:
+    run = run_folders.write_run(tmp_path / "made")
+    plan = json.loads((run / "plan.json").read_text())
+    plan["recipe"]["task"] = task
+    (run / "plan.json").write_text(json.dumps(plan))
+    found = Reader(run).read()
+    assert dict(found.facts)["speed"] == f"1,000 {unit} a second"
+    assert chart(found, "throughput").note.startswith(f"Real {unit} in a second")

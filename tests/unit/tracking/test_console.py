@@ -79,12 +79,12 @@ def screen() -> Iterator[Screen]:
 
 
 def test_a_line_names_step_loss_median_lr_grad_norm_speed_and_time_left(screen: Screen, tmp_path: Path) -> None:
-    screen.tracker.start(info(tmp_path, total=10))
+    screen.tracker.start(replace(info(tmp_path, total=10), recipe={"task": "orpheus"}))
     for step in range(1, 6):
         screen.log(step, seconds=2.0)
     text = "\n".join(screen.lines)
     assert "step 5/10  loss 0.2000 (0.3333)  grad 0.83\n" in text  # the median of 1, 1/2, 1/3, 1/4 and 1/5
-    assert screen.lines[-1] == "  lr 1.00e-05  2,346 frames/s  0:10 left"
+    assert screen.lines[-1] == "  lr 1.00e-05  2,346 tokens/s  0:10 left"
 
 
 def test_the_start_says_what_the_numbers_mean(screen: Screen, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ FAMILY = Family(
             planner_class="ttstrain.families.orpheus.planner:OrpheusPlanner",
             task_class="ttstrain.families.orpheus.task:OrpheusTask",
             data_class="ttstrain.families.orpheus.data:OrpheusData",
+            unit="tokens",
             export_class="ttstrain.families.orpheus.export:OrpheusExporter",
             proof_class="ttstrain.families.orpheus.same_net:OrpheusProof",
         )

@@ -2,6 +2,7 @@
 
 const SERIES_COLOURS = 8;
 const WHOSE = { online: "--series-1", ema: "--series-2", base: "--muted" };
+const SHADED = "Shaded: where the first steps of a healthy run lie, on average.";
 const charts = []; // what is drawn now, to be drawn again for another width or theme
 const kept = new Map(); // id of a chart -> what a person set: scale, hidden lines, zoom
 let redrawn = 0;
@@ -39,6 +40,7 @@ function chartFigure(merged, runs) {
   const figure = el("figure", { class: "chart", id: `chart-${merged.id}` },
     el("figcaption", {}, el("h3", {}, merged.title + (merged.unit ? ` (${merged.unit})` : "")), scale),
     merged.note ? el("p", { class: "note" }, merged.note) : null,
+    merged.parts.some((part) => part.chart.shades.length) ? el("p", { class: "note" }, SHADED) : null,
     el("div", { class: "focus", tabindex: "0", role: "img", "aria-label": summary(merged, several) }, plot),
     where, legend);
   const thinned = Math.max(...merged.parts.map((part) => part.chart.thinned));
@@ -62,7 +64,8 @@ function summary(merged, several) {
     return `${several ? run.name + ", " : ""}${line.label}: ${shortNumber(first[1])} at step ${first[0]}, ` +
       `${shortNumber(last[1])} at step ${last[0]}`;
   })).filter(Boolean);
-  return `${merged.title}. ${said.slice(0, 12).join(". ")}. Arrow keys move the pointer.`;
+  const beside = merged.parts.flatMap(({ run, chart }) => chart.shades.map((shade) => `${several ? run.name + ", " : ""}${shade.label}`));
+  return `${merged.title}. ${[...said.slice(0, 12), ...beside].join(". ")}. Arrow keys move the pointer.`;
 }
 
 function linesOf({ merged, runs }) {
@@ -79,14 +82,54 @@ function linesOf({ merged, runs }) {
       let dash = line.style === "planned" || line.style === "limit" ? [5, 5] : null;
       if (!several && line.whose === "base") dash = [4, 3];
       if (several && !dash) dash = [null, [8, 3], [2, 3], [8, 3, 2, 3]][line.whose ? ["online", "ema", "base"].indexOf(line.whose) : place % 4];
-      return { label: several ? `${run.name}: ${line.label}` : line.label, stroke, dash, style: line.style, steps: chart.steps, values: chart.values[index] };
+      return { key: line.key, number, label: several ? `${run.name}: ${line.label}` : line.label, stroke, dash, style: line.style, steps: chart.steps, values: chart.values[index] };
     });
   });
+}
+
+// The bands of reference runs, each in the colour of the lines that it belongs to.
+function shadesOf({ merged, runs }, lines) {
+  return merged.parts.flatMap(({ number, run, chart }) => chart.shades.map((shade) => {
+    const line = lines.find((one) => one.key === shade.key && one.number === number);
+    const names = [runs.length > 1 ? run.name : null, chart.shades.length > 1 ? line.label : null].filter(Boolean);
+    return { ...shade, id: `${number} ${shade.key}`, stroke: line.stroke, label: [...names, shade.label].join(", ") };
+  }));
+}
+
+// What is seen of a band decides how high a chart is, as lines do.
+function withShades(u, low, high, state) {
+  const [first, last] = [u.series[0].min, u.series[0].max];
+  for (const shade of state.shades) if (!state.set.hidden.has(shade.id)) for (const one of shade.stretches) {
+    if (one.last < first || one.first > last) continue;
+    low = low === null ? one.low : Math.min(low, one.low);
+    high = high === null ? one.high : Math.max(high, one.high);
+  }
+  return [low, high];
+}
+
+function drawShades(u, state) {
+  const { ctx, bbox } = u;
+  ctx.save();
+  ctx.beginPath();
+  ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
+  ctx.clip();
+  ctx.globalAlpha = 0.22;
+  for (const shade of state.shades) if (!state.set.hidden.has(shade.id)) {
+    ctx.fillStyle = colour(shade.stroke);
+    for (const { first, last, low, high } of shade.stretches) {
+      let [left, right] = [u.valToPos(first === last ? first : first - 1, "x", true), u.valToPos(last, "x", true)];
+      if (first === last) [left, right] = [left - 5 * devicePixelRatio, right + 5 * devicePixelRatio];
+      const [top, bottom] = [u.valToPos(high, "y", true), u.valToPos(low, "y", true)];
+      ctx.fillRect(left, top, right - left, Math.max(bottom - top, 2 * devicePixelRatio));
+    }
+  }
+  ctx.restore();
 }
 
 function drawChart(state) {
   if (state.u) state.u.destroy();
   const lines = linesOf(state);
+  state.shades = shadesOf(state, lines);
   const data = uPlot.join(lines.map((line) => [line.steps, line.values]));
   const positive = lines.every((line) => line.values.every((value) => value === null || value >= 0)) &&
     lines.some((line) => line.values.some((value) => value > 0));
@@ -99,7 +142,7 @@ function drawChart(state) {
   state.u = new uPlot({
     width: Math.max(240, state.plot.clientWidth), height: 220, legend: { show: false },
     cursor: { sync: { key: "steps", scales: ["x", null] }, drag: { x: true, y: false }, points: { size: 7 } },
-    scales: { x: { time: false, ...(state.set.zoom || {}) }, y: log ? { distr: 3 } : { range: (_, low, high) => aroundValues(low, high) } },
+    scales: { x: { time: false, ...(state.set.zoom || {}) }, y: { distr: log ? 3 : 1, range: (u, low, high) => (log ? aroundLogs : aroundValues)(...withShades(u, low, high, state)) } },
     padding: [8, 12, 0, 0],
     axes: [
       { ...axis, size: 32, values: (_, all) => all.map((value) => (Number.isInteger(value) ? steps(value) : "")), space: 70 },
@@ -110,7 +153,7 @@ function drawChart(state) {
       width: line.style === "line" ? 2 : 1, alpha: line.style === "faint" ? 0.35 : 1,
       points: { show: !many && line.style === "line", size: 5 },
     }))],
-    hooks: { draw: [(u) => drawMarks(u, state)], setCursor: [(u) => readOut(u, state, lines)], setScale: [(u, key) => key === "x" && keepZoom(u, state)] },
+    hooks: { drawAxes: [(u) => drawShades(u, state)], draw: [(u) => drawMarks(u, state)], setCursor: [(u) => readOut(u, state, lines)], setScale: [(u, key) => key === "x" && keepZoom(u, state)] },
   }, data, state.plot);
   state.lines = lines;
   drawLegend(state, lines);
@@ -128,6 +171,8 @@ function aroundValues(low, high) {
   if (low === high) return low === 0 ? [-1, 1] : [Math.min(low * 0.9, low * 1.1), Math.max(low * 0.9, low * 1.1)];
   return uPlot.rangeNum(low, high, 0.08, false);
 }
+
+const aroundLogs = (low, high) => (low === null || high === null ? [1, 10] : uPlot.rangeLog(low, high, 10, false));
 
 // Incidents are marked on every curve.
 function drawMarks(u, { runs }) {
@@ -148,19 +193,25 @@ function drawMarks(u, { runs }) {
 }
 
 function drawLegend(state, lines) {
+  const entry = (id, key, text, redraw) => el("li", {}, el("button", {
+    type: "button", "aria-pressed": String(!state.set.hidden.has(id)), title: "show or hide",
+    onclick: () => {
+      if (!state.set.hidden.delete(id)) state.set.hidden.add(id);
+      redraw();
+      drawLegend(state, lines);
+      readOut(state.u, state, lines);
+    },
+  }, key, text));
   state.legend.replaceChildren(...lines.map((line, index) => {
     const key = el("span", { class: "key" + (line.dash ? " dashed" : "") });
     key.style.borderTopColor = colour(line.stroke);
     if (line.style === "faint") key.style.opacity = "0.4";
-    return el("li", {}, el("button", {
-      type: "button", "aria-pressed": String(!state.set.hidden.has(index)), title: "show or hide",
-      onclick: () => {
-        if (!state.set.hidden.delete(index)) state.set.hidden.add(index);
-        state.u.setSeries(index + 1, { show: !state.set.hidden.has(index) });
-        drawLegend(state, lines);
-        readOut(state.u, state, lines);
-      },
-    }, key, line.label, el("span", { class: "value" })));
+    return entry(index, key, [line.label, el("span", { class: "value" })], () => state.u.setSeries(index + 1, { show: !state.set.hidden.has(index) }));
+  }), ...state.shades.map((shade) => {
+    const key = el("span", { class: "key shade" });
+    key.style.backgroundColor = colour(shade.stroke);
+    const outside = shade.place !== null && shade.place !== "inside";
+    return entry(shade.id, key, el("span", { class: outside ? "outside" : null }, shade.label), () => drawChart(state));
   }));
 }
 
