@@ -30,13 +30,15 @@ from ttstrain.tracking.tracker import RunInfo, Tracker
 FILE_NAME = "metrics.jsonl"
 WARNINGS = "warnings.jsonl"  # {"time", "step", "warning"}; lines are never removed
 
+MOST_WAITING = 64_000_000  # bytes of lines that are kept in memory while the disk is full
+
 _LINE = re.compile(rb'^\{"step": (\d+)[,}].*\n', re.MULTILINE)  # complete lines only
 
 
 class JsonlTracker(Tracker):
     """Writes `metrics.jsonl` and `warnings.jsonl` into the run's folder.
 
-    A full disk does not stop the run: the line is dropped, and `warn` is called once.
+    A full disk does not stop the run: `warn` is called once, and lines wait in memory until the disk has room.
     """
 
     def __init__(self, *, warn: Callable[[str], None]) -> None:
@@ -45,9 +47,12 @@ class JsonlTracker(Tracker):
         self._file: IO[bytes] | None = None
         self._line_start = 0  # byte offset of the last line
         self._end = 0  # byte offset of the next line
+        self._on_disk = 0  # bytes of the file that are written
+        self._waiting = b""  # what comes behind them and is not written yet, because the disk is full
         self._step = -1
         self._values: dict[str, float | None] = {}  # values of the last line
         self._warnings: Path | None = None  # path of warnings.jsonl; None before the start
+        self._waiting_warnings = b""
         self._last_step = 0
 
     def start(self, info: RunInfo) -> None:
@@ -65,7 +70,7 @@ class JsonlTracker(Tracker):
                 f"`{path}` cannot be written: {error.strerror or error}",
                 hint="check the file's permissions and the free space on its disk",
             ) from error
-        self._end = self._file.seek(0, os.SEEK_END)
+        self._on_disk = self._end = self._file.seek(0, os.SEEK_END)
         self._warnings, self._last_step = info.run_dir / WARNINGS, info.start_step
         if info.resumed:
             self._go_on_with_line(path)
@@ -81,19 +86,20 @@ class JsonlTracker(Tracker):
         self._write_line(json.dumps({"step": step} | self._values, ensure_ascii=False).encode() + b"\n")
 
     def warn(self, message: str, *, shown: bool = False) -> None:
-        if self._warnings is None:  # before the start there is nowhere to write
+        if self._warnings is None:
             return
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         line = json.dumps({"time": now, "step": self._last_step, "warning": message}, ensure_ascii=False)
-        try:
-            with self._warnings.open("ab", buffering=0) as file:
-                file.write(line.encode("utf-8", "backslashreplace") + b"\n")
-        except OSError as error:
-            self._tell_of_disk(WARNINGS, error)
+        self._waiting_warnings += line.encode("utf-8", "backslashreplace") + b"\n"
+        self._write_warnings()
 
     def finish(self, status: str) -> None:
         if self._file is not None:
-            self._file.close()
+            self._write_waiting()
+            if self._waiting_warnings:
+                self._write_warnings()
+            with suppress(OSError):  # a network drive reports here what it could not write
+                self._file.close()
             self._file = None
 
     def _go_on_with_line(self, path: Path) -> None:
@@ -105,24 +111,54 @@ class JsonlTracker(Tracker):
             self._line_start = self._end - len(last[0])
 
     def _write_line(self, line: bytes) -> None:
-        assert self._file is not None, "log before start"
+        """Write a line at `_end`, which stands before the last line where that is replaced."""
         self._line_start = self._end
+        if self._line_start < self._on_disk:
+            self._on_disk, self._waiting = self._line_start, b""
+        self._waiting = self._waiting[: self._line_start - self._on_disk]
+        if len(self._waiting) + len(line) > MOST_WAITING:
+            self._write_waiting()
+        if self._waiting and len(self._waiting) + len(line) > MOST_WAITING:
+            self._step = -1  # this line is lost, and nothing joins it
+            return
+        self._waiting += line
+        self._end = self._line_start + len(line)
+        self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        """Write what is not on the disk yet. Where that fails, the file ends behind a whole line and the rest waits."""
+        assert self._file is not None, "log before start"
         try:
-            self._file.seek(self._line_start)
+            self._file.seek(self._on_disk)
             written = 0
-            while written < len(line):
-                written += self._file.write(line[written:])
-            self._end += written
+            while written < len(self._waiting):
+                written += self._file.write(self._waiting[written:])
         except OSError as error:
-            self._step = -1
             with suppress(OSError):
-                self._file.truncate(self._line_start)
+                self._file.truncate(self._on_disk)
             self._tell_of_disk(FILE_NAME, error)
+        else:
+            self._on_disk, self._waiting = self._end, b""
+            if self._waiting_warnings:
+                self._write_warnings()
+
+    def _write_warnings(self) -> None:
+        if self._warnings is None:  # before the start there is nowhere to write
+            return
+        try:
+            with self._warnings.open("ab", buffering=0) as file:
+                while self._waiting_warnings:
+                    written = file.write(self._waiting_warnings)
+                    self._waiting_warnings = self._waiting_warnings[written:]
+        except OSError as error:
+            self._tell_of_disk(WARNINGS, error)
 
     def _tell_of_disk(self, name: str, error: OSError) -> None:
         if not self._warned:
             self._warned = True
-            self._warn(f"cannot write {name}: {error}; training continues, lines will be missing")
+            self._warn(
+                f"cannot write {name}: {error}; training continues, and what is missing is written once there is room"
+            )
 
 
 def read(path: Path) -> list[dict[str, float]]:

@@ -166,32 +166,70 @@ def test_reading_names_a_damaged_line_and_leaves_a_torn_last_one_out(tmp_path: P
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_warns_once_and_never_stops_the_run(tmp_path: Path) -> None:
-    class FullDisk:
-        def __init__(self, file: Any) -> None:
-            self.file = file
+class FullDisk:
+    """A file that takes five more bytes."""
 
-        def write(self, data: bytes) -> int:
-            self.file.write(data[:5])  # what fits
-            with Path("/dev/full").open("wb", buffering=0) as full:
-                return full.write(data)
+    def __init__(self, file: Any) -> None:
+        self.file = file
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.file, name)
+    def write(self, data: bytes) -> int:
+        self.file.write(data[:5])  # what fits
+        with Path("/dev/full").open("wb", buffering=0) as full:
+            return full.write(data)
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+@pytest.mark.parametrize("room_again", ["for the next line", "at the end"])
+def test_a_full_disk_warns_once_and_what_it_refused_is_written_later(tmp_path: Path, room_again: str) -> None:
     warnings: list[str] = []
     tracker = JsonlTracker(warn=warnings.append)
     tracker.start(info(tmp_path))
     tracker.log(1, {"a/b/c": 1.0})
     disk = tracker._file
     tracker._file = FullDisk(disk)  # type: ignore[assignment]
+    tracker.log(1, {"a/b/d": 1.5})  # joins a line that is on the disk
     tracker.log(2, {"a/b/c": 2.0})
+    tracker.log(2, {"a/b/d": 2.5})  # joins a line that waits
     tracker.log(3, {"a/b/c": 3.0})
+    assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 0
     tracker._file = disk
-    tracker.log(4, {"a/b/c": 4.0})
-    assert steps_in(tmp_path / "metrics.jsonl") == [1, 4]
+    if room_again == "for the next line":
+        tracker.log(4, {"a/b/c": 4.0})
+    tracker.finish("done")
+    expected = [{"step": 1, "a/b/c": 1, "a/b/d": 1.5}, {"step": 2, "a/b/c": 2, "a/b/d": 2.5}, {"step": 3, "a/b/c": 3}]
+    expected += [{"step": 4, "a/b/c": 4}] if room_again == "for the next line" else []
+    assert jsonl.read(tmp_path / "metrics.jsonl") == expected
     assert len(warnings) == 1
     assert "No space left" in warnings[0]
+
+
+def test_what_waits_for_a_full_disk_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jsonl, "MOST_WAITING", 100)
+    tracker = JsonlTracker(warn=lambda message: None)
+    tracker.start(info(tmp_path))
+    disk = tracker._file
+    tracker._file = FullDisk(disk)  # type: ignore[assignment]
+    for step in range(1, 9):
+        tracker.log(step, {"a/b/c": step})
+    tracker._file = disk
+    tracker.log(9, {"a/b/c": 9.0})
+    tracker.log(10, {"a/b/c": 10.0})
+    assert steps_in(tmp_path / "metrics.jsonl") == [1, 2, 3, 4, 9, 10]
+
+
+def test_warnings_that_a_full_disk_refused_are_written_later(tmp_path: Path) -> None:
+    tracker = JsonlTracker(warn=lambda message: None)
+    tracker.start(info(tmp_path))
+    (tmp_path / "warnings.jsonl").symlink_to("/dev/full")
+    tracker.warn("first")
+    tracker.warn("second")
+    (tmp_path / "warnings.jsonl").unlink()
+    tracker.log(1, {"a/b/c": 1.0})
+    tracker.finish("done")
+    lines = (tmp_path / "warnings.jsonl").read_text().splitlines()
+    assert [json.loads(line)["warning"] for line in lines] == ["first", "second"]
 
 
 WRITER = """
