@@ -5,6 +5,7 @@ A pointer is a text file with the name of a folder beside it. A pointer or link 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from contextlib import suppress
@@ -17,6 +18,7 @@ from ttstrain.errors import CheckpointError, UserError
 
 CHECKPOINTS = "checkpoints"
 LAST, BEST = "last", "best"
+_NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # errors of a drive that flushes files only
 _STEP_FOLDER = re.compile(r"step-(\d{8,})")
 
 
@@ -109,7 +111,7 @@ def write_pointer(path: Path, name: str) -> None:
 
 def recover(root: Path) -> None:
     """Restore a checkpoint that was being replaced when the process died. For the run's writer only."""
-    for aside, folder in _stepped_aside(root):
+    for aside, folder in stepped_aside(root).items():
         with suppress(FileNotFoundError):  # another process of the run has done it already
             aside.rename(folder)
 
@@ -117,15 +119,15 @@ def recover(root: Path) -> None:
 def mend(path: Path) -> None:
     """Call `recover` for the run at `path` before it is read, unless a process holds the run's lock."""
     for root in (path / CHECKPOINTS, path, path.parent):
-        if root.name == CHECKPOINTS and _stepped_aside(root):
+        if root.name == CHECKPOINTS and stepped_aside(root):
             with suppress(UserError, OSError), hold(root.parent):
                 recover(root)
 
 
-def _stepped_aside(root: Path) -> list[tuple[Path, Path]]:
-    """List (renamed old checkpoint, its original path) where the new checkpoint is not in place."""
+def stepped_aside(root: Path) -> dict[Path, Path]:
+    """Return each renamed old checkpoint whose new one is not in place, and its original path."""
     pairs = [(aside, root / aside.name[1 : -len(".old")]) for aside in root.glob(".step-*.old")]
-    return [(aside, folder) for aside, folder in pairs if is_checkpoint(aside) and not folder.exists()]
+    return {aside: folder for aside, folder in pairs if is_checkpoint(aside) and not folder.exists()}
 
 
 def mend_last(root: Path) -> str | None:
@@ -138,9 +140,12 @@ def mend_last(root: Path) -> str | None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's list of names to the disk."""
+    """Flush a folder's list of names to the disk, on file systems that can: some network drives cannot."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
     finally:
         os.close(descriptor)

@@ -21,6 +21,7 @@ import shutil
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -300,13 +301,21 @@ class CheckpointStore:
     def _point_best(self, step: int | None) -> None:
         if step is not None and pointers.is_checkpoint(self.folder(step)):
             pointers.write_pointer(self.root / pointers.BEST, self.folder(step).name)
-        else:
+            return
+        try:
             (self.root / pointers.BEST).unlink(missing_ok=True)
+        except OSError as error:
+            why = error.strerror or error
+            self._news.append(
+                f"WARNING: `{self.root / pointers.BEST}` names no best checkpoint, and cannot be removed: {why}"
+            )
 
     def _prune(self) -> None:
         """Remove checkpoints that no rule retains. Age is the order of writing: clocks jump, steps may go back."""
+        needed = pointers.stepped_aside(self.root)
         for leftover in self.root.glob(".step-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+            if leftover not in needed:
+                shutil.rmtree(leftover, ignore_errors=True)
         ordered = pointers.by_age(self.root)
         pointed = [pointers.pointed(self.root, name) for name in (pointers.LAST, pointers.BEST)]
         kept = {*pointed, *(folder.name for folder in ordered[-self.keep_last :])}
@@ -324,10 +333,16 @@ class CheckpointStore:
 def _put_in_place(temporary: Path, folder: Path) -> None:
     """Rename a complete folder to its name. An older one is renamed first: two folders cannot be swapped."""
     aside = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(aside, ignore_errors=True)
     if folder.exists():
+        shutil.rmtree(aside, ignore_errors=True)
         folder.rename(aside)
-    temporary.rename(folder)
+    try:
+        temporary.rename(folder)
+    except OSError:
+        if pointers.is_checkpoint(aside):
+            with suppress(OSError):
+                aside.rename(folder)
+        raise
     pointers.sync_folder(folder.parent)
     shutil.rmtree(aside, ignore_errors=True)
 

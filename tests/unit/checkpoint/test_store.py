@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import stat
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -226,6 +227,68 @@ def test_a_death_between_the_two_renames_loses_nothing(tmp_path: Path, monkeypat
     again = CheckpointStore(tmp_path, keep_last=2)
     assert again.last() == checkpoints.folder(1)
     assert_same(make_state(), store.load(again.folder(1)).state)
+
+
+@pytest.mark.parametrize("refused", ["the new folder", "every folder but the old one"])
+def test_a_rename_that_fails_again_and_again_leaves_the_older_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    checkpoints = CheckpointStore(tmp_path, keep_last=1, background=False)
+    checkpoints.save(1, make_state(), make_meta(1))
+    rename = Path.rename
+
+    def refuse(path: Path, target: Path) -> Path:
+        if ".tmp-" in path.name or (refused != "the new folder" and path.name.endswith(".old")):
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refuse)
+        for _ in range(2):
+            with pytest.raises(CheckpointError, match="Input/output error"):
+                checkpoints.save(1, {"task": {"w": torch.zeros(1)}}, make_meta(1))
+        if refused == "the new folder":
+            assert_same(make_state(), store.load(checkpoints.folder(1)).state)
+    checkpoints.save(2, {"task": {"w": torch.zeros(1)}}, make_meta(2))
+    pointers.recover(checkpoints.root)
+    if refused == "the new folder":
+        assert [folder.name for folder in pointers.list_checkpoints(checkpoints.root)] == ["step-00000002"]
+    else:  # it stood aside, where pruning leaves what has no successor
+        assert_same(make_state(), store.load(checkpoints.folder(1)).state)
+
+
+def test_a_best_that_cannot_be_taken_back_is_told_and_the_checkpoint_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = CheckpointStore(tmp_path, keep_last=2, background=False)
+    checkpoints.save(1, {"task": {"w": torch.zeros(1)}}, make_meta(1), best=True)
+    checkpoints.forget_best()
+    unlink = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path.name == "best":
+            raise OSError(errno.EPERM, "Operation not permitted")
+        unlink(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        checkpoints.save(2, {"task": {"w": torch.zeros(1)}}, make_meta(2))
+    assert checkpoints.last() == checkpoints.folder(2)
+    assert [line for line in checkpoints.news() if "cannot be removed: Operation not permitted" in line]
+
+
+def test_a_drive_that_flushes_no_folders_takes_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flush = os.fsync
+
+    def refuse(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    checkpoints = CheckpointStore(tmp_path, keep_last=2, background=False)
+    checkpoints.save(1, make_state(), make_meta(1), best=True)
+    assert checkpoints.last() == checkpoints.best() == checkpoints.folder(1)
 
 
 def test_an_old_checkpoint_that_cannot_be_removed_is_told_and_does_not_come_back(
