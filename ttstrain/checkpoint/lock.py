@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import sys
+import time
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ from ttstrain.shell import quoted
 
 LOCK = ".lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # errors of a network drive that is mounted without locks
+SAYS_WITHIN_S = 1.0  # a process that has taken the lock has named itself in its file
 _MAX_BYTES = 10_000  # bytes of the file that are read: a command line may be long
 
 _IN_LOCK: dict[str, type] = {"host": str, "pid": int, "since": str, "command": str}
@@ -88,7 +90,7 @@ def hold(folder: Path, *, made: bool = False) -> RunLock:
     descriptor, answer = _open_locked(folder / LOCK)
     if answer == "busy":
         os.close(descriptor)
-        raise _busy(folder)
+        raise busy(folder)
     warning = None
     if answer == "no locks here":
         warning = f"WARNING: the file system of `{folder}` has no locks: a second process could write into it unnoticed"
@@ -175,16 +177,33 @@ def _myself() -> str:
     )
 
 
-def _busy(folder: Path) -> RunBusyError:
-    who = "another process"
-    with suppress(OSError, ValueError):  # the file is incomplete, or was not written by ttstrain
-        with (folder / LOCK).open("rb") as file:
-            holder = check_object(parse(file.read(_MAX_BYTES)), _IN_LOCK)
-        who = f"process {holder['pid']} on `{holder['host']}` since {holder['since']}: `{holder['command']}`"
+def busy(folder: Path) -> RunBusyError:
+    """Return the error that names the holder of a run's lock."""
     return RunBusyError(
-        f"`{folder}` is being written by {who}",
+        f"`{folder}` is being written by {_who_holds(folder / LOCK)}",
         hint=f"wait until it ends, or make it save and stop: `touch {quoted(folder / 'STOP')}`",
     )
+
+
+def _who_holds(path: Path) -> str:
+    """Name the holder from the lock's file; from the system's list of locks where the disk was too full to say it."""
+    ends = time.monotonic() + SAYS_WITHIN_S
+    while True:
+        with suppress(OSError, ValueError), path.open("rb") as file:
+            holder = check_object(parse(file.read(_MAX_BYTES)), _IN_LOCK)
+            return f"process {holder['pid']} on `{holder['host']}` since {holder['since']}: `{holder['command']}`"
+        if time.monotonic() > ends:
+            break
+        time.sleep(0.05)  # it has just taken the lock
+    with suppress(OSError, ValueError):
+        place = path.stat()
+        named = f"{os.major(place.st_dev):02x}:{os.minor(place.st_dev):02x}:{place.st_ino}"
+        since = datetime.fromtimestamp(place.st_mtime).astimezone().isoformat(timespec="seconds")
+        for line in Path("/proc/locks").read_text().splitlines():
+            words = line.split()  # such as `1: FLOCK  ADVISORY  WRITE 11851 fe:00:2146449 0 EOF`
+            if words[1] == "FLOCK" and words[5] == named and words[4] != "0":  # 0: a process of another container
+                return f"process {words[4]} on `{socket.gethostname()}` since {since}"
+    return "another process"
 
 
 # ---------------------------------------------------------------- forked processes

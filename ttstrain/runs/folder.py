@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 
-from ttstrain.checkpoint.lock import LOCK, RunLock, hold
+from ttstrain.checkpoint.lock import LOCK, RunLock, busy, hold, is_held
 from ttstrain.checkpoint.run_folder import ENVIRONMENT, PLAN, SESSIONS
 from ttstrain.contract.model import ResolvedRecipe
 from ttstrain.errors import RecipeError
@@ -30,17 +30,23 @@ def create(plan: Plan) -> RunLock:
     try:
         folder.mkdir(parents=True)
     except FileExistsError:  # it may be empty; `check_name` decides that once it is locked
-        return _take_over(folder, plan.recipe)
+        return _take_over(folder)
     except OSError as error:
         raise _cannot_be_made(folder, error) from error
     return hold(folder, made=True)
 
 
 def check_name(recipe: ResolvedRecipe) -> None:
-    """Raise RecipeError where the recipe names a run that exists already."""
+    """Raise RecipeError where the recipe names a run that exists already, RunBusyError where that is training."""
     if recipe.name is None:
         return
     folder = Path(recipe.run_dir) / recipe.name
+    if folder.exists() and _in_use(folder) and is_held(folder):
+        raise busy(folder)
+    _refuse_existing(folder)
+
+
+def _refuse_existing(folder: Path) -> None:
     if folder.exists() and _in_use(folder):
         raise RecipeError(
             f"the run `{folder}` exists already",
@@ -108,10 +114,10 @@ def _claim(folder: Path) -> RunLock:
             return hold(candidate, made=True)
 
 
-def _take_over(folder: Path, recipe: ResolvedRecipe) -> RunLock:
+def _take_over(folder: Path) -> RunLock:
     lock = hold(folder)
     try:
-        check_name(recipe)  # another run may have taken the folder since the first check
+        _refuse_existing(folder)  # another run may have taken the folder since the first check
     except RecipeError:
         lock.release()
         raise

@@ -101,12 +101,38 @@ def test_a_lock_whose_file_was_removed_before_it_was_taken_is_taken_anew(
             hold(tmp_path)
 
 
-def test_a_lock_that_says_nothing_readable_still_locks(tmp_path: Path) -> None:
-    with held_elsewhere(tmp_path):
+def test_a_lock_that_says_nothing_readable_still_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "SAYS_WITHIN_S", 0.0)
+    with held_elsewhere(tmp_path) as process:
         for content in (b"", b'{"pid": 1', b"\xff\xfe", b"[]"):
             (tmp_path / LOCK).write_bytes(content)
-            with pytest.raises(RunBusyError, match="another process"):
+            with pytest.raises(RunBusyError, match=rf"process {process} on `.+` since 20|another process"):
                 hold(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/proc/locks").is_file(), reason="the system lists no locks")
+def test_a_holder_that_could_not_write_its_name_is_found_in_the_list_of_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "SAYS_WITHIN_S", 0.0)
+    with held_elsewhere(tmp_path) as process:
+        (tmp_path / LOCK).write_bytes(b"")
+        place = (tmp_path / LOCK).stat()
+        if f":{place.st_ino} " not in Path("/proc/locks").read_text():
+            pytest.skip("the list of locks does not name this file system's files")
+        with pytest.raises(RunBusyError, match=rf"process {process} on `{os.uname().nodename}` since 20"):
+            hold(tmp_path)
+
+
+def test_a_holder_that_has_just_begun_is_given_time_to_say_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with held_elsewhere(tmp_path) as process:
+        said = (tmp_path / LOCK).read_bytes()
+        (tmp_path / LOCK).write_bytes(b"")
+        monkeypatch.setattr(lock.time, "sleep", lambda seconds: (tmp_path / LOCK).write_bytes(said))
+        with pytest.raises(RunBusyError, match=rf"process {process} on .+: `ttstrain resume"):
+            hold(tmp_path)
 
 
 def test_a_drive_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,6 +37,8 @@ def test_a_named_run_gets_its_folder_or_an_error(tmp_path: Path) -> None:
         with pytest.raises(RunBusyError):
             folder.create(plan(tmp_path, name="a"))
         (first.folder / RECIPE).touch()
+        with pytest.raises(RunBusyError, match=f"process {os.getpid()} on "):
+            folder.check_name(plan(tmp_path, name="a").recipe)
     with pytest.raises(RecipeError, match="exists already"):
         folder.create(plan(tmp_path, name="a"))
     with hold(tmp_path / "a"):
