@@ -1,7 +1,7 @@
 """A record of each start of a run: its recipe, plan and environment, in `sessions/0001`, `0002`, …
 
     sessions/0002/recipe.yaml, plan.json    as this start resolved them
-    sessions/0002/env.json                  command, directory, versions, commit, time, `goes_on_from`
+    sessions/0002/env.json                  command, directory, folder, versions, commit, time, `goes_on_from`
 
 The files of the same names in the run's folder are those of the latest start.
 """
@@ -31,12 +31,16 @@ _RESTARTS = {"--reset-step", "--recipe"}  # of `resume`: the run does not begin 
 def write_description(folder: Path, plan: Plan, *, goes_on_from: Path | None = None) -> list[str]:
     """Write recipe, plan and environment of this start beside those of earlier starts; return notes for the user.
 
-    The run's id is made at the first start and stays. `goes_on_from` is the checkpoint that this start resumes from.
-    The notes name versions that differ from the last start's, and CPU kernels that were switched on or off since.
+    The run's id is made at the first start and stays, wherever the folder is moved; the copy of a folder that is still
+    there gets an id of its own, as trackers would take both for one run. `goes_on_from` is the checkpoint that this
+    start resumes from. The notes name the original of a copy, versions that differ from the last start's, and CPU
+    kernels that were switched on or off since.
     """
     former = read_environment(folder)
     _keep_former(folder)
-    environment = _environment(folder, plan, goes_on_from)
+    original = _original(folder, former)
+    run_id = None if original is not None else identity(folder)
+    environment = {"run_id": run_id or secrets.token_hex(4), **_environment(folder, plan, goes_on_from)}
     contents = {
         PLAN: json.dumps(plan.to_json(), indent=1, ensure_ascii=False) + "\n",
         ENVIRONMENT: json.dumps(environment, indent=1) + "\n",
@@ -46,7 +50,10 @@ def write_description(folder: Path, plan: Plan, *, goes_on_from: Path | None = N
     for place in (session, folder):
         for name in FILES:
             atomic.write_text(place / name, contents[name])
-    return [*_other_versions(former, environment), *_other_kernels(former, environment)]
+    copied = (
+        [] if original is None else [f"this folder is a copy of `{original}`: trackers show it as a run of its own"]
+    )
+    return [*copied, *_other_versions(former, environment), *_other_kernels(former, environment)]
 
 
 def sessions(folder: Path) -> list[Path]:
@@ -67,15 +74,27 @@ def began_from_elsewhere(folder: Path) -> str | None:
 def _environment(folder: Path, plan: Plan, goes_on_from: Path | None) -> dict[str, Any]:
     texts = plan.facts.texts
     return {
-        "run_id": identity(folder) or secrets.token_hex(4),
         **describe_environment(),
         "cpu_kernels": switch.wanted(),
         "front_end": None if texts is None else dict(texts.front_end),
         "command": sys.argv[1:],
         "directory": str(Path.cwd()),
+        "folder": str(folder.resolve()),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "goes_on_from": None if goes_on_from is None else str(goes_on_from),
     }
+
+
+def _original(folder: Path, former: Mapping[str, Any]) -> Path | None:
+    """Return the folder of which this one is a copy: that of the last start, where it still holds the same run."""
+    written = former.get("folder")
+    place = Path(written if isinstance(written, str) else "")
+    try:
+        elsewhere = place.is_absolute() and place.is_dir() and not place.samefile(folder)
+    except (OSError, ValueError):  # not a valid path, or not on this machine
+        return None
+    run_id = identity(folder)
+    return place if elsewhere and run_id is not None and identity(place) == run_id else None
 
 
 def _keep_former(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,23 @@ def test_each_start_keeps_its_recipe_plan_and_environment(
     assert read(first)["run_id"] == read(second)["run_id"]
     assert read(tmp_path) == read(second)
     assert sessions.began_from_elsewhere(tmp_path) is None
+
+
+def test_a_moved_folder_keeps_the_runs_id_and_a_copy_gets_its_own(tmp_path: Path, plan: Any) -> None:
+    first, moved, copy = (tmp_path / name for name in ("first", "moved", "copy"))
+    first.mkdir()
+    sessions.write_description(first, plan)
+    run_id = read(first)["run_id"]
+    first.rename(moved)
+    assert sessions.write_description(moved, plan) == []
+    assert read(moved)["run_id"] == run_id
+    shutil.copytree(moved, copy)
+    (note,) = sessions.write_description(copy, plan)
+    assert f"a copy of `{moved}`" in note
+    own = read(copy)["run_id"]
+    assert own != run_id
+    assert sessions.write_description(copy, plan) == sessions.write_description(moved, plan) == []
+    assert (read(copy)["run_id"], read(moved)["run_id"]) == (own, run_id)
 
 
 def test_a_run_from_before_there_were_records_keeps_what_it_was(tmp_path: Path, plan: Any) -> None:
