@@ -23,7 +23,9 @@ def refusing(number: int, path: str) -> OSError:
     return OSError(number, os.strerror(number), path)
 
 
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize(
+    "number", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EIO, errno.ESTALE, errno.EXDEV]
+)
 def test_a_refusal_says_which_path_why_and_what_to_do(number: int) -> None:
     with pytest.raises(DataError) as caught, places.refused_as(DataError, hint="`-o` names it"):
         raise refusing(number, "/far/away")

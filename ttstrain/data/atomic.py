@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,7 @@ from typing import Literal
 def write_bytes(path: Path, content: bytes, *, durability: Literal["synced", "cached"] = "synced") -> None:
     """Write a file atomically (temporary name, then rename), creating its folder when needed.
 
-    `cached` skips fsync: for files that are checked when read and can be made again.
+    `cached` skips fsync: for files that are checked when read and can be made again. Raises OSError that names a file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:40]}-{secrets.token_hex(8)}.part")
@@ -22,8 +23,15 @@ def write_bytes(path: Path, content: bytes, *, durability: Literal["synced", "ca
                 file.flush()
                 os.fsync(file.fileno())
         temporary.replace(path)
-    finally:
+    except OSError as error:
+        if error.errno is not None and error.filename is None:  # of a full disk the system names no file
+            error.filename = str(path)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_text(path: Path, content: str) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from ttstrain.data import atomic
+from ttstrain.places import is_refusal
 
 
 def test_a_file_gets_the_permissions_of_any_new_file(tmp_path: Path) -> None:
@@ -33,3 +36,30 @@ def test_a_failed_write_leaves_the_old_content_and_nothing_else(
 
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_of_writing_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        atomic.write_text(tmp_path / "file", "new")
+    assert caught.value.filename == str(tmp_path / "file")
+    assert is_refusal(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_of_cleaning_up_does_not_hide_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted", str(path))
+
+    def fail(path: Path, _target: Path) -> Path:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    atomic.write_text(tmp_path / "file", "old")
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        atomic.write_text(tmp_path / "file", "new")
+    assert (tmp_path / "file").read_text() == "old"
