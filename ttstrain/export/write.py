@@ -7,9 +7,12 @@ tensors and computes the same numbers.
 
 from __future__ import annotations
 
+import errno
 import os
+import secrets
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +22,7 @@ from torch import Tensor
 
 from ttstrain import registry
 from ttstrain.checkpoint.merging import merge
+from ttstrain.checkpoint.pointers import sync_folder
 from ttstrain.checkpoint.upstream import open_checkpoint
 from ttstrain.contract.checkpoint import OpenedCheckpoint
 from ttstrain.contract.export import FOLDER, TRAINING, Exporter, Source, TrainerState, WrittenFile
@@ -71,8 +75,12 @@ def check_request(task: str, folder: Path, formats: Sequence[str], *, blend: flo
             hint=f"leave out `--blend` or `--format {TRAINING}`",
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RecipeError(f"`{folder}` exists and is not empty", hint="nothing is overwritten: name another folder")
+        raise _not_empty(folder)
     return tuple(dict.fromkeys(formats)) or (next(iter(known)),)
+
+
+def _not_empty(folder: Path) -> RecipeError:
+    return RecipeError(f"`{folder}` exists and is not empty", hint="nothing is overwritten: name another folder")
 
 
 def export(source: Source, folder: Path, *, formats: Sequence[str] = ()) -> Exported:
@@ -83,16 +91,18 @@ def export(source: Source, folder: Path, *, formats: Sequence[str] = ()) -> Expo
     formats = check_request(source.task, folder, formats, blend=source.blend)
     exporter = load_exporter(source.task)
     folder = Path(os.path.abspath(folder))  # noqa: PTH100  a link keeps the name the user gave it
-    temporary = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
+    temporary = folder.with_name(f".{folder.name[:40]}.tmp-{secrets.token_hex(8)}")
     try:
         temporary.mkdir(parents=True)
         written = exporter.write(source, temporary, formats)
         num_tensors, difference = _verify(source, exporter, temporary, written.files)
         _sync(temporary)
-        if folder.is_dir():
+        with suppress(FileNotFoundError):
             folder.rmdir()
         temporary.rename(folder)
     except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise _not_empty(folder) from error  # another export has written it meanwhile
         raise CheckpointError(f"`{folder}` could not be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -220,6 +230,9 @@ def _mismatch(name: str, what: str) -> CheckpointError:
 
 def _sync(folder: Path) -> None:
     for path in [*folder.rglob("*"), folder]:
+        if path.is_dir():
+            sync_folder(path)
+            continue
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
