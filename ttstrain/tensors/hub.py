@@ -178,6 +178,11 @@ def _snapshot(spec: str, repo: str, revision: str | None, patterns: list[str], *
             f"`{spec}` could not be downloaded: the Hub cannot be reached ({_reason(error.__cause__ or error)})",
             hint=f"the partial download is kept, and the next attempt continues it; {_ELSEWHERE}",
         ) from error
+    except (LookupError, TypeError, AttributeError) as error:  # huggingface_hub reads the answer without checking it
+        raise CheckpointError(
+            f"`{spec}` could not be downloaded: what answers is not the Hub ({type(error).__name__}: {_reason(error)})",
+            hint=f"look at $HF_ENDPOINT, $HTTPS_PROXY and whether this network asks you to log in; {_ELSEWHERE}",
+        ) from error
     except (transport, OSError, ValueError) as error:
         raise CheckpointError(
             f"`{spec}` could not be downloaded: {_reason(error)}",

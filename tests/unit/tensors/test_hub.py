@@ -195,6 +195,13 @@ def test_a_lost_connection_and_a_full_disk_name_their_cause(monkeypatch: pytest.
     assert "No space left" in _failing(monkeypatch, OSError(28, "No space left on device")).message
 
 
+@pytest.mark.parametrize("error", [KeyError("id"), TypeError("string indices must be integers")])
+def test_a_server_that_is_not_the_hub_is_told(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    told = _failing(monkeypatch, error)
+    assert "what answers is not the Hub" in told.message
+    assert "$HF_ENDPOINT" in str(told.hint)
+
+
 def test_a_file_that_is_cached_alone_is_enough_without_a_connection(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
