@@ -63,12 +63,14 @@ def save(
     *,
     per_rank: Sequence[Tree] = (),
     texts: Mapping[str, str] | None = None,
+    durable: bool = True,
 ) -> Meta:
     """Write a checkpoint folder atomically, replacing one of the same name; return the completed meta.
 
     Everything is written and flushed under a temporary name beside `folder`, which is then renamed: a folder with the
     right name is complete. Tensors that share memory are stored once; tuples come back as lists. `texts` maps
-    keys of the `model:` section to the content of the files they name.
+    keys of the `model:` section to the content of the files they name. What is not `durable` is not hashed, and may be
+    lost with the machine.
     Raises CheckpointError when writing fails; an earlier checkpoint of that name is left intact.
     """
     temporary = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
@@ -78,9 +80,9 @@ def save(
         temporary.mkdir()
         files: dict[str, FileMeta] = {}
         for part, tree in state.items():
-            files |= _write_part(temporary, _STEMS.get(part, part), tree, plain=_PLAIN.get(part))
+            files |= _write_part(temporary, _STEMS.get(part, part), tree, plain=_PLAIN.get(part), durable=durable)
         for rank, tree in enumerate(per_rank):
-            files |= _write_part(temporary, f"rank-{rank:04d}", tree, plain=None)
+            files |= _write_part(temporary, f"rank-{rank:04d}", tree, plain=None, durable=durable)
         for key, text in (texts or {}).items():
             files[kept_name(key)] = _write_bytes(temporary / kept_name(key), text.encode())
         meta = meta.model_copy(update={"files": files, "parts": tuple(state), "ranks": len(per_rank)})
@@ -180,6 +182,7 @@ class CheckpointStore:
         self.background = background
         self.texts = texts
         self._writer: threading.Thread | None = None
+        self._reads_held = False  # whether the writer reads what a caller holds
         self._error: BaseException | None = None
         self._news: deque[str] = deque()  # filled by the writer, emptied by `news`
         self._written: deque[Written] = deque()  # filled by the writer, emptied by `written`
@@ -193,17 +196,29 @@ class CheckpointStore:
         return self.root / f"step-{step:08d}"
 
     def save(
-        self, step: int, state: Mapping[str, Tree], meta: Meta, *, best: bool = False, per_rank: Sequence[Tree] = ()
+        self,
+        step: int,
+        state: Mapping[str, Tree],
+        meta: Meta,
+        *,
+        best: bool = False,
+        per_rank: Sequence[Tree] = (),
+        held: Mapping[str, Tree] | None = None,
     ) -> Path:
         """Write the checkpoint of `step`, point to it and prune; return its folder.
 
         In the background the state is copied to host memory first, so training may go on changing it; one checkpoint
         is written at a time. An error of a background write is raised by the next `save`, `wait` or `news`.
+        `held` names parts of the state that the caller has copied already, and leaves as they are until
+        `wait_for_held` returns.
         """
         self.wait()
         folder = self.folder(step)
         if self.background:
-            copied, copied_ranks = detach_copy(state), detach_copy(list(per_rank))
+            own = held or {}
+            copied = {name: own[name] if name in own else detach_copy(tree) for name, tree in state.items()}
+            copied_ranks = detach_copy(list(per_rank))
+            self._reads_held = bool(own)
             self._start(lambda: self._write(folder, copied, meta, best, copied_ranks))
         else:
             self._write(folder, state, meta, best, per_rank)
@@ -224,6 +239,12 @@ class CheckpointStore:
         if self._error is not None:
             error, self._error = self._error, None
             raise error
+
+    def wait_for_held(self) -> None:
+        """Return once nothing that a caller holds is being written; the writer's error is left to `wait`."""
+        if self._reads_held and self._writer is not None:
+            self._writer.join()
+        self._reads_held = False
 
     def news(self) -> list[str]:
         """Return messages on checkpoints written, or not removable, since the last call; does not wait.
@@ -357,17 +378,18 @@ def _remove(folder: Path) -> None:
 # ---------------------------------------------------------------- one part
 
 
-def _write_part(folder: Path, stem: str, tree: Tree, *, plain: tuple[str, ...] | None) -> dict[str, FileMeta]:
+def _write_part(
+    folder: Path, stem: str, tree: Tree, *, plain: tuple[str, ...] | None, durable: bool
+) -> dict[str, FileMeta]:
+    binary = f"{stem}.safetensors"
     if _is_flat(tree):
         tensors, aliases = _deduplicate(tree)
-        return {
-            f"{stem}.safetensors": _summed(tensorfile.write(folder / f"{stem}.safetensors", tensors, metadata=aliases))
-        }
+        return {binary: _summed(tensorfile.write(folder / binary, tensors, metadata=aliases, durable=durable))}
     tensors = {}
     skeleton = _Packer(tensors, plain).pack(tree, ())
     files = {f"{stem}.json": _write_json(folder / f"{stem}.json", skeleton)}
     if tensors:
-        files[f"{stem}.safetensors"] = _summed(tensorfile.write(folder / f"{stem}.safetensors", tensors))
+        files[binary] = _summed(tensorfile.write(folder / binary, tensors, durable=durable))
     return files
 
 

@@ -113,6 +113,11 @@ class Plan:
         return sum(size for part, size in self.memory.items() if part != "snapshot")
 
     @property
+    def snapshot_disk_bytes(self) -> int:
+        """Bytes of rollback snapshots on disk: an old one is removed once the next one is complete."""
+        return 2 * self.disk_bytes // self.num_checkpoints if self.recipe.guard.snapshot == "disk" else 0
+
+    @property
     def epochs(self) -> float:
         return sum(stage.steps / stage.steps_per_epoch for stage in self.stages)
 
@@ -195,6 +200,7 @@ class Plan:
             "memory": dict(self.memory),
             "memory_bytes": self.memory_bytes,
             "disk_bytes": self.disk_bytes,
+            "snapshot_disk_bytes": self.snapshot_disk_bytes,
             "schemes": [asdict(scheme) for scheme in self.schemes],
             "num_checkpoints": self.num_checkpoints,
         }

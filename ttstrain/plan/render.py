@@ -372,7 +372,10 @@ def _cost_lines(plan: Plan) -> list[str]:
     lines += _scheme_lines(plan)
     each = plan.disk_bytes // plan.num_checkpoints
     checkpoints = f"{plan.num_checkpoints} checkpoints of {shown_bytes(each)}"
-    return lines + labelled("disk", f"{shown_bytes(plan.disk_bytes)} by formula for {checkpoints}")
+    lines += labelled("disk", f"{shown_bytes(plan.disk_bytes)} by formula for {checkpoints}")
+    if plan.snapshot_disk_bytes:
+        lines += labelled("", f"and up to {shown_bytes(plan.snapshot_disk_bytes)} for the rollback snapshot")
+    return lines
 
 
 def _scheme_lines(plan: Plan) -> list[str]:

@@ -54,7 +54,7 @@ def assemble(
     The run is shown on `console`, by default on stderr.
     """
     if here.ranks.main:
-        check_disk(plan, place)
+        check_disk(plan, place, machines=max(1, here.ranks.world_size // here.ranks.local_size))
     trackers = Trackers()
     if here.ranks.main:
         trackers = build_trackers(plan.recipe.tracking, origins=plan.origins, console=console)

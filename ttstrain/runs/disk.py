@@ -14,10 +14,10 @@ from ttstrain.plan.render import shown_bytes
 FREE_SPACE_SHARE = 0.95  # of the disk's free bytes that a run may take
 
 
-def check_disk(plan: Plan, place: Path) -> None:
+def check_disk(plan: Plan, place: Path, *, machines: int = 1) -> None:
     """Raise RecipeError when the run's folder lies on a disk that its checkpoints do not fit on."""
     free = shutil.disk_usage(place).free
-    wanted = bytes_wanted(plan, present=size_of(place / CHECKPOINTS))
+    wanted = bytes_wanted(plan, present=size_of(place / CHECKPOINTS), machines=machines)
     if wanted > FREE_SPACE_SHARE * free:
         raise RecipeError(
             f"the run's checkpoints and snapshots need {shown_bytes(wanted)} more, "
@@ -26,18 +26,17 @@ def check_disk(plan: Plan, place: Path) -> None:
         )
 
 
-def bytes_wanted(plan: Plan, *, present: int) -> int:
+def bytes_wanted(plan: Plan, *, present: int, machines: int = 1) -> int:
     """Return the largest number of bytes that a run needs on top of the `present` ones of its own checkpoints.
 
     An old checkpoint is removed only once the next one is complete, so one more than is retained must fit. The same
-    holds for snapshots on disk, of which each process has its own.
+    holds for snapshots on disk, of which each machine has its own.
     """
     each = plan.disk_bytes // plan.num_checkpoints
     checkpoint = plan.recipe.checkpoint
     replaces = checkpoint.best is not None or -(-plan.steps // plan.save_every) > plan.num_checkpoints
     at_once = each * (plan.num_checkpoints + replaces)
-    snapshots = 2 * plan.world_size * each if plan.recipe.guard.snapshot == "disk" else 0
-    return max(at_once - present, each) + snapshots
+    return max(at_once - present, each) + machines * plan.snapshot_disk_bytes
 
 
 def size_of(folder: Path) -> int:

@@ -112,8 +112,13 @@ class Header:
     start: int  # bytes before the first tensor
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> FileSum:
-    """Write tensors with their plain names and flush them to the disk; the file itself is not atomic."""
+def write(
+    path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None, durable: bool = True
+) -> FileSum:
+    """Write tensors with their plain names, hash them and flush them to the disk; the file itself is not atomic.
+
+    What is not `durable`, because it is of use to this process only, is neither hashed nor flushed.
+    """
     # Widest elements first, as the safetensors library does, so that every tensor lies aligned.
     order = sorted(tensors, key=lambda name: -tensors[name].element_size())
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
@@ -131,19 +136,25 @@ def write(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, s
         header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": list(ends[name])}
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    hasher = running()
+    hasher = running() if durable else None
     with path.open("wb") as file:
-        head = len(text).to_bytes(8, "little") + text
-        hasher.update(head)
-        file.write(head)
-        for name in order:
-            data = _bytes_of(tensors[name].detach().to("cpu").contiguous())
-            for start in range(0, len(data), CHUNK):
-                hasher.update(data[start : start + CHUNK])
-                file.write(data[start : start + CHUNK])
+        for data in _bytes_to_write(len(text).to_bytes(8, "little") + text, [tensors[name] for name in order]):
+            if hasher is not None:
+                hasher.update(data)
+            file.write(data)
         file.flush()
-        os.fsync(file.fileno())
-    return FileSum(bytes=8 + len(text) + position, sha256=hasher.hexdigest())
+        if durable:
+            os.fsync(file.fileno())
+    return FileSum(bytes=8 + len(text) + position, sha256="" if hasher is None else hasher.hexdigest())
+
+
+def _bytes_to_write(head: bytes, tensors: Sequence[Tensor]) -> Iterator[Any]:
+    """Yield a file's bytes, with one tensor at a time on the host."""
+    yield head
+    for tensor in tensors:
+        data = _bytes_of(tensor.detach().to("cpu").contiguous())
+        for start in range(0, len(data), CHUNK):
+            yield data[start : start + CHUNK]
 
 
 def encode(tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str]) -> bytes:

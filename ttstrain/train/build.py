@@ -168,5 +168,5 @@ def _store(recipe: ResolvedRecipe, folder: Path) -> CheckpointStore:
 
 def make_snapshots(run: Run) -> Snapshots:
     """Make the run's snapshots, in memory or on disk as the recipe says."""
-    folder = run.folder / f"snapshot-rank-{run.ranks.rank}"
-    return snapshot.make(run.plan.recipe.guard.snapshot, folder=folder, meta=checkpointing.describe(run, metrics={}))
+    kind = run.plan.recipe.guard.snapshot
+    return snapshot.make(kind, run_folder=run.folder, meta=checkpointing.describe(run, metrics={}), ranks=run.ranks)

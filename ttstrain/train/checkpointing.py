@@ -14,14 +14,22 @@ from ttstrain.modules import lora
 from ttstrain.shell import quoted
 from ttstrain.tensors.loading import load_weights
 from ttstrain.train.run import Run
+from ttstrain.train.snapshot import PER_RANK
 from ttstrain.train.spent import SAVE
 
-PER_RANK = "rng"  # the one part that differs between processes
+LARGE = frozenset({"task", "optimizers", "ema"})  # the parts of a state that hold a model's tensors
 
 
-def save(run: Run, *, best: bool = False, metrics: Mapping[str, float] | None = None) -> Path:
+def save(
+    run: Run,
+    *,
+    best: bool = False,
+    metrics: Mapping[str, float] | None = None,
+    held: Mapping[str, Any] | None = None,
+) -> Path:
     """Save the run's current state as a checkpoint and return its folder. All ranks call it; the main one writes.
 
+    `held` is a copy of the current state in host memory, if there is one: its tensors are not copied again.
     Other ranks contribute the states of their random generators. Where the save overwrites the best checkpoint, made at
     this step before a rollback, the best is reset with a note. Raises DivergedError where the ranks hold different
     weights, FolderLostError, once the state is saved beside it, where the run's folder is gone.
@@ -47,6 +55,7 @@ def save(run: Run, *, best: bool = False, metrics: Mapping[str, float] | None = 
                 describe(run, metrics=metrics or {}),
                 best=best,
                 per_rank=generators,
+                held={name: tree for name, tree in (held or {}).items() if name in LARGE},
             )
     return run.store.folder(run.progress.step)
 

@@ -88,7 +88,8 @@ def finish_step(run: Run, taken: Taken, held_out: HeldOut, snapshots: Snapshots,
     if after.snapshot:
         recovery.hold(run, snapshots)
     if after.save and not waits(run, after, requests, found):
-        checkpointing.save(run, best=found.improved, metrics=values)
+        held = snapshots.in_memory() if after.snapshot else {}
+        checkpointing.save(run, best=found.improved, metrics=values, held=held)
     if (text := signals.sample_requested()) is not None and not requests.hurried:
         generate_on_request(run, held_out.previews, text, breakable=signals.breakable)
     if after.leave == "done" and run.progress.owes_evaluation:

@@ -63,6 +63,7 @@ def look(run: Run, values: Mapping[str, float]) -> Unsound | None:
 def hold(run: Run, snapshots: Snapshots) -> None:
     """Take a snapshot for rollbacks; the state must have been checked."""
     with run.spent.on(HOLD):
+        run.store.wait_for_held()  # a checkpoint may still be written from the last snapshot
         snapshots.take(run.state, run.progress.step)
         run.guard.hold()
 

@@ -549,3 +549,38 @@ def test_one_part_can_be_read_alone(tmp_path: Path) -> None:
     assert_same(make_state()["ema"], store.load_part(tmp_path / "c", "ema"))
     with pytest.raises(CheckpointError, match="holds no guard"):
         store.load_part(tmp_path / "c", "guard")
+
+
+def test_what_a_caller_has_copied_is_written_from_that_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = CheckpointStore(tmp_path, keep_last=1, background=True)
+    begun, may_write = threading.Event(), threading.Event()
+    write = store.save
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        begun.set()
+        assert may_write.wait(30)
+        return write(*args, **kwargs)
+
+    monkeypatch.setattr(store, "save", slow)
+    held = {"task": {"w": torch.ones(3)}}
+    live = {"task": {"w": torch.full((3,), 7.0)}, "progress": {"step": 1}}  # the held copy is what must be written
+    checkpoints.save(1, live, make_meta(1), held=held)
+    assert begun.wait(30)
+    waiting = threading.Thread(target=checkpoints.wait_for_held)
+    waiting.start()
+    assert waiting.is_alive()  # nobody may overwrite the copy yet
+    may_write.set()
+    waiting.join(30)
+    assert not waiting.is_alive()
+    checkpoints.wait()
+    state = store.load(checkpoints.folder(1)).state
+    assert torch.equal(state["task"]["w"], torch.ones(3))
+    assert state["progress"] == {"step": 1}
+
+
+def test_what_need_not_last_is_not_hashed(tmp_path: Path) -> None:
+    meta = store.save(
+        tmp_path / "step-1", {"task": {"w": torch.ones(3)}, "best": {"step": 1}}, make_meta(1), durable=False
+    )
+    assert meta.files["weights.safetensors"].sha256 == ""
+    assert torch.equal(store.load(tmp_path / "step-1", verify=False).state["task"]["w"], torch.ones(3))

@@ -19,8 +19,15 @@ Usage = namedtuple("Usage", "total used free")
 
 def plan(*, kept: int = 3, steps: int = 20, best: str | None = "eval/loss/total", snapshot: str = "memory") -> Any:
     recipe = SimpleNamespace(checkpoint=SimpleNamespace(best=best), guard=SimpleNamespace(snapshot=snapshot))
+    snapshots = 2 * EACH if snapshot == "disk" else 0
     return SimpleNamespace(
-        disk_bytes=kept * EACH, num_checkpoints=kept, steps=steps, save_every=4, world_size=2, recipe=recipe
+        disk_bytes=kept * EACH,
+        num_checkpoints=kept,
+        steps=steps,
+        save_every=4,
+        world_size=4,
+        recipe=recipe,
+        snapshot_disk_bytes=snapshots,
     )
 
 
@@ -35,8 +42,9 @@ def test_a_runs_own_checkpoints_count_once() -> None:
     assert bytes_wanted(plan(), present=9 * EACH) == EACH  # there is always one more before old ones go
 
 
-def test_snapshots_on_the_disk_count_for_each_process() -> None:
-    assert bytes_wanted(plan(snapshot="disk"), present=0) == (4 + 2 * 2) * EACH
+def test_snapshots_on_the_disk_count_for_each_machine() -> None:
+    assert bytes_wanted(plan(snapshot="disk"), present=0) == (4 + 2) * EACH
+    assert bytes_wanted(plan(snapshot="disk"), present=0, machines=2) == (4 + 2 * 2) * EACH
 
 
 def test_a_disk_that_is_too_small_is_told_in_figures_that_say_something(
