@@ -62,13 +62,14 @@ class StepReport:
 
 @dataclass(slots=True)
 class _Tally:
-    """Sums the step's scalars on the device; they are read in one transfer at the end."""
+    """Sums the step's scalars on the device. They are read together with what the guard must know of an update."""
 
     losses: dict[str, Tensor] = field(default_factory=dict)
     metrics: dict[str, Tensor] = field(default_factory=dict)
     counts: dict[str, Tensor] = field(default_factory=dict)  # of metrics with a count of their own (`Mean`)
     by_optimizer: dict[str, Tensor] = field(default_factory=dict)
     statistics: dict[str, Tensor] = field(default_factory=dict)
+    known: dict[str, tuple[Tensor, float]] = field(default_factory=dict)  # what was read, and its sum over ranks
 
     def add(self, loss: Loss, share: Tensor | float) -> None:
         value = loss.value.detach().float() * share
@@ -82,17 +83,27 @@ class _Tally:
             if isinstance(metric, Mean):
                 self.counts[key] = self.counts.get(key, 0.0) + metric.count.float()
 
+    def unread(self) -> dict[str, Tensor]:
+        """Return the losses, metrics and counts that were not read since they last grew."""
+        tables = {"loss": self.losses, "metric": self.metrics, "count": self.counts}
+        scalars = {f"{kind} {name}": value for kind, table in tables.items() for name, value in table.items()}
+        return {
+            key: value for key, value in scalars.items() if key not in self.known or self.known[key][0] is not value
+        }
+
+    def value(self, key: str) -> float:
+        """Return what was read of one of them, summed over ranks."""
+        return self.known[key][1]
+
 
 @dataclass(slots=True)
 class _Measured:
-    group_norms: dict[str, Tensor] = field(default_factory=dict)
+    group_norms: dict[str, float] = field(default_factory=dict)
     update_ratios: dict[str, Tensor] = field(default_factory=dict)
 
-    def norms(self) -> dict[str, float]:
-        return _to_host(self.group_norms)
-
     def ratios(self) -> dict[str, float]:
-        return _to_host(self.update_ratios)
+        """Read the update ratios: the one read that only a measured step makes."""
+        return dict(zip(self.update_ratios, _read(list(self.update_ratios.values())), strict=True))
 
 
 class DidNotFit(Exception):  # noqa: N818  handled by the loop: the step is taken again in pieces
@@ -261,8 +272,9 @@ def _check_weight(run: Stepping, batches: Sequence[Batch], *, total: float) -> N
 def _update(run: Stepping, name: str, state: _StepState) -> None:
     """Sum gradients over ranks, unscale, clip, ask the guard, step and zero one optimizer.
 
-    Losses and gradient norm are copied to the host together, the only synchronisation before the step. If the loss of
-    another optimizer is already known and not finite, this one does not step either.
+    What the guard must know is copied to the host together with the losses and metrics so far: the only
+    synchronisation of an update. If the loss of another optimizer is already known and not finite, this one does not
+    step either.
     """
     state.updating, state.exchanging = name, True
     parameters = run.optimizers.params(name)
@@ -270,14 +282,17 @@ def _update(run: Stepping, name: str, state: _StepState) -> None:
     run.precision.unscale([parameter.grad for parameter in parameters if parameter.grad is not None])
     run.optimizers.mask()
     norms = run.optimizers.norms(name)
-    if state.measured is not None:
-        state.measured.group_norms.update({f"{name}/{group}": norm for group, norm in norms.groups.items()})
+    measured = {} if state.measured is None else norms.groups
     norm = run.optimizers.clip(name, norms=norms)
     others = [
         loss for other, loss in state.tally.by_optimizer.items() if other != name and run.optimizers.params(other)
     ]
-    known = run.ranks.sum(torch.stack([state.tally.by_optimizer[name], *others]))
-    norm_value, loss, *other_losses = torch.cat([norm.to(known)[None], known]).tolist()
+    losses = [state.tally.by_optimizer[name], *others]
+    read = _read_tally(run, state.tally, also=losses, norms=[norm, *measured.values()])
+    loss, *other_losses = read.losses
+    norm_value, *group_norms = read.norms
+    if state.measured is not None:
+        state.measured.group_norms.update(zip([f"{name}/{group}" for group in measured], group_norms, strict=True))
     state.exchanging = False
     verdict = run.guard.judge(name, loss=loss, grad_norm=norm_value, overflow_is_scale=not run.precision.exhausted)
     state.grad_norms[name] = norm_value
@@ -321,7 +336,7 @@ def _report(
         losses=losses,
         metrics=metrics,
         grad_norms=state.grad_norms,
-        group_norms={} if state.measured is None else state.measured.norms(),
+        group_norms={} if state.measured is None else state.measured.group_norms,
         update_ratios={} if state.measured is None else state.measured.ratios(),
         refused=state.refused,
         stepped=state.stepped,
@@ -333,20 +348,38 @@ def _report(
 
 
 def _global_means(run: Stepping, tally: _Tally) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the global losses and metrics, in one transfer."""
-    others = [*tally.metrics.values(), *tally.counts.values()]
-    scalars = [*tally.losses.values(), *(value.to(run.device) for value in others)]
-    values = iter(run.ranks.sum(torch.stack(scalars)).tolist())
-    losses = {name: next(values) for name in tally.losses}
-    sums = {name: next(values) for name in tally.metrics}
-    counts = {name: next(values) for name in tally.counts}
+    """Return the global losses and metrics; reads nothing if the step's last loss updated an optimizer."""
+    if tally.unread():
+        _read_tally(run, tally)
+    losses = {name: tally.value(f"loss {name}") for name in tally.losses}
+    sums = {name: tally.value(f"metric {name}") for name in tally.metrics}
+    counts = {name: tally.value(f"count {name}") for name in tally.counts}
     met = {name: total for name, total in sums.items() if counts.get(name) != 0}
     return losses, {name: total / counts.get(name, 1.0) for name, total in met.items()}
 
 
-def _to_host(scalars: Mapping[str, Tensor]) -> dict[str, float]:
-    """Read many scalars in one transfer."""
+@dataclass(frozen=True, slots=True)
+class _Figures:
+    """What was read beside a tally."""
+
+    losses: Sequence[float]
+    norms: Sequence[float]
+
+
+def _read_tally(run: Stepping, tally: _Tally, *, also: Sequence[Tensor] = (), norms: Sequence[Tensor] = ()) -> _Figures:
+    """Read the tally's unread scalars and `also` these losses, summed over ranks, and norms, which ranks share."""
+    unread = tally.unread()
+    scalars = [*also, *(value.to(run.device, non_blocking=True) for value in unread.values())]
+    summed = run.ranks.sum(torch.stack(scalars))
+    values = _read([*summed.unbind(), *(norm.to(summed) for norm in norms)])
+    first, last = len(also), len(also) + len(unread)
+    tally.known |= {key: (own, value) for (key, own), value in zip(unread.items(), values[first:last], strict=True)}
+    return _Figures(losses=values[:first], norms=values[last:])
+
+
+def _read(scalars: Sequence[Tensor]) -> list[float]:
+    """Read many scalars in one transfer: the host waits for the device here, and nowhere else in a step."""
     if not scalars:
-        return {}
-    values = torch.stack([value.detach().float() for value in scalars.values()]).tolist()
-    return dict(zip(scalars, values, strict=True))
+        return []
+    read: list[float] = torch.stack([value.detach().float() for value in scalars]).tolist()
+    return read
