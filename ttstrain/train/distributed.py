@@ -36,6 +36,7 @@ LARGE_BYTES = 2**20
 BUCKET_BYTES = 32 * 2**20
 WAIT = timedelta(hours=6)  # rank 0 may prepare hours of data while the others wait
 ALIKE = 1e-4  # relative difference of a norm: more than GPUs of two kinds make of equal weights between checkpoints
+_HALF = (torch.bfloat16, torch.float16)
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # gloo has no class for it
 
 
@@ -82,7 +83,7 @@ class Ranks:
         return self.sum(torch.tensor([not fits], dtype=torch.int64)).item() == 0  # on the host: no wait
 
     def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
-        """Sum the gradients of these parameters over ranks, in place.
+        """Sum the gradients of these parameters over ranks, in place; those in half precision are added up in fp32.
 
         A gradient that some ranks lack counts as zero there. One that all lack stays None, as in a single process:
         weight decay and momentum would otherwise update its parameter.
@@ -96,11 +97,21 @@ class Ranks:
 
     def _sum_together(self, tensors: Sequence[Tensor]) -> None:
         if len(tensors) == 1 and tensors[0].is_contiguous():
-            self.sum(tensors[0])
+            self._sum_large(tensors[0])
             return
-        flat = self.sum(torch.cat([tensor.reshape(-1) for tensor in tensors]))
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        self._sum_large(flat)
         pieces = torch.split(flat, [tensor.numel() for tensor in tensors])
         torch._foreach_copy_(list(tensors), [piece.view_as(own) for own, piece in zip(tensors, pieces, strict=True)])
+
+    def _sum_large(self, tensor: Tensor) -> None:
+        if tensor.dtype not in _HALF:
+            self.sum(tensor)
+            return
+        for piece in torch.split(
+            tensor.view(-1), BUCKET_BYTES // 4
+        ):  # a few at a time: in fp32 they are twice as large
+            piece.copy_(self.sum(piece.float()))
 
     # ------------------------------------------------------------ now and then
 
