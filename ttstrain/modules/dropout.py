@@ -9,7 +9,7 @@ from ttstrain.modules.padding import zero_padding
 
 
 class Dropout(nn.Module):
-    """Dropout from torch's global generator. `inplace` overwrites its input."""
+    """Dropout from torch's global generator. `inplace` lets its input be overwritten, where that saves memory."""
 
     def __init__(self, p: float, *, inplace: bool = False) -> None:
         super().__init__()

@@ -19,11 +19,13 @@ from ttstrain.modules.padding import zero_padding
 def dropout(x: Tensor, p: float, *, inplace: bool = False, kept: Tensor | None = None) -> Tensor:
     """Set values of x (..., d) to 0 with chance `p`, and all of those rows where `kept` (...) is false.
 
+    `inplace` lets x be overwritten, where that saves memory.
     The kernel rounds the chance to a multiple of 2**-16 and scales survivors by exactly that. It draws other numbers
     than torch's dropout does, from torch's global generator all the same: a seed repeats them.
     """
     if not kernels_on(x.device):
-        x = F.dropout(x, p, inplace=inplace)
+        # Never in place on a GPU: that is three kernels and a mask as wide as x instead of one and a mask of bytes.
+        x = F.dropout(x, p, inplace=inplace and x.device.type == "cpu")
         return x if kept is None else zero_padding(x, kept)
     factors = survival_factors(x.shape, p, dtype=x.dtype)
     if kept is not None:  # a few rows of the factors cost less than a product over all of x, and another backward

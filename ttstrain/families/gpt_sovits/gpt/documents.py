@@ -12,6 +12,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from ttstrain.modules.transfer import to_device
+
 
 @dataclass(frozen=True, slots=True)
 class Documents:
@@ -63,7 +65,7 @@ def lay_out(texts: Sequence[Tensor], audios: Sequence[Tensor], *, device: torch.
         _begins(audio_lengths, width) + longest + audio_position,
     ]
     sizes = [len(part) for part in parts[:-2]] + [len(parts[-2]) + len(parts[-1])]
-    moved = torch.split(torch.cat(parts).to(device, non_blocking=True), sizes)
+    moved = torch.split(to_device(torch.cat(parts), device), sizes)
     return Documents(text_lengths, audio_lengths, *moved)
 
 

@@ -15,6 +15,7 @@ from ttstrain.families.gpt_sovits.config import GptNetConfig
 from ttstrain.families.gpt_sovits.gpt.attention import Attend, Packed
 from ttstrain.families.gpt_sovits.gpt.documents import Documents
 from ttstrain.modules.dropout import Dropout
+from ttstrain.modules.transfer import to_device
 
 BERT_CHANNELS = 1024
 
@@ -86,7 +87,7 @@ class SinePositionalEmbedding(nn.Module):
     def table(self, longest: int) -> Tensor:
         """Return the sines and cosines (m, d) of at least the first `longest` positions."""
         if len(self._table) < longest:
-            self._table = sines(2 * longest, self._width).to(self.alpha.device)
+            self._table = to_device(sines(2 * longest, self._width), self.alpha.device)
         return self._table
 
 
