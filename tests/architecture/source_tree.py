@@ -32,6 +32,7 @@ ROOMS = (
     "tracking",
     "bands",
     "train",
+    "rehearsal",
     "forecast",
     "export",
     "infer",

@@ -133,6 +133,7 @@ WAYS: Sequence[tuple[str, Run | Check]] = (
     (r"prepare ", Run()),
     # ------------------------------------------------ plans of full size
     (r"(plan|tune) .*--(trial|fit)", Check(f"measures for a minute: {ELSEWHERE}test_trial.py")),
+    (r"plan .*--rehearse", Check("rehearses a net of full size: tests/rehearsal/test_plan_rehearse.py")),
     (r"plan f5_new_voice --data my_recordings$", Check("as with `--yaml`")),
     (r"plan .*--nproc 4$", Check("as with `train.step_frames`")),
     (r"plan orpheus", Run(TOY_CODES)),

@@ -52,7 +52,7 @@ def fresh() -> Iterator[Processes]:
 def test_the_pretended_gpu_does_what_a_training_step_asks_of_it(fresh: Processes) -> None:
     """Fails first where another torch has another table of hooks."""
     (found,) = fresh(rehearsed.take_a_step)
-    assert found == {"gradient on": "cuda:0", "loss": 1.0, "waits": 1, "freed": True}
+    assert found == {"gradient on": "cuda:0", "loss": 0.0, "waits": 1, "freed": True}
 
 
 def test_moments_that_do_not_fit_are_no_reason_to_halve(fresh: Processes, tmp_path: Path) -> None:

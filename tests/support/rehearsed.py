@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from pretended_cuda import GPU, pretended_cuda
 from torch import Tensor, nn
-from toys import make_run
+from toys import Gan, Joint, Regression, make_batch, make_run
 
 from ttstrain.contract.task import Loss, Task
+from ttstrain.data.loader import pinned
 from ttstrain.train import loop
 from ttstrain.train.snapshot import MemorySnapshots
+from ttstrain.train.step import train_step
 
 
 def take_a_step() -> dict[str, Any]:
@@ -26,6 +28,7 @@ def take_a_step() -> dict[str, Any]:
         loss.backward()
         optimizer.step()
         assert net.weight.grad is not None
+        gpu.waits.clear()
         found = {"gradient on": str(net.weight.grad.device), "loss": loss.item(), "waits": len(gpu.waits)}
         before = gpu.live
         del optimizer, loss
@@ -63,9 +66,24 @@ def have_no_room_for_moments(folder: Path) -> None:
         run.device, run.folder = GPU, folder
         run.plan = SimpleNamespace(recipe=SimpleNamespace(train=SimpleNamespace(measure_every=10)))
         run.loader = SimpleNamespace(limit=None)  # cannot halve anything
-        run.store = SimpleNamespace(wait=lambda: None, last=lambda: folder, folder=lambda step: folder)
+        run.store = SimpleNamespace(
+            wait=lambda: None, wait_for_held=lambda: None, last=lambda: folder, folder=lambda step: folder
+        )
         snapshots = MemorySnapshots()
         snapshots.take(run.state, 0)
         gpu.limit = gpu.live + 2.5 * 2**20
         batch = Rows(ids=["a", "b"], x=torch.zeros(2, 512), weight=2.0, num_frames=2, num_padded=2)
         loop.take_step(run, [batch], snapshots)
+
+
+def note_waits(name: str, micro_batches: int, measure: bool) -> list[str]:
+    """Take a step of a toy on the GPU, its batches in page-locked memory; return its waits for the device."""
+    with pretended_cuda() as gpu:
+        task: Task = {"Regression": Regression, "Joint": Joint, "Gan": Gan}[name]()
+        task.to(GPU)
+        run: Any = make_run(task, ema_decay=0.9)
+        run.device = GPU
+        batches = [pinned(make_batch(4, seed=seed)) for seed in range(micro_batches)]
+        gpu.waits.clear()
+        train_step(run, batches, measure=measure)
+        return list(gpu.waits)

@@ -35,7 +35,7 @@ class ToyBatch:
     num_padded: int
 
     def to(self, device: torch.device) -> ToyBatch:
-        return replace(self, x=self.x.to(device), y=self.y.to(device))
+        return replace(self, x=self.x.to(device, non_blocking=True), y=self.y.to(device, non_blocking=True))
 
 
 def make_batch(size: int, *, seed: int = 0, poison: float | None = None) -> ToyBatch:

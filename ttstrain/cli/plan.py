@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ttstrain.forecast.forecast import Forecast
     from ttstrain.plan.plan import Plan
     from ttstrain.recipe.compose import Composed
+    from ttstrain.rehearsal.step import Rehearsal
 
 
 def plan(
@@ -36,19 +37,29 @@ def plan(
         str | None,
         typer.Option(metavar="SIZE", help="Try which largest budget fits this memory, such as 12GB; plan with it."),
     ] = None,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="Rehearse a step on a GPU that is not there: what memory it takes.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the plan as one JSON document.")] = False,
     yaml: Annotated[bool, typer.Option("--yaml", help="Print every value of the recipe with its origin.")] = False,
 ) -> None:
     """Show what RECIPE would do: data, steps, learning rates, memory, disk, and where each value comes from.
 
     `KEY=VALUE` overrides a key, such as `optim.lr=2e-5`. Nothing is trained; the data are checked. How long the run
-    will take is known from `--trial`, or from the last run of the recipe on this machine.
+    will take is known from `--trial`, or from the last run of the recipe on this machine. `--rehearse` needs no GPU.
     """
     from ttstrain.plan.project import with_project
     from ttstrain.recipe.compose import compose, with_flags
 
     if json and yaml:
         raise typer.BadParameter("give `--json` or `--yaml`, not both")
+    if rehearse and yaml:
+        raise typer.BadParameter("give `--rehearse` with `--json` or alone: a recipe does not hold what is rehearsed")
+    if rehearse and (trial or fit is not None):
+        raise RecipeError(
+            "a rehearsal and a trial cannot share a process: torch is told of another GPU",
+            hint="give `--rehearse` alone",
+        )
     if (trial or fit is not None) and nproc > 1:
         raise RecipeError("a trial is made by one process", hint="give `--trial` and `--fit` without `--nproc`")
 
@@ -60,14 +71,23 @@ def plan(
     if fit is not None:
         composed = composed_with(_fitting(composed, fit))
     made, costs = _try(composed) if trial else (make_plan(composed, world_size=nproc), None)
+    rehearsed = _rehearse(made) if rehearse else None
     if json:
-        print_json(made, _forecast(made, costs))
+        print_json(made, _forecast(made, costs), rehearsed)
     elif yaml:
         from ttstrain.plan.render import recipe_yaml
 
         print(recipe_yaml(made), end="")
     else:
-        print_plan(made, _forecast(made, costs))
+        print_plan(made, _forecast(made, costs), rehearsed)
+
+
+def _rehearse(made: Plan) -> list[Rehearsal]:
+    """Rehearse a step over the largest micro-batches of the data."""
+    from ttstrain.rehearsal.clips import heaviest_clips
+    from ttstrain.rehearsal.step import precision_on_gpu, rehearse
+
+    return rehearse(made, heaviest_clips(made.recipe), precision=precision_on_gpu(made))
 
 
 def _fitting(composed: Composed, size: str) -> list[str]:
@@ -122,17 +142,26 @@ def make_plan(composed: Composed, *, world_size: int = 1) -> Plan:
     return resolve(recipe, origins=composed.origins, facts=facts, world_size=world_size, source_name=composed.name)
 
 
-def print_plan(made: Plan, found: Forecast | None) -> None:
-    """Print a plan and its forecast for people."""
+def print_plan(made: Plan, found: Forecast | None, rehearsed: list[Rehearsal] | None = None) -> None:
+    """Print a plan, its forecast and what was rehearsed, for people."""
     from ttstrain.forecast.forecast import forecast_lines
     from ttstrain.plan.render import render_plan
 
-    render_plan(made, console(), forecast=forecast_lines(found))
+    lines = forecast_lines(found)
+    if rehearsed is not None:
+        from ttstrain.rehearsal.shown import rehearsal_lines
+
+        lines = [*rehearsal_lines(rehearsed, made), *lines]
+    render_plan(made, console(), forecast=lines)
 
 
-def print_json(made: Plan, found: Forecast | None) -> None:
-    """Print a plan and its forecast, null where there is none, for scripts."""
+def print_json(made: Plan, found: Forecast | None, rehearsed: list[Rehearsal] | None = None) -> None:
+    """Print a plan, its forecast, null where there is none, and what was rehearsed, for scripts."""
     from json import dumps
 
-    forecast = None if found is None else found.to_json()
-    print(dumps({**made.to_json(), "forecast": forecast}, indent=1, ensure_ascii=False))
+    values = {**made.to_json(), "forecast": None if found is None else found.to_json()}
+    if rehearsed is not None:
+        from ttstrain.rehearsal.shown import rehearsal_json
+
+        values["rehearsal"] = rehearsal_json(rehearsed)
+    print(dumps(values, indent=1, ensure_ascii=False))

@@ -12,7 +12,7 @@ from ttstrain.errors import RecipeError
 
 if TYPE_CHECKING:
     from ttstrain.contract.checkpoint import Interpretation, OpenedCheckpoint, UpstreamFormat
-    from ttstrain.contract.data import TaskData
+    from ttstrain.contract.data import Batch, Clip, TaskData
     from ttstrain.contract.export import Exporter
     from ttstrain.contract.project import ProjectFormat
     from ttstrain.contract.proof import Proof
@@ -54,6 +54,7 @@ class TaskSpec:
         ""  # "module:function" (opened, vocab=...) -> Interpretations; "" if shapes determine the model
     )
     export_class: str = ""  # an `Exporter`, built as Class(); "" if it cannot be exported
+    blank_batch: str = ""  # "module:function" (config, clips) -> Batch of no content; "" if it cannot be rehearsed
     proof_class: str = ""  # a `Proof`, built as Class(task); "" if `prove` makes only the checks that fit every task
 
     def read_model(self, section: Mapping[str, Any]) -> ModelConfig:
@@ -85,6 +86,16 @@ class TaskSpec:
     def load_exporter(self) -> Exporter | None:
         exporter: Exporter | None = load_reference(self.export_class)() if self.export_class else None
         return exporter
+
+    def make_blank_batch(self, config: ModelConfig, clips: Sequence[Clip]) -> Batch:
+        """Return a batch of these clips' shapes, without their recordings and any encoder.
+
+        Raises RecipeError where the task's family makes none.
+        """
+        if not self.blank_batch:
+            raise RecipeError(f"`{self.name}` cannot be rehearsed: its family makes no blank batches")
+        batch: Batch = load_reference(self.blank_batch)(config, clips)
+        return batch
 
     def load_proof(self, task: Task) -> Proof | None:
         proof: Proof | None = load_reference(self.proof_class)(task) if self.proof_class else None

@@ -304,7 +304,7 @@ class Loader:
         return sampler.pieces(indices, self.lengths, limit=self.limit, packed=self._task_data.packed)
 
     def _ready(self, batch: Batch) -> Batch:
-        return _pinned(batch) if self._pin else batch
+        return pinned(batch) if self._pin else batch
 
     def _next_pieces(self) -> list[Batch]:
         """Return the next micro-batch of this rank, in its pieces."""
@@ -329,7 +329,7 @@ def _collate(cache: FeatureCache, task_data: TaskData, clips: Sequence[Clip]) ->
     return task_data.collate([task_data.example(clip, cache.get(clip)) for clip in clips])
 
 
-def _pinned(batch: Any) -> Any:
+def pinned(batch: Any) -> Any:
     """Move a batch's host tensors to pinned memory, so that copies to the GPU are asynchronous."""
     if not dataclasses.is_dataclass(batch) or isinstance(batch, type):
         return batch

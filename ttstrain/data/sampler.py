@@ -98,6 +98,21 @@ def cost(batch: Sequence[int], lengths: Sequence[int], *, packed: bool = False) 
     return sum(own) if packed else len(own) * max(own)
 
 
+def heaviest(lengths: Sequence[int], *, budget: int, max_clips: int, packed: bool = False) -> list[list[int]]:
+    """Return the micro-batches with the longest clips, with the largest cost and with the most clips, each once.
+
+    Leaves out clips over the budget. Empty where none is left.
+    """
+    fitting = [i for i, length in enumerate(lengths) if length <= budget]
+    own = [lengths[i] for i in fitting]
+    planned = in_order(own, budget=budget, max_clips=max_clips, packed=packed)
+    if not planned:
+        return []
+    largest = max(planned, key=lambda batch: cost(batch, own, packed=packed))
+    chosen = {id(batch): batch for batch in (planned[0], largest, max(planned, key=len))}
+    return [[fitting[i] for i in batch] for batch in chosen.values()]
+
+
 def pieces(batch: Sequence[int], lengths: Sequence[int], *, limit: int | None, packed: bool = False) -> list[list[int]]:
     """Halve a micro-batch recursively until each piece is within the limit or a single clip."""
     if limit is None or len(batch) == 1 or cost(batch, lengths, packed=packed) <= limit:

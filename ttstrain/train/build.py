@@ -54,11 +54,12 @@ def build(
     recipe = plan.recipe
     rng = Rng(device)
     rng.seed(recipe.train.seed)  # the same on every rank while weights are initialized
-    task = _task(plan, device, ranks)
-    optimizers = _optimizers(plan, task)
-    ema = None
-    if plan.ema_decay is not None:
-        ema = Ema(task.exported(), decay=plan.ema_decay, start_step=recipe.ema.start_step, every=recipe.ema.every)
+    task = make_task(plan)
+    task.to(device)
+    if plan.sample_every is not None and ranks.main:
+        task.prepare_sampling()  # a vocoder that is missing or another model's is refused before anything is trained
+    optimizers = make_optimizers(plan, task)
+    ema = make_ema(plan, task)
     loader = make_loader(plan, prepared, device, ranks)
     stop = None
     if any(stage.early_stop is not None for stage in plan.stages):
@@ -97,19 +98,18 @@ def build(
     )
 
 
-def _task(plan: Plan, device: torch.device, ranks: Ranks) -> Task:
+def make_task(plan: Plan) -> Task:
+    """Build the plan's model with new weights, adapters included, on the current default device."""
     recipe = plan.recipe
     spec = registry.find_task(recipe.task)
     task = spec.build(recipe.model)
     if recipe.lora is not None:
         lora.add_lora(task.exported(), recipe.lora, default_targets=spec.planner(recipe.model).lora_targets())
-    task.to(device)
-    if plan.sample_every is not None and ranks.main:
-        task.prepare_sampling()  # a vocoder that is missing or another model's is refused before anything is trained
     return task
 
 
-def _optimizers(plan: Plan, task: Task) -> Optimizers:
+def make_optimizers(plan: Plan, task: Task) -> Optimizers:
+    """Build the optimizers of a task whose weights are where they will be trained."""
     named = [(lora.plain_name(name), parameter) for name, parameter in task.named_parameters()]
     first = task.embeddings_first() if isinstance(task, AddsTokens) else None
     new_embeddings = None
@@ -122,6 +122,14 @@ def _optimizers(plan: Plan, task: Task) -> Optimizers:
         seed=plan.recipe.train.seed,
         new_embeddings=new_embeddings,
     )
+
+
+def make_ema(plan: Plan, task: Task) -> Ema | None:
+    """Begin the EMA of a task's weights; None if the plan has none."""
+    if plan.ema_decay is None:
+        return None
+    ema = plan.recipe.ema
+    return Ema(task.exported(), decay=plan.ema_decay, start_step=ema.start_step, every=ema.every)
 
 
 def make_loader(plan: Plan, prepared: Prepared, device: torch.device, ranks: Ranks) -> Loader | Mixture:

@@ -15,14 +15,10 @@ def worst_batches(prepared: Prepared, *, budget: int, max_clips: int) -> list[li
     They are one where they are the same. Empty where no clip fits the budget.
     """
     data = prepared.task_data
-    clips = [clip for clip in [*prepared.train, *prepared.replay] if data.length(clip) <= budget]
+    clips = [*prepared.train, *prepared.replay]
     lengths = [data.length(clip) for clip in clips]
-    planned = sampler.in_order(lengths, budget=budget, max_clips=max_clips, packed=data.packed)
-    if not planned:
-        return []
-    largest = max(planned, key=lambda batch: sampler.cost(batch, lengths, packed=data.packed))
-    chosen = [planned[0]] if largest is planned[0] else [planned[0], largest]
-    return [[clips[i] for i in batch] for batch in chosen]
+    found = sampler.heaviest(lengths, budget=budget, max_clips=max_clips, packed=data.packed)
+    return [[clips[i] for i in batch] for batch in found]
 
 
 def collate(prepared: Prepared, clips: list[Clip]) -> Any:

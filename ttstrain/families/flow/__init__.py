@@ -15,6 +15,7 @@ FAMILY = Family(
             data_class="ttstrain.families.flow.data:FlowData",
             interpretations="ttstrain.families.flow.interpretations:list_interpretations",
             export_class="ttstrain.families.flow.export:FlowExporter",
+            blank_batch="ttstrain.families.flow.blank:blank_batch",
             proof_class="ttstrain.families.flow.same_net:FlowProof",
         )
     ],

@@ -5,6 +5,7 @@ from ttstrain.families.gpt_sovits.config import GptConfig, JointConfig, VaeConfi
 
 DATA = "ttstrain.families.gpt_sovits.data:SovitsData"
 PROOF = "ttstrain.families.gpt_sovits.same_net:SovitsProof"
+BLANK = "ttstrain.families.gpt_sovits.blank:blank_batch"
 
 FAMILY = Family(
     name="gpt_sovits",
@@ -17,6 +18,7 @@ FAMILY = Family(
             task_class="ttstrain.families.gpt_sovits.gpt.task:GptTask",
             data_class=DATA,
             export_class="ttstrain.families.gpt_sovits.export:GptExporter",
+            blank_batch=BLANK,
             proof_class=PROOF,
         ),
         TaskSpec(
@@ -26,6 +28,7 @@ FAMILY = Family(
             task_class="ttstrain.families.gpt_sovits.vae.task:VaeTask",
             data_class=DATA,
             export_class="ttstrain.families.gpt_sovits.export:VaeExporter",
+            blank_batch=BLANK,
             proof_class=PROOF,
         ),
         TaskSpec(
@@ -35,6 +38,7 @@ FAMILY = Family(
             task_class="ttstrain.families.gpt_sovits.joint:JointTask",
             data_class=DATA,
             export_class="ttstrain.families.gpt_sovits.export:JointExporter",
+            blank_batch=BLANK,
             proof_class=PROOF,
         ),
     ],

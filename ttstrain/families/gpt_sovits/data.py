@@ -179,26 +179,7 @@ class SovitsData(TaskData):
 
     def collate(self, examples: Sequence[SovitsExample]) -> SovitsBatch:
         """Pad examples into one batch, with zeros at the right."""
-        frames = tuple(example.num_frames for example in examples)
-        ssl = [example.ssl for example in examples if example.ssl is not None]
-        speakers = [example.speaker for example in examples if example.speaker is not None]
-        wavs = [example.wav for example in examples if example.wav is not None]
-        return SovitsBatch(
-            ids=tuple(example.id for example in examples),
-            weight=float(len(examples)),
-            num_frames=sum(frames),
-            num_padded=sum(frames) if self.packed else len(examples) * max(frames),
-            phones=pad_sequence([example.phones for example in examples], batch_first=True),
-            phone_lengths=tuple(len(example.phones) for example in examples),
-            bert=_padded_bert(examples),
-            codes=pad_sequence([example.codes for example in examples], batch_first=True),
-            code_lengths=tuple(len(example.codes) for example in examples),
-            wav=pad_sequence(wavs, batch_first=True) if wavs else None,
-            frame_lengths=frames,
-            ssl=pad_sequence(ssl, batch_first=True).mT.contiguous() if ssl else None,
-            speaker=torch.stack(speakers) if speakers else None,
-            wav_lengths=tuple(len(wav) for wav in wavs),
-        )
+        return pad(examples, packed=self.packed)
 
     def review_features(self, clips: Sequence[Clip], read: Callable[[Clip], Mapping[str, Tensor]]) -> Review:
         """Return notes on the semantic tokens and on reused features; frees the encoders."""
@@ -220,6 +201,30 @@ class SovitsData(TaskData):
     def reference(self, features: Mapping[str, Tensor]) -> Tensor:
         """Return the recording's log-mel (n, 128), which a sample is compared with."""
         return Spectrograms().mel(features["wav"][None].float().cpu() / FULL_SCALE)[0].T
+
+
+def pad(examples: Sequence[SovitsExample], *, packed: bool) -> SovitsBatch:
+    """Pad examples into one batch, with zeros at the right; `packed` tells whether they cost their sum."""
+    frames = tuple(example.num_frames for example in examples)
+    ssl = [example.ssl for example in examples if example.ssl is not None]
+    speakers = [example.speaker for example in examples if example.speaker is not None]
+    wavs = [example.wav for example in examples if example.wav is not None]
+    return SovitsBatch(
+        ids=tuple(example.id for example in examples),
+        weight=float(len(examples)),
+        num_frames=sum(frames),
+        num_padded=sum(frames) if packed else len(examples) * max(frames),
+        phones=pad_sequence([example.phones for example in examples], batch_first=True),
+        phone_lengths=tuple(len(example.phones) for example in examples),
+        bert=_padded_bert(examples),
+        codes=pad_sequence([example.codes for example in examples], batch_first=True),
+        code_lengths=tuple(len(example.codes) for example in examples),
+        wav=pad_sequence(wavs, batch_first=True) if wavs else None,
+        frame_lengths=frames,
+        ssl=pad_sequence(ssl, batch_first=True).mT.contiguous() if ssl else None,
+        speaker=torch.stack(speakers) if speakers else None,
+        wav_lengths=tuple(len(wav) for wav in wavs),
+    )
 
 
 def _check_codes(codes: Tensor, prepared: Sequence[int]) -> None:

@@ -15,6 +15,7 @@ FAMILY = Family(
             data_class="ttstrain.families.orpheus.data:OrpheusData",
             unit="tokens",
             export_class="ttstrain.families.orpheus.export:OrpheusExporter",
+            blank_batch="ttstrain.families.orpheus.blank:blank_batch",
             proof_class="ttstrain.families.orpheus.same_net:OrpheusProof",
         )
     ],
