@@ -23,7 +23,8 @@ def backend_of(query: Tensor, key: Tensor, value: Tensor, *, masked: bool, causa
     width, alike = query.shape[-1], query.dtype == key.dtype == value.dtype
     if query.dim() != 4 or not alike:
         return "math"
-    if torch.backends.cuda.cudnn_sdp_enabled() and half and width <= 128 and width % 8 == 0 and key.shape[2] != 1:
+    has_cudnn = torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
+    if has_cudnn and half and width <= 128 and width % 8 == 0 and key.shape[2] != 1:
         return "cudnn"
     if half and not masked and width <= 256 and not (causal and query.shape[2] != key.shape[2]):
         return "flash"

@@ -27,12 +27,12 @@ STAGED_BYTES = 1 << 16  # pageable memory up to this is copied without waiting, 
 OWN = "ttstrain.rehearsal"
 
 
-class PretendedCuda(TorchDispatchMode):
+class PretendedCuda(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sends what concerns `cuda` to fake tensors, computes the rest, and counts live bytes and host waits."""
 
     def __init__(self, *, limit: float = math.inf, traced: bool = False) -> None:
         """Make a GPU whose memory runs out beyond `limit` bytes; one that is `traced` knows what holds its memory."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
         self.limit = limit
         self.traced = traced
@@ -97,7 +97,8 @@ class PretendedCuda(TorchDispatchMode):
             return torch.full(source.shape, answer(wanted), dtype=wanted)
         if not (unwaited and self.is_pinned(into)):
             self.note_wait("copies to the host")
-        return into.fill_(answer(into.dtype))
+        filled: Tensor = into.fill_(answer(into.dtype))
+        return filled
 
     def is_pinned(self, tensor: Tensor) -> bool:
         """Tell whether a tensor on the host lies in page-locked memory."""

@@ -38,7 +38,8 @@ def pretended_cuda(*, limit: float = math.inf, traced: bool = False) -> Iterator
     forget_the_driver()
     gpu = PretendedCuda(limit=limit, traced=traced)
     lifted = torch._C._only_lift_cpu_tensors()
-    flags = torch.backends.cuda.cudnn_sdp_enabled(), torch.backends.cuda.matmul.allow_tf32
+    has_cudnn: bool = torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
+    allows_tf32 = torch.backends.cuda.matmul.allow_tf32
     with ExitStack() as stack:
         for owner, name, value in _replacements(gpu):
             stack.enter_context(patch.object(owner, name, value))
@@ -48,8 +49,8 @@ def pretended_cuda(*, limit: float = math.inf, traced: bool = False) -> Iterator
                 yield gpu
         finally:
             torch._C._set_only_lift_cpu_tensors(lifted)
-            torch.backends.cuda.enable_cudnn_sdp(flags[0])
-            torch.backends.cuda.matmul.allow_tf32 = flags[1]
+            torch.backends.cuda.enable_cudnn_sdp(has_cudnn)
+            torch.backends.cuda.matmul.allow_tf32 = allows_tf32
 
 
 def _replacements(gpu: PretendedCuda) -> list[tuple[Any, str, Any]]:

@@ -78,7 +78,7 @@ def _allocated(tensors: Mapping[Path, Tensor], *, page_locked: bool) -> dict[Pat
 
 def _lock_pages(block: Tensor) -> None:
     """Page-lock a block until it is freed. Not by torch's allocator, which rounds sizes up to a power of two."""
-    cudart: Any = torch.cuda.cudart()
+    cudart: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     failed = int(cudart.cudaHostRegister(block.data_ptr(), block.nbytes, 0))
     if failed:
         logging.getLogger(__name__).warning(

@@ -34,7 +34,7 @@ from ttstrain.train.evaluation_loop import Pieces
 from ttstrain.train.guard import Accused, Action, Incident
 from ttstrain.train.precision import really_has_bf16
 from ttstrain.train.run import Run
-from ttstrain.train.snapshot import Snapshots
+from ttstrain.train.snapshot import PER_RANK, Snapshots
 from ttstrain.train.spent import HOLD
 from ttstrain.train.step import EMA_WEIGHTS, STATISTICS, UPDATE_HINT, DidNotFit, StepReport
 
@@ -418,7 +418,7 @@ def _save_alone(run: Run, snapshots: Snapshots, whereabouts: Whereabouts, what: 
             return
         if run.folder_is_lost():
             content = content or snapshots.content()
-            generators, meta = [content[checkpointing.PER_RANK]], checkpointing.describe(run, metrics={}, step=step)
+            generators, meta = [content[PER_RANK]], checkpointing.describe(run, metrics={}, step=step)
             lost = checkpointing.write_beside(run, checkpointing.shared(content), generators, meta)
             raise checkpointing.folder_lost(run, lost, step=step)
         place = run.store.last()
