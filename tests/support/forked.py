@@ -1,4 +1,4 @@
-"""The command line in processes of its own that need not import torch first: a server that did forks them.
+"""The command line in processes of its own that need not import first what most need: a server that did forks them.
 
 What they run is the program's own entry point, `ttstrain.cli.main.main`. What depends on a fresh interpreter, on a
 process's signals or on the installed program starts that instead.
@@ -16,8 +16,19 @@ from collections.abc import Callable, Mapping
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
+from ttstrain.cli.main import COMMANDS
+
 PRELOADED = [
     "ttstrain.runs.resume",
+    *sorted({command.target.partition(":")[0] for command in COMMANDS.values()}),
+    "ttstrain.plan.new_recipe",
+    "ttstrain.export.write",
+    "ttstrain.infer.load",
+    *(f"ttstrain.families.flow.{module}" for module in ("planner", "task", "upstream", "project")),
+    "ttstrain.families.gpt_sovits",
+    "ttstrain.families.orpheus",
+    "pypinyin",  # with rjieba the dictionaries of F5's tokenizer: most of a second
+    "rjieba",
     "torchaudio",
     "transformers.models.bert.modeling_bert",
     "transformers.models.hubert.modeling_hubert",
