@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 
 from ttstrain.errors import OutOfMemoryError
 from ttstrain.plan.render import shown_bytes
@@ -39,19 +40,24 @@ class Fit:
     bound: str  # what bounds it: `memory`, or `data` where no micro-batch could be larger
 
 
-def fit(run: Run, prepared: Prepared, *, room: int) -> Fit:
+def fit(run: Run, prepared: Prepared, *, room: int, told: Callable[[int, int], None] | None = None) -> Fit:
     """Find the largest budget whose worst micro-batches take at most `room` bytes.
 
-    The weights of the run are trained meanwhile. Raises OutOfMemoryError where even the longest clip alone does not
-    fit.
+    `told` gets the number of budgets that were tried, and how many are tried at most. The weights of the run are
+    trained meanwhile. Raises OutOfMemoryError where even the longest clip alone does not fit.
     """
     data = prepared.task_data
     lengths = [data.length(clip) for clip in [*prepared.train, *prepared.replay]]
     most_clips = run.plan.recipe.data.max_clips
     most = sum(lengths) if data.packed else max(lengths) * min(len(lengths), most_clips)
 
+    done = count(1)
+
     def take(budget: int) -> Tried:
-        return _take(run, prepared, budget=budget, max_clips=most_clips)
+        tried = _take(run, prepared, budget=budget, max_clips=most_clips)
+        if told is not None:
+            told(next(done), MOST_TRIED + 1)
+        return tried
 
     found = search(take, smallest=max(lengths), largest=most, room=room)
     good = [one for one in found if not one.failed and one.memory <= room]

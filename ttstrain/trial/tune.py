@@ -49,8 +49,8 @@ def find_budget(composed: Composed, limit: int, *, show: ShowProgress = no_progr
     with scratch_run(composed, show=show) as scratch:
         run = scratch.ready.run
         _begin(scratch)
-        with show("trying the largest micro-batches"):
-            found = fit(run, scratch.ready.prepared, room=room)
+        with show("trying the largest micro-batches") as progress:
+            found = fit(run, scratch.ready.prepared, room=room, told=progress)
         return found, overrides.of_budget(scratch.plan, found.budget)
 
 
