@@ -19,6 +19,7 @@ from typing import Literal
 
 from ttstrain.documents import check_object, parse
 from ttstrain.errors import UserError
+from ttstrain.logins import without_logins
 from ttstrain.shell import quoted
 
 LOCK = ".lock"
@@ -172,7 +173,7 @@ def _myself() -> str:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "since": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "command": quoted("ttstrain", *sys.argv[1:]),
+            "command": without_logins(quoted("ttstrain", *sys.argv[1:])),
         }
     )
 

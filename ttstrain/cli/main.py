@@ -22,6 +22,7 @@ from typer.core import TyperGroup
 import ttstrain
 from ttstrain.data.pool import end_all
 from ttstrain.errors import OutOfMemoryError, PeerError, UserError, first_line, is_out_of_memory
+from ttstrain.logins import without_logins
 from ttstrain.places import is_refusal, refusal
 from ttstrain.terminal import escaped, on_one_line, protected
 from ttstrain.train.launched import first_here
@@ -162,11 +163,11 @@ def print_error(*lines: str, hint: str | None = None) -> None:
     with suppress(OSError):
         sys.stdout.flush()
     with suppress(OSError):
-        message = "\n".join(on_one_line(line) for line in lines)
+        message = without_logins("\n".join(on_one_line(line) for line in lines))
         cut = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}…"
         print(f"error: {cut}", file=sys.stderr)
         if hint:
-            print(f"hint: {on_one_line(hint)}", file=sys.stderr)
+            print(f"hint: {without_logins(on_one_line(hint))}", file=sys.stderr)
 
 
 app = new_app(cls=CommandLine, no_args_is_help=True, completes=True)
@@ -196,7 +197,7 @@ def main() -> None:
             app(prog_name="ttstrain")
         except Exception:  # any other error is a bug of ours: show the whole traceback and say so
             with suppress(OSError):
-                print(escaped(traceback.format_exc()), end="", file=sys.stderr)
+                print(without_logins(escaped(traceback.format_exc())), end="", file=sys.stderr)
             print_error(
                 "internal error: this is a bug in ttstrain",
                 hint="please report the lines above together with the output of `ttstrain env`",

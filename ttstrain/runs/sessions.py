@@ -19,6 +19,7 @@ from typing import Any
 from ttstrain.checkpoint.run_folder import ENVIRONMENT, PLAN, RECIPE, SESSIONS, identity, read_environment
 from ttstrain.data import atomic
 from ttstrain.environment import describe_environment
+from ttstrain.logins import without_logins
 from ttstrain.modules.cpu import switch
 from ttstrain.plan.plan import Plan
 from ttstrain.plan.render import recipe_yaml
@@ -77,7 +78,7 @@ def _environment(folder: Path, plan: Plan, goes_on_from: Path | None) -> dict[st
         **describe_environment(),
         "cpu_kernels": switch.wanted(),
         "front_end": None if texts is None else dict(texts.front_end),
-        "command": sys.argv[1:],
+        "command": [without_logins(word) for word in sys.argv[1:]],
         "directory": str(Path.cwd()),
         "folder": str(folder.resolve()),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),

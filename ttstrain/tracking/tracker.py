@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ttstrain.errors import UserError
+from ttstrain.logins import without_logins
 from ttstrain.warning_listener import Listener
 from ttstrain.weights import Weights
 
@@ -147,16 +148,19 @@ class Trackers(list[Tracker]):
         self._each(lambda tracker: tracker.checkpoint(step, folder, best=best))
 
     def incident(self, step: int, kind: str, message: str) -> None:
-        self._each(lambda tracker: tracker.incident(step, kind, message))
+        said = without_logins(message)
+        self._each(lambda tracker: tracker.incident(step, kind, said))
 
     def note(self, message: str) -> None:
         """Record a note; one that begins with `WARNING: ` is a warning."""
+        message = without_logins(message)
         if message.startswith(WARNING):
             self.warn(message.removeprefix(WARNING))
         else:
             self._each(lambda tracker: tracker.note(message))
 
     def warn(self, message: str, *, shown: bool = False) -> None:
+        message = without_logins(message)
         if self._early is not None:
             self._early.append(message)
         self._each(lambda tracker: tracker.warn(message, shown=shown))
@@ -177,7 +181,7 @@ class Trackers(list[Tracker]):
             return
         self._reported.add(id(failed))
         name = type(failed).__name__.removesuffix("Tracker")
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = without_logins((str(error).strip().splitlines() or [type(error).__name__])[0])
         for tracker in self:
             if tracker is not failed:
                 with suppress(Exception):

@@ -22,6 +22,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from ttstrain.contract.listening import CHOSEN_SCORE
+from ttstrain.logins import without_logins
 from ttstrain.shell import quoted
 from ttstrain.tracking import spectrogram, wandb_rows
 from ttstrain.tracking.sample_table import Row, SampleTable, for_wandb
@@ -182,7 +183,7 @@ class WandbTracker(Tracker):
         if info.former is not None:
             self._link_to(info.former)
         if mode == "online":
-            self._note(f"W&B: {self._run.url}")
+            self._note(without_logins(f"W&B: {self._run.url}"))
         else:
             self._note(f"W&B: offline, `{_sync(self._folder)}` uploads it")
 
@@ -205,7 +206,7 @@ class WandbTracker(Tracker):
     def _link_to(self, former: Former) -> None:
         """Name the run that this one continues from in the run's notes, with its address where W&B has one."""
         words = f"Continues from step {former.step:,} of `{former.name}`"
-        address = str(self._run.url or "")
+        address = without_logins(str(self._run.url or ""))
         if former.run_id is not None and address:
             words += f": {address.rpartition('/')[0]}/{former.run_id}"
         noted = str(self._run.notes or "")
