@@ -11,6 +11,7 @@ from pathlib import Path
 from textwrap import fill
 
 from reliability.frame import Part, Row
+from ttstrain.recipe.faults import KINDS, MEANINGS
 
 REPO = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).parent / "results"
@@ -25,6 +26,15 @@ has been survived when what its row guarantees was checked and true. A short for
     python scripts/reliability.py                     all parts, side by side on two cores
     python scripts/reliability.py --list              their names
     python scripts/reliability.py NAME --minutes 5    one part, for as long as you like
+
+Bring faults upon a run of your own with `debug.inject`, a list of `fault@step`, such as
+`debug.inject=["nan_loss@17", "kill@80"]`. Each fault enters once: `injected.jsonl` in the run's folder lists those that
+have, and neither a rollback nor a resume repeats them. Those of the disk enter with the next checkpoint; `worker_death`
+needs `data.workers`, `lost_rank` several processes, and a spike is refused only once the guard knows `guard.window`
+losses. Such a run says in its plan, `env.json`, log, metrics (`debug/injected`) and checkpoints that its weights are
+not for use, and an export of it warns. The faults:
+
+{faults}
 """
 
 
@@ -83,7 +93,8 @@ def table(rows: Sequence[Row]) -> str:
 
 def page(parts: Mapping[str, Part], results: Mapping[str, Result]) -> str:
     """Write the guide's page: a section for each part that has been counted."""
-    return "\n".join((INTRODUCTION, *(_section(parts[name], results[name]) for name in parts if name in results)))
+    introduction = INTRODUCTION.replace("{faults}", "\n".join(f"- `{kind}`: {MEANINGS[kind]}" for kind in KINDS))
+    return "\n".join((introduction, *(_section(parts[name], results[name]) for name in parts if name in results)))
 
 
 def _section(part: Part, result: Result) -> str:

@@ -156,6 +156,7 @@ def make_run(
         progress=Progress(),
         rng=Rng(CPU),
         best=Best(None),
+        injector=None,
     )
     names = ("task", "optimizers", "precision", "guard", "progress", "rng", *(["ema"] if ema is not None else []))
     run.state = TrainState(**{name: getattr(run, name) for name in names})

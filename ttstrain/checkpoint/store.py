@@ -41,6 +41,8 @@ from ttstrain.tensors.tensorfile import FileSum
 
 _STEMS = {"task": "weights"}  # part -> file name without ending, where they differ
 Reading = Literal["verified", "trusting", "lazy"]
+WriteMoment = Literal["half", "whole"]  # its tensors are written and its meta is not; it has its own name
+WriteHook = Callable[[WriteMoment, Path], None]  # called in the writing thread, with the folder as it is then
 _PLAIN = {"ema": ("weights",)}  # part -> path of the tensors that keep their own names in the file
 
 
@@ -64,13 +66,14 @@ def save(
     per_rank: Sequence[Tree] = (),
     texts: Mapping[str, str] | None = None,
     durable: bool = True,
+    hook: WriteHook | None = None,
 ) -> Meta:
     """Write a checkpoint folder atomically, replacing one of the same name; return the completed meta.
 
     Everything is written and flushed under a temporary name beside `folder`, which is then renamed: a folder with the
     right name is complete. Tensors that share memory are stored once; tuples come back as lists. `texts` maps
     keys of the `model:` section to the content of the files they name. What is not `durable` is not hashed, and may be
-    lost with the machine.
+    lost with the machine. `hook` may bring faults in.
     Raises CheckpointError when writing fails; an earlier checkpoint of that name is left intact.
     """
     temporary = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
@@ -85,10 +88,14 @@ def save(
             files |= _write_part(temporary, f"rank-{rank:04d}", tree, plain=None, durable=durable)
         for key, text in (texts or {}).items():
             files[kept_name(key)] = _write_bytes(temporary / kept_name(key), text.encode())
+        if hook is not None:
+            hook("half", temporary)
         meta = meta.model_copy(update={"files": files, "parts": tuple(state), "ranks": len(per_rank)})
         write_meta(temporary, meta)
         pointers.sync_folder(temporary)
         _put_in_place(temporary, folder)
+        if hook is not None:
+            hook("whole", folder)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -204,6 +211,7 @@ class CheckpointStore:
         best: bool = False,
         per_rank: Sequence[Tree] = (),
         held: Mapping[str, Tree] | None = None,
+        hook: WriteHook | None = None,
     ) -> Path:
         """Write the checkpoint of `step`, point to it and prune; return its folder.
 
@@ -219,9 +227,9 @@ class CheckpointStore:
             copied = {name: own[name] if name in own else detach_copy(tree) for name, tree in state.items()}
             copied_ranks = detach_copy(list(per_rank))
             self._reads_held = bool(own)
-            self._start(lambda: self._write(folder, copied, meta, best, copied_ranks))
+            self._start(lambda: self._write(folder, copied, meta, best, copied_ranks, hook=hook))
         else:
-            self._write(folder, state, meta, best, per_rank)
+            self._write(folder, state, meta, best, per_rank, hook=hook)
         return folder
 
     def point(self, name: str, step: int) -> None:
@@ -305,10 +313,19 @@ class CheckpointStore:
         self._writer = threading.Thread(target=run, name="checkpoint writer")
         self._writer.start()
 
-    def _write(self, folder: Path, state: Mapping[str, Tree], meta: Meta, best: bool, per_rank: Sequence[Tree]) -> None:
+    def _write(
+        self,
+        folder: Path,
+        state: Mapping[str, Tree],
+        meta: Meta,
+        best: bool,
+        per_rank: Sequence[Tree],
+        *,
+        hook: WriteHook | None,
+    ) -> None:
         others = [pointers.order(other) for other in pointers.list_checkpoints(self.root)]
         meta = meta.model_copy(update={"order": 1 + max([0, *others])})
-        save(folder, state, meta, per_rank=per_rank, texts=self.texts)
+        save(folder, state, meta, per_rank=per_rank, texts=self.texts, hook=hook)
         pointers.write_pointer(self.root / pointers.LAST, folder.name)
         if best:
             pointers.write_pointer(self.root / pointers.BEST, folder.name)

@@ -141,6 +141,10 @@ class Loader:
         ):
             yield _collate(self._cache, self._task_data, [clips[i] for i in batch])
 
+    def worker_pids(self) -> list[int]:
+        """List the process ids of the workers; empty where this process loads the batches."""
+        return [] if self._pool is None else self._pool.pids()
+
     def close(self) -> None:
         """End the worker processes; batches are then loaded by this process."""
         if self._pool is not None:

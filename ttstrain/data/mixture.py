@@ -92,6 +92,10 @@ class Mixture:
         """Yield batches over clips once, in a fixed order, the same on every rank."""
         return self._clips.eval_batches(clips)
 
+    def worker_pids(self) -> list[int]:
+        """List the process ids of the workers that load clips."""
+        return self._clips.worker_pids()
+
     def close(self) -> None:
         """End the worker processes."""
         self._clips.close()

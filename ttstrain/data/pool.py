@@ -69,6 +69,11 @@ class Pool(ProcessPoolExecutor):
         if killed and not broken:
             log.warning("%d processes that loaded data did not end within %.0f s and were killed", killed, PATIENCE_S)
 
+    def pids(self) -> list[int]:
+        """List the process ids of the workers that are alive."""
+        self._note_processes()
+        return [pid for pid, process in self._started.items() if process.is_alive()]
+
     def kill(self) -> int:
         """Kill every process that is still alive; return how many."""
         self._note_processes()

@@ -172,7 +172,7 @@ def _of_run(checkpoint: Path, asked: _Asked) -> Source:
         training=_training(plain, loaded, candidates, settings),
         adapters=adapters,
         others=_others(plain, loaded),
-        warnings=(*warnings, *choice.warnings),
+        warnings=(*(f"WARNING: {note}" for note in meta.notes), *warnings, *choice.warnings),
         epoch=_epoch(meta, run),
         blend=asked.blend,
     )

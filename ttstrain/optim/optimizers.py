@@ -25,6 +25,7 @@ from ttstrain.optim.part import Part
 from ttstrain.optim.stages import Curriculum, Stage, check_groups
 from ttstrain.optim.without_schedule import check_never_frozen
 
+NO_FACTORS: Mapping[str, float] = {}
 _NORM_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 _RESET_HINT = "resume with fresh optimizer state: `ttstrain resume --reset-optimizer`"
 
@@ -143,14 +144,15 @@ class Optimizers:
 
     # ------------------------------------------------------------ learning rate
 
-    def set_lr(self, step: int, *, factor: float = 1.0) -> dict[str, float]:
+    def set_lr(self, step: int, *, factor: float = 1.0, factors: Mapping[str, float] = NO_FACTORS) -> dict[str, float]:
         """Write the LR of the update after `step` finished ones into every parameter group.
 
-        Also decides which groups are frozen in that update; their LR is 0. Returns `<optimizer>/<group>` -> LR.
+        `factor` is that of all groups; `factors` maps `<optimizer>/<group>` to one more. Also decides which groups are
+        frozen in that update; their LR is 0. Returns `<optimizer>/<group>` -> LR.
         """
         for optimizer in self._optimizers.values():
             for group, torch_group, part in optimizer.torch_groups():
-                planned = self._planned(group, step, factor=factor)
+                planned = self._planned(group, step, factor=factor * factors.get(group.key, 1.0))
                 torch_group["lr"] = planned if part.found_lr is None else planned / group.lr
             optimizer.frozen = frozenset(
                 group.name for group, _, _ in optimizer.torch_groups() if self._is_frozen(group, step)

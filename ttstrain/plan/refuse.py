@@ -13,6 +13,7 @@ from ttstrain.errors import DataError, RecipeError
 from ttstrain.optim.settings import FINDS_LR, READS_BETAS, READS_EPS, READS_MOMENTUM, settings_of
 from ttstrain.optim.stages import Curriculum, Place, Stage, check_groups, steps_of
 from ttstrain.plan.plan import DataFacts, GroupPlan, Plan
+from ttstrain.recipe.faults import read_faults
 from ttstrain.recipe.schema import (
     JUDGE,
     ChainedLinear,
@@ -280,6 +281,17 @@ def check_plan(plan: Plan) -> None:
                 _check_warmup(group, plan, place)
                 _check_floor(group, plan, place)
     _check_ema(plan)
+    _check_faults(plan)
+
+
+def _check_faults(plan: Plan) -> None:
+    """Refuse a fault that is due after the run's last step."""
+    for fault in read_faults(plan.recipe.debug.inject):
+        if fault.step > plan.steps:
+            raise RecipeError(
+                f"`debug.inject`: `{fault}` comes after the last step, and the run has {plan.steps:,} steps",
+                hint="name an earlier step, or give the run more `train.steps`",
+            )
 
 
 def check_resume(plan: Plan, step: int, *, ended: Sequence[Sequence[Any]] = (), owes_evaluation: bool = False) -> None:

@@ -17,6 +17,7 @@ from ttstrain.plan.judging import judge_notes, judge_text
 from ttstrain.plan.mixing import auxiliary_ratio, clip_share
 from ttstrain.plan.plan import GroupPlan, Plan, ReplayFacts
 from ttstrain.recipe.emit import emit, scalar
+from ttstrain.recipe.faults import injected_note, read_faults
 from ttstrain.recipe.schema import Constant, OptimizerKind, ReplayConfig, Schedule, base_title
 from ttstrain.terminal import on_one_line
 
@@ -88,6 +89,7 @@ def recipe_yaml(plan: Plan) -> str:
 
 def notes(plan: Plan, *, goes_on_from: str | None = None) -> Iterator[str]:
     """Yield the notes that a user should read before starting."""
+    yield from _fault_notes(plan)
     if plan.recipe.base is None and goes_on_from is None:
         yield "training FROM SCRATCH: no `base` weights are given."
     if plan.recipe.sample.every is not None and (key := registry.planner_of(plan.recipe).lacks_for_speech()):
@@ -128,6 +130,19 @@ def notes(plan: Plan, *, goes_on_from: str | None = None) -> Iterator[str]:
         reached = round(9 * plan.ema_horizon)  # the step at which the warm-up (1 + n) / (10 + n) reaches the decay
         if reached > plan.steps * 1.05:
             yield f"the EMA's warmup does not end within the run: `ema.decay` is reached at step {reached:,}."
+
+
+def _fault_notes(plan: Plan) -> Iterator[str]:
+    if not (faults := read_faults(plan.recipe.debug.inject)):
+        return
+    yield f"FAULTS ARE INJECTED (`debug.inject`): {injected_note(plan.recipe.debug.inject)}."
+    guard = plan.recipe.guard
+    for fault in faults:
+        if fault.kind == "spike" and guard.spike is not None and fault.step <= guard.window:
+            known = f"{guard.window} losses (`guard.window`)"
+            yield f"`{fault}` comes before the guard knows {known}: it will not be refused."
+        if fault.kind == "lost_rank" and plan.world_size == 1:
+            yield f"`{fault}` will not enter: the run has one process (`--nproc`)."
 
 
 def _optimizer_notes(plan: Plan) -> Iterator[str]:

@@ -20,6 +20,8 @@ from pydantic import (
 )
 from typing_extensions import Self
 
+from ttstrain.recipe.faults import read_faults
+
 Auto = Literal["auto"]
 Share = Annotated[float, Field(gt=0, lt=1)]
 HeldOutShare = Annotated[float, Field(gt=0, le=0.5)]
@@ -425,7 +427,13 @@ class GuardConfig(Section):
     max_rollbacks: Number = 3
     """Rollbacks before the run gives up with exit code 5."""
     lr_factor: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Multiply every LR by this after each rollback."""
+    """Multiply LRs by this after each rollback."""
+    lr_factor_of: Literal["all", "group"] = "all"
+    """Whose LRs `lr_factor` lowers: those of `all` groups, or of the `group` with the module that was first not finite,
+    where the incident names one."""
+    examine: Number = 20
+    """Refused batches that are computed once more, in the run's number format and in fp32, so that the incident says
+    why: data, weights, number format, or not repeatable."""
     exclude: bool = True
     """Skip clips that were in two batches that failed twice each while other batches did not fail."""
 
@@ -493,6 +501,16 @@ class TrackingConfig(Section):
     """A dashboard on this machine without an account, under the project that `wandb_project` names."""
 
 
+def _known_faults(written: list[str]) -> list[str]:
+    return [str(fault) for fault in read_faults(written)]
+
+
+class DebugConfig(Section):
+    inject: Annotated[list[str], Field(max_length=1000), AfterValidator(_known_faults)] = []
+    """Faults to bring upon the run, each once, to see what it does: `nan_loss@17` at step 17. The weights of such a run
+    are not for use."""
+
+
 class RunSettings(Section):
     """One run, from data to files; `Recipe` and a plan's `ResolvedRecipe` say what its `model` is."""
 
@@ -523,6 +541,7 @@ class RunSettings(Section):
     judge: JudgeConfig = JudgeConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
+    debug: DebugConfig = DebugConfig()
 
     @model_validator(mode="after")
     def _stages_add_up(self) -> Self:

@@ -22,6 +22,7 @@ from ttstrain.train.build import make_ema, make_optimizers, make_task
 from ttstrain.train.device import choose_device
 from ttstrain.train.distributed import Ranks
 from ttstrain.train.guard import Guard
+from ttstrain.train.inject import Injector
 from ttstrain.train.precision import Precision
 from ttstrain.train.step import StepReport, train_step
 
@@ -56,6 +57,7 @@ class _Run:
     precision: Precision
     guard: Guard
     progress: Progress
+    injector: Injector | None = None
 
 
 def rehearse(

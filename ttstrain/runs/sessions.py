@@ -77,6 +77,7 @@ def _environment(folder: Path, plan: Plan, goes_on_from: Path | None) -> dict[st
     return {
         **describe_environment(),
         "cpu_kernels": switch.wanted(),
+        **({"injected_faults": list(plan.recipe.debug.inject)} if plan.recipe.debug.inject else {}),
         "front_end": None if texts is None else dict(texts.front_end),
         "command": [without_logins(word) for word in sys.argv[1:]],
         "directory": str(Path.cwd()),

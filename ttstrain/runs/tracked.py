@@ -11,6 +11,7 @@ from ttstrain.checkpoint.merging import open_for
 from ttstrain.errors import PeerError, RecipeError, UserError
 from ttstrain.forecast.forecast import forecast_lines
 from ttstrain.plan.render import plan_lines
+from ttstrain.recipe.faults import injected_note
 from ttstrain.runs.assemble import Ready
 from ttstrain.runs.measured import Foreseen, look_back
 from ttstrain.runs.origin import Origin
@@ -48,6 +49,8 @@ def tracked(ready: Ready, here: Processes, foreseen: Foreseen | None = None) -> 
         notes.append(said)
     if held_out.previews.sentences:
         notes.append(f"previews are generated with {run.task.prepare_sampling()}")
+    if run.injector is not None:
+        notes.append(f"WARNING: faults are injected: {injected_note(run.injector.named)}")
     training = Training(held_out, build.make_snapshots(run))
     info = _info(run, origin, foreseen)
     notes += _resume_folder(run, origin)

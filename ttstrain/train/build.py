@@ -25,9 +25,10 @@ from ttstrain.optim.new_embeddings import NewEmbeddings
 from ttstrain.optim.optimizers import Optimizers
 from ttstrain.optim.stages import Curriculum
 from ttstrain.plan.plan import Plan
+from ttstrain.recipe.faults import read_faults
 from ttstrain.state import Progress, TrainState
 from ttstrain.tracking.tracker import Trackers
-from ttstrain.train import checkpointing, early_stop, snapshot
+from ttstrain.train import checkpointing, early_stop, inject, snapshot
 from ttstrain.train.best import Best
 from ttstrain.train.distributed import Ranks
 from ttstrain.train.guard import Guard
@@ -93,6 +94,7 @@ def build(
         trackers=trackers,
         lock=lock,
         rescue=rescue,
+        injector=inject.make(read_faults(recipe.debug.inject), folder=folder, ranks=ranks, say=trackers.note),
         listener=listener,
         **parts,
     )

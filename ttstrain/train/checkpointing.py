@@ -11,6 +11,7 @@ from ttstrain.checkpoint.meta import EmaMeta, GroupMeta, LoraMeta, Meta
 from ttstrain.contract.checkpoint import SchedulePosition
 from ttstrain.errors import DivergedError, FolderLostError
 from ttstrain.modules import lora
+from ttstrain.recipe.faults import injected_note
 from ttstrain.shell import quoted
 from ttstrain.tensors.loading import load_weights
 from ttstrain.train.run import Run
@@ -56,6 +57,7 @@ def save(
                 best=best,
                 per_rank=generators,
                 held={name: tree for name, tree in (held or {}).items() if name in LARGE},
+                hook=None if run.injector is None else run.injector.at_save(run.progress.step),
             )
     return run.store.folder(run.progress.step)
 
@@ -178,7 +180,7 @@ def describe(run: Run, *, metrics: Mapping[str, float], step: int | None = None)
         GroupMeta(
             optimizer=group.optimizer,
             name=group.name,
-            lr=run.optimizers.lr_of(group, done, factor=run.guard.lr_factor),
+            lr=run.optimizers.lr_of(group, done, factor=run.guard.factor_of(group.key)),
             weight_decay=group.weight_decay,
             parameters=group.num_parameters,
         )
@@ -203,6 +205,7 @@ def describe(run: Run, *, metrics: Mapping[str, float], step: int | None = None)
         else EmaMeta(present=True, step=done, decay=run.ema.decay_at(done)),
         lora=_lora(run),
         metrics=dict(metrics),
+        notes=() if run.injector is None else (injected_note(run.injector.named),),
         versions={} if texts is None else dict(texts.front_end),
     )
 

@@ -21,6 +21,7 @@ from ttstrain.recipe.schema import GuardConfig
 Judgement = Literal["good", "overflow", "non_finite_loss", "non_finite_gradient", "spike"]
 IncidentKind = Literal[Judgement, "out_of_memory", "non_finite_eval", "non_finite_state"]
 Action = Literal["step", "skip", "rollback", "give up", "halve", "fall back", "exclude"]
+Cause = Literal["data", "weights", "numeric", "not repeatable", "unknown"]
 
 NORMAL = 1.4826  # median absolute deviation -> standard deviation of a normal distribution
 SMALLEST_SHARE = 0.01  # of the median: a loss that hardly varies must not turn noise into spikes
@@ -50,6 +51,25 @@ class Accused:
 
 
 @dataclass(frozen=True, slots=True)
+class Finding:
+    """Why an update was refused, as far as computing its batch once more has shown.
+
+    `data`: it fails in fp32 too, and not all of its clips fail alone. `weights`: each of them does. `numeric`: it fails
+    again, and in fp32 it does not. `not repeatable`: with the same random numbers it does not fail again.
+    """
+
+    cause: Cause
+    why: str
+    module: str | None = None  # the first whose output is not finite, or else the gradient of its output
+    groups: Sequence[str] = ()  # "<optimizer>/<group>" of that module
+    clips: Sequence[str] = ()  # that fail alone, in fp32
+
+    def __str__(self) -> str:
+        where = "" if self.module is None else f"; not finite first in `{self.module}`"
+        return f"{self.cause}: {self.why}{where}"
+
+
+@dataclass(frozen=True, slots=True)
 class Incident:
     """The content of `incidents/<step>-<kind>.json`."""
 
@@ -63,6 +83,7 @@ class Incident:
     clips: Sequence[str]
     restored_step: int | None = None
     notes: Sequence[str] = field(default_factory=tuple)
+    finding: Finding | None = None  # None where the batch was not examined
 
     def write(self, folder: Path) -> Path:
         """Write atomically and return the path; a step that fails twice gets two files."""
@@ -98,6 +119,8 @@ class Guard:
         self.accused: Accused | None = None  # until the next step shows whether the clips or the weights are to blame
         self.suspects: set[str] = set()  # clips of one batch that failed twice while another batch succeeded
         self.first_loss: float | None = None  # held-out loss before the first step, to compare later states with
+        self.examined = 0  # refused batches
+        self.lr_factors: dict[str, float] = {}  # "<optimizer>/<group>" -> beside `lr_factor`, which all groups have
 
     def judge(self, optimizer: str, *, loss: float, grad_norm: float, overflow_is_scale: bool) -> UpdateVerdict:
         """Judge one optimizer's update from its loss and its gradient norm before clipping.
@@ -182,9 +205,17 @@ class Guard:
         self._held = {name: list(losses) for name, losses in self._recent.items()}
         self._since.clear()
 
-    def note_rollback(self) -> None:
+    def may_examine(self) -> bool:
+        """Tell whether the next refused batch shall be examined, and count it."""
+        if self.examined >= self._config.examine:
+            return False
+        self.examined += 1
+        return True
+
+    def note_rollback(self, *, groups: Sequence[str] = ()) -> str | None:
         """Count a rollback, restore the loss statistics of the snapshot, and lower the LR if the recipe says so.
 
+        `groups` are those at fault, if known. Returns which LRs are lower from here on; None if none is.
         If the snapshot has too few losses to detect spikes, a loss of the repeated steps is a spike above `EXPLOSION`
         times the highest loss that they had before.
         """
@@ -198,7 +229,23 @@ class Guard:
         window = self._config.window
         self._recent = {name: deque(losses, maxlen=window) for name, losses in self._held.items()}
         self._since.clear()
-        self.lr_factor *= self._config.lr_factor
+        return self._lower_lr(groups)
+
+    def _lower_lr(self, groups: Sequence[str]) -> str | None:
+        by = self._config.lr_factor
+        if by == 1:
+            return None
+        if self._config.lr_factor_of == "all" or not groups:
+            self.lr_factor *= by
+            return f"LR multiplied by {self.lr_factor:g} from here on"
+        for group in groups:
+            self.lr_factors[group] = by * self.lr_factors.get(group, 1.0)
+        lowered = [f"that of {group} by {self.lr_factors[group] * self.lr_factor:g}" for group in groups]
+        return f"LR multiplied, {', '.join(lowered)} from here on"
+
+    def factor_of(self, group: str) -> float:
+        """Return by what rollbacks have multiplied the LR of `<optimizer>/<group>`."""
+        return self.lr_factor * self.lr_factors.get(group, 1.0)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -211,6 +258,8 @@ class Guard:
             "accused": None if self.accused is None else [self.accused.judgement, list(self.accused.clips)],
             "suspects": sorted(self.suspects),
             "first_loss": self.first_loss,
+            **({"examined": self.examined} if self.examined else {}),
+            **({"lr_factors": dict(self.lr_factors)} if self.lr_factors else {}),
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
@@ -226,6 +275,8 @@ class Guard:
         self.accused = None if accused is None else Accused(accused[0], list(accused[1]))
         self.suspects = set(state_dict.get("suspects", ()))
         self.first_loss = state_dict.get("first_loss")
+        self.examined = int(state_dict.get("examined", 0))
+        self.lr_factors = dict(state_dict.get("lr_factors", {}))
         self._held, self._since = {}, {}
 
 

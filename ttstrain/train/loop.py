@@ -13,6 +13,7 @@ from ttstrain.modules.cpu.heap import keep_freed_memory
 from ttstrain.train import checkpointing, recovery
 from ttstrain.train.decide import After, Ending, Found, Place, Requests, decide, due
 from ttstrain.train.evaluation_loop import Pieces
+from ttstrain.train.forensics import Attempt
 from ttstrain.train.held_out import HeldOut
 from ttstrain.train.measure import BY_RESUME, ONCE_SAVED, measure, measure_first, remember
 from ttstrain.train.previews import generate_on_request
@@ -20,7 +21,7 @@ from ttstrain.train.requests import answer, leave, look_for_requests, tell_saved
 from ttstrain.train.run import Run
 from ttstrain.train.signals import Signals
 from ttstrain.train.snapshot import Snapshots
-from ttstrain.train.spent import LOG
+from ttstrain.train.spent import LOG, SAVE
 from ttstrain.train.stages import begin_next_stage, enter_stage
 from ttstrain.train.step import DidNotFit, StepReport, train_step
 from ttstrain.train.step_log import Taken, log_step
@@ -41,8 +42,11 @@ def train(run: Run, held_out: HeldOut, snapshots: Snapshots) -> Ending:
         ending = measure_first(run, held_out, signals)
         again: Sequence[Batch] = ()
         while ending is None and run.progress.step < run.optimizers.curriculum.total_steps:
+            wait_for_older_save(run)
             with run.spent.on_step():
                 started = perf_counter()
+                if run.injector is not None:
+                    run.injector.before_batch(run.loader, step=run.progress.step + 1)
                 batches = again or run.loader.next(run.plan.accumulate)
                 data_s = perf_counter() - started
                 with now.in_a_step():
@@ -52,7 +56,19 @@ def train(run: Run, held_out: HeldOut, snapshots: Snapshots) -> Ending:
             else:
                 taken = Taken(report, batches, step_s=perf_counter() - started, data_s=data_s)
                 ending = finish_step(run, taken, held_out, snapshots, signals)
+        if run.injector is not None and (missing := run.injector.missing()):
+            run.trackers.note(f"WARNING: {', '.join(missing)} did not enter: the run has not come to where they do")
     return ending or "done"
+
+
+def wait_for_older_save(run: Run) -> None:
+    """Wait, before a step after which a save is due, until the save before it is on the disk.
+
+    Where a checkpoint takes longer to write than the steps between two, a kill would cost those of two otherwise.
+    """
+    if run.ranks.main and due(run.progress.step + 1, run.plan.save_every):
+        with run.spent.on(SAVE, times=0):
+            run.store.wait()
 
 
 def finish_step(run: Run, taken: Taken, held_out: HeldOut, snapshots: Snapshots, signals: Signals) -> Ending | None:
@@ -164,7 +180,8 @@ def take_step(
         else:
             if not report.refused:
                 return report, ()
-            retried = recovery.after_refusal(run, report, snapshots, held_out, again=again)
+            attempt = Attempt(pieces, generators)
+            retried = recovery.after_refusal(run, report, snapshots, held_out, again=again, attempt=attempt)
             return None, batches if retried else ()
         pieces = recovery.smaller_pieces(run, pieces, short, generators, snapshots)
     return None, ()

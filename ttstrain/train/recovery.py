@@ -31,7 +31,8 @@ from ttstrain.tensors.finite import named, non_finite
 from ttstrain.train import checkpointing
 from ttstrain.train.evaluate import evaluate
 from ttstrain.train.evaluation_loop import Pieces
-from ttstrain.train.guard import Accused, Action, Incident
+from ttstrain.train.forensics import Attempt, Refused, examine
+from ttstrain.train.guard import Accused, Action, Finding, Incident, UpdateVerdict
 from ttstrain.train.precision import really_has_bf16
 from ttstrain.train.run import Run
 from ttstrain.train.snapshot import PER_RANK, Snapshots
@@ -84,12 +85,19 @@ def hold_first(run: Run, snapshots: Snapshots) -> None:
 
 
 def after_refusal(
-    run: Run, report: StepReport, snapshots: Snapshots, held_out: Sequence[Pieces], *, again: bool
+    run: Run,
+    report: StepReport,
+    snapshots: Snapshots,
+    held_out: Sequence[Pieces],
+    *,
+    again: bool,
+    attempt: Attempt | None = None,
 ) -> bool:
     """Skip the step or roll back; return whether the same batch shall be tried once more.
 
     A batch is tried again first, since the failure may depend on that step's random numbers. If it fails `again`, its
-    clips become suspects. Raises DivergedError, with the snapshot saved, if no rollbacks are left.
+    clips become suspects: those that fail alone, if there are any. With the `attempt`, the incident says why it failed.
+    Raises DivergedError, with the snapshot saved, if no rollbacks are left.
     """
     optimizer, verdict = next(iter(report.refused.items()))
     action = run.guard.decide(verdict.judgement, half_done=bool(report.stepped))
@@ -97,6 +105,8 @@ def after_refusal(
         return False  # the loss scale has already been lowered
     failed_at = run.progress.step
     clips = [clip for own in run.ranks.gather(list(report.ids)) for clip in own]
+    finding = _examined(run, optimizer, verdict, attempt)
+    suspects = clips if finding is None or not finding.clips else list(finding.clips)
     notes: list[str] = []
     retry = not again and (run.guard.first_skip if action == "skip" else bool(report.stepped))
     if _fp16_is_to_blame(run, report, action):
@@ -105,13 +115,13 @@ def after_refusal(
     elif action == "rollback" and run.guard.exhausted:
         action = "give up"
     elif again and report.stepped:
-        notes += _exclude(run, clips)  # the retry ran on the snapshot's weights: the clips are to blame
+        notes += _exclude(run, suspects)  # the retry ran on the snapshot's weights: the clips are to blame
     elif again and action == "skip":
-        run.guard.accused = Accused(verdict.judgement, clips)
+        run.guard.accused = Accused(verdict.judgement, suspects)
     restored: int | None = None
     if action == "rollback":
         restored = snapshots.step
-        notes += _go_back(run, snapshots)
+        notes += _go_back(run, snapshots, groups=() if finding is None else finding.groups)
     if retry and action != "give up":
         notes.append("the same batch is tried once more")
     incident = Incident(
@@ -125,11 +135,18 @@ def after_refusal(
         clips=clips,
         restored_step=restored,
         notes=notes,
+        finding=finding,
     )
     tell(run, incident)
     if action == "give up":
         _give_up(run, snapshots, held_out, f"step {failed_at + 1} failed again", incident)
     return retry
+
+
+def _examined(run: Run, optimizer: str, verdict: UpdateVerdict, attempt: Attempt | None) -> Finding | None:
+    if attempt is None or not run.guard.may_examine():
+        return None
+    return examine(run, Refused(optimizer, verdict, attempt))
 
 
 def after_good_step(run: Run) -> None:
@@ -181,11 +198,10 @@ def take_back(run: Run, unsound: Unsound, snapshots: Snapshots, held_out: Sequen
         _give_up(run, snapshots, held_out, f"the state after step {failed_at} holds NaN or infinity", incident)
 
 
-def _go_back(run: Run, snapshots: Snapshots) -> list[str]:
+def _go_back(run: Run, snapshots: Snapshots, *, groups: Sequence[str] = ()) -> list[str]:
     snapshots.restore(run.state)
-    run.guard.note_rollback()
-    lowered = [f"LR multiplied by {run.guard.lr_factor:g} from here on"] if run.guard.lr_factor < 1 else []
-    return [*lowered, *checkpointing.keep_best_after(run, snapshots.step)]
+    lowered = run.guard.note_rollback(groups=groups)
+    return [*([] if lowered is None else [lowered]), *checkpointing.keep_best_after(run, snapshots.step)]
 
 
 def _give_up(run: Run, snapshots: Snapshots, held_out: Sequence[Pieces], message: str, incident: Incident) -> NoReturn:
@@ -367,7 +383,8 @@ def _sentence(incident: Incident) -> str:
     more = f" and {len(incident.clips) - 3} more" if len(incident.clips) > 3 else ""
     figures += [f"clips {', '.join(incident.clips[:3])}{more}"] if incident.clips else []
     after = [] if incident.restored_step is None else [f"back to step {incident.restored_step}"]
-    return "; ".join([f"{what}: {', '.join(figures)}" if figures else what, *incident.notes, *after])
+    found = [] if incident.finding is None else [str(incident.finding)]
+    return "; ".join([f"{what}: {', '.join(figures)}" if figures else what, *found, *incident.notes, *after])
 
 
 # ---------------------------------------------------------------- other errors

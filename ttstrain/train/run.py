@@ -23,6 +23,7 @@ from ttstrain.train.best import Best
 from ttstrain.train.distributed import Ranks
 from ttstrain.train.early_stop import EarlyStop
 from ttstrain.train.guard import Guard
+from ttstrain.train.inject import Injector
 from ttstrain.train.precision import Precision
 from ttstrain.train.rng import Rng
 from ttstrain.train.spent import Spent
@@ -51,6 +52,7 @@ class Run:
     trackers: Trackers
     lock: RunLock | None = None  # of the folder, in the main process
     rescue: Callable[[Path, Plan], RunLock] | None = None  # makes a folder in place of a lost one, for this plan
+    injector: Injector | None = None  # of faults, where this process brings some in
     listener: Listener | None = None  # to what is generated at sampling steps, in the main process
     spent: Spent = field(default_factory=Spent)  # where this session's time goes
 

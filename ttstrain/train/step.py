@@ -18,6 +18,7 @@ from ttstrain.optim.optimizers import Optimizers
 from ttstrain.state import Progress
 from ttstrain.train.distributed import Ranks
 from ttstrain.train.guard import Guard, UpdateVerdict
+from ttstrain.train.inject import Injector
 from ttstrain.train.precision import Precision
 
 EMA_WEIGHTS = "EMA weights"  # beside the optimizers' names
@@ -39,6 +40,7 @@ class Stepping(Protocol):
     precision: Precision
     guard: Guard
     progress: Progress
+    injector: Injector | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,7 @@ def train_step(run: Stepping, micro_batches: Sequence[Batch], *, measure: bool =
 
     Raises DidNotFit, with all gradients cleared, when memory runs out, and RecipeError if the batch weighs nothing.
     """
-    run.optimizers.set_lr(run.progress.step, factor=run.guard.lr_factor)
+    run.optimizers.set_lr(run.progress.step, factor=run.guard.lr_factor, factors=run.guard.lr_factors)
     lrs = run.optimizers.logged_lrs()
     batches = [run.task.draw(batch) for batch in micro_batches]
     counts = _count(run, batches)
@@ -157,6 +159,9 @@ def train_step(run: Stepping, micro_batches: Sequence[Batch], *, measure: bool =
         for i, batch in enumerate(batches):
             state.at = i
             losses = run.task.losses(batch.to(run.device))
+            if run.injector is not None:
+                names, step = run.optimizers.names, run.progress.step + 1
+                losses = run.injector.in_losses(losses, step=step, clips=batch.ids, last=names[-1])
             while True:
                 with run.precision.autocast():  # round the forward alone: no task yields inside a `with` block
                     loss = next(losses, None)

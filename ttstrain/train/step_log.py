@@ -42,6 +42,8 @@ def log_step(run: Run, taken: Taken) -> None:
         values["train/total_steps"] = curriculum.total_steps
     values["guard/skipped"] = run.guard.skipped
     values["guard/rollbacks"] = run.guard.rollbacks
+    if run.injector is not None:
+        values["debug/injected"] = run.injector.num_entered
     values["data/epoch"] = run.loader.epoch
     values["time/step_s"] = taken.step_s
     values["time/data_s"] = taken.data_s

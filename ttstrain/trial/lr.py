@@ -241,7 +241,7 @@ def _put_back(run: Run) -> Iterator[None]:
         run.state.load_state_dict(held)
         for name in run.optimizers.names:
             run.optimizers.zero_grad(name)
-        run.optimizers.set_lr(run.progress.step, factor=run.guard.lr_factor)
+        run.optimizers.set_lr(run.progress.step, factor=run.guard.lr_factor, factors=run.guard.lr_factors)
 
 
 class _SetLrs(Curriculum):

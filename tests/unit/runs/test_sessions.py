@@ -14,13 +14,15 @@ import pytest
 
 import ttstrain
 from ttstrain import environment
+from ttstrain.recipe.schema import DebugConfig
 from ttstrain.runs import sessions
 
 
 @pytest.fixture
 def plan(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(sessions, "recipe_yaml", lambda plan: plan.yaml)
-    return SimpleNamespace(facts=SimpleNamespace(texts=None), yaml="first", to_json=lambda: {"steps": 5})
+    recipe = SimpleNamespace(debug=DebugConfig())
+    return SimpleNamespace(recipe=recipe, facts=SimpleNamespace(texts=None), yaml="first", to_json=lambda: {"steps": 5})
 
 
 def read(folder: Path) -> dict[str, Any]:
