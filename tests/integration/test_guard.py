@@ -177,7 +177,7 @@ def spoil_clip(poison: Poison, number: int = 5) -> list[str]:
     bad: list[str] = []
 
     def spoil(attempt: int) -> float | None:
-        if attempt == number:
+        if attempt == number and not bad:  # it is also asked when the refused batch is examined
             bad.extend(poison.attempts[-1])
         return NAN if set(bad) & set(poison.attempts[-1]) else None
 
