@@ -39,6 +39,11 @@ _WAYS_OUT = {
 _LONGEST = 300  # letters of a path that are shown
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return a path with `~` and `~user` replaced; that of a user who is not known stays, and will not be found."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  Path's own raises RuntimeError for an unknown user
+
+
 def is_refusal(fault: OSError) -> bool:
     """Tell whether the system refused a named path for a reason that the user can fix."""
     return fault.filename is not None and fault.errno in _WAYS_OUT

@@ -6,6 +6,7 @@ A family knows its upstream's files: it offers `UpstreamFormat`s, and this modul
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from ttstrain.checkpoint.meta import META_FILE
 from ttstrain.checkpoint.worth import never_better, trained_schedule_free
 from ttstrain.contract.checkpoint import Label, OpenedCheckpoint, OptimizerGroup, UpstreamFormat
 from ttstrain.contract.project import Chosen
-from ttstrain.errors import CheckpointError
+from ttstrain.errors import CheckpointError, first_line
 from ttstrain.modules import stored_lora as adapted
 from ttstrain.places import refused_as
 from ttstrain.recipe.shipped import base_path
@@ -72,8 +73,25 @@ def identify(contents: Contents) -> OpenedCheckpoint | None:
     """Find the format, of any family, that identifies a file."""
     for _, upstream in formats():
         if upstream.sniff(contents):
-            return upstream.read(contents)
+            with _said_of(contents.path, upstream.name):
+                return upstream.read(contents)
     return None
+
+
+@contextmanager
+def _said_of(path: Path, name: str) -> Iterator[None]:
+    """Turn what a damaged or unknown layout makes of the code of a format into an error that names the file.
+
+    A format knows a file by some of its names. What stands under the others may be missing, or of any type and shape.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise CheckpointError(
+            f"`{path}` has names of a file of {name}, but what stands under them is something else "
+            f"({type(error).__name__}: {first_line(error)[:_SHOWN]})",
+            hint="it is damaged, or of a version that ttstrain does not know",
+        ) from error
 
 
 def formats() -> Iterator[tuple[str, UpstreamFormat]]:

@@ -22,7 +22,7 @@ class MergedTensor(StoredTensor):
 
     def read(self) -> Tensor:
         """Read the weight and its adapter and return the merged weight."""
-        base = StoredTensor(self.path, self.offset, self.dtype, self.shape, self.strides)
+        base = StoredTensor(self.path, self.offset, self.dtype, self.shape, self.strides, sum=self.sum)
         magnitude = None if self.magnitude is None else self.magnitude.read()
         return merge(base.read(), self.down.read(), self.up.read(), scaling=self.scaling, magnitude=magnitude)
 
@@ -54,6 +54,7 @@ def merged(weights: Mapping[str, StoredTensor], *, scaling: float) -> dict[str, 
                 dtype=stored.dtype,
                 shape=stored.shape,
                 strides=stored.strides,
+                sum=stored.sum,
                 down=down,
                 up=up,
                 magnitude=plain.get(f"{layer}.{MAGNITUDE}.weight"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,12 +113,22 @@ def _read_shards(path: Path) -> Contents:
             f"`{path}` names {len(files)} files, {len(missing)} of which are not beside it, such as `{missing[0]}`",
             hint="copy or download the whole folder",
         )
-    tensors: dict[str, tensorfile.StoredTensor] = {}
-    for name in files:
-        tensors |= tensorfile.read_header(path.parent / name).tensors
-    if absent := [key for key in places if key not in tensors]:
-        raise CheckpointError(f"`{path}` names tensors that its files do not hold, such as `{absent[0]}`")
-    return Contents(path, "safetensors", {key: tensors[key] for key in places})
+    held = {name: tensorfile.read_header(path.parent / name).tensors for name in files}
+    if absent := [key for key, name in places.items() if key not in held[name]]:
+        raise CheckpointError(
+            f"`{path}` says that `{absent[0]}` is in `{places[absent[0]]}`, which does not hold it",
+            hint="copy or download the whole folder again",
+        )
+    listed = [key for tensors in held.values() for key in tensors]
+    if strange := [key for key in listed if key not in places]:
+        raise CheckpointError(
+            f"`{path}` does not list `{strange[0]}`, which its files hold ({len(strange):,} such tensors)",
+            hint="the index is of other files: copy or download the whole folder again",
+        )
+    if len(listed) > len(places):
+        twice = next(key for key, count in Counter(listed).items() if count > 1)
+        raise CheckpointError(f"two of the files that `{path}` names hold `{twice}`", hint=_DOWNLOAD_HINT)
+    return Contents(path, "safetensors", {key: held[name][key] for key, name in places.items()})
 
 
 def _is_safetensors(head: bytes) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
-from ttstrain.errors import CheckpointError
+from ttstrain.errors import CheckpointError, first_line
 from ttstrain.places import refused_as
 from ttstrain.state import Tree
 from ttstrain.tensors.finite import named, non_finite
@@ -15,7 +17,10 @@ from ttstrain.tensors.tensorfile import StoredTensor, read_tree
 
 Tensors = Mapping[str, Tensor] | Mapping[str, StoredTensor] | Mapping[str, Tensor | StoredTensor]
 
+Built = TypeVar("Built", bound=nn.Module)
+
 _SHOWN = 3  # names of each kind in an error
+_NO_NET = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, AssertionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +36,32 @@ class Mismatch:
 
 
 @dataclass(frozen=True, slots=True)
+class WrongKind:
+    """A tensor of whole numbers in the file where the model has fractions: read as such they would be other weights."""
+
+    name: str
+    file: torch.dtype
+    model: torch.dtype
+
+    def __str__(self) -> str:
+        kinds = (str(dtype).removeprefix("torch.") for dtype in (self.file, self.model))
+        return f"{self.name}: {' in the file, '.join(kinds)} in the model"
+
+
+@dataclass(frozen=True, slots=True)
 class LoadReport:
-    """Which tensors a module and a file have in common, by name and shape."""
+    """Which tensors a module and a file have in common, by name, shape and kind of number."""
 
     source: str
     matched: tuple[str, ...]
     missing: tuple[str, ...]  # in the model only
     unexpected: tuple[str, ...]  # in the file only
     mismatched: tuple[Mismatch, ...]
+    wrong_kind: tuple[WrongKind, ...] = ()
 
     @property
     def perfect(self) -> bool:
-        return not (self.missing or self.unexpected or self.mismatched)
+        return not (self.missing or self.unexpected or self.mismatched or self.wrong_kind)
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -53,6 +72,7 @@ class LoadReport:
         lines += _listed("missing in the file", self.missing)
         lines += _listed("unknown to the model", self.unexpected)
         lines += _listed("of another shape", self.mismatched)
+        lines += _listed("of another kind of number", self.wrong_kind)
         return lines
 
 
@@ -70,7 +90,35 @@ def compare(module: nn.Module, tensors: Tensors, *, source: str) -> LoadReport:
             for name in common
             if wanted[name].shape != tensors[name].shape
         ),
+        wrong_kind=tuple(
+            WrongKind(name, tensors[name].dtype, wanted[name].dtype)
+            for name in common
+            # Exports that halve every tensor also halve counters: fractions for whole numbers are right.
+            if wanted[name].is_floating_point() and not tensors[name].dtype.is_floating_point
+        ),
     )
+
+
+def build_to_fit(build: Callable[[], Built], tensors: Tensors, *, source: str, config: str) -> Built:
+    """Build a net as a configuration describes it, if a file's tensors fit it.
+
+    The net is first built without memory for its weights: a damaged number may describe terabytes. Raises
+    CheckpointError where it cannot be built, or where names, shapes or kinds of number differ.
+    """
+    try:
+        with torch.device("meta"):
+            outline = build()
+    except _NO_NET as error:
+        reason = f"`{error.args[0]}` is missing" if isinstance(error, KeyError) and error.args else first_line(error)
+        raise CheckpointError(f"`{config}` does not describe a net: {reason}", hint="download it again") from error
+    report = compare(outline, tensors, source=source)
+    if not report.perfect:
+        raise CheckpointError(
+            f"`{source}` does not fit the configuration beside it:",
+            details=report.lines(),
+            hint="weights and configuration come from the same place; download both again",
+        )
+    return build()
 
 
 @refused_as(CheckpointError)

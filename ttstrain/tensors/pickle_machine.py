@@ -28,7 +28,7 @@ from ttstrain.tensors.pickle_limits import (
     TooLargeError,
     check_tree,
 )
-from ttstrain.tensors.tensorfile import MOST_DIMENSIONS, StoredTensor, check_shape
+from ttstrain.tensors.tensorfile import MOST_DIMENSIONS, StoredSum, StoredTensor, check_shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +68,25 @@ class Storage:
         return self.numel * self.dtype.itemsize
 
 
-Locate = Callable[[Storage], int]  # byte offset of a storage in its file
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a storage lies in its file, and its checksum if the file has one."""
+
+    offset: int  # in bytes
+    sum: StoredSum | None = None
 
 
-def no_storage(storage: Storage) -> int:
+Locate = Callable[[Storage], Place]
+
+
+def no_storage(storage: Storage) -> Place:
     """Refuse storages: for files that hold none."""
     raise CheckpointError(f"the pickle refers to storage {storage.key}, but the file has no storages")
 
 
-def anywhere(storage: Storage) -> int:
-    """Return a dummy offset: for scans that only collect names."""
-    return 0
+def anywhere(storage: Storage) -> Place:
+    """Return a dummy place: for scans that only collect names."""
+    return Place(0)
 
 
 STORAGE_DTYPES: Mapping[str, torch.dtype] = {
@@ -259,8 +267,8 @@ class Machine:
         check_shape(shape)
         dtype = dtype or storage.dtype
         start = (storage.first * storage.dtype.itemsize) + _count(offset) * dtype.itemsize
-        begin = self.locate(storage)
-        made = StoredTensor(self.path, begin + start, dtype, shape, strides if shape else ())
+        place = self.locate(storage)
+        made = StoredTensor(self.path, place.offset + start, dtype, shape, strides if shape else (), sum=place.sum)
         if start + made.span * dtype.itemsize > storage.bytes:
             raise ValueError("a tensor reaches beyond its storage")
         self.budget.describe(made.numel * dtype.itemsize, stored_bytes=made.span * dtype.itemsize)

@@ -8,12 +8,14 @@ a JSON header, then the tensors back to back.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,7 +26,7 @@ from torch import Tensor
 
 from ttstrain import documents
 from ttstrain.digest import Running, running
-from ttstrain.errors import CheckpointError, first_line
+from ttstrain.errors import CheckpointError, OutOfMemoryError, first_line, is_out_of_memory
 from ttstrain.places import refused_as
 
 CHUNK = 16 << 20  # bytes read or written at a time; large enough that hashing and disk are the limit
@@ -64,14 +66,27 @@ class FileSum:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredSum:
+    """A stretch of a file with the checksum that the file states for it."""
+
+    start: int  # bytes from the start of the file
+    bytes: int
+    crc32: int
+
+
+@dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor that still lies in a file; `strides` are in elements and may repeat or skip stored elements."""
+    """A tensor that still lies in a file; `strides` are in elements and may repeat or skip stored elements.
+
+    Reading it raises CheckpointError where the file is cut short, or where `sum` says that it is damaged.
+    """
 
     path: Path
     offset: int  # bytes from the start of the file to the first element
     dtype: torch.dtype
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+    sum: StoredSum | None = field(default=None, kw_only=True)  # of the stretch that the tensor lies in
 
     @property
     def numel(self) -> int:
@@ -86,21 +101,78 @@ class StoredTensor:
 
     def read(self) -> Tensor:
         """Read the whole tensor into memory of its own."""
-        flat = torch.empty(self.span, dtype=self.dtype)
-        with self.path.open("rb") as file:
-            file.seek(self.offset)
-            read_into(file, flat, self.path)
-        return torch.as_strided(flat, self.shape, self.strides).clone(memory_format=torch.contiguous_format)
+        self._check_stretch()
+        with _within_memory(self):
+            flat = torch.empty(self.span, dtype=self.dtype)
+            with self.path.open("rb") as file:
+                file.seek(self.offset)
+                read_into(file, flat, self.path)
+            if self._is_summed:
+                self._compare(zlib.crc32(_bytes_of(flat)))
+            return torch.as_strided(flat, self.shape, self.strides).clone(memory_format=torch.contiguous_format)
 
     def pieces(self, elements: int = PIECE) -> Iterator[Tensor]:
         """Yield the stored elements as flat tensors, at most `elements` at a time; each is overwritten by the next."""
         buffer = torch.empty(min(elements, self.span), dtype=self.dtype)
+        self._check_stretch()
+        crc = 0
         with self.path.open("rb", buffering=0) as file:
             file.seek(self.offset)
             for start in range(0, self.span, elements):
                 piece = buffer[: min(elements, self.span - start)]
                 read_into(file, piece, self.path)
+                crc = zlib.crc32(_bytes_of(piece), crc) if self._is_summed else 0
                 yield piece
+        self._compare(crc)
+
+    @property
+    def _is_summed(self) -> bool:
+        """Whether the tensor is all of the stretch that has a checksum."""
+        own = self.offset, self.span * self.dtype.itemsize
+        return self.sum is not None and own == (self.sum.start, self.sum.bytes)
+
+    def _check_stretch(self) -> None:
+        """Compare the checksum of a stretch of which the tensor is a part; it is read once for all its parts."""
+        if self.sum is None or self._is_summed:
+            return
+        if _crc_of(self.path, self.path.stat().st_mtime_ns, self.sum) != self.sum.crc32:
+            raise _differs(self.path)
+
+    def _compare(self, crc: int) -> None:
+        if self.sum is not None and self._is_summed and crc != self.sum.crc32:
+            raise _differs(self.path)
+
+
+@contextmanager
+def _within_memory(stored: StoredTensor) -> Iterator[None]:
+    """Name the file and the size of a tensor for which the memory is too small: a view may repeat what is stored."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        size = stored.numel * stored.dtype.itemsize / 2**30
+        raise OutOfMemoryError(
+            f"`{stored.path}` cannot be read: one tensor in it takes {size:,.1f} GiB, more than there is memory",
+            hint="end other programs that hold memory, or use a machine with more of it",
+        ) from error
+
+
+def _differs(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"`{path}` is damaged: the checksum of a tensor in it differs", hint="copy or download it again"
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def _crc_of(path: Path, changed: int, stretch: StoredSum) -> int:
+    """Return the checksum of a stretch of a file; `changed`, the time of its last change, keeps it from being stale."""
+    crc, left = 0, stretch.bytes
+    with path.open("rb", buffering=0) as file:
+        file.seek(stretch.start)
+        while left and (piece := file.read(min(CHUNK, left))):
+            crc, left = zlib.crc32(piece, crc), left - len(piece)
+    return crc
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +259,7 @@ def read_header(path: Path) -> Header:
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, bytes]]:
     """Open a file with the library; yield it and its header's JSON."""
+    documents.check_ordinary(path, error=CheckpointError)  # a pipe would never open
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= MAX_HEADER:

@@ -12,6 +12,7 @@ import mmap
 import pickletools
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -28,7 +29,8 @@ from ttstrain.tensors.pickle_limits import (
     Budget,
     MappedFile,
 )
-from ttstrain.tensors.pickle_machine import PYTHON3, Locate, Machine, Record, Storage, anywhere, no_storage
+from ttstrain.tensors.pickle_machine import PYTHON3, Locate, Machine, Place, Record, Storage, anywhere, no_storage
+from ttstrain.tensors.tensorfile import StoredSum
 
 Container = Literal["zip", "legacy", "pickle"]
 
@@ -188,6 +190,11 @@ def _streams(path: Path, file: IO[bytes]) -> Iterator[IO[bytes]]:
 class _Member:
     offset: int  # of its data, from the start of the file
     size: int
+    crc32: int  # of its data; 0 where the writer left it out
+
+    @property
+    def sum(self) -> StoredSum | None:
+        return StoredSum(self.offset, self.size, self.crc32) if self.crc32 else None
 
 
 def _open_zip(path: Path, file: IO[bytes]) -> dict[str, _Member]:
@@ -216,7 +223,7 @@ def _open_zip(path: Path, file: IO[bytes]) -> dict[str, _Member]:
         offset += int.from_bytes(header[28:30], "little")
         if offset + info.file_size > size:
             raise CheckpointError(f"`{path}` is cut short inside `{info.filename}`", hint="download it again")
-        members[info.filename] = _Member(offset, info.file_size)
+        members[info.filename] = _Member(offset, info.file_size, info.CRC)
     return members
 
 
@@ -233,18 +240,21 @@ def _read_zip(path: Path, file: IO[bytes]) -> Pickled:
         if file.read(order.size) != b"little":
             raise CheckpointError(f"`{path}` was written by a big-endian machine, which is not supported")
 
-    def locate(storage: Storage) -> int:
+    def locate(storage: Storage) -> Place:
         member = members.get(f"{root}/data/{storage.key}")
         if member is None or member.size < storage.bytes:
             raise CheckpointError(f"`{path}` is damaged: the data of storage {storage.key} are incomplete")
-        return member.offset
+        return Place(member.offset, member.sum)
 
     pickle = members[f"{root}/data.pkl"]
     if pickle.size > MOST_PICKLE_BYTES:
         raise CheckpointError(f"`{path}` cannot be parsed: its pickle is larger than any checkpoint's")
     file.seek(pickle.offset)
+    content = file.read(pickle.size)
+    if pickle.crc32 and zlib.crc32(content) != pickle.crc32:
+        raise CheckpointError(f"`{path}` is damaged: the checksum of its pickle differs", hint="download it again")
     machine = Machine(path, locate, Budget(path.stat().st_size))
-    tree = machine.run(io.BytesIO(file.read(pickle.size)))
+    tree = machine.run(io.BytesIO(content))
     return Pickled(tree, machine.names(), "zip")
 
 
@@ -268,18 +278,18 @@ def _read_legacy(path: Path, file: IO[bytes]) -> Pickled:
     start = file.tell()
     storages: dict[str, Storage] = {}
 
-    def remember(storage: Storage) -> int:
+    def remember(storage: Storage) -> Place:
         storages[storage.key] = storage
-        return 0
+        return Place(0)
 
     run(remember)
     keys = run(no_storage)
     offsets = _storage_offsets(path, keys, storages, file.tell())
 
-    def locate(storage: Storage) -> int:
+    def locate(storage: Storage) -> Place:
         if storage.key not in offsets:
             raise CheckpointError(f"`{path}` is damaged: the data of storage {storage.key[:40]} are missing")
-        return offsets[storage.key]
+        return Place(offsets[storage.key])
 
     file.seek(start)
     budget.tensor_bytes = Budget(path.stat().st_size).tensor_bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 
@@ -66,3 +67,76 @@ def test_a_damaged_pickle_still_tells_what_it_would_have_run(tmp_path: Path) -> 
     (tmp_path / "x.pt").write_bytes(stream)
     with pytest.raises(CheckpointError, match=r"os\.system.*unsafe"):
         read_contents(tmp_path / "x.pt")
+
+
+def shards(folder: Path) -> Path:
+    """Write two shards and their index."""
+    save_file({"a": torch.ones(2), "b": torch.ones(2)}, folder / "one.safetensors")
+    save_file({"c": torch.zeros(2)}, folder / "two.safetensors")
+    index = folder / "model.safetensors.index.json"
+    write_index(index, {"a": "one.safetensors", "b": "one.safetensors", "c": "two.safetensors"})
+    return index
+
+
+def write_index(index: Path, places: dict[str, str]) -> None:
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+
+
+def test_an_index_that_contradicts_its_shards_is_refused(tmp_path: Path) -> None:
+    index = shards(tmp_path)
+    assert set(read_contents(index).tree) == {"a", "b", "c"}
+    write_index(index, {"a": "two.safetensors", "b": "one.safetensors", "c": "two.safetensors"})
+    with pytest.raises(CheckpointError, match=r"`a` is in `two\.safetensors`, which does not hold it"):
+        read_contents(index)
+    write_index(index, {"a": "one.safetensors", "c": "two.safetensors"})
+    with pytest.raises(CheckpointError, match="does not list `b`"):
+        read_contents(index)
+
+
+def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
+    index = shards(tmp_path)
+    save_file({"c": torch.zeros(2), "a": torch.zeros(2)}, tmp_path / "two.safetensors")
+    with pytest.raises(CheckpointError, match=r"two of the files .* hold `a`"):
+        read_contents(index)
+
+
+# ---------------------------------------------------------------- checksums of a zip
+
+
+def flipped(path: Path, text: bytes) -> None:
+    content = bytearray(path.read_bytes())
+    content[content.index(text) + 1] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_bit_of_a_weight_is_found_by_the_archives_checksum(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    weights = torch.arange(300, dtype=torch.float32) + 7
+    torch.save({"whole": weights, "part": weights[100:200], "turned": weights.reshape(10, 30).T}, path)
+    flipped(path, weights[150:160].numpy().tobytes())
+    tree = read_contents(path).tree
+    assert isinstance(tree, dict)
+    for name in ("whole", "part", "turned"):  # of one storage
+        with pytest.raises(CheckpointError, match="the checksum of a tensor in it differs"):
+            tree[name].read()
+        with pytest.raises(CheckpointError, match="the checksum of a tensor in it differs"):
+            list(tree[name].pieces(64))
+
+
+def test_a_bit_of_a_setting_is_found_by_the_archives_checksum(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    torch.save({"setting": "on", "w": torch.ones(2)}, path)
+    flipped(path, b"setting")
+    with pytest.raises(CheckpointError, match="the checksum of its pickle differs"):
+        read_contents(path)
+
+
+def test_an_archive_that_was_written_without_checksums_is_read(tmp_path: Path) -> None:
+    torch.serialization.set_crc32_options(compute_crc32=False)
+    try:
+        torch.save({"w": torch.arange(5)}, tmp_path / "w.pt")
+    finally:
+        torch.serialization.set_crc32_options(compute_crc32=True)
+    tree = read_contents(tmp_path / "w.pt").tree
+    assert isinstance(tree, dict)
+    assert tree["w"].read().tolist() == [0, 1, 2, 3, 4]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ttstrain.errors import CheckpointError
-from ttstrain.tensors.loading import compare, load_weights
+from ttstrain.tensors.loading import build_to_fit, compare, load_weights
 
 
 def make_module(rows: int = 6) -> nn.ModuleDict:
@@ -48,3 +48,29 @@ def test_another_vocabulary_is_called_that() -> None:
     assert "vocabulary" in str(caught.value.hint)
     assert "6 rows" in str(caught.value.hint)
     assert "9" in str(caught.value.hint)
+
+
+def test_whole_numbers_for_fractions_are_refused_and_fractions_for_counters_are_not() -> None:
+    module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    halved = {name: tensor.half() for name, tensor in module.state_dict().items()}  # counters too, as exports have it
+    load_weights(module, halved, source="a.pt")
+    with pytest.raises(CheckpointError, match=r"0\.weight: int32 in the file, float32 in the model"):
+        load_weights(module, {**halved, "0.weight": torch.ones(2, 2, dtype=torch.int32)}, source="a.pt")
+
+
+def test_a_net_that_does_not_fit_its_file_is_never_given_memory() -> None:
+    tensors = nn.Linear(2, 3).state_dict()
+    built: list[nn.Module] = []
+
+    def build(width: int) -> nn.Linear:
+        built.append(nn.Linear(width, 3))
+        return nn.Linear(width, 3)
+
+    assert build_to_fit(lambda: build(2), tensors, source="w.pt", config="c.json").weight.device.type == "cpu"
+    built.clear()
+    with pytest.raises(CheckpointError, match=r"`w\.pt` does not fit the configuration"):
+        build_to_fit(lambda: build(1 << 30), tensors, source="w.pt", config="c.json")  # twelve gibibytes
+    assert [net.weight.device.type for net in built if isinstance(net, nn.Linear)] == ["meta"]
+    for wrong in (-1, "x", None):
+        with pytest.raises(CheckpointError, match=r"`c\.json` does not describe a net"):
+            build_to_fit(lambda wrong=wrong: build(wrong), tensors, source="w.pt", config="c.json")  # type: ignore[arg-type,misc]

@@ -24,6 +24,7 @@ from ttstrain.families.flow.interpretations import VERSIONS
 from ttstrain.families.flow.vocab import hash_of
 from ttstrain.recipe import yaml12
 from ttstrain.tensors.contents import Contents
+from ttstrain.tensors.optimizer_state import counter, number, read_optimizer
 from ttstrain.tensors.tensorfile import StoredTensor
 
 METADATA_KEY = "ttstrain"  # of safetensors metadata: JSON with `task` and `model`, as our export writes it
@@ -211,7 +212,7 @@ def _state_dicts(tree: Any) -> dict[str, Mapping[str, Any]]:
 
 def _normalised(state: Mapping[str, Any]) -> _State:
     tensors: dict[str, StoredTensor] = {}
-    scalars: dict[str, int] = {}
+    scalars: dict[str, int | None] = {}
     stripped: set[str] = set()
     retired = 0
     for original, value in state.items():
@@ -220,7 +221,7 @@ def _normalised(state: Mapping[str, Any]) -> _State:
             stripped.add(wrapper)
             key = key[len(wrapper) :]
         if key in _EMA_SCALARS:
-            scalars[key] = _scalar(value)
+            scalars[key] = counter(value)
         elif key.startswith(_RETIRED):
             retired += 1
         elif isinstance(value, StoredTensor):
@@ -234,10 +235,6 @@ def _normalised(state: Mapping[str, Any]) -> _State:
         update=scalars.get("update"),
         notes=tuple(notes),
     )
-
-
-def _scalar(value: Any) -> int:
-    return int(value.read().reshape(-1)[0]) if isinstance(value, StoredTensor) else int(value)
 
 
 def _is_net(tensors: Mapping[str, Any]) -> bool:
@@ -429,18 +426,17 @@ class _Training:
     @classmethod
     def of(cls, tree: Mapping[str, Any], weights: Mapping[str, StoredTensor]) -> _Training:
         """Map the optimizer's numbered states to parameter names; both are in registration order."""
-        optimizer = tree[_OPTIMIZER]
-        if not isinstance(optimizer, Mapping) or not {"state", "param_groups"} <= set(optimizer):
+        optimizer = read_optimizer(tree[_OPTIMIZER])
+        if optimizer is None:
             return cls(notes=(f"optimizer state left out: `{_OPTIMIZER}` is not the state of a torch optimizer",))
         names = [key for key in weights if key not in BUFFERS]
-        indices = [index for group in optimizer["param_groups"] for index in group["params"]]
-        states: Mapping[int, Mapping[str, Any]] = optimizer["state"]
+        indices = [index for group in optimizer.groups for index in group.params]
         notes: list[str] = []
         optimizer_state: dict[str, Mapping[str, Any]] | None = None
         if len(indices) != len(names):
             notes.append(f"optimizer state left out: it has {len(indices)} parameters, the net {len(names)}")
         else:
-            optimizer_state = {name: states.get(index, {}) for name, index in zip(names, indices, strict=True)}
+            optimizer_state = {name: optimizer.of(index) for name, index in zip(names, indices, strict=True)}
             if misfit := next((name for name in names if not _fits(optimizer_state[name], weights[name])), None):
                 notes.append(f"optimizer state left out: `{misfit}` has no AdamW state of its shape")
                 optimizer_state = None
@@ -448,14 +444,14 @@ class _Training:
         by_index = dict(zip(indices, names, strict=False))
         groups = tuple(
             OptimizerGroup(
-                name="default" if len(optimizer["param_groups"]) == 1 else f"group-{number}",
-                lr=float(group["lr"]),
-                weight_decay=float(group.get("weight_decay", 0.0)),
-                parameters=sum(weights[by_index[index]].numel for index in group["params"] if index in by_index),
+                name="default" if len(optimizer.groups) == 1 else f"group-{place}",
+                lr=group.lr,
+                weight_decay=group.weight_decay,
+                parameters=sum(weights[by_index[index]].numel for index in group.params if index in by_index),
             )
-            for number, group in enumerate(optimizer["param_groups"])
+            for place, group in enumerate(optimizer.groups)
         )
-        step, step_notes = _updates(tree, states)
+        step, step_notes = _updates(tree, optimizer.states)
         return cls(optimizer_state=optimizer_state, groups=groups, step=step, notes=(*notes, *step_notes))
 
 
@@ -468,11 +464,12 @@ def _fits(state: Mapping[str, Any], weight: StoredTensor) -> bool:
 def _updates(tree: Mapping[str, Any], states: Mapping[int, Mapping[str, Any]]) -> tuple[int | None, list[str]]:
     """Return the number of updates. Files before 0.4.0 count micro-batches as `step`; the optimizer knows better."""
     if "update" in tree:
-        return _scalar(tree["update"]), []
-    if "step" not in tree:
-        return None, []
-    micro_batches = _scalar(tree["step"])
-    counted = [_scalar(state["step"]) for state in list(states.values())[:1] if "step" in state]
+        updates = counter(tree["update"])
+        return updates, [] if updates is not None else ["its number of updates is no number: left out"]
+    micro_batches = counter(tree.get("step"))
+    if micro_batches is None:
+        return None, ["its step is no number: left out"] if "step" in tree else []
+    counted = [found for state in list(states.values())[:1] if (found := counter(state.get("step"))) is not None]
     if not counted:
         return micro_batches, [f"an old file: its step {micro_batches:,} may count micro-batches instead of updates"]
     return counted[0], [
@@ -481,21 +478,25 @@ def _updates(tree: Mapping[str, Any], states: Mapping[int, Mapping[str, Any]]) -
 
 
 def _schedule(state: Any) -> SchedulePosition | None:
-    """Read a SequentialLR of two linear parts, which is what upstream's trainer makes."""
-    if not isinstance(state, Mapping) or "last_epoch" not in state:
+    """Read a SequentialLR of two linear parts, which is what upstream's trainer makes; None for anything else."""
+    position = counter(state.get("last_epoch")) if isinstance(state, Mapping) else None
+    if position is None:
         return None
-    position = int(state["last_epoch"])
-    parts: Sequence[Mapping[str, Any]] = state.get("_schedulers") or [state]
-    milestones = state.get("_milestones") or []
-    length = parts[-1].get("total_iters")
-    total = None if length is None else int(sum(milestones[-1:])) + int(length)
-    lrs = [float(lr) for lr in state.get("_last_lr") or []]
+    (last,) = _items(state.get("_schedulers"))[-1:] or [state]
+    milestones = [counter(milestone) for milestone in _items(state.get("_milestones"))[-1:]]
+    length = counter(last.get("total_iters")) if isinstance(last, Mapping) else None
+    total = None if length is None else sum(milestone or 0 for milestone in milestones) + length
+    lrs = [lr for lr in map(number, _items(state.get("_last_lr"))) if lr is not None]
     return SchedulePosition(
         position=position,
         total=total,
         ended=total is not None and position >= total,
         lr_next=max(lrs, default=None),
     )
+
+
+def _items(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else ()
 
 
 def _ended(schedule: SchedulePosition, groups: Sequence[OptimizerGroup]) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from ttstrain.contract.checkpoint import OptimizerGroup, SchedulePosition
+from ttstrain.tensors.optimizer_state import StoredGroup, counter, number, read_optimizer
 from ttstrain.tensors.tensorfile import StoredTensor
 
 ADAMW = frozenset({"step", "exp_avg", "exp_avg_sq"})
@@ -23,6 +24,7 @@ _TEXT_GROUPS = {
     "encoder_text": "vae.enc_p.encoder_text.",
     "mrte": "vae.enc_p.mrte.",
 }
+_MOST_EPOCHS = 1 << 31
 LR_DECAY = 0.999875  # of upstream's ExponentialLR, per epoch
 
 Tensors = Mapping[str, StoredTensor]
@@ -49,12 +51,11 @@ def pair_state(tree: Mapping[str, Any], weights: Tensors, *, parameters: Sequenc
     The optimizer numbers its parameters group by group. State that does not fit in number or shape is left out, with a
     note.
     """
-    optimizer = tree["optimizer"]
-    if not isinstance(optimizer, Mapping) or not {"state", "param_groups"} <= set(optimizer):
+    optimizer = read_optimizer(tree["optimizer"])
+    if optimizer is None:
         return TrainingState(notes=("optimizer state left out: `optimizer` is not the state of a torch optimizer",))
-    param_groups, states = optimizer["param_groups"], optimizer["state"]
-    named = _grouped(parameters, len(param_groups))
-    indices = [list(group["params"]) for group in param_groups]
+    named = _grouped(parameters, len(optimizer.groups))
+    indices = [group.params for group in optimizer.groups]
     notes: list[str] = []
     optimizer_state: dict[str, Mapping[str, Any]] | None = None
     if [len(own) for own in named.values()] != [len(own) for own in indices]:
@@ -62,24 +63,24 @@ def pair_state(tree: Mapping[str, Any], weights: Tensors, *, parameters: Sequenc
     else:
         order = [index for own in indices for index in own]
         names = [name for own in named.values() for name in own]
-        optimizer_state = {name: states.get(index, {}) for name, index in zip(names, order, strict=True)}
+        optimizer_state = {name: optimizer.of(index) for name, index in zip(names, order, strict=True)}
         if misfit := next((name for name, state in optimizer_state.items() if not _fits(state, weights[name])), None):
             notes.append(f"optimizer state left out: `{misfit}` has no AdamW state of its shape")
             optimizer_state = None
     groups = tuple(
         OptimizerGroup(
             name=name,
-            lr=float(group["lr"]),
-            weight_decay=float(group.get("weight_decay", 0.0)),
+            lr=group.lr,
+            weight_decay=group.weight_decay,
             parameters=sum(weights[key].numel for key in named[name]) if optimizer_state is not None else 0,
         )
-        for name, group in zip(named, param_groups, strict=True)
+        for name, group in zip(named, optimizer.groups, strict=True)
     )
-    step = updates(states)
+    step = updates(optimizer.states)
     epoch = tree.get("iteration")
     if isinstance(epoch, int):
         notes.append(f"epoch {epoch}, {'no update' if step is None else f'{step:,} updates'}")
-    notes += _decay_note(param_groups, epoch)
+    notes += _decay_note(optimizer.groups[0], epoch)
     return TrainingState(
         optimizer_state=optimizer_state,
         groups=groups,
@@ -108,17 +109,13 @@ def _fits(state: Mapping[str, Any], weight: StoredTensor) -> bool:
 
 def updates(states: Mapping[Any, Mapping[str, Any]]) -> int | None:
     """Return how often the optimizer has stepped. Upstream's files count epochs only."""
-    return max((_scalar(state["step"]) for state in states.values() if "step" in state), default=None)
+    counted = (counter(state.get("step")) for state in states.values())
+    return max((count for count in counted if count is not None), default=None)
 
 
-def _scalar(value: Any) -> int:
-    return int(value.read().reshape(-1)[0]) if isinstance(value, StoredTensor) else int(value)
-
-
-def _decay_note(param_groups: Sequence[Mapping[str, Any]], epoch: Any) -> Iterator[str]:
-    first = param_groups[0]
-    initial, lr = first.get("initial_lr"), float(first["lr"])
-    if not isinstance(epoch, int) or not isinstance(initial, float) or lr >= initial:
+def _decay_note(first: StoredGroup, epoch: Any) -> Iterator[str]:
+    initial, lr = first.initial_lr, first.lr
+    if type(epoch) is not int or not 0 <= epoch < _MOST_EPOCHS or initial is None or lr >= initial:
         return
     yield (
         f"its LR has decayed to {lr / initial:.5f} of {initial:g}; upstream's resume would apply the same decay "
@@ -139,25 +136,26 @@ def _endless(step: int | None, groups: Sequence[OptimizerGroup]) -> SchedulePosi
 def lightning_state(tree: Mapping[str, Any], weights: Tensors) -> TrainingState:
     """Read a Lightning checkpoint of the GPT's training: one ScaledAdam over all parameters, stacked by shape."""
     notes: list[str] = []
-    step = tree.get("global_step")
+    step = counter(tree.get("global_step"))
     epoch = tree.get("epoch")
     if isinstance(epoch, int):
-        notes.append(f"epoch {epoch + 1}, {step} updates")
+        notes.append(f"epoch {epoch + 1}, {'an unknown number of' if step is None else f'{step:,}'} updates")
     optimizers = tree.get("optimizer_states")
-    if not isinstance(optimizers, list) or len(optimizers) != 1 or "param_groups" not in optimizers[0]:
+    single = isinstance(optimizers, list | tuple) and len(optimizers) == 1
+    optimizer = read_optimizer(optimizers[0]) if single else None
+    if optimizer is None:
         return TrainingState(
             step=step, notes=(*notes, "optimizer state left out: `optimizer_states` is not that of one optimizer")
         )
-    (optimizer,) = optimizers
-    (group,) = optimizer["param_groups"][:1]
-    optimizer_state = unstacked(optimizer["state"], weights)
+    group = optimizer.groups[0]
+    optimizer_state = unstacked(optimizer.states, weights)
     if optimizer_state is None:
         notes.append("optimizer state left out: it is not ScaledAdam's state of these parameters")
     groups = (
         OptimizerGroup(
             name="default",
-            lr=float(group["lr"]),
-            weight_decay=float(group.get("weight_decay", 0.0)),
+            lr=group.lr,
+            weight_decay=group.weight_decay,
             parameters=sum(stored.numel for stored in weights.values()),
         ),
     )
@@ -197,16 +195,30 @@ def unstacked(states: Mapping[int, Mapping[str, Any]], weights: Tensors) -> Opti
 
 def _is_stack(state: Mapping[str, Any], members: int, shape: tuple[int, ...]) -> bool:
     needed = SCALED_ADAM - _SIZES
-    return needed <= set(state) <= SCALED_ADAM | _SHARED | _COUNTED and all(
-        state[key].shape == (members, *shape) for key in ("delta", "exp_avg_sq")
-    )
+    if not needed <= set(state) <= SCALED_ADAM | _SHARED | _COUNTED or counter(state["step"]) is None:
+        return False
+    sized = {key: state[key] for key in (*_SIZES, "delta", "exp_avg_sq") if key in state}
+    if not all(isinstance(stored, StoredTensor) for stored in sized.values()):
+        return False
+    if any(sized[key].shape != (members, *shape) for key in ("delta", "exp_avg_sq")):
+        return False
+    if math.prod(shape) == 1:
+        return True
+    return set(state) >= _SIZES and _fits_sizes(sized, members, len(shape))
+
+
+def _fits_sizes(sized: Tensors, members: int, dims: int) -> bool:
+    """Tell whether what ScaledAdam keeps of each tensor's size is one number for each member."""
+    single = (members, *(1,) * dims)
+    grads = sized["scale_grads"].shape
+    return sized["param_rms"].shape == sized["scale_exp_avg_sq"].shape == single and grads[1:] == single
 
 
 def _share(state: Mapping[str, Any], place: int, *, scalar: bool) -> dict[str, Any]:
     """Return one parameter's part of a stack's state; a size is one number, whatever dimensions it is kept with."""
     if not state:
         return {}
-    share: dict[str, Any] = {"step": torch.tensor(float(state["step"]))}
+    share: dict[str, Any] = {"step": torch.tensor(number(state["step"]))}
     share |= {key: _taken(state[key], place) for key in ("delta", "exp_avg_sq")}
     if not scalar:
         share |= {key: _flat(_taken(state[key], place), 0) for key in ("param_rms", "scale_exp_avg_sq")}
@@ -219,9 +231,9 @@ def _taken(stored: StoredTensor, place: int, *, dim: int = 0) -> StoredTensor:
     offset = stored.offset + place * stored.strides[dim] * stored.dtype.itemsize
     shape = stored.shape[:dim] + stored.shape[dim + 1 :]
     strides = stored.strides[:dim] + stored.strides[dim + 1 :]
-    return StoredTensor(stored.path, offset, stored.dtype, shape, strides)
+    return replace(stored, offset=offset, shape=shape, strides=strides)
 
 
 def _flat(stored: StoredTensor, dims: int) -> StoredTensor:
     """Leave the first dimensions of a stored tensor; the rest have one element each."""
-    return StoredTensor(stored.path, stored.offset, stored.dtype, stored.shape[:dims], stored.strides[:dims])
+    return replace(stored, shape=stored.shape[:dims], strides=stored.strides[:dims])

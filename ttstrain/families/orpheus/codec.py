@@ -27,9 +27,11 @@ from ttstrain.families.orpheus.ids import CODEBOOK_SIZE, SAMPLE_RATE, SAMPLES_PE
 from ttstrain.families.orpheus.tokenizer import TOY
 from ttstrain.families.orpheus.toy import CODEC, CODEC_SEED
 from ttstrain.modules.full_precision import full_precision
+from ttstrain.places import expanded
 from ttstrain.tensors.contents import read_contents, refuse_unsafe
 from ttstrain.tensors.hub import HUB, fetch_repository
-from ttstrain.tensors.loading import load_weights
+from ttstrain.tensors.loading import build_to_fit, load_weights
+from ttstrain.tensors.tensorfile import StoredTensor
 
 WEIGHTS: Final = ("model.safetensors", "pytorch_model.bin")
 # A batch's products are summed in another order than one clip's. Measured on a CPU with 1 and 2 threads, the likeness
@@ -260,12 +262,15 @@ def load_codec(spec: str) -> Codec:
         net = _toy()
         return Codec(net, digest=digest_of(spec))
     folder, weights = _files(spec)
-    net = _build_net(_read_config(folder / "config.json"), source=spec)
+    config = _read_config(folder / "config.json")
     contents = read_contents(weights)
     refuse_unsafe(contents)
-    if not isinstance(contents.tree, dict):
+    tree = contents.tree
+    if not isinstance(tree, dict) or not all(isinstance(value, StoredTensor) for value in tree.values()):
         raise CheckpointError(f"`{weights}` is not a state dict")
-    load_weights(net, contents.tree, source=str(weights))
+    described = str(folder / "config.json")
+    net = build_to_fit(lambda: _build_net(config, source=spec), tree, source=str(weights), config=described)
+    load_weights(net, tree, source=str(weights))
     return Codec(net, digest=digest_of(spec))
 
 
@@ -278,7 +283,7 @@ def digest_of(spec: str) -> str:
 
 
 def _files(spec: str) -> tuple[Path, Path]:
-    folder = fetch_repository(spec, ["config.json", *WEIGHTS]) if spec.startswith(HUB) else Path(spec).expanduser()
+    folder = fetch_repository(spec, ["config.json", *WEIGHTS]) if spec.startswith(HUB) else expanded(spec)
     if not (folder / "config.json").is_file():
         raise CheckpointError(
             f"there is no codec at `{spec}`", hint="a folder with SNAC's config.json, or hf://hubertsiuzdak/snac_24khz"
@@ -301,10 +306,9 @@ def _build_net(config: dict[str, Any], *, source: str) -> nn.Module:
                 f"the codec `{source}` has {key} {config.get(key)}, but {value} is needed",
                 hint="the models were trained on the 24 kHz SNAC: hf://hubertsiuzdak/snac_24khz",
             )
-    if not 0 < config.get("codebook_size", 0) <= CODEBOOK_SIZE:
-        raise CheckpointError(
-            f"the codec `{source}` has {config.get('codebook_size')} codes, the limit is {CODEBOOK_SIZE}"
-        )
+    size = config.get("codebook_size", 0)
+    if type(size) is not int or not 0 < size <= CODEBOOK_SIZE:
+        raise CheckpointError(f"the codec `{source}` has {size} codes, the limit is {CODEBOOK_SIZE}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript, which the library uses

@@ -19,6 +19,7 @@ from ttstrain.errors import CheckpointError
 from ttstrain.families.orpheus.config import PREFIX
 from ttstrain.modules import stored_lora as adapted
 from ttstrain.modules.lora import DOWN, MAGNITUDE, UP
+from ttstrain.places import expanded
 from ttstrain.tensors import tensorfile
 from ttstrain.tensors.hub import HUB, find_cached
 from ttstrain.tensors.tensorfile import StoredTensor
@@ -27,7 +28,10 @@ SETTINGS: Final = "adapter_config.json"
 WEIGHTS: Final = "adapter_model.safetensors"
 KEY: Final = "base_model.model."  # before every key
 EMBEDDING, HEAD = f"{PREFIX}model.embed_tokens.weight", f"{PREFIX}lm_head.weight"
+_MOST_RANK: Final = 1 << 20  # no layer is as wide
+_MOST_ALPHA: Final = 1e6
 _MERGE: Final = "merge it into its base with peft's `merge_and_unload` and give the merged folder"
+_ADAPTER: Final = rf"\.({DOWN}|{UP}|{MAGNITUDE})\.weight$"
 _LINEAR: Final = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 # Settings that change what the tensors mean and are not read here, with the values under which they do not.
 _PLAIN: Final[Mapping[str, tuple[Any, ...]]] = {
@@ -75,6 +79,8 @@ def read_settings(weights: Path) -> AdapterSettings:
     kind, rank, alpha = stated["peft_type"], stated["r"], float(stated["lora_alpha"])
     if kind != "LORA":
         raise CheckpointError(f"`{path.parent}` is an adapter of type {kind}; only LORA is supported", hint=_MERGE)
+    if not 0 < rank < _MOST_RANK or not 0 < alpha < _MOST_ALPHA:
+        raise CheckpointError(f"`{path}` cannot be read: `r` is {rank:,} and `lora_alpha` {alpha:g}")
     for key, plain in _PLAIN.items():
         if stated.get(key, plain[0]) not in plain:
             raise CheckpointError(f"`{path}` sets `{key}`, which is not supported", hint=_MERGE)
@@ -99,7 +105,7 @@ def find_base(settings: AdapterSettings) -> Path:
 
     Raises CheckpointError with the way out when it is not here: looking at an adapter fetches nothing.
     """
-    named = Path(settings.base).expanduser()
+    named = expanded(settings.base)
     for folder in (named, settings.path.parent / named):
         if folder.exists():
             return follow(folder)
@@ -124,13 +130,14 @@ def lay_over(
     whole: dict[str, StoredTensor] = {}
     for key, stored in tree.items():
         name = PREFIX + _plain(str(key))
-        layer = re.sub(rf"\.({DOWN}|{UP}|{MAGNITUDE})\.weight$", "", name)
+        layer = re.sub(_ADAPTER, "", name)
         if layer != name and f"{layer}.weight" in base:
             adapters[name] = stored
         elif name in base or name == HEAD:
             whole[name] = stored
         else:
             raise CheckpointError(f"`{settings.path.parent}`: `{settings.base}` has no layer for `{key}`", hint=_MERGE)
+    _check_shapes(base, adapters, whole, settings)
     tensors = {**base, **whole}
     if HEAD not in base and not settings.tied:  # peft unties what is saved apart
         if HEAD in whole and EMBEDDING not in whole:
@@ -138,6 +145,38 @@ def lay_over(
         elif EMBEDDING in whole and HEAD not in whole:
             tensors[HEAD] = base[EMBEDDING]
     return adapted.merged({**tensors, **adapters}, scaling=settings.scaling)
+
+
+def _check_shapes(
+    base: Mapping[str, StoredTensor],
+    adapters: Mapping[str, StoredTensor],
+    whole: Mapping[str, StoredTensor],
+    settings: AdapterSettings,
+) -> None:
+    """Raise CheckpointError where adapters do not make a matrix of their layer's shape, or one of a pair is missing.
+
+    A whole embedding or head may have more rows than the base's: those of tokens that its training added.
+    """
+    wanted = {name: _like(base[name if name in base else EMBEDDING], own, name) for name, own in whole.items()}
+    for layer in {re.sub(_ADAPTER, "", name) for name in adapters}:
+        rows, columns = (*base[f"{layer}.weight"].shape, 0, 0)[:2]
+        wanted |= {f"{layer}.{DOWN}.weight": (settings.rank, columns), f"{layer}.{UP}.weight": (rows, settings.rank)}
+        wanted |= {f"{layer}.{MAGNITUDE}.weight": (rows,)} if settings.dora else {}
+    found = {name: stored.shape for name, stored in {**adapters, **whole}.items()}
+    for name in {**wanted, **found}:
+        if found.get(name) != wanted.get(name):
+            shapes = (
+                " x ".join(map(str, shape)) if shape else "nothing" for shape in (found.get(name), wanted.get(name))
+            )
+            raise CheckpointError(
+                f"`{settings.path.parent}` does not fit its base: `{name.removeprefix(PREFIX)}` is "
+                f"{' where '.join(shapes)} is expected",
+                hint=f"`r` and `use_dora` in `{SETTINGS}` must be those of the training; or {_MERGE}",
+            )
+
+
+def _like(base: StoredTensor, own: StoredTensor, name: str) -> tuple[int, ...]:
+    return (*own.shape[:1], *base.shape[1:]) if name in (EMBEDDING, HEAD) else base.shape
 
 
 def trained_apart(tree: Mapping[str, Any], *, tied: bool) -> dict[str, StoredTensor]:

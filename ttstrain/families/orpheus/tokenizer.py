@@ -12,6 +12,7 @@ from ttstrain import documents
 from ttstrain.digest import sha256, sha256_of_file
 from ttstrain.errors import CheckpointError, DataError, RecipeError
 from ttstrain.families.orpheus.ids import MOST_TOKENIZER_BYTES, NUM_CUSTOM, TokenIds
+from ttstrain.places import expanded
 from ttstrain.tensors.hub import HUB, fetch_repository
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def find_ids(tokenizer: Tokenizer, *, source: str) -> TokenIds:
 
 
 def _file(spec: str) -> Path:
-    path = _from_hub(spec) if spec.startswith(HUB) else Path(spec).expanduser()
+    path = _from_hub(spec) if spec.startswith(HUB) else expanded(spec)
     if path.is_dir():
         path = path / FILE
     if not path.is_file():

@@ -7,7 +7,7 @@ optimizer numbers its parameters: first all that decay, then norms, each in the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,7 @@ from ttstrain import documents
 from ttstrain.contract.checkpoint import OptimizerGroup, SchedulePosition
 from ttstrain.errors import CheckpointError
 from ttstrain.tensors.contents import read_contents, refuse_unsafe
+from ttstrain.tensors.optimizer_state import StoredGroup, number, read_optimizer
 from ttstrain.tensors.tensorfile import StoredTensor
 
 STATE, OPTIMIZER, SCHEDULER = "trainer_state.json", "optimizer.pt", "scheduler.pt"
@@ -55,17 +56,17 @@ def read_trainer_state(folder: Path, weights: Mapping[str, StoredTensor], order:
         return TrainerState(step, None, (), schedule, (note, *schedule_notes))
     contents = read_contents(folder / OPTIMIZER)
     refuse_unsafe(contents)
-    tree = contents.tree
-    if not isinstance(tree, Mapping) or not {"state", "param_groups"} <= set(tree):
+    optimizer = read_optimizer(contents.tree)
+    if optimizer is None:
         raise CheckpointError(f"`{contents.path}` is not the state of a torch optimizer")
-    groups = tree["param_groups"]
-    names = _names(order, [len(group["params"]) for group in groups])
+    groups = optimizer.groups
+    names = _names(order, [len(group.params) for group in groups])
     if names is None:
-        counts = ", ".join(str(len(group["params"])) for group in groups)
+        counts = ", ".join(str(len(group.params)) for group in groups)
         note = f"optimizer state left out: its groups have {counts} parameters, the model {len(order)}"
         return TrainerState(step, None, (), schedule, (note, *schedule_notes))
-    indices = [index for group in groups for index in group["params"]]
-    optimizer_state = {name: dict(tree["state"].get(index, {})) for index, name in zip(indices, names, strict=True)}
+    indices = [index for group in groups for index in group.params]
+    optimizer_state = {name: dict(optimizer.of(index)) for index, name in zip(indices, names, strict=True)}
     notes = list(schedule_notes)
     known: Mapping[str, Mapping[str, Any]] | None = optimizer_state
     if misfit := next((name for name in names if not _fits(optimizer_state[name], weights[name])), None):
@@ -90,16 +91,18 @@ def _fits(state: Mapping[str, Any], weight: StoredTensor) -> bool:
     )
 
 
-def _groups(groups: Any, names: list[str], weights: Mapping[str, StoredTensor]) -> list[OptimizerGroup]:
+def _groups(
+    groups: Sequence[StoredGroup], names: list[str], weights: Mapping[str, StoredTensor]
+) -> list[OptimizerGroup]:
     found, place = [], 0
-    for number, group in enumerate(groups):
-        own = names[place : place + len(group["params"])]
+    for order, group in enumerate(groups):
+        own = names[place : place + len(group.params)]
         place += len(own)
         found.append(
             OptimizerGroup(
-                name="default" if len(groups) == 1 else ("decay", "no_decay")[number],
-                lr=float(group["lr"]),
-                weight_decay=float(group.get("weight_decay", 0.0)),
+                name="default" if len(groups) == 1 else ("decay", "no_decay")[order],
+                lr=group.lr,
+                weight_decay=group.weight_decay,
                 parameters=sum(weights[name].numel for name in own),
             )
         )
@@ -113,13 +116,14 @@ def _schedule(path: Path, *, step: int, total: int) -> tuple[SchedulePosition | 
     contents = read_contents(path)
     refuse_unsafe(contents)
     tree = contents.tree
-    if not isinstance(tree, Mapping) or not isinstance(tree.get("_last_lr"), list | tuple):
+    lrs = tree.get("_last_lr") if isinstance(tree, Mapping) else None
+    if not isinstance(lrs, list | tuple) or not lrs or any(number(lr) is None for lr in lrs):
         return None, [f"`{SCHEDULER}` is of an unsupported kind: the position in its LR schedule is unknown"]
     ended = 0 < total <= step
     schedule = SchedulePosition(
         position=step,
         total=total or None,
         ended=ended,
-        lr_next=None if ended else max((float(lr) for lr in tree["_last_lr"]), default=None),
+        lr_next=None if ended else max(number(lr) or 0.0 for lr in lrs),
     )
     return schedule, [f"its LR schedule ended at step {step:,}: this run's own schedule applies"] if ended else []

@@ -39,6 +39,7 @@ SIZES: Final = (
     "num_key_value_heads",
 )
 _MOST: Final = 1 << 24  # of a size: no net comes near
+_MOST_LAYERS: Final = 1 << 12
 IDENTITY: Final = (*SIZES, "head_dim", "rms_norm_eps", "rope_theta", "rope_scaling", "tie_word_embeddings")
 
 
@@ -194,6 +195,7 @@ def _check_numbers(settings: Mapping[str, Any], rope: Any, scaling: Any, file: P
         raise CheckpointError(f"`{file}` cannot be read: its rotary positions are no table of settings")
     whole = {key: settings[key] for key in (*SIZES, "head_dim", "vocab_size") if settings.get(key) is not None}
     wrong = [key for key, value in whole.items() if type(value) is not int or not 0 < value < _MOST]
+    wrong += [key for key in ("num_hidden_layers",) if not wrong and settings[key] > _MOST_LAYERS]
     real = {"rms_norm_eps": settings.get("rms_norm_eps", 1e-6)}
     real["rope_theta"] = rope.get("rope_theta", settings.get("rope_theta", 1e4))
     wrong += [key for key, value in real.items() if type(value) not in (int, float) or not 0 < value < math.inf]
@@ -257,7 +259,7 @@ def _tied(tensors: Mapping[str, StoredTensor], settings: Mapping[str, Any], path
 
 
 def _equal(one: StoredTensor, other: StoredTensor) -> bool:
-    return one.shape == other.shape and all(
+    return (one.shape, one.dtype) == (other.shape, other.dtype) and all(
         bool(torch.equal(a, b)) for a, b in zip(one.pieces(), other.pieces(), strict=True)
     )
 

@@ -11,17 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from ttstrain import documents
-from ttstrain.errors import CheckpointError
+from ttstrain.errors import CheckpointError, first_line
 from ttstrain.modules.mel import MelKind
 from ttstrain.modules.vocoder.bigvgan import BigVgan, BigVganConfig, fold_weight_norm
 from ttstrain.modules.vocoder.vocos import Vocos, VocosConfig
+from ttstrain.places import expanded
 from ttstrain.recipe import yaml12
 from ttstrain.tensors.contents import read_contents, refuse_unsafe
 from ttstrain.tensors.hub import HUB, fetch_repository
-from ttstrain.tensors.loading import compare
+from ttstrain.tensors.loading import build_to_fit, check_finite
 from ttstrain.tensors.tensorfile import StoredTensor, read_tree
 
 SAMPLE_RATE, N_FFT, HOP_LENGTH = 24_000, 1024, 256  # of every mel that ttstrain makes
+_MOST_LAYERS = 256
 TOLERANCE = 1e-4  # between a file's mel filters and ours: float32 of two libraries
 
 
@@ -83,14 +85,16 @@ def load_vocoder(spec: str, *, mel: MelKind, n_mels: int = 100) -> Vocoder:
     path = weights or _first(folder, _KINDS[kind].weights)
     if path is None:
         raise CheckpointError(f"`{spec}` holds no weights", hint=f"looked for {' and '.join(_KINDS[kind].weights)}")
-    try:
-        net = _vocos(config, n_mels) if kind == "vocos" else _bigvgan(config, n_mels)
-    except (KeyError, TypeError, ValueError) as error:
-        reason = f"`{error.args[0]}` is missing" if isinstance(error, KeyError) else str(error)
-        raise CheckpointError(
-            f"`{folder / _KINDS[kind].config}` does not describe {_KINDS[kind].label}: {reason}"
-        ) from error
-    _load(net, path)
+    tensors = _read_tensors(path)
+    described = str(folder / _KINDS[kind].config)
+    net: nn.Module
+    if kind == "vocos":
+        net = build_to_fit(lambda: _vocos(config, n_mels), tensors, source=str(path), config=described)
+    else:
+        net = build_to_fit(lambda: _bigvgan(config, n_mels), tensors, source=str(path), config=described)
+    _check_filters(net, tensors, path)
+    check_finite(tensors, source=str(path))
+    net.load_state_dict(tensors)
     return Vocoder(name=_KINDS[kind].label, source=spec, net=net.eval().requires_grad_(requires_grad=False))
 
 
@@ -100,7 +104,7 @@ def _locate(spec: str, mel: MelKind) -> tuple[Path, Path | None]:
         # A repository of the other kind must be recognised as such, so its configuration is asked for too.
         wanted = [kind.config for kind in _KINDS.values()]
         return fetch_repository(spec, [*wanted, *_KINDS[mel].weights]), None
-    path = Path(spec).expanduser()
+    path = expanded(spec)
     if not path.exists():
         label, place = published(mel)
         raise CheckpointError(
@@ -155,12 +159,18 @@ def _vocos(config: Mapping[str, Any], n_mels: int) -> Vocos:
             n_mels=n_mels,
             dim=int(backbone["dim"]),
             intermediate_dim=int(backbone["intermediate_dim"]),
-            num_layers=int(backbone["num_layers"]),
+            num_layers=_layers(backbone["num_layers"]),
             n_fft=N_FFT,
             hop_length=HOP_LENGTH,
             sample_rate=SAMPLE_RATE,
         )
     )
+
+
+def _layers(number: Any) -> int:
+    if not 0 < int(number) <= _MOST_LAYERS:
+        raise ValueError(f"`num_layers` is {number!r}")
+    return int(number)
 
 
 def _bigvgan(config: Mapping[str, Any], n_mels: int) -> BigVgan:
@@ -195,8 +205,8 @@ def _bigvgan(config: Mapping[str, Any], n_mels: int) -> BigVgan:
     return BigVgan(shape)
 
 
-def _load(net: nn.Module, path: Path) -> None:
-    """Load a state dict completely: bare, or under `generator` as BigVGAN keeps it."""
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a state dict: bare, or under `generator` as BigVGAN keeps it."""
     contents = read_contents(path)
     refuse_unsafe(contents)
     tree = contents.tree
@@ -204,16 +214,11 @@ def _load(net: nn.Module, path: Path) -> None:
         tree = tree["generator"]
     if not isinstance(tree, Mapping) or not all(isinstance(value, StoredTensor) for value in tree.values()):
         raise CheckpointError(f"`{path}` is not the state dict of a vocoder")
-    tensors: dict[str, Tensor] = fold_weight_norm(read_tree(tree))
-    report = compare(net, tensors, source=str(path))
-    if not report.perfect:
-        raise CheckpointError(
-            f"`{path}` does not fit the configuration beside it:",
-            details=report.lines(),
-            hint="weights and configuration come from the same place; download both again",
-        )
-    _check_filters(net, tensors, path)
-    net.load_state_dict(tensors)
+    read: dict[str, Tensor] = read_tree({str(key): value for key, value in tree.items()})
+    try:
+        return fold_weight_norm(read)
+    except (RuntimeError, IndexError) as error:  # shapes of a magnitude and a direction that do not belong together
+        raise CheckpointError(f"the weight norm in `{path}` cannot be folded: {first_line(error)}") from error
 
 
 def _check_filters(net: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

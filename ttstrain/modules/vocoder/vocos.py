@@ -54,13 +54,14 @@ class _FeatureExtractor(nn.Module):
 
     def __init__(self, config: VocosConfig) -> None:
         super().__init__()
-        mel = MelSpectrogram(
-            "vocos",
-            sample_rate=config.sample_rate,
-            n_fft=config.n_fft,
-            hop_length=config.hop_length,
-            n_mels=config.n_mels,
-        )
+        with torch.device("cpu"):  # also where the net is only outlined: the filters' values are looked at
+            mel = MelSpectrogram(
+                "vocos",
+                sample_rate=config.sample_rate,
+                n_fft=config.n_fft,
+                hop_length=config.hop_length,
+                n_mels=config.n_mels,
+            )
         self.mel_spec = nn.Module()
         self.mel_spec.spectrogram = nn.Module()
         self.mel_spec.spectrogram.register_buffer("window", mel.window)
