@@ -100,7 +100,7 @@ def read(run: Path) -> Judged:
         path, error=CheckpointError, keys={"steps": list, "base": dict}, most_bytes=MOST_BYTES
     )
     try:
-        steps = [JudgedStep.of_json(documents.check_object(entry, _IN_A_STEP)) for entry in values["steps"]]
+        steps = [JudgedStep.of_json(_checked(entry)) for entry in values["steps"]]
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"`{path}` is damaged: {error}", hint="delete it") from error
     return Judged(steps, values["base"])
@@ -114,6 +114,22 @@ _IN_A_STEP: dict[str, type] = {
     "sides": dict,
     "alarms": dict,
 }
+
+
+def _checked(entry: Any) -> dict[str, Any]:
+    """Return a step's values. Raises DocumentError where one that is computed with has another type."""
+    values = documents.check_object(entry, _IN_A_STEP)
+    if values["score"] is not None:
+        documents.check_object(values, {"score": float})
+    for name in values["sides"]:
+        side = documents.check_object(values["sides"], {name: dict})[name]
+        voice = documents.check_object({"against_base": {}, **side}, {"against_base": dict})["against_base"].get(
+            "voice"
+        )
+        if voice is not None:
+            high = documents.check_object(voice, {"mean": float}).get("high")
+            documents.check_object({"high": 0.0 if high is None else high}, {"high": float})
+    return documents.check_object({"sentences": 0, "trained": 0, **values}, {"sentences": int, "trained": int})
 
 
 def top(steps: Sequence[JudgedStep], *, among: Collection[int]) -> JudgedStep | None:

@@ -77,13 +77,17 @@ def _incident(values: Mapping[str, Any]) -> Event:
             pieces.append(f"{title} {value:.4g}")
         elif isinstance(value, str):  # NaN and infinity
             pieces.append(f"{title} {value}")
-    if clips := [str(clip) for clip in values.get("clips") or ()]:
+    if clips := _texts(values.get("clips")):
         more = f" and {len(clips) - 3} more" if len(clips) > 3 else ""
         pieces.append(f"clips {', '.join(clips[:3])}{more}")
-    pieces += [str(note) for note in values.get("notes") or ()]
+    pieces += _texts(values.get("notes"))
     if values.get("restored_step") is not None:
         pieces.append(f"back to step {values['restored_step']}")
     return Event(values["step"] + 1, values["action"].replace("_", " "), "; ".join(pieces))
+
+
+def _texts(values: Any) -> list[str]:
+    return [str(value) for value in values] if isinstance(values, list) else []
 
 
 def _warnings(path: Path) -> Iterator[Event]:

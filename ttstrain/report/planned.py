@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from ttstrain.errors import RecipeError
 from ttstrain.optim.schedule import lr_at
@@ -29,7 +29,8 @@ def planned_lrs(plan: Mapping[str, Any], steps: Sequence[int]) -> dict[str, list
             if group["frozen"] is not True and group["layer_decay"] is None and not _finds_lr(plan, group):
                 key = f"{group['optimizer']}/{group['name']}"
                 found[key] = [_lr(plan, group, key, step - 1) for step in steps]
-        except (KeyError, TypeError, ValueError, ValidationError, RecipeError):  # of another version, or damaged
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecipeError):
+            # of another version, or damaged (pydantic's error is a ValueError)
             continue
     return found
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ttstrain import documents
 from ttstrain.checkpoint import run_folder
 from ttstrain.contract.data import Clip
-from ttstrain.errors import CheckpointError, RecipeError
+from ttstrain.errors import CheckpointError, RecipeError, first_line
 from ttstrain.report.charts import Chart, build_charts
 from ttstrain.report.data import DataSummary, held_out_clips, summarise
 from ttstrain.report.events import Checkpoints, Event, Events, read_checkpoints, read_events
@@ -25,6 +25,7 @@ from ttstrain.tracking.jsonl import FILE_NAME
 
 VERSION = 1
 SUMMARISED = (run_folder.PLAN, "data/train.jsonl", "data/held_out.jsonl", "data/quarantine.jsonl")
+T = TypeVar("T")
 MOST_NAMED = 4  # metrics that were not finite
 
 
@@ -87,30 +88,37 @@ class Reader:
         self._metrics.update()
         self._shelf.begin(self.run if page is None else page, embed)
         plan, notes = self._plan()
-        events, checkpoints = read_events(self.run), read_checkpoints(self.run)
-        data, held_out = self._summary(plan)
-        shades, more = read_shades(self.run, plan, self._metrics)
+        events = _shown("the events", notes, lambda: read_events(self.run), instead=Events())
+        checkpoints = read_checkpoints(self.run)
+        data, held_out = _shown("the data", notes, lambda: self._summary(plan), instead=(DataSummary(), []))
+        shades, more = _shown("the band", notes, lambda: read_shades(self.run, plan, self._metrics), instead=({}, []))
         notes += more
         if self._metrics.unreadable:
             notes.append(f"{self._metrics.unreadable} lines of {FILE_NAME} cannot be read and are left out")
         if self._metrics.repeated:
             notes.append(f"{self._metrics.repeated} logged steps were taken back by rollbacks and are not drawn")
         notes += _not_finite(self._metrics)
+        best = checkpoints.best
         return Record(
             name=run_folder.name(self.run) if plan else self.run.name,
             status=status,
-            facts=headline(self.run, plan, self._metrics),
-            verdict=find_verdict(self.run, self._metrics, events),
-            charts=build_charts(self._metrics, plan, shades),
+            facts=_shown("the facts", notes, lambda: headline(self.run, plan, self._metrics), instead=[]),
+            verdict=_shown(
+                "the verdict", notes, lambda: find_verdict(self.run, self._metrics, events), instead=Verdict()
+            ),
+            charts=_shown("the curves", notes, lambda: build_charts(self._metrics, plan, shades), instead=[]),
             events=events,
             marks=events.incidents,
             checkpoints=checkpoints,
-            judgement=read_judgement(self.run, best=checkpoints.best),
-            grid=read_grid(self.run, self._shelf, best=checkpoints.best, clips=held_out),
+            judgement=_shown("what was heard", notes, lambda: read_judgement(self.run, best=best), instead=Judgement()),
+            grid=_shown("the samples", notes, lambda: self._grid(best, held_out), instead=Grid()),
             settings=read_settings(plan),
             data=data,
             notes=notes,
         )
+
+    def _grid(self, best: int | None, held_out: Sequence[Clip]) -> Grid:
+        return read_grid(self.run, self._shelf, best=best, clips=held_out)
 
     def _plan(self) -> tuple[Mapping[str, Any], list[str]]:
         try:
@@ -124,6 +132,17 @@ class Reader:
         if self._data is None or self._data[0] != state:
             self._data = state, summarise(self.run, plan), held_out_clips(self.run)
         return self._data[1:]
+
+
+def _shown(what: str, notes: list[str], read: Callable[[], T], *, instead: T) -> T:
+    """Read one part of the page; where a file holds values that ttstrain never writes, leave it out and tell so."""
+    try:
+        return read()
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        notes.append(
+            f"{what} cannot be shown: a file of the run is damaged ({type(error).__name__}: {first_line(error)})"
+        )
+        return instead
 
 
 def _not_finite(metrics: Metrics) -> list[str]:

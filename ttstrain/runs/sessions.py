@@ -67,7 +67,8 @@ def began_from_elsewhere(folder: Path) -> str | None:
     """Return the command that started a run from a checkpoint; None for a run that started from its base."""
     first = next(iter(sessions(folder)), folder)
     written = read_environment(first)
-    command = [str(part) for part in written.get("command") or ()]
+    told = written.get("command")
+    command = [str(part) for part in told] if isinstance(told, list) else []
     elsewhere = written.get("goes_on_from") is not None or (command[:1] == ["resume"] and _RESTARTS & {*command})
     return quoted("ttstrain", *command) if elsewhere else None
 

@@ -32,7 +32,7 @@ WARNINGS = "warnings.jsonl"  # {"time", "step", "warning"}; lines are never remo
 
 MOST_WAITING = 64_000_000  # bytes of lines that are kept in memory while the disk is full
 
-_LINE = re.compile(rb'^\{"step": (\d+)[,}].*\n', re.MULTILINE)  # complete lines only
+_LINE = re.compile(rb'^\{"step": (\d{1,18})[,}].*\n', re.MULTILINE)  # complete lines only
 
 
 class JsonlTracker(Tracker):

@@ -269,3 +269,12 @@ def test_an_evaluation_that_a_resume_makes_up_for_joins_the_line_of_its_step(tmp
     rows = jsonl.read(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert rows[1] == {"step": 2, "train/loss/total": 0.5, "guard/rollbacks": 0, "eval/loss/total": 0.5}
+
+
+def test_a_step_that_no_run_reaches_is_no_step(tmp_path: Path) -> None:
+    """Python refuses to turn 5,000 digits into a number."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 3}\n{"step": ' + b"9" * 5000 + b"}\n")
+    assert jsonl.last_step(path) == 3
+    jsonl.trim(path, 3)
+    assert path.read_bytes() == b'{"step": 3}\n'
