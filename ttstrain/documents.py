@@ -13,7 +13,7 @@ import stat
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from ttstrain.errors import UserError
 
@@ -121,15 +121,31 @@ def read_bytes(path: Path, *, error: type[UserError], hint: str | None = None, m
     """Read a whole file of at most `most_bytes`. Raises `error` when it is larger, no ordinary file, or forbidden."""
     try:
         check_ordinary(path, error=error, hint=hint)
-        too_large = path.stat().st_size > most_bytes  # files in /proc report size 0 and have content
+        size = path.stat().st_size
+        too_large = size > most_bytes
         with path.open("rb") as file:
-            content = b"" if too_large else file.read(most_bytes + 1)
+            content = b"" if too_large else _read_on(file, size, most_bytes)
     except OSError as fault:
         raise error(f"`{path}` cannot be read: {fault.strerror or fault}", hint=hint) from fault
+    except ValueError as fault:  # a NUL, or a letter that the system's encoding lacks
+        raise error(f"{str(path)!r} cannot be read: no file can have this name", hint=hint) from fault
     except MemoryError as fault:
         raise error(f"`{path}` cannot be read: it does not fit into memory", hint=hint) from fault
     if too_large or len(content) > most_bytes:
-        raise error(f"`{path}` cannot be read: it is larger than {most_bytes / MEBIBYTE:,.0f} MiB", hint=hint)
+        limit = f"{most_bytes >> 20:,} MiB" if most_bytes >= MEBIBYTE else f"{most_bytes >> 10:,} KiB"
+        raise error(f"`{path}` cannot be read: it is larger than {limit}", hint=hint)
+    return content
+
+
+def _read_on(file: IO[bytes], size: int, most_bytes: int) -> bytes:
+    """Read a file of this size, and what it has beyond it: those in /proc report 0. One byte too many is enough.
+
+    Not more is asked for than there is: a read of so many bytes first claims the memory for all of them.
+    """
+    content = file.read(size + 1)
+    while len(content) > size and len(content) <= most_bytes:
+        size = len(content)
+        content += file.read(min(MEBIBYTE, most_bytes + 1 - size))
     return content
 
 

@@ -97,6 +97,11 @@ def test_what_is_no_ordinary_file_is_never_opened(read: object, tmp_path: Path) 
         read(tmp_path / "gone", error=DataError)  # type: ignore[operator]
 
 
+def test_names_that_no_file_can_have_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no file can have this name"):
+        documents.read_text(tmp_path / "a\0b", error=DataError)
+
+
 def test_a_file_over_the_limit_is_not_read_to_its_end(tmp_path: Path) -> None:
     path = tmp_path / "large.json"
     with path.open("wb") as file:
@@ -113,7 +118,7 @@ def test_a_file_over_the_limit_is_not_read_to_its_end(tmp_path: Path) -> None:
         ("\n".join(" " * depth + "a:" for depth in range(40)), "it is nested more than 32 deep"),
         ("a: " + "9" * 5000, "f.yaml:1: a number of 5000 digits"),
         ("a: !!timestamp nonsense", "f.yaml:1: `nonsense` is no"),
-        ("a: " + "x" * yaml12.MAX_BYTES, "f.yaml: larger than 1 MiB"),
+        ("a: " + "x" * yaml12.MAX_BYTES, "f.yaml: larger than 256 KiB"),
     ],
 )
 def test_yaml_has_limits_too(text: str, reason: str) -> None:

@@ -152,3 +152,10 @@ def test_a_data_folder_that_cannot_be_looked_into_is_bad_data(
     assert code == 3
     assert f"error: `{tmp_path}/" in err
     assert "Traceback" not in err
+
+
+def test_an_unknown_users_folder_is_a_path_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert places.expanded("~/a") == Path("/home/me/a")
+    assert places.expanded("~nobody-of-this-name/a") == Path("~nobody-of-this-name/a")
+    assert places.expanded("a/~") == Path("a/~")

@@ -13,6 +13,7 @@ import typer
 from ttstrain.cli import paths
 from ttstrain.errors import DataError, RecipeError
 from ttstrain.layout import LABEL, WIDTH, labelled
+from ttstrain.places import expanded
 from ttstrain.shell import quoted
 from ttstrain.terminal import on_one_line
 
@@ -120,7 +121,7 @@ def _data(ask: bool, given: str) -> str:
         print("2. Where are the recordings and their texts?")
     while True:
         data = given or _answer("   folder or table: ")
-        if data.startswith(PACKAGE) or (data and Path(data).expanduser().exists()):
+        if data.startswith(PACKAGE) or (data and expanded(data).exists()):
             return data
         if given or not ask:
             raise DataError(f"`{data}` does not exist", hint="give the folder or the table of your recordings")
@@ -146,7 +147,7 @@ def _answer(prompt: str) -> str:
 def _target(out: Path | None, data: str) -> Path:
     from ttstrain.recipe.shipped import PACKAGE
 
-    stem = Path(data.removeprefix(PACKAGE)).expanduser().resolve()
+    stem = expanded(data.removeprefix(PACKAGE)).resolve()
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", stem.stem if stem.is_file() else stem.name).strip("_")
     return out or Path(f"{name or 'recipe'}.yaml")
 

@@ -23,6 +23,7 @@ _LOST: Mapping[str, Advice] = {
     "empty_file": Advice("the file is empty", "copy the files again"),
     "not_a_file": Advice("a folder or a device stands in place of the file", "correct the paths"),
     "bad_header": Advice("the header of the file is damaged", "convert the recordings again from their source"),
+    "damaged": Advice("the recording is damaged, its checksum differs", "copy the files again"),
     "truncated": Advice("the end of the recording is missing", "copy the files again"),
     "length_mismatch": Advice("the recording has another length than its header says", "convert the recordings again"),
     "no_samples": Advice("the file holds no sound", "record them again, or delete the rows"),
@@ -46,6 +47,9 @@ _HARMS: Mapping[str, Advice] = {
     "clipped": Advice("some peaks are cut off", "use better recordings if you can; else leave them"),
     "band_limited": Advice(
         "the sound is dull, as over a telephone or from a small MP3", "use better recordings if you can"
+    ),
+    "odd_header": Advice(
+        "the header contradicts itself", "listen whether speed and pitch are right, else convert again"
     ),
     "low_rate": Advice("the sample rate is low, the voice will sound dull", "use the original recordings if you can"),
     "low_bits": Advice("8 bits a sample, the voice will hiss", "use the original recordings if you can"),

@@ -51,14 +51,40 @@ _IN_A_LINE: dict[str, type] = {
 }
 
 
+_TEXTS = ("speaker", "language", "source", "digest")
+_MOST = 1 << 48  # samples, or samples a second
+
+
 def _clip(values: dict[str, Any]) -> Clip:
-    treatment = Treatment(**values.pop("treatment"))
-    lists: dict[str, Any] = {name: tuple(values.get(name, ())) for name in ("notes", "tokens")}
+    documents.check_object(values, {name: str for name in _TEXTS if name in values})
+    if not 0 < values["sample_rate"] < _MOST or not 0 <= values["duration_s"] < _MOST or "\0" in values["path"]:
+        raise ValueError("it is no recording that there could be")
+    lists: dict[str, Any] = {name: _texts(values.get(name, [])) for name in ("notes", "tokens")}
     lists["ready"] = tuple(_ready(*feature) for feature in values.get("ready", ()))
+    treatment = _treatment(values.pop("treatment"))
     return Clip(**{**values, **lists, "path": Path(values["path"]), "treatment": treatment})
 
 
+def _treatment(values: dict[str, Any]) -> Treatment:
+    treatment = Treatment(**values)
+    documents.check_object(asdict(treatment), {"gain": float, "offset": float, "start": int})
+    channel, start, end = treatment.channel, treatment.start, treatment.end
+    if channel != "mean" and (type(channel) is not int or not 0 <= channel < _MOST):
+        raise ValueError("its channel is no number")
+    if not 0 <= start < _MOST or (end is not None and (type(end) is not int or not start <= end < _MOST)):
+        raise ValueError("its start and end are no part of a recording")
+    return treatment
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise TypeError("a list of texts is something else")
+    return tuple(values)
+
+
 def _ready(name: str, path: str, digest: str, values: Sequence[int]) -> Ready:
+    if not all(isinstance(text, str) for text in (name, path, digest)) or not all(type(one) is int for one in values):
+        raise TypeError("a feature that lies ready is described by something else")
     return Ready(name, path, digest, tuple(values))
 
 

@@ -17,12 +17,13 @@ import numpy as np
 
 from ttstrain.contract.data import Treatment
 from ttstrain.contract.table import Action
+from ttstrain.data import flac
 from ttstrain.data.decode import Decoded, Samples, decode
 from ttstrain.data.other_formats import what_it_is
-from ttstrain.data.riff import check_riff
+from ttstrain.data.riff import check_riff, contradiction
 from ttstrain.digest import sha256_of_file
 
-RULES = 1  # raise when a rule below changes: kept measurements are then taken again
+RULES = 2  # raise when a rule below changes: kept measurements are then taken again
 
 # All levels are relative to full scale, 1.0. Usable speech with a peak of 0.003 exists; noise at -85 dBFS peaks at
 # 0.0003, and nothing in between was seen. So silence is detected by the peak and not by a loudness of -50 dB.
@@ -121,6 +122,8 @@ def _of_sound(path: Path, max_s: float) -> Measured:
         return _skip("unreadable", what_it_is(path) or f"it cannot be decoded: {error}")
     if fault := _fault_of_length(decoded, max_s):
         return Measured((fault,), decoded.sample_rate)
+    if flac.is_damaged(path, decoded):
+        return _skip("damaged", "its samples are not those that were encoded: their checksum in its header differs")
     if not np.isfinite(decoded.samples).all():
         share = float((~np.isfinite(decoded.samples)).mean())
         return _skip("non_finite", f"{share:.2%} of the samples are NaN or infinite")
@@ -199,6 +202,8 @@ def _of_the_format(path: Path, decoded: Decoded) -> list[Flaw]:
     ending = path.suffix.lower()
     if decoded.container not in CONTAINERS.get(ending, {decoded.container}):
         findings.append(Flaw("accept", "format_by_content", f"{decoded.container} in a file named {ending}"))
+    if why := contradiction(path):
+        findings.append(Flaw("accept", "odd_header", why))
     if decoded.encoding in ("PCM_U8", "PCM_S8"):
         findings.append(Flaw("accept", "low_bits", "8 bits a sample: expect hiss"))
     if decoded.promised_frames < 0:

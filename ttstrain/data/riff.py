@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+_UNCOMPRESSED = (1, 3, 6, 7, 0xFFFE)  # whole numbers, fractions, A-law, u-law, and one of them in an extended header
+_FIRST_CHUNKS = 4096  # bytes in which the format is looked for
 STREAMED = 0xFFFFFFFF  # written by programs that stream and cannot seek back to the header
 
 
@@ -28,6 +30,26 @@ def check_riff(path: Path) -> HeaderFault | None:
         if file.read(4) != b"WAVE":
             return None
         return _check_chunks(file, path.stat().st_size)
+
+
+def contradiction(path: Path) -> str | None:
+    """Say where the format in a wav's header contradicts itself; None for any other kind of file.
+
+    Rate, channels and bits are what is decoded by; the bytes of a frame and of a second follow from them.
+    """
+    with path.open("rb") as file:
+        head = file.read(_FIRST_CHUNKS)
+    at = head.find(b"fmt ", 12)
+    if head[:4] != b"RIFF" or head[8:12] != b"WAVE" or at < 0 or len(head) < at + 24:
+        return None
+    kind, channels, rate, per_s, block, bits = struct.unpack_from("<HHIIHH", head, at + 8)
+    if kind not in _UNCOMPRESSED:
+        return None
+    if block != channels * -(-bits // 8):
+        return f"its header states {channels} channels of {bits} bits, but {block} bytes a frame"
+    if per_s != rate * block:
+        return f"its header states {rate} frames of {block} bytes a second, but {per_s} bytes a second"
+    return None
 
 
 def _check_chunks(file: BinaryIO, file_size: int) -> HeaderFault | None:

@@ -14,6 +14,7 @@ from ttstrain.contract.checkpoint import OpenedCheckpoint
 from ttstrain.contract.model import ResolvedRecipe
 from ttstrain.contract.task import Task
 from ttstrain.errors import CheckpointError, RecipeError, UserError
+from ttstrain.places import expanded
 from ttstrain.recipe.schema import base_files, base_title
 from ttstrain.recipe.shipped import PACKAGE
 from ttstrain.shell import quoted
@@ -83,7 +84,7 @@ def _began_from(run: Path) -> str | None:
 
 
 def _anywhere(spec: str, started: Path | None) -> str:
-    place = Path(spec).expanduser()
+    place = expanded(spec)
     if spec.startswith((HUB, PACKAGE)) or place.is_absolute() or started is None:
         return spec
     return str(started / place)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
@@ -32,6 +31,7 @@ from ttstrain.data.reference import choose_reference
 from ttstrain.data.transcript import CleanText, misfit, readable
 from ttstrain.errors import CheckpointError, DataError, RecipeError
 from ttstrain.export.choose import gather
+from ttstrain.places import expanded
 from ttstrain.plan.resolve import parse
 from ttstrain.recipe.compose import COMMAND_LINE, RUN_RECIPE, Composed, Removed, parse_override
 from ttstrain.recipe.schema import TrainConfig
@@ -272,8 +272,7 @@ def _rows(path: Path, content: str) -> list[tuple[int, Mapping[str, Any]]]:
             raise DataError(
                 f"{path}:1 has no column `text`", hint="the first line names the columns, with tabs between"
             )
-        cells = csv.reader((line for _, line in numbered[1:]), delimiter="\t", quoting=csv.QUOTE_NONE)
-        table = [(number, row) for (number, _), row in zip(numbered[1:], cells, strict=True)]
+        table = [(number, line.split("\t")) for number, line in numbered[1:]]
         if long := next((number for number, row in table if len(row) > len(header)), None):
             raise DataError(
                 f"{path}:{long} has more cells than line 1 names columns", hint=f"the columns: {', '.join(header)}"
@@ -300,7 +299,7 @@ def _line(path: Path, number: int, row: Mapping[str, Any]) -> Line:
     line = line_of(name, row["text"], where=f"{path}:{number}")
     return replace(
         line,
-        ref_audio=path.parent / Path(audio).expanduser() if audio else None,
+        ref_audio=path.parent / expanded(audio) if audio else None,
         ref_text=row.get("ref_text", ""),
     )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ttstrain import registry
 from ttstrain.errors import DataError
-from ttstrain.places import refused_as
+from ttstrain.places import expanded, refused_as
 from ttstrain.recipe.compose import Composed, with_defaults
 
 
@@ -33,7 +33,7 @@ def with_project(composed: Composed) -> Composed:
     path = data.get("path") if isinstance(data, Mapping) else None
     if not isinstance(path, str) or not isinstance(task, str):
         return composed
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     with refused_as(DataError):
         found = next(
             (own for known in registry.projects() if (own := known.settings(task=task, data=folder)) is not None), None

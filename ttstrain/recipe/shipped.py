@@ -9,6 +9,7 @@ from pathlib import Path
 
 import ttstrain
 from ttstrain.errors import CheckpointError, RecipeError
+from ttstrain.places import expanded
 from ttstrain.shell import quoted
 
 SCHEMA_LINE = "# yaml-language-server: $schema="
@@ -91,7 +92,7 @@ def base_path(spec: str) -> Path:
     Raises CheckpointError that lists the bases that ship when there is none of this name.
     """
     if not spec.startswith(PACKAGE):
-        return Path(spec).expanduser()
+        return expanded(spec)
     known = list_bases()
     if spec not in known:
         raise CheckpointError(

@@ -19,7 +19,7 @@ from ttstrain import documents
 from ttstrain.documents import MAX_DIGITS
 from ttstrain.errors import RecipeError, UserError
 
-MAX_BYTES = 1 << 20  # a megabyte takes PyYAML ten seconds, and no recipe has a hundredth of it
+MAX_BYTES = 1 << 18  # takes PyYAML three seconds, and no recipe has a twentieth of it
 MAX_DEPTH = 32  # sections in sections
 
 _RULES = (
@@ -103,7 +103,7 @@ def read_value(text: str, *, source: str) -> Any:
 
 def _parse(text: str, *, source: str, lines: dict[str, int], error: type[UserError]) -> Any:
     if len(text) > MAX_BYTES:
-        raise error(f"{source}: larger than {MAX_BYTES >> 20} MiB, which is too large for a recipe or config")
+        raise error(f"{source}: larger than {MAX_BYTES >> 10} KiB, which is too large for a recipe or config")
     try:
         loader = _Loader(text)
         node = loader.get_single_node()

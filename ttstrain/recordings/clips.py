@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from ttstrain.errors import DataError
 CLIPS = "clips.jsonl"
 TABLE = "metadata.csv"
 FOLDER = "clips"
+_MOST_SAMPLES = 1 << 48
 HINT = "cut the recordings again into a new folder"
 
 Origin = Literal["", "text file", "text file, by duration", "recogniser", "draft", "review"]
@@ -105,5 +107,15 @@ _KEYS: dict[str, type] = {
 }
 
 
+_TEXTS = ("origin", "speaker", "language")
+_NUMBERS = ("fit", "loudness", "snr_db")  # or null
+
+
 def _clip(values: dict[str, Any]) -> CutClip:
+    optional = dict.fromkeys(_TEXTS, str) | dict.fromkeys((*_NUMBERS, "gain_db"), float)
+    given = {name for name in optional if name in values and not (name in _NUMBERS and values[name] is None)}
+    documents.check_object(values, {name: optional[name] for name in given})
+    if not 0 <= values["start"] < values["end"] < _MOST_SAMPLES or not 0 < values["sample_rate"] < _MOST_SAMPLES:
+        raise ValueError("it does not lie within a recording")
+    json.dumps(values, ensure_ascii=False).encode()  # or UnicodeEncodeError: it could not be written again
     return CutClip(**{**values, "notes": tuple(str(note) for note in values["notes"])})

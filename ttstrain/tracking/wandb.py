@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 from ttstrain.contract.listening import CHOSEN_SCORE
 from ttstrain.logins import without_logins
+from ttstrain.places import expanded
 from ttstrain.shell import quoted
 from ttstrain.tracking import spectrogram, wandb_rows
 from ttstrain.tracking.sample_table import Row, SampleTable, for_wandb
@@ -381,7 +382,7 @@ def _is_logged_in(settings: Any) -> bool:
         return True
     host = urlsplit(settings.base_url).hostname or ""
     named = os.environ.get("NETRC")
-    for file in [Path(named).expanduser()] if named else [Path.home() / ".netrc", Path.home() / "_netrc"]:
+    for file in [expanded(named)] if named else [Path.home() / ".netrc", Path.home() / "_netrc"]:
         try:
             if file.is_file() and host in netrc.netrc(str(file)).hosts:
                 return True

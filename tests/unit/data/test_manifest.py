@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,4 +69,34 @@ def test_a_line_of_another_kind_is_no_clip(line: str, tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     path.write_bytes(line.encode("utf-8", "surrogateescape"))
     with pytest.raises(DataError, match=r"train\.jsonl` (line 1 is not a clip|cannot be read)"):
+        read_manifest(path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sample_rate": 0},
+        {"sample_rate": -1},
+        {"duration_s": -1.0},
+        {"speaker": 5},
+        {"digest": None},
+        {"notes": "text"},
+        {"tokens": [1]},
+        {"path": "a\0b.wav"},
+        {"ready": [["codes", "", "", [1.5]]]},
+        {"ready": [["codes", None, "", []]]},
+        {"treatment": {"channel": "x"}},
+        {"treatment": {"channel": -1}},
+        {"treatment": {"gain": None}},
+        {"treatment": {"start": 10, "end": 5}},
+        {"treatment": {"start": "0"}},
+        {"treatment": {"end": 1.5}},
+    ],
+)
+def test_values_that_no_clip_has_are_refused_with_their_line(changes: dict[str, object], tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    write_manifest(path, [clip(), clip(id="b")])
+    first, second, _ = path.read_text(encoding="utf-8").split("\n")
+    path.write_text(first + "\n" + json.dumps({**json.loads(second), **changes}) + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match="line 2 is not a clip"):
         read_manifest(path)

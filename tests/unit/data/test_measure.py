@@ -10,7 +10,7 @@ import soundfile
 from speech_toys import RATE, syllables
 
 from ttstrain.data.measure import Measured, bandwidth, measure
-from ttstrain.data.riff import check_riff
+from ttstrain.data.riff import check_riff, contradiction
 
 
 def measured(folder: Path, samples: np.ndarray, *, rate: int = RATE, name: str = "a.wav") -> Measured:
@@ -167,3 +167,47 @@ def test_lengths_in_the_header_are_held_against_the_file(content: bytes, reason:
     (tmp_path / "a.wav").write_bytes(content)
     fault = check_riff(tmp_path / "a.wav")
     assert (fault.reason if fault else None) == reason
+
+
+# ---------------------------------------------------------------- what a header and a checksum tell
+
+
+@pytest.mark.parametrize(
+    ("place", "form", "value"), [(22, "<H", 2), (24, "<I", RATE * 2), (34, "<H", 8), (32, "<H", 4)]
+)
+def test_a_header_that_contradicts_itself_is_told(place: int, form: str, value: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, syllables(2.0), RATE, subtype="PCM_16")
+    assert contradiction(path) is None
+    content = bytearray(path.read_bytes())
+    struct.pack_into(form, content, place, value)
+    path.write_bytes(content)
+    assert "header states" in (contradiction(path) or "")
+    assert any(reason in ("odd_header", "unreadable", "no_speech") for _, reason in reasons(measure(path, max_s=60)))
+
+
+@pytest.mark.parametrize(
+    ("form", "subtype"),
+    [("WAV", "PCM_24"), ("WAV", "FLOAT"), ("WAV", "ULAW"), ("WAVEX", "PCM_16"), ("WAV", "IMA_ADPCM")],
+)
+def test_headers_of_every_kind_do_not_contradict_themselves(form: str, subtype: str, tmp_path: Path) -> None:
+    stereo = np.stack([syllables(1.0)] * 2, axis=1)
+    soundfile.write(tmp_path / "a.wav", stereo, RATE, format=form, subtype=subtype)
+    assert contradiction(tmp_path / "a.wav") is None
+
+
+@pytest.mark.parametrize("subtype", ["PCM_S8", "PCM_16", "PCM_24"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_flac_with_other_samples_than_were_encoded_is_left_out(subtype: str, channels: int, tmp_path: Path) -> None:
+    """The checksum in the header is one of samples that were never in the frames."""
+    path, sound = tmp_path / "a.flac", syllables(2.0)
+    samples = np.stack([sound * (1 - 0.1 * number) for number in range(channels)], axis=1)
+    soundfile.write(path, samples, RATE, subtype=subtype)
+    assert measure(path, max_s=60).usable
+    content = bytearray(path.read_bytes())
+    content[26] ^= 1
+    path.write_bytes(content)
+    assert reasons(measure(path, max_s=60)) == [("skip", "damaged")]
+    content[26:42] = bytes(16)  # an encoder that streams leaves it out
+    path.write_bytes(content)
+    assert measure(path, max_s=60).usable

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -469,3 +470,33 @@ def test_several_tables_have_to_be_told_apart(folder: Path) -> None:
 def test_a_format_that_is_set_is_not_guessed(folder: Path) -> None:
     with pytest.raises(TableError, match="header such as `audio_file"):
         read(folder, "a|one\n", format="f5_csv")
+
+
+@pytest.mark.parametrize(
+    ("written", "read_as"),
+    [
+        ('"He said ""no"" twice."', 'He said "no" twice.'),
+        ('"a"" b"', 'a" b'),
+        ('""', '""'),
+        ('""""', '"'),
+        ('"a""', '"a""'),
+    ],
+)
+def test_doubled_quotes_are_undone_where_the_whole_field_is_quoted(written: str, read_as: str, folder: Path) -> None:
+    assert texts(read(folder, f"a|{written}\nb|plain\nc|plain too\n"))["a"] == read_as
+
+
+def test_many_quotes_in_a_row_do_not_hang_the_reader(folder: Path) -> None:
+    """Matched by a pattern that tries every pair as the doubled one, they took minutes."""
+    quotes = '"' * 200_001
+    started = time.process_time()
+    assert texts(read(folder, f"a|{quotes}x\nb|plain\nc|plain too\n"))["b"] == "plain"
+    assert texts(read(folder, f"a|{quotes}\nb|plain\nc|plain too\n"))["b"] == "plain"
+    assert time.process_time() - started < 20
+
+
+def test_samples_with_an_impossible_rate_or_number_of_channels_are_told() -> None:
+    assert isinstance(wav_of([0.1, 0.2], 16_000), bytes)
+    for rate in (0, -1, 1 << 40, True, None):
+        assert "sampling_rate" in str(wav_of([0.1, 0.2], rate))
+    assert "no sound" in str(wav_of([[0.1] * 2000] * 100, 16_000))

@@ -15,7 +15,7 @@ from ttstrain.data.readers.lines import read_text
 from ttstrain.data.readers.parquet import read_parquet
 from ttstrain.data.readers.rows import TableError, printable
 from ttstrain.errors import DataError
-from ttstrain.places import refused_as
+from ttstrain.places import expanded, refused_as
 from ttstrain.shell import quoted
 
 __all__ = ["Action", "Row", "RowFinding", "RowTable", "TableError", "printable", "read_rows"]
@@ -38,7 +38,7 @@ def read_rows(
 
     Raises TableError, a DataError that names file and line, if there is nothing to read or it cannot be read.
     """
-    path = _package_folder(path) if str(path).startswith(PACKAGE_DATA) else Path(path).expanduser()
+    path = _package_folder(path) if str(path).startswith(PACKAGE_DATA) else expanded(path)
     if not path.exists():
         flag = " (or `--data PATH`)" if key == "data.path" else ""
         raise TableError(

@@ -41,7 +41,7 @@ def read_parquet(files: Sequence[Path], root: Path, unpack_to: Path) -> RowTable
     for path in files:
         try:
             check_footer(path)
-            with pyarrow.parquet.ParquetFile(path) as file:
+            with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
                 columns = _columns(path, file.schema_arrow.names)
                 others = _others(file, columns)
                 at_a_time = rows_at_a_time(path, file, {*columns.all, *others})

@@ -22,7 +22,6 @@ from ttstrain.data.readers.rows import TableError
 
 FIELD_LIMIT = 1 << 27  # csv's own is 131,072 characters
 WITNESSES = 10  # fields that only csv quoting explains, for each field that contradicts it
-DOUBLED = re.compile(r'"(?:[^"]|"")*""(?:[^"]|"")*"')  # a whole field in quotes with doubled ones inside
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +51,15 @@ def _plain_record(line: Line, delimiter: str) -> Record:
     written = line.text.split(delimiter)
     if '""' not in line.text:
         return Record(line.number, written)
-    fields = [field[1:-1].replace('""', '"') if DOUBLED.fullmatch(field) else field for field in written]
+    fields = [field[1:-1].replace('""', '"') if _is_doubled(field) else field for field in written]
     return Record(line.number, fields, unquoted=fields != written)
+
+
+def _is_doubled(field: str) -> bool:
+    """Tell whether a whole field is in quotes, with doubled ones and no single one inside."""
+    inside = field[1:-1]
+    quoted = len(field) > 1 and field[0] == field[-1] == '"'
+    return quoted and '""' in inside and '"' not in inside.replace('""', "")
 
 
 # ---------------------------------------------------------------- csv or not

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from typing import Any
 
+MOST_RATE = 1_000_000  # Hz
+WIDEST = 64  # channels of a recording
 MOST_CHANNELS = 8  # the shorter side of two dimensions is the channels'
 INT16_RANGE = 1 << 15
 
@@ -14,7 +16,7 @@ def wav_of(samples: Any, sample_rate: Any) -> bytes | str:
     import numpy as np
     import soundfile
 
-    if not isinstance(sample_rate, int) or sample_rate <= 0:
+    if type(sample_rate) is not int or not 0 < sample_rate <= MOST_RATE:
         return f"the audio column's samples have no `sampling_rate` but {sample_rate!r}"
     try:
         array = np.asarray(samples)
@@ -22,7 +24,8 @@ def wav_of(samples: Any, sample_rate: Any) -> bytes | str:
         return "the audio column's samples are lists of different lengths"
     if array.ndim == 2 and array.shape[0] <= MOST_CHANNELS < array.shape[1]:
         array = array.T
-    if array.ndim not in (1, 2) or array.dtype.kind not in "fiu" or not array.size:
+    channels = array.shape[1] if array.ndim == 2 else 1
+    if array.ndim not in (1, 2) or channels > WIDEST or array.dtype.kind not in "fiu" or not array.size:
         return f"the audio column's samples are no sound: {array.dtype} of shape {array.shape}"
     file = io.BytesIO()
     if array.dtype.kind == "f":

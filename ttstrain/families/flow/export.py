@@ -31,6 +31,7 @@ from ttstrain.families.flow.task import FlowTask
 from ttstrain.families.flow.training_proof import prove
 from ttstrain.families.flow.upstream import BUFFERS, METADATA_KEY, F5Format
 from ttstrain.families.flow.vocab import PACKAGED, load_vocab
+from ttstrain.places import expanded
 from ttstrain.recipe import yaml12
 from ttstrain.tensors import tensorfile
 
@@ -293,4 +294,4 @@ def as_upstream_reads(content: bytes) -> tuple[str, ...]:
 def _content(source: str) -> bytes:
     if source in PACKAGED:
         return resources.files(__package__).joinpath(PACKAGED[source]).read_bytes()
-    return documents.read_bytes(Path(source).expanduser(), error=CheckpointError)
+    return documents.read_bytes(expanded(source), error=CheckpointError)

@@ -88,6 +88,7 @@ def _rows(path: Path, read: _Read) -> Iterator[dict[str, Any]]:
         with pyarrow.memory_map(str(path)) as source, pyarrow.ipc.open_stream(source) as stream:
             _check_columns(path, stream.schema.names)
             for batch in stream:
+                batch.validate(full=True)  # a false offset would be read from outside the table
                 for start in range(0, batch.num_rows, _ROWS_AT_A_TIME):
                     yield from batch.slice(start, _ROWS_AT_A_TIME).select(_columns(stream.schema.names)).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:

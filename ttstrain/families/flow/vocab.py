@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
-from pathlib import Path
 
 from ttstrain import documents
 from ttstrain.digest import sha256
 from ttstrain.errors import RecipeError
 from ttstrain.families.flow.spelling import Spelling
+from ttstrain.places import expanded
 
 PUBLISHED = "package:emilia"  # the vocab of the nets that F5-TTS and E2-TTS publish
 ENGLISH = "package:english"  # the characters of English text, for small nets
@@ -98,7 +98,7 @@ def _read_source(source: str) -> str:
             raise RecipeError(f"ttstrain has no packaged vocab `{source}`", hint=f"there is {', '.join(PACKAGED)}")
         content = resources.files(__package__).joinpath(PACKAGED[source]).read_bytes()
     else:
-        content = documents.read_bytes(Path(source).expanduser(), error=RecipeError, hint=_KINDS_OF_VOCAB)
+        content = documents.read_bytes(expanded(source), error=RecipeError, hint=_KINDS_OF_VOCAB)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

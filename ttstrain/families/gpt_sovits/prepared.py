@@ -13,11 +13,11 @@ name in different folders have overwritten each other there, and their rows cont
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ttstrain import documents
 from ttstrain.contract.data import Ready
 from ttstrain.contract.table import Row, RowTable
 from ttstrain.data.readers.collect import Collector
@@ -28,6 +28,7 @@ from ttstrain.digest import sha256_of_file
 TEXTS, SEMANTICS, RECORDINGS = "2-name2text", "6-name2semantic", "5-wav32k"
 FILES: Mapping[str, str] = {"bert": "3-bert", "ssl": "4-cnhubert", "speaker": "7-sv_cn"}  # feature -> its folder
 HEADER = "item_name"
+_MOST = 1 << 31  # of a token or a count: no codebook and no text comes near
 
 
 class PreparedFolder:
@@ -117,8 +118,10 @@ def _read_semantics(folder: Path, collector: Collector) -> _Semantics:
         except ValueError:
             collector.add_finding(_nameless(source, name), "skip", "bad_line", "its semantic tokens are no numbers")
             continue
-        if not codes:
-            collector.add_finding(_nameless(source, name), "skip", "bad_line", "it has no semantic tokens")
+        if not codes or not all(0 <= code < _MOST for code in codes):
+            collector.add_finding(
+                _nameless(source, name), "skip", "bad_line", "it has no semantic tokens, or impossible ones"
+            )
         elif name in semantics.codes and semantics.codes[name] != codes:
             collector.add_finding(
                 _nameless(source, name), "accept", "duplicate_id", "other tokens for one name: the first are used"
@@ -159,9 +162,9 @@ def _add_row(collector: Collector, folder: Path, source: str, fields: list[str],
 def _read_word2ph(written: str) -> tuple[int, ...]:
     """Read how many phonemes each character has; nothing for languages that do not say."""
     try:
-        counts = ast.literal_eval(written.strip())
-    except (ValueError, SyntaxError):
+        counts = documents.parse(written.strip())  # a list of numbers is the same in Python and in JSON
+    except documents.DocumentError:
         return ()
-    if not isinstance(counts, list) or not all(isinstance(count, int) for count in counts):
+    if not isinstance(counts, list) or not all(type(count) is int and 0 <= count < _MOST for count in counts):
         return ()
     return tuple(counts)

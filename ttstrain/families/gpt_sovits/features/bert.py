@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -19,6 +18,7 @@ from ttstrain.families.gpt_sovits.features.files import digest_of_folder, find_f
 from ttstrain.families.gpt_sovits.features.toy import TOY, toy_bert
 from ttstrain.families.gpt_sovits.features.transformer import import_transformers, load_encoder
 from ttstrain.modules.full_precision import full_precision
+from ttstrain.places import expanded
 from ttstrain.tensors.hub import HUB
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def bert_digest(spec: str) -> str:
     """
     if spec == TOY or spec.startswith(HUB):
         return spec
-    return digest_of_folder(find_folder(spec, what="BERT")) if Path(spec).expanduser().is_dir() else "absent"
+    return digest_of_folder(find_folder(spec, what="BERT")) if expanded(spec).is_dir() else "absent"
 
 
 def _cut(net: BertModel) -> BertModel:

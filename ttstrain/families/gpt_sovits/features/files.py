@@ -9,6 +9,7 @@ from typing import Final
 
 from ttstrain.digest import sha256, sha256_of_file
 from ttstrain.errors import CheckpointError
+from ttstrain.places import expanded
 from ttstrain.tensors.hub import HUB, download
 
 WEIGHTS: Final = ("model.safetensors", "pytorch_model.bin")
@@ -21,7 +22,7 @@ def find_folder(spec: str, *, what: str) -> Path:
 
     Raises CheckpointError unless it holds a config.json and weights.
     """
-    folder = download(spec, preferred=TENSORS, others=PICKLES) if spec.startswith(HUB) else Path(spec).expanduser()
+    folder = download(spec, preferred=TENSORS, others=PICKLES) if spec.startswith(HUB) else expanded(spec)
     if not (folder / "config.json").is_file():
         raise CheckpointError(
             f"there is no {what} at `{spec}`", hint="a folder with config.json and weights, or hf://owner/repo/folder"
@@ -33,7 +34,7 @@ def find_folder(spec: str, *, what: str) -> Path:
 
 def find_file(spec: str, *, what: str) -> Path:
     """Find one file, or a run's folder, by its path or `hf://owner/repo/file`. Raises CheckpointError without one."""
-    path = download(spec, preferred=TENSORS, others=PICKLES) if spec.startswith(HUB) else Path(spec).expanduser()
+    path = download(spec, preferred=TENSORS, others=PICKLES) if spec.startswith(HUB) else expanded(spec)
     if not path.exists():
         raise CheckpointError(f"there is no {what} at `{spec}`", hint="a file, or hf://owner/repo/file")
     return path

@@ -18,6 +18,7 @@ from ttstrain.data.location import cache_root
 from ttstrain.digest import sha256_of_files
 from ttstrain.errors import RecipeError
 from ttstrain.families.gpt_sovits.text.reading import load
+from ttstrain.places import expanded
 
 _PARTS = ("sys.dic", "matrix.bin", "char.bin", "unk.dic")  # of a compiled MeCab dictionary
 
@@ -62,14 +63,14 @@ def digest(dictionary: Dictionary) -> str:
 
 def _files(dictionary: Dictionary) -> list[Path]:
     """Return the dictionary's files. Raises RecipeError if one is missing."""
-    files = [Path(dictionary.system).expanduser() / part for part in _PARTS] if dictionary.system else []
+    files = [expanded(dictionary.system) / part for part in _PARTS] if dictionary.system else []
     if missing := [path.name for path in files if not path.is_file()]:
         raise RecipeError(
             f"`model.text.japanese_dictionary`: `{dictionary.system}` has no {', '.join(missing)}",
             hint="the folder of a compiled MeCab dictionary, such as `open_jtalk_dic_utf_8-1.11`",
         )
     if dictionary.words:
-        files.append(Path(dictionary.words).expanduser())
+        files.append(expanded(dictionary.words))
         if not files[-1].is_file():
             raise RecipeError(
                 f"`model.text.japanese_words`: there is no file `{dictionary.words}`",
@@ -82,7 +83,7 @@ def _files(dictionary: Dictionary) -> list[Path]:
 def _open(dictionary: Dictionary) -> Any:
     library: Any = load("pyopenjtalk", language="ja")
     _files(dictionary)
-    system = str(Path(dictionary.system).expanduser()).encode() if dictionary.system else library.OPEN_JTALK_DICT_DIR
+    system = str(expanded(dictionary.system)).encode() if dictionary.system else library.OPEN_JTALK_DICT_DIR
     try:
         words = str(_compiled(dictionary, system.decode())).encode() if dictionary.words else b""
         return library.OpenJTalk(dn_mecab=system, userdic=words)
@@ -95,7 +96,7 @@ def _open(dictionary: Dictionary) -> Any:
 
 def _compiled(dictionary: Dictionary, system: str) -> Path:
     """Return the compiled words; a `.csv` is compiled once and kept in the cache."""
-    path = Path(dictionary.words).expanduser()
+    path = expanded(dictionary.words)
     if path.suffix != ".csv":
         return path
     place = cache_root() / "dictionaries" / f"{digest(dictionary)}.dic"
