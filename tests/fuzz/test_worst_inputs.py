@@ -42,7 +42,9 @@ class Worst:
         assert isinstance(content, bytes)
         changed = self.change(content)
         assert changed != content, self.what
-        return Case({**samples[index].files, self.file: changed}, self.what, plain=False, sample=index)
+        return Case(
+            {**samples[index].files, self.file: changed}, self.what, plain=self.verdict == "other", sample=index
+        )
 
 
 # ---------------------------------------------------------------- changes

@@ -127,6 +127,8 @@ class F5Format:
         schedule = _schedule(tree.get(_SCHEDULE)) if isinstance(tree, Mapping) else None
         training = _Training.of(tree, used.tensors) if _OPTIMIZER in tree else _Training()
         notes += training.notes
+        if schedule is None and isinstance(tree, Mapping) and tree.get(_SCHEDULE) is not None:
+            notes.append(f"the position in its LR schedule is left out: `{_SCHEDULE}` is not the state of one")
         if schedule is not None and schedule.ended:
             notes.append(_ended(schedule, training.groups))
         if raw is None and ema is not None and ema.step is not None and ema.wrapped:

@@ -143,6 +143,10 @@ def _add_row(collector: Collector, folder: Path, source: str, fields: list[str],
         if (path := folder / below / f"{name}.pt").is_file()
     ]
     spread = _read_word2ph(word2ph)
+    if spread is None:
+        shown = Row(id=name, audio=None, text=text.strip(), source=source)
+        why = f"its number of phonemes for each character, `{printable(word2ph, limit=40)}`, cannot be read: left out"
+        collector.add_finding(shown, "accept", "word2ph", why)
     if spread:
         ready.append(Ready("word2ph", values=spread))
     row = Row(id=name, audio=None, text=text.strip() or " ".join(phones), source=source, tokens=phones)
@@ -159,12 +163,14 @@ def _add_row(collector: Collector, folder: Path, source: str, fields: list[str],
     collector.locate(row, name)
 
 
-def _read_word2ph(written: str) -> tuple[int, ...]:
-    """Read how many phonemes each character has; nothing for languages that do not say."""
+def _read_word2ph(written: str) -> tuple[int, ...] | None:
+    """Read how many phonemes each character has; nothing for languages that do not say, None where it is damaged."""
+    if written.strip() in ("None", ""):
+        return ()
     try:
         counts = documents.parse(written.strip())  # a list of numbers is the same in Python and in JSON
     except documents.DocumentError:
-        return ()
+        return None
     if not isinstance(counts, list) or not all(type(count) is int and 0 <= count < _MOST for count in counts):
-        return ()
+        return None
     return tuple(counts)

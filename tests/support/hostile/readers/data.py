@@ -172,10 +172,10 @@ def _read_arrow(folder: Path) -> Seen:
 
 READERS = (
     Reader("wav", _sounds("wav", edit_wav, _WAVS), read_sound, 1_500),
-    Reader("flac", _sounds("flac", edit_flac, [("FLAC", "PCM_16", 1), ("FLAC", "PCM_24", 2)]), read_sound, 800),
-    Reader("ogg", _sounds("ogg", edit_ogg, [("OGG", "VORBIS", 1), ("OGG", "OPUS", 1)]), read_sound, 800),
-    Reader("mp3", _sounds("mp3", edit_mp3, [("MP3", "MPEG_LAYER_III", 1)]), read_sound, 600),
-    Reader("aiff, caf, au, w64, rf64", _sounds("wav", edit_mp3, _OTHERS), read_sound, 400),
-    Reader("parquet", _parquet, _read_parquet, 1_000),
-    Reader("arrow (prepared by F5)", _arrow, _read_arrow, 500),
+    Reader("flac", _sounds("flac", edit_flac, [("FLAC", "PCM_16", 1), ("FLAC", "PCM_24", 2)]), read_sound, 1_000),
+    Reader("ogg", _sounds("ogg", edit_ogg, [("OGG", "VORBIS", 1), ("OGG", "OPUS", 1)]), read_sound, 1_000),
+    Reader("mp3", _sounds("mp3", edit_mp3, [("MP3", "MPEG_LAYER_III", 1)]), read_sound, 800),
+    Reader("aiff, caf, au, w64, rf64", _sounds("wav", edit_mp3, _OTHERS), read_sound, 500),
+    Reader("parquet", _parquet, _read_parquet, 300),
+    Reader("arrow (prepared by F5)", _arrow, _read_arrow, 150),
 )

@@ -167,17 +167,17 @@ def any_json(value: Any) -> bytes:
 
 READERS = (
     Reader(
-        "csv, tsv", _tables("metadata.csv", edit_table, *_CSV), _read_table("metadata.csv", line_by_line=False), 900
+        "csv, tsv", _tables("metadata.csv", edit_table, *_CSV), _read_table("metadata.csv", line_by_line=False), 250
     ),
-    Reader(".list", _tables("train.list", edit_table, *_LIST), _read_table("train.list", line_by_line=False), 500),
+    Reader(".list", _tables("train.list", edit_table, *_LIST), _read_table("train.list", line_by_line=False), 150),
     Reader(
         "jsonl",
         _tables("metadata.jsonl", edit_json_lines, *_JSONL),
         _read_table("metadata.jsonl", line_by_line=True),
-        800,
+        300,
     ),
-    Reader("yaml recipe", _recipes, _read_recipe, 900),
+    Reader("yaml recipe", _recipes, _read_recipe, 250),
     Reader("lists of clips", _manifests, _read_manifest, 400),
-    Reader("cut clips and their review", _cuts, _read_cuts, 400),
+    Reader("cut clips and their review", _cuts, _read_cuts, 300),
     Reader("texts to say", _texts, _read_texts, 400),
 )

@@ -195,8 +195,8 @@ def _read_prepared(folder: Path) -> Seen:
 
 
 READERS = (
-    Reader("run folders, for report and watch", _run, _read_report, 1_200),
-    Reader("run folders, for resume", _run, _read_resumed, 800),
+    Reader("run folders, for report and watch", _run, _read_report, 150),
+    Reader("run folders, for resume", _run, _read_resumed, 100),
     Reader("metrics.jsonl", _metrics, _read_kept, 300),
-    Reader("folders that GPT-SoVITS prepared", _prepared, _read_prepared, 500),
+    Reader("folders that GPT-SoVITS prepared", _prepared, _read_prepared, 120),
 )

@@ -328,11 +328,12 @@ def read_weights(folder: Path) -> Seen:
     facts = (opened.task, opened.kind, opened.config, opened.section, opened.step, opened.groups, opened.schedule)
     trees: list[Any] = [opened.weights, opened.ema, opened.optimizer_state, opened.adapters]
     read = [read_tree(tree) for tree in trees]
-    told = bool(inspection.nonfinite or inspection.zero)
+    told = bool(inspection.nonfinite or inspection.zero) or any(word in repr(opened.notes) for word in _TOLD)
     outline = repr(sorted((name, one.shape, one.dtype.is_floating_point) for name, one in opened.weights.items()))
     return Seen(" ".join(map(digest_of, read)) + repr(facts) + repr(opened.notes), told=told, outline=outline)
 
 
+_TOLD = ("left out", "unknown", "cannot be read", "is not its vocab", "contradict", "ignored")  # of notes
 _NAMED = ("model_10.pt", "model_10.safetensors", "s1.ckpt", "D_3.pth", "e8.pth", "gpt.ckpt", "D_7.pth")
 
 
@@ -493,17 +494,17 @@ def _read_features_file(folder: Path) -> Seen:
 
 
 READERS = (
-    Reader("safetensors", _safetensors, _read_safetensors, 1_000),
-    Reader("pt (zip)", _zips, _read_pickled, 1_200),
-    Reader("pt (legacy)", _legacies, _read_pickled, 600),
-    Reader("bare pickles", _bare, _read_pickled, 400),
-    Reader("F5's training files", _f5, read_weights, 500),
-    Reader("GPT-SoVITS' files", _sovits, read_weights, 700),
-    Reader("Hugging Face folders", _hf, read_weights, 700),
-    Reader("adapters of peft", _adapters, read_weights, 300),
-    Reader("vocoders", _vocoders, _read_vocoder, 300),
-    Reader("codecs (SNAC)", _codecs, _read_codec, 300),
-    Reader("tokenizer.json", _tokenizers, _read_tokenizer, 100),
-    Reader("checkpoint folders", _own, _read_own, 1_200),
+    Reader("safetensors", _safetensors, _read_safetensors, 600),
+    Reader("pt (zip)", _zips, _read_pickled, 500),
+    Reader("pt (legacy)", _legacies, _read_pickled, 300),
+    Reader("bare pickles", _bare, _read_pickled, 300),
+    Reader("F5's training files", _f5, read_weights, 80),
+    Reader("GPT-SoVITS' files", _sovits, read_weights, 200),
+    Reader("Hugging Face folders", _hf, read_weights, 100),
+    Reader("adapters of peft", _adapters, read_weights, 120),
+    Reader("vocoders", _vocoders, _read_vocoder, 60),
+    Reader("codecs (SNAC)", _codecs, _read_codec, 80),
+    Reader("tokenizer.json", _tokenizers, _read_tokenizer, 20),
+    Reader("checkpoint folders", _own, _read_own, 300),
     Reader("cached features", _features, _read_features_file, 300),
 )
