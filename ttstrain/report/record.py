@@ -15,7 +15,7 @@ from ttstrain.errors import CheckpointError, RecipeError, first_line
 from ttstrain.report.charts import Chart, build_charts
 from ttstrain.report.data import DataSummary, held_out_clips, summarise
 from ttstrain.report.events import Checkpoints, Event, Events, read_checkpoints, read_events
-from ttstrain.report.reference import read_shades
+from ttstrain.report.reference import Shade, read_shades
 from ttstrain.report.samples import Grid, read_grid
 from ttstrain.report.series import Metrics
 from ttstrain.report.settings import Difference, Setting, differences, read_settings
@@ -26,6 +26,8 @@ from ttstrain.tracking.jsonl import FILE_NAME
 VERSION = 1
 SUMMARISED = (run_folder.PLAN, "data/train.jsonl", "data/held_out.jsonl", "data/quarantine.jsonl")
 T = TypeVar("T")
+_NO_DATA: tuple[DataSummary, list[Clip]] = (DataSummary(), [])
+_NO_SHADES: tuple[Mapping[str, Shade], list[str]] = ({}, [])
 MOST_NAMED = 4  # metrics that were not finite
 
 
@@ -90,8 +92,8 @@ class Reader:
         plan, notes = self._plan()
         events = _shown("the events", notes, lambda: read_events(self.run), instead=Events())
         checkpoints = read_checkpoints(self.run)
-        data, held_out = _shown("the data", notes, lambda: self._summary(plan), instead=(DataSummary(), []))
-        shades, more = _shown("the band", notes, lambda: read_shades(self.run, plan, self._metrics), instead=({}, []))
+        data, held_out = _shown("the data", notes, lambda: self._summary(plan), instead=_NO_DATA)
+        shades, more = _shown("the band", notes, lambda: read_shades(self.run, plan, self._metrics), instead=_NO_SHADES)
         notes += more
         if self._metrics.unreadable:
             notes.append(f"{self._metrics.unreadable} lines of {FILE_NAME} cannot be read and are left out")

@@ -141,8 +141,8 @@ def lightning_state(tree: Mapping[str, Any], weights: Tensors) -> TrainingState:
     if isinstance(epoch, int):
         notes.append(f"epoch {epoch + 1}, {'an unknown number of' if step is None else f'{step:,}'} updates")
     optimizers = tree.get("optimizer_states")
-    single = isinstance(optimizers, list | tuple) and len(optimizers) == 1
-    optimizer = read_optimizer(optimizers[0]) if single else None
+    known = optimizers if isinstance(optimizers, list | tuple) else ()
+    optimizer = read_optimizer(known[0]) if len(known) == 1 else None
     if optimizer is None:
         return TrainingState(
             step=step, notes=(*notes, "optimizer state left out: `optimizer_states` is not that of one optimizer")
