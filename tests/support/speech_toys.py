@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +91,16 @@ class ToyData(TaskData):
         energy = pad_sequence([energy for _, energy in examples], batch_first=True)
         frames = sum(len(energy) for _, energy in examples)
         return ToyBatch([name for name, _ in examples], energy, float(frames), frames, energy.numel())
+
+
+class HangingData(ToyData):
+    """Never ends where it computes the features of some clips, as a decoder may, or a drive that is gone."""
+
+    def __init__(self, hangs: Iterable[str]) -> None:
+        super().__init__()
+        self.hangs = frozenset(hangs)
+
+    def features(self, wav: Tensor, clip: Clip) -> dict[str, Tensor]:
+        while clip.id in self.hangs:
+            time.sleep(60)
+        return super().features(wav, clip)

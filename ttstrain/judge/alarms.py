@@ -67,7 +67,7 @@ class Alarms:
 
 
 def _signs(standing: Standing, base: Standing | None, *, first_pace: float | None) -> Sequence[Sign]:
-    found = (_pace(standing, first_pace), _voice(standing), _words(standing, base), _blurred(standing))
+    found = (_pace(standing, first_pace), _voice(standing), _words(standing, base), _blurred(standing, base))
     return [sign for sign in found if sign is not None]
 
 
@@ -103,7 +103,9 @@ def _words(standing: Standing, base: Standing | None) -> Sign | None:
     return Sign("words", 2.0 if lost >= 0.5 else 1.0, lost, faults[0].words)
 
 
-def _blurred(standing: Standing) -> Sign | None:
+def _blurred(standing: Standing, base: Standing | None) -> Sign | None:
+    if base is None:
+        return None  # a net that learns from scratch is blurred at first
     fault = next((fault for fault in standing.faults if fault.kind == "blurred"), None)
     contrast = standing.mean("contrast")
     return None if fault is None or contrast is None else Sign("blurred", DRASTIC, 1 - contrast, fault.words)
