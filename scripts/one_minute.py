@@ -13,7 +13,8 @@ after the same clip with the same noise, and the judge hears them.
 
 Each arm, voice and seed is one JSON file in the work folder; one that is there is not measured again, so the same
 command goes on where it was stopped. Every arm gets its first seed with every voice before any gets its second. After
-`--minutes` no new training is started. `--table` prints what is there, and writes it as Markdown and JSON.
+`--minutes` no new training is started. `--table` prints what is there, and writes it as Markdown and JSON; with
+`--earlier TABLE.json` it counts the runs of an earlier table too, whose files may be gone.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from typing import Any
 
 import torch
 from one_minute_arms import ARMS, AVERAGES, NEEDS_REPLAY, RECIPE, Average, Rates, describe, overrides
-from one_minute_table import BASE, MARGIN, Result, claims, found, outcome, tables, voice_gain
+from one_minute_table import BASE, MARGIN, Result, Row, claims, found, outcome, tables, voice_gain
 from one_minute_voices import Cut, cut, name_of, read_voice, write_table
 
 from ttstrain import registry
@@ -391,36 +392,31 @@ def line(result: Result, *, margin: float) -> str:
     return f"  {result.arm:14} {said:24} {heard}, {words}, loss {result.loss} (base {result.base_loss}){norms}"
 
 
-def show(work: Path, out: Path, *, margin: float) -> None:
-    """Print the tables of what is there, and write them beside a JSON."""
-    results = read_results(work)
-    if not results:
+def read_earlier(path: Path, about: Mapping[str, Any], *, margin: float) -> list[Row]:
+    """Read the runs of an earlier table. Raises SystemExit where they are of another kind."""
+    written = json.loads(path.read_text(encoding="utf-8"))
+    theirs = {**written["about"], "margin": written["margin"]}
+    ours = {**about, "margin": margin}
+    if differing := sorted(key for key in {*theirs, *ours} if theirs.get(key) != ours.get(key)):
+        raise SystemExit(f"error: `{path}` is of runs with another {', '.join(differing)}")
+    return [Row.of_json(run) for run in written["runs"]]
+
+
+def show(work: Path, out: Path, *, earlier: Path | None, margin: float) -> None:
+    """Print the tables of what is there, and write them beside a JSON. A run is counted once, by its newest result."""
+    about_file = work / "about.json"
+    if not about_file.exists():
         raise SystemExit(f"error: `{work}` holds no results yet")
-    about = json.loads((work / "about.json").read_text(encoding="utf-8"))
+    about = json.loads(about_file.read_text(encoding="utf-8"))
+    before = read_earlier(earlier, about, margin=margin) if earlier else []
+    now = [Row.of(result, margin=margin) for result in read_results(work)]
+    rows = list({(row.arm, *row.key): row for row in [*before, *now]}.values())
     head = {"date": datetime.now(timezone.utc).isoformat(timespec="seconds"), "commit": commit(), "margin": margin}
-    text = tables(results, about, margin=margin)
+    text = tables(rows, about, margin=margin)
     print(text)
     atomic.write_text(out.with_suffix(".md"), f"Made {head['date']} at commit {head['commit']}.\n\n{text}")
-    runs = [
-        json.dumps(
-            {
-                **{key: getattr(one, key) for key in ("arm", "voice", "seed", "ended", "loss", "base_loss")},
-                **{
-                    key: getattr(one, key) for key in ("retention", "base_retention", "trained_s", "train_s", "judge_s")
-                },
-                "voice_gain": voice_gain(one),
-                "words": found(one.figures),
-                "base_words": found(one.base),
-                "sentences": len(one.base),
-                "norm_median": median(one.norms) if one.norms else None,
-                "norm_largest": max(one.norms, default=None),
-                "lacks": outcome(one, margin=margin).lacking,
-            }
-        )
-        for one in results
-    ]
-    document = {**head, "about": about, "claims": claims(results, about, margin=margin)}
-    body = ",\n".join(runs)
+    document = {**head, "about": about, "claims": claims(rows, about)}
+    body = ",\n".join(json.dumps(row.to_json()) for row in rows)
     atomic.write_text(out.with_suffix(".json"), f'{json.dumps(document)[:-1]}, "runs": [\n{body}\n]}}\n')
 
 
@@ -505,6 +501,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--language", default="en")
     parser.add_argument("--margin", type=float, default=MARGIN, help="of voice similarity, for success")
     parser.add_argument("--table", action="store_true", help="print the results so far, and write them")
+    parser.add_argument("--earlier", type=Path, help="the JSON of an earlier --table, whose runs are counted too")
     parser.add_argument("--out", type=Path, help="files of --table, without an ending; default: in the work folder")
     options = parser.parse_args(arguments)
     default = [arm for arm in ARMS if arm != NEEDS_REPLAY or options.replay]
@@ -523,7 +520,7 @@ def main() -> None:
     torch.set_num_threads(1)
     try:
         if options.table:
-            show(options.work, options.out or options.work / "table", margin=options.margin)
+            show(options.work, options.out or options.work / "table", earlier=options.earlier, margin=options.margin)
         else:
             measure(options)
     except UserError as error:

@@ -1,13 +1,14 @@
 """The rule of one_minute.py, its statistics and its tables: pure functions of what the runs' files hold.
 
-Success is decided here and not when a run is judged, so another margin needs no new run.
+Success is decided here and not when a run is judged, so another margin needs no new run. Tables are made of a `Row` for
+each run; the JSON beside a table holds them, so that its runs can be counted again where their files are gone.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from statistics import fmean, median
 from typing import Any
 
@@ -103,6 +104,71 @@ def mean_of(figures: Sequence[Figures], name: str) -> float | None:
     return fmean(values) if values else None
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One arm with one voice and seed, in the figures that the tables show; None: not measured."""
+
+    arm: str
+    voice: str
+    seed: int
+    ended: str
+    loss: float | None
+    base_loss: float | None
+    retention: float | None
+    base_retention: float | None
+    trained_s: float
+    train_s: float
+    judge_s: float
+    voice_gain: float | None
+    words: int
+    base_words: int
+    sentences: int
+    norm_median: float | None
+    norm_largest: float | None
+    lacks: tuple[str, ...]  # why it did not succeed
+    pace: float | None = None
+    base_pace: float | None = None
+    mos: float | None = None
+    base_mos: float | None = None
+
+    @classmethod
+    def of(cls, result: Result, *, margin: float = MARGIN) -> Row:
+        names = ("arm", "voice", "seed", "ended", "loss", "base_loss", "retention", "base_retention")
+        times = ("trained_s", "train_s", "judge_s")
+        return cls(
+            **{name: getattr(result, name) for name in (*names, *times)},
+            voice_gain=voice_gain(result),
+            words=found(result.figures),
+            base_words=found(result.base),
+            sentences=len(result.base),
+            norm_median=median(result.norms) if result.norms else None,
+            norm_largest=max(result.norms, default=None),
+            lacks=outcome(result, margin=margin).lacking,
+            pace=mean_of(result.figures, "pace"),
+            base_pace=mean_of(result.base, "pace"),
+            mos=mean_of(result.figures, "mos"),
+            base_mos=mean_of(result.base, "mos"),
+        )
+
+    @classmethod
+    def of_json(cls, written: Mapping[str, Any]) -> Row:
+        known = {one.name for one in fields(cls)}
+        return cls(
+            **{**{key: value for key, value in written.items() if key in known}, "lacks": tuple(written["lacks"])}
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def succeeded(self) -> bool:
+        return not self.lacks
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.voice, self.seed
+
+
 # ---------------------------------------------------------------- statistics
 
 
@@ -126,25 +192,29 @@ def decide_rate(successes: int, runs: int, *, limit: float, claimed: str) -> str
     return "holds" if holds else "CONTRADICTED" if fails else "not decided by so few runs"
 
 
-def pairs_with(results: Sequence[Result], arm: str, other: str = OURS) -> list[tuple[Result, Result]]:
+def pairs_with(results: Sequence[Row], arm: str, other: str = OURS) -> list[tuple[Row, Row]]:
     """Pair the runs of an arm with another's of the same voice and seed, in order."""
     others = {result.key: result for result in results if result.arm == other}
     own = sorted((result for result in results if result.arm == arm), key=lambda result: result.key)
     return [(result, others[result.key]) for result in own if result.key in others]
 
 
-def difference(pairs: Iterable[tuple[Result, Result]], measure: Callable[[Result], float | None]) -> Interval | None:
+def difference(pairs: Iterable[tuple[Row, Row]], measure: Callable[[Row], float | None]) -> Interval | None:
     """Return the mean difference within pairs with its interval, over those that both have measured."""
     measured = [(measure(ours), measure(theirs)) for ours, theirs in pairs]
     return bootstrap([None if a is None or b is None else a - b for a, b in measured])
 
 
-def norm_change(results: Sequence[Result]) -> Interval | None:
+def gain_of(row: Row) -> float | None:
+    return row.voice_gain
+
+
+def norm_change(results: Sequence[Row]) -> Interval | None:
     """Return by how much warmup changes the median gradient norm of the first steps: -0.7 is 70 % less."""
     ratios = [
-        median(ours.norms) / median(without.norms) - 1
+        ours.norm_median / without.norm_median - 1
         for ours, without in pairs_with(results, OURS, "no-warmup")
-        if ours.norms and without.norms
+        if ours.norm_median and without.norm_median
     ]
     return bootstrap(ratios)
 
@@ -152,34 +222,34 @@ def norm_change(results: Sequence[Result]) -> Interval | None:
 # ---------------------------------------------------------------- tables
 
 
-def tables(results: Sequence[Result], about: Mapping[str, Any], *, margin: float = MARGIN) -> str:
+def tables(results: Sequence[Row], about: Mapping[str, Any], *, margin: float = MARGIN) -> str:
     """Write everything in Markdown."""
     arms = [arm for arm in ARMS if any(result.arm == arm for result in results)]
     parts = [
         _what(results, about, margin),
         _table(["arm", "runs", "succeed", "95 %", "voice", "words", "pace", "MOS", "loss", "lacks"], [
-            _row(arm, [result for result in results if result.arm == arm], margin) for arm in arms
+            _row(arm, [result for result in results if result.arm == arm]) for arm in arms
         ]),
         "Each arm less `ours`, in pairs of the same voice and seed:",
         _table(["arm", "pairs", "voice", "loss", "retention", "only it / only ours succeeds"], [
-            _paired_row(arm, pairs_with(results, arm), margin) for arm in arms if arm != OURS
+            _paired_row(arm, pairs_with(results, arm)) for arm in arms if arm != OURS
         ]),
         "Gradient norms before clipping, in the first steps (mean over the runs):",
         _table(["arm", "median", "largest", "training, s", "judging, s"], [
             _norm_row(arm, own) for arm in arms
-            if (own := [result for result in results if result.arm == arm and result.norms])
+            if (own := [result for result in results if result.arm == arm and result.norm_median])
             and ARMS[arm].training == arm
         ]),
         "Claims:",
-        "\n".join(f"- {line}" for line in claims(results, about, margin=margin)),
+        "\n".join(f"- {line}" for line in claims(results, about)),
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
 
 
-def _what(results: Sequence[Result], about: Mapping[str, Any], margin: float) -> str:
+def _what(results: Sequence[Row], about: Mapping[str, Any], margin: float) -> str:
     voices = sorted({result.voice for result in results})
     seconds = [result.trained_s for result in results]
-    heard = any(one.mos is not None for result in results for one in result.figures)
+    heard = any(result.mos is not None for result in results)
     lines = [
         f"{len(results)} results, {len(voices)} voices ({', '.join(voices)}), "
         f"{len({result.seed for result in results})} seeds; "
@@ -193,21 +263,18 @@ def _what(results: Sequence[Result], about: Mapping[str, Any], margin: float) ->
     return "\n".join(lines)
 
 
-def _row(arm: str, own: Sequence[Result], margin: float) -> list[str]:
-    outcomes = [outcome(result, margin=margin) for result in own]
-    successes = sum(one.succeeded for one in outcomes)
+def _row(arm: str, own: Sequence[Row]) -> list[str]:
+    successes = sum(result.succeeded for result in own)
     low, high = wilson(successes, len(own))
-    lacks = {reason: sum(reason in one.lacking for one in outcomes) for reason in REASONS}
-    words = (
-        f"{sum(found(r.figures) for r in own)} ({sum(found(r.base) for r in own)}) of {sum(len(r.base) for r in own)}"
-    )
+    lacks = {reason: sum(reason in result.lacks for result in own) for reason in REASONS}
+    words, base, said = (sum(getattr(r, name) for r in own) for name in ("words", "base_words", "sentences"))
     return [
         arm,
         f"{len(own)}",
         f"{100 * successes / len(own):.0f} %",
         f"{100 * low:.0f} to {100 * high:.0f}",
-        _spread(bootstrap([voice_gain(result) for result in own])),
-        words,
+        _spread(bootstrap([result.voice_gain for result in own])),
+        f"{words} ({base}) of {said}",
         _beside(own, "pace"),
         _beside(own, "mos"),
         _loss(own),
@@ -215,38 +282,37 @@ def _row(arm: str, own: Sequence[Result], margin: float) -> list[str]:
     ]
 
 
-def _paired_row(arm: str, pairs: Sequence[tuple[Result, Result]], margin: float) -> list[str]:
-    won = [tuple(outcome(one, margin=margin).succeeded for one in pair) for pair in pairs]
+def _paired_row(arm: str, pairs: Sequence[tuple[Row, Row]]) -> list[str]:
+    won = [tuple(one.succeeded for one in pair) for pair in pairs]
     return [
         arm,
         f"{len(pairs)}",
-        _spread(difference(pairs, voice_gain)),
+        _spread(difference(pairs, gain_of)),
         _spread(difference(pairs, lambda result: result.loss)),
         _spread(difference(pairs, lambda result: result.retention)),
         f"{won.count((True, False))} / {won.count((False, True))}",
     ]
 
 
-def _norm_row(arm: str, own: Sequence[Result]) -> list[str]:
+def _norm_row(arm: str, own: Sequence[Row]) -> list[str]:
     return [
         arm,
-        f"{fmean(median(result.norms) for result in own):.3g}",
-        f"{fmean(max(result.norms) for result in own):.3g}",
+        f"{fmean(result.norm_median or 0 for result in own):.3g}",
+        f"{fmean(result.norm_largest or 0 for result in own):.3g}",
         f"{fmean(result.train_s for result in own):.0f}",
         f"{fmean(result.judge_s for result in own):.0f}",
     ]
 
 
-def _beside(own: Sequence[Result], name: str) -> str:
+def _beside(own: Sequence[Row], name: str) -> str:
     """Write an arm's mean, and the base's in brackets."""
     ours, base = (
-        [value for side in sides if (value := mean_of(side, name)) is not None]
-        for sides in ([result.figures for result in own], [result.base for result in own])
+        [value for result in own if (value := getattr(result, key)) is not None] for key in (name, f"base_{name}")
     )
     return f"{fmean(ours):.2f} ({fmean(base):.2f})" if ours and base else "-"
 
 
-def _loss(own: Sequence[Result]) -> str:
+def _loss(own: Sequence[Row]) -> str:
     pairs = [(r.loss, r.base_loss) for r in own if r.loss is not None and r.base_loss is not None]
     return f"{fmean(a for a, _ in pairs):.3f} ({fmean(b for _, b in pairs):.3f})" if pairs else "-"
 
@@ -267,18 +333,18 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 # ---------------------------------------------------------------- claims
 
 
-def claims(results: Sequence[Result], about: Mapping[str, Any], *, margin: float = MARGIN) -> list[str]:
+def claims(results: Sequence[Row], about: Mapping[str, Any]) -> list[str]:
     """Say of each claim what was measured, also where it is contradicted."""
     return [
-        _rate_claim(results, "upstream-like", "below", 0.4, margin),
-        _rate_claim(results, OURS, "above", 0.9, margin),
+        _rate_claim(results, "upstream-like", "below", 0.4),
+        _rate_claim(results, OURS, "above", 0.9),
         _norm_claim(results),
         *_horizon(results, about),
     ]
 
 
-def _rate_claim(results: Sequence[Result], arm: str, claimed: str, limit: float, margin: float) -> str:
-    own = [outcome(result, margin=margin).succeeded for result in results if result.arm == arm]
+def _rate_claim(results: Sequence[Row], arm: str, claimed: str, limit: float) -> str:
+    own = [result.succeeded for result in results if result.arm == arm]
     verdict = decide_rate(sum(own), len(own), limit=limit, claimed=claimed)
     low, high = wilson(sum(own), len(own))
     measured = f"{sum(own)} of {len(own)} succeed ({100 * low:.0f} to {100 * high:.0f} %)" if own else "no run"
@@ -286,7 +352,7 @@ def _rate_claim(results: Sequence[Result], arm: str, claimed: str, limit: float,
     return f"one minute succeeds in {share} of the runs with `{arm}`: **{verdict}**; {measured}"
 
 
-def _norm_claim(results: Sequence[Result]) -> str:
+def _norm_claim(results: Sequence[Row]) -> str:
     change = norm_change(results)
     if change is None:
         return "warmup lowers gradient norms by 70 %: **not measured**"
@@ -302,14 +368,14 @@ def _norm_claim(results: Sequence[Result]) -> str:
     )
 
 
-def _horizon(results: Sequence[Result], about: Mapping[str, Any]) -> list[str]:
+def _horizon(results: Sequence[Row], about: Mapping[str, Any]) -> list[str]:
     """Say which EMA horizon is heard to be best, over the runs that all of them have."""
     keys = [{result.key for result in results if result.arm == arm} for arm in HORIZONS]
     common = set.intersection(*keys)
     if not common:
         return ["the EMA horizon that wins by what is heard: **not measured** for all horizons yet"]
     own = [result for result in results if result.key in common]
-    gains = {arm: bootstrap([voice_gain(r) for r in own if r.arm == arm]) for arm in HORIZONS}
+    gains = {arm: bootstrap([r.voice_gain for r in own if r.arm == arm]) for arm in HORIZONS}
     measured = {arm: gain for arm, gain in gains.items() if gain is not None}
     if not measured:
         return ["the EMA horizon that wins by what is heard: **not measured**, no voice could be told"]
@@ -317,12 +383,10 @@ def _horizon(results: Sequence[Result], about: Mapping[str, Any]) -> list[str]:
     alike = [
         arm
         for arm in measured
-        if arm != best
-        and (apart := difference(pairs_with(own, best, arm), voice_gain)) is not None
-        and apart.holds_zero
+        if arm != best and (apart := difference(pairs_with(own, best, arm), gain_of)) is not None and apart.holds_zero
     ]
     told = f"; not told apart from it: {', '.join(alike)}" if alike else ""
-    upstream = difference(pairs_with(own, best, "ema-inherited"), voice_gain)
+    upstream = difference(pairs_with(own, best, "ema-inherited"), gain_of)
     return [
         f"the EMA horizon that wins by what is heard: **{best}** ({ARMS[best].what}), {_spread(measured[best])}{told}",
         f"its voice is closer than that of upstream's 0.9999 with the base's counter by {_spread(upstream)}",

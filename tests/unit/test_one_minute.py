@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -204,6 +205,10 @@ def result(table: Any, figures: Sequence[Figures], base: Sequence[Figures] | Non
     return replace(made, **changes)
 
 
+def row(table: Any, figures: Sequence[Figures], **changes: Any) -> Any:
+    return table.Row.of(result(table, figures, **changes))
+
+
 @pytest.mark.parametrize(
     ("figures", "lacking"),
     [
@@ -268,16 +273,16 @@ def many(table: Any) -> list[Any]:
     for seed in range(10):
         common = {"voice": "ab"[seed % 2], "seed": seed // 2, "trained_s": 55.0}
         made += [
-            result(table, heard(0.6 + 0.001 * seed), arm="ours", norms=[2.0, 1.0, 1.0], **common),
-            result(table, heard(0.8), arm="upstream-like", norms=[1.0], **common),
-            result(table, heard(0.7), arm="no-warmup", norms=[1.0, 1.01, 1.0], **common),
+            row(table, heard(0.6 + 0.001 * seed), arm="ours", norms=[2.0, 1.0, 1.0], **common),
+            row(table, heard(0.8), arm="upstream-like", norms=[1.0], **common),
+            row(table, heard(0.7), arm="no-warmup", norms=[1.0, 1.01, 1.0], **common),
         ]
     return made
 
 
 def test_pairs_are_of_one_voice_and_seed(table: Any) -> None:
     results = many(table)
-    gains = table.difference(table.pairs_with(results, "no-warmup"), table.voice_gain)
+    gains = table.difference(table.pairs_with(results, "no-warmup"), table.gain_of)
     assert gains.num_clips == 10
     assert gains.mean == pytest.approx(0.1 - 0.0045)
     assert len(table.pairs_with(results[1:], "no-warmup")) == 9
@@ -300,8 +305,8 @@ def test_the_horizon_that_wins_is_named_over_common_runs(table: Any, arms: Any) 
     for seed in range(6):
         for place, arm in enumerate(arms.HORIZONS):
             gain = 0.2 if arm == "ema-0.99" else 0.001 * place
-            results.append(result(table, heard(0.6 + gain + 0.0001 * seed), arm=arm, seed=seed))
-    results.append(result(table, heard(0.99), arm="ema-off", seed=99))  # which the others lack
+            results.append(row(table, heard(0.6 + gain + 0.0001 * seed), arm=arm, seed=seed))
+    results.append(row(table, heard(0.99), arm="ema-off", seed=99))  # which the others lack
     said = "\n".join(table.claims(results, {"ema_warmup_reaches": 0.95}))
     assert "wins by what is heard: **ema-0.99**" in said
     assert "0.95" in said
@@ -324,3 +329,16 @@ def test_a_net_that_generates_nothing_is_heard_as_silent(minute: Any) -> None:
 
     run = SimpleNamespace(task=SimpleNamespace(sample=sample))
     assert minute.say(run, None).wav.numel() == 0
+
+
+def test_runs_of_an_earlier_table_are_counted_with_the_new_ones(minute: Any, table: Any, tmp_path: Path) -> None:
+    about = {"steps": 160}
+    rows = many(table)
+    written = {"margin": table.MARGIN, "about": about, "runs": [one.to_json() for one in rows]}
+    (tmp_path / "earlier.json").write_text(json.dumps(written), encoding="utf-8")
+    (tmp_path / "about.json").write_text(json.dumps(about), encoding="utf-8")
+    minute.show(tmp_path, tmp_path / "table", earlier=tmp_path / "earlier.json", margin=table.MARGIN)
+    again = json.loads((tmp_path / "table.json").read_text(encoding="utf-8"))
+    assert [table.Row.of_json(one) for one in again["runs"]] == rows
+    with pytest.raises(SystemExit, match="another margin"):
+        minute.read_earlier(tmp_path / "earlier.json", about, margin=0.1)
