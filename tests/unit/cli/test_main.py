@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import ModuleType
 
@@ -22,6 +21,7 @@ from ttstrain import errors
 from ttstrain.cli import main
 
 PROGRAM = Path(sys.executable).with_name("ttstrain")
+MOST_MODULES = 250  # 195 with Python 3.11
 run = CliRunner().invoke
 
 
@@ -70,13 +70,15 @@ def test_every_command_explains_itself_without_torch(name: str) -> None:
     assert main.COMMANDS[name].help.split()[0]
 
 
-def test_help_takes_a_third_of_a_second_at_most() -> None:
-    def measured() -> float:
-        started = time.perf_counter()
-        program("--help")
-        return time.perf_counter() - started
-
-    assert min(measured() for _ in range(5)) < 0.3
+def test_help_comes_at_once() -> None:
+    """Some 0.2 s on an idle core. Modules are counted, because a busy machine says nothing of a time."""
+    code = (
+        "import sys\nfrom ttstrain.cli.main import app\n"
+        "try:\n    app(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print(len(sys.modules))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert int(shown.stdout.splitlines()[-1]) < MOST_MODULES
 
 
 def test_help_imports_neither_the_schema_nor_rich() -> None:
