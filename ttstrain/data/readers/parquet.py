@@ -13,7 +13,7 @@ from ttstrain.data.location import CACHE_HINT
 from ttstrain.data.readers.collect import Collector, stem
 from ttstrain.data.readers.columns import AUDIO, ID, LANGUAGE, SPEAKER, TEXT, first_of, language_code, plain
 from ttstrain.data.readers.ids import Place
-from ttstrain.data.readers.parquet_limits import check_footer, rows_at_a_time
+from ttstrain.data.readers.parquet_limits import read_footer, rows_at_a_time
 from ttstrain.data.readers.parquet_pages import DamagedPageError
 from ttstrain.data.readers.rows import TableError
 from ttstrain.data.readers.samples import wav_of
@@ -40,11 +40,11 @@ def read_parquet(files: Sequence[Path], root: Path, unpack_to: Path) -> RowTable
     uses = Uses()
     for path in files:
         try:
-            check_footer(path)
+            footer = read_footer(path)
             with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
                 columns = _columns(path, file.schema_arrow.names)
                 others = _others(file, columns)
-                at_a_time = rows_at_a_time(path, file, {*columns.all, *others})
+                at_a_time = rows_at_a_time(path, file, footer, {*columns.all, *others})
                 _look_at_others(file, others, uses, at_a_time=at_a_time)
                 number = 0
                 for batch in file.iter_batches(at_a_time, columns=columns.all):

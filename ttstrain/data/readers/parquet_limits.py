@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ttstrain.data.readers.lines import MOST_ROWS
-from ttstrain.data.readers.parquet_pages import MOST_PAGES, DamagedPageError, Page, pages
+from ttstrain.data.readers.parquet_pages import MOST_PAGES, DamagedPageError, Page, pages, row_groups
 from ttstrain.data.readers.rows import TableError
 
 ROWS_AT_A_TIME = 256
 MOST_AT_A_TIME = 1 << 30  # bytes of the rows that are read together
 MOST_UNPACKED = 256 << 20  # bytes of a page, or of a column in a row group; smaller ones are not checked
 MOST_RATIO = 20  # unpacked to packed bytes; sound hardly compresses, texts to a fifth
-MOST_FOOTER = 16 << 20  # bytes of the footer
+MOST_FOOTER = 8 << 20  # bytes of the footer
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}  # other types hold bytes
 _LEVELS = 4  # bytes of a value's repetition and definition levels
 _MARKS = (b"PAR1", b"PARE")  # the last four bytes of a Parquet file
@@ -23,22 +23,32 @@ _TAIL = 8  # bytes at the end: the footer's length and a mark
 _OBJECT = 40  # bytes of a number in a Python list
 
 
-def check_footer(path: Path) -> None:
-    """Raise TableError for a footer that would take far more memory than a table of speech needs."""
+def read_footer(path: Path) -> bytes:
+    """Read the footer; nothing where there is none, which pyarrow reports.
+
+    Raises TableError for one that would take far more memory than a table of speech needs.
+    """
     with path.open("rb") as file:
-        if file.seek(0, os.SEEK_END) < _TAIL:
-            return  # not a Parquet file: pyarrow reports it
+        end = file.seek(0, os.SEEK_END)
+        if end < _TAIL:
+            return b""
         file.seek(-_TAIL, os.SEEK_END)
         size, mark = int.from_bytes(file.read(4), "little"), file.read(4)
-    if mark in _MARKS and size > MOST_FOOTER:
-        raise TableError(
-            "unreadable",
-            f"`{path}` has a table of contents of {size / (1 << 20):,.0f} MiB",
-            hint="write it with fewer row groups, or get it again from a source you trust",
-        )
+        if mark not in _MARKS or size > end - _TAIL:
+            return b""
+        if size > MOST_FOOTER:
+            raise TableError(
+                "unreadable",
+                f"`{path}` has a table of contents of {size / (1 << 20):,.0f} MiB",
+                hint="write it with fewer row groups, or get it again from a source you trust",
+            )
+        file.seek(-_TAIL - size, os.SEEK_END)
+        return file.read(size)
 
 
-def rows_at_a_time(path: Path, file: Any, names: Collection[str], *, constant: Collection[str] = ()) -> int:
+def rows_at_a_time(
+    path: Path, file: Any, footer: bytes, names: Collection[str], *, constant: Collection[str] = ()
+) -> int:
     """Return how many rows of the named columns fit into memory together.
 
     A value that rows share is stored once and unpacked in each of them. Lists in the columns named `constant`, which
@@ -47,40 +57,33 @@ def rows_at_a_time(path: Path, file: Any, names: Collection[str], *, constant: C
     """
     if file.metadata.num_rows > MOST_ROWS:
         raise TableError("unreadable", f"`{path}` has more than {MOST_ROWS:,} rows", hint="train on a part of it")
-    largest, num_pages, lists = 1, 0, _lists(file)
+    largest, num_pages = 1, 0
+    leaves = [file.schema.column(number) for number in range(len(file.schema))]
     with path.open("rb") as content:
-        for group in range(file.metadata.num_row_groups):
-            read = file.metadata.row_group(group)
-            for column in map(read.column, range(read.num_columns)):
-                name = column.path_in_schema.partition(".")[0]
+        for group in row_groups(footer):
+            if len(group.columns) != len(leaves):
+                raise DamagedPageError(f"it has {len(leaves)} columns, {len(group.columns)} in one of its row groups")
+            for leaf, column in zip(leaves, group.columns, strict=True):
+                name = leaf.path.partition(".")[0]
                 if name not in names:
                     continue
-                first = column.dictionary_page_offset if column.has_dictionary_page else None
-                start = min(first or column.data_page_offset, column.data_page_offset)
-                repeated = column.path_in_schema in lists
-                chunk = _Chunk(path, column, repeated=repeated, counted=name not in constant)
-                for page in pages(content.fileno(), start, column.total_compressed_size):
+                chunk = _Chunk(path, leaf, counted=name not in constant)
+                for page in pages(content.fileno(), column.start, column.packed):
                     chunk.take(page)
                     if (num_pages := num_pages + 1) > MOST_PAGES:
                         raise DamagedPageError(f"it has more than {MOST_PAGES:,} pages")
-                largest = max(largest, chunk.bytes_of_a_row(read.num_rows))
+                largest = max(largest, chunk.bytes_of_a_row(group.num_rows))
     return max(1, min(ROWS_AT_A_TIME, MOST_AT_A_TIME // largest))
-
-
-def _lists(file: Any) -> set[str]:
-    """Return the names of the columns with lists."""
-    leaves = [file.schema.column(number) for number in range(len(file.schema))]
-    return {leaf.path for leaf in leaves if leaf.max_repetition_level > 0}
 
 
 class _Chunk:
     """The memory that one column of one row group needs, summed over its pages."""
 
-    def __init__(self, path: Path, column: Any, *, repeated: bool, counted: bool) -> None:
-        self._path, self._name, self._repeated = path, column.path_in_schema, repeated
-        width = _LEVELS + _WIDTHS.get(column.physical_type, 0)  # bytes of a value; byte strings come on top
+    def __init__(self, path: Path, leaf: Any, *, counted: bool) -> None:
+        self._path, self._name, self._repeated = path, leaf.path, leaf.max_repetition_level > 0
+        width = _LEVELS + _WIDTHS.get(leaf.physical_type, 0)  # bytes of a value; byte strings come on top
         self._width = width if counted else 0
-        self._of_bytes = column.physical_type not in _WIDTHS
+        self._of_bytes = leaf.physical_type not in _WIDTHS
         self._packed = self._unpacked = self._values = self._shared = 0
 
     def take(self, page: Page) -> None:

@@ -1,7 +1,8 @@
 """Read the unpacked sizes of a Parquet file's pages from their headers, without unpacking.
 
 The footer states sizes too, but a damaged or hostile file may state anything there: a reader allocates what each page's
-own header says. Headers are structs in Thrift's compact protocol, numbered as in the Parquet format's `parquet.thrift`.
+own header says. The footer says where the pages are; pyarrow, asked for that, ends the process where its statistics are
+of a wrong length. Both are structs in Thrift's compact protocol, numbered as in the Parquet format's `parquet.thrift`.
 """
 
 from __future__ import annotations
@@ -18,11 +19,29 @@ _MOST_DEPTH = 8
 _DICTIONARY_PAGE = 2
 _SHARING = (2, 7, 8)  # encodings that store a value of many rows once: two of dictionaries, DELTA_BYTE_ARRAY
 _TYPE, _UNPACKED, _PACKED = 1, 2, 3  # fields of a header
+_ROW_GROUPS, _COLUMNS, _META_DATA, _NUM_ROWS = 4, 1, 3, 3  # fields of the footer, of a row group, of a column
+_SIZE, _DATA, _DICTIONARY = 7, 9, 11  # fields of a column's meta data: bytes, and where its first pages are
 _VALUES_AND_ENCODING = {5: (1, 2), 7: (1, 2), 8: (1, 4)}  # of a data page, a dictionary, a data page of version 2
 
 
 class DamagedPageError(ValueError):
-    """A page's header cannot be read, or there are more pages than any table needs."""
+    """The footer or a page's header cannot be read, or there are more pages than any table needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """The place of one column of one row group; columns are in the schema's order."""
+
+    start: int  # byte of its first page
+    packed: int  # bytes of its pages
+
+
+@dataclass(frozen=True, slots=True)
+class RowGroup:
+    """Rows that are stored together."""
+
+    num_rows: int
+    columns: tuple[Column, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +52,30 @@ class Page:
     unpacked: int
     values: int  # rows, or elements of lists; 0 for those of a dictionary
     shares: bool  # whether one stored value may belong to many rows
+
+
+def row_groups(footer: bytes) -> list[RowGroup]:
+    """Return the row groups that a footer lists. Raises DamagedPageError."""
+    try:
+        groups = _Struct(footer).fields.get(_ROW_GROUPS, [])
+        return [
+            RowGroup(_number(group[_NUM_ROWS]), tuple(_column(one[_META_DATA]) for one in group[_COLUMNS]))
+            for group in groups
+        ]
+    except (IndexError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedPageError("its table of contents does not say where its columns are") from error
+
+
+def _column(stated: dict[int, Any]) -> Column:
+    data = _number(stated[_DATA])
+    dictionary = _number(stated.get(_DICTIONARY, 0))  # 0: it has none
+    return Column(min(dictionary or data, data), _number(stated[_SIZE]))
+
+
+def _number(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise TypeError
+    return value
 
 
 def pages(descriptor: int, start: int, length: int) -> Iterator[Page]:
@@ -77,7 +120,7 @@ def _header(descriptor: int, at: int) -> tuple[int, dict[int, Any]]:
 
 
 class _Struct:
-    """One struct of Thrift's compact protocol: its numbers and inner structs by field, and where it ends.
+    """One struct of Thrift's compact protocol: its numbers, texts, lists and inner structs by field, and where it ends.
 
     Raises IndexError where the content ends before it.
     """
@@ -89,7 +132,7 @@ class _Struct:
 
     def _fields(self, depth: int) -> dict[int, Any]:
         if depth > _MOST_DEPTH:
-            raise DamagedPageError("a page's header is too deep")
+            raise DamagedPageError("its table of contents or a page's header is too deep")
         found: dict[int, Any] = {}
         field = 0
         while (head := self._byte()) & 0x0F:
@@ -104,25 +147,28 @@ class _Struct:
         if kind in (4, 5, 6):
             return self._number()
         if kind == 7:
-            return self._skip(8)
+            return self._bytes(8)
         if kind == 8:
-            return self._skip(self._varint())
+            return self._bytes(self._varint())
         if kind in (9, 10):
             return self._list(depth)
         if kind == 12:
             return self._fields(depth + 1)
-        raise DamagedPageError(f"a page's header holds a value of type {kind}")
+        raise DamagedPageError(f"its table of contents or a page's header holds a value of type {kind}")
 
-    def _list(self, depth: int) -> None:
+    def _list(self, depth: int) -> Any:
         head = self._byte()
         count = head >> 4 if head >> 4 < 15 else self._varint()
-        for _ in range(count):  # each element takes at least a byte: a false count ends in IndexError
-            self._value(head & 0x0F, depth + 1)
+        if head & 0x0F in (1, 2, 3):
+            return self._bytes(count)
+        # Each element takes at least a byte: a false count ends in IndexError.
+        return [self._value(head & 0x0F, depth + 1) for _ in range(count)]
 
-    def _skip(self, size: int) -> None:
-        self.at += size
+    def _bytes(self, size: int) -> bytes:
+        start, self.at = self.at, self.at + size
         if self.at > len(self._content):
             raise IndexError
+        return self._content[start : self.at]
 
     def _byte(self) -> int:
         byte = self._content[self.at]
@@ -136,7 +182,7 @@ class _Struct:
             number |= (byte & 0x7F) << shift
             if byte < 0x80:
                 return number
-        raise DamagedPageError("a number in a page's header does not end")
+        raise DamagedPageError("a number in its table of contents or a page's header does not end")
 
     def _number(self) -> int:
         number = self._varint()

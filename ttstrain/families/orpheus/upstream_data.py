@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ttstrain import documents
-from ttstrain.data.readers.parquet_limits import check_footer, rows_at_a_time
+from ttstrain.data.readers.parquet_limits import read_footer, rows_at_a_time
 from ttstrain.data.readers.parquet_pages import DamagedPageError
 from ttstrain.errors import DataError
 from ttstrain.families.orpheus.batch import IGNORED
@@ -134,9 +134,9 @@ def _read_parquet(path: Path) -> Iterator[Mapping[str, Any]]:
     except ModuleNotFoundError as error:
         raise DataError(f"`{path}` needs pyarrow", hint='pip install "ttstrain[parquet]"') from error
     try:
-        check_footer(path)
+        footer = read_footer(path)
         with pyarrow.parquet.ParquetFile(path) as table:
-            at_a_time = rows_at_a_time(path, table, table.schema_arrow.names, constant=("attention_mask",))
+            at_a_time = rows_at_a_time(path, table, footer, table.schema_arrow.names, constant=("attention_mask",))
             for batch in table.iter_batches(at_a_time):
                 yield from batch.to_pylist()
     except (OSError, MemoryError, DamagedPageError, pyarrow.ArrowException) as error:
