@@ -6,6 +6,7 @@ Layout of the container: Microsoft and IBM, "Multimedia Programming Interface an
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -33,14 +34,22 @@ def check_riff(path: Path) -> HeaderFault | None:
 
 
 def contradiction(path: Path) -> str | None:
-    """Say where the format in a wav's header contradicts itself; None for any other kind of file.
+    """Say where a wav's header contradicts itself or the file; None for any other kind of file.
 
     Rate, channels and bits are what is decoded by; the bytes of a frame and of a second follow from them.
     """
     with path.open("rb") as file:
         head = file.read(_FIRST_CHUNKS)
+        if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
+            return None
+        if all(name != b"data" for name, _, _ in _chunks(file, path.stat().st_size)):
+            return "the sizes of its chunks do not lead to its samples"
+    return _of_format(head)
+
+
+def _of_format(head: bytes) -> str | None:
     at = head.find(b"fmt ", 12)
-    if head[:4] != b"RIFF" or head[8:12] != b"WAVE" or at < 0 or len(head) < at + 24:
+    if at < 0 or len(head) < at + 24:
         return None
     kind, channels, rate, per_s, block, bits = struct.unpack_from("<HHIIHH", head, at + 8)
     if kind not in _UNCOMPRESSED:
@@ -53,19 +62,25 @@ def contradiction(path: Path) -> str | None:
 
 
 def _check_chunks(file: BinaryIO, file_size: int) -> HeaderFault | None:
-    position, rate, block = 12, 0, 1
-    while position + 8 <= file_size:
-        file.seek(position)
-        name, size = struct.unpack("<4sI", file.read(8))
-        body = position + 8
+    rate, block = 0, 1
+    for name, body, size in _chunks(file, file_size):
         if name == b"fmt " and body + 16 <= file_size:
             _, _, rate, _, block, _ = struct.unpack("<HHIIHH", file.read(16))
             if rate == 0:
                 return HeaderFault("bad_header", "its header says 0 samples a second")
         elif name == b"data":
             return _check_data(file, size, file_size - body, rate * max(1, block))
-        position = body + size + size % 2
-    return None  # no data chunk: decoding fails later
+    return None  # no data chunk: decoding fails later, or finds one where none should be
+
+
+def _chunks(file: BinaryIO, file_size: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield (name, where its body begins, size) of every chunk; the file stands at the body."""
+    position = 12
+    while position + 8 <= file_size:
+        file.seek(position)
+        name, size = struct.unpack("<4sI", file.read(8))
+        yield name, position + 8, size
+        position += 8 + size + size % 2
 
 
 def _check_data(file: BinaryIO, claimed: int, there: int, bytes_per_s: int) -> HeaderFault | None:

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 from speech_toys import RATE, syllables
 
+from ttstrain.data import flac
 from ttstrain.data.measure import Measured, bandwidth, measure
 from ttstrain.data.riff import check_riff, contradiction
 
@@ -195,6 +196,26 @@ def test_headers_of_every_kind_do_not_contradict_themselves(form: str, subtype: 
     stereo = np.stack([syllables(1.0)] * 2, axis=1)
     soundfile.write(tmp_path / "a.wav", stereo, RATE, format=form, subtype=subtype)
     assert contradiction(tmp_path / "a.wav") is None
+
+
+def test_chunks_that_do_not_lead_to_the_samples_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, syllables(2.0), RATE, subtype="ULAW")
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<I", content, content.find(b"fact") + 4, 0)
+    path.write_bytes(content[: len(content) * 2 // 3])  # cut short, too: no size tells that any longer
+    assert ("accept", "odd_header") in reasons(measure(path, max_s=60))
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_100, 48_000, 7_000, 12_345, 50_010])
+def test_the_rate_of_a_flac_is_held_against_its_first_frame(rate: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    soundfile.write(path, syllables(1.0), rate, subtype="PCM_16")
+    assert flac.contradiction(path) is None
+    content = bytearray(path.read_bytes())
+    content[18:20] = (20_000 >> 4).to_bytes(2, "big")
+    path.write_bytes(content)
+    assert f"its first frame {rate:,}" in (flac.contradiction(path) or "")
 
 
 @pytest.mark.parametrize("subtype", ["PCM_S8", "PCM_16", "PCM_24"])
