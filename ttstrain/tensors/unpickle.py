@@ -217,7 +217,7 @@ def _open_zip(path: Path, file: IO[bytes]) -> dict[str, _Member]:
             )
         file.seek(max(info.header_offset, 0))
         header = file.read(_LOCAL_HEADER)
-        if header[2:4] != _HEADER_TAIL or (header[:2] != b"PK" and info.header_offset != 0):
+        if info.header_offset < 0 or header[2:4] != _HEADER_TAIL or (header[:2] != b"PK" and info.header_offset != 0):
             raise CheckpointError(f"`{path}` is damaged at byte {info.header_offset:,}", hint="download it again")
         offset = info.header_offset + _LOCAL_HEADER + int.from_bytes(header[26:28], "little")
         offset += int.from_bytes(header[28:30], "little")
@@ -311,4 +311,8 @@ def _storage_offsets(path: Path, keys: Any, storages: Mapping[str, Storage], pos
         position = offsets[key] + storage.bytes
         if position > size:
             raise CheckpointError(f"`{path}` is cut short inside storage {key[:40]}", hint="download it again")
+    if position < size:  # the layout has no checksum: this is all that tells bytes that were put in between
+        raise CheckpointError(
+            f"`{path}` is damaged: {size - position:,} bytes follow its last tensor", hint="download it again"
+        )
     return offsets

@@ -138,6 +138,13 @@ def lay_over(
         else:
             raise CheckpointError(f"`{settings.path.parent}`: `{settings.base}` has no layer for `{key}`", hint=_MERGE)
     _check_shapes(base, adapters, whole, settings)
+    if integers := [name for name, own in (adapters | whole).items() if not own.dtype.is_floating_point]:
+        name = integers[0]
+        raise CheckpointError(
+            f"`{settings.path.parent}` holds whole numbers ({(adapters | whole)[name].dtype}) for "
+            f"`{name.removeprefix(PREFIX)}`",
+            hint="the file is damaged: copy or download it again",
+        )
     tensors = {**base, **whole}
     if HEAD not in base and not settings.tied:  # peft unties what is saved apart
         if HEAD in whole and EMBEDDING not in whole:
