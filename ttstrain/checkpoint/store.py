@@ -141,9 +141,12 @@ def load_part(folder: Path, part: str, *, verify: bool = True) -> Tree:
 
 
 def verified_text(folder: Path, meta: Meta, name: str) -> str:
-    """Read a text file of a checkpoint. Raises CheckpointError when it is missing or altered."""
+    """Read a text file of a checkpoint. Raises CheckpointError when it is missing, altered or not UTF-8."""
     refuse_damaged(folder, meta, names=[name])
-    return documents.read_bytes(folder / name, error=CheckpointError).decode()
+    try:
+        return documents.read_bytes(folder / name, error=CheckpointError).decode()
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"`{folder / name}` is damaged: it is not UTF-8") from error
 
 
 def weight_files(meta: Meta) -> list[str]:

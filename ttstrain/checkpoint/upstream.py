@@ -111,6 +111,7 @@ def open_own(folder: Path, *, damaged: Literal["refuse", "show"] = "refuse") -> 
     if damaged == "refuse":
         refuse_damaged(folder, loaded.meta, names=store.weight_files(loaded.meta))
     meta, state = loaded.meta, loaded.state
+    _check_parts(folder, state)
     label = label_of(meta.family, meta.model)
     weights, ema, adapters = state.get("task", {}), state.get("ema", {}).get("weights"), {}
     notes = meta.notes
@@ -151,6 +152,25 @@ def open_own(folder: Path, *, damaged: Literal["refuse", "show"] = "refuse") -> 
         front_end=meta.versions,
         notes=notes,
     )
+
+
+def _check_parts(folder: Path, state: Mapping[str, Any]) -> None:
+    """Raise CheckpointError unless weights are tensors by name and an optimizer's state is a table for each of them.
+
+    A checksum says that a file is as it was written, not that ttstrain wrote it.
+    """
+    ema, optimizers = state.get("ema", {}), state.get("optimizers", {})
+    weights = {"task": state.get("task", {}), "ema": ema.get("weights", {}) if isinstance(ema, Mapping) else None}
+    for part, tree in weights.items():
+        if not isinstance(tree, Mapping) or not all(isinstance(one, StoredTensor) for one in tree.values()):
+            raise CheckpointError(f"`{folder}` is damaged: its part `{part}` does not hold tensors by name")
+    tables = list(optimizers.values()) if isinstance(optimizers, Mapping) else [None]
+    if not all(isinstance(table, Mapping) and _holds_tables(table) for table in tables):
+        raise CheckpointError(f"`{folder}` is damaged: its part `optimizers` does not hold a table for each weight")
+
+
+def _holds_tables(table: Mapping[str, Any]) -> bool:
+    return all(isinstance(own, Mapping) for own in table.values())
 
 
 def label_of(family: str, model: Mapping[str, Any]) -> Label | None:

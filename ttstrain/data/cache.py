@@ -30,7 +30,7 @@ from ttstrain.errors import CheckpointError, DataError, OutOfMemoryError, first_
 from ttstrain.places import refused_as
 from ttstrain.tensors import tensorfile
 
-LAYOUT = 1  # raise when what a file holds or how it is named changes
+LAYOUT = 2  # raise when what a file holds or how it is named changes
 MEMORY_LIMIT = 1 << 30  # bytes of features that `auto` keeps in memory
 CLIPS_WORTH_A_WORKER = 200  # starting a worker imports torch, which takes as long as a few hundred clips
 
@@ -232,7 +232,7 @@ def _looks_whole(path: Path) -> bool:
 def _checksum(features: Features) -> int:
     crc = 0
     for name in sorted(features):
-        crc = zlib.crc32(name.encode(), crc)
+        crc = zlib.crc32(f"{name} {features[name].dtype} {tuple(features[name].shape)}".encode(), crc)
         crc = zlib.crc32(features[name].contiguous().reshape(-1).view(torch.uint8).numpy().data, crc)
     return crc
 
