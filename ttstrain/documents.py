@@ -137,6 +137,15 @@ def read_bytes(path: Path, *, error: type[UserError], hint: str | None = None, m
     return content
 
 
+def never_fetched(start: bytes) -> str | None:
+    """Say what lies in the place of a file that was to be downloaded, by its first bytes; None if it is another one."""
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the file itself: run `git lfs pull`"
+    if start.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
+        return "a web page: the download failed"
+    return None
+
+
 def _read_on(file: IO[bytes], size: int, most_bytes: int) -> bytes:
     """Read a file of this size, and what it has beyond it: those in /proc report 0. One byte too many is enough.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from ttstrain import documents
 from ttstrain.shell import quoted
 
 READ = (b"RIFF", b"fLaC", b"OggS")  # kinds that are decoded: such a file is damaged
@@ -32,10 +33,8 @@ def what_it_is(path: Path) -> str | None:
     """Say what a file is, and what to do with it; None for one of the kinds that are decoded."""
     with path.open("rb") as file:
         start = file.read(512)
-    if start.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, not the recording: run `git lfs pull`"
-    if start.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
-        return "a web page: the download failed"
+    if (other := documents.never_fetched(start)) is not None:
+        return other
     if (kind := _other_sound(start)) is not None:
         convert = quoted("ffmpeg", "-i", path.name, path.with_suffix(".flac").name)
         return f"{kind}, which cannot be decoded here: convert it to flac or wav, such as `{convert}`"

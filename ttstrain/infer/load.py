@@ -234,6 +234,9 @@ def voice_of_run(run: Path) -> Voice | None:
 # ---------------------------------------------------------------- texts
 
 
+_START = 100  # characters that tell a list of texts from a web page
+
+
 def read_lines(path: Path) -> list[Line]:
     """Read what to say: JSON lines, a table with a header (`.tsv`), or else one text per line.
 
@@ -241,6 +244,8 @@ def read_lines(path: Path) -> list[Line]:
     names the line.
     """
     content = documents.read_text(path, error=DataError, most_bytes=documents.MAX_TABLE)
+    if (other := documents.never_fetched(content[:_START].encode())) is not None:
+        raise DataError(f"`{path}` cannot be read: it is {other}")
     rows = _rows(path, content)
     lines = [_line(path, number, row) for number, row in rows]
     if not lines:

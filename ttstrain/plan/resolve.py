@@ -83,7 +83,7 @@ def _check_formats(recipe: Recipe, places: Mapping[str, str]) -> None:
 
 
 def _model_keys(task: Any) -> list[str]:
-    spec = registry.tasks().get(task)
+    spec = registry.tasks().get(task) if isinstance(task, str) else None
     return [] if spec is None else known_keys(spec.config, "model")
 
 

@@ -58,9 +58,15 @@ def refuse_links(run: Path) -> None:
     """Raise RecipeError where a link in a run's folder leads out of it: the run would write elsewhere."""
     home = run.resolve()
     for path in _written(run):
-        if path.is_symlink() and home not in path.resolve().parents:
+        if not path.is_symlink():
+            continue
+        try:
+            leads_to = path.resolve()
+        except (RuntimeError, OSError) as error:
+            raise RecipeError(f"`{path}` is a link that leads to itself", hint="remove it") from error
+        if home not in leads_to.parents:
             raise RecipeError(
-                f"`{path}` is a link that leads out of the run, to `{path.resolve()}`: nothing is written there",
+                f"`{path}` is a link that leads out of the run, to `{leads_to}`: nothing is written there",
                 hint="put the files themselves there; to have a run on another disk, link its whole folder",
             )
 

@@ -75,6 +75,12 @@ def test_nothing_is_written_where_a_link_leads_out_of_the_run(tmp_path: Path, li
         folder.refuse_links(run)
 
 
+def test_a_link_to_itself_in_a_run_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "warnings.jsonl").symlink_to("warnings.jsonl")
+    with pytest.raises(RecipeError, match="is a link that leads to itself"):
+        folder.refuse_links(tmp_path)
+
+
 def test_links_within_a_run_and_of_a_whole_run_are_followed(tmp_path: Path) -> None:
     run = tmp_path / "large disk" / "run"
     (run / "samples" / "step-00000004").mkdir(parents=True)

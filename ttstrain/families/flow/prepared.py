@@ -91,7 +91,7 @@ def _rows(path: Path, read: _Read) -> Iterator[dict[str, Any]]:
                 batch.validate(full=True)  # a false offset would be read from outside the table
                 for start in range(0, batch.num_rows, _ROWS_AT_A_TIME):
                     yield from batch.slice(start, _ROWS_AT_A_TIME).select(_columns(stream.schema.names)).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of a column's name
         read.damage = f"`{path.name}` cannot be read further: {error}"
         if read.count == 0:
             raise TableError(
