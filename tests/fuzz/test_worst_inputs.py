@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from hostile.catalogue import Sample, prepared, readers
-from hostile.mutation import Case
+from hostile.mutation import Case, Files
 from hostile.pool import Trial, Verdict, read_all
 from hostile.readers.tensor_files import saved
 from hostile.tensors import put_together, take_apart
@@ -42,9 +42,9 @@ class Worst:
         assert isinstance(content, bytes)
         changed = self.change(content)
         assert changed != content, self.what
-        return Case(
-            {**samples[index].files, self.file: changed}, self.what, plain=self.verdict == "other", sample=index
-        )
+        files: Files = {**samples[index].files, self.file: changed}
+        signed = samples[index].signed
+        return Case(files if signed is None else signed(files), self.what, plain=self.verdict == "other", sample=index)
 
 
 # ---------------------------------------------------------------- changes
@@ -139,6 +139,29 @@ def replaced(old: bytes, new: bytes) -> Change:
     return lambda content: content.replace(old, new, 1)
 
 
+def before_the_end(place: int, new: bytes) -> Change:
+    """Put bytes in front of the last `place` bytes."""
+    return lambda content: content[:-place] + new + content[-place:]
+
+
+def directory_elsewhere(content: bytes) -> bytes:
+    """Let a zip's table of contents claim a place behind its own: every member then begins before the file."""
+    place = content.rfind(b"PK\x06\x06") + 48  # of the end record for large archives, which torch always writes
+    (start,) = struct.unpack_from("<Q", content, place)
+    return number_at(place, "<Q", start + 5000)(content)
+
+
+def footer_number(place: int, number: bytes) -> Change:
+    """Replace a byte of a Parquet file's table of contents, whose length is made right again."""
+
+    def changed(content: bytes) -> bytes:
+        start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+        footer = content[start : start + place] + number + content[start + place + 1 : -8]
+        return content[:start] + footer + struct.pack("<I", len(footer)) + content[-4:]
+
+    return changed
+
+
 # ---------------------------------------------------------------- the inputs
 
 HF, PEFT, SOVITS, F5 = "Hugging Face folders", "adapters of peft", "GPT-SoVITS' files", "F5's training files"
@@ -147,7 +170,9 @@ REPORT, RESUME, PREPARED = (
     "run folders, for resume",
     "folders that GPT-SoVITS prepared",
 )
+OWN, STEP = "checkpoint folders", "step-00000007"
 LORA_A = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+LORA_B = LORA_A.replace("lora_A", "lora_B")
 ADAPTER, ADAPTER_SETTINGS = "own/adapter_model.safetensors", "own/adapter_config.json"
 INDEX = "model.safetensors.index.json"
 GROUP = ("param_groups", 0)
@@ -161,7 +186,20 @@ WORST: Sequence[Worst] = (
     Worst("another rate", "wav", "a.wav", number_at(24, "<I", 17_000), "told"),
     Worst("an index that names another shard", HF, INDEX, replaced(b"model-00001", b"model-00002")),
     Worst("half of an adapter", PEFT, ADAPTER, without(LORA_A)),
+    Worst("another rate", "flac", "a.flac", number_at(18, ">H", 0x0AC4), "told"),
+    Worst("bytes put into the last weights", "pt (legacy)", "w.pt", before_the_end(40, b"\1" * 8)),
+    Worst("whole numbers for an adapter", PEFT, ADAPTER, header(LORA_B, "dtype", "U32")),
+    Worst("a feature of another shape", "cached features", "f.safetensors", header("mel", "shape", [3, 5])),
+    Worst("a web page", "texts to say", "t.txt", lambda content: b"<!DOCTYPE html><p>404</p>\n"),
     # crashed: a value of another type, size or shape
+    Worst("a column's name that is no text", "arrow (prepared by F5)", "raw.arrow", replaced(b"text", b"te\xfft")),
+    Worst("statistics of a wrong length", "parquet", "a.parquet", footer_number(44, b"\1")),
+    Worst("a task that is a list", "yaml recipe", "r.yaml", replaced(b"task: flow", b"task: [flow]")),
+    Worst("members that begin before the file", "pt (zip)", "w.pt", directory_elsewhere),
+    Worst("an average without names", OWN, f"{STEP}/ema.json", json_with("weights", [])),
+    Worst("an average that is no part", OWN, f"{STEP}/ema.json", lambda content: b"[]"),
+    Worst("an optimizer that is a number", OWN, f"{STEP}/optimizers.json", json_with("model", 5)),
+    Worst("a vocabulary that is no text", OWN, f"{STEP}/vocab.txt", replaced(b"b", b"\xed")),
     Worst("an adapter of rank 0", PEFT, ADAPTER_SETTINGS, json_with("r", 0)),
     Worst("an adapter of another rank", PEFT, ADAPTER_SETTINGS, json_with("r", 3)),
     Worst("an adapter without an end", PEFT, ADAPTER_SETTINGS, json_with("lora_alpha", 10**99)),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -12,7 +12,7 @@ from hostile.mutation import Case, Edit, Files, in_its_place, several, write_fil
 from hostile.pool import Outcome, Read, Seen, Trial, limited, read_all
 
 IN_ITS_PLACE = 0.06  # share of the cases in which something else stands in the file's place
-_TABLES = ("hostile.readers.data", "hostile.readers.lists", "hostile.readers.tensor_files", "hostile.readers.runs")
+_TABLES = tuple(f"hostile.readers.{name}" for name in ("data", "lists", "tensor_files", "runs", "projects", "kept"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,7 @@ class Sample:
     target: str
     edit: Edit
     signed: Callable[[Files], Files] | None = None  # makes every checksum right again: the result is another valid set
+    allowed: Collection[str] = ()  # what `in_its_place` may put there so that the files are still valid
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,8 @@ def make_case(rng: Random, samples: Sequence[Sample]) -> Case:
     index = rng.randrange(len(samples))
     sample = samples[index]
     if rng.random() < IN_ITS_PLACE:
-        case = in_its_place(rng, sample.files, sample.target)
-        return Case(case.files, case.how, case.plain, sample=index)
+        case = in_its_place(rng, sample.files, sample.target, allowed=sample.allowed)
+        return replace(case, sample=index)
     content = sample.files[sample.target]
     assert isinstance(content, bytes)
     edited = several(rng, content, sample.edit)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -52,7 +52,7 @@ Edit = Callable[[Random, bytes], Edited]
 
 
 def several(rng: Random, content: bytes, edit: Edit, *, most: int = 3) -> Edited:
-    """Apply an edit once, or up to `most` times."""
+    """Apply an edit once, or up to `most` times. What one plain edit changed, none of the others can tell."""
     count = 1 if rng.random() < 0.7 else rng.randint(2, most)
     result = edit(rng, content)
     for _ in range(count - 1):
@@ -60,7 +60,7 @@ def several(rng: Random, content: bytes, edit: Edit, *, most: int = 3) -> Edited
             further = edit(rng, result.content)
         except Exception:  # of an edit that takes the format apart, which is broken by now
             break
-        result = Edited(further.content, f"{result.how}; {further.how}", plain=result.plain and further.plain)
+        result = Edited(further.content, f"{result.how}; {further.how}", plain=result.plain or further.plain)
     return result
 
 
@@ -164,15 +164,25 @@ OTHERS: Mapping[str, Content] = {
 }
 
 
-def in_its_place(rng: Random, files: Files, target: str) -> Case:
-    """Put something else in the place of a file, or take the file away."""
-    how = rng.choice([*OTHERS, "nothing"])
-    if how == "nothing":
-        return Case({name: content for name, content in files.items() if name != target}, f"no {target}", plain=False)
+NOTHING = "nothing"
+NO_FILE = frozenset((NOTHING, *(how for how, content in OTHERS.items() if isinstance(content, Special))))
+"""What stands in the place of a file that may be missing, and is no file either."""
+
+
+NO_LINE = frozenset(how for how, content in OTHERS.items() if isinstance(content, bytes) and b"\n" not in content)
+"""What stands in the place of lines and holds none: all of it may be a last line that was torn."""
+
+
+def in_its_place(rng: Random, files: Files, target: str, *, allowed: Collection[str] = ()) -> Case:
+    """Put something else in the place of a file, or take the file away; those `allowed` are valid there."""
+    how = rng.choice([*OTHERS, NOTHING])
+    plain = how in allowed
+    if how == NOTHING:
+        return Case({name: content for name, content in files.items() if name != target}, f"no {target}", plain=plain)
     content = OTHERS[how]
     if content == Special("link", "."):
         content = Special("link", Path(target).name)
-    return Case({**files, target: content}, f"{how} for {target}", plain=False)
+    return Case({**files, target: content}, f"{how} for {target}", plain=plain)
 
 
 def write_files(folder: Path, files: Files) -> None:

@@ -12,6 +12,7 @@ import pickletools
 import struct
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 from hostile.mutation import Edit, Edited, any_bytes, one_of
@@ -340,18 +341,24 @@ _ZIP: tuple[tuple[float, Edit], ...] = (
 def edit_bare(rng: Random, content: bytes) -> Edited:
     """Edit a file that is one pickle."""
     if rng.random() < 0.25:
-        return any_bytes(rng, content)
+        return _unless_cut(content, any_bytes(rng, content))
     return edit_pickle(rng, content)
+
+
+def _unless_cut(content: bytes, changed: Edited) -> Edited:
+    """Call a change of a pickle's bytes plain unless it is a cut: all that a pickle tells is that it has an end."""
+    return replace(changed, plain=not content.startswith(changed.content))
 
 
 def edit_legacy(rng: Random, content: bytes) -> Edited:
     """Edit a file of torch before 1.6: one of its five pickles, or its bytes."""
-    kind = rng.random()
-    if kind < 0.3:
-        return any_bytes(rng, content)
     bounds = [0]
     for _ in range(5):
         bounds.append(bounds[-1] + sum(map(len, operations(content[bounds[-1] :]))))
+    if rng.random() < 0.3:
+        changed = any_bytes(rng, content)
+        in_pickles = changed.content[: bounds[-1]] != content[: bounds[-1]]
+        return _unless_cut(content, changed) if in_pickles else changed
     number = rng.choice((0, 1, 2, 3, 3, 3, 3, 4))
     start, end = bounds[number], bounds[number + 1]
     changed = edit_pickle(rng, content[start:end])

@@ -28,6 +28,7 @@ from ttstrain.errors import UserError
 CPU_SECONDS = 5.0
 WALL_SECONDS = 20.0  # without any processor time: it waits for something that never comes
 ADDRESS_SPACE = 1 << 30
+MAY_CHANGE = "may-change"  # the folder of a case whose files their reader may change
 
 Verdict = Literal["refused", "equal", "told", "other", "silent", "crash", "killed", "hang", "wrote", "ran"]
 SURVIVED: frozenset[Verdict] = frozenset(("refused", "equal", "told", "other"))
@@ -249,7 +250,7 @@ def _changes(before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int
 
 def _changed_input(folder: Path, files: Files) -> str:
     for name, content in files.items():
-        if isinstance(content, bytes) and not name.startswith("may-change/"):
+        if isinstance(content, bytes) and not name.startswith(f"{MAY_CHANGE}/"):
             with suppress(OSError):
                 if (folder / name).read_bytes() == content:
                     continue

@@ -27,7 +27,9 @@ class Chunk:
     body: bytes
 
     def written(self) -> bytes:
-        return self.name + struct.pack("<I", self.claimed) + self.body + b"\0" * (len(self.body) % 2)
+        """Write the chunk, with a byte of padding where its length is odd; a body that was cut short stays so."""
+        padding = b"\0" * (len(self.body) % 2) if len(self.body) >= self.claimed else b""
+        return self.name + struct.pack("<I", self.claimed) + self.body + padding
 
 
 def chunks(content: bytes) -> list[Chunk]:
@@ -122,7 +124,10 @@ def _flac_blocks(content: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _flac_info(rng: Random, content: bytes) -> Edited:
-    """Change a field of STREAMINFO: block and frame sizes, rate, channels, bits, number of samples, checksum."""
+    """Change a field of STREAMINFO: block and frame sizes, rate, channels, bits, number of samples, checksum.
+
+    A checksum of zero is a valid one: the encoder left it out.
+    """
     changed = bytearray(content)
     start = 8
     field = rng.choice(("block sizes", "frame sizes", "rate", "channels and bits", "samples", "checksum"))
@@ -141,7 +146,7 @@ def _flac_info(rng: Random, content: bytes) -> Edited:
         else:
             packed = packed & ~((1 << 36) - 1) | rng.choice((0, 1, 4_000, 1 << 20, (1 << 36) - 1))
         changed[start + 10 : start + 18] = packed.to_bytes(8, "big")
-    return Edited(bytes(changed), f"STREAMINFO: {field}")
+    return Edited(bytes(changed), f"STREAMINFO: {field}", plain=not any(changed[start + 18 : start + 34]))
 
 
 def _flac_metadata(rng: Random, content: bytes) -> Edited:

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from hostile.catalogue import Reader, Sample, files_in
-from hostile.mutation import Edit, Files
+from hostile.mutation import NO_FILE, NO_LINE, NOTHING, Edit, Files
 from hostile.pickles import edit_zip
-from hostile.pool import Seen
+from hostile.pool import MAY_CHANGE, Seen
 from hostile.readers.data import seen_rows, sound
 from hostile.readers.lists import any_json
 from hostile.readers.tensor_files import digest_of, saved, small_net
@@ -36,6 +36,7 @@ from ttstrain.runs import origin, sessions
 from ttstrain.runs.folder import refuse_links
 from ttstrain.tracking import jsonl, wandb_rows
 from ttstrain.tracking.judged import read_verdicts
+from ttstrain.tracking.tracker import RunInfo
 
 RUN = "run"
 
@@ -125,23 +126,25 @@ def _read_resumed(folder: Path) -> Seen:
     return Seen(repr([found, recipe.model_dump(), facts, clips]), told=bool(warnings or notes or verdicts.sentences))
 
 
-def _read_kept(folder: Path) -> Seen:
-    """Cut a copy of the metrics and go on with it, as a resume does."""
-    path = folder / "metrics.jsonl"
-    copy = folder / "copy" / "metrics.jsonl"
-    copy.parent.mkdir()
-    copy.write_bytes(path.read_bytes())
-    jsonl.keep_course(copy, 5)
-    jsonl.trim(copy, 5)
-    jsonl.last_step(copy)
-    return Seen(repr(jsonl.read(path)))
-
-
 def _metrics(folder: Path) -> Sequence[Sample]:
     from run_folders import row
 
+    name = f"{MAY_CHANGE}/{jsonl.FILE_NAME}"
     text = "".join(json.dumps(row(step)) + "\n" for step in range(10))
-    return [Sample({"metrics.jsonl": text.encode()}, "metrics.jsonl", edit_json_lines)]
+    return [Sample({name: text.encode()}, name, edit_json_lines, allowed=(*NO_LINE, NOTHING, "a link to nothing"))]
+
+
+def _read_metrics(folder: Path) -> Seen:
+    """Read the metrics of a run, keep its course, and go on with the file, as a resume does."""
+    run = folder / MAY_CHANGE
+    path = run / jsonl.FILE_NAME
+    rows = jsonl.read(path) if path.exists() else []
+    jsonl.keep_course(path, 5)
+    tracker = jsonl.JsonlTracker(warn=lambda line: None)
+    tracker.start(RunInfo("made", run, "abcd", True, {}, (), 20, 5, 4.0))
+    tracker.log(6, {"train/loss/total": 0.5})
+    tracker.finish("finished")
+    return Seen(f"{rows} {jsonl.last_step(path)}")
 
 
 # ---------------------------------------------------------------- folders of GPT-SoVITS
@@ -159,11 +162,11 @@ def _prepared(folder: Path) -> Sequence[Sample]:
         "3-bert/a.wav.pt": saved(torch.ones(1024, 3)),
         "7-sv_cn/a.wav.pt": saved(torch.ones(1, 20_480)),
     }
-    features = [Sample(files, name, edit_zip) for name in files if name.endswith(".pt")]
+    features = [Sample(files, name, edit_zip, allowed=NO_FILE) for name in files if name.endswith(".pt")]
     return [
         Sample(files, "2-name2text.txt", edit_table),
         Sample(files, "2-name2text.txt", edit_table),
-        Sample(files, "6-name2semantic.tsv", edit_table),
+        Sample(files, "6-name2semantic.tsv", edit_table, allowed=NO_FILE),
         *features,
     ]
 
@@ -197,6 +200,6 @@ def _read_prepared(folder: Path) -> Seen:
 READERS = (
     Reader("run folders, for report and watch", _run, _read_report, 150),
     Reader("run folders, for resume", _run, _read_resumed, 100),
-    Reader("metrics.jsonl", _metrics, _read_kept, 300),
+    Reader("metrics.jsonl", _metrics, _read_metrics, 300),
     Reader("folders that GPT-SoVITS prepared", _prepared, _read_prepared, 120),
 )

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from hostile.catalogue import Reader, Sample, files_in
-from hostile.mutation import Edited, Files
+from hostile.mutation import NO_FILE, Edited, Files
 from hostile.pickles import edit_bare, edit_legacy, edit_zip
 from hostile.pool import Seen
 from hostile.tables import edit_table
@@ -75,8 +75,8 @@ def _read_safetensors(folder: Path) -> Seen:
     """Load a file into the net that it is of; inspect it."""
     path = folder / "w.safetensors"
     net = small_net()
-    header = tensorfile.read_header(path)
-    load_weights(net, header.tensors, source="w.safetensors")
+    contents = read_contents(path)
+    load_weights(net, contents.tree, source="w.safetensors")
     tensorfile.read(path)
     inspect(path)
     return Seen(digest_of(net.state_dict()))
@@ -221,7 +221,7 @@ def _hf(folder: Path) -> Sequence[Sample]:
         Sample(whole, "model.safetensors", edit_safetensors),
         Sample(sharded, "model.safetensors.index.json", edit_json),
         Sample(sharded, "model-00002-of-00002.safetensors", edit_safetensors),
-        Sample(trained, "trainer_state.json", edit_json),
+        Sample(trained, "trainer_state.json", edit_json, allowed=NO_FILE),
         Sample(trained, "optimizer.pt", edit_zip),
         Sample(trained, "scheduler.pt", edit_zip),
     ]
@@ -333,7 +333,15 @@ def read_weights(folder: Path) -> Seen:
     return Seen(" ".join(map(digest_of, read)) + repr(facts) + repr(opened.notes), told=told, outline=outline)
 
 
-_TOLD = ("left out", "unknown", "cannot be read", "is not its vocab", "contradict", "ignored")  # of notes
+_TOLD = (
+    "left out",
+    "starts empty",
+    "unknown",
+    "cannot be read",
+    "is not its vocab",
+    "contradict",
+    "ignored",
+)  # of notes
 _NAMED = ("model_10.pt", "model_10.safetensors", "s1.ckpt", "D_3.pth", "e8.pth", "gpt.ckpt", "D_7.pth")
 
 
@@ -462,7 +470,7 @@ def _signed(files: Files) -> Files:
         meta["digest"] = ""
         text = json.dumps(meta)
         text = text.replace('"digest": ""', f'"digest": "{hashlib.sha256(text.encode()).hexdigest()}"')
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return files
     return {**files, at: text.encode()}
 
