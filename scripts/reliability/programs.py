@@ -16,7 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PRELOADED = ["ttstrain.runs.resume", "torchaudio"]
+PRELOADED = [
+    "ttstrain.cli.main",
+    "ttstrain.runs.new",
+    "ttstrain.runs.resume",
+    "ttstrain.export.write",
+    "torchaudio",
+    *(
+        f"transformers.models.{name}"
+        for name in ("bert.modeling_bert", "hubert.modeling_hubert", "llama.modeling_llama")
+    ),
+    *("pypinyin", "rjieba"),  # with their dictionaries
+]
 PATIENCE_S = 300.0  # a busy machine is no hang
 
 

@@ -19,6 +19,7 @@ from ttstrain.errors import UserError
 from ttstrain.tracking import jsonl
 
 TIMED = ("time/", "perf/", "judge/share_of_time")
+COUNTED = "debug/"  # of injected faults
 DEMO = Path(ttstrain.__file__).parent / "_demo"
 RECIPE = """
 task: flow
@@ -62,10 +63,11 @@ class Bench:
     whole: Path
     runs: Path  # where its runs lie
     more: tuple[str, ...] = ()  # settings of all its runs
+    ranks: tuple[str, ...] = ()  # `--nproc 2`, where they have several processes
 
     def settings(self, name: str) -> tuple[str, ...]:
         """Return the words after `ttstrain` that start a run of this name."""
-        return ("finetune", str(self.recipe), *self.more, f"run_dir={self.runs}", f"name={name}")
+        return ("finetune", str(self.recipe), *self.more, f"run_dir={self.runs}", f"name={name}", *self.ranks)
 
     def run(self, name: str) -> Path:
         return self.runs / name
@@ -111,9 +113,10 @@ def weights_differ(run: Path, whole: Path) -> str | None:
 
 
 def metrics(run: Path) -> list[dict[str, float | None]]:
-    """Read the steps of a run, without what depends on the machine's speed."""
+    """Read the steps of a run, without what depends on the machine's speed, and without the number of faults."""
+    left_out = (*TIMED, COUNTED)
     return [
-        {key: None if math.isnan(value) else value for key, value in row.items() if not key.startswith(TIMED)}
+        {key: None if math.isnan(value) else value for key, value in row.items() if not key.startswith(left_out)}
         for row in jsonl.read(run / jsonl.FILE_NAME)
     ]
 
