@@ -65,9 +65,7 @@ def lines(found: Tuned) -> list[str]:
 
     said = labelled("tuned", f"{found.name} on {found.device}")
     said += [] if found.fit is None else fit_lines(found.fit)
-    said += labelled(
-        "workers", f"{processes(found.workers)}: of a step's time, waiting for data takes {in_turn(found)}"
-    )
+    said += labelled("workers", f"{processes(found.workers)}: waiting for data takes {in_turn(found)} of a step's time")
     for number, curve in enumerate(found.curves):
         said += labelled("lr" if number == 0 else "", f"{curve.key}: {in_words(curve)}", hang=2)
     if found.together is not None:
@@ -77,7 +75,9 @@ def lines(found: Tuned) -> list[str]:
 
 
 def in_turn(found: Tuned) -> str:
-    """Say how long a step waited for data with each number of loader processes that was tried."""
+    """Say how long a step waited for data, with each number of loader processes if several were tried."""
+    if len(found.waits) == 1:
+        return f"{100 * found.waits[0].share:.1f} %"
     return ", ".join(f"{100 * one.share:.1f} % with {one.workers}" for one in found.waits)
 
 

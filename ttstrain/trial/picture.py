@@ -15,6 +15,7 @@ from ttstrain.trial.tune import Tuned
 from ttstrain.trial.workers import Waited, processes
 
 WIDTH, PANEL, LEFT, RIGHT, TOP, BOTTOM = 720, 236, 70, 20, 50, 36
+LINE = 18  # between two lines of text
 STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#444}.title{font-weight:600;fill:#111}.axis{stroke:#999}"
     ".line{fill:none;stroke:#2563eb;stroke-width:2}.dot{fill:#2563eb}.bad{fill:#c2410c}"
@@ -28,7 +29,7 @@ def draw(tuned: Tuned) -> str:
     """Return the picture as a whole SVG file, which needs nothing else."""
     panels = [
         *([] if tuned.fit is None else [_of_memory(tuned.fit)]),
-        _of_waits(tuned.waits, tuned.workers),
+        *([_of_waits(tuned.waits, tuned.workers)] if len(tuned.waits) > 1 else []),  # one point needs no picture
         *(_of_lr(curve) for curve in tuned.curves if curve.lrs),
     ]
     height = PANEL * len(panels)
@@ -69,9 +70,16 @@ class _Panel:
             "</title></circle>"
         )
 
-    def across(self, y: float) -> None:
+    def across(self, y: float, kind: str = "limit") -> None:
         at = f"{self.y(y):.1f}"
-        self.shapes.append(f'<line class="limit" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
+        self.shapes.append(f'<line class="{kind}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
+
+    def zero(self) -> None:
+        """Draw where y is 0, and say so beside the axis where there is room between its ends."""
+        self.across(0.0, "axis")
+        at = self.y(0.0)
+        if min(at - TOP, PANEL - BOTTOM - at) > LINE:
+            self.shapes.append(f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">0</text>')
 
     def mark(self, x: float, label: str, *, good: bool = True) -> None:
         at, kind = f"{self.x(x):.1f}", "mark" if good else "limit"
@@ -131,7 +139,7 @@ def _of_waits(waits: Sequence[Waited], chosen: int) -> _Panel:
 def _of_lr(curve: Curve) -> _Panel:
     """Draw how far the loss fell at each LR, and its mean; the LR that is proposed, and the one it was taken from."""
     means = smoothed(curve.gains)
-    high = max([*means, 0.01])
+    high = max([*means, *curve.gains[: len(means)], 0.01])
     low = max(min([*curve.gains[: len(means)], 0.0]), -high)  # where the loss explodes, the rest would be flat
     tens = [math.log10(lr) for lr in curve.lrs]
     panel = _Panel(
@@ -141,6 +149,7 @@ def _of_lr(curve: Curve) -> _Panel:
         (f"{curve.lrs[0]:.1e}", f"{curve.lrs[-1]:.1e}"),
         (f"{100 * low:+.1f} %", f"{100 * high:+.1f} %"),
     )
+    panel.zero()
     panel.line([(ten, max(mean, low)) for ten, mean in zip(tens, means, strict=False)])
     for lr, ten, gain in zip(curve.lrs, tens, curve.gains[: len(means)], strict=False):
         panel.dot(ten, min(max(gain, low), high), f"{lr:.1e}: {100 * gain:+.1f} %", good=gain >= low)

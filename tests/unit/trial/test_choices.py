@@ -158,6 +158,8 @@ def test_the_picture_is_one_svg_with_everything_in_it() -> None:
     assert "model/<text>" in drawn and "r & d" in drawn and "800" in drawn and "4.0e-05" in drawn
     assert "worse from 4.0e-04" in drawn and "1 loader process" in drawn and "1 loader processes" not in drawn
     assert len(root.findall("{http://www.w3.org/2000/svg}g")) == 4
+    one_wait = Tuned("r & d", "cpu", None, waits[:1], 0, curves, Together(40, 0.1, 0), {}, "{}\n")
+    assert len(ET.fromstring(picture.draw(one_wait)).findall("{http://www.w3.org/2000/svg}g")) == 2
     assert "http" not in picture.draw(tuned).replace("http://www.w3.org/2000/svg", "")
 
 
