@@ -274,6 +274,10 @@ def _speed(own: _Metrics, plan: Mapping[str, Any]) -> Iterator[Chart]:
     yield from own.chart(
         Chart("padding", "speed", "Padding", "Share of a batch."), [Line("perf/padding_share", "padding")]
     )
+    yield from own.chart(
+        Chart("judge-time", "speed", "Time of the judge", "Share of the time of this session."),
+        [Line("judge/share_of_time", "judge")],
+    )
 
 
 def _rest(own: _Metrics) -> Iterator[Chart]:

@@ -146,7 +146,7 @@ function drawChart(state) {
     padding: [8, 12, 0, 0],
     axes: [
       { ...axis, size: 32, values: (_, all) => all.map((value) => (Number.isInteger(value) ? steps(value) : "")), space: 70 },
-      { ...axis, size: 62, values: (_, all) => all.map((value) => (value === null ? "" : shortNumber(value))) },
+      { ...axis, size: (_, shown) => 20 + 7 * Math.max(6, ...(shown ?? []).map((text) => text.length)), values: (_, all) => all.map((value) => (value === null ? "" : shortNumber(value))) },
     ],
     series: [{}, ...lines.map((line, index) => ({
       stroke: colour(line.stroke), dash: line.dash || undefined, spanGaps: true, show: !state.set.hidden.has(index),
