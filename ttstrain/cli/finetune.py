@@ -19,6 +19,9 @@ def finetune(
     base: BaseOption = None,
     run_dir: RunDirOption = None,
     nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine, one per GPU.")] = 1,
+    profile: Annotated[
+        int | None, typer.Option(min=1, max=1000, metavar="STEPS", help="Profile so many steps (`debug.profile`).")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and exit.")] = False,
 ) -> None:
     """Fine-tune a model with RECIPE; `KEY=VALUE` overrides a key, such as `optim.lr=2e-5`.
@@ -31,8 +34,9 @@ def finetune(
     from ttstrain.runs.launch import launch
     from ttstrain.train.launched import first_speaks
 
+    overrides = [*(overrides or []), *([] if profile is None else [f"debug.profile={profile}"])]
     with first_speaks():
-        composed = with_flags(compose(recipe, overrides or []), data=data, base=base, run_dir=run_dir)
+        composed = with_flags(compose(recipe, overrides), data=data, base=base, run_dir=run_dir)
         composed = with_project(composed)
         parse(composed)  # refuse a bad recipe before any process is started
     if dry_run:
@@ -42,7 +46,7 @@ def finetune(
         return
 
     if nproc > 1:
-        arguments = _arguments(recipe, overrides or [], data=data, base=base, run_dir=run_dir)
+        arguments = _arguments(recipe, overrides, data=data, base=base, run_dir=run_dir)
         raise typer.Exit(launch(arguments, nproc=nproc))
 
     from ttstrain.runs.new import start

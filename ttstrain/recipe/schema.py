@@ -509,6 +509,8 @@ class DebugConfig(Section):
     inject: Annotated[list[str], Field(max_length=1000), AfterValidator(_known_faults)] = []
     """Faults to bring upon the run, each once, to see what it does: `nan_loss@17` at step 17. The weights of such a run
     are not for use."""
+    profile: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Steps to profile, from the fourth of a session on: the run's folder gets a trace and a summary, `profile/`."""
 
 
 class RunSettings(Section):

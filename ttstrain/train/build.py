@@ -34,6 +34,7 @@ from ttstrain.train.distributed import Ranks
 from ttstrain.train.guard import Guard
 from ttstrain.train.precision import NumberFormat, Precision, choose
 from ttstrain.train.prepare import Prepared
+from ttstrain.train.profiler import StepProfiler
 from ttstrain.train.rng import Rng
 from ttstrain.train.run import Run
 from ttstrain.train.snapshot import Snapshots
@@ -95,9 +96,15 @@ def build(
         lock=lock,
         rescue=rescue,
         injector=inject.make(read_faults(recipe.debug.inject), folder=folder, ranks=ranks, say=trackers.note),
+        profiler=_profiler(recipe, folder, device, trackers) if ranks.main else None,
         listener=listener,
         **parts,
     )
+
+
+def _profiler(recipe: ResolvedRecipe, folder: Path, device: torch.device, trackers: Trackers) -> StepProfiler | None:
+    steps = recipe.debug.profile
+    return None if steps is None else StepProfiler(steps, folder=folder, device=device, say=trackers.note)
 
 
 def make_task(plan: Plan) -> Task:

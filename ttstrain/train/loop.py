@@ -6,6 +6,7 @@ What is decided stands in `decide`, what can go wrong in a step in `recovery`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter
 
 from ttstrain.contract.data import Batch
@@ -17,6 +18,7 @@ from ttstrain.train.forensics import Attempt
 from ttstrain.train.held_out import HeldOut
 from ttstrain.train.measure import BY_RESUME, ONCE_SAVED, measure, measure_first, remember
 from ttstrain.train.previews import generate_on_request
+from ttstrain.train.profiler import waiting_for_data
 from ttstrain.train.requests import answer, leave, look_for_requests, tell_saved
 from ttstrain.train.run import Run
 from ttstrain.train.signals import Signals
@@ -43,11 +45,12 @@ def train(run: Run, held_out: HeldOut, snapshots: Snapshots) -> Ending:
         again: Sequence[Batch] = ()
         while ending is None and run.progress.step < run.optimizers.curriculum.total_steps:
             wait_for_older_save(run)
-            with run.spent.on_step():
+            with run.spent.on_step(), profiled(run):
                 started = perf_counter()
                 if run.injector is not None:
                     run.injector.before_batch(run.loader, step=run.progress.step + 1)
-                batches = again or run.loader.next(run.plan.accumulate)
+                with waiting_for_data():
+                    batches = again or run.loader.next(run.plan.accumulate)
                 data_s = perf_counter() - started
                 with now.in_a_step():
                     report, again = take_step(run, batches, snapshots, held_out.batches, again=bool(again))
@@ -56,9 +59,16 @@ def train(run: Run, held_out: HeldOut, snapshots: Snapshots) -> Ending:
             else:
                 taken = Taken(report, batches, step_s=perf_counter() - started, data_s=data_s)
                 ending = finish_step(run, taken, held_out, snapshots, signals)
+        if run.profiler is not None:
+            run.profiler.close()
         if run.injector is not None and (missing := run.injector.missing()):
             run.trackers.note(f"WARNING: {', '.join(missing)} did not enter: the run has not come to where they do")
     return ending or "done"
+
+
+def profiled(run: Run) -> AbstractContextManager[None]:
+    """Profile the block where the run profiles its steps."""
+    return nullcontext() if run.profiler is None else run.profiler.on_step(run.progress.step + 1)
 
 
 def wait_for_older_save(run: Run) -> None:

@@ -25,6 +25,7 @@ from ttstrain.train.early_stop import EarlyStop
 from ttstrain.train.guard import Guard
 from ttstrain.train.inject import Injector
 from ttstrain.train.precision import Precision
+from ttstrain.train.profiler import StepProfiler
 from ttstrain.train.rng import Rng
 from ttstrain.train.spent import Spent
 
@@ -53,6 +54,7 @@ class Run:
     lock: RunLock | None = None  # of the folder, in the main process
     rescue: Callable[[Path, Plan], RunLock] | None = None  # makes a folder in place of a lost one, for this plan
     injector: Injector | None = None  # of faults, where this process brings some in
+    profiler: StepProfiler | None = None  # in the main process, where steps are to be profiled
     listener: Listener | None = None  # to what is generated at sampling steps, in the main process
     spent: Spent = field(default_factory=Spent)  # where this session's time goes
 
