@@ -76,6 +76,7 @@ VALUES = [
     model.MemoryScheme,
     model.ModelConfig,
     model.ParameterCounts,
+    model.PeakMoment,
     model.ResolvedRecipe,
     project.Chosen,
     project.ProjectSettings,

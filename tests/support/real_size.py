@@ -12,7 +12,7 @@ from ttstrain.data import sampler
 from ttstrain.plan.plan import DataFacts, Plan
 from ttstrain.plan.resolve import parse, resolve
 from ttstrain.recipe.compose import compose
-from ttstrain.rehearsal.step import Rehearsal, precision_on_gpu, rehearse
+from ttstrain.rehearsal.step import Format, Rehearsal, rehearsing
 
 WORDS = "the quick brown fox jumps over the lazy dog and runs on "
 LETTERS_PER_S = 14
@@ -66,8 +66,23 @@ def _recipe(name: str, overrides: Sequence[str]) -> ResolvedRecipe:
     return parse(compose(name, [*plain, *NOT_FETCHED[task.split("/")[0]], *overrides]))
 
 
-def rehearse_recipe(name: str, overrides: Sequence[str], seconds: float, traced: bool = False) -> tuple[int, Rehearsal]:
-    """Return the bytes that the plan counts on the device, and what a rehearsed step takes."""
-    plan, clips = plan_of(name, overrides, seconds=seconds)
-    (found,) = rehearse(plan, [clips], precision=precision_on_gpu(plan), traced=traced)
-    return plan.memory_bytes, found
+def rehearse_recipe(
+    name: str, overrides: Sequence[str], cells: Sequence[tuple[Format, float]], seconds: float
+) -> list[tuple[int, Rehearsal]]:
+    """Rehearse a recipe in each of these formats, at that share of its budget, with one net.
+
+    Returns for each the bytes that its plan counts on the device, and what the rehearsed step takes.
+    """
+    budget = _recipe(name, overrides).data.batch_frames
+    plans = [
+        plan_of(
+            name,
+            [*overrides, f"train.precision={precision}", f"data.batch_frames={round(share * budget)}"],
+            seconds=seconds,
+        )
+        for precision, share in cells
+    ]
+    assert len({min(plan.accumulate, 2) for plan, _ in plans}) == 1  # one net's steps stand for all
+    with rehearsing(plans[0][0]) as take:
+        found = [take(clips, precision) for (_, clips), (precision, _) in zip(plans, cells, strict=True)]
+    return [(plan.memory_bytes, step) for (plan, _), step in zip(plans, found, strict=True)]

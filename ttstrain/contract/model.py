@@ -43,12 +43,22 @@ class ParameterCounts:
 
     total: int  # adapters included
     trained: int  # those frozen for some steps only count as trained
+    averaged: int  # of those trained, the ones that have an EMA weight
+    exported: int  # all of the nets that have EMA weights, frozen ones included
     adapters: int = 0
     adapted_layers: int = 0
 
     @property
     def frozen(self) -> int:
         return self.total - self.trained
+
+
+@dataclass(frozen=True, slots=True)
+class PeakMoment:
+    """What lies on the device at one moment of a step beside weights, EMA weights and optimizer state, in bytes."""
+
+    activations: int  # with copies of weights, logits and whatever else the passes hold
+    gradients: int = 0  # of the first micro-batch; a later one finds the gradients of all trained weights
 
 
 class Planner(ABC, Generic[Config]):
@@ -78,13 +88,20 @@ class Planner(ABC, Generic[Config]):
         """Map each optimizer of the task, in its order, to patterns over the names of the parameters that it trains."""
         return {"model": ("*",)}
 
+    def unaveraged(self) -> Sequence[str]:
+        """Return patterns of the parameters that have no EMA weights: those of nets that only help in training."""
+        return ()
+
     def weight_bytes(self) -> int:
         """Return the bytes of one trained weight, and of its gradient."""
         return 4
 
-    def activation_bytes(self, recipe: RunSettings) -> int | None:
-        """Return the approximate bytes that a micro-batch saves for its backward pass; None: not known."""
-        return None
+    def peak_moments(self, recipe: RunSettings, lengths: Sequence[int]) -> Sequence[PeakMoment]:
+        """Return the moments of a step at which most memory is taken by a micro-batch of clips of these lengths.
+
+        Counted for a GPU, `precision: auto` as half precision; within 10 % of a rehearsal. Empty: not known.
+        """
+        return ()
 
     def lora_targets(self) -> Sequence[str]:
         """Return patterns of the linear layers that LoRA adapts when the recipe names none."""

@@ -5,10 +5,11 @@ EMA weights and optimizer state are counted in fp32. Activations are the family'
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ttstrain import registry
-from ttstrain.contract.model import ParameterCounts, ResolvedRecipe
+from ttstrain.contract.model import ParameterCounts, PeakMoment, ResolvedRecipe
+from ttstrain.data import sampler
 from ttstrain.recipe.schema import CheckpointConfig, OptimizerKind
 
 FP32 = 4  # bytes
@@ -26,30 +27,49 @@ STATE_BYTES: Mapping[OptimizerKind, int] = {  # bytes of optimizer state per par
 }
 
 
-def memory_bytes(recipe: ResolvedRecipe, parameters: ParameterCounts, *, weight_bytes: int = FP32) -> dict[str, int]:
-    """Return bytes per part; `snapshot` is held by the host for a rollback, `activations` may be missing.
+def memory_bytes(
+    recipe: ResolvedRecipe,
+    parameters: ParameterCounts,
+    *,
+    lengths: Sequence[int],
+    accumulate: int,
+    weight_bytes: int = FP32,
+) -> dict[str, int]:
+    """Return bytes per part, whose sum is the peak of a step; `snapshot` is held by the host for a rollback.
 
+    `lengths` are those of the training clips. `activations` is what a step takes beyond the other parts at its peak: in
+    a step of one micro-batch they give way to the gradients. It is missing where the family counts none.
     Frozen parameters have neither gradients nor optimizer state, and their EMA weight is the weight itself.
     """
     weights, trained = weight_bytes * parameters.total, weight_bytes * parameters.trained
     state = STATE_BYTES[recipe.optim.kind] * parameters.trained
-    ema = FP32 * parameters.trained if recipe.ema.enabled else 0
+    ema = FP32 * parameters.averaged if recipe.ema.enabled else 0
     held = recipe.guard.snapshot == "memory"
     snapshot = checkpoint_bytes(recipe, parameters, weight_bytes=weight_bytes) if held else 0
-    activations = registry.planner_of(recipe).activation_bytes(recipe)
+    moments = _peak_moments(recipe, lengths)
+    peak = max(
+        (one.activations + (trained if accumulate > 1 else min(one.gradients, trained)) for one in moments), default=0
+    )
     return {
         "weights": weights,
         "gradients": trained,
         "moments": state,
         "ema": ema,
-        **({} if activations is None else {ACTIVATIONS: activations}),
+        **({ACTIVATIONS: max(0, peak - trained)} if moments else {}),
         "snapshot": snapshot,
     }
 
 
+def _peak_moments(recipe: ResolvedRecipe, lengths: Sequence[int]) -> list[PeakMoment]:
+    """Return the moments of the micro-batches that may take the most."""
+    planner, data = registry.planner_of(recipe), recipe.data
+    batches = sampler.heaviest(lengths, budget=data.batch_frames, max_clips=data.max_clips, packed=planner.packed)
+    return [one for batch in batches for one in planner.peak_moments(recipe, [lengths[i] for i in batch])]
+
+
 def checkpoint_bytes(recipe: ResolvedRecipe, parameters: ParameterCounts, *, weight_bytes: int = FP32) -> int:
     """Return the bytes of one checkpoint: all weights, all EMA weights, and the optimizer state."""
-    complete = (weight_bytes + (FP32 if recipe.ema.enabled else 0)) * parameters.total
+    complete = weight_bytes * parameters.total + (FP32 * parameters.exported if recipe.ema.enabled else 0)
     return complete + STATE_BYTES[recipe.optim.kind] * parameters.trained
 
 

@@ -24,14 +24,17 @@ def count_parameters(recipe: ResolvedRecipe) -> ParameterCounts:
     """
     planner = registry.planner_of(recipe)
     frozen_rules = any(rule.frozen is True for rule in recipe.optim.groups)
-    if recipe.lora is None and not frozen_rules:
+    if recipe.lora is None and not frozen_rules and not planner.unaveraged():
         total = planner.num_parameters()
-        return ParameterCounts(total=total, trained=total)
+        return ParameterCounts(total=total, trained=total, averaged=total, exported=total)
     net = _describe(recipe)
     trained = [name for name in net.shapes if name in net.trainable and not _frozen(name, recipe)]
+    exported = {name for name in net.shapes if not any(fnmatchcase(name, pattern) for pattern in planner.unaveraged())}
     return ParameterCounts(
         total=_count(net.shapes.values()),
         trained=_count(net.shapes[name] for name in trained),
+        averaged=_count(net.shapes[name] for name in trained if name in exported),
+        exported=_count(net.shapes[name] for name in exported),
         adapters=_count(net.shapes[name] for name in net.adapters),
         adapted_layers=net.adapted_layers,
     )

@@ -134,7 +134,7 @@ def resolve(
         world_size=world_size,
         accumulate=accumulate,
         parameters=parameters,
-        memory=memory_bytes(recipe, parameters, weight_bytes=weight_bytes),
+        memory=memory_bytes(recipe, parameters, lengths=facts.frames, accumulate=accumulate, weight_bytes=weight_bytes),
         disk_bytes=kept * checkpoint_bytes(recipe, parameters, weight_bytes=weight_bytes),
         num_checkpoints=kept,
         schemes=tuple(planner.memory_schemes(recipe, parameters)) if isinstance(planner, ComparesMemory) else (),

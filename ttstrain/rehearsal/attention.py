@@ -103,6 +103,6 @@ def _bias(mask: Tensor | None, query: Tensor, key: Tensor, *, padded: bool) -> T
     if not padded:
         return mask
     width = mask.shape[-1]
-    if width % 8:
+    if any(stride % 8 for stride in mask.stride()[:-1]):
         mask = F.pad(mask, (0, 8 - width % 8))[..., :width]
     return mask.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])

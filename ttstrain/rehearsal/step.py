@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -63,17 +64,29 @@ class _Run:
 def rehearse(
     plan: Plan, micro_batches: Sequence[Sequence[Clip]], *, precision: Format, traced: bool = False
 ) -> list[Rehearsal]:
-    """Take a step over each of these micro-batches of clips, and return what each took.
+    """Take a step over each of these micro-batches of clips, and return what each took."""
+    with rehearsing(plan, traced=traced) as take:
+        return [take(clips, precision) for clips in micro_batches]
 
-    Only the clips' texts and lengths are used. Call it once in a process that made no backward pass before.
+
+@contextmanager
+def rehearsing(plan: Plan, *, traced: bool = False) -> Iterator[Callable[[Sequence[Clip], Format], Rehearsal]]:
+    """Build a plan's run once; inside, take a step over micro-batches of some clips each, in a number format.
+
+    Only the clips' texts and lengths are used. It needs a process that made no backward pass without it before.
     Raises RecipeError where the family or this build of torch cannot do it.
     """
     with pretended_cuda(traced=traced) as gpu:
         device = choose_device("cuda", tf32=plan.recipe.train.tf32)
-        run = _build(plan, gpu, precision=precision, device=device)
+        run = _build(plan, gpu, device=device)
         weights = gpu.live - _ema_bytes(run)
         _make_state(run)
-        return [_take(run, plan, gpu, clips, weights=weights) for clips in micro_batches]
+
+        def take(clips: Sequence[Clip], precision: Format) -> Rehearsal:
+            run.precision = Precision(precision, device)
+            return _take(run, plan, gpu, clips, weights=weights)
+
+        yield take
 
 
 def precision_on_gpu(plan: Plan) -> Format:
@@ -82,7 +95,7 @@ def precision_on_gpu(plan: Plan) -> Format:
     return "bf16" if wanted == "auto" else wanted
 
 
-def _build(plan: Plan, gpu: PretendedCuda, *, precision: Format, device: torch.device) -> _Run:
+def _build(plan: Plan, gpu: PretendedCuda, *, device: torch.device) -> _Run:
     with gpu.fake:  # a model of billions of weights takes no memory here
         task = make_task(plan)
     task.to(device)
@@ -92,7 +105,7 @@ def _build(plan: Plan, gpu: PretendedCuda, *, precision: Format, device: torch.d
         task=task,
         optimizers=make_optimizers(plan, task),
         ema=make_ema(plan, task),
-        precision=Precision(precision, device),
+        precision=Precision("fp32", device),
         guard=Guard(plan.recipe.guard),
         progress=Progress(),
     )

@@ -29,6 +29,13 @@ def test_a_full_fine_tuning_trains_everything() -> None:
     assert (found.total, found.trained, found.frozen, found.adapters) == (V1, V1, 0, 0)
 
 
+@pytest.mark.parametrize("recipe", ["gpt_sovits_vae", "gpt_sovits_new_voice"])
+def test_a_discriminator_is_trained_and_not_averaged(recipe: str) -> None:
+    judged, alone = counts(recipe), counts(recipe, "model.vae.discriminator=false")
+    assert judged.trained == judged.total > alone.total
+    assert judged.averaged == judged.exported == alone.total
+
+
 def test_adapters_are_added_to_a_frozen_net() -> None:
     found = counts("f5_lora")
     assert (found.adapters, found.adapted_layers) == (22 * BLOCK, 22 * 6)

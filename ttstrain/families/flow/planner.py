@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ttstrain.contract.data import Clip, Remark, Review
-from ttstrain.contract.model import Planner
+from ttstrain.contract.model import PeakMoment, Planner
 from ttstrain.errors import RecipeError
 from ttstrain.families.flow.config import HOP_LENGTH, SAMPLE_RATE, FlowConfig
-from ttstrain.families.flow.cost import HALF, SINGLE, activation_bytes
+from ttstrain.families.flow.cost import block_bytes, kept_bytes, weight_copies
 from ttstrain.families.flow.shapes import LORA_TARGETS, parameter_shapes
 from ttstrain.families.flow.text import FlowFrontEnd, other_readings
 from ttstrain.families.flow.vocab import PACKAGED, load_vocab
@@ -60,9 +60,19 @@ class FlowPlanner(Planner[FlowConfig]):
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         return parameter_shapes(self.config, num_tokens=num_tokens(self.config))
 
-    def activation_bytes(self, recipe: RunSettings) -> int:
-        size = SINGLE if recipe.train.precision == "fp32" else HALF
-        return recipe.data.batch_frames * activation_bytes(self.config, size=size)
+    def peak_moments(self, recipe: RunSettings, lengths: Sequence[int]) -> Sequence[PeakMoment]:
+        """Return the end of the forward pass and, where blocks are computed again, the backward pass of the last."""
+        config, lora, half = self.config, recipe.lora, recipe.train.precision != "fp32"
+        frames = len(lengths) * max(lengths)
+        kept = frames * kept_bytes(config, half=half, lora=lora)
+        copies = weight_copies(config, num_parameters=self.num_parameters(), half=half, lora=lora)
+        if not config.checkpoint_activations:
+            return [PeakMoment(kept + copies)]
+        again = frames * block_bytes(config, half=half, lora=lora)
+        return [
+            PeakMoment(kept + (copies if lora is None else 0)),
+            PeakMoment(kept + again + copies // config.depth),
+        ]
 
     def lora_targets(self) -> Sequence[str]:
         return LORA_TARGETS

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from ttstrain.contract.data import Clip, Review
-from ttstrain.contract.model import Planner
+from ttstrain.contract.model import PeakMoment, Planner
 from ttstrain.families.gpt_sovits.config import (
     GptConfig,
+    GptNetConfig,
     JointConfig,
     SovitsConfig,
     VaeConfig,
@@ -16,9 +18,11 @@ from ttstrain.families.gpt_sovits.config import (
     Version,
     is_packed,
 )
+from ttstrain.families.gpt_sovits.cost import gpt_bytes, gpt_copies, vae_bytes
 from ttstrain.families.gpt_sovits.review import num_frames, review
 from ttstrain.families.gpt_sovits.shapes import discriminator_shapes, generator_shapes, gpt_shapes
 from ttstrain.families.gpt_sovits.text.front_end import SovitsFrontEnd
+from ttstrain.recipe.schema import RunSettings
 
 Config = TypeVar("Config", bound=SovitsConfig)
 
@@ -36,6 +40,10 @@ class SovitsPlanner(Planner[Config]):
         """Return what turns texts into phonemes."""
         text = self.config.text
         return SovitsFrontEnd(version=self.config.version, default_language=text.language, dictionary=text.dictionary)
+
+    def unaveraged(self) -> Sequence[str]:
+        """Return the discriminator, which is never exported."""
+        return ("discriminator.*",)
 
     def review(self, clips: Sequence[Clip]) -> Review:
         """Read every text, and judge lengths and pace for the nets that are trained."""
@@ -57,6 +65,10 @@ class GptPlanner(SovitsPlanner[GptConfig]):
         """Map the name of every parameter to its shape."""
         return gpt_shapes(self.config.gpt)
 
+    def peak_moments(self, recipe: RunSettings, lengths: Sequence[int]) -> Sequence[PeakMoment]:
+        """Return the end of the forward pass."""
+        return [_gpt_moment(self.config.gpt, recipe, lengths)]
+
     def speech_files(self) -> Mapping[str, str | None]:
         """Return the VAE that turns tokens into sound."""
         return {"vae": self.config.vae}
@@ -69,6 +81,10 @@ class VaePlanner(SovitsPlanner[VaeConfig]):
         """Map the name of every parameter to its shape."""
         vae, version = self.config.vae, self.config.version
         return {**generator_shapes(vae, version), **_discriminator_shapes(vae, version)}
+
+    def peak_moments(self, recipe: RunSettings, lengths: Sequence[int]) -> Sequence[PeakMoment]:
+        """Return the moment at which the generator's loss is known."""
+        return [PeakMoment(vae_bytes(self.config.vae, self.config.version, lengths, half=_half(recipe)))]
 
     def speech_files(self) -> Mapping[str, str | None]:
         """Return the GPT that turns a text into tokens."""
@@ -92,10 +108,25 @@ class JointPlanner(SovitsPlanner[JointConfig]):
             **_discriminator_shapes(vae, version),
         }
 
+    def peak_moments(self, recipe: RunSettings, lengths: Sequence[int]) -> Sequence[PeakMoment]:
+        """Return the end of the GPT's forward pass, and the moment at which the generator's loss is known."""
+        gpt = 4 * sum(map(math.prod, gpt_shapes(self.config.gpt).values()))
+        kept = vae_bytes(self.config.vae, self.config.version, lengths, half=_half(recipe))
+        return [_gpt_moment(self.config.gpt, recipe, lengths), PeakMoment(kept, gradients=gpt)]
+
     def optimizers(self) -> Mapping[str, Sequence[str]]:
         """Return that of both nets and, unless it is switched off, the discriminator's."""
         both = {"model": ("gpt.*", "vae.*")}
         return {**both, **_DISCRIMINATOR} if self.config.vae.discriminator else both
+
+
+def _gpt_moment(config: GptNetConfig, recipe: RunSettings, lengths: Sequence[int]) -> PeakMoment:
+    half = _half(recipe)
+    return PeakMoment(gpt_bytes(config, lengths, half=half, lora=recipe.lora) + gpt_copies(config, half=half))
+
+
+def _half(recipe: RunSettings) -> bool:
+    return recipe.train.precision != "fp32"
 
 
 def _discriminator_shapes(vae: VaeNetConfig, version: Version) -> Mapping[str, tuple[int, ...]]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ttstrain.contract.data import Clip, Review
-from ttstrain.contract.model import MemoryScheme, ParameterCounts, Planner
+from ttstrain.contract.model import MemoryScheme, ParameterCounts, PeakMoment, Planner
 from ttstrain.families.orpheus.config import LORA_TARGETS, OrpheusConfig
 from ttstrain.families.orpheus.layout import row_length
 from ttstrain.families.orpheus.lint import review
-from ttstrain.families.orpheus.memory import activations, memory_schemes
+from ttstrain.families.orpheus.memory import Trained, memory_schemes, peak_moments
 from ttstrain.families.orpheus.shapes import shapes
 from ttstrain.recipe.schema import RunSettings
 
@@ -44,10 +44,9 @@ class OrpheusPlanner(Planner[OrpheusConfig]):
         """Return the bytes of one trained weight."""
         return 2 if self.config.param_dtype == "bf16" else 4
 
-    def activation_bytes(self, recipe: RunSettings) -> int:
-        """Return the bytes, about, that a micro-batch's tokens leave for the backward pass."""
-        config = self.config
-        return recipe.data.batch_frames * activations(config, recipe, recomputed=config.checkpoint_activations)
+    def peak_moments(self, recipe: RunSettings, lengths: Sequence[int]) -> Sequence[PeakMoment]:
+        """Return the head's loss and, where layers are computed again, the backward pass of the last one."""
+        return peak_moments(self.config, Trained.of(self.config, recipe), tokens=sum(lengths))
 
     def memory_schemes(self, recipe: RunSettings, parameters: ParameterCounts) -> Sequence[MemoryScheme]:
         """Compare training all weights in two precisions, and adapters over them."""

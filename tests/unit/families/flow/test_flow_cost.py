@@ -10,7 +10,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ttstrain.families.flow.config import FlowConfig
-from ttstrain.families.flow.cost import activation_bytes
 from ttstrain.families.flow.data import FlowData, FlowExample
 from ttstrain.families.flow.task import FlowTask
 
@@ -59,56 +58,3 @@ def test_padding_takes_nothing() -> None:
     data = FlowData(config)
     alone = [task.flops(data.collate([example])) for example in (longer, short)]
     assert task.flops(data.collate([longer, short])) == pytest.approx(sum(alone))
-
-
-# ---------------------------------------------------------------- memory
-
-
-def saved_bytes(config: FlowConfig, *, half: bool) -> float:
-    """Return the bytes a frame that torch keeps for the backward pass, weights and their casts aside."""
-    task = FlowTask(config)
-    examples = [
-        FlowExample(id=str(i), mel=torch.randn(FRAMES, config.n_mels), text=torch.arange(1, 30)) for i in range(2)
-    ]
-    batch = task.draw(FlowData(config).collate(examples))
-    weights = {tuple(parameter.shape) for parameter in task.parameters()}
-    kept: dict[int, Any] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if not weights & {tuple(tensor.shape), tuple(tensor.shape[::-1])}:
-            kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with (
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-        torch.autocast("cpu", torch.bfloat16, enabled=half),
-    ):
-        next(task.losses(batch))
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / (2 * FRAMES)
-
-
-@pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize(
-    ("name", "settings"),
-    [
-        ("dit", {}),
-        ("dit", {"qk_norm": "rms_norm", "ff_mult": 4}),
-        ("dit", {"dropout": 0.0, "heads": 8}),
-        ("unett", {}),
-    ],
-)
-def test_a_forward_pass_leaves_about_what_torch_keeps(name: str, settings: dict[str, Any], half: bool) -> None:
-    config = FlowConfig(
-        **{"dim": 256, "depth": 6, "heads": 4, "dim_head": 64, "tokenizer": "char", **NETS[name], **settings}
-    )
-    found = saved_bytes(config, half=half)
-    assert activation_bytes(config, size=2 if half else 4) == pytest.approx(found, rel=0.15)
-
-
-def test_layers_that_are_computed_again_leave_their_inputs() -> None:
-    nets = [
-        FlowConfig(dim=128, depth=depth, heads=2, tokenizer="char", checkpoint_activations=True) for depth in (2, 6)
-    ]
-    shallow, deep = (saved_bytes(net, half=False) for net in nets)
-    counted = [activation_bytes(net, size=4) for net in nets]
-    assert counted[1] - counted[0] == pytest.approx(deep - shallow, rel=0.01)

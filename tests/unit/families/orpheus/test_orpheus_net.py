@@ -100,6 +100,23 @@ def test_a_kernel_is_used_only_where_it_computes_what_the_ordinary_one_does() ->
     assert found == [None, "its results differ from those of the ordinary kernel", "no flash kernel for this device"]
 
 
+def test_a_kernel_is_tried_without_a_trace_in_a_layer_that_is_computed_again() -> None:
+    """A run that falls back to another format tries its kernel inside such a layer, whose tensors are counted."""
+    counted: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        counted.append(tensor)
+        return tensor
+
+    def right(*arguments: Any, scale: float) -> Tensor:
+        return attention._each(*arguments, scale=scale).transpose(1, 2)
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        reason = attention.misfit(right, device=torch.device("cpu"), dtype=torch.float32, channels=16)
+    assert reason is None
+    assert counted == []
+
+
 def test_rotary_frequencies_stay_in_fp32_beside_bf16_weights() -> None:
     full, half = (build_net(OrpheusConfig(**NET, param_dtype=dtype)) for dtype in ("fp32", "bf16"))
     assert half.lm_head.weight.dtype == torch.bfloat16
