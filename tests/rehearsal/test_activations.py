@@ -22,6 +22,7 @@ from ttstrain.families.gpt_sovits.vae.discriminator import Discriminator
 from ttstrain.families.gpt_sovits.vae.losses import feature_loss
 from ttstrain.families.orpheus.config import OrpheusConfig
 from ttstrain.families.orpheus.memory import Trained, layer_bytes
+from ttstrain.modules.dropout import Dropout
 
 pytestmark = needs_cuda_build
 
@@ -139,6 +140,17 @@ def test_what_is_judged_leaves_what_is_counted(version: Any, dtype: torch.dtype 
 
     counted = clips * samples * sovits.judged_bytes(config, version, half=dtype is not None)
     assert counted == pytest.approx(left(build, dtype=dtype), rel=0.05)
+
+
+def test_dropout_leaves_a_mask_of_bytes() -> None:
+    """In place it would leave one as wide as what it drops."""
+    drop, number = Dropout(0.1, inplace=True).train(), 1 << 20
+
+    def build() -> Callable[[], Any]:
+        x = torch.zeros(number, device=GPU, dtype=torch.bfloat16, requires_grad=True)
+        return lambda: drop(x * 2)
+
+    assert left(build, dtype=None) == (2 + 1) * number
 
 
 @pytest.mark.parametrize("weights", ["fp32", "bf16"])
