@@ -46,3 +46,13 @@ def test_a_snapshot_waits_once_for_all_its_tensors() -> None:
         copy.drop()
         del copied, state
         assert gpu.locked == {}
+
+
+def test_a_second_snapshot_lies_where_the_first_did() -> None:
+    with pretended_cuda():
+        state = {"task": {str(i): torch.zeros(100_000, device=GPU) for i in range(3)}}
+        copy = HostCopy()
+        first, second = ([x.data_ptr() for x in copy.take(state)["task"].values()] for _ in range(2))
+        assert first == second
+        copy.drop()
+        del state
