@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ttstrain.judge.rule import AUDIBLE, Standing, say_pace
+from ttstrain.judge.rule import AUDIBLE, Standing, say_pace, words_change
 from ttstrain.judge.speaking import speaks
 
 AlarmKind = Literal["pace", "voice", "words", "blurred"]
@@ -98,8 +98,8 @@ def _words(standing: Standing, base: Standing | None) -> Sign | None:
     if not faults or base is None:
         return None
     lost = max(-rate.mean if rate is not None else 0.0, errors.mean if errors is not None else 0.0)
-    if lost <= 0:
-        return None  # the base is not understood either
+    if lost <= 0 or (faults[0].kind == "not understood" and words_change(standing.against_base) != "lost"):
+        return None  # the base is not understood either, or hardly better: training did not do this
     return Sign("words", 2.0 if lost >= 0.5 else 1.0, lost, faults[0].words)
 
 

@@ -77,3 +77,12 @@ def test_of_a_base_that_does_not_speak_nothing_can_be_lost() -> None:
     alarms = Alarms()
     for _ in range(3):
         assert alarms.hear(stand(side("online", voice=0.5, lost=8), mush), stand(mush, None)) == []
+
+
+def test_one_sentence_fewer_than_a_base_that_is_hardly_understood_is_chance() -> None:
+    """Of a healthy fine-tune 0 of 4 sentences were found where its base had 1."""
+    base, alarms = side("base", voice=0.7, lost=6), Alarms()
+    for _ in range(3):
+        standing = stand(side("online", voice=0.8, lost=7), base)
+        assert [fault.kind for fault in standing.faults] == ["not understood"]
+        assert alarms.hear(standing, stand(base, None)) == []
