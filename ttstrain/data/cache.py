@@ -71,6 +71,8 @@ class FeatureCache:
         Clips that fail are named in the report; the others are built. An interrupted build resumes where it stopped.
         """
         missing = [clip for clip in clips if not _looks_whole(self.path(clip))]
+        for folder in {self.path(clip).parent for clip in clips}:
+            atomic.remove_leftovers(folder, end=atomic.PART)
         failed: dict[str, str] = {}
         done = len(clips) - len(missing)
         for clip, why in self._compute(missing, workers):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -26,6 +25,7 @@ from ttstrain.checkpoint.pointers import sync_folder
 from ttstrain.checkpoint.upstream import open_checkpoint
 from ttstrain.contract.checkpoint import OpenedCheckpoint
 from ttstrain.contract.export import FOLDER, TRAINING, Exporter, Source, TrainerState, WrittenFile
+from ttstrain.data import atomic
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.shell import quoted
 from ttstrain.tensors.loading import load_weights
@@ -91,7 +91,8 @@ def export(source: Source, folder: Path, *, formats: Sequence[str] = ()) -> Expo
     formats = check_request(source.task, folder, formats, blend=source.blend)
     exporter = load_exporter(source.task)
     folder = Path(os.path.abspath(folder))  # noqa: PTH100  a link keeps the name the user gave it
-    temporary = folder.with_name(f".{folder.name[:40]}.tmp-{secrets.token_hex(8)}")
+    temporary = atomic.temporary_beside(folder)
+    atomic.remove_leftovers(folder.parent, start=folder.name[:40])
     try:
         temporary.mkdir(parents=True)
         written = exporter.write(source, temporary, formats)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,3 +65,24 @@ def test_an_error_of_cleaning_up_does_not_hide_the_first(tmp_path: Path, monkeyp
     with pytest.raises(OSError, match="Input/output error"):
         atomic.write_text(tmp_path / "file", "new")
     assert (tmp_path / "file").read_text() == "old"
+
+
+def test_leftovers_of_dead_processes_go_and_all_else_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = atomic.temporary_beside(tmp_path / "features", end=atomic.PART)
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        dead.wait()
+    monkeypatch.setattr(os, "getpid", lambda: dead.pid)
+    left = atomic.temporary_beside(tmp_path / "features", end=atomic.PART)
+    folder = atomic.temporary_beside(tmp_path / "export")
+    monkeypatch.setattr(atomic, "_machine", lambda: "0123abcd")
+    elsewhere = atomic.temporary_beside(tmp_path / "features", end=atomic.PART)
+    kept = [own, elsewhere, tmp_path / "features", tmp_path / ".hidden.part"]
+    for path in (left, *kept):
+        path.touch()
+    (folder / "inner").mkdir(parents=True)
+    monkeypatch.undo()
+    atomic.remove_leftovers(tmp_path, end=atomic.PART)
+    assert sorted(tmp_path.iterdir()) == sorted([*kept, folder])
+    atomic.remove_leftovers(tmp_path, start="export")
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+    atomic.remove_leftovers(tmp_path / "nowhere")
