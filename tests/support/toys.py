@@ -16,6 +16,7 @@ from ttstrain.optim.groups import build_groups
 from ttstrain.optim.optimizers import Optimizers
 from ttstrain.recipe.schema import GuardConfig, OptimConfig
 from ttstrain.state import Progress, TrainState
+from ttstrain.tensors.sharded import ShardedWeights
 from ttstrain.train.best import Best
 from ttstrain.train.distributed import Ranks
 from ttstrain.train.guard import Guard
@@ -139,15 +140,25 @@ def make_run(
     ema_decay: float | None = None,
     ranks: Ranks | None = None,
     total_steps: int = 100,
+    shard: int = 1,
 ) -> SimpleNamespace:
-    """Assemble what `train_step` needs around a task."""
+    """Assemble what `train_step` needs around a task, sharded over groups of so many ranks."""
+    ranks = ranks or Ranks()
+    shards = None
+    if shard > 1:
+        from ttstrain.train.shards import Shards  # imports torch's FSDP2
+
+        shards = Shards(task, device=CPU, ranks=ranks, degree=shard)
     config = optim or OptimConfig(lr=1e-2, weight_decay=0.01)
     table = build_groups(task.optimized(), task.named_parameters(), config)
     optimizers = Optimizers.build(table, total_steps=total_steps, steps_per_epoch=10.0)
+    if shards is not None:
+        shards.begin()
     ema = None if ema_decay is None else Ema(task.exported(), decay=ema_decay, start_step=0, every=1)
     run = SimpleNamespace(
         device=CPU,
-        ranks=ranks or Ranks(),
+        ranks=ranks,
+        shards=shards,
         task=task,
         optimizers=optimizers,
         ema=ema,
@@ -160,4 +171,6 @@ def make_run(
     )
     names = ("task", "optimizers", "precision", "guard", "progress", "rng", *(["ema"] if ema is not None else []))
     run.state = TrainState(**{name: getattr(run, name) for name in names})
+    if shards is not None:
+        run.state.parts["task"] = ShardedWeights(task)
     return run

@@ -176,6 +176,20 @@ class LearnsFromStatistics(Protocol):
 
 
 @runtime_checkable
+class HasBlocks(Protocol):
+    """A task whose weights lie mostly in blocks that follow each other."""
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """Return the blocks, in their order; none holds another.
+
+        Where weights are sharded, each is gathered for its own forward and backward alone, and everything else for a
+        whole loss. So nothing reads the weights of a block except its `forward`, and every process calls the same
+        blocks, whatever its batch holds.
+        """
+        ...
+
+
+@runtime_checkable
 class ScoresTranscripts(Protocol):
     """A task that can score how well a clip's text explains its recording."""
 

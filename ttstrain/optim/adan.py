@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ttstrain.tensors.sharded import held
+
 BETA_DIFFERENCE = 0.92  # the paper's decay of the gradient differences; its beta2 is 1 - 0.92
 
 
@@ -35,12 +37,12 @@ class Adan(torch.optim.Optimizer):
                 state["step"] += 1
             steps = [state["step"].item() for state in states]  # on the host: no wait
             _update(
-                parameters,
-                gradients,
-                previous=[state["previous_grad"] for state in states],
-                means=[state["exp_avg"] for state in states],
-                differences=[state["exp_avg_diff"] for state in states],
-                squares=[state["exp_avg_sq"] for state in states],
+                [held(p) for p in parameters],
+                [held(gradient) for gradient in gradients],
+                previous=[held(state["previous_grad"]) for state in states],
+                means=[held(state["exp_avg"]) for state in states],
+                differences=[held(state["exp_avg_diff"]) for state in states],
+                squares=[held(state["exp_avg_sq"]) for state in states],
                 steps=steps,
                 group=group,
             )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ttstrain.errors import CheckpointError
+from ttstrain.tensors.sharded import cut, held, is_sharded, joint
 
 _SMALLEST_NORM = 1e-12
 _HALF = (torch.float16, torch.bfloat16)
@@ -31,7 +32,10 @@ class _Slot:
     def put(self, data: Tensor) -> None:
         tensor = getattr(self.owner, self.attribute)
         assert isinstance(tensor, Tensor)
-        tensor.data = data
+        if is_sharded(tensor):  # FSDP2 gathers from this memory
+            held(tensor).copy_(held(data))
+        else:
+            tensor.data = data
 
 
 class Ema:
@@ -58,7 +62,11 @@ class Ema:
         self._every = every
         self._own_decay_at = decay_at
         self._names = _names(module)
-        self._shapes = {name: tensor.shape for name, tensor in module.state_dict().items() if name in self._names}
+        self._shapes = {  # of the whole, and of the rows that this process holds
+            name: (tensor.shape, held(tensor).shape)
+            for name, tensor in module.state_dict().items()
+            if name in self._names
+        }
         self._frozen = _frozen(module, self._names)
         self._own_slots = self._find_slots(module)
         self._average: dict[str, Tensor] = {}  # one per tensor that may move, under the first of its names
@@ -99,31 +107,35 @@ class Ema:
     @torch.no_grad()
     def distance(self, module: nn.Module) -> Tensor:
         """Return ||EMA - weights|| / ||weights|| over all floating-point tensors, on their device."""
-        gaps = [next(iter(module.parameters())).new_zeros((), dtype=torch.float32)]
-        sizes = []
+        none = held(next(iter(module.parameters()))).new_zeros((), dtype=torch.float32)
+        measured: list[Tensor] = []
+        gaps, sizes = [], []
         for name, slot in self._slots(module).items():
             average, weights = self._average[name], slot.tensor()
             if average.is_floating_point():  # one at a time: no second copy of the model
-                gaps.append(torch.linalg.vector_norm(average - weights))
-                sizes.append(torch.linalg.vector_norm(weights, dtype=average.dtype))
+                measured.append(weights)
+                gaps.append(torch.linalg.vector_norm(held(average) - held(weights)))
+                sizes.append(torch.linalg.vector_norm(held(weights), dtype=average.dtype))
+        gap: Tensor = torch.linalg.vector_norm(joint(torch.stack([none, *gaps]), [none, *measured]))
         for slot in self._frozen_slots(module).values():
-            sizes.append(torch.linalg.vector_norm(slot.tensor(), dtype=torch.float32))
-        gap: Tensor = torch.linalg.vector_norm(torch.stack(gaps))
-        size: Tensor = torch.linalg.vector_norm(torch.stack(sizes))
+            measured.append(slot.tensor())
+            sizes.append(torch.linalg.vector_norm(held(slot.tensor()), dtype=torch.float32))
+        size: Tensor = torch.linalg.vector_norm(joint(torch.stack(sizes), measured))
         return gap / size.clamp_min(_SMALLEST_NORM)
 
     @contextmanager
     def swapped_in(self, module: nn.Module) -> Iterator[None]:
         """Run a block with EMA weights in the module; restores the raw weights afterwards. Do not train inside."""
         slots = self._slots(module)
-        own = {name: slot.tensor() for name, slot in slots.items()}
+        before = {name: slot.tensor() for name, slot in slots.items()}
+        before = {name: tensor.clone() if is_sharded(tensor) else tensor for name, tensor in before.items()}
         try:
             for name, slot in slots.items():
-                slot.put(self._average[name].to(own[name].dtype))
+                slot.put(self._average[name].to(before[name].dtype))
             yield
         finally:
             for name, slot in slots.items():
-                slot.put(own[name])
+                slot.put(before[name])
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Return the live EMA weights by state-dict key; tied weights are one tensor under two names."""
@@ -141,15 +153,16 @@ class Ema:
             )
         with torch.no_grad():
             for name, slot in self._frozen_slots(self._module).items():
-                if not torch.equal(slot.tensor(), weights[name].to(slot.tensor())):  # frozen after the EMA was made
+                rows = held(slot.tensor())
+                if not torch.equal(rows, cut(weights[name], slot.tensor()).to(rows)):  # frozen after the EMA was made
                     self._frozen.remove(name)
                     self._average[name] = torch.empty_like(slot.tensor(), dtype=_dtype(slot.tensor()))
             self._own_slots = self._find_slots(self._module)
             for name, average in self._average.items():
-                average.copy_(weights[name])
+                held(average).copy_(cut(weights[name], average))
 
     def _fits(self, name: str, weights: Mapping[str, Tensor]) -> bool:
-        return name in self._shapes and name in weights and weights[name].shape == self._shapes[name]
+        return name in self._shapes and name in weights and weights[name].shape in self._shapes[name]
 
     def _slots(self, module: nn.Module) -> dict[str, _Slot]:
         """Map each tensor's first name to its place in `module`, which must have the same structure."""
@@ -168,8 +181,8 @@ class Ema:
         for name, slot in self._own_slots.items():
             average, weights = self._average[name], slot.tensor()
             if average.is_floating_point():
-                averages.append(average)
-                targets.append(weights.to(average.dtype))
+                averages.append(held(average))
+                targets.append(held(weights).to(average.dtype))
             else:
                 average.copy_(weights)
         torch._foreach_lerp_(averages, targets, weight)

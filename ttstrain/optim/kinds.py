@@ -16,6 +16,7 @@ from ttstrain.optim.part import ADAMW_STATE, Part, param_groups
 from ttstrain.optim.rounded import RoundedAdamW
 from ttstrain.optim.settings import OptimizerSettings, package_of
 from ttstrain.optim.without_schedule import prodigy, schedule_free
+from ttstrain.tensors.sharded import is_sharded
 
 ADAMW8BIT_EXTRA = frozenset({"qmap1", "qmap2", "absmax1", "absmax2"})  # only tensors of 4096 values and more have them
 
@@ -68,7 +69,10 @@ def _adamw(groups: Sequence[Group], settings: OptimizerSettings) -> Part:
 
 
 def _sgd(groups: Sequence[Group], settings: OptimizerSettings) -> Part:
-    optimizer = torch.optim.SGD(param_groups(groups), lr=settings.lr, momentum=settings.momentum, fused=True)
+    fused = not any(
+        is_sharded(parameter) for group in groups for parameter in group.parameters
+    )  # torch has none for those
+    optimizer = torch.optim.SGD(param_groups(groups), lr=settings.lr, momentum=settings.momentum, fused=fused)
     return Part(optimizer, tuple(groups), frozenset({"momentum_buffer"} if settings.momentum else ()), apart=True)
 
 

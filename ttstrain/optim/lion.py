@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ttstrain.tensors.sharded import held
+
 
 class Lion(torch.optim.Optimizer):
     """Chen et al., Symbolic Discovery of Optimization Algorithms (arXiv 2302.06675), algorithm 2.
@@ -22,14 +24,15 @@ class Lion(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            parameters: list[Tensor] = [p for p in group["params"] if p.grad is not None]
-            if not parameters:
+            trained: list[Tensor] = [p for p in group["params"] if p.grad is not None]
+            if not trained:
                 continue
-            gradients = [p.grad for p in parameters if p.grad is not None]
-            for p in parameters:
+            for p in trained:
                 if not self.state[p]:
                     self.state[p]["exp_avg"] = torch.zeros_like(p)
-            momenta = [self.state[p]["exp_avg"] for p in parameters]
+            parameters = [held(p) for p in trained]
+            gradients = [held(p.grad) for p in trained if p.grad is not None]
+            momenta = [held(self.state[p]["exp_avg"]) for p in trained]
             beta1, beta2 = group["betas"]
             direction = torch._foreach_lerp(momenta, gradients, 1 - beta1)
             torch._foreach_sign_(direction)

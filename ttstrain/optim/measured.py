@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ttstrain.optim.part import Part
+from ttstrain.tensors.sharded import held, joint
 
 PIECE_BYTES = 1 << 28  # of weights that are copied at a time, where updates do not depend on each other
 _SMALLEST_NORM = 1e-12  # weights that start at zero have a finite, if senseless, ratio
@@ -53,15 +54,19 @@ def measure_in_pieces(part: Part, moves: Moves) -> None:
 
 def copied(parameters: Sequence[Tensor]) -> list[Tensor]:
     """Return copies of parameters."""
-    return [parameter.detach().clone() for parameter in parameters]
+    return [held(parameter).detach().clone() for parameter in parameters]
 
 
 @torch.no_grad()
 def compare(before: list[Tensor], parameters: Sequence[Tensor], moves: Moves, *, group: str) -> None:
     """Add the norms of the old weights and of the change; overwrites `before`."""
-    moves.weights.setdefault(group, []).extend(torch._foreach_norm(before))
-    torch._foreach_sub_(before, list(parameters))
-    moves.changes.setdefault(group, []).extend(torch._foreach_norm(before))
+    moves.weights.setdefault(group, []).extend(_norms(before, parameters))
+    torch._foreach_sub_(before, [held(parameter) for parameter in parameters])
+    moves.changes.setdefault(group, []).extend(_norms(before, parameters))
+
+
+def _norms(rows: list[Tensor], parameters: Sequence[Tensor]) -> Iterable[Tensor]:
+    return joint(torch.stack(torch._foreach_norm(rows)), parameters).unbind()
 
 
 def _pieces(torch_group: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

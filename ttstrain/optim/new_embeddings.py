@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ttstrain.errors import CheckpointError
+from ttstrain.tensors.sharded import first_row, held, is_sharded
 
 
 class NewEmbeddings:
@@ -44,18 +45,28 @@ class NewEmbeddings:
         """Set the gradients of old embeddings to zero."""
         for name, table in self._tables.items():
             if table.grad is not None:
-                kept = table.grad[self._rows[name]]
-                table.grad.zero_()[self._rows[name]] = kept
+                gradient, rows = held(table.grad), self._held(name)
+                kept = gradient[rows]
+                gradient.zero_()[rows] = kept
 
     @contextmanager
     def old_rows_kept(self) -> Iterator[None]:
         """Restore the old embeddings, bit for bit, after the update inside."""
-        before = {name: table.detach().clone() for name, table in self._tables.items()}
+        before = {name: held(table).detach().clone() for name, table in self._tables.items()}
         yield
         with torch.no_grad():
             for name, table in self._tables.items():
-                before[name][self._rows[name]] = table[self._rows[name]]
-                table.copy_(before[name])
+                rows = self._held(name)
+                before[name][rows] = held(table)[rows]
+                held(table).copy_(before[name])
+
+    def _held(self, name: str) -> Tensor:
+        """Return the new rows that this process holds of a table, counted from its first one."""
+        table, rows = self._tables[name], self._rows[name]
+        if not is_sharded(table):
+            return rows
+        start = first_row(table)
+        return rows[(rows >= start) & (rows < start + len(held(table)))] - start
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": dict(self._rows), "over": self.over}

@@ -24,6 +24,7 @@ from ttstrain.optim.new_embeddings import NewEmbeddings
 from ttstrain.optim.part import Part
 from ttstrain.optim.stages import Curriculum, Stage, check_groups
 from ttstrain.optim.without_schedule import check_never_frozen
+from ttstrain.tensors import sharded
 
 NO_FACTORS: Mapping[str, float] = {}
 _NORM_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
@@ -217,8 +218,7 @@ class Optimizers:
         if not every:
             zero = torch.zeros((), device=next(self._optimizers[name].parameters).device)
             return GradNorms(total=zero, groups=dict.fromkeys(live, zero))
-        half = any(gradient.dtype in (torch.float16, torch.bfloat16) for gradient in every)
-        norms = torch.stack(torch._foreach_norm(every, 2.0, torch.float32 if half else None))  # (tensors,)
+        norms = sharded.norms(every)  # (tensors,)
         parts = torch.split(norms, [len(own) for own in gradients.values()])
         return GradNorms(
             total=torch.linalg.vector_norm(norms),
@@ -241,7 +241,8 @@ class Optimizers:
         norms = self.norms(name) if norms is None else norms
         scopes = optimizer.clipped()
         for max_norm, groups in scopes:
-            gradients = [p.grad for group in groups for p in optimizer.groups[group] if p.grad is not None]
+            every = [p for group in groups for p in optimizer.groups[group]]
+            gradients = [sharded.held(p.grad) for p in every if p.grad is not None]
             if max_norm is None or not gradients:
                 continue
             alone = len(scopes) == 1
@@ -400,7 +401,7 @@ def _check(name: str, saved: Mapping[str, Any], parameter: nn.Parameter, part: P
             hint=_RESET_HINT,
         )
     for key in part.state_keys - {"step"}:
-        if tuple(saved[key].shape) != tuple(parameter.shape):
+        if saved[key].shape not in (parameter.shape, sharded.held(parameter).shape):
             raise CheckpointError(
                 f"`{key}` of `{name}` has shape {tuple(saved[key].shape)}, the parameter {tuple(parameter.shape)}",
                 hint=_RESET_HINT,
@@ -433,10 +434,15 @@ def _restore(saved: Mapping[str, Any], parameter: nn.Parameter, part: Part) -> N
 def _copied(key: str, value: Any, present: Any, parameter: nn.Parameter, part: Part) -> Any:
     if not isinstance(value, Tensor):
         return value
-    if isinstance(present, Tensor) and present.shape == value.shape and present.dtype == value.dtype:
-        return present.copy_(value)
+    if isinstance(present, Tensor) and present.dtype == value.dtype:
+        rows = sharded.cut(value, present)
+        if rows.shape == sharded.held(present).shape:
+            sharded.held(present).copy_(rows)
+            return present
     if key == "step" and not (part.optimizer.defaults.get("fused") and parameter.is_cuda):
         return value.detach().to("cpu", copy=True)  # torch keeps the count on the host unless the kernel reads it
-    if value.shape == parameter.shape:
-        return torch.empty_like(parameter, dtype=value.dtype).copy_(value)  # memory laid out as the parameter's
+    trained = sharded.held(parameter)
+    if value.shape in (parameter.shape, trained.shape):
+        fresh = torch.empty_like(trained, dtype=value.dtype)  # memory laid out as the parameter's
+        return sharded.like_own(fresh.copy_(sharded.cut(value, parameter)), parameter)
     return value.detach().to(parameter.device, copy=True)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ttstrain.tensors.sharded import first_row, held, is_sharded
 
 PIECE = 1 << 24  # values that are computed at a time: some six copies of them in fp32
 _KEPT_BITS = -(1 << 16)  # of a float32, those that bf16 has
@@ -42,7 +45,7 @@ class RoundedAdamW(torch.optim.Optimizer):
                 step = state["step"].item()  # on the host: no wait
                 generator = self._generator(parameter, name, step=int(step))
                 tensors = (parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"])
-                for weights, slope, mean, square in _pieces(tensors):
+                for draw, (weights, slope, mean, square) in _pieces(tensors):
                     gradient = slope.float()
                     mean.lerp_(gradient, 1 - beta1)
                     square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
@@ -50,7 +53,7 @@ class RoundedAdamW(torch.optim.Optimizer):
                     updated = weights.float().mul_(1 - group["lr"] * group["weight_decay"])
                     updated.addcdiv_(mean, scale, value=-group["lr"] / (1 - beta1**step))
                     if weights.dtype == torch.bfloat16:
-                        updated = round_stochastically(updated, generator)
+                        updated = round_stochastically(updated, generator, draw)
                     weights.copy_(updated)
 
     def _state(self, parameter: Tensor) -> dict[str, Tensor]:
@@ -68,19 +71,47 @@ class RoundedAdamW(torch.optim.Optimizer):
         return self._generators[device].manual_seed(_seed_of(self._seed, name, step))
 
 
-def _pieces(tensors: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
-    """Cut tensors of one shape alike along their first dimension: views of at most `PIECE` values, or of one row."""
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Which rows of a draw of random numbers are for a piece: a process that holds some rows draws for all."""
+
+    shape: tuple[int, ...]
+    rows: slice
+
+
+def _pieces(tensors: Sequence[Tensor]) -> Iterator[tuple[Draw | None, Sequence[Tensor]]]:
+    """Cut tensors of one shape alike along their first dimension: views of at most `PIECE` values, or of one row.
+
+    Of sharded tensors, the rows that this process holds, cut where all processes cut: what a piece draws for its rows
+    does not depend on who holds them.
+    """
     first = tensors[0]
-    if first.numel() <= PIECE:
-        return iter([tensors])
-    rows = max(1, PIECE * len(first) // first.numel())
-    return zip(*(torch.split(tensor, rows) for tensor in tensors), strict=True)
+    if not is_sharded(first):
+        if first.numel() <= PIECE:
+            return iter([(None, tensors)])
+        rows = max(1, PIECE * len(first) // first.numel())
+        return ((None, piece) for piece in zip(*(torch.split(tensor, rows) for tensor in tensors), strict=True))
+    rows = len(first) if first.numel() <= PIECE else max(1, PIECE * len(first) // first.numel())
+    return _held_pieces(first, [held(tensor) for tensor in tensors], rows=rows)
 
 
-def round_stochastically(values: Tensor, generator: torch.Generator) -> Tensor:
+def _held_pieces(whole: Tensor, held: Sequence[Tensor], *, rows: int) -> Iterator[tuple[Draw, Sequence[Tensor]]]:
+    start = first_row(whole)
+    end = start + len(held[0])
+    for piece in range(0, len(whole), rows):
+        stop = min(piece + rows, len(whole))
+        low, high = max(piece, start), max(piece, start, min(stop, end))
+        draw = Draw((stop - piece, *whole.shape[1:]), slice(low - piece, high - piece))
+        yield draw, [tensor[low - start : high - start] for tensor in held]
+
+
+def round_stochastically(values: Tensor, generator: torch.Generator, draw: Draw | None = None) -> Tensor:
     """Return fp32 values as bf16: the neighbour below or above, each the likelier the nearer."""
     bits = values.view(torch.int32)
-    noise = torch.randint(1 << 16, values.shape, dtype=torch.int32, device=values.device, generator=generator)
+    shape = values.shape if draw is None else draw.shape
+    noise = torch.randint(1 << 16, shape, dtype=torch.int32, device=values.device, generator=generator)
+    if draw is not None:
+        noise = noise[draw.rows]
     return ((bits + noise) & _KEPT_BITS).view(torch.float32).to(torch.bfloat16)
 
 

@@ -119,6 +119,7 @@ def notes(plan: Plan, *, goes_on_from: str | None = None) -> Iterator[str]:
             f"{100 * plan.facts.padding_share:.0f} % of the frames are padding: with a larger `data.batch_frames`, "
             "clips of similar length share a micro-batch."
         )
+    yield from _shard_notes(plan)
     yield from _optimizer_notes(plan)
     yield from _stage_notes(plan)
     yield from judge_notes(plan)
@@ -143,6 +144,14 @@ def _fault_notes(plan: Plan) -> Iterator[str]:
             yield f"`{fault}` comes before the guard knows {known}: it will not be refused."
         if fault.kind == "lost_rank" and plan.world_size == 1:
             yield f"`{fault}` will not enter: the run has one process (`--nproc`)."
+
+
+def _shard_notes(plan: Plan) -> Iterator[str]:
+    if plan.recipe.train.parallel.shard > 1 and plan.recipe.sample.every is not None:
+        yield (
+            "no samples are generated while processes hold parts of the weights (`train.parallel.shard`): listen to a "
+            "checkpoint with `ttstrain sample`."
+        )
 
 
 def _optimizer_notes(plan: Plan) -> Iterator[str]:

@@ -30,6 +30,7 @@ from ttstrain.optim.stages import Stage
 from ttstrain.plan.complaints import complaint, known_keys, no_such_choice
 from ttstrain.plan.estimate import checkpoint_bytes, memory_bytes, num_checkpoints
 from ttstrain.plan.mixing import auxiliary_ratio, clip_share, solve_shares
+from ttstrain.plan.parallel import check_parallel
 from ttstrain.plan.parameters import count_parameters, trainable_names
 from ttstrain.plan.plan import DataFacts, GroupPlan, Plan
 from ttstrain.plan.refuse import check_data, check_plan, check_read
@@ -102,6 +103,7 @@ def resolve(
     """
     check_read(recipe, origins)
     check_data(recipe, facts)
+    check_parallel(recipe, world_size)
     accumulate = _accumulate(recipe, world_size)
     batches_per_step = accumulate * world_size
     planner = registry.planner_of(recipe)
@@ -241,6 +243,8 @@ def _eval_every(recipe: ResolvedRecipe, facts: DataFacts, steps: int) -> int | N
 
 def _sample_every(recipe: ResolvedRecipe, facts: DataFacts, steps: int) -> int | None:
     sentences = recipe.sample.texts or (facts.num_holdout and recipe.sample.count)
+    if recipe.train.parallel.shard > 1:
+        return None  # the main process generates alone
     if recipe.sample.every is None or not sentences or registry.planner_of(recipe).lacks_for_speech():
         return None
     return _every(recipe.sample.every, steps, times=5, at_least_every=2000)

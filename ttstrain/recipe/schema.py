@@ -371,6 +371,17 @@ class StageConfig(Section):
         return self
 
 
+class ParallelConfig(Section):
+    """How the processes of a run divide its weights, their gradients and the optimizer state."""
+
+    shard: Size = 1
+    """Processes that hold the weights once together, each some rows of every tensor, by torch's FSDP2; 1 gives each
+    process all of them."""
+    replicate: Size | None = None
+    """Groups of `shard` processes, all with the same weights; null is as many as there are. `shard` times `replicate`
+    is the number of processes."""
+
+
 class TrainConfig(Section):
     steps: Steps | Auto | None = None
     """Length of the run in updates; `auto` derives it from the hours of data."""
@@ -386,6 +397,7 @@ class TrainConfig(Section):
     """TF32 on GPUs: inputs of fp32 matrix products and convolutions are rounded to 10 bits; several times faster."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    parallel: ParallelConfig = ParallelConfig()
     seed: Seed = 0
     log_every: Steps = 1
     """Steps between lines of metrics.jsonl; incidents and evaluations are always written."""

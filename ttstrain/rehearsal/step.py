@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -26,6 +26,9 @@ from ttstrain.train.guard import Guard
 from ttstrain.train.inject import Injector
 from ttstrain.train.precision import Precision
 from ttstrain.train.step import StepReport, train_step
+
+if TYPE_CHECKING:
+    from ttstrain.train.shards import Shards
 
 Format = Literal["fp32", "bf16", "fp16"]
 GRADIENTS_ADD_UP = 2  # micro-batches of a step that are rehearsed; what further ones take is the same
@@ -59,6 +62,7 @@ class _Run:
     guard: Guard
     progress: Progress
     injector: Injector | None = None
+    shards: Shards | None = None
 
 
 def rehearse(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ttstrain.state import Tree
+from ttstrain.tensors.sharded import held
 
 _FAST = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -17,7 +18,8 @@ _FAST = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 def non_finite(tree: Tree) -> list[str]:
     """Name the leaves of a state tree that hold NaN or infinity, as `part/key/key`.
 
-    Reads every tensor once and waits for each device once, unless it finds something. Integers are finite.
+    Reads every tensor once, of a sharded one the rows of this process, and waits for each device once, unless it finds
+    something. Integers are finite.
     """
     leaves: dict[tuple[torch.device, torch.dtype], list[tuple[str, Tensor]]] = {}
     bad = []
@@ -48,7 +50,7 @@ def _is_bad(tensor: Tensor) -> bool:
 
 def _walk(tree: Tree, at: str) -> Iterator[tuple[str, Tensor | float]]:
     if isinstance(tree, Tensor | float):
-        yield at, tree
+        yield at, held(tree) if isinstance(tree, Tensor) else tree
     elif isinstance(tree, Mapping):
         for key, value in tree.items():
             yield from _walk(value, f"{at}/{key}" if at else str(key))

@@ -13,6 +13,7 @@ from ttstrain.errors import CheckpointError, first_line
 from ttstrain.places import refused_as
 from ttstrain.state import Tree
 from ttstrain.tensors.finite import named, non_finite
+from ttstrain.tensors.sharded import load_state
 from ttstrain.tensors.tensorfile import StoredTensor, read_tree
 
 Tensors = Mapping[str, Tensor] | Mapping[str, StoredTensor] | Mapping[str, Tensor | StoredTensor]
@@ -135,7 +136,7 @@ def load_weights(module: nn.Module, tensors: Tensors, *, source: str) -> LoadRep
         raise misfit(report)
     read = read_tree(tensors)
     check_finite(read, source=source)
-    module.load_state_dict(read, strict=True)
+    load_state(module, read)
     return report
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -27,6 +27,7 @@ from ttstrain.optim.stages import Curriculum
 from ttstrain.plan.plan import Plan
 from ttstrain.recipe.faults import read_faults
 from ttstrain.state import Progress, TrainState
+from ttstrain.tensors.sharded import ShardedWeights
 from ttstrain.tracking.tracker import Trackers
 from ttstrain.train import checkpointing, early_stop, inject, snapshot
 from ttstrain.train.best import Best
@@ -38,6 +39,9 @@ from ttstrain.train.profiler import StepProfiler
 from ttstrain.train.rng import Rng
 from ttstrain.train.run import Run
 from ttstrain.train.snapshot import Snapshots
+
+if TYPE_CHECKING:
+    from ttstrain.train.shards import Shards
 
 
 def build(
@@ -60,12 +64,10 @@ def build(
     task.to(device)
     if plan.sample_every is not None and ranks.main:
         task.prepare_sampling()  # a vocoder that is missing or another model's is refused before anything is trained
-    optimizers = make_optimizers(plan, task)
+    shards, optimizers = _with_optimizers(plan, task, device, ranks)
     ema = make_ema(plan, task)
     loader = make_loader(plan, prepared, device, ranks)
-    stop = None
-    if any(stage.early_stop is not None for stage in plan.stages):
-        stop = early_stop.EarlyStop(plan.stages[0].early_stop)
+    stop = _early_stop(plan)
     parts: dict[str, Any] = {
         "task": task,
         "optimizers": optimizers,
@@ -81,6 +83,7 @@ def build(
         "ema": ema,
         "early_stop": stop,
         "new_rows": optimizers.new_embeddings,
+        **({} if shards is None else {"task": ShardedWeights(task)}),
     }
     rng.seed(recipe.train.seed, rank=ranks.rank)
     return Run(
@@ -90,7 +93,8 @@ def build(
         ranks=ranks,
         ema=ema,
         early_stop=stop,
-        state=TrainState(**parts, **{name: part for name, part in optional.items() if part is not None}),
+        state=TrainState(**parts | {name: part for name, part in optional.items() if part is not None}),
+        shards=shards,
         store=_store(recipe, folder),
         trackers=trackers,
         lock=lock,
@@ -102,9 +106,34 @@ def build(
     )
 
 
+def _early_stop(plan: Plan) -> early_stop.EarlyStop | None:
+    if any(stage.early_stop is not None for stage in plan.stages):
+        return early_stop.EarlyStop(plan.stages[0].early_stop)
+    return None
+
+
 def _profiler(recipe: ResolvedRecipe, folder: Path, device: torch.device, trackers: Trackers) -> StepProfiler | None:
     steps = recipe.debug.profile
     return None if steps is None else StepProfiler(steps, folder=folder, device=device, say=trackers.note)
+
+
+def _with_optimizers(plan: Plan, task: Task, device: torch.device, ranks: Ranks) -> tuple[Shards | None, Optimizers]:
+    """Shard a task, if the plan says so, and build its optimizers."""
+    shards = shard(plan, task, device, ranks)
+    optimizers = make_optimizers(plan, task)  # decides what is trained
+    if shards is not None:
+        shards.begin()
+    return shards, optimizers
+
+
+def shard(plan: Plan, task: Task, device: torch.device, ranks: Ranks) -> Shards | None:
+    """Shard a task over the processes, as the plan says; None where each of them holds all of it."""
+    degree = plan.recipe.train.parallel.shard
+    if degree == 1:
+        return None
+    from ttstrain.train.shards import Shards  # imports torch's FSDP2
+
+    return Shards(task, device=device, ranks=ranks, degree=degree)
 
 
 def make_task(plan: Plan) -> Task:
@@ -186,4 +215,5 @@ def _store(recipe: ResolvedRecipe, folder: Path) -> CheckpointStore:
 def make_snapshots(run: Run) -> Snapshots:
     """Make the run's snapshots, in memory or on disk as the recipe says."""
     kind = run.plan.recipe.guard.snapshot
-    return snapshot.make(kind, run_folder=run.folder, meta=checkpointing.describe(run, metrics={}), ranks=run.ranks)
+    meta = checkpointing.describe(run, metrics={})
+    return snapshot.make(kind, run_folder=run.folder, meta=meta, ranks=run.ranks, sharded=run.shards is not None)

@@ -14,8 +14,9 @@ from ttstrain.modules import lora
 from ttstrain.recipe.faults import injected_note
 from ttstrain.shell import quoted
 from ttstrain.tensors.loading import load_weights
+from ttstrain.tensors.sharded import gathered
 from ttstrain.train.run import Run
-from ttstrain.train.snapshot import PER_RANK
+from ttstrain.train.snapshot import PER_RANK, Snapshots
 from ttstrain.train.spent import SAVE
 
 LARGE = frozenset({"task", "optimizers", "ema"})  # the parts of a state that hold a model's tensors
@@ -48,11 +49,15 @@ def save(
     generators = run.ranks.gather(run.rng.state_dict())
     if run.ranks.broadcast(run.folder_is_lost()):
         raise _save_beside(run, generators, describe(run, metrics=metrics or {}))
+    state = shared(run.state.state_dict())
+    if run.shards is not None:
+        state = gathered(state, keep=run.ranks.main)
+        held = state
     if run.ranks.main:
         with run.spent.on(SAVE):
             run.store.save(
                 run.progress.step,
-                shared(run.state.state_dict()),
+                state,
                 describe(run, metrics=metrics or {}),
                 best=best,
                 per_rank=generators,
@@ -109,7 +114,8 @@ def shared(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _save_beside(run: Run, generators: Sequence[Any], meta: Meta) -> FolderLostError:
     """Save the run's current state beside its lost folder; return the error to raise on every rank."""
-    place = write_beside(run, shared(run.state.state_dict()), generators, meta) if run.ranks.main else None
+    state = gathered(shared(run.state.state_dict()), keep=run.ranks.main)
+    place = write_beside(run, state, generators, meta) if run.ranks.main else None
     return folder_lost(run, run.ranks.broadcast(place), step=meta.step)
 
 
@@ -128,6 +134,19 @@ def folder_lost(run: Run, place: Path | None, *, step: int) -> FolderLostError:
         f"the run's folder `{run.folder}` was removed or renamed under the run; step {step} is saved in `{place}`",
         hint=f"continue with `ttstrain resume {quoted(place)}`",
     )
+
+
+def held_content(run: Run, snapshots: Snapshots) -> Mapping[str, Any]:
+    """Return the state that a snapshot holds, on the main process whole; all processes of a sharded run call it.
+
+    In a sharded run, the snapshot is restored first.
+    """
+    content = snapshots.content()
+    if run.shards is None:
+        return content
+    snapshots.restore(run.state)
+    large = {name: tree for name, tree in run.state.state_dict().items() if name in LARGE}
+    return {**content, **gathered(large, keep=run.ranks.main)}
 
 
 def save_held(run: Run, content: Mapping[str, Any], *, step: int, alone: bool = False) -> Path:

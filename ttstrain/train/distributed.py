@@ -27,6 +27,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ttstrain.errors import OutOfMemoryError, PeerError, RecipeError, first_line, is_out_of_memory
+from ttstrain.tensors.sharded import held, num_parts
 from ttstrain.train.checksum import checksums
 from ttstrain.train.launched import check_environment, end_with_launcher, launched
 
@@ -162,23 +163,24 @@ class Ranks:
     def differ(self, tensors: Mapping[str, Tensor]) -> list[str]:
         """Return the names of tensors that differ between ranks. Cheap enough for every checkpoint.
 
-        Bits are compared, or norms if the ranks' devices are of different kinds, whose rounding differs.
+        Bits are compared, or norms if the ranks' devices are of different kinds, whose rounding differs. Of sharded
+        tensors, ranks that hold the same rows compare those.
         """
         if self.alone or not tensors:
             return []
-        own = checksums(tensors.values())
-        if any(not torch.equal(own, other) for other in self.gather(own)):
-            if len(set(self.gather(_kind_of(next(iter(tensors.values())).device)))) == 1:
-                return self._unequal(tensors, own, tolerance=0.0)
-            return self._unequal(tensors, _norms(tensors.values()), tolerance=ALIKE)
-        return []
+        rows = {name: held(tensor) for name, tensor in tensors.items()}
+        parts = torch.tensor([num_parts(tensor) for tensor in tensors.values()])
+        unequal = self._unequal(checksums(rows.values()), parts, tolerance=0.0)
+        if unequal.any() and len(set(self.gather(_kind_of(next(iter(rows.values())).device)))) > 1:
+            unequal = self._unequal(_norms(rows.values()), parts, tolerance=ALIKE)
+        return [name for name, differs in zip(tensors, unequal.tolist(), strict=True) if differs]
 
-    def _unequal(self, tensors: Mapping[str, Tensor], measured: Tensor, *, tolerance: float) -> list[str]:
-        first, *others = self.gather(measured)
-        alike = torch.ones(len(measured), dtype=torch.bool)
-        for other in others:
-            alike &= torch.isclose(first, other, rtol=tolerance, atol=0.0, equal_nan=True)
-        return [name for name, same in zip(tensors, alike.tolist(), strict=True) if not same]
+    def _unequal(self, measured: Tensor, parts: Tensor, *, tolerance: float) -> Tensor:
+        """Tell which of this rank's measurements (tensors,), each of one of so many `parts`, differ between ranks."""
+        every = torch.stack(self.gather(measured))  # (ranks, tensors)
+        first = torch.arange(self.world_size)[:, None] % parts  # the first rank that holds the same rows
+        alike = torch.isclose(every, every.gather(0, first), rtol=tolerance, atol=0.0, equal_nan=True)
+        return ~alike.all(dim=0)
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -49,7 +50,7 @@ def _losses(run: Run, batches: Sequence[Pieces], hurried: Callable[[], bool]) ->
     def losses(batch: Batch, generator: torch.Generator) -> dict[str, Mean]:
         return weighted(run.task.evaluate(batch, generator), batch.weight)
 
-    with run.rng.preserved():
+    with run.rng.preserved(), nullcontext() if run.shards is None else run.shards.whole():
         parts = evaluate_batches(
             run.task,
             batches,

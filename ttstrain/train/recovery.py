@@ -144,7 +144,10 @@ def after_refusal(
 
 
 def _examined(run: Run, optimizer: str, verdict: UpdateVerdict, attempt: Attempt | None) -> Finding | None:
-    if attempt is None or not run.guard.may_examine():
+    """Examine a refused batch; None where there is nothing to examine, or weights are sharded: each process examines
+    its own clips, and a sharded forward needs all processes.
+    """
+    if attempt is None or run.shards is not None or not run.guard.may_examine():
         return None
     return examine(run, Refused(optimizer, verdict, attempt))
 
@@ -206,7 +209,7 @@ def _go_back(run: Run, snapshots: Snapshots, *, groups: Sequence[str] = ()) -> l
 
 def _give_up(run: Run, snapshots: Snapshots, held_out: Sequence[Pieces], message: str, incident: Incident) -> NoReturn:
     """Save the snapshot, then raise DivergedError with its held-out loss in the hint."""
-    folder = checkpointing.save_held(run, snapshots.content(), step=snapshots.step)
+    folder = checkpointing.save_held(run, checkpointing.held_content(run, snapshots), step=snapshots.step)
     snapshots.restore(run.state)
     raise DivergedError(
         f"{message} after {run.guard.rollbacks} rollbacks: {_sentence(incident)}",
@@ -373,7 +376,7 @@ def _leave_good_checkpoint(run: Run, snapshots: Snapshots) -> Path:
     last = run.ranks.broadcast(run.store.last())
     if last is not None and last >= run.store.folder(snapshots.step):
         return last
-    return checkpointing.save_held(run, snapshots.content(), step=snapshots.step)
+    return checkpointing.save_held(run, checkpointing.held_content(run, snapshots), step=snapshots.step)
 
 
 def _sentence(incident: Incident) -> str:
@@ -419,8 +422,19 @@ def saved_on_error(run: Run, snapshots: Snapshots) -> Iterator[Whereabouts]:
         seen_to = isinstance(error, OutOfMemoryError) and error.saved
         if not seen_to and run.ranks.main and snapshots.step >= 0:
             what = error.message if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
-            _save_alone(run, snapshots, whereabouts, what)
+            if run.shards is None:
+                _save_alone(run, snapshots, whereabouts, what)
+            else:
+                run.trackers.note(f"WARNING: the run ends ({what}); {_left_of_shards(run)}")
         raise
+
+
+def _left_of_shards(run: Run) -> str:
+    """Say which checkpoint is left: no process of a sharded run can save by itself."""
+    with suppress(Exception):
+        run.store.wait()
+    last = run.store.last()
+    return f"`{last}` is its last checkpoint" if last is not None else "it has no checkpoint yet"
 
 
 def _save_alone(run: Run, snapshots: Snapshots, whereabouts: Whereabouts, what: str) -> None:

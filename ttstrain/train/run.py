@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -29,6 +30,9 @@ from ttstrain.train.profiler import StepProfiler
 from ttstrain.train.rng import Rng
 from ttstrain.train.spent import Spent
 
+if TYPE_CHECKING:
+    from ttstrain.train.shards import Shards  # which imports torch's FSDP2
+
 
 @dataclass(slots=True)
 class Run:
@@ -51,6 +55,7 @@ class Run:
     state: TrainState
     store: CheckpointStore
     trackers: Trackers
+    shards: Shards | None = None  # where processes hold parts of the weights
     lock: RunLock | None = None  # of the folder, in the main process
     rescue: Callable[[Path, Plan], RunLock] | None = None  # makes a folder in place of a lost one, for this plan
     injector: Injector | None = None  # of faults, where this process brings some in

@@ -11,6 +11,7 @@ from ttstrain.checkpoint import store
 from ttstrain.checkpoint.meta import Meta
 from ttstrain.state import TrainState, Tree, detach_copy
 from ttstrain.tensors.host_copy import HostCopy
+from ttstrain.tensors.sharded import rows_of
 from ttstrain.train.distributed import Ranks
 
 STAYS = frozenset({"loader", "rng", "precision", "guard", "early_stop", "best"})
@@ -48,7 +49,7 @@ class MemorySnapshots:
 
     def take(self, state: TrainState, step: int) -> None:
         """Replace the held state by a copy of this one."""
-        self._content = self._copy.take(state.state_dict())
+        self._content = self._copy.take(rows_of(state.state_dict()))
         self.step = step
 
     def restore(self, state: TrainState) -> None:
@@ -72,8 +73,8 @@ class MemorySnapshots:
 class DiskSnapshots:
     """Holds the state in one folder of the run: for models whose state does not fit in memory twice.
 
-    The processes hold equal states, so one of each machine writes, and the others of that machine read what it wrote.
-    What differs between processes is small and stays in memory.
+    Where the processes hold equal states, one of each machine writes, and the others of that machine read what it
+    wrote; what differs between processes is small and stays in memory. Where they hold shards, each writes its own.
     """
 
     def __init__(self, folder: Path, meta: Meta, *, writes: bool = True) -> None:
@@ -85,7 +86,7 @@ class DiskSnapshots:
 
     def take(self, state: TrainState, step: int) -> None:
         """Replace the held state; the old one goes only when the new one is complete."""
-        content = state.state_dict()
+        content = rows_of(state.state_dict())
         self._own = {PER_RANK: detach_copy(content.pop(PER_RANK))} if PER_RANK in content else {}
         if self._writes:
             fresh = self._place(step)
@@ -116,9 +117,15 @@ class DiskSnapshots:
         return self._folder / f"step-{step:08d}"
 
 
-def make(kind: Literal["memory", "disk"], *, run_folder: Path, meta: Meta, ranks: Ranks) -> Snapshots:
-    """Choose where snapshots live; those on disk in a folder of the run for each machine."""
+def make(
+    kind: Literal["memory", "disk"], *, run_folder: Path, meta: Meta, ranks: Ranks, sharded: bool = False
+) -> Snapshots:
+    """Choose where snapshots live; those on disk in a folder of the run for each machine, for each process of a
+    `sharded` run.
+    """
     if kind == "memory":
         return MemorySnapshots()
+    if sharded:
+        return DiskSnapshots(run_folder / f"snapshot-rank-{ranks.rank}", meta)
     folder = run_folder / f"snapshot-rank-{ranks.rank - ranks.local_rank}"
     return DiskSnapshots(folder, meta, writes=ranks.local_rank == 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import torch
 from torch import Tensor
@@ -16,10 +16,14 @@ from ttstrain.errors import OutOfMemoryError, RecipeError, is_out_of_memory
 from ttstrain.optim.ema import Ema
 from ttstrain.optim.optimizers import Optimizers
 from ttstrain.state import Progress
+from ttstrain.tensors.sharded import held
 from ttstrain.train.distributed import Ranks
 from ttstrain.train.guard import Guard, UpdateVerdict
 from ttstrain.train.inject import Injector
 from ttstrain.train.precision import Precision
+
+if TYPE_CHECKING:
+    from ttstrain.train.shards import Shards  # which imports torch's FSDP2
 
 EMA_WEIGHTS = "EMA weights"  # beside the optimizers' names
 STATISTICS = "statistics"  # likewise
@@ -41,6 +45,7 @@ class Stepping(Protocol):
     guard: Guard
     progress: Progress
     injector: Injector | None
+    shards: Shards | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,23 +156,30 @@ def train_step(run: Stepping, micro_batches: Sequence[Batch], *, measure: bool =
     """
     run.optimizers.set_lr(run.progress.step, factor=run.guard.lr_factor, factors=run.guard.lr_factors)
     lrs = run.optimizers.logged_lrs()
-    batches = [run.task.draw(batch) for batch in micro_batches]
+    batches: Sequence[Batch] = [run.task.draw(batch) for batch in micro_batches]
     counts = _count(run, batches)
     _check_weight(run, batches, total=counts.weight)
     state = _StepState(measured=_Measured() if measure else None)
+    own_batches, batches = len(batches), _as_many_on_every_rank(run, batches)
+    if run.shards is not None:
+        run.shards.new_step()
     try:
         for i, batch in enumerate(batches):
             state.at = i
+            state.exchanging = run.shards is not None
             losses = run.task.losses(batch.to(run.device))
             if run.injector is not None:
                 names, step = run.optimizers.names, run.progress.step + 1
                 losses = run.injector.in_losses(losses, step=step, clips=batch.ids, last=names[-1])
             while True:
                 with run.precision.autocast():  # round the forward alone: no task yields inside a `with` block
-                    loss = next(losses, None)
+                    loss = next(losses, None) if run.shards is None else run.shards.next(losses)
                 if loss is None:
                     break
-                _descend(run, loss, state, share=batch.weight / counts.weight, last=i == len(batches) - 1)
+                share = batch.weight / counts.weight if i < own_batches else 0.0
+                _descend(run, loss, state, share=share, last=i == len(batches) - 1)
+            if run.shards is not None:
+                run.shards.rest()
         _update_statistics_and_ema(run, state)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
@@ -178,7 +190,16 @@ def train_step(run: Stepping, micro_batches: Sequence[Batch], *, measure: bool =
         run.ranks.all_fit(False)
         _stop_short(run, batches[state.at], state, update=_last_update(run, state))
     _count_step(run, state, counts)
-    return _report(run, state, counts, lrs=lrs, ids=[clip for batch in batches for clip in batch.ids])
+    return _report(run, state, counts, lrs=lrs, ids=[clip for batch in batches[:own_batches] for clip in batch.ids])
+
+
+def _as_many_on_every_rank(run: Stepping, batches: Sequence[Batch]) -> Sequence[Batch]:
+    """Repeat the last batch, to count as nothing, where other ranks of a sharded run have more: they compute alike."""
+    if run.shards is None:
+        return batches
+    numbers = torch.zeros(run.ranks.world_size, dtype=torch.int64)
+    numbers[run.ranks.rank] = len(batches)
+    return [*batches, *[batches[-1]] * (int(run.ranks.sum(numbers).max()) - len(batches))]
 
 
 def _descend(run: Stepping, loss: Loss, state: _StepState, *, share: float, last: bool) -> None:
@@ -186,7 +207,8 @@ def _descend(run: Stepping, loss: Loss, state: _StepState, *, share: float, last
     state.tally.add(loss, share)
     if not (parameters := run.optimizers.params(loss.updates)):
         return  # every group of this optimizer is frozen for now
-    run.precision.backward(loss.value * share, into=parameters)
+    leaves = parameters if run.shards is None else run.shards.leaves(parameters)
+    run.precision.backward(loss.value * share, into=leaves)
     if last and loss.steps:
         if not run.ranks.all_fit(True):
             _stop_short(run, None, state)
@@ -283,8 +305,11 @@ def _update(run: Stepping, name: str, state: _StepState) -> None:
     """
     state.updating, state.exchanging = name, True
     parameters = run.optimizers.params(name)
-    run.ranks.sum_gradients(parameters)
-    run.precision.unscale([parameter.grad for parameter in parameters if parameter.grad is not None])
+    if run.shards is None:
+        run.ranks.sum_gradients(parameters)
+    else:
+        run.shards.finish_gradients(parameters)
+    run.precision.unscale([held(parameter.grad) for parameter in parameters if parameter.grad is not None])
     run.optimizers.mask()
     norms = run.optimizers.norms(name)
     measured = {} if state.measured is None else norms.groups

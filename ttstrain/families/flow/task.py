@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ttstrain.contract.checkpoint import AdaptedWeights
 from ttstrain.contract.task import Audio, EmbeddingsFirst, Loss, Prompt, Sample, Task
@@ -89,6 +89,10 @@ class FlowTask(Task):
         return EmbeddingsFirst(tables=(TABLE,), steps=steps) if steps else None
 
     # ---------------------------------------------------------------- training
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """Return the net's blocks."""
+        return self.transformer.blocks
 
     def draw(self, batch: FlowBatch) -> FlowBatch:
         """Choose spans and drops; the weight becomes the number of hidden frames."""

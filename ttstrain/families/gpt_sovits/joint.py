@@ -73,6 +73,10 @@ class JointTask(Task):
 
     # ---------------------------------------------------------------- training
 
+    def blocks(self) -> Sequence[nn.Module]:
+        """Return the GPT's layers; the VAE has no blocks of one kind."""
+        return list(self.gpt.h.layers)
+
     def draw(self, batch: SovitsBatch) -> SovitsBatch:
         """Choose the piece of each clip that the decoder generates and, with DPO, the rejected sample."""
         if self.config.gpt.dpo:

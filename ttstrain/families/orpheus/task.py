@@ -108,6 +108,10 @@ class OrpheusTask(Task):
 
     # ---------------------------------------------------------------- training
 
+    def blocks(self) -> Sequence[nn.Module]:
+        """Return the net's layers."""
+        return list(self.net.model.layers)
+
     def losses(self, batch: OrpheusBatch) -> Iterator[Loss]:
         """Yield the mean cross entropy over target tokens, with metrics by kind of token."""
         learned = find_learned(batch)

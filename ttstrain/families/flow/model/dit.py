@@ -95,6 +95,11 @@ class DiT(nn.Module):
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The blocks, in their order."""
+        return list(self.transformer_blocks)
+
     def forward(self, x: Tensor, cond: Tensor, text: Tensor, time: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Return the velocity (b, n, m) at noised mels `x` and times (b,), given `cond` (b, n, m).
 

@@ -79,6 +79,11 @@ class UNetT(nn.Module):
         self.norm_out = UnitNorm(config.dim)
         self.proj_out = nn.Linear(config.dim, config.n_mels)
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The attentions and feed-forwards of all layers: a layer is a list, and FSDP2 takes none."""
+        return [block for layer in self.layers for block in list(layer.children())[2::2]]
+
     def forward(self, x: Tensor, cond: Tensor, text: Tensor, time: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Return the velocity (b, n, m); arguments as those of `DiT.forward`."""
         # Upstream gives the position convolution no mask here.

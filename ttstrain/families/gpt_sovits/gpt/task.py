@@ -47,6 +47,10 @@ class GptTask(Task):
 
     # ---------------------------------------------------------------- training
 
+    def blocks(self) -> Sequence[torch.nn.Module]:
+        """Return the net's layers."""
+        return list(self.gpt.h.layers)
+
     def draw(self, batch: SovitsBatch) -> SovitsBatch:
         """Choose the rejected samples of DPO; the weight becomes targets for a mean, clips for a sum."""
         return draw(batch, self.config.gpt)
