@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from ttstrain.contract.data import Treatment
 Samples = npt.NDArray[np.float32]
 
 BLOCK_FRAMES = 1 << 19
+RATES = (4_000, 384_000)  # Hz
+RESAMPLED_TO = 32_000  # Hz; from a rate that resamples to this one, others that nets hear are near
+MOST_FILTER = 1 << 25  # numbers of a resampler's filter, 128 MiB: a rate in whole tens of Hz takes less
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +54,31 @@ def decode(path: Path, *, max_s: float | None = None) -> Decoded:
             sample_rate=file.samplerate,
             container=file.format,
             encoding=file.subtype,
-            promised_frames=_promise(file),
+            promised_frames=promised(file),
             complete=limit is None or frames <= limit,
         )
 
 
-def _promise(file: Any) -> int:
+def promised(file: Any) -> int:
+    """Return how many frames the header of an opened file promises; -1 where it says nothing."""
     unknown = 0x7FFFFFFF  # libsndfile's value for an unknown length, as in a stream
     return -1 if file.frames >= unknown else int(file.frames)
+
+
+def shortfall(container: str, rate: int, *, promised: int, there: int) -> str | None:
+    """Say how much of what a header promised was not there, in frames at `rate` Hz; None if it was all there."""
+    estimated = container in ("MP3", "MPEG")  # whose header counts whole packets, padding included
+    if promised - there <= (0.2 * rate if estimated else 0):
+        return None
+    return f"its header says {promised / rate:.2f} s, only {there / rate:.2f} s are there"
+
+
+def impossible_rate(rate: int) -> str | None:
+    """Say what is wrong with a rate, in Hz, at which no voice is recorded, or from which resampling takes gigabytes."""
+    filter_size = rate * RESAMPLED_TO // math.gcd(rate, RESAMPLED_TO) ** 2
+    if RATES[0] <= rate <= RATES[1] and filter_size <= MOST_FILTER:
+        return None
+    return f"its header says {rate} samples a second"
 
 
 def treat(samples: Samples, treatment: Treatment) -> Samples:

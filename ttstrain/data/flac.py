@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ttstrain.data.decode import Decoded
+from ttstrain.data.decode import Decoded, Samples
 
 _BITS = {"PCM_S8": 8, "PCM_16": 16, "PCM_24": 24}
 _MARK, _MD5_AT, _MD5_BYTES = b"fLaC", 26, 16  # bytes of the file before the checksum
@@ -71,19 +71,40 @@ def _rate(frame: bytes) -> int | None:
     return _RATES.get(code)
 
 
-def is_damaged(path: Path, decoded: Decoded) -> bool:
-    """Tell whether a FLAC file's samples (t, c) are not those that were encoded; False where its header has no sum."""
-    bits = _BITS.get(decoded.encoding)
-    if decoded.container != "FLAC" or bits is None or not decoded.complete:
-        return False
+class RunningSum:
+    """The checksum of samples that are decoded piece by piece, in order, beside the one in the file's header."""
+
+    def __init__(self, stated: bytes, bits: int) -> None:
+        self._stated, self._bits = stated, bits
+        self._summed = hashlib.md5(usedforsecurity=False)
+
+    def add(self, samples: Samples) -> None:
+        """Add decoded samples (t, c) in [-1, 1]."""
+        whole = np.rint(samples * np.float64(1 << (self._bits - 1))).astype("<i4")
+        self._summed.update(whole.view(np.uint8).reshape(*whole.shape, 4)[..., : self._bits // 8].tobytes())
+
+    @property
+    def differs(self) -> bool:
+        return self._summed.digest() != self._stated
+
+
+def running_sum(path: Path, *, container: str, encoding: str) -> RunningSum | None:
+    """Return a sum to add a file's samples to; None where it is no FLAC, or its encoder left the checksum out."""
+    bits = _BITS.get(encoding)
+    if container != "FLAC" or bits is None:
+        return None
     with path.open("rb") as file:
         head = file.read(_MD5_AT + _MD5_BYTES)
     stated = head[_MD5_AT:]
     own_bits = ((head[_INFO_BITS_AT] & 1) << 4 | head[_INFO_BITS_AT + 1] >> 4) + 1 if len(head) > _MD5_AT else 0
-    if not head.startswith(_MARK) or not any(stated) or own_bits != bits:
+    return RunningSum(stated, bits) if head.startswith(_MARK) and any(stated) and own_bits == bits else None
+
+
+def is_damaged(path: Path, decoded: Decoded) -> bool:
+    """Tell whether a FLAC file's samples (t, c) are not those that were encoded; False where its header has no sum."""
+    own = running_sum(path, container=decoded.container, encoding=decoded.encoding) if decoded.complete else None
+    if own is None:
         return False
-    summed = hashlib.md5(usedforsecurity=False)
     for start in range(0, len(decoded.samples), _PIECE):
-        whole = np.rint(decoded.samples[start : start + _PIECE] * np.float64(1 << (bits - 1))).astype("<i4")
-        summed.update(whole.view(np.uint8).reshape(*whole.shape, 4)[..., : bits // 8].tobytes())
-    return summed.digest() != stated
+        own.add(decoded.samples[start : start + _PIECE])
+    return own.differs

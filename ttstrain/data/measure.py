@@ -18,7 +18,7 @@ import numpy as np
 from ttstrain.contract.data import Treatment
 from ttstrain.contract.table import Action
 from ttstrain.data import flac, riff
-from ttstrain.data.decode import Decoded, Samples, decode
+from ttstrain.data.decode import Decoded, Samples, decode, impossible_rate, shortfall
 from ttstrain.data.other_formats import what_it_is
 from ttstrain.digest import sha256_of_file
 
@@ -33,7 +33,6 @@ OVER_RANGE_TARGET = 0.95
 CLIPPED_SHARE = 0.01
 CLIPPED_NOTE_SHARE = 0.001
 OFFSET_LIMIT = 0.02
-RATES = (4_000, 384_000)  # Hz
 LOW_RATE = 16_000  # Hz; a lower rate loses half of the consonants' frequency band
 DEAD_CHANNEL = 0.03  # level against the loudest channel
 CANCELLED = 0.3  # level of the channels' mean against the loudest channel
@@ -131,19 +130,16 @@ def _of_sound(path: Path, max_s: float) -> Measured:
 
 def _fault_of_length(decoded: Decoded, max_s: float) -> Flaw | None:
     frames = len(decoded.samples)
-    if not RATES[0] <= decoded.sample_rate <= RATES[1]:
-        return Flaw("skip", "bad_header", f"its header says {decoded.sample_rate} samples a second")
+    if why := impossible_rate(decoded.sample_rate):
+        return Flaw("skip", "bad_header", why)
     if not frames:
         return Flaw("skip", "no_samples", "it holds no samples")
     if frames < SHORTEST_S * decoded.sample_rate:
         return Flaw("skip", "too_short", f"{frames / decoded.sample_rate:.3f} s: no word is that short")
     if not decoded.complete:
         return Flaw("skip", "too_long", f"over {max_s / 60:.0f} minutes: split it at its pauses")
-    estimated = decoded.container in ("MP3", "MPEG")  # whose header counts whole packets, padding included
-    tolerance = 0.2 * decoded.sample_rate if estimated else 0
-    if decoded.promised_frames - frames > tolerance:
-        promised, there = decoded.promised_frames / decoded.sample_rate, frames / decoded.sample_rate
-        return Flaw("skip", "truncated", f"its header says {promised:.2f} s, only {there:.2f} s are there")
+    if why := shortfall(decoded.container, decoded.sample_rate, promised=decoded.promised_frames, there=frames):
+        return Flaw("skip", "truncated", why)
     return None
 
 

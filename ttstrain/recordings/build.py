@@ -180,7 +180,13 @@ def _add(path: Path, name: str, work: _Work) -> None:
         work.recordings.append(About(path, unused=error.message))
         return
     files = [f"{FOLDER}/{name}-{number:04d}{clip_ending(path)}" for number in range(1, len(one.parts) + 1)]
-    write_sound(path, one.spans, [work.out / file for file in files])
+    try:
+        write_sound(path, one.spans, [work.out / file for file in files])
+    except DataError as error:
+        for file in files:
+            (work.out / file).unlink(missing_ok=True)
+        work.recordings.append(About(path, unused=error.message))
+        return
     clips = list(_described(one, files, texts.clips, work))
     work.clips += clips
     work.embeddings += [embedding_of(wav) for wav in one.wavs]
@@ -208,6 +214,8 @@ def _about(one: _Cut, clips: Sequence[CutClip], told: Sequence[str], meter: Loud
         more.append(f"{loud:.0%} of it is loud and no speech: music, noise or applause, which is left out")
     if clipped:
         more.append(f"samples are cut off at full scale in {len(clipped)} of its seconds")
+    if one.heard.odd is not None:
+        more.append(f"{one.heard.odd}: listen whether speed and pitch are right")
     return About(
         path=one.heard.path,
         duration_s=one.heard.duration_s,

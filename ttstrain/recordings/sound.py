@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ttstrain.data import flac, riff
 from ttstrain.data.audio import resampler
+from ttstrain.data.decode import impossible_rate, promised, shortfall
 from ttstrain.data.other_formats import what_it_is
 from ttstrain.errors import DataError, first_line
 
@@ -52,6 +54,7 @@ class Listened:
     encoding: str  # as libsndfile names it
     wav: Tensor  # (s,) at 16 kHz
     clipped: tuple[int, ...]  # seconds of the recording in which samples are cut off at the limit
+    odd: str | None = None  # where its header contradicts itself or the file
 
     @property
     def duration_s(self) -> float:
@@ -66,16 +69,27 @@ class Span(NamedTuple):
 
 
 def listen(path: Path) -> Listened:
-    """Read a file as one channel at 16 kHz. Raises DataError when it cannot be read or holds no usable samples."""
+    """Read a file as one channel at 16 kHz.
+
+    Raises DataError when it cannot be read, is cut short or damaged, or holds no usable samples.
+    """
     import soundfile
 
     if not path.is_file():
         raise DataError(f"`{path}` cannot be read: it is gone, or no ordinary file")
     try:
+        if fault := riff.check_riff(path):
+            raise _damaged(path, fault.why)
         with _opened(path) as file:
-            rate = int(file.samplerate)
-            blocks, clipped, total = _resampled(file, rate)
-            encoding = str(file.subtype)
+            rate, encoding = int(file.samplerate), str(file.subtype)
+            if why := impossible_rate(rate):
+                raise _damaged(path, why)
+            summed = flac.running_sum(path, container=file.format, encoding=encoding)
+            blocks, clipped, total = _resampled(file, rate, summed)
+            why = shortfall(file.format, rate, promised=promised(file), there=total)
+        if why or (summed is not None and summed.differs):
+            raise _damaged(path, why or "its samples are not those that were encoded: their checksum differs")
+        odd = riff.contradiction(path) or flac.contradiction(path)
     except (soundfile.LibsndfileError, ValueError) as error:
         why = what_it_is(path) or f"it cannot be decoded ({first_line(error)})"
         raise DataError(f"`{path}` cannot be used: {why}", hint="convert it to WAV or FLAC, or take it out") from error
@@ -83,7 +97,11 @@ def listen(path: Path) -> Listened:
         raise DataError(f"`{path}` cannot be read: {error.strerror or error}") from error
     if not total:
         raise DataError(f"`{path}` cannot be used: it holds no samples", hint="take it out of the folder")
-    return Listened(path, rate, total, encoding, torch.cat(blocks), tuple(clipped))
+    return Listened(path, rate, total, encoding, torch.cat(blocks), tuple(clipped), odd)
+
+
+def _damaged(path: Path, why: str) -> DataError:
+    return DataError(f"`{path}` is damaged: {why}", hint="copy it again, or convert it again from its source")
 
 
 @contextmanager
@@ -95,13 +113,13 @@ def _opened(path: Path) -> Iterator[Any]:
         yield file
 
 
-def _resampled(file: Any, rate: int) -> tuple[list[Tensor], list[int], int]:
+def _resampled(file: Any, rate: int, summed: flac.RunningSum | None) -> tuple[list[Tensor], list[int], int]:
     """Return blocks at 16 kHz, the seconds with clipping, and the number of samples at the file's own rate."""
     held = torch.zeros(0)  # what the filter sees before the next block
     parts: list[Tensor] = []
     clipped: list[int] = []
     total = 0
-    ahead = _mono_blocks(file, rate)
+    ahead = _mono_blocks(file, rate, summed)
     current = next(ahead, None)
     while current is not None:
         mono, seconds = current
@@ -118,9 +136,11 @@ def _resampled(file: Any, rate: int) -> tuple[list[Tensor], list[int], int]:
     return parts, clipped, total
 
 
-def _mono_blocks(file: Any, rate: int) -> Iterator[tuple[Tensor, list[int]]]:
+def _mono_blocks(file: Any, rate: int, summed: flac.RunningSum | None) -> Iterator[tuple[Tensor, list[int]]]:
     """Yield one channel (t,) of whole seconds, and which of them hold clipping."""
     while len(block := file.read(BLOCK_S * rate, dtype="float32", always_2d=True)):
+        if summed is not None:
+            summed.add(block)
         if not np.isfinite(block).all():
             raise ValueError("some samples are NaN or infinite")
         seconds = [
@@ -159,8 +179,18 @@ def write_clips(path: Path, spans: Sequence[Span], files: Sequence[Path]) -> Non
     """Write parts of a file to files of their own, sample for sample: channels, rate and values stay as they are.
 
     `spans` are in order and do not overlap. The source is read from its beginning to its end, since seeking is not
-    exact in every format. Values of compressed formats are written as decoded, in 32-bit float.
+    exact in every format. Values of compressed formats are written as decoded, in 32-bit float. Raises DataError where
+    it cannot be read.
     """
+    import soundfile
+
+    try:
+        _write_spans(path, spans, files)
+    except soundfile.LibsndfileError as error:
+        raise DataError(f"`{path}` cannot be cut: it cannot be decoded again ({first_line(error)})") from error
+
+
+def _write_spans(path: Path, spans: Sequence[Span], files: Sequence[Path]) -> None:
     with _opened(path) as file:
         subtype, dtype = _EXACT.get(file.subtype, ("FLOAT", "float32"))
         at = 0
