@@ -51,11 +51,13 @@ def text_of(text: str, chosen: Sequence[Unit]) -> str:
 def _parts(token: str, offset: int) -> list[tuple[int, int]]:
     """Divide between characters of scripts without spaces; marks stay with the character before them."""
     bounds = [0]
+    after_alone = False  # whether the part so far holds a character of such a script
     for i, c in enumerate(token):
         alone = c.isalnum() and script(c) in WITHOUT_SPACES
-        after_alone = i > 0 and any(script(b) in WITHOUT_SPACES for b in token[bounds[-1] : i] if b.isalnum())
         if i > bounds[-1] and c.isalnum() and (alone or after_alone) and skeleton(token[bounds[-1] : i]):
             bounds.append(i)
+            after_alone = False
+        after_alone = after_alone or alone
     return [(offset + a, offset + b) for a, b in zip(bounds, [*bounds[1:], len(token)], strict=True)]
 
 
