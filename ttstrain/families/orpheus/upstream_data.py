@@ -101,14 +101,13 @@ def _row(id_: str, values: Mapping[str, Any], tokenizer: RowTokenizer, *, labels
         said = f"{source}: {text}" if source else text  # upstream's column for the speaker
         return speech_row(id_, tokenizer.encode(said), from_ids(_ids(codes), ids), ids, labels=labels)
     tokens = _ids(values["input_ids"])
+    stated = None if values.get("labels") is None else _ids(values["labels"])
     if values.get("attention_mask") is not None:
-        real = torch.tensor(values["attention_mask"]).bool()
-        if real.shape != tokens.shape:
-            raise ValueError(f"`attention_mask` is of length {len(real):,}, `input_ids` of {len(tokens):,}")
-        stated = None if values.get("labels") is None else _ids(values["labels"])[real]
-        tokens = tokens[real]
-    else:
-        stated = None if values.get("labels") is None else _ids(values["labels"])
+        real = _ids(values["attention_mask"]).bool()
+        for name, own in (("attention_mask", real), ("labels", stated)):
+            if own is not None and own.shape != tokens.shape:
+                raise ValueError(f"`{name}` is of length {len(own):,}, `input_ids` of {len(tokens):,}")
+        tokens, stated = tokens[real], None if stated is None else stated[real]
     check_row(tokens, ids)
     row = row_of(id_, tokens, ids)
     if stated is not None:
@@ -121,7 +120,10 @@ def _row(id_: str, values: Mapping[str, Any], tokenizer: RowTokenizer, *, labels
 
 
 def _ids(values: Any) -> Tensor:
-    tokens = torch.tensor(values, dtype=torch.long)
+    try:
+        tokens = torch.tensor(values, dtype=torch.long)
+    except RuntimeError as error:  # torch's, for anything but numbers
+        raise ValueError("a row is a list of token ids") from error
     if tokens.ndim != 1 or not len(tokens):
         raise ValueError("a row is a list of token ids")
     return tokens
@@ -134,12 +136,13 @@ def _read_parquet(path: Path) -> Iterator[Mapping[str, Any]]:
     except ModuleNotFoundError as error:
         raise DataError(f"`{path}` needs pyarrow", hint='pip install "ttstrain[parquet]"') from error
     try:
+        documents.check_ordinary(path, error=DataError)
         footer = read_footer(path)
         with pyarrow.parquet.ParquetFile(path) as table:
             at_a_time = rows_at_a_time(path, table, footer, table.schema_arrow.names, constant=("attention_mask",))
             for batch in table.iter_batches(at_a_time):
                 yield from batch.to_pylist()
-    except (OSError, MemoryError, DamagedPageError, pyarrow.ArrowException) as error:
+    except (OSError, MemoryError, UnicodeDecodeError, DamagedPageError, pyarrow.ArrowException) as error:
         raise DataError(f"`{path}` cannot be read: {error}") from error
 
 
