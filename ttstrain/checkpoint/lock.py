@@ -25,6 +25,7 @@ from ttstrain.shell import quoted
 LOCK = ".lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # errors of a network drive that is mounted without locks
 SAYS_WITHIN_S = 1.0  # a process that has taken the lock has named itself in its file
+_AT_ONCE = getattr(os, "O_NONBLOCK", 0)  # a pipe in the file's place would never open
 _MAX_BYTES = 10_000  # bytes of the file that are read: a command line may be long
 
 _IN_LOCK: dict[str, type] = {"host": str, "pid": int, "since": str, "command": str}
@@ -115,7 +116,7 @@ def holder(folder: Path) -> Holder:
     import fcntl
 
     try:
-        descriptor = os.open(folder / LOCK, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        descriptor = os.open(folder / LOCK, os.O_RDONLY | _AT_ONCE | getattr(os, "O_NOFOLLOW", 0))
     except OSError:  # a run that ends takes the file away
         return "free"
     try:
@@ -127,6 +128,10 @@ def holder(folder: Path) -> Holder:
     finally:
         os.close(descriptor)  # and with it the lock
     return "free"
+
+
+def _opener(path: str, flags: int) -> int:
+    return os.open(path, flags | _AT_ONCE)
 
 
 def _open_locked(path: Path) -> tuple[int, Answer]:
@@ -190,7 +195,7 @@ def _who_holds(path: Path) -> str:
     """Name the holder from the lock's file; from the system's list of locks where the disk was too full to say it."""
     ends = time.monotonic() + SAYS_WITHIN_S
     while True:
-        with suppress(OSError, ValueError), path.open("rb") as file:
+        with suppress(OSError, ValueError), open(path, "rb", opener=_opener) as file:
             holder = check_object(parse(file.read(_MAX_BYTES)), _IN_LOCK)
             return f"process {holder['pid']} on `{holder['host']}` since {holder['since']}: `{holder['command']}`"
         if time.monotonic() > ends:

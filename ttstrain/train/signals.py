@@ -107,6 +107,11 @@ def _write(message: str) -> None:
         os.write(2, f"\n{message}\n".encode())
 
 
+def _at_once(path: str, flags: int) -> int:
+    """Open without waiting: a pipe in a file's place would hold the run up."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 class Signals:
     """Collects requests while it is entered; restores the former signal handlers when it is left.
 
@@ -222,7 +227,7 @@ class Signals:
     def _text(self) -> str | None:
         """Read the file `SAMPLE`; None where there is none."""
         try:
-            with self._sample_file.open("rb") as file:
+            with open(self._sample_file, "rb", opener=_at_once) as file:
                 return file.read(LONGEST_TEXT).decode("utf-8", "ignore").strip()
         except FileNotFoundError:
             return None
