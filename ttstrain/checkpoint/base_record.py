@@ -65,7 +65,6 @@ def read(run: Path) -> BaseRecord | None:
 def _as_stored(stored: StoredTensor) -> Iterator[StoredTensor]:
     """Yield what lies in the file: a merged weight is computed, and its last bits depend on the machine."""
     if isinstance(stored, MergedTensor):
-        yield StoredTensor(stored.path, stored.offset, stored.dtype, stored.shape, stored.strides, sum=stored.sum)
-        yield from (stored.down, stored.up, *(() if stored.magnitude is None else (stored.magnitude,)))
+        yield from (stored.base, stored.down, stored.up, *(() if stored.magnitude is None else (stored.magnitude,)))
     else:
         yield stored

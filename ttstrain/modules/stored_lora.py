@@ -20,11 +20,15 @@ class MergedTensor(StoredTensor):
     magnitude: StoredTensor | None
     scaling: float
 
+    @property
+    def base(self) -> StoredTensor:
+        """The layer's weight without its adapter, as it lies in the file."""
+        return StoredTensor(self.path, self.offset, self.dtype, self.shape, self.strides, sum=self.sum)
+
     def read(self) -> Tensor:
         """Read the weight and its adapter and return the merged weight."""
-        base = StoredTensor(self.path, self.offset, self.dtype, self.shape, self.strides, sum=self.sum)
         magnitude = None if self.magnitude is None else self.magnitude.read()
-        return merge(base.read(), self.down.read(), self.up.read(), scaling=self.scaling, magnitude=magnitude)
+        return merge(self.base.read(), self.down.read(), self.up.read(), scaling=self.scaling, magnitude=magnitude)
 
     def pieces(self, elements: int = PIECE) -> Iterator[Tensor]:
         """Yield the merged elements as flat tensors, at most `elements` at a time."""

@@ -195,7 +195,8 @@ def _check_numbers(settings: Mapping[str, Any], rope: Any, scaling: Any, file: P
         raise CheckpointError(f"`{file}` cannot be read: its rotary positions are no table of settings")
     whole = {key: settings[key] for key in (*SIZES, "head_dim", "vocab_size") if settings.get(key) is not None}
     wrong = [key for key, value in whole.items() if type(value) is not int or not 0 < value < _MOST]
-    wrong += [key for key in ("num_hidden_layers",) if not wrong and settings[key] > _MOST_LAYERS]
+    if not wrong and settings["num_hidden_layers"] > _MOST_LAYERS:
+        wrong.append("num_hidden_layers")
     real = {"rms_norm_eps": settings.get("rms_norm_eps", 1e-6)}
     real["rope_theta"] = rope.get("rope_theta", settings.get("rope_theta", 1e4))
     wrong += [key for key, value in real.items() if type(value) not in (int, float) or not 0 < value < math.inf]
