@@ -30,6 +30,12 @@ def hang(folder: Path) -> Seen:
         pass
 
 
+def wait_forever(folder: Path) -> Seen:
+    os.mkfifo(folder / "pipe")
+    (folder / "pipe").read_bytes()
+    raise AssertionError
+
+
 def die(folder: Path) -> Seen:
     os.kill(os.getpid(), signal.SIGSEGV)
     raise AssertionError
@@ -85,6 +91,7 @@ def outcomes(place: Path, read: Callable[[Path], Seen], *, cases: int = 1, plain
         (crash, "crash", "KeyError: 'a'"),
         (refuse, "refused", "DataError: it is damaged"),
         (hang, "hang", "SIGPROF"),
+        (wait_forever, "hang", "SIGKILL"),
         (die, "killed", "SIGSEGV"),
         (swell, "crash", "MemoryError"),
         (write_outside, "wrote", "outside"),
@@ -100,6 +107,7 @@ def test_what_a_reader_does_is_seen(
     read: Callable[[Path], Seen], verdict: str, detail: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool, "CPU_SECONDS", 0.3)
+    monkeypatch.setattr(pool, "WALL_SECONDS", 1.0)
     (found,) = outcomes(tmp_path, read)
     assert (found.verdict, detail in found.detail) == (verdict, True), found
 

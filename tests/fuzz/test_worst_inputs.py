@@ -170,6 +170,7 @@ REPORT, RESUME, PREPARED = (
     "run folders, for resume",
     "folders that GPT-SoVITS prepared",
 )
+RECORDING, ROWS = "long recordings", "tokenized rows (Orpheus)"
 OWN, STEP = "checkpoint folders", "step-00000007"
 LORA_A = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 LORA_B = LORA_A.replace("lora_A", "lora_B")
@@ -191,9 +192,17 @@ WORST: Sequence[Worst] = (
     Worst("whole numbers for an adapter", PEFT, ADAPTER, header(LORA_B, "dtype", "U32")),
     Worst("a feature of another shape", "cached features", "f.safetensors", header("mel", "shape", [3, 5])),
     Worst("a web page", "texts to say", "t.txt", lambda content: b"<!DOCTYPE html><p>404</p>\n"),
+    Worst("a recording that ends early", RECORDING, "r.wav", lambda content: content[: len(content) // 2]),
+    Worst("a recording of another rate", RECORDING, "r.wav", number_at(24, "<I", 17_000), "told"),
+    Worst("another checksum of a recording", RECORDING, "r.flac", number_at(30, "<I", 7)),
+    # took more than 5 s or 1 GiB
+    Worst("a rate whose filter takes gigabytes", RECORDING, "r.wav", number_at(24, "<I", 7_999)),
+    Worst("a word without an end", "texts beside recordings", "r.txt", replaced(b"Text", b"x" * 70_000), "told"),
     # crashed: a value of another type, size or shape
     Worst("a column's name that is no text", "arrow (prepared by F5)", "raw.arrow", replaced(b"text", b"te\xfft")),
     Worst("statistics of a wrong length", "parquet", "a.parquet", footer_number(44, b"\1")),
+    Worst("labels of another length", ROWS, "rows.jsonl", first_line(json_with("labels", [1]))),
+    Worst("a mask of objects", ROWS, "rows.jsonl", first_line(json_with("attention_mask", [{}]))),
     Worst("a task that is a list", "yaml recipe", "r.yaml", replaced(b"task: flow", b"task: [flow]")),
     Worst("members that begin before the file", "pt (zip)", "w.pt", directory_elsewhere),
     Worst("an average without names", OWN, f"{STEP}/ema.json", json_with("weights", [])),

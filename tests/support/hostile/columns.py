@@ -7,7 +7,7 @@ import struct
 from random import Random
 from typing import Any
 
-from hostile.mutation import Edit, Edited, any_bytes, one_of
+from hostile.mutation import Edit, Edited, one_of, plain_bytes
 from hostile.trees import TEXTS
 
 
@@ -107,12 +107,7 @@ def _columns(rng: Random) -> dict[str, Any]:
     return columns
 
 
-def _any_plain(rng: Random, content: bytes) -> Edited:
-    changed = any_bytes(rng, content)
-    return Edited(changed.content, changed.how, plain=True)
-
-
-_PARQUET: tuple[tuple[float, Edit], ...] = ((3, _any_plain), (4, _footer), (2, _numbers), (3, _page), (3, _another))
+_PARQUET: tuple[tuple[float, Edit], ...] = ((3, plain_bytes), (4, _footer), (2, _numbers), (3, _page), (3, _another))
 
 
 # ---------------------------------------------------------------- Arrow streams
@@ -149,4 +144,4 @@ def _other_stream(rng: Random, content: bytes) -> Edited:
     return Edited(target.getvalue(), f"a stream of {table.schema.types}"[:200], plain=True)
 
 
-_ARROW: tuple[tuple[float, Edit], ...] = ((3, _any_plain), (4, _lengths), (2, _other_stream))
+_ARROW: tuple[tuple[float, Edit], ...] = ((3, plain_bytes), (4, _lengths), (2, _other_stream))

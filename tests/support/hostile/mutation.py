@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Literal
@@ -141,6 +141,31 @@ BYTES: tuple[tuple[float, Edit], ...] = (
 def any_bytes(rng: Random, content: bytes) -> Edited:
     """Apply one edit of bytes."""
     return one_of(rng, content, BYTES)
+
+
+def plain_bytes(rng: Random, content: bytes) -> Edited:
+    """Apply one edit of bytes to a file of a format that nothing tells from another valid file."""
+    return replace(any_bytes(rng, content), plain=True)
+
+
+def damaged_bytes(rng: Random, content: bytes) -> Edited:
+    """Apply one edit of bytes to a file of a format that tells each of them, such as by checksums."""
+    return replace(any_bytes(rng, content), plain=False)
+
+
+def flip_one(rng: Random, content: bytes) -> bytes:
+    """Flip one bit."""
+    place = rng.randrange(len(content))
+    return content[:place] + bytes([content[place] ^ 1 << rng.randrange(8)]) + content[place + 1 :]
+
+
+def places_of(content: bytes, mark: bytes) -> list[int]:
+    """Return where a mark stands, overlapping ones included."""
+    places, at = [], content.find(mark)
+    while at >= 0:
+        places.append(at)
+        at = content.find(mark, at + 1)
+    return places
 
 
 # ---------------------------------------------------------------- something else in the file's place

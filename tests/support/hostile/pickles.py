@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 
-from hostile.mutation import Edit, Edited, any_bytes, one_of
+from hostile.mutation import Edit, Edited, any_bytes, damaged_bytes, flip_one, one_of, places_of
 
 CANARY = "canary"  # file that code in a pickle would make in the present folder
 
@@ -291,28 +291,17 @@ def _directory(rng: Random, content: bytes) -> Edited:
     if rng.random() < 0.3:
         place, form = end + rng.choice((4, 8, 10, 12, 16, 20)), "<H"
     else:
-        entries = [at for at in _all(content, b"PK\x01\x02") if at >= start]
+        entries = [at for at in places_of(content, b"PK\x01\x02") if at >= start]
         place, form = rng.choice(entries) + rng.choice((8, 10, 16, 20, 24, 28, 30, 32, 38, 42)), "<I"
     value = rng.choice((0, 1, 8, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)) & (0xFFFF if form == "<H" else 0xFFFFFFFF)
     struct.pack_into(form, changed, min(place, len(changed) - 4), value)
     return Edited(bytes(changed), f"table of contents: {value} at {place}")
 
 
-def _all(content: bytes, mark: bytes) -> list[int]:
-    places, at = [], content.find(mark)
-    while at >= 0:
-        places.append(at)
-        at = content.find(mark, at + 1)
-    return places
-
-
 def _data(rng: Random, content: bytes) -> Edited:
     """Flip a bit of a member's data; the checksum in the zip tells it."""
-    changed = bytearray(content)
     end = content.find(b"PK\x01\x02")
-    place = rng.randrange(end)
-    changed[place] ^= 1 << rng.randrange(8)
-    return Edited(bytes(changed), f"a bit of the data at {place}")
+    return Edited(flip_one(rng, content[:end]) + content[end:], "a bit of the data")
 
 
 def _head(rng: Random, content: bytes) -> Edited:
@@ -323,18 +312,13 @@ def _head(rng: Random, content: bytes) -> Edited:
     return Edited(head + content[2:], f"first bytes {head!r}", plain=True)
 
 
-def _zip_bytes(rng: Random, content: bytes) -> Edited:
-    changed = any_bytes(rng, content)
-    return Edited(changed.content, changed.how)
-
-
 _ZIP: tuple[tuple[float, Edit], ...] = (
     (6, _inside),
     (3, _of_members),
     (3, _directory),
     (2, _data),
     (1, _head),
-    (3, _zip_bytes),
+    (3, damaged_bytes),
 )
 
 

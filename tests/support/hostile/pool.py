@@ -8,9 +8,11 @@ connection, whatever code asks for it; a listing of the folders around sees what
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import resource
+import select
 import shutil
 import signal
 import sys
@@ -26,7 +28,7 @@ from hostile.mutation import Case, Files, write_files
 from ttstrain.errors import UserError
 
 CPU_SECONDS = 5.0
-WALL_SECONDS = 20.0  # without any processor time: it waits for something that never comes
+WALL_SECONDS = 10.0  # two of them asleep, without any processor time: it waits for something that never comes
 ADDRESS_SPACE = 1 << 30
 MAY_CHANGE = "may-change"  # the folder of a case whose files their reader may change
 
@@ -111,18 +113,25 @@ class _Child:
             raise RuntimeError(f"the process that reads cases ended between two of them: {why}")
 
     def _lines(self, pipe: Any) -> Iterator[bytes]:
-        """Yield lines; end a process that has said nothing for too long."""
-        import select
-
-        rest = b""
+        """Yield lines; end a process that sleeps for too long. One that waits for a busy machine is not asleep."""
+        rest, last = b"", ("", -1)
         while True:
             if not select.select([pipe], [], [], WALL_SECONDS)[0]:
-                os.kill(self.pid, signal.SIGKILL)
+                now = self._doing()
+                if now == last and now[0] == "S":
+                    os.kill(self.pid, signal.SIGKILL)
+                last = now
+                continue
             piece = os.read(pipe.fileno(), 1 << 16)
             if not piece:
                 return
             *lines, rest = (rest + piece).split(b"\n")
             yield from lines
+
+    def _doing(self) -> tuple[str, int]:
+        """Return the process's state, such as S for asleep, and its processor time, in ticks."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return fields[0], int(fields[11]) + int(fields[12])
 
 
 def _start(trial: Trial, numbers: Sequence[int]) -> _Child:
@@ -170,6 +179,7 @@ def _quiet(place: Path) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
+    faulthandler.disable()  # it has a descriptor of its own
     os.environ |= {"HOME": str(place / "home"), "TMPDIR": str(place / "case")}
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-from hostile.mutation import SIZES, Edit, Edited, any_bytes, one_of
+from hostile.mutation import SIZES, Edit, Edited, any_bytes, damaged_bytes, flip_one, one_of, places_of, plain_bytes
 
 _RATES = (0, 1, 100, 7_999, 11_025, 16_001, 44_100, 192_000, 1_000_000, 0x7FFFFFFF, 0xFFFFFFFF)
 
@@ -170,7 +170,7 @@ def _flac_metadata(rng: Random, content: bytes) -> Edited:
 
 def _flac_frames(rng: Random, content: bytes) -> Edited:
     """Flip, remove or swap frames as they lie between two synchronisation codes."""
-    starts = _found(content, b"\xff\xf8")
+    starts = places_of(content, b"\xff\xf8")
     if len(starts) < 3:
         return any_bytes(rng, content)
     number = rng.randrange(len(starts) - 1)
@@ -178,27 +178,13 @@ def _flac_frames(rng: Random, content: bytes) -> Edited:
     how = rng.choice(("removed", "repeated", "zeroed", "flipped"))
     frame = content[one:two]
     if how == "flipped":
-        place = rng.randrange(len(frame))
-        frame = frame[:place] + bytes([frame[place] ^ 1 << rng.randrange(8)]) + frame[place + 1 :]
+        frame = flip_one(rng, frame)
     else:
         frame = {"removed": b"", "repeated": frame * 2, "zeroed": bytes(len(frame))}[how]
     return Edited(content[:one] + frame + content[two:], f"frame {number} {how}")
 
 
-def _found(content: bytes, mark: bytes) -> list[int]:
-    places, at = [], content.find(mark)
-    while at >= 0:
-        places.append(at)
-        at = content.find(mark, at + 1)
-    return places
-
-
-def _damage(rng: Random, content: bytes) -> Edited:
-    changed = any_bytes(rng, content)
-    return Edited(changed.content, changed.how)
-
-
-_FLAC: tuple[tuple[float, Edit], ...] = ((3, _damage), (3, _flac_info), (2, _flac_metadata), (3, _flac_frames))
+_FLAC: tuple[tuple[float, Edit], ...] = ((3, damaged_bytes), (3, _flac_info), (2, _flac_metadata), (3, _flac_frames))
 
 
 # ---------------------------------------------------------------- ogg
@@ -211,7 +197,7 @@ def edit_ogg(rng: Random, content: bytes) -> Edited:
 
 def pages(content: bytes) -> list[bytes]:
     """Split a healthy ogg file into its pages."""
-    starts = [at for at in _found(content, b"OggS") if content[at + 4] == 0]
+    starts = [at for at in places_of(content, b"OggS") if content[at + 4] == 0]
     return [content[one:two] for one, two in zip(starts, [*starts[1:], len(content)], strict=True)]
 
 
@@ -230,8 +216,7 @@ def _ogg_pages(rng: Random, content: bytes) -> Edited:
     elif how == "zeroed":
         found[number] = bytes(len(page))
     else:
-        place = rng.randrange(len(page))
-        found[number] = page[:place] + bytes([page[place] ^ 1 << rng.randrange(8)]) + page[place + 1 :]
+        found[number] = flip_one(rng, page)
     return Edited(b"".join(found), f"page {number} of {len(found)} {how}")
 
 
@@ -276,7 +261,7 @@ def _ogg_row(value: int) -> int:
 
 
 _OGG_TABLE = [_ogg_row(byte) for byte in range(256)]
-_OGG: tuple[tuple[float, Edit], ...] = ((3, _damage), (4, _ogg_pages), (3, _ogg_header))
+_OGG: tuple[tuple[float, Edit], ...] = ((3, damaged_bytes), (4, _ogg_pages), (3, _ogg_header))
 
 
 # ---------------------------------------------------------------- mp3
@@ -288,7 +273,7 @@ def edit_mp3(rng: Random, content: bytes) -> Edited:
 
 
 def _mp3_frames(rng: Random, content: bytes) -> Edited:
-    starts = [at for at in _found(content, b"\xff") if at + 4 < len(content) and content[at + 1] & 0xE0 == 0xE0]
+    starts = [at for at in places_of(content, b"\xff") if at + 4 < len(content) and content[at + 1] & 0xE0 == 0xE0]
     if not starts:
         return any_bytes(rng, content)
     changed = bytearray(content)
@@ -309,9 +294,4 @@ def _mp3_end(rng: Random, content: bytes) -> Edited:
     return Edited(content + b"TAG" + rng.randbytes(rng.choice((1, 125))), "a tag at the end", plain=True)
 
 
-def _any_plain(rng: Random, content: bytes) -> Edited:
-    changed = any_bytes(rng, content)
-    return Edited(changed.content, changed.how, plain=True)
-
-
-_MP3: tuple[tuple[float, Edit], ...] = ((4, _any_plain), (4, _mp3_frames), (2, _mp3_tag), (1, _mp3_end))
+_MP3: tuple[tuple[float, Edit], ...] = ((4, plain_bytes), (4, _mp3_frames), (2, _mp3_tag), (1, _mp3_end))

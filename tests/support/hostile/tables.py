@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from hostile.mutation import Edited, any_bytes
+from hostile.mutation import Edited, plain_bytes
 from hostile.trees import TEXTS
 
 _CELLS = (
@@ -37,8 +37,7 @@ def edit_table(rng: Random, content: bytes) -> Edited:
     """Edit a table: a cell, a line, its encoding or its bytes."""
     kind = rng.random()
     if kind < 0.1:
-        changed = any_bytes(rng, content)
-        return Edited(changed.content, changed.how, plain=True)
+        return plain_bytes(rng, content)
     if kind < 0.2:
         place = rng.randint(0, len(content))
         return Edited(content[:place] + rng.choice(_BROKEN) + content[place:], "bytes that are no text", plain=True)

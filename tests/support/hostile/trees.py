@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from hostile.mutation import Edited, any_bytes
+from hostile.mutation import Edited, plain_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,13 +259,11 @@ def written(tree: Any) -> str:
 def edit_json(rng: Random, content: bytes) -> Edited:
     """Edit one document."""
     if rng.random() < 0.15:
-        broken = any_bytes(rng, content)
-        return Edited(broken.content, broken.how, plain=True)
+        return plain_bytes(rng, content)
     try:
         tree, how = edit_tree(rng, json.loads(content))
     except ValueError:
-        broken = any_bytes(rng, content)
-        return Edited(broken.content, broken.how, plain=True)
+        return plain_bytes(rng, content)
     return Edited(written(tree).encode("utf-8", "surrogatepass"), how, plain=True)
 
 
@@ -273,8 +271,7 @@ def edit_json_lines(rng: Random, content: bytes) -> Edited:
     """Edit one line of a file of JSON lines, or the file as text."""
     lines = content.split(b"\n")
     if rng.random() < 0.15 or len(lines) < 2:
-        broken = any_bytes(rng, content)
-        return Edited(broken.content, broken.how, plain=True)
+        return plain_bytes(rng, content)
     number = rng.randrange(len(lines) - 1)
     changed = edit_json(rng, lines[number])
     lines[number] = changed.content
@@ -325,8 +322,7 @@ def edit_yaml(rng: Random, content: bytes) -> Edited:
     kind = rng.random()
     text = content.decode("utf-8", "replace")
     if kind < 0.15:
-        broken = any_bytes(rng, content)
-        return Edited(broken.content, broken.how, plain=True)
+        return plain_bytes(rng, content)
     if kind < 0.4:
         lines = text.split("\n")
         lines.insert(rng.randint(0, len(lines)), rng.choice(_SNIPPETS))

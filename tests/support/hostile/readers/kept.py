@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from unittest.mock import patch
@@ -52,7 +53,7 @@ def _read_recording(folder: Path) -> Seen:
     clips = [folder / name for name in ("one.wav", "other.wav")]
     write_clips(path, [Span(0, half), Span(half, heard.num_samples)], clips)
     summed = [hashlib.sha256(clip.read_bytes()).hexdigest() for clip in clips]
-    return Seen(f"{heard.sample_rate} {heard.num_samples} {summed}")
+    return Seen(f"{heard.sample_rate} {heard.num_samples} {summed}", told=heard.odd is not None)
 
 
 _TEXT = "Ein langer Text, der neben der Aufnahme liegt. Er hat zwei Sätze."
@@ -72,27 +73,30 @@ def _read_beside(folder: Path) -> Seen:
 # ---------------------------------------------------------------- kept measurements
 
 
+_RECORDED: Files = {**WAVS, "metadata.csv": b"a|first words\nb|second words\nc|third words\n"}
+
+
 def _measurements(folder: Path) -> Sequence[Sample]:
     """Measure recordings where the cases will lie: what is kept is known again by their paths."""
     place = folder.parent / "case"
-    write_files(place, WAVS)
+    write_files(place, _RECORDED)
     _audit(place, cache=folder / "cache")
     shutil.rmtree(place)
     kept = {f"{MAY_CHANGE}/{name}": content for name, content in files_in(folder / "cache").items()}
     (name,) = kept
-    return [Sample({**WAVS, **kept}, name, _edit_summed)]
+    return [Sample({**_RECORDED, **kept}, name, _edit_summed)]
 
 
 def _edit_summed(rng: Random, content: bytes) -> Edited:
-    changed = edit_json_lines(rng, content)
-    return Edited(changed.content, changed.how)  # each line has a checksum
+    """Edit lines each of which has a checksum."""
+    return replace(edit_json_lines(rng, content), plain=False)
 
 
 def _audit(folder: Path, *, cache: Path) -> str:
     for path in folder.glob("wavs/*"):
         os.utime(path, (1, 1))
     config = DataConfig(path=str(folder), cache_dir=str(cache))
-    result = audit(read_rows(folder / "wavs", cache_dir=str(cache)), config, workers=1)
+    result = audit(read_rows(folder / "metadata.csv", cache_dir=str(cache)), config, workers=1)
     return repr([(clip.id, clip.duration_s, clip.treatment, clip.notes) for clip in result.clips])
 
 
