@@ -195,6 +195,12 @@ WORST: Sequence[Worst] = (
     Worst("a recording that ends early", RECORDING, "r.wav", lambda content: content[: len(content) // 2]),
     Worst("a recording of another rate", RECORDING, "r.wav", number_at(24, "<I", 17_000), "told"),
     Worst("another checksum of a recording", RECORDING, "r.flac", number_at(30, "<I", 7)),
+    Worst(
+        "a pointer for what was heard", REPORT, "run/judge.json", lambda content: b"version https://git-lfs\n", "told"
+    ),
+    Worst(
+        "a sample that ends early", REPORT, "run/samples/step-00000020/clip-0.wav", lambda content: content[:-9], "told"
+    ),
     # took more than 5 s or 1 GiB
     Worst("a rate whose filter takes gigabytes", RECORDING, "r.wav", number_at(24, "<I", 7_999)),
     Worst("a word without an end", "texts beside recordings", "r.txt", replaced(b"Text", b"x" * 70_000), "told"),
@@ -247,14 +253,14 @@ WORST: Sequence[Worst] = (
         lambda content: content + b'{"step": 1' + b"0" * 5000 + b"}\n",
     ),
     Worst("a command that is a number", RESUME, "run/sessions/0001/env.json", json_with("command", 5), "equal"),
-    Worst("clips that are a number", REPORT, "run/incidents/00000031-spike.json", json_with("clips", 5), "told"),
+    Worst("clips that are a number", REPORT, "run/incidents/00000031-spike.json", json_with("clips", 5), "other"),
     Worst(
         "unknown letters that are a number", REPORT, "run/plan.json", json_with("data.texts", {"unknown": 7}), "told"
     ),
     Worst("devices that are a number", REPORT, "run/env.json", json_with("devices", 5), "told"),
     Worst("a side that is a list", REPORT, "run/judge.json", json_with("steps.0.sides.online", []), "told"),
     Worst("a score that is a text", REPORT, "run/judge.json", json_with("steps.1.score", "x"), "told"),
-    Worst("a recipe that is a list", REPORT, "run/plan.json", json_with("recipe", []), "told"),
+    Worst("a recipe that is a list", REPORT, "run/plan.json", json_with("recipe", []), "other"),
 )
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ttstrain import documents
-from ttstrain.checkpoint import run_folder
+from ttstrain.checkpoint import judged, run_folder
 from ttstrain.contract.data import Clip
 from ttstrain.errors import CheckpointError, RecipeError, first_line
+from ttstrain.forecast.forecast import FILE as FORECAST
 from ttstrain.report.charts import Chart, build_charts
 from ttstrain.report.data import DataSummary, held_out_clips, summarise
 from ttstrain.report.events import Checkpoints, Event, Events, read_checkpoints, read_events
@@ -90,6 +91,7 @@ class Reader:
         self._metrics.update()
         self._shelf.begin(self.run if page is None else page, embed)
         plan, notes = self._plan()
+        notes += _unreadable(self.run)
         events = _shown("the events", notes, lambda: read_events(self.run), instead=Events())
         checkpoints = read_checkpoints(self.run)
         data, held_out = _shown("the data", notes, lambda: self._summary(plan), instead=_NO_DATA)
@@ -145,6 +147,20 @@ def _shown(what: str, notes: list[str], read: Callable[[], T], *, instead: T) ->
             f"{what} cannot be shown: a file of the run is damaged ({type(error).__name__}: {first_line(error)})"
         )
         return instead
+
+
+def _unreadable(run: Path) -> list[str]:
+    """Say of small files that are there and cannot be read why that is; the page is shown without them."""
+    found: list[str] = []
+    for file in (run_folder.ENVIRONMENT, FORECAST, judged.FILE_NAME):
+        try:
+            if file == judged.FILE_NAME:
+                judged.read(run)
+            elif (run / file).is_file():
+                documents.read_object(run / file, error=CheckpointError)
+        except CheckpointError as error:
+            found.append(error.message)
+    return found
 
 
 def _not_finite(metrics: Metrics) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeGuard
 
 from ttstrain import documents
 from ttstrain.contract.data import Clip
+from ttstrain.data.riff import check_riff
 from ttstrain.errors import DataError, first_line
 from ttstrain.report.sound import Shelf, keep_recording
 
@@ -172,6 +173,8 @@ def _with_addresses(
     addresses: dict[int, str] = {}
     for one in sorted((one for row in rows for one in row), key=rank):
         try:  # libsndfile's errors, and the system's: the grid is whole without this sound
+            if fault := check_riff(one.path):
+                notes.append(f"{one.path.name} is damaged: {fault.why}")
             pictures[id(one)] = shelf.picture(one.path)
         except Exception as error:
             notes.append(f"{one.path.name} cannot be drawn: {first_line(error)}")

@@ -322,13 +322,14 @@ class Watch:
             self._ran.append(f"{event} {arguments!r}"[:200])
         elif event == "open":
             path, _, flags = arguments
-            if isinstance(flags, int) and flags & _WRITING and self._is_outside(path):
+            if isinstance(flags, int) and flags & _WRITING and self._is_outside(path, follow=not flags & os.O_NOFOLLOW):
                 self._wrote.append(f"opened {path!r} to write"[:200])
         elif event in _CHANGES and any(self._is_outside(path) for path in arguments if isinstance(path, str | bytes)):
             self._wrote.append(f"{event} {arguments!r}"[:200])
 
-    def _is_outside(self, path: Any) -> bool:
+    def _is_outside(self, path: Any, *, follow: bool = True) -> bool:
         if not isinstance(path, str | bytes):
             return False  # a descriptor
-        full = os.path.realpath(os.fsdecode(path))
+        folder, name = os.path.split(os.fsdecode(path))
+        full = os.path.realpath(os.fsdecode(path)) if follow else os.path.join(os.path.realpath(folder), name)  # noqa: PTH118
         return full != os.devnull and not full.startswith(self.place)

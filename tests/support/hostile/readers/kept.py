@@ -14,7 +14,7 @@ from unittest.mock import patch
 import torch
 
 from hostile.catalogue import Reader, Sample, files_in
-from hostile.mutation import NO_FILE, Edited, Files, write_files
+from hostile.mutation import NO_FILE, NOTHING, OTHERS, Edited, Files, write_files
 from hostile.pool import MAY_CHANGE, Seen
 from hostile.readers.data import sound
 from hostile.readers.lists import WAVS, any_json
@@ -138,7 +138,7 @@ def _requests(folder: Path) -> Sequence[Sample]:
     }
     names = list(files)
     return [
-        Sample(files, names[0], edit_table, allowed=NO_FILE),
+        Sample(files, names[0], edit_table, allowed=(*OTHERS, NOTHING)),  # any text may be said
         Sample(files, names[1], edit_json, allowed=NO_FILE),
         Sample(files, names[2], edit_json_lines, allowed=NO_FILE),
     ]

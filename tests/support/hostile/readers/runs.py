@@ -66,7 +66,7 @@ def _run(folder: Path) -> Sequence[Sample]:
         pointers.write_pointer(run / "checkpoints" / name, "step-00000020")
     files = {f"{RUN}/{name}": content for name, content in files_in(run).items()}
     edited = [name for name in files if "/checkpoints/step-" not in name]
-    return [Sample(files, name, _edit_of(name)) for name in edited]
+    return [Sample(files, name, _edit_of(name), allowed=NO_FILE) for name in edited]
 
 
 def _describe(run: Path) -> None:
@@ -98,7 +98,8 @@ def _read_report(folder: Path) -> Seen:
     reader.read(status="running")
     record = reader.read()
     write_page([record], folder / "report.html")
-    return Seen(json.dumps(asdict(record), default=str), told=True)  # what is left out is told on the page
+    notes = [*record.notes, *record.data.notes, *record.grid.notes]
+    return Seen(json.dumps(asdict(record), default=str), told=bool(notes) or record.events.left_out > 0)
 
 
 def _read_resumed(folder: Path) -> Seen:
