@@ -23,6 +23,7 @@ class Row:
     speaker: str = ""
     language: str = ""
     gain_db: float = 0.0  # by which the recording is to be made louder when it is read
+    seconds: float = 0.0  # of the recording, as the table says; 0 where it says nothing usable
     source: str  # "metadata.csv:12"
     tokens: tuple[str, ...] = ()  # what a front end made of the text, where only that is known
     ready: tuple[Ready, ...] = ()
@@ -71,6 +72,7 @@ class Layout:
     speaker: int | None = None
     language: int | None = None
     gain: int | None = None
+    seconds: int | None = None
     names: tuple[str, ...] = ()  # of the columns, where there is no header that says them
 
 

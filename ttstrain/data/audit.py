@@ -7,13 +7,14 @@ When no row is left, or most recordings are missing, the data set as a whole is 
 from __future__ import annotations
 
 import os
+import re
 import statistics
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from ttstrain import documents
 from ttstrain.contract.data import Clip, Remark, Review
@@ -23,7 +24,7 @@ from ttstrain.data.columns_used import columns_used
 from ttstrain.data.location import CACHE_HINT, cache_root, usable_cores
 from ttstrain.data.manifest import json_line, total_hours
 from ttstrain.data.markup import labels
-from ttstrain.data.measure import RULES, Flaw, Measured, leads_outside, measure
+from ttstrain.data.measure import RULES, Flaw, Measured, leads_outside, measure, unmeasured
 from ttstrain.data.pool import StalledError, Threads, given_up
 from ttstrain.data.readers.locate import is_audio_name
 from ttstrain.data.readers.rows import TableError, printable
@@ -38,6 +39,9 @@ MOST_MISSING = 0.5  # share of rows without a recording above which the data set
 RATE_OUTLIER = 6.0  # median absolute deviations
 ROWS_FOR_STATISTICS = 20
 MAIN_SCRIPT_SHARE = 0.9
+MANY_ROWS = 10_000  # from so many rows on a plan may rely on the lengths that a table gives
+
+_DIGIT = re.compile("[0-9]")
 
 TellProgress = Callable[[int, int], None]  # (done, of)
 
@@ -80,16 +84,23 @@ class AuditResult:
 
 
 def audit(
-    table: RowTable, config: DataConfig, progress: TellProgress | None = None, workers: int | None = None
+    table: RowTable,
+    config: DataConfig,
+    progress: TellProgress | None = None,
+    workers: int | None = None,
+    *,
+    lengths: Literal["measured", "given"] = "measured",
 ) -> AuditResult:
     """Audit every row of a table.
 
     Raises DataError when nothing is left to train on. Measurements of files that did not change since the last audit
-    are taken from the cache.
+    are taken from the cache. With `lengths="given"` a large table's recordings that were not measured yet are not
+    opened where the table says how long they are.
     """
-    kept = _Measurements(cache_root(config.cache_dir) / "audit", table.root, max(DECODE_AT_LEAST_S, 2 * config.max_s))
+    kept = _Measurements(measurements_file(config, table.root), max(DECODE_AT_LEAST_S, 2 * config.max_s))
     texts = [clean(row.text) for row in table.rows]
-    measured = kept.of(_paths_to_decode(table.rows, texts), progress, workers or usable_cores())
+    given = _given(table.rows) if lengths == "given" else {}
+    measured = kept.of(_paths_to_decode(table.rows, texts), progress, workers or usable_cores(), given=given)
 
     audited = [_audit_row(row, text, measured, table, config) for row, text in zip(table.rows, texts, strict=True)]
     audited = _without_contradicting_copies(_without_duplicates(audited))
@@ -105,6 +116,8 @@ def audit(
         findings.append(RowFinding(lost, "accept", "orphan_audio", "a recording that no row names: not used"))
     num_rows = len(table.rows) + len(skipped_by_reader)
     remarks = columns_used(table.columns)
+    if num_given := sum(1 for clip in clips if not clip.digest):
+        remarks = (*remarks, Remark("lengths", f"of {num_given:,} clips as the table says: {NOT_MEASURED}"))
     result = AuditResult(table.format, table.root, num_rows, clips, findings, orphans, remarks)
     _refuse_if_hopeless(result)
     return result
@@ -183,9 +196,13 @@ def _audit_row(
     clip = _clip(row, text.text, sound, config)
     if fault := _fault_of_duration(row, clip, config):
         return _AuditedRow(row, None, (*findings, fault))
-    if any(c.isdigit() for c in text.text):
+    if _holds_digit(text.text):
         findings.append(RowFinding(row, "accept", "unnormalised", "digits are left in the text"))
     return _AuditedRow(row, clip, tuple(findings))
+
+
+def _holds_digit(text: str) -> bool:
+    return _DIGIT.search(text) is not None if text.isascii() else any(c.isdigit() for c in text)
 
 
 def _unusable(row: Row, sound: Measured, table: RowTable) -> list[RowFinding]:
@@ -311,7 +328,7 @@ def _note_repeats(clips: Sequence[Clip], notes: dict[str, list[tuple[str, str]]]
     recordings: dict[str, str] = {}
     texts: dict[tuple[str, str], str] = {}
     for clip in clips:
-        first = recordings.setdefault(clip.digest, clip.id)
+        first = recordings.setdefault(clip.digest, clip.id) if clip.digest else clip.id
         if first != clip.id:
             notes[clip.id].append(("duplicate_audio", f"the same recording as `{printable(first)}`"))
         first = texts.setdefault((clip.speaker, skeleton(clip.text)), clip.id)
@@ -361,10 +378,12 @@ def find_orphans(table: RowTable) -> list[Path]:
     named = [*table.rows, *(finding.row for finding in table.findings)]
     used: dict[str, set[str]] = defaultdict(set)  # folder without links -> names
     folders: dict[str, Path] = {}
-    for audio in {row.audio for row in named if row.audio is not None}:
-        really = os.path.realpath(audio.parent)
-        used[really].add(audio.name)
-        folders.setdefault(really, audio.parent)
+    real_names: dict[str, str] = {}
+    for audio in {str(row.audio) for row in named if row.audio is not None}:
+        folder, name = os.path.split(audio)
+        really = real_names.get(folder) or real_names.setdefault(folder, os.path.realpath(folder))
+        used[really].add(name)
+        folders.setdefault(really, Path(folder))
     return [
         path
         for really, folder in sorted(folders.items())
@@ -417,6 +436,16 @@ def _paths_to_decode(rows: Sequence[Row], texts: Sequence[CleanText]) -> list[Pa
     return list(dict.fromkeys(wanted))
 
 
+NOT_MEASURED = "`prepare` and `finetune` measure them"
+
+
+def _given(rows: Sequence[Row]) -> dict[Path, float]:
+    """Return the lengths that a large table gives, in seconds; none of a small one, which is soon measured."""
+    if len(rows) < MANY_ROWS:
+        return {}
+    return {row.audio: row.seconds for row in rows if row.audio is not None and row.seconds}
+
+
 _REMOVE = "it keeps what was measured, and can be removed: recordings are then measured again"
 
 
@@ -446,6 +475,11 @@ def _same_bytes(path: Path, one: _Cached) -> bool:
         return False
 
 
+def measurements_file(config: DataConfig, root: Path) -> Path:
+    """Return where the measurements of a data set's recordings are kept."""
+    return cache_root(config.cache_dir) / "audit" / f"{sha256(str(root.resolve()))[:16]}.jsonl"
+
+
 class _Measurements:
     """Measures files, with a cache keyed by path, size, modification time and the version of the rules.
 
@@ -453,16 +487,18 @@ class _Measurements:
     file is hashed, which takes far less time than measuring, and measured again only if its bytes changed.
     """
 
-    def __init__(self, folder: Path, root: Path, max_s: float) -> None:
-        name = sha256(str(root.resolve()))[:16]
-        self.path = folder / f"{name}.jsonl"
+    def __init__(self, path: Path, max_s: float) -> None:
+        self.path = path
         self.max_s = max_s
 
-    def of(self, paths: Sequence[Path], progress: TellProgress | None, workers: int) -> dict[Path, Measured]:
-        keys = {path: self._key(path) for path in paths}
+    def of(
+        self, paths: Sequence[Path], progress: TellProgress | None, workers: int, *, given: Mapping[Path, float]
+    ) -> dict[Path, Measured]:
         kept = self._read_cached()
+        keys = {path: self._key(path) for path in paths if kept or path not in given}
         cached = {path: kept[key.name] for path, key in keys.items() if key is not None and key.name in kept}
         known = {path: one.measured for path, one in cached.items() if one.changed == _changed(keys[path])}
+        known |= {path: unmeasured(given[path]) for path in paths if path not in known and path in given}
         unknown = [path for path in paths if path not in known]
         if progress is not None:
             progress(len(known), len(paths))

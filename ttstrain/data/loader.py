@@ -90,6 +90,7 @@ class Loader:
         self._task_data = task_data
         self._stages = {name: frozenset(ids) for name, ids in (stages or {}).items()}
         self._stage: str | None = None
+        self._fingerprints: dict[str | None, str] = {}
         self._clip_of = {clip.id: clip for clip in self.clips}  # held-out clips are added by `eval_batches`
         self._pin = device is not None and device.type == "cuda"
         self._cursor = _Cursor(0, 0)
@@ -240,6 +241,10 @@ class Loader:
         self._ahead = None
 
     def _fingerprint(self) -> str:
+        """Hash what decides the plans of all epochs; a stage's is computed once."""
+        return self._fingerprints.get(self._stage) or self._fingerprints.setdefault(self._stage, self._hash_plan())
+
+    def _hash_plan(self) -> str:
         made_from = [
             [clip.id for clip in self.clips], self.lengths, self.batch_frames, self.max_clips, self.seed
         ]  # fmt: skip

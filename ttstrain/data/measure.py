@@ -38,6 +38,7 @@ DEAD_CHANNEL = 0.03  # level against the loudest channel
 CANCELLED = 0.3  # level of the channels' mean against the loudest channel
 FRAME_S = 0.01
 SHORTEST_S = 0.1
+NOMINAL_RATE = 24_000  # Hz, of a recording that was not opened
 EDGE_S = 0.5  # silence at an edge that is left alone
 MARGIN_S = 0.2  # silence that stays when an edge is trimmed
 SPEECH_RANGE_DB = 6.0  # from the quiet to the loud frames of speech; steady noise has less
@@ -105,6 +106,11 @@ def measure(path: Path, *, max_s: float) -> Measured:
         if error.errno == errno.ENOENT:
             return _skip("missing_file", "a link to a file that is not there" if path.is_symlink() else "it is gone")
         return _skip("unreadable", error.strerror or str(error))
+
+
+def unmeasured(seconds: float) -> Measured:
+    """Return what can be said of a recording that was not opened, from its length; it has no digest."""
+    return Measured((), NOMINAL_RATE, "", Treatment(end=round(seconds * NOMINAL_RATE)))
 
 
 def _skip(reason: str, why: str) -> Measured:

@@ -23,6 +23,12 @@ JOINERS = "\u200c\u200d"  # part of the spelling in Persian and Indic scripts; i
 EMOJI = re.compile(
     "[\U0001f000-\U0001faff\u2300-\u23ff\u2600-\u27bf\u2b00-\u2bff\u20e3\ufe0e\ufe0f\U000e0020-\U000e007f]"
 )
+# What most English texts are made of: none of it is ever repaired or doubted. Bytes to take out of ASCII, for counting.
+_PLAIN = re.compile(r"[A-Za-z0-9 ,.;!?'\"-]*[A-Za-z0-9][A-Za-z0-9 ,.;!?'\"-]*")
+_ASCII = bytes(range(128))
+_NO_LETTERS = bytes(c for c in _ASCII if not chr(c).isalpha())
+_NO_DIGITS = bytes(c for c in _ASCII if chr(c) not in "0123456789$%")
+_NO_ALNUM = bytes(c for c in _ASCII if not chr(c).isalnum())
 UNUSABLE = {"Cs", "Co", "Cn"}  # halves of pairs, private use, unassigned
 
 # Speaking rate: 3 to 25 letters a second in alphabets, 1.5 to 14 characters in Chinese, Japanese and Korean. Within
@@ -63,6 +69,10 @@ def clean(text: str) -> CleanText:
 
     Training, previews and `sample` clean every text with this function.
     """
+    return CleanText(text.strip(), ()) if _PLAIN.fullmatch(text) else _cleaned(text)
+
+
+def _cleaned(text: str) -> CleanText:
     repairs: list[Repair] = []
     written, text = text, _read_back(text, repairs)
     if (entities := without_entities(text)) is not None:
@@ -195,6 +205,9 @@ class _Count(NamedTuple):
 
 
 def _count(text: str) -> _Count:
+    if text.isascii():
+        content = text.encode()
+        return _Count(len(content.translate(None, _NO_LETTERS)), 0, len(content.translate(None, _NO_DIGITS)))
     letters = syllables = digits = 0
     for c in text:
         if c.isnumeric() or unicodedata.category(c) == "Sc" or c == "%":
@@ -209,6 +222,8 @@ def _count(text: str) -> _Count:
 
 def main_script(text: str) -> str:
     """Return the script of most of a text's letters, such as LATIN or CJK; empty without letters."""
+    if text.isascii():
+        return "LATIN" if text.encode().translate(None, _NO_LETTERS) else ""
     scripts = Counter(script(c) for c in text if c.isalpha())
     return scripts.most_common(1)[0][0] if scripts else ""
 
@@ -222,4 +237,6 @@ def script(letter: str) -> str:
 
 def skeleton(text: str) -> str:
     """Return a text without case, spaces and punctuation, for comparing texts."""
+    if text.isascii():
+        return text.lower().encode().translate(None, _NO_ALNUM).decode()
     return "".join(c for c in text.casefold() if c.isalnum())

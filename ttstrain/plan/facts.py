@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ttstrain import registry
 from ttstrain.contract.model import ResolvedRecipe
@@ -55,16 +55,27 @@ class Findings:
 def gather_facts(recipe: ResolvedRecipe, progress: Callable[[int, int], None] | None = None) -> DataFacts:
     """Audit the recipe's data and measure what a plan depends on; `progress` is called with (done, of) recordings."""
     from ttstrain.data.split import split_data
+    from ttstrain.plan import kept_facts
 
     front_end_of(recipe)  # raises its error before any recording is read
-    audited = audit_data(recipe, progress)
+    if (kept := kept_facts.find(recipe)) is not None:
+        return kept
+    audited = audit_data(recipe, progress, lengths="given")
     split = split_data(audited.data.clips, audited.replay_clips, recipe.data, seed=recipe.train.seed)
-    return count_frames(recipe, split, findings=audited.findings, replay_findings=audited.replay_findings)
+    facts = count_frames(recipe, split, findings=audited.findings, replay_findings=audited.replay_findings)
+    kept_facts.keep(recipe, facts, audited.clips)
+    return facts
 
 
-def audit_data(recipe: ResolvedRecipe, progress: Callable[[int, int], None] | None = None) -> Audited:
+def audit_data(
+    recipe: ResolvedRecipe,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    lengths: Literal["measured", "given"] = "measured",
+) -> Audited:
     """Audit the data that a recipe names, those it replays too; the latter's clips are called `replay/<id>`.
 
+    With `lengths="given"` recordings are not opened where a large table says how long they are.
     Raises RecipeError when it names none, DataError when they cannot be used.
     """
     data = recipe.data
@@ -72,11 +83,11 @@ def audit_data(recipe: ResolvedRecipe, progress: Callable[[int, int], None] | No
         raise RecipeError(
             "`data.path` is not set", hint="give a folder of recordings or a metadata file with `--data PATH`"
         )
-    found = review_data(recipe, _audit(data, progress))
+    found = review_data(recipe, _audit(data, progress, lengths))
     if data.replay is None:
         return Audited(found)
     named = {"path": data.replay.path, "format": data.replay.format, "language": data.replay.language}
-    replay = review_data(recipe, _audit(data.model_copy(update=named), progress, key="data.replay.path"))
+    replay = review_data(recipe, _audit(data.model_copy(update=named), progress, lengths, key="data.replay.path"))
     clips = [replace(clip, id=f"replay/{clip.id}") for clip in replay.clips]
     return Audited(found, replay=replace(replay, clips=clips))
 
@@ -96,12 +107,18 @@ def review_data(recipe: ResolvedRecipe, result: AuditResult) -> AuditResult:
     return found
 
 
-def _audit(data: DataConfig, progress: Callable[[int, int], None] | None, *, key: str = "data.path") -> AuditResult:
+def _audit(
+    data: DataConfig,
+    progress: Callable[[int, int], None] | None,
+    lengths: Literal["measured", "given"],
+    *,
+    key: str = "data.path",
+) -> AuditResult:
     from ttstrain.data.audit import audit
     from ttstrain.data.readers import read_rows
 
     assert data.path is not None
-    return audit(read_rows(data.path, data.format, cache_dir=data.cache_dir, key=key), data, progress)
+    return audit(read_rows(data.path, data.format, cache_dir=data.cache_dir, key=key), data, progress, lengths=lengths)
 
 
 def count_frames(

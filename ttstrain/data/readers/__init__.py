@@ -72,6 +72,20 @@ def _read_folder(folder: Path, wanted: str, cache_dir: str | None) -> RowTable:
     return _read_table(table, folder, wanted, cache_dir) if table is not None else _read_pairs(folder)
 
 
+def tables_of(path: str | Path, format: str = "auto") -> list[Path]:  # noqa: A002  what the recipe calls it
+    """Return the files that name all recordings and texts of a data set; none where they lie beside each other."""
+    path = _package_folder(path) if str(path).startswith(PACKAGE_DATA) else expanded(path)
+    if path.is_file():
+        return [path]
+    known = registry.table_formats()
+    if format == "wav_txt" or any(format == one.name or (format == "auto" and one.sniff(path)) for one in known):
+        return []
+    if files := sorted([*path.glob("*.parquet"), *path.glob("data/*.parquet")]):
+        return files
+    table = _find_table(path)
+    return [] if table is None else [table]
+
+
 def _find_table(folder: Path) -> Path | None:
     for name in TABLE_NAMES:
         if (folder / name).is_file():

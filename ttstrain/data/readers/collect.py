@@ -22,7 +22,7 @@ class Collector:
         self.format = kind
         self.locator = Locator(root, anywhere=files_anywhere)
         self.rows: list[Row] = []
-        self.places: list[Place] = []  # of each row's recording
+        self._places: dict[int, Place] = {}  # number of a row -> place of its recording, where its path says nothing
         self.findings: list[RowFinding] = []
         self.columns: tuple[Column, ...] = ()
 
@@ -42,7 +42,7 @@ class Collector:
             self.add_finding(row, "skip", found.reason, found.why)
             return False
         row = replace(row, audio=found.path)
-        self.add(row, _place(found.path, self.root))
+        self.rows.append(row)
         if found.moved:
             shown = found.path.parent.name
             self.add_finding(
@@ -51,9 +51,9 @@ class Collector:
         return True
 
     def add(self, row: Row, place: Place) -> None:
-        """Add a row whose recording is known."""
+        """Add a row whose recording is known, with the place that can make its id unique."""
+        self._places[len(self.rows)] = place
         self.rows.append(row)
-        self.places.append(place)
 
     def leave_out(self, row: Row, name: str, reason: str, why: str) -> None:
         """Skip a row that names a recording, and keep the recording's path, so that it is not reported as orphan."""
@@ -67,7 +67,7 @@ class Collector:
 
     def table(self) -> RowTable:
         """Return the table; if two recordings have the same id, names of their folders are put before it."""
-        rows = with_own_ids(self.rows, self.places)
+        rows = with_own_ids(self.rows, self._place)
         return RowTable(
             self.format,
             self.root,
@@ -77,10 +77,13 @@ class Collector:
             columns=self.columns,
         )
 
-
-def _place(path: Path, root: Path) -> Place:
-    inside = path.relative_to(root) if path.is_relative_to(root) else path
-    return Place(inside.parent.parts, path.stem)
+    def _place(self, number: int) -> Place:
+        """Return the place of a row's recording: the one it was added with, or by its path."""
+        path = self.rows[number].audio
+        if (known := self._places.get(number)) is not None or path is None:
+            return known or Place()
+        inside = path.relative_to(self.root) if path.is_relative_to(self.root) else path
+        return Place(inside.parent.parts, path.stem)
 
 
 def stem(name: str) -> str:

@@ -22,6 +22,7 @@ from ttstrain.data.readers.columns import (
     language_code,
     layout_of,
     plain,
+    seconds_of,
 )
 from ttstrain.data.readers.lines import Line, read_text, split_lines
 from ttstrain.data.readers.locate import leaves_folder
@@ -221,6 +222,7 @@ def _row(record: Record, path: Path, layout: Layout, *, text: str = "") -> Row:
         speaker=_field(record, layout.speaker).strip(),
         language=language_code(_field(record, layout.language)),
         gain_db=0.0 if _odd_gain(gain) else float(gain or 0.0),
+        seconds=seconds_of(_field(record, layout.seconds)),
         source=f"{path.name}:{record.number}",
     )
 
@@ -241,7 +243,7 @@ def _field(record: Record, index: int | None) -> str:
 def _columns(layout: Layout, header: Sequence[str], body: Sequence[Record]) -> tuple[Column, ...]:
     """Return what each column was used as, with its first value."""
     uses = {layout.id: "id", layout.speaker: "speaker", layout.language: "language", layout.gain: "gain"}
-    uses[layout.audio] = "file"
+    uses |= {layout.seconds: "duration", layout.audio: "file"}
     count = max(len(header), *(len(record.fields) for record in body), 0)
     columns = []
     for i in range(count if body else 0):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ttstrain.contract.table import Row
@@ -17,10 +17,11 @@ class Place:
     name: str = ""  # without its ending; empty if it cannot tell recordings apart
 
 
-def with_own_ids(rows: Sequence[Row], places: Sequence[Place]) -> list[Row]:
+def with_own_ids(rows: Sequence[Row], place_of: Callable[[int], Place]) -> list[Row]:
     """Return rows with one id for each recording; rows of the same recording keep their common id.
 
-    An id that a table gives to two recordings is extended by the recording's file name.
+    An id that a table gives to two recordings is extended by the recording's file name. `place_of` returns the place
+    of a row by its number.
     """
     sharing: dict[str, list[int]] = defaultdict(list)
     for i, row in enumerate(rows):
@@ -29,7 +30,7 @@ def with_own_ids(rows: Sequence[Row], places: Sequence[Place]) -> list[Row]:
     taken = set(ids)
     for members in sharing.values():
         if len({rows[i].audio for i in members}) > 1:
-            for i, new in zip(members, _told_apart([(rows[i], places[i]) for i in members], taken), strict=True):
+            for i, new in zip(members, _told_apart([(rows[i], place_of(i)) for i in members], taken), strict=True):
                 ids[i] = new
             taken |= {ids[i] for i in members}
     return [row if id_ == row.id else replace(row, id=id_) for row, id_ in zip(rows, ids, strict=True)]

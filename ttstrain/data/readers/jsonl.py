@@ -9,7 +9,18 @@ from typing import Any
 from ttstrain import documents
 from ttstrain.contract.table import Row, RowTable
 from ttstrain.data.readers.collect import Collector, stem
-from ttstrain.data.readers.columns import AUDIO, ID, LANGUAGE, SPEAKER, TEXT, first_of, language_code, plain
+from ttstrain.data.readers.columns import (
+    AUDIO,
+    DURATION,
+    ID,
+    LANGUAGE,
+    SPEAKER,
+    TEXT,
+    first_of,
+    language_code,
+    plain,
+    seconds_of,
+)
 from ttstrain.data.readers.lines import read_text, split_lines
 from ttstrain.data.readers.rows import TableError, printable
 from ttstrain.data.readers.uses import Uses
@@ -33,7 +44,7 @@ def read_jsonl(path: Path, root: Path, *, files_anywhere: bool = True) -> RowTab
             continue
         keys |= set(values)
         named = {plain(key): value for key, value in values.items()}
-        uses.see(named, {plain(key): printable(key) for key in values})
+        uses.see(named, {plain(key): printable(key) for key in values if not uses.knows(plain(key))})
         _add_row(collector, source, named, uses)
     collector.columns = uses.columns()
     table = collector.table()
@@ -70,6 +81,9 @@ def _add_row(collector: Collector, source: str, values: Mapping[str, Any], uses:
         uses.took(use, key)
     for use, key in (("language", first_of(LANGUAGE, values)), ("id", first_of(ID, values))):
         uses.took(use, key)
+    duration_key = first_of(DURATION, values)
+    seconds = seconds_of(values[duration_key]) if duration_key else 0.0
+    uses.took("duration", duration_key if seconds else None)
     written_id = _word(values, ID)
     name_is_text = isinstance(name, str)
     row = Row(
@@ -78,6 +92,7 @@ def _add_row(collector: Collector, source: str, values: Mapping[str, Any], uses:
         text=text if isinstance(text, str) else "",
         speaker=_word(values, SPEAKER),
         language=language_code(_word(values, LANGUAGE)),
+        seconds=seconds,
         source=source,
     )
     if not name_is_text or not isinstance(text, str):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -20,6 +20,7 @@ DECODED = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".c
 NOT_DECODED = (".m4a", ".aac", ".mp4", ".3gp", ".webm", ".mka", ".wma", ".amr", ".ape", ".wv")  # told by name
 AUDIO_SUFFIXES = (*DECODED, *NOT_DECODED)
 FOLDERS = ("", "wavs", "wav", "audio", "clips")  # below the data folder, in the order they are looked at
+PLAIN_NAME = re.compile(rf"(?:[A-Za-z0-9_-]+/)*[A-Za-z0-9_-]+(?:{'|'.join(map(re.escape, DECODED))})")
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|file:")
 
 
@@ -44,15 +45,29 @@ class Locator:
         self.root = root
         self.anywhere = anywhere
         self._listings: dict[Path, _Listing] = {}
+        self._folders: dict[str, tuple[Path, Mapping[str, str]] | None] = {}  # of plain names: path and content
 
     def find(self, name: str, *, beside: Callable[[], Iterable[Path]] = tuple) -> Found | Lost:
         """Find the file that a row names; `beside` returns folders to search for its file name alone."""
+        if (at_once := self._as_written(name)) is not None:
+            return Found(at_once)
         found = self._find(name.strip())
         bare = PureWindowsPath(name.strip()).name
         if not isinstance(found, Lost) or not self.anywhere or not bare:
             return found
         near = (self._walk(PurePosixPath(bare), folder) for folder in beside())
         return next((Found(path, moved=True) for path in near if path is not None), found)
+
+    def _as_written(self, name: str) -> Path | None:
+        """Return the file of a name that needs no interpretation; None leaves it to `_find`."""
+        if not PLAIN_NAME.fullmatch(name):
+            return None
+        folder, _, file = name.rpartition("/")
+        if folder not in self._folders:
+            here = self._walk(PurePosixPath(folder))
+            self._folders[folder] = None if here is None else (here, self._listing(here).names)
+        known = self._folders[folder]
+        return known[0] / file if known is not None and known[1].get(file) == file else None
 
     def _find(self, name: str) -> Found | Lost:
         if not name:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ttstrain.contract.table import Column
 
-ORDER = ("file", "text", "speaker", "language", "id")
+ORDER = ("file", "text", "speaker", "language", "id", "duration")
 
 
 class Uses:
@@ -17,6 +17,10 @@ class Uses:
         self._names: dict[str, str] = {}  # normalised name -> name as written
         self._uses: dict[str, str] = {}
         self._examples: dict[str, str] = {}
+
+    def knows(self, name: str) -> bool:
+        """Tell whether a column was seen before."""
+        return name in self._names
 
     def see(self, values: Mapping[str, Any], written: Mapping[str, str]) -> None:
         """Record a row's columns and example values; `written` maps a normalised name to its spelling."""

@@ -7,6 +7,7 @@ instance, because every letter outside ASCII ends a word. Both libraries' versio
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Any, Literal
@@ -62,6 +63,11 @@ class FlowFrontEnd:
         return [token if token.text in self._index else Token(token.text, "unknown") for token in read]
 
 
+@functools.lru_cache(maxsize=4096)
+def _known(character: str) -> Token:
+    return Token(character)
+
+
 def pinyin_tokens(text: str) -> list[str]:
     """Split into characters, Chinese ones into a space and a syllable with its tone number."""
     return [token.text for token in marked_tokens(text)]
@@ -77,7 +83,7 @@ def marked_tokens(text: str) -> list[Token]:
         if num_bytes == len(word):  # ASCII
             if tokens and num_bytes > 1 and tokens[-1].text not in (" ", ":", "'", '"'):
                 tokens.append(Token(" ", "split" if _has_case(before) and word[0].isalnum() else "inserted"))
-            tokens.extend(map(Token, word))
+            tokens.extend(map(_known, word))
         elif num_bytes == 3 * len(word):  # East Asian throughout: the word decides between readings
             for character, syllable in zip(word, syllables(word), strict=True):
                 tokens.extend(_spoken(syllable) if _is_chinese(character) else [Token(syllable)])
