@@ -21,6 +21,7 @@ from ttstrain.contract.data import Clip, Remark, Review
 from ttstrain.contract.table import Row, RowFinding, RowTable
 from ttstrain.data import atomic
 from ttstrain.data.columns_used import columns_used
+from ttstrain.data.formats import PACKED
 from ttstrain.data.location import CACHE_HINT, cache_root, usable_cores
 from ttstrain.data.manifest import json_line, total_hours
 from ttstrain.data.markup import labels
@@ -28,8 +29,9 @@ from ttstrain.data.measure import RULES, Flaw, Measured, leads_outside, measure,
 from ttstrain.data.pool import StalledError, Threads, given_up
 from ttstrain.data.readers.locate import is_audio_name
 from ttstrain.data.readers.rows import TableError, printable
+from ttstrain.data.shards import absolute, digest_of, identity
 from ttstrain.data.transcript import CleanText, clean, main_script, skeleton, spoken_seconds
-from ttstrain.digest import sha256, sha256_of_file
+from ttstrain.digest import sha256
 from ttstrain.errors import DataError
 from ttstrain.places import refused_as
 from ttstrain.recipe.schema import DataConfig
@@ -208,7 +210,7 @@ def _holds_digit(text: str) -> bool:
 def _unusable(row: Row, sound: Measured, table: RowTable) -> list[RowFinding]:
     assert row.audio is not None
     is_there = not any(finding.reason == "missing_file" for finding in sound.findings)
-    if is_there and not table.files_anywhere and table.format != "parquet" and leads_outside(row.audio, table.root):
+    if is_there and not table.files_anywhere and table.format not in PACKED and leads_outside(row.audio, table.root):
         return [RowFinding(row, "skip", "outside_folder", "a link out of the data folder to what is no readable sound")]
     return [RowFinding(row, f.action, f.reason, f.why) for f in sound.findings]
 
@@ -373,7 +375,7 @@ def _note_labels(clips: Sequence[Clip], notes: dict[str, list[tuple[str, str]]])
 
 def find_orphans(table: RowTable) -> list[Path]:
     """List recordings in the folders of the table's files that no row names; folders below are not searched."""
-    if table.format == "parquet":
+    if table.format in PACKED:
         return []
     named = [*table.rows, *(finding.row for finding in table.findings)]
     used: dict[str, set[str]] = defaultdict(set)  # folder without links -> names
@@ -470,7 +472,7 @@ def _changed(key: _Key | None) -> int | None:
 def _same_bytes(path: Path, one: _Cached) -> bool:
     """Tell whether a file still has the bytes that were measured; False for a file that was unusable."""
     try:
-        return bool(one.measured.digest) and sha256_of_file(path) == one.measured.digest
+        return bool(one.measured.digest) and digest_of(path) == one.measured.digest
     except OSError:  # measuring it says what is wrong
         return False
 
@@ -538,11 +540,12 @@ class _Measurements:
 
     def _key(self, path: Path) -> _Key | None:
         try:
-            status = path.stat()
+            known = identity(path)
         except OSError:  # measuring it says what is wrong
             return None
-        parts = (RULES, self.max_s, str(path.absolute()), status.st_size, status.st_mtime_ns)
-        return _Key(sha256(repr(parts)), status.st_ctime_ns)
+        version = int(known.version) if known.version.isdigit() else known.version
+        parts = (RULES, self.max_s, str(absolute(path)), known.size, version)
+        return _Key(sha256(repr(parts)), known.changed)
 
     def _read_cached(self) -> dict[str, _Cached]:
         if not self.path.exists():

@@ -24,8 +24,9 @@ from ttstrain.data import atomic
 from ttstrain.data.audio import read_clip
 from ttstrain.data.location import CACHE_HINT, usable_cores
 from ttstrain.data.pool import StalledError, given_up
+from ttstrain.data.shards import digest_of
 from ttstrain.data.workers import start_pool, worker_context
-from ttstrain.digest import sha256, sha256_of_file
+from ttstrain.digest import sha256
 from ttstrain.errors import CheckpointError, DataError, OutOfMemoryError, first_line, is_of_the_device, is_out_of_memory
 from ttstrain.places import refused_as
 from ttstrain.tensors import tensorfile
@@ -159,7 +160,7 @@ class _DamagedError(Exception):
 def _key(clip: Clip, task_data: TaskData) -> str:
     decided_by: dict[str, Any] = {
         "layout": LAYOUT,
-        "audio": clip.digest or sha256_of_file(clip.path),
+        "audio": clip.digest or digest_of(clip.path),
         "treatment": asdict(clip.treatment),
         "said": [clip.text, clip.speaker, clip.language],
         "fingerprint": task_data.fingerprint,

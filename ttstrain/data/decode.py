@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from ttstrain.contract.data import Treatment
+from ttstrain.data.shards import opened
 
 Samples = npt.NDArray[np.float32]
 
@@ -39,7 +40,7 @@ def decode(path: Path, *, max_s: float | None = None) -> Decoded:
     """
     import soundfile
 
-    with path.open("rb") as raw, soundfile.SoundFile(raw.fileno(), closefd=False) as file:
+    with opened(path) as raw, soundfile.SoundFile(_seen_by_libsndfile(raw), closefd=False) as file:
         limit = None if max_s is None else int(max_s * max(1, file.samplerate))
         blocks: list[Samples] = []
         frames = 0
@@ -57,6 +58,14 @@ def decode(path: Path, *, max_s: float | None = None) -> Decoded:
             promised_frames=promised(file),
             complete=limit is None or frames <= limit,
         )
+
+
+def _seen_by_libsndfile(raw: BinaryIO) -> Any:
+    """Return a file's number, by which libsndfile reads itself; what lies in memory has none."""
+    try:
+        return raw.fileno()
+    except OSError:
+        return raw
 
 
 def promised(file: Any) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ttstrain.data.decode import Decoded, Samples
+from ttstrain.data.shards import opened
 
 _BITS = {"PCM_S8": 8, "PCM_16": 16, "PCM_24": 24}
 _MARK, _MD5_AT, _MD5_BYTES = b"fLaC", 26, 16  # bytes of the file before the checksum
@@ -38,7 +39,7 @@ _RATES = {
 
 def contradiction(path: Path) -> str | None:
     """Say where the rate in a FLAC file's header is not that of its first frame; None for any other kind of file."""
-    with path.open("rb") as file:
+    with opened(path) as file:
         head = file.read(_MD5_AT)
         if not head.startswith(_MARK) or len(head) < _MD5_AT:
             return None
@@ -93,7 +94,7 @@ def running_sum(path: Path, *, container: str, encoding: str) -> RunningSum | No
     bits = _BITS.get(encoding)
     if container != "FLAC" or bits is None:
         return None
-    with path.open("rb") as file:
+    with opened(path) as file:
         head = file.read(_MD5_AT + _MD5_BYTES)
     stated = head[_MD5_AT:]
     own_bits = ((head[_INFO_BITS_AT] & 1) << 4 | head[_INFO_BITS_AT + 1] >> 4) + 1 if len(head) > _MD5_AT else 0

@@ -12,8 +12,12 @@ COMMON: Mapping[str, str] = {  # name -> label
     "jsonl": "JSON lines",
     "audiofolder": "Hugging Face audio folder (file_name, ...)",
     "parquet": "Parquet with the audio inside",
+    "webdataset": "WebDataset tar shards",
     "wav_txt": "recordings with a text file beside each",
 }
+
+
+PACKED = ("parquet", "webdataset")  # with the recordings inside
 
 
 def labels() -> dict[str, str]:

@@ -11,12 +11,13 @@ from typing import Any
 from ttstrain import documents
 from ttstrain.contract.data import Clip, Ready, Treatment
 from ttstrain.data import atomic
+from ttstrain.data.shards import absolute
 from ttstrain.errors import DataError
 
 
 def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
     """Write clips as JSON lines, their paths so that they hold from any directory."""
-    lines = [json_line({**asdict(clip), "path": str(clip.path.absolute())}) for clip in clips]
+    lines = [json_line({**asdict(clip), "path": str(absolute(clip.path))}) for clip in clips]
     atomic.write_text(path, "".join(line + "\n" for line in lines))
 
 

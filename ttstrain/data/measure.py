@@ -20,7 +20,7 @@ from ttstrain.contract.table import Action
 from ttstrain.data import flac, riff
 from ttstrain.data.decode import Decoded, Samples, decode, impossible_rate, shortfall
 from ttstrain.data.other_formats import what_it_is
-from ttstrain.digest import sha256_of_file
+from ttstrain.data.shards import digest_of, identity, part_of
 
 RULES = 3  # raise when a rule below changes: kept measurements are then taken again
 
@@ -94,10 +94,10 @@ class Measured:
 def measure(path: Path, *, max_s: float) -> Measured:
     """Decode a file, up to `max_s` seconds of it, and measure it. A bad file gives a finding, not an exception."""
     try:
-        mode = path.stat().st_mode
+        mode = stat.S_IFREG if part_of(path) is not None else path.stat().st_mode
         if not stat.S_ISREG(mode):
             return _skip("not_a_file", "a folder" if stat.S_ISDIR(mode) else "not an ordinary file")
-        if not path.stat().st_size:
+        if not identity(path).size:
             return _skip("empty_file", "the file has 0 bytes: copy it again")
         if fault := riff.check_riff(path):
             return _skip(fault.reason, fault.why)
@@ -179,7 +179,7 @@ def _measure_decoded(path: Path, decoded: Decoded) -> Measured:
         findings.append(Flaw("fix", "trimmed_silence", f"{cut / rate:.2f} s of silence cut off its ends"))
     findings += [*_of_the_band(mono[start:end], rate), *of_level]
     treatment = Treatment(channel=channel, gain=gain, offset=offset, start=start, end=end)
-    return Measured(tuple(findings), rate, sha256_of_file(path), treatment)
+    return Measured(tuple(findings), rate, digest_of(path), treatment)
 
 
 def _offset(samples: Samples) -> tuple[float, list[Flaw]]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ttstrain import documents
+from ttstrain.data.shards import opened
 from ttstrain.shell import quoted
 
 READ = (b"RIFF", b"fLaC", b"OggS")  # kinds that are decoded: such a file is damaged
@@ -31,7 +32,7 @@ OTHER_SOUND: Mapping[bytes, str] = {  # kinds that libsndfile does not read
 
 def what_it_is(path: Path) -> str | None:
     """Say what a file is, and what to do with it; None for one of the kinds that are decoded."""
-    with path.open("rb") as file:
+    with opened(path) as file:
         start = file.read(512)
     if (other := documents.never_fetched(start)) is not None:
         return other

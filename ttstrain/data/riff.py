@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from ttstrain.data.shards import identity, opened
+
 _UNCOMPRESSED = (1, 3, 6, 7, 0xFFFE)  # whole numbers, fractions, A-law, u-law, and one of them in an extended header
 _FIRST_CHUNKS = 4096  # bytes in which the format is looked for
 STREAMED = 0xFFFFFFFF  # written by programs that stream and cannot seek back to the header
@@ -24,13 +26,13 @@ class HeaderFault:
 
 def check_riff(path: Path) -> HeaderFault | None:
     """Return what is wrong with the header of a wav; None if it is valid, and for any other kind of file."""
-    with path.open("rb") as file:
+    with opened(path) as file:
         if file.read(4) != b"RIFF":
             return None
         file.seek(8)
         if file.read(4) != b"WAVE":
             return None
-        return _check_chunks(file, path.stat().st_size)
+        return _check_chunks(file, identity(path).size)
 
 
 def contradiction(path: Path) -> str | None:
@@ -38,11 +40,11 @@ def contradiction(path: Path) -> str | None:
 
     Rate, channels and bits are what is decoded by; the bytes of a frame and of a second follow from them.
     """
-    with path.open("rb") as file:
+    with opened(path) as file:
         head = file.read(_FIRST_CHUNKS)
         if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
             return None
-        if all(name != b"data" for name, _, _ in _chunks(file, path.stat().st_size)):
+        if all(name != b"data" for name, _, _ in _chunks(file, identity(path).size)):
             return "the sizes of its chunks do not lead to its samples"
     return _of_format(head)
 

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ttstrain import documents
+from ttstrain import documents, registry
 from ttstrain.contract.model import ResolvedRecipe
 from ttstrain.digest import running, sha256
 from ttstrain.errors import DataError
@@ -73,10 +73,9 @@ def _path(recipe: ResolvedRecipe) -> Path | None:
     from ttstrain.data.audit import measurements_file
     from ttstrain.data.location import cache_root
     from ttstrain.data.readers import tables_of
-    from ttstrain.plan.facts import front_end_of
 
     data = recipe.data
-    front_end = front_end_of(recipe)
+    front_end = registry.planner_of(recipe).front_end()
     depends: list[Any] = [_code(), recipe.task, recipe.train.seed, str(Path.cwd())]
     depends += [None if front_end is None else dict(front_end.versions)]
     depends += [json.dumps(part.model_dump(mode="json"), sort_keys=True) for part in (data, recipe.model)]

@@ -15,6 +15,7 @@ import numpy as np
 from ttstrain.contract.data import Clip
 from ttstrain.data import atomic
 from ttstrain.data.decode import Samples, decode, treat
+from ttstrain.data.shards import part_of
 from ttstrain.report import mel
 
 Codec = Literal["flac", "ogg"]
@@ -114,7 +115,8 @@ def keep_recording(run: Path, name: str, clip: Clip) -> Path:
 
 
 def _changed(path: Path) -> float:
+    part = part_of(path)
     try:
-        return path.stat().st_mtime
+        return (path if part is None else part.shard).stat().st_mtime
     except OSError:
         return 0.0

@@ -33,7 +33,7 @@ def from_where_started(composed: Composed, directory: Path | None) -> tuple[Comp
         if value is None or composed.places.get(key) == COMMAND_LINE:
             continue
         named = value if isinstance(value, list) else [value]  # a base may be several files
-        moved = [str(directory / path) if (directory / path).exists() else path for path in named]
+        moved = [str(directory / path) if _is_there(directory / path) else path for path in named]
         if moved != named:
             found[key] = moved if isinstance(value, list) else moved[0]
     if not found:
@@ -46,6 +46,11 @@ def from_where_started(composed: Composed, directory: Path | None) -> tuple[Comp
             section = section[part]
         section[name] = value
     return replace(composed, values=values), [f"the run was started in `{directory}`: {_listed(found)}"]
+
+
+def _is_there(path: Path) -> bool:
+    """Tell whether a path is there, or the folder in which a pattern names files."""
+    return path.exists() or (any(c in path.name for c in "*?[{") and path.parent.is_dir())
 
 
 def _get(values: Any, key: str) -> Any:

@@ -114,7 +114,7 @@ def test_a_recording_replaced_by_one_of_equal_size_and_time_is_measured_again(
     assert again == first
     decoded.clear()
     hashed: list[Path] = []
-    monkeypatch.setattr(audit_module, "sha256_of_file", hashed.append)
+    monkeypatch.setattr(audit_module, "digest_of", hashed.append)
     assert judge(folder) == first
     assert (decoded, hashed) == ([], [])
 

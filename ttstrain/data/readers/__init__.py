@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ttstrain import documents, registry
 from ttstrain.contract.table import Action, Row, RowFinding, RowTable
+from ttstrain.data.formats import AUTO
 from ttstrain.data.location import cache_root
 from ttstrain.data.readers.delimited import COMMON, read_delimited
 from ttstrain.data.readers.folders import read_wav_txt, sound_files
@@ -14,6 +15,9 @@ from ttstrain.data.readers.jsonl import read_jsonl
 from ttstrain.data.readers.lines import read_text
 from ttstrain.data.readers.parquet import read_parquet
 from ttstrain.data.readers.rows import TableError, printable
+from ttstrain.data.readers.webdataset import NAME as WEBDATASET
+from ttstrain.data.readers.webdataset import read_webdataset, shards_of
+from ttstrain.data.shards import is_remote, local_or_remote
 from ttstrain.errors import DataError
 from ttstrain.places import expanded, refused_as
 from ttstrain.shell import quoted
@@ -38,7 +42,16 @@ def read_rows(
 
     Raises TableError, a DataError that names file and line, if there is nothing to read or it cannot be read.
     """
-    path = _package_folder(path) if str(path).startswith(PACKAGE_DATA) else expanded(path)
+    named = local_or_remote(str(path))
+    if format in (AUTO, WEBDATASET) and (tars := _shards(named, format)):
+        return read_webdataset(tars, cache_root(cache_dir) / "shards")
+    if is_remote(named):
+        raise TableError(
+            "no_data",
+            f"`{printable(named)}` names no tar shards",
+            hint="end the address with `.tar`, or name a folder of tars",
+        )
+    path = _package_folder(named) if named.startswith(PACKAGE_DATA) else expanded(named)
     if not path.exists():
         flag = " (or `--data PATH`)" if key == "data.path" else ""
         raise TableError(
@@ -72,9 +85,27 @@ def _read_folder(folder: Path, wanted: str, cache_dir: str | None) -> RowTable:
     return _read_table(table, folder, wanted, cache_dir) if table is not None else _read_pairs(folder)
 
 
+def _shards(named: str, wanted: str) -> list[Path]:
+    """Return the tar shards that a data path names; a folder with a table is read by its table."""
+    path = expanded(named)
+    if wanted == AUTO and not is_remote(named) and path.is_dir() and _names_rows(path):
+        return []
+    return shards_of(named) or []
+
+
+def _names_rows(folder: Path) -> bool:
+    """Tell whether a folder holds anything else that names recordings."""
+    if any(known.sniff(folder) for known in registry.table_formats()) or any(folder.glob("*.parquet")):
+        return True
+    return _find_table(folder) is not None
+
+
 def tables_of(path: str | Path, format: str = "auto") -> list[Path]:  # noqa: A002  what the recipe calls it
     """Return the files that name all recordings and texts of a data set; none where they lie beside each other."""
-    path = _package_folder(path) if str(path).startswith(PACKAGE_DATA) else expanded(path)
+    named = local_or_remote(str(path))
+    if format in (AUTO, WEBDATASET) and (tars := _shards(named, format)):
+        return [] if is_remote(named) else tars
+    path = _package_folder(named) if named.startswith(PACKAGE_DATA) else expanded(named)
     if path.is_file():
         return [path]
     known = registry.table_formats()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from torch import Tensor
 
+from ttstrain.data.shards import opened
 from ttstrain.errors import CheckpointError, DataError
 from ttstrain.tensors.contents import Contents, read_contents, refuse_unsafe
 from ttstrain.tensors.tensorfile import StoredTensor
@@ -31,7 +32,8 @@ def is_whole(clip: Clip) -> bool:
     """Tell whether all of the recording is used: what was computed of it does not fit a part."""
     import soundfile
 
-    return clip.treatment.start == 0 and clip.num_samples == soundfile.info(str(clip.path)).frames
+    with opened(clip.path) as raw, soundfile.SoundFile(raw) as file:
+        return clip.treatment.start == 0 and clip.num_samples == file.frames
 
 
 def read_ready(clip: Clip, name: str) -> Tensor | None:
