@@ -26,12 +26,13 @@ from ttstrain import registry
 from ttstrain.contract.data import Batch, Clip, TaskData
 from ttstrain.contract.family import TaskSpec
 from ttstrain.contract.model import ModelConfig, Planner, ResolvedRecipe
-from ttstrain.contract.task import DEFAULT_OPTIMIZER, Audio, Mean, Prompt, Task
+from ttstrain.contract.task import DEFAULT_OPTIMIZER, Audio, HasBlocks, Mean, Prompt, Task
 from ttstrain.data.audio import read_clip
 from ttstrain.data.audit import audit
 from ttstrain.data.readers import read_rows
 from ttstrain.errors import DataError, RecipeError
 from ttstrain.modules import lora
+from ttstrain.plan.parallel import ROOT, by_block
 from ttstrain.plan.resolve import parse
 from ttstrain.recipe.compose import compose
 from ttstrain.recipe.schema import LoraConfig
@@ -156,6 +157,16 @@ def test_the_plan_knows_the_number_of_parameters(subject: Subject) -> None:
 
 
 # ---------------------------------------------------------------- modules
+
+
+def test_the_plan_knows_the_blocks(subject: Subject) -> None:
+    task = subject.build()
+    blocks = task.blocks() if isinstance(task, HasBlocks) else ()
+    sizes = sorted(sum(parameter.numel() for parameter in block.parameters()) for block in blocks)
+    shapes = subject.planner.parameter_shapes()
+    counts = by_block(subject.recipe, shapes)
+    assert sorted(count for block, count in counts.items() if block != ROOT) == sizes
+    assert counts[ROOT] == subject.planner.num_parameters() - sum(sizes)
 
 
 def test_optimizers_own_every_parameter_once(subject: Subject) -> None:

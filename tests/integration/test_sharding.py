@@ -13,10 +13,10 @@ import ranked
 import ranked_shards
 import torch
 from processes import Processes
-from small_runs import checkpoint, cut_off, differences, flat, metrics, write_clips, write_recipe
+from small_runs import checkpoint, cut_off, differences, flat, metrics, ttstrain, write_clips, write_recipe
 from toys import Counting, Gan, Joint, Regression
 
-from ttstrain.errors import RecipeError
+from ttstrain.errors import OutOfMemoryError, RecipeError
 from ttstrain.plan.parallel import SHARDABLE
 
 SomeRanks = Callable[..., list[Any]]
@@ -27,14 +27,14 @@ CLOSE = 1e-6
 
 @pytest.fixture(scope="module")
 def two() -> Iterator[Processes]:
-    processes = Processes(2)
+    processes = Processes(2, timeout_s=300.0)  # a VAE-GAN's steps take long where other programs run
     yield processes
     processes.close()
 
 
 @pytest.fixture(scope="module")
 def four() -> Iterator[Processes]:
-    processes = Processes(4)
+    processes = Processes(4, timeout_s=120.0)
     yield processes
     processes.close()
 
@@ -108,6 +108,20 @@ def test_shards_go_back_together(two: SomeRanks, tmp_path: Path, kind: str) -> N
     assert differences(ranks[0]["end"], ranks[1]["end"]) == []
 
 
+def test_memory_that_runs_out_on_one_rank_ends_the_run(recipe: Path, tmp_path: Path) -> None:
+    place = [f"run_dir={tmp_path}", "name=m", "train.parallel.shard=2", "debug.inject=[oom@3]"]
+    ended = ttstrain("finetune", recipe, "--nproc", "2", *place)
+    assert ended.returncode == OutOfMemoryError.exit_code
+    assert "memory ran out in step 3, which all processes of a sharded run compute together" in ended.stderr
+    assert "step-00000002` is its last checkpoint" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_processes_that_do_not_run_the_same_forwards_are_told(two: SomeRanks) -> None:
+    for said in two(ranked_shards.count_apart):
+        assert "another process another number" in said
+
+
 def test_drift_is_found_between_ranks_that_hold_the_same_rows(four: SomeRanks) -> None:
     for found in four(ranked_shards.drift):
         assert found == {"nothing": [], "weight": ["head.weight"], "buffer": ["seen", "head.weight"]}
@@ -141,6 +155,47 @@ def test_a_sharded_run_is_the_run_of_whole_copies(runs: dict[str, Path]) -> None
     assert shards.per_rank[0]["torch"].equal(copies.per_rank[0]["torch"])
     for one, other in zip(metrics(runs["shards"]), metrics(runs["copies"]), strict=True):
         assert one == pytest.approx(other, rel=1e-4, abs=1e-7)
+
+
+EVERY_TASK = {
+    "smoke/gpt_sovits_gpt": ["optim.kind=adamw"],
+    "smoke/gpt_sovits_vae": [],
+    "smoke/gpt_sovits_joint": ["optim.kind=adamw"],
+    "smoke/orpheus": [],
+    "smoke/flow": ["model.backbone=unett", "model.depth=2"],
+}
+
+
+@pytest.mark.parametrize("smoke", EVERY_TASK)
+def test_every_task_trains_in_shards_as_in_whole_copies(two: SomeRanks, tmp_path: Path, smoke: str) -> None:
+    # With a usual `eps`, AdamW's first steps are the signs of gradients, also of those that are only rounding.
+    short = ["train.steps=2", "eval.every=2", "checkpoint.every=2", "sample.every=null", "train.measure_every=1"]
+    fixed = ["data.workers=0", "tracking.wandb=off", "optim.lr=1e-4", "optim.eps=1e-3", f"run_dir={tmp_path}"]
+    found = []
+    for shard in (1, 2):
+        place = [f"name=by-{shard}", f"train.parallel.shard={shard}"]
+        run, _ = two(ranked.finetune, smoke, *EVERY_TASK[smoke], *short, *fixed, *place)
+        found.append(run)
+    copies, shards = (checkpoint(run, 2) for run in found)
+    for part in {"task", "ema", "optimizers"} & copies.state.keys():
+        check_close(shards.state[part], copies.state[part])
+    for one, other in zip(*map(metrics, found), strict=True):
+        losses = [key for key in other if "loss" in key]
+        assert losses
+        assert [one[key] for key in losses] == pytest.approx([other[key] for key in losses], rel=1e-5)
+
+
+def test_adapters_train_in_shards(two: SomeRanks, recipe: Path, runs: dict[str, Path], tmp_path: Path) -> None:
+    base = f"base={runs['copies'] / 'checkpoints' / 'step-00000004'}"
+    found = []
+    for shard in (1, 2):
+        place = [f"run_dir={tmp_path}", f"name=by-{shard}", f"train.parallel.shard={shard}"]
+        run, _ = two(ranked.finetune, recipe, base, "lora.rank=2", "train.steps=4", *place)
+        found.append(run)
+    copies, shards = (checkpoint(run, 4) for run in found)
+    assert any("lora" in name for name in copies.state["optimizers"]["model"])
+    for part in ("task", "ema", "optimizers"):
+        check_close(shards.state[part], copies.state[part])
 
 
 def test_checkpoints_of_shards_are_those_of_whole_copies(runs: dict[str, Path]) -> None:

@@ -194,6 +194,24 @@ def _copied(run: Any) -> dict[str, Any]:
     return copies
 
 
+def count_apart() -> str:
+    """Let rank 1 count a forward that rank 0 does not run; return what the step says."""
+    with joined() as ranks:
+        run: Any = make_run(Stack(), optim=OPTIM, ranks=ranks, shard=2)
+        new_step = run.shards.new_step
+
+        def beginning() -> None:
+            new_step()
+            run.shards._forwards += ranks.rank
+
+        run.shards.new_step = beginning
+        try:
+            train_step(run, pieces_of(ranks)(make_batch(ROWS)))
+        except RuntimeError as error:
+            return str(error)
+        return ""
+
+
 def drift() -> dict[str, list[str]]:
     """Change one bit on one rank, in rows that another rank holds too, and in a buffer."""
     with joined() as ranks:

@@ -92,6 +92,10 @@ class Planner(ABC, Generic[Config]):
         """Return patterns of the parameters that have no EMA weights: those of nets that only help in training."""
         return ()
 
+    def blocks(self) -> Sequence[str]:
+        """Return patterns of the names of the modules that the task lists as its `blocks`; `*` is a block's number."""
+        return ()
+
     def weight_bytes(self) -> int:
         """Return the bytes of one trained weight, and of its gradient."""
         return 4

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from ttstrain import registry
 from ttstrain.contract.model import ResolvedRecipe
 from ttstrain.errors import RecipeError
+from ttstrain.plan.estimate import ACTIVATIONS
+from ttstrain.plan.parameters import shapes_of, trainable_names
 from ttstrain.recipe.schema import OptimizerKind
+
+GATHERED = "gathered"
+ROOT = ""  # all that is in no block
 
 SHARDABLE: frozenset[OptimizerKind] = frozenset({"adamw", "sgd", "lion", "adan"})
 """Optimizers whose update of a value depends on nothing but that value's own gradient and state."""
@@ -32,6 +43,37 @@ def check_parallel(recipe: ResolvedRecipe, world_size: int) -> None:
                 f"`{key}={kind}` looks at whole tensors, and `train.parallel.shard` gives each process some rows",
                 hint=f"take one of {', '.join(sorted(SHARDABLE))}, or `train.parallel.shard=1`",
             )
+
+
+def memory_by_shards(memory: Mapping[str, int], recipe: ResolvedRecipe, *, weight_bytes: int) -> dict[str, int]:
+    """Return a process's bytes per part, given those of a process that holds everything.
+
+    `gathered` is what is whole at the peak, in a backward pass: all weights outside the blocks and their gradients, one
+    block with its gradients, and the block that is gathered ahead.
+    """
+    shard = recipe.train.parallel.shard
+    if shard == 1:
+        return dict(memory)
+    sizes, trained = by_block(recipe, shapes_of(recipe)), by_block(recipe, trainable_names(recipe))
+    whole = sizes[ROOT] + trained[ROOT] + 2 * _largest(sizes) + _largest(trained)
+    divided = {part: size if part == ACTIVATIONS else -(-size // shard) for part, size in memory.items()}
+    return {**divided, GATHERED: weight_bytes * whole}
+
+
+def by_block(recipe: ResolvedRecipe, names: Iterable[str]) -> Counter[str]:
+    """Count the values of these parameters in each block; those of no block are under `ROOT`."""
+    shapes = shapes_of(recipe)
+    patterns = [re.escape(one).replace(r"\*", r"\d+") for one in registry.planner_of(recipe).blocks()]
+    block = re.compile(rf"(?:{'|'.join(patterns)})(?=\.)") if patterns else None
+    counts: Counter[str] = Counter()
+    for name in names:
+        found = None if block is None else block.match(name)
+        counts[ROOT if found is None else found[0]] += math.prod(shapes[name])
+    return counts
+
+
+def _largest(counts: Mapping[str, int]) -> int:
+    return max((count for block, count in counts.items() if block != ROOT), default=0)
 
 
 def kinds_of(recipe: ResolvedRecipe) -> dict[str, OptimizerKind]:

@@ -46,6 +46,11 @@ def trainable_names(recipe: ResolvedRecipe) -> list[str]:
     return [name for name in net.shapes if name in net.trainable]
 
 
+def shapes_of(recipe: ResolvedRecipe) -> Shapes:
+    """Map the name of every parameter of a recipe's net, adapters included, to its shape."""
+    return _describe(recipe).shapes
+
+
 @dataclass(frozen=True, slots=True)
 class _Net:
     shapes: Shapes  # adapters included

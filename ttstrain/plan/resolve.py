@@ -30,7 +30,7 @@ from ttstrain.optim.stages import Stage
 from ttstrain.plan.complaints import complaint, known_keys, no_such_choice
 from ttstrain.plan.estimate import checkpoint_bytes, memory_bytes, num_checkpoints
 from ttstrain.plan.mixing import auxiliary_ratio, clip_share, solve_shares
-from ttstrain.plan.parallel import check_parallel
+from ttstrain.plan.parallel import check_parallel, memory_by_shards
 from ttstrain.plan.parameters import count_parameters, trainable_names
 from ttstrain.plan.plan import DataFacts, GroupPlan, Plan
 from ttstrain.plan.refuse import check_data, check_plan, check_read
@@ -115,6 +115,7 @@ def resolve(
     decay, horizon = _ema(recipe, steps)
     parameters = count_parameters(recipe)
     weight_bytes = planner.weight_bytes()
+    memory = memory_bytes(recipe, parameters, lengths=facts.frames, accumulate=accumulate, weight_bytes=weight_bytes)
     save_every = _every(recipe.checkpoint.every, steps, times=10, at_least_every=1000)
     kept = num_checkpoints(recipe.checkpoint, steps=steps, save_every=save_every)
     plan = Plan(
@@ -136,7 +137,7 @@ def resolve(
         world_size=world_size,
         accumulate=accumulate,
         parameters=parameters,
-        memory=memory_bytes(recipe, parameters, lengths=facts.frames, accumulate=accumulate, weight_bytes=weight_bytes),
+        memory=memory_by_shards(memory, recipe, weight_bytes=weight_bytes),
         disk_bytes=kept * checkpoint_bytes(recipe, parameters, weight_bytes=weight_bytes),
         num_checkpoints=kept,
         schemes=tuple(planner.memory_schemes(recipe, parameters)) if isinstance(planner, ComparesMemory) else (),

@@ -283,8 +283,15 @@ def _peers() -> Iterator[None]:
                 f"memory ran out while the processes of this run exchanged data: {first_line(error)}",
                 hint="free GPU memory: a smaller `data.batch_frames`, or no other program on the GPU",
             ) from error
-        ended = any(text in str(error) for text in _LOST)
-        if not ended and not isinstance(error, dist.DistError):
+        if (lost := peer_error(error)) is None:
             raise
-        # our launcher reports which process ended, and so does that process; torchrun may be on another machine
-        raise PeerError(f"lost the other processes of this run: {error}", told=ended and launched()) from error
+        raise lost from error
+
+
+def peer_error(error: RuntimeError) -> PeerError | None:
+    """Return the error to raise instead of torch's where the connection to another process is lost."""
+    ended = any(text in str(error) for text in _LOST)
+    if not ended and not isinstance(error, dist.DistError):
+        return None
+    # our launcher reports which process ended, and so does that process; torchrun may be on another machine
+    return PeerError(f"lost the other processes of this run: {error}", told=ended and launched())

@@ -45,6 +45,7 @@ class Shards:
         self._leaves: dict[Tensor, Tensor] = {}  # a parameter -> what autograd sees of it
         self._used: set[Tensor] = set()  # in this step, by this process
         self._whole = 0
+        self._forwards = 0  # of units, in this step, by this process
         blocks = task.blocks() if isinstance(task, HasBlocks) else ()
         copies = ranks.world_size // degree
         shape, names = ((copies, degree), (REPLICATE, SHARD)) if copies > 1 else ((degree,), (SHARD,))
@@ -73,13 +74,16 @@ class Shards:
                     if leaf.requires_grad:
                         leaf.register_hook(_Noted(self._used, sharded[name]))  # type: ignore[no-untyped-call]
             unit.reshard()
-            unit.register_forward_hook(_touching([leaf for leaf in leaves if leaf.requires_grad]), prepend=True)
+            touch = _touching([leaf for leaf in leaves if leaf.requires_grad])
+            unit.register_forward_hook(touch, prepend=True)
+            unit.register_forward_hook(self._count)
 
     # ------------------------------------------------------------ a step
 
     def new_step(self) -> None:
         """Begin to note which parameters are used."""
         self._used.clear()
+        self._forwards = 0
 
     def next(self, losses: Iterator[Loss]) -> Loss | None:
         """Compute the next loss of a micro-batch; None after the last."""
@@ -92,10 +96,19 @@ class Shards:
         return [self._leaves[parameter] for parameter in parameters]
 
     def finish_gradients(self, parameters: Sequence[Tensor]) -> None:
-        """Complete the gradients of an update: drop those of parameters that no process has used."""
+        """Complete the gradients of an update: drop those of parameters that no process has used.
+
+        Raises RuntimeError, on every process, where they have run different numbers of forwards: what they have
+        gathered and summed then belongs to different blocks.
+        """
         self.rest()
-        used = torch.tensor([parameter in self._used for parameter in parameters]).int()
-        counts = self._ranks.sum(used).tolist()
+        own = [*(int(parameter in self._used) for parameter in parameters), self._forwards, self._forwards**2]
+        *counts, forwards, squares = self._ranks.sum(torch.tensor(own, dtype=torch.int64)).tolist()
+        if forwards**2 != squares * self._ranks.world_size:
+            raise RuntimeError(
+                f"this process ran {self._forwards} forwards of the task and its blocks in this step, and another "
+                "process another number: with `train.parallel.shard`, all must run the same"
+            )
         for parameter, count in zip(parameters, counts, strict=True):
             if not count:
                 parameter.grad = None
@@ -129,6 +142,9 @@ class Shards:
                     block.set_reshard_after_forward(True, recurse=False)
                 self._forget_order()
                 self.rest()
+
+    def _count(self, *_: Any) -> None:
+        self._forwards += not self._whole
 
     def _forget_order(self) -> None:
         """Let FSDP2 forget the order of forwards, by which it gathers blocks in advance: processes may differ in it.

@@ -17,7 +17,7 @@ from ttstrain.optim.ema import Ema
 from ttstrain.optim.optimizers import Optimizers
 from ttstrain.state import Progress
 from ttstrain.tensors.sharded import held
-from ttstrain.train.distributed import Ranks
+from ttstrain.train.distributed import Ranks, peer_error
 from ttstrain.train.guard import Guard, UpdateVerdict
 from ttstrain.train.inject import Injector
 from ttstrain.train.precision import Precision
@@ -166,7 +166,6 @@ def train_step(run: Stepping, micro_batches: Sequence[Batch], *, measure: bool =
     try:
         for i, batch in enumerate(batches):
             state.at = i
-            state.exchanging = run.shards is not None
             losses = run.task.losses(batch.to(run.device))
             if run.injector is not None:
                 names, step = run.optimizers.names, run.progress.step + 1
@@ -183,6 +182,8 @@ def train_step(run: Stepping, micro_batches: Sequence[Batch], *, measure: bool =
         _update_statistics_and_ema(run, state)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
+            if run.shards is not None and isinstance(error, RuntimeError) and (lost := peer_error(error)) is not None:
+                raise lost from error
             raise
         _refuse_in_an_exchange(run, state, error)
         state.ran_out = True
@@ -228,6 +229,11 @@ def _update_statistics_and_ema(run: Stepping, state: _StepState) -> None:
 
 def _refuse_in_an_exchange(run: Stepping, state: _StepState, error: Exception) -> None:
     """Raise OutOfMemoryError where memory ran out while the ranks were exchanging something."""
+    if run.shards is not None:  # the others wait in a forward or a backward
+        raise OutOfMemoryError(
+            f"memory ran out in step {run.progress.step + 1}, which all processes of a sharded run compute together",
+            hint="lower `data.batch_frames`, leave long clips out (`data.max_s`), or raise `train.parallel.shard`",
+        ) from error
     if state.exchanging and not run.ranks.alone:  # the others wait in the sum of gradients and cannot be told
         raise OutOfMemoryError(
             f"memory ran out in step {run.progress.step + 1} while gradients were summed over the processes",

@@ -22,6 +22,12 @@ class FlowPlanner(Planner[FlowConfig]):
         """Count the mel's frames from the samples that are kept of the clip, without decoding."""
         return clip.samples_at(SAMPLE_RATE) // HOP_LENGTH + (1 if self.config.mel == "vocos" else 0)
 
+    def blocks(self) -> Sequence[str]:
+        """Return the blocks of a DiT, or attentions and feed-forwards of a UNetT."""
+        if self.config.backbone == "dit":
+            return ("transformer.transformer_blocks.*",)
+        return ("transformer.layers.*.2", "transformer.layers.*.4")
+
     def check_run(self, recipe: RunSettings, *, steps: int) -> None:
         """Refuse `first_new_rows` without a base, or without steps after it."""
         if self.config.first_new_rows and recipe.base is None:

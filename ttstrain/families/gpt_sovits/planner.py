@@ -41,6 +41,10 @@ class SovitsPlanner(Planner[Config]):
         text = self.config.text
         return SovitsFrontEnd(version=self.config.version, default_language=text.language, dictionary=text.dictionary)
 
+    def blocks(self) -> Sequence[str]:
+        """Return the GPT's layers, if it is trained; the VAE has no blocks of one kind."""
+        return ("gpt.h.layers.*",)
+
     def unaveraged(self) -> Sequence[str]:
         """Return the discriminator, which is never exported."""
         return ("discriminator.*",)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ttstrain.contract.data import Clip, Review
 from ttstrain.contract.model import MemoryScheme, ParameterCounts, PeakMoment, Planner
-from ttstrain.families.orpheus.config import LORA_TARGETS, OrpheusConfig
+from ttstrain.families.orpheus.config import LORA_TARGETS, PREFIX, OrpheusConfig
 from ttstrain.families.orpheus.layout import row_length
 from ttstrain.families.orpheus.lint import review
 from ttstrain.families.orpheus.memory import Trained, memory_schemes, peak_moments
@@ -19,6 +19,10 @@ class OrpheusPlanner(Planner[OrpheusConfig]):
 
     packed = True
     features_on_host = True
+
+    def blocks(self) -> Sequence[str]:
+        """Return the layers."""
+        return (f"{PREFIX}model.layers.*",)
 
     def length(self, clip: Clip) -> int:
         """Count the tokens of a clip's row, before repeated frames are left out."""

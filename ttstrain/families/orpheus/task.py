@@ -61,7 +61,7 @@ class OrpheusTask(Task):
             slot_loss=loss.slot_loss,
             chunk_tokens=None if loss.chunk_tokens == "auto" else loss.chunk_tokens,
         )
-        self._checked = False
+        self._checked: set[bool] = set()  # in training or not
         self._codec: Codec | None = None  # loaded for the first sample; not part of the trained state
 
     def fitted(self, base: OpenedCheckpoint) -> AdaptedWeights:
@@ -122,7 +122,7 @@ class OrpheusTask(Task):
 
     def loss_of(self, batch: OrpheusBatch, learned: Learned) -> HeadLoss:
         """Run the forward that is trained."""
-        if not self._checked:
+        if self.training not in self._checked:  # each by itself: not every process evaluates, and all train
             self._check()
         states = hidden_states(self.net, batch.input_ids, batch.position_ids, batch.cu_seqlens)  # (n, h)
         return head_loss(
@@ -139,7 +139,7 @@ class OrpheusTask(Task):
         if self.config.tie_word_embeddings and self.net.lm_head.weight is not self.net.model.embed_tokens.weight:
             raise RuntimeError("`model.tie_word_embeddings` is true, but head and embedding are two matrices")
         prove_isolation(self.net)
-        self._checked = True
+        self._checked.add(self.training)
 
     def _by_kind(self, loss: HeadLoss, learned: Learned) -> dict[str, Mean]:
         control = (learned.slots < 0) & (learned.targets >= self._head.ids.first_custom)
