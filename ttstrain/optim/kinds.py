@@ -69,9 +69,9 @@ def _adamw(groups: Sequence[Group], settings: OptimizerSettings) -> Part:
 
 
 def _sgd(groups: Sequence[Group], settings: OptimizerSettings) -> Part:
-    fused = not any(
-        is_sharded(parameter) for group in groups for parameter in group.parameters
-    )  # torch has none for those
+    sharded = any(is_sharded(parameter) for group in groups for parameter in group.parameters)
+    # torch's fused SGD knows no shards, and fails where a parameter's first gradient comes after others have momentum
+    fused = not sharded and not settings.momentum
     optimizer = torch.optim.SGD(param_groups(groups), lr=settings.lr, momentum=settings.momentum, fused=fused)
     return Part(optimizer, tuple(groups), frozenset({"momentum_buffer"} if settings.momentum else ()), apart=True)
 

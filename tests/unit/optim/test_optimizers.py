@@ -125,6 +125,18 @@ def test_sgd_is_torchs_plain_loop(momentum: float) -> None:
         torch.testing.assert_close(parameter, theirs.get_parameter(name), rtol=2e-6, atol=2e-7)
 
 
+def test_sgd_takes_a_first_gradient_after_others_have_momentum() -> None:
+    model = Net()
+    optimizers = optimizers_for(model, kind="sgd", lr=3e-2, momentum=0.9, schedule=FLAT)
+    for step in range(2):
+        give_gradients(model, step)
+        if step == 0:
+            model.text.weight.grad = None
+        before = model.text.weight.detach().clone()
+        optimizers.step("model")
+        assert torch.equal(model.text.weight, before) is (step == 0)
+
+
 def test_adamw_of_weights_that_lie_transposed_in_memory_is_torchs_plain_loop() -> None:
     weight = torch.randn(5, 3)
     ours, theirs = nn.ParameterDict({"w": nn.Parameter(weight.t())}), nn.Parameter(weight.t().contiguous())
