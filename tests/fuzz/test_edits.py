@@ -7,6 +7,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from hostile import archives
 from hostile.catalogue import make_case, readers
 from hostile.mutation import Special, flip
 from hostile.pickles import edit_zip, members
@@ -46,6 +47,10 @@ def test_formats_are_taken_apart_and_put_together_again(tmp_path: Path) -> None:
     assert b"".join(pages(ogg)) == ogg
     page = pages(ogg)[1]
     assert _ogg_checksum(page[:22] + bytes(4) + page[26:]) == int.from_bytes(page[22:26], "little")
+    (shard,) = readers()["WebDataset shards"].samples(tmp_path)
+    tar = bytes(shard.files[shard.target])  # type: ignore[arg-type]
+    assert len(archives.members(tar)) == 6
+    assert tar.startswith(b"".join(header + content for header, content in archives.members(tar)) + bytes(1024))
     (tensors, *_) = readers()["safetensors"].samples(tmp_path)
     header, data = take_apart(bytes(tensors.files["w.safetensors"]))  # type: ignore[arg-type]
     assert json.loads(written(header)) == header

@@ -7,6 +7,7 @@
     pickles.py      edits of pickles by opcodes, and of the zip round them
     tensors.py      edits of safetensors files
     columns.py      edits of Parquet and Arrow files
+    archives.py     edits of tar files
     catalogue.py    the readers: healthy files, their edits, how each is read
     pool.py         forked processes with limits, that report what each file did to its reader
 

@@ -153,6 +153,11 @@ def damaged_bytes(rng: Random, content: bytes) -> Edited:
     return replace(any_bytes(rng, content), plain=False)
 
 
+def plain_unless_cut(content: bytes, changed: Edited) -> Edited:
+    """Call a change plain unless it is a cut: all that a format without checksums tells is that it has an end."""
+    return replace(changed, plain=not content.startswith(changed.content))
+
+
 def flip_one(rng: Random, content: bytes) -> bytes:
     """Flip one bit."""
     place = rng.randrange(len(content))

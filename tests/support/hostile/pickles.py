@@ -12,10 +12,9 @@ import pickletools
 import struct
 import zipfile
 from collections.abc import Callable
-from dataclasses import replace
 from random import Random
 
-from hostile.mutation import Edit, Edited, any_bytes, damaged_bytes, flip_one, one_of, places_of
+from hostile.mutation import Edit, Edited, any_bytes, damaged_bytes, flip_one, one_of, places_of, plain_unless_cut
 
 CANARY = "canary"  # file that code in a pickle would make in the present folder
 
@@ -325,13 +324,8 @@ _ZIP: tuple[tuple[float, Edit], ...] = (
 def edit_bare(rng: Random, content: bytes) -> Edited:
     """Edit a file that is one pickle."""
     if rng.random() < 0.25:
-        return _unless_cut(content, any_bytes(rng, content))
+        return plain_unless_cut(content, any_bytes(rng, content))
     return edit_pickle(rng, content)
-
-
-def _unless_cut(content: bytes, changed: Edited) -> Edited:
-    """Call a change of a pickle's bytes plain unless it is a cut: all that a pickle tells is that it has an end."""
-    return replace(changed, plain=not content.startswith(changed.content))
 
 
 def edit_legacy(rng: Random, content: bytes) -> Edited:
@@ -342,7 +336,7 @@ def edit_legacy(rng: Random, content: bytes) -> Edited:
     if rng.random() < 0.3:
         changed = any_bytes(rng, content)
         in_pickles = changed.content[: bounds[-1]] != content[: bounds[-1]]
-        return _unless_cut(content, changed) if in_pickles else changed
+        return plain_unless_cut(content, changed) if in_pickles else changed
     number = rng.choice((0, 1, 2, 3, 3, 3, 3, 4))
     start, end = bounds[number], bounds[number + 1]
     changed = edit_pickle(rng, content[start:end])

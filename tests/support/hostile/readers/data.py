@@ -18,6 +18,7 @@ from hostile.pool import Seen
 from hostile.sounds import edit_flac, edit_mp3, edit_ogg, edit_wav
 from ttstrain.contract.data import Clip, Treatment
 from ttstrain.contract.table import RowTable
+from ttstrain.data import shards
 from ttstrain.data.audio import read_clip
 from ttstrain.data.decode import decode, treat
 from ttstrain.data.measure import measure
@@ -111,6 +112,8 @@ def seen_rows(table: RowTable) -> Seen:
 def _content(path: Path | None) -> str:
     if path is None:
         return ""
+    if shards.part_of(path) is not None:
+        return shards.digest_of(path)
     if not path.is_file() or path.stat().st_size > 1 << 24:
         return path.name
     return hashlib.sha256(path.read_bytes()).hexdigest()

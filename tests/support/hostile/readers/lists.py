@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from hostile.archives import edit_tar
 from hostile.catalogue import Reader, Sample
 from hostile.mutation import Edit, Files
 from hostile.pool import Seen
@@ -73,6 +76,21 @@ _JSONL = (
     '{"audio": "wavs/c.wav", "text": "third words", "lang": "en"}\n',
     '{"file_name": "wavs/a.wav", "text": "first words"}\n{"file_name": "wavs/b.wav", "text": "second words"}\n',
 )
+
+
+def _shards(folder: Path) -> Sequence[Sample]:
+    """Make a shard of WebDataset: recordings, each beside its text or an object that holds it."""
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name in "abc":
+            beside = (
+                (f"{name}.txt", b"some words") if name == "a" else (f"{name}.json", any_json({"text": "more words"}))
+            )
+            for inside, content in ((f"{name}.flac", sound("FLAC", "PCM_16", pitch=2 * ord(name))), beside):
+                info = tarfile.TarInfo(inside)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    return [Sample({"train-000.tar": target.getvalue()}, "train-000.tar", edit_tar)]
 
 
 # ---------------------------------------------------------------- recipes
@@ -178,6 +196,7 @@ READERS = (
         _read_table("metadata.jsonl", line_by_line=True),
         300,
     ),
+    Reader("WebDataset shards", _shards, _read_table("train-000.tar", line_by_line=False), 300),
     Reader("yaml recipe", _recipes, _read_recipe, 250),
     Reader("lists of clips", _manifests, _read_manifest, 400),
     Reader("cut clips and their review", _cuts, _read_cuts, 300),
