@@ -252,10 +252,12 @@ def test_another_number_of_ranks_goes_on_from_the_same_clips(
         assert len(resumed.per_rank) == processes
 
 
-def test_the_main_rank_prepares_the_data_for_all(two: TwoRanks, recipe: Path, tmp_path: Path) -> None:
+def test_one_rank_checks_the_data_and_each_computes_its_share_of_the_features(
+    two: TwoRanks, recipe: Path, tmp_path: Path
+) -> None:
     place = [f"run_dir={tmp_path}", f"data.cache_dir={tmp_path / 'cache'}", "train.steps=3"]
     main, other = two(ranked.finetune_counting, recipe, *place)
-    assert (main, other) == ({"audits": 1, "features": 8}, {"audits": 0, "features": 0})
+    assert (main, other) == ({"audits": 1, "features": 4}, {"audits": 0, "features": 4})
 
 
 def test_ranks_stop_early_together(two: TwoRanks, recipe: Path, tmp_path: Path) -> None:

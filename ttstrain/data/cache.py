@@ -12,14 +12,14 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ttstrain.contract.data import Clip, TaskData
+from ttstrain.contract.data import Clip, TaskData, Treatment
 from ttstrain.data import atomic
 from ttstrain.data.audio import read_clip
 from ttstrain.data.location import CACHE_HINT, usable_cores
@@ -34,6 +34,8 @@ from ttstrain.tensors import tensorfile
 LAYOUT = 2  # raise when what a file holds or how it is named changes
 MEMORY_LIMIT = 1 << 30  # bytes of features that `auto` keeps in memory
 CLIPS_WORTH_A_WORKER = 200  # starting a worker imports torch, which takes as long as a few hundred clips
+
+_OF_TREATMENT = tuple(one.name for one in fields(Treatment))
 
 Features = dict[str, Tensor]
 Place = Literal["auto", "memory", "disk", "device"]
@@ -71,17 +73,7 @@ class FeatureCache:
 
         Clips that fail are named in the report; the others are built. An interrupted build resumes where it stopped.
         """
-        missing = [clip for clip in clips if not _looks_whole(self.path(clip))]
-        for folder in {self.path(clip).parent for clip in clips}:
-            atomic.remove_leftovers(folder, end=atomic.PART)
-        failed: dict[str, str] = {}
-        done = len(clips) - len(missing)
-        for clip, why in self._compute(missing, workers):
-            done += 1
-            if why is not None:
-                failed[clip.id] = why
-            if progress is not None:
-                progress(done, len(clips))
+        num_missing, failed = self.compute(clips, workers=workers, progress=progress)
         usable = [clip for clip in clips if clip.id not in failed]
         num_bytes = sum(self.path(clip).stat().st_size for clip in usable)
         place = self.place
@@ -90,12 +82,37 @@ class FeatureCache:
         if place != "disk":
             self._held = {self.path(clip): self._take_in(clip, place) for clip in usable}
         return BuildReport(
-            reused=len(clips) - len(missing),
-            computed=len(missing) - len(failed),
+            reused=len(clips) - num_missing,
+            computed=num_missing - len(failed),
             failed=failed,
             num_bytes=num_bytes,
             place=place,
         )
+
+    def compute(
+        self,
+        clips: Sequence[Clip],
+        *,
+        workers: int | Literal["auto"] = "auto",
+        cores: int | None = None,
+        progress: TellProgress | None = None,
+    ) -> tuple[int, dict[str, str]]:
+        """Compute missing features to disk; return how many were missing, and why clips have none.
+
+        `workers="auto"` uses as many processes as `cores`, by default all.
+        """
+        missing = [clip for clip in clips if not _looks_whole(self.path(clip))]
+        for folder in {self.path(clip).parent for clip in clips}:
+            atomic.remove_leftovers(folder, end=atomic.PART)
+        failed: dict[str, str] = {}
+        done = len(clips) - len(missing)
+        for clip, why in self._compute(missing, workers, cores or usable_cores()):
+            done += 1
+            if why is not None:
+                failed[clip.id] = why
+            if progress is not None:
+                progress(done, len(clips))
+        return len(missing), failed
 
     def get(self, clip: Clip) -> Features:
         """Return one clip's features, computing them again when their file is missing or damaged.
@@ -125,8 +142,10 @@ class FeatureCache:
         device = self.device if place == "device" and self.device is not None else torch.device("cpu")
         return {name: tensor.to(device, copy=True) for name, tensor in self.get(clip).items()}
 
-    def _compute(self, clips: Sequence[Clip], workers: int | Literal["auto"]) -> Iterator[tuple[Clip, str | None]]:
-        count = 0 if self.task_data.in_one_process else min(usable_cores(), len(clips) // CLIPS_WORTH_A_WORKER)
+    def _compute(
+        self, clips: Sequence[Clip], workers: int | Literal["auto"], cores: int
+    ) -> Iterator[tuple[Clip, str | None]]:
+        count = 0 if self.task_data.in_one_process else min(cores, len(clips) // CLIPS_WORTH_A_WORKER)
         if workers != "auto":
             count = workers
         if count == 0:
@@ -161,7 +180,7 @@ def _key(clip: Clip, task_data: TaskData) -> str:
     decided_by: dict[str, Any] = {
         "layout": LAYOUT,
         "audio": clip.digest or digest_of(clip.path),
-        "treatment": asdict(clip.treatment),
+        "treatment": {name: getattr(clip.treatment, name) for name in _OF_TREATMENT},
         "said": [clip.text, clip.speaker, clip.language],
         "fingerprint": task_data.fingerprint,
     }

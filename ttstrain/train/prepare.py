@@ -97,9 +97,9 @@ def prepare(
 ) -> Prepared:
     """Audit the data, split it and compute the features that are not cached yet.
 
-    The main rank does the work, the others wait and then read the cache. `earlier` are the clips of a resumed run's
-    earlier start; only the main rank's value is used. Raises RecipeError if `data.path` is not set, DataError if no
-    clip can be used.
+    The main rank checks the recordings, then each rank computes the features of its share. `earlier` are the clips of a
+    resumed run's earlier start; only the main rank's value is used. Raises RecipeError if `data.path` is not set,
+    DataError if no clip can be used.
     """
     ranks = ranks or Ranks()
     cache = open_cache(recipe, place=recipe.data.features, device=device)
@@ -107,7 +107,10 @@ def prepare(
     report: BuildReport | None = None
     usable: _Usable | None = None
     if ranks.main:
-        audited, report, usable = _look_through(recipe, cache, show, earlier=earlier)
+        audited = _check(recipe, show)
+    failed = _compute_share(cache, audited, ranks, show)
+    if audited is not None:
+        audited, report, usable = _look_through(audited, cache, failed, show, earlier=earlier)
     usable = ranks.broadcast(usable)
     assert usable is not None
     report = report or _read_again(cache, usable)
@@ -139,17 +142,33 @@ class _Usable:
     earlier: Earlier | None
 
 
-def _look_through(
-    recipe: ResolvedRecipe, cache: FeatureCache, show: ShowProgress, *, earlier: Earlier | None
-) -> tuple[Audited, BuildReport, _Usable]:
+def _check(recipe: ResolvedRecipe, show: ShowProgress) -> Audited:
     with show("checking recordings") as progress:
         audited = audit_data(recipe, progress)
     texts = report_texts(recipe, audited.clips)
     if texts is not None:
         check_texts(texts)  # before the features, which take longer
+    return audited
+
+
+def _compute_share(cache: FeatureCache, audited: Audited | None, ranks: Ranks, show: ShowProgress) -> dict[str, str]:
+    """Compute every rank's share of the features that are missing; return all clips without features, and why."""
+    if ranks.alone:
+        return {}
+    clips = ranks.broadcast(None if audited is None else audited.clips) or []
+    with show("computing features") if ranks.main else nullcontext() as progress:
+        share = clips[ranks.rank :: ranks.world_size]
+        _, failed = cache.compute(share, cores=max(1, usable_cores() // ranks.local_size), progress=progress)
+    return {name: why for one in ranks.gather(failed) for name, why in one.items()}
+
+
+def _look_through(
+    audited: Audited, cache: FeatureCache, failed: dict[str, str], show: ShowProgress, *, earlier: Earlier | None
+) -> tuple[Audited, BuildReport, _Usable]:
+    """Take in all features, and leave out clips that have none; those in `failed` are not tried again."""
     with show("computing features") as progress:
-        report = cache.build(audited.clips, progress=progress)
-    failed = dict(report.failed)
+        report = cache.build([clip for clip in audited.clips if clip.id not in failed], progress=progress)
+    failed = {**failed, **report.failed}
     audited = review_features(audited, cache, failed)
     clips = [clip for clip in audited.data.clips if clip.id not in failed]
     if not clips:
