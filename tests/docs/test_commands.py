@@ -139,6 +139,7 @@ WAYS: Sequence[tuple[str, Run | Check]] = (
     (r"plan orpheus", Run(TOY_CODES)),
     (r"plan ", Run()),
     # ------------------------------------------------ training
+    (r"finetune .*s3://", Check("reads from a store: tests/unit/data/test_webdataset.py")),
     (r"finetune .*--nproc", Check(f"starts a process for each GPU: {ELSEWHERE}test_distributed.py")),
     (r"finetune (quickstart|f5_lora .*package:small_f5)", Run(BRIEF)),
     (r"finetune f5_new_voice --data one_minute", Check("as with `my_clips`")),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import tarfile
 from pathlib import Path
 
 import pyarrow
@@ -33,6 +35,7 @@ def lay_out(desk: Path) -> Path:
     for name in SPEECH:
         shutil.copytree(clips, desk / name)
     _write_others(desk / OTHER_SPEECH)
+    _write_shards(desk / "shards", clips)
     shutil.copy(next((clips / "wavs").glob("*.wav")), desk / "voice.wav")
     (desk / "lines.txt").write_text("Hello there.\n", encoding="utf-8")
     recipe = write_recipe(desk / "my_recordings.yaml", data=clips, text=RECIPE)
@@ -49,6 +52,20 @@ def _write_others(folder: Path) -> None:
     """Write clips that are not among the first `COUNT`."""
     table = write_clips(folder, count=COUNT + 6) / "metadata.csv"
     table.write_text("\n".join(table.read_text(encoding="utf-8").splitlines()[COUNT:]), encoding="utf-8")
+
+
+def _write_shards(folder: Path, clips: Path) -> None:
+    """Write the clips as two tar shards."""
+    folder.mkdir()
+    lines = (clips / "metadata.csv").read_text(encoding="utf-8").splitlines()
+    for shard in range(2):
+        with tarfile.open(folder / f"train-{shard:06d}.tar", "w") as tar:
+            for line in lines[shard::2]:
+                name, text, *_ = line.split("|")
+                member = tarfile.TarInfo(f"{name}.txt")
+                member.size = len(text.encode())
+                tar.add(clips / "wavs" / f"{name}.wav", f"{name}.wav")
+                tar.addfile(member, io.BytesIO(text.encode()))
 
 
 def _write_runs(run: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -60,11 +62,24 @@ def gather_facts(recipe: ResolvedRecipe, progress: Callable[[int, int], None] | 
     front_end_of(recipe)  # raises its error before any recording is read
     if (kept := kept_facts.find(recipe)) is not None:
         return kept
-    audited = audit_data(recipe, progress, lengths="given")
-    split = split_data(audited.data.clips, audited.replay_clips, recipe.data, seed=recipe.train.seed)
-    facts = count_frames(recipe, split, findings=audited.findings, replay_findings=audited.replay_findings)
+    with _collecting_later():
+        audited = audit_data(recipe, progress, lengths="given")
+        split = split_data(audited.data.clips, audited.replay_clips, recipe.data, seed=recipe.train.seed)
+        facts = count_frames(recipe, split, findings=audited.findings, replay_findings=audited.replay_findings)
     kept_facts.keep(recipe, facts, audited.clips)
     return facts
+
+
+@contextmanager
+def _collecting_later() -> Iterator[None]:
+    """Look for circles of garbage afterwards: among millions of rows, which have none, that takes a sixth of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def audit_data(
