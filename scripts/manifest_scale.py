@@ -5,7 +5,8 @@
 Rows name hard links to the 96 recordings of the demo, a thousand to a folder, each row with an id of its own. `given`:
 the table has each recording's duration, and texts are words of the demo in random order. `measured`: it has none, so
 every recording is decoded, and each has its own text. A first plan starts with an empty cache, a second one follows.
-Times are seconds by the clock, `cpu_s` of the processor, imports included; memory is the peak of a process in MB. Writes JSON to scripts/bench/results.
+Times are seconds by the clock, `cpu_s` of the processor, imports included; memory is the peak of a process in MB.
+Writes JSON to scripts/bench/results.
 """
 
 from __future__ import annotations
@@ -171,8 +172,10 @@ def _draw(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"audited_s": round(time.perf_counter() - began, 2)}
 
     def loader() -> Any:
-        limits = {"batch_frames": recipe.data.batch_frames, "max_clips": recipe.data.max_clips}
-        return Loader(cache, split.train, cache.task_data, **limits, seed=0)
+        data = recipe.data
+        return Loader(
+            cache, split.train, cache.task_data, batch_frames=data.batch_frames, max_clips=data.max_clips, seed=0
+        )
 
     began = time.perf_counter()
     first = loader()

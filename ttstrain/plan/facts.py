@@ -72,7 +72,7 @@ def gather_facts(recipe: ResolvedRecipe, progress: Callable[[int, int], None] | 
 
 @contextmanager
 def _collecting_later() -> Iterator[None]:
-    """Look for circles of garbage afterwards: among millions of rows, which have none, that takes a sixth of the time."""
+    """Look for circles of garbage afterwards: among a million rows, which have none, it takes a sixth of the time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
