@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ import pytest
 from small_runs import checkpoint, differences, finetune, metrics, ttstrain
 
 from ttstrain.checkpoint import store
+from ttstrain.errors import CheckpointError
+from ttstrain.runs.resume import resume
 from ttstrain.tensors.finite import non_finite
 from ttstrain.train import inject, loop
 from ttstrain.train.run import Run
@@ -65,6 +69,69 @@ def test_a_bad_clip_is_named_by_the_incident_and_left_out_alone(recipe: Path, tm
     assert {(one["cause"], tuple(one["clips"])) for one in found} == {("data", tuple(bad))}
     assert len(incidents(run)[0]["clips"]) > 1
     assert checkpoint(run, 16).state["loader"]["excluded"] == bad
+
+
+def test_a_bad_clip_is_left_out_where_every_refusal_rolls_back(recipe: Path, tmp_path: Path) -> None:
+    settings = ["train.steps=24", "data.batch_frames=250", "guard={max_skips: 1, snapshot_every: 1}"]
+    run = finetune(recipe, tmp_path, "name=r", *settings, asked("bad_clip@5"))
+    (bad,) = (json.loads(line)["clips"] for line in (run / inject.RECORD).read_text().splitlines())
+    assert [incident["action"] for incident in incidents(run)] == ["rollback"] * 2
+    assert checkpoint(run, 24).state["loader"]["excluded"] == bad
+
+
+@pytest.mark.parametrize("background", ["true", "false"])
+def test_a_run_goes_on_after_a_save_that_failed_and_ends_as_if_it_had_not(
+    recipe: Path, tmp_path: Path, background: str
+) -> None:
+    settings = [f"checkpoint.background={background}", "checkpoint.every=2", "train.accumulate=1"]
+    whole = finetune(recipe, tmp_path, "name=whole", *settings)
+    run = finetune(recipe, tmp_path, "name=r", *settings, asked("disk_full@3", "disk_full@8"))
+    saved = sorted(path.name for path in (run / "checkpoints").glob("step-*"))
+    assert saved == ["step-00000002", "step-00000006", "step-00000008"]
+    first, last = incidents(run)
+    assert {first["kind"], last["kind"]} == {"failed_save"}
+    assert first["action"] == "go on"
+    assert "No space left on device" in first["notes"][0]
+    assert "step-00000002 is its last" in first["notes"][-1]
+    assert differences(checkpoint(run, 8).state, checkpoint(whole, 8).state) == []
+    without = [{key: value for key, value in row.items() if key != "debug/injected"} for row in metrics(run)]
+    assert without == metrics(whole)
+
+
+def test_the_best_of_a_failed_save_is_the_best_no_longer(recipe: Path, tmp_path: Path) -> None:
+    settings = ["train.steps=6", "optim.lr=0.1", "optim.schedule.kind=constant", "eval.every=1"]  # it soon grows worse
+    whole = finetune(recipe, tmp_path, "name=whole", *settings)
+    losses = {int(row["step"]): row["eval/loss/total"] for row in metrics(whole) if row["step"] > 0}
+    best = min(losses, key=losses.__getitem__)
+    run = finetune(recipe, tmp_path, "name=r", *settings, asked(f"disk_full@{best}"))
+    del losses[best]
+    second = min(losses, key=losses.__getitem__)
+    named = (run / "checkpoints" / "best").read_text().strip()
+    assert named == f"step-{second:08d}"
+    assert checkpoint(run, 6).state["best"]["step"] == second
+
+
+def test_a_disk_that_stays_full_ends_the_run_with_its_last_checkpoint_named(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = store.tensorfile.write
+
+    def full(path: Path, *arguments: Any, **options: Any) -> Any:
+        if "step-00000002" not in str(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, *arguments, **options)
+
+    monkeypatch.setattr(store.tensorfile, "write", full)
+    with pytest.raises(CheckpointError, match="step-00000008` could not be written: No space left"):
+        finetune(recipe, tmp_path, "name=r", "checkpoint.every=2")
+    run = tmp_path / "r"
+    assert [row["step"] for row in metrics(run)][-1] == 8
+    assert (run / "checkpoints" / "last").read_text() == "step-00000002\n"
+    assert len(incidents(run)) == 3
+    monkeypatch.undo()
+    whole = finetune(recipe, tmp_path, "name=whole", "checkpoint.every=2")
+    resume(run, [])
+    assert differences(checkpoint(run, 8).state, checkpoint(whole, 8).state) == []
 
 
 def test_an_examination_changes_no_number(recipe: Path, tmp_path: Path) -> None:

@@ -194,6 +194,7 @@ class CheckpointStore:
         self._writer: threading.Thread | None = None
         self._reads_held = False  # whether the writer reads what a caller holds
         self._error: BaseException | None = None
+        self.failed = False  # since a caller last set it back: a write has failed, and the run went on
         self._news: deque[str] = deque()  # filled by the writer, emptied by `news`
         self._written: deque[Written] = deque()  # filled by the writer, emptied by `written`
         self._stays: set[str] = set()  # old checkpoints that could not be removed, and were reported
@@ -250,6 +251,19 @@ class CheckpointStore:
         if self._error is not None:
             error, self._error = self._error, None
             raise error
+
+    def failure(self, *, wait: bool) -> CheckpointError | None:
+        """Return the error of the latest background write, once, where it could not be written; set `failed` then.
+
+        With `wait`, returns once nothing is being written. Raises any other error of the write.
+        """
+        if self._writer is not None and (wait or not self._writer.is_alive()):
+            try:
+                self.wait()
+            except CheckpointError as error:
+                self.failed = True
+                return error
+        return None
 
     def wait_for_held(self) -> None:
         """Return once nothing that a caller holds is being written; the writer's error is left to `wait`."""

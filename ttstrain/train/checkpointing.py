@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from ttstrain.checkpoint import store
-from ttstrain.checkpoint.meta import EmaMeta, GroupMeta, LoraMeta, Meta
+from ttstrain.checkpoint.meta import EmaMeta, GroupMeta, LoraMeta, Meta, read_meta
 from ttstrain.contract.checkpoint import SchedulePosition
-from ttstrain.errors import DivergedError, FolderLostError
+from ttstrain.errors import CheckpointError, DivergedError, FolderLostError
 from ttstrain.modules import lora
 from ttstrain.recipe.faults import injected_note
 from ttstrain.shell import quoted
 from ttstrain.tensors.loading import load_weights
 from ttstrain.tensors.sharded import gathered
+from ttstrain.train.guard import Incident
+from ttstrain.train.incidents import tell
 from ttstrain.train.run import Run
 from ttstrain.train.snapshot import PER_RANK, Snapshots
 from ttstrain.train.spent import SAVE
@@ -28,9 +30,11 @@ def save(
     best: bool = False,
     metrics: Mapping[str, float] | None = None,
     held: Mapping[str, Any] | None = None,
+    last: bool = False,
 ) -> Path:
     """Save the run's current state as a checkpoint and return its folder. All ranks call it; the main one writes.
 
+    A state that cannot be written is an incident, after which the run goes on; with `last` it is an error.
     `held` is a copy of the current state in host memory, if there is one: its tensors are not copied again.
     Other ranks contribute the states of their random generators. Where the save overwrites the best checkpoint, made at
     this step before a rollback, the best is reset with a note. Raises DivergedError where the ranks hold different
@@ -44,6 +48,10 @@ def save(
             hint="the weights drifted apart: a faulty GPU, or an update that draws other random numbers on each rank; "
             "earlier checkpoints are good",
         )
+    look_for_failure(run, wait=True)
+    if run.ranks.broadcast(run.store.failed):
+        best = best or _best_on_disk(run, metrics or {})
+        run.store.failed = False
     if run.best.lost_by_saving(run.progress.step) and not best:
         best = _best_anew(run, metrics or {}, step=run.progress.step)
     generators = run.ranks.gather(run.rng.state_dict())
@@ -55,23 +63,93 @@ def save(
         held = state
     if run.ranks.main:
         with run.spent.on(SAVE):
-            run.store.save(
-                run.progress.step,
-                state,
-                describe(run, metrics=metrics or {}),
-                best=best,
-                per_rank=generators,
-                held={name: tree for name, tree in (held or {}).items() if name in LARGE},
-                hook=None if run.injector is None else run.injector.at_save(run.progress.step),
-            )
+            try:
+                run.store.save(
+                    run.progress.step,
+                    state,
+                    describe(run, metrics=metrics or {}),
+                    best=best,
+                    per_rank=generators,
+                    held={name: tree for name, tree in (held or {}).items() if name in LARGE},
+                    hook=None if run.injector is None else run.injector.at_save(run.progress.step),
+                )
+            except CheckpointError as error:  # of a write that is not in the background
+                if last:
+                    raise
+                run.store.failed = True
+                _tell_of_failure(run, error)
     return run.store.folder(run.progress.step)
+
+
+def settle(run: Run, *, metrics: Mapping[str, float] | None = None) -> None:
+    """Return once the run's state is on disk: where its last save has failed, save once more. All ranks call it.
+
+    Raises CheckpointError where that fails too.
+    """
+    look_for_failure(run, wait=True)
+    if not run.ranks.broadcast(run.store.failed):
+        return
+    save(run, metrics=metrics, last=True)
+    run.store.wait()
+
+
+def look_for_failure(run: Run, *, wait: bool) -> None:
+    """Tell of a save that has failed, in the main process; with `wait`, once nothing is being written."""
+    if run.ranks.main and (error := run.store.failure(wait=wait)) is not None:
+        _tell_of_failure(run, error)
+
+
+def _tell_of_failure(run: Run, error: CheckpointError) -> None:
+    notes = [error.message, *([error.hint] if error.hint else [])]
+    notes.append(f"the run goes on and saves again when that is due next; {_named(run.store.last())} is its last")
+    incident = Incident(
+        step=run.progress.step,
+        kind="failed_save",
+        action="go on",
+        optimizer=None,
+        loss=None,
+        grad_norm=None,
+        lrs={},
+        clips=[],
+        notes=notes,
+    )
+    tell(run, incident)
+
+
+def _named(folder: Path | None) -> str:
+    return "no checkpoint" if folder is None else folder.name
+
+
+def _best_on_disk(run: Run, values: Mapping[str, float]) -> bool:
+    """Let the best so far, if its save has failed, be the one on disk; return whether `values` are better."""
+    if run.best.step is None or best_is_on_disk(run):
+        return False
+    found = run.ranks.broadcast(_held_best(run) if run.ranks.main else None)
+    run.best.forget()
+    if found is not None and run.best.metric is not None:
+        run.best.take(found[0], {run.best.metric: found[1]})
+    if not run.best.improves(values):
+        return False
+    run.best.take(run.progress.step, values)
+    return True
+
+
+def _held_best(run: Run) -> tuple[int, float] | None:
+    """Read step and value of the best checkpoint on disk; None where there is none."""
+    try:
+        folder = run.store.best()
+        meta = None if folder is None else read_meta(folder)
+    except CheckpointError:
+        return None
+    value = None if meta is None or run.best.metric is None else meta.metrics.get(run.best.metric)
+    return None if meta is None or value is None else (meta.step, value)
 
 
 def best_is_on_disk(run: Run) -> bool:
     """Tell, on every rank, whether the best checkpoint so far is on disk with the value it was measured at."""
     best, found = run.best, False
+    look_for_failure(run, wait=True)
     if run.ranks.main and best.step is not None and best.metric is not None:
-        run.store.wait()
         found = run.store.holds(best.step, best.metric, best.value)
     return run.ranks.broadcast(found)
 
@@ -154,6 +232,7 @@ def save_held(run: Run, content: Mapping[str, Any], *, step: int, alone: bool = 
 
     `alone`: this process saves by itself, without the random generators of other ranks, which may be gone.
     """
+    look_for_failure(run, wait=True)
     if run.best.lost_by_saving(step):
         _best_anew(run, {}, step=step)
     generators = [content[PER_RANK]] if alone else run.ranks.gather(content[PER_RANK])

@@ -78,7 +78,7 @@ def wait_for_older_save(run: Run) -> None:
     """
     if run.ranks.main and due(run.progress.step + 1, run.plan.save_every):
         with run.spent.on(SAVE, times=0):
-            run.store.wait()
+            checkpointing.look_for_failure(run, wait=True)
 
 
 def finish_step(run: Run, taken: Taken, held_out: HeldOut, snapshots: Snapshots, signals: Signals) -> Ending | None:
@@ -121,7 +121,7 @@ def finish_step(run: Run, taken: Taken, held_out: HeldOut, snapshots: Snapshots,
     if after.leave == "done" and run.progress.owes_evaluation:
         return measure_saved(run, requests, held_out, snapshots, signals)
     if after.leave is not None:
-        return leave(run, after.leave)
+        return leave(run, after.leave, metrics=values)
     tell_saved(run)
     return None
 
@@ -144,7 +144,7 @@ def measure_saved(
     run: Run, requests: Requests, held_out: HeldOut, snapshots: Snapshots, signals: Signals
 ) -> Ending | None:
     """Evaluate a complete run that a signal had saved first, and save it again; the next signal leaves that out."""
-    run.store.wait()
+    checkpointing.settle(run)
     tell_saved(run)
     signals.answered()
     if run.ranks.main:
@@ -156,7 +156,7 @@ def measure_saved(
         recovery.take_back(run, unsound, snapshots, held_out.batches)
         return answer(run, requests, snapshots, held_out.batches)
     checkpointing.save(run, best=remember(run, values).improved, metrics=values)
-    run.store.wait()
+    checkpointing.settle(run, metrics=values)
     measure(run, held_out, signals, Requests(), evaluates=False, speaks=True)
     return leave(run, "done")
 

@@ -33,6 +33,7 @@ from ttstrain.train.evaluate import evaluate
 from ttstrain.train.evaluation_loop import Pieces
 from ttstrain.train.forensics import Attempt, Refused, examine
 from ttstrain.train.guard import Accused, Action, Finding, Incident, UpdateVerdict
+from ttstrain.train.incidents import sentence, tell
 from ttstrain.train.precision import really_has_bf16
 from ttstrain.train.run import Run
 from ttstrain.train.snapshot import PER_RANK, Snapshots
@@ -118,6 +119,8 @@ def after_refusal(
         notes += _exclude(run, suspects)  # the retry ran on the snapshot's weights: the clips are to blame
     elif again and action == "skip":
         run.guard.accused = Accused(verdict.judgement, suspects)
+    elif action == "rollback" and not report.stepped and finding is not None:
+        notes += _exclude_again_found(run, finding.clips)
     restored: int | None = None
     if action == "rollback":
         restored = snapshots.step
@@ -212,7 +215,7 @@ def _give_up(run: Run, snapshots: Snapshots, held_out: Sequence[Pieces], message
     folder = checkpointing.save_held(run, checkpointing.held_content(run, snapshots), step=snapshots.step)
     snapshots.restore(run.state)
     raise DivergedError(
-        f"{message} after {run.guard.rollbacks} rollbacks: {_sentence(incident)}",
+        f"{message} after {run.guard.rollbacks} rollbacks: {sentence(incident)}",
         hint=f"{_worth(run, folder, held_out)}; lower the LR (`optim.lr`) or look at the clips in "
         f"`{run.folder / 'incidents'}`",
     )
@@ -268,6 +271,13 @@ def _exclude(run: Run, clips: Sequence[str]) -> list[str]:
         return ["the batch's clips stay: without them no data would be left"]
     run.loader.exclude(clips)
     return [f"{len(set(clips))} clips left out from here on"]
+
+
+def _exclude_again_found(run: Run, clips: Sequence[str]) -> list[str]:
+    """Exclude clips that failed alone and were found so before; without a retry nothing else convicts them."""
+    guilty = [clip for clip in clips if clip in run.guard.suspects]
+    run.guard.suspects |= set(clips)
+    return _exclude(run, guilty) if guilty else []
 
 
 # ---------------------------------------------------------------- out of memory
@@ -359,35 +369,13 @@ def tell_of_memory(
     tell(run, incident)
 
 
-def tell(run: Run, incident: Incident) -> None:
-    """Write an incident into the run's folder and show it; a failure to write is shown and does not end the run."""
-    if not run.ranks.main:
-        return
-    try:
-        where = incident.write(run.folder / "incidents").name
-    except OSError as error:
-        where = f"not written: {error.strerror or error}"
-    run.trackers.incident(incident.step, incident.action, f"{_sentence(incident)} ({where})")
-
-
 def _leave_good_checkpoint(run: Run, snapshots: Snapshots) -> Path:
     """Save the snapshot unless a later checkpoint is on disk; return the folder."""
-    run.store.wait()
+    checkpointing.look_for_failure(run, wait=True)
     last = run.ranks.broadcast(run.store.last())
     if last is not None and last >= run.store.folder(snapshots.step):
         return last
     return checkpointing.save_held(run, checkpointing.held_content(run, snapshots), step=snapshots.step)
-
-
-def _sentence(incident: Incident) -> str:
-    what = incident.kind.replace("_", " ")
-    figures = [f"loss {incident.loss:.4g}"] if incident.loss is not None else []
-    figures += [f"gradient norm {incident.grad_norm:.4g}"] if incident.grad_norm is not None else []
-    more = f" and {len(incident.clips) - 3} more" if len(incident.clips) > 3 else ""
-    figures += [f"clips {', '.join(incident.clips[:3])}{more}"] if incident.clips else []
-    after = [] if incident.restored_step is None else [f"back to step {incident.restored_step}"]
-    found = [] if incident.finding is None else [str(incident.finding)]
-    return "; ".join([f"{what}: {', '.join(figures)}" if figures else what, *found, *incident.notes, *after])
 
 
 # ---------------------------------------------------------------- other errors

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 import torch
@@ -44,7 +44,7 @@ def answer(run: Run, requests: Requests, snapshots: Snapshots, held_out: Sequenc
 
 def save_and_leave(run: Run, request: Request) -> Ending:
     """Save the state unless its checkpoint is on disk, then leave. Raises Preempted or Interrupted for a signal."""
-    run.store.wait()
+    checkpointing.look_for_failure(run, wait=True)
     step = run.progress.step
     saved = run.ranks.broadcast(is_checkpoint(run.store.folder(step)))
     if not saved or run.best.lost_by_saving(step):
@@ -52,9 +52,12 @@ def save_and_leave(run: Run, request: Request) -> Ending:
     return leave(run, "stopped" if request == "stop" else request)
 
 
-def leave(run: Run, how: Leave) -> Ending:
-    """End the run once its checkpoints are on disk: return how it ended, or raise Preempted or Interrupted."""
-    run.store.wait()
+def leave(run: Run, how: Leave, *, metrics: Mapping[str, float] | None = None) -> Ending:
+    """End the run once its checkpoints are on disk: return how it ended, or raise Preempted or Interrupted.
+
+    `metrics` are those of the last save. Raises CheckpointError where the state cannot be saved.
+    """
+    checkpointing.settle(run, metrics=metrics)
     tell_saved(run)
     message = f"{how} after step {run.progress.step}; saved `{run.store.folder(run.progress.step)}`"
     hint = f"continue with `ttstrain resume {quoted(run.folder)}`"
@@ -66,7 +69,8 @@ def leave(run: Run, how: Leave) -> Ending:
 
 
 def tell_saved(run: Run) -> None:
-    """Report checkpoints that have been written since the last call. Raises the error of one that failed."""
+    """Report checkpoints that have been written, and a save that has failed, since the last call."""
+    checkpointing.look_for_failure(run, wait=False)
     for line in run.store.news():
         run.trackers.note(line)
     for one in run.store.written():

@@ -46,7 +46,7 @@ GUARANTEES: dict[FaultKind, str] = {
     "kill": f"after `resume` {SAME}",
     "worker_death": f"the training process loads the data itself; {SAME}",
     "bad_clip": f"{GOES_ON}; it names that clip alone",
-    "disk_full": f"exit code 4, and the full disk is named; after `resume` {SAME}",
+    "disk_full": f"an incident names the full disk, and the next save is made; {SAME}",
     "slow_disk": SAME,
     "bit_flip": f"that checkpoint alone is refused, and an intact one named; from there {SAME}",
     "lost_rank": f"the other process ends and says so; after `resume` {SAME}",
@@ -58,7 +58,8 @@ REFUSED: dict[FaultKind, tuple[str, str | None]] = {  # the incident's kind and 
     "bad_clip": ("non_finite_loss", "data"),
     "oom": ("out_of_memory", None),
 }
-CODES: dict[FaultKind, int] = {"sigterm": 75, "kill": -signal.SIGKILL, "disk_full": 4}
+NOTED: dict[FaultKind, str] = {"disk_full": "failed_save"}  # an incident that changes nothing that is learned
+CODES: dict[FaultKind, int] = {"sigterm": 75, "kill": -signal.SIGKILL}
 """How a fault ends a run; where it is not named, the run goes on."""
 
 
@@ -162,8 +163,11 @@ def _of_refusals(place: Path, seen: Path, faults: Sequence[Fault]) -> str | None
     for fault in faults:
         if fault.kind in REFUSED and (wrong := _of_incident(place, incidents, fault)) is not None:
             return wrong
-    if not any(fault.kind in REFUSED for fault in faults) and incidents:
-        return f"an incident without a cause: {incidents[0]['kind']}"
+    kinds = {one["kind"] for one in incidents}
+    if lacking := {NOTED[fault.kind] for fault in faults if fault.kind in NOTED} - kinds:
+        return f"no incident says {', '.join(lacking)}"
+    if not any(fault.kind in REFUSED for fault in faults) and kinds - set(NOTED.values()):
+        return f"an incident without a cause: {', '.join(kinds)}"
     return None
 
 
