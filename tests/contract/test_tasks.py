@@ -267,6 +267,14 @@ def test_losses_depend_on_the_generators_that_a_checkpoint_holds_and_on_nothing_
     assert differences([dict(loss.metrics) for loss in first], [dict(loss.metrics) for loss in again]) == []
 
 
+def test_losses_leave_what_is_saved_as_it_was(subject: Subject) -> None:
+    """A refused step puts nothing back: what a whole step teaches a buffer is for `Task.learn`."""
+    task, batch = subject.build(), subject.batch()
+    before = {name: tensor.clone() for name, tensor in task.state_dict().items()}
+    losses_of(task, batch, seed=1)
+    assert differences(task.state_dict(), before) == []
+
+
 @pytest.fixture
 def nothing_random(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let torch's generators return one number, so that a loss is a function of its batch."""

@@ -106,6 +106,7 @@ class Task(nn.Module, ABC):
         Code after a `yield` runs once that optimizer has stepped. With accumulation only the last micro-batch of a
         step sees the updated module. Never yield inside a `with` block: the engine enters autocast around `next()`.
         Every process of a run yields the same losses and metrics in the same order, whatever its batch holds.
+        Buffers of the state dict stay as they are: a refused step puts nothing back, and `learn` follows a whole one.
         """
 
     def optimized(self) -> Mapping[str, nn.Module]:
