@@ -79,7 +79,9 @@ def count(limits: Limits) -> Iterator[Row]:
             for _ in range(0 if short else PAIRS):
                 if not limits.over:
                     pairs.add(survives(bench, [_drawn(kind, dice) for kind in dice.sample(alone, 2)], dice))
-    if not short:
+            if limits.over:
+                break  # before the next undisturbed run
+    if not short and not limits.over:
         for bench in tasks.make_benches(limits.scratch / "ranks", names[:RANKED], *SETTINGS, nproc=2):
             tallies["lost_rank"].add(survives(bench, [_drawn("lost_rank", dice)], dice))
     yield from (tally.row for tally in (*tallies.values(), pairs) if tally.tried)
