@@ -11,6 +11,9 @@ REPO = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO / "scripts"))
 from reliability import page  # noqa: E402
 from reliability.frame import Limits, Part, Row, Tally, count, find_parts  # noqa: E402
+from reliability.parts import kills  # noqa: E402
+
+from ttstrain.data import atomic  # noqa: E402
 
 PARTS = find_parts()
 
@@ -45,3 +48,11 @@ def test_a_try_that_does_not_survive_is_counted_and_shown() -> None:
 def test_limits_end_when_their_minutes_are_over(tmp_path: Path) -> None:
     assert Limits("full", minutes=0, seed=0, scratch=tmp_path, started=-1.0).over
     assert not Limits("full", minutes=60, seed=0, scratch=tmp_path).over
+
+
+def test_an_export_that_is_being_written_is_seen(tmp_path: Path) -> None:
+    half = atomic.temporary_beside(tmp_path / "export-1")
+    half.mkdir()
+    (tmp_path / "export-1").mkdir()
+    atomic.temporary_beside(tmp_path / "export-10").mkdir()
+    assert kills.half_exported(tmp_path / "export-1") == [half.name]

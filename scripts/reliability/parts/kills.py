@@ -200,13 +200,18 @@ def _killed_export(bench: Bench, number: int, dice: random.Random) -> str | None
     if not alone.exists() and (first := run("export", bench.whole, "-o", alone, cwd=bench.folder)).code != 0:
         return first.brief
     program = _start("export", bench.whole, "-o", out, bench=bench)
-    begun = lambda: out.exists() or any(bench.folder.glob(f".{out.name}.*"))  # noqa: E731
+    begun = lambda: out.exists() or bool(half_exported(out))  # noqa: E731
     _wait_for(program, begun, dice.uniform(0, 4 * DELAY_S))
     _kill(program)
     if not out.exists() and (again := run("export", bench.whole, "-o", out, cwd=bench.folder)).code != 0:
         return again.brief
-    left = [path.name for path in bench.folder.glob(f".{out.name}.*")]
+    left = half_exported(out)
     return f"`{left[0]}` is left" if left else _differing(out, alone)
+
+
+def half_exported(out: Path) -> list[str]:
+    """Name what is only there while an export is written, or was killed then."""
+    return [path.name for path in out.parent.glob(f".{out.name}-*")]
 
 
 def _files(folder: Path) -> dict[str, Path]:
