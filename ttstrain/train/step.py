@@ -78,17 +78,21 @@ class _Tally:
     statistics: dict[str, Tensor] = field(default_factory=dict)
     known: dict[str, tuple[Tensor, float]] = field(default_factory=dict)  # what was read, and its sum over ranks
 
-    def add(self, loss: Loss, share: Tensor | float) -> None:
+    def add(self, loss: Loss, share: Tensor | float, *, times: int) -> None:
+        """Add a loss; the sums and counts that it brings along count `times`, 1 or 0."""
         value = loss.value.detach().float() * share
         for table, key in ((self.losses, loss.label), (self.by_optimizer, loss.updates)):
             table[key] = table[key] + value if key in table else value
-        for key, sums in loss.statistics.items():
-            self.statistics[key] = self.statistics[key] + sums.detach() if key in self.statistics else sums.detach()
+        for key, own in loss.statistics.items():
+            sums = own.detach() * times
+            self.statistics[key] = self.statistics[key] + sums if key in self.statistics else sums
         for key, metric in loss.metrics.items():
-            part = metric.total.detach().float() if isinstance(metric, Mean) else metric.detach().float() * share
-            self.metrics[key] = self.metrics[key] + part if key in self.metrics else part
             if isinstance(metric, Mean):
-                self.counts[key] = self.counts.get(key, 0.0) + metric.count.float()
+                part = metric.total.detach().float() * times
+                self.counts[key] = self.counts.get(key, 0.0) + metric.count.float() * times
+            else:
+                part = metric.detach().float() * share
+            self.metrics[key] = self.metrics[key] + part if key in self.metrics else part
 
     def unread(self) -> dict[str, Tensor]:
         """Return the losses, metrics and counts that were not read since they last grew."""
@@ -175,8 +179,9 @@ def train_step(run: Stepping, micro_batches: Sequence[Batch], *, measure: bool =
                     loss = next(losses, None) if run.shards is None else run.shards.next(losses)
                 if loss is None:
                     break
-                share = batch.weight / counts.weight if i < own_batches else 0.0
-                _descend(run, loss, state, share=share, last=i == len(batches) - 1)
+                times = int(i < own_batches)
+                share = times * batch.weight / counts.weight
+                _descend(run, loss, state, share=share, times=times, last=i == len(batches) - 1)
             if run.shards is not None:
                 run.shards.rest()
         _update_statistics_and_ema(run, state)
@@ -203,9 +208,9 @@ def _as_many_on_every_rank(run: Stepping, batches: Sequence[Batch]) -> Sequence[
     return [*batches, *[batches[-1]] * (int(run.ranks.sum(numbers).max()) - len(batches))]
 
 
-def _descend(run: Stepping, loss: Loss, state: _StepState, *, share: float, last: bool) -> None:
+def _descend(run: Stepping, loss: Loss, state: _StepState, *, share: float, times: int, last: bool) -> None:
     """Add the gradient of one loss of one micro-batch; after the `last`, update the optimizer that it trains."""
-    state.tally.add(loss, share)
+    state.tally.add(loss, share, times=times)
     if not (parameters := run.optimizers.params(loss.updates)):
         return  # every group of this optimizer is frozen for now
     leaves = parameters if run.shards is None else run.shards.leaves(parameters)

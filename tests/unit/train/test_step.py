@@ -351,6 +351,44 @@ def test_memory_that_runs_out_in_an_exchange_ends_this_process():
         train_step(make_run(Regression(), ranks=Two()), [make_batch(4)])
 
 
+class Whole:
+    """Stands for shards in one process, where each is the whole."""
+
+    def new_step(self): ...
+
+    def rest(self): ...
+
+    def finish_gradients(self, parameters): ...
+
+    def next(self, losses):
+        return next(losses, None)
+
+    def leaves(self, parameters):
+        return parameters
+
+
+class WithAnother(Ranks):
+    """This process beside one that has three micro-batches, of which none counts."""
+
+    def sum(self, values):
+        if values.dtype == torch.int64 and len(values.shape):
+            values[1] = 3
+        return values
+
+    def all_fit(self, fits):
+        return fits
+
+
+def test_a_micro_batch_taken_again_for_shards_counts_once():
+    alone, beside = make_run(Counting()), make_run(Counting(), ranks=WithAnother(world_size=2))
+    beside.task.load_state_dict(alone.task.state_dict())
+    beside.shards = Whole()
+    pieces = split(make_batch(6), 2, 4)
+    one, other = train_step(alone, pieces), train_step(beside, pieces)
+    assert same(weights(beside), weights(alone))
+    assert (other.losses, other.ids) == (one.losses, one.ids)
+
+
 def test_a_batch_that_does_not_fit_is_no_update():
     with pytest.raises(DidNotFit) as caught:
         train_step(make_run(Small()), [make_batch(5)])
