@@ -12,9 +12,11 @@ from time import perf_counter
 from typing import Any, Protocol
 
 import torch
+from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from ttstrain.data import atomic
+from ttstrain.errors import first_line
 from ttstrain.layout import labelled
 
 FIRST = 3  # steps of a session that are left out: they allocate memory, choose kernels and compile
@@ -46,6 +48,7 @@ class Event(Protocol):
     """What is used of a torch FunctionEvent. Times are in microseconds."""
 
     name: str
+    device_type: DeviceType
     cpu_parent: Any
     time_range: Any  # `start` and `end`
     self_cpu_time_total: float
@@ -84,9 +87,10 @@ class Summary:
 def summarize(events: Iterable[Event], *, steps: int, wall: float) -> Summary:
     """Add up the own time of every event by phase, by kind of work and by operation, in seconds.
 
-    Events between the steps, as those of an evaluation, are left out.
+    Events between the steps, as those of an evaluation, are left out. So are events on a GPU, kernels among them: the
+    operations that started the kernels have their time.
     """
-    events = list(events)
+    events = [event for event in events if event.device_type == DeviceType.CPU]
     inside = [(event.time_range.start, event.time_range.end) for event in events if event.name == STEP]
     events = [event for event in events if event.name != STEP and _within(event.time_range.start, inside)]
     on_device = any(event.self_device_time_total > 0 for event in events)
@@ -187,11 +191,14 @@ class StepProfiler:
         steps = min(self._taken - FIRST, self._steps)
         events: Any = found.events()  # type: ignore[no-untyped-call]
         lines = summarize(events, steps=steps, wall=self._wall).lines(first=self._first)
-        self._folder.mkdir(exist_ok=True)
-        found.export_chrome_trace(str(self._folder / TRACE))
-        atomic.write_text(self._folder / SUMMARY, "\n".join(lines) + "\n")
-        lines += labelled("", f"the trace for Perfetto or chrome://tracing is `{self._folder / TRACE}`")
-        for line in lines:
+        try:
+            self._folder.mkdir(exist_ok=True)
+            atomic.write_text(self._folder / SUMMARY, "\n".join(lines) + "\n")
+            found.export_chrome_trace(str(self._folder / TRACE))
+            last = labelled("", f"the trace for Perfetto or chrome://tracing is `{self._folder / TRACE}`")
+        except (OSError, RuntimeError) as error:  # the run goes on; torch raises RuntimeError where it cannot write
+            last = [f"WARNING: the profile could not be written into `{self._folder}`: {first_line(error)}"]
+        for line in [*lines, *last]:
             self._say(line)
 
 

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 import small_runs
+import torch
+from torch._C._autograd import DeviceType
 
 from ttstrain.train import profiler
-from ttstrain.train.profiler import STEP, summarize
+from ttstrain.train.profiler import STEP, StepProfiler, summarize
 
 
 @dataclass
@@ -21,6 +23,7 @@ class Event:
     name: str
     start: float
     end: float
+    device_type: DeviceType = DeviceType.CPU
     cpu_parent: Any = None
     self_cpu_time_total: float = 0.0
     self_device_time_total: float = 0.0
@@ -64,10 +67,17 @@ def test_time_is_added_up_by_phase_kind_and_operation_within_the_steps() -> None
 def test_on_a_gpu_its_own_time_counts() -> None:
     made = events()
     made[2].self_device_time_total = 6.0
+    made += [  # as torch gives them: the kernel that the operation started, and ranges of the GPU's own
+        Event("sm90_xmma_gemm", 2, 8, DeviceType.CUDA, self_device_time_total=6.0),
+        Event("Optimizer.step#AdamW.step", 2, 8, DeviceType.CUDA, self_device_time_total=6.0),
+        Event(STEP, 2, 19, DeviceType.CUDA, self_device_time_total=17.0),
+    ]
+    made[7].self_device_time_total = 8.0  # between the steps
     found = summarize(made, steps=2, wall=20e-6)
     assert found.on_device
     assert found.phases["forward"] == pytest.approx(6e-6)
-    assert found.phases["backward"] == 0.0
+    assert found.phases["backward"] == found.phases["update"] == 0.0
+    assert found.measured == pytest.approx(6e-6)
 
 
 def test_a_profiled_run_trains_as_another_and_leaves_a_trace_and_a_summary(
@@ -94,3 +104,13 @@ def test_a_run_that_ends_before_its_profile_does_writes_what_there_is(
     recipe = small_runs.write_recipe(tmp_path / "r.yaml", data=small_runs.write_clips(tmp_path / "data"))
     run = small_runs.finetune(recipe, tmp_path, "name=own", "train.steps=3", "judge.enabled=false", "debug.profile=9")
     assert (run / "profile" / "summary.txt").read_text(encoding="utf-8").startswith("profile   steps 2 to 3: ")
+
+
+def test_a_profile_that_cannot_be_written_ends_no_run(tmp_path: Path) -> None:
+    said: list[str] = []
+    gone = StepProfiler(1, folder=tmp_path / "gone", device=torch.device("cpu"), say=said.append)
+    for step in range(1, profiler.FIRST + 2):
+        with gone.on_step(step):
+            torch.ones(2).sum()
+    assert said[0].startswith("profile   step 4: ")
+    assert said[-1].startswith("WARNING: the profile could not be written into")
