@@ -11,10 +11,14 @@ import soundfile
 from speech_toys import RATE, syllables
 
 from ttstrain.contract.table import RowTable
+from ttstrain.data import shards
 from ttstrain.data.audit import audit
+from ttstrain.data.readers import parquet as parquet_reader
 from ttstrain.data.readers import read_rows
 from ttstrain.data.readers.rows import TableError
 from ttstrain.data.readers.samples import wav_of
+from ttstrain.digest import sha256
+from ttstrain.errors import DataError
 from ttstrain.recipe.schema import DataConfig
 
 
@@ -346,6 +350,25 @@ def parquet(folder: Path, columns: dict[str, Any]) -> RowTable:
     writer = pytest.importorskip("pyarrow.parquet")
     writer.write_table(pyarrow.table(columns), folder / "train.parquet")
     return read_rows(folder / "train.parquet", cache_dir=str(folder.parent / "cache"))
+
+
+def test_recordings_of_a_large_parquet_table_lie_in_one_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet_reader, "MANY_ROWS", 3)
+    contents = [(folder / f"wavs/{name}.wav").read_bytes() for name in "aba"]
+    columns = {"audio": [{"bytes": c, "path": "audio.wav"} for c in contents], "text": ["one", "two", "one"]}
+    table = parquet(folder, columns)
+    unpacked = folder.parent / "cache" / "unpacked"
+    (pack,) = unpacked.iterdir()
+    assert pack.read_bytes() == contents[0] + contents[1]
+    assert [shards.digest_of(row.audio) for row in table.rows if row.audio] == [sha256(one) for one in contents]
+    assert table.rows[0].id == table.rows[2].id != table.rows[1].id
+    first = pack.stat().st_mtime_ns
+    kept = read_rows(folder / "train.parquet", cache_dir=str(folder.parent / "cache"))
+    assert kept == table
+    assert [path.stat().st_mtime_ns for path in unpacked.iterdir()] == [first]
+    pack.write_bytes(b"short")
+    with pytest.raises(DataError, match="is damaged"):
+        read_rows(folder / "train.parquet", cache_dir=str(folder.parent / "cache"))
 
 
 def test_parquet_rows_of_one_inner_name_keep_apart(folder: Path) -> None:

@@ -88,7 +88,8 @@ def _read_folder(folder: Path, wanted: str, cache_dir: str | None) -> RowTable:
 def _shards(named: str, wanted: str) -> list[Path]:
     """Return the tar shards that a data path names; a folder with a table is read by its table."""
     path = expanded(named)
-    if wanted == AUTO and not is_remote(named) and path.is_dir() and _names_rows(path):
+    holds_tars = is_remote(named) or not path.is_dir() or next(path.glob("*.tar"), None) is not None
+    if not holds_tars or (wanted == AUTO and not is_remote(named) and path.is_dir() and _names_rows(path)):
         return []
     return shards_of(named) or []
 

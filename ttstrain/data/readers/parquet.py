@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,11 +19,13 @@ from ttstrain.data.readers.parquet_pages import DamagedPageError
 from ttstrain.data.readers.rows import TableError
 from ttstrain.data.readers.samples import wav_of
 from ttstrain.data.readers.uses import Uses
+from ttstrain.data.shards import identity, path_of
 from ttstrain.digest import sha256
 from ttstrain.errors import DataError
 from ttstrain.places import refused_as
 
 SHORT_DIGEST = 12  # hex digits
+MANY_ROWS = 10_000  # of a table, from which on its recordings are unpacked into one file
 ENDINGS = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3", b"\xff\xfb": ".mp3"}
 
 
@@ -46,11 +49,12 @@ def read_parquet(files: Sequence[Path], root: Path, unpack_to: Path) -> RowTable
                 others = _others(file, columns)
                 at_a_time = rows_at_a_time(path, file, footer, {*columns.all, *others})
                 _look_at_others(file, others, uses, at_a_time=at_a_time)
-                number = 0
-                for batch in file.iter_batches(at_a_time, columns=columns.all):
-                    for values in batch.to_pylist():
-                        number += 1
-                        _add_row(collector, f"{path.name}:{number}", values, columns, uses=uses, unpack_to=unpack_to)
+                with _store(path, unpack_to, file.metadata.num_rows) as unpack:
+                    number = 0
+                    for batch in file.iter_batches(at_a_time, columns=columns.all):
+                        for values in batch.to_pylist():
+                            number += 1
+                            _add_row(collector, f"{path.name}:{number}", values, columns, uses=uses, unpack=unpack)
         except (pyarrow.ArrowException, DamagedPageError, OSError, MemoryError, UnicodeDecodeError) as error:
             raise TableError("unreadable", f"`{path}` is no readable Parquet file: {error}") from error
     if not collector.rows and not collector.findings:
@@ -107,7 +111,13 @@ def _look_at_others(file: Any, others: list[str], uses: Uses, *, at_a_time: int)
 
 
 def _add_row(
-    collector: Collector, source: str, values: Mapping[str, Any], columns: _Columns, *, uses: Uses, unpack_to: Path
+    collector: Collector,
+    source: str,
+    values: Mapping[str, Any],
+    columns: _Columns,
+    *,
+    uses: Uses,
+    unpack: Callable[[bytes], tuple[Path, str]],
 ) -> None:
     uses.see(values, {})
     uses.took("file", columns.audio)
@@ -127,9 +137,9 @@ def _add_row(
         source=source,
     )
     if isinstance(content, bytes):
-        path = _unpacked(content, unpack_to)
+        path, digest = unpack(content)
         inner = PurePosixPath(name).parent.parts if isinstance(name, str) else ()
-        collector.add(replace(row, audio=path), Place((path.stem[:SHORT_DIGEST], *inner)))
+        collector.add(replace(row, audio=path), Place((digest[:SHORT_DIGEST], *inner)))
     elif isinstance(content, str):
         collector.add_finding(row, "skip", "bad_row", content)
     elif isinstance(name, str):
@@ -146,14 +156,74 @@ def _content(audio: Mapping[str, Any]) -> bytes | str | None:
     return None if audio.get("array") is None else wav_of(audio["array"], audio.get("sampling_rate"))
 
 
-def _unpacked(content: bytes, folder: Path) -> Path:
+@contextmanager
+def _store(table: Path, folder: Path, num_rows: int) -> Iterator[Callable[[bytes], tuple[Path, str]]]:
+    """Yield what unpacks a recording and returns its path and digest: into files, or those of many rows into one."""
+    if num_rows < MANY_ROWS:
+        yield lambda content: _unpacked(content, folder)
+        return
+    pack = _Pack(folder / f"{sha256(f'{table.absolute()} {identity(table)}')[: SHORT_DIGEST * 2]}.pack")
+    try:
+        yield pack.add
+        pack.complete()
+    finally:
+        pack.close()
+
+
+class _Pack:
+    """Recordings one after the other in a file, each once; the file appears when it is complete."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._size = 0
+        self._places: dict[str, Path] = {}  # digest -> part
+        self._part = atomic.temporary_beside(path, end=atomic.PART)
+        with self._refused():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = None if path.exists() else self._part.open("xb")
+
+    def _refused(self) -> AbstractContextManager[None]:
+        return refused_as(DataError, path=self.path, hint=CACHE_HINT)
+
+    def add(self, content: bytes) -> tuple[Path, str]:
+        digest = sha256(content)
+        if digest not in self._places:
+            if self._file is not None:
+                with self._refused():
+                    self._file.write(content)
+            self._places[digest] = path_of(self.path, self._size, len(content), _ending(content)[1:])
+            self._size += len(content)
+        return self._places[digest], digest
+
+    def complete(self) -> None:
+        """Give the file its name. Raises DataError where the one that was there has another size."""
+        with self._refused():
+            if self._file is not None:
+                self._file.close()
+                self._part.replace(self.path)
+            elif self.path.stat().st_size != self._size:
+                raise DataError(f"`{self.path}` is damaged", hint="remove it: the recordings are unpacked again")
+
+    def close(self) -> None:
+        """Remove what is not complete."""
+        if self._file is not None:
+            with suppress(OSError):  # of a full disk: the error was raised before
+                self._file.close()
+            self._part.unlink(missing_ok=True)
+
+
+def _ending(content: bytes) -> str:
+    return next((ending for magic, ending in ENDINGS.items() if content.startswith(magic)), ".audio")
+
+
+def _unpacked(content: bytes, folder: Path) -> tuple[Path, str]:
     digest = sha256(content)
-    ending = next((ending for magic, ending in ENDINGS.items() if content.startswith(magic)), ".audio")
+    ending = _ending(content)
     path = folder / digest[:2] / f"{digest}{ending}"
     if not path.exists():
         with refused_as(DataError, path=path, hint=CACHE_HINT):
             atomic.write_bytes(path, content)
-    return path
+    return path, digest
 
 
 def _word(values: Mapping[str, Any], column: str | None) -> str:
