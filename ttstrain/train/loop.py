@@ -6,7 +6,7 @@ What is decided stands in `decide`, what can go wrong in a step in `recovery`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from time import perf_counter
 
 from ttstrain.contract.data import Batch
@@ -37,7 +37,8 @@ def train(run: Run, held_out: HeldOut, snapshots: Snapshots) -> Ending:
     once the run is saved. Raises CheckpointError where the state to start from is not finite.
     """
     keep_freed_memory(run.device)
-    with Signals(run.folder, speak=run.ranks.main) as signals, recovery.saved_on_error(run, snapshots) as now:
+    profiler = nullcontext() if run.profiler is None else closing(run.profiler)
+    with Signals(run.folder, speak=run.ranks.main) as signals, recovery.saved_on_error(run, snapshots) as now, profiler:
         run.spent.begin()
         enter_stage(run)
         recovery.hold_first(run, snapshots)
@@ -59,8 +60,6 @@ def train(run: Run, held_out: HeldOut, snapshots: Snapshots) -> Ending:
             else:
                 taken = Taken(report, batches, step_s=perf_counter() - started, data_s=data_s)
                 ending = finish_step(run, taken, held_out, snapshots, signals)
-        if run.profiler is not None:
-            run.profiler.close()
         if run.injector is not None and (missing := run.injector.missing()):
             run.trackers.note(f"WARNING: {', '.join(missing)} did not enter: the run has not come to where they do")
     return ending or "done"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -91,7 +93,7 @@ def summarize(events: Iterable[Event], *, steps: int, wall: float) -> Summary:
     operations that started the kernels have their time.
     """
     events = [event for event in events if event.device_type == DeviceType.CPU]
-    inside = [(event.time_range.start, event.time_range.end) for event in events if event.name == STEP]
+    inside = sorted((event.time_range.start, event.time_range.end) for event in events if event.name == STEP)
     events = [event for event in events if event.name != STEP and _within(event.time_range.start, inside)]
     on_device = any(event.self_device_time_total > 0 for event in events)
     phases: dict[str, float] = dict.fromkeys((DATA, FORWARD, BACKWARD, UPDATE), 0.0)
@@ -108,7 +110,9 @@ def summarize(events: Iterable[Event], *, steps: int, wall: float) -> Summary:
 
 
 def _within(at: float, ranges: Sequence[tuple[float, float]]) -> bool:
-    return any(start <= at <= end for start, end in ranges)
+    """Tell whether a time lies in one of the ranges, which follow one another."""
+    place = bisect_right(ranges, (at, math.inf)) - 1
+    return place >= 0 and at <= ranges[place][1]
 
 
 def _phase(event: Event) -> str:

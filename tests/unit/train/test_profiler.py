@@ -14,6 +14,7 @@ import small_runs
 import torch
 from torch._C._autograd import DeviceType
 
+from ttstrain.errors import DivergedError
 from ttstrain.train import profiler
 from ttstrain.train.profiler import STEP, StepProfiler, summarize
 
@@ -114,3 +115,13 @@ def test_a_profile_that_cannot_be_written_ends_no_run(tmp_path: Path) -> None:
             torch.ones(2).sum()
     assert said[0].startswith("profile   step 4: ")
     assert said[-1].startswith("WARNING: the profile could not be written into")
+
+
+def test_a_run_that_diverges_writes_its_profile_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profiler, "FIRST", 1)
+    recipe = small_runs.write_recipe(tmp_path / "r.yaml", data=small_runs.write_clips(tmp_path / "data"))
+    faults = json.dumps([f"nan_loss@{step}" for step in range(3, 9)])
+    more = (f"debug.inject={faults}", "guard={max_skips: 1, max_rollbacks: 0}", "judge.enabled=false")
+    with pytest.raises(DivergedError):
+        small_runs.finetune(recipe, tmp_path, "name=own", "debug.profile=9", *more)
+    assert (tmp_path / "own" / "profile" / "summary.txt").is_file()
