@@ -24,7 +24,7 @@ EMOJI = re.compile(
     "[\U0001f000-\U0001faff\u2300-\u23ff\u2600-\u27bf\u2b00-\u2bff\u20e3\ufe0e\ufe0f\U000e0020-\U000e007f]"
 )
 # What most English texts are made of: none of it is ever repaired or doubted. Bytes to take out of ASCII, for counting.
-_PLAIN = re.compile(r"[A-Za-z0-9 ,.;!?'\"-]*[A-Za-z0-9][A-Za-z0-9 ,.;!?'\"-]*")
+_PLAIN = re.compile(r"[ ,.;!?'\"-]*[A-Za-z0-9][A-Za-z0-9 ,.;!?'\"-]*")
 _ASCII = bytes(range(128))
 _NO_LETTERS = bytes(c for c in _ASCII if not chr(c).isalpha())
 _NO_DIGITS = bytes(c for c in _ASCII if chr(c) not in "0123456789$%")
