@@ -14,6 +14,7 @@ from typing import BinaryIO
 from ttstrain.data.shards import identity, opened
 
 _UNCOMPRESSED = (1, 3, 6, 7, 0xFFFE)  # whole numbers, fractions, A-law, u-law, and one of them in an extended header
+_COMPANDED = (6, 7)  # A-law and u-law
 _FIRST_CHUNKS = 4096  # bytes in which the format is looked for
 STREAMED = 0xFFFFFFFF  # written by programs that stream and cannot seek back to the header
 
@@ -54,6 +55,8 @@ def _of_format(head: bytes) -> str | None:
     if at < 0 or len(head) < at + 24:
         return None
     kind, channels, rate, per_s, block, bits = struct.unpack_from("<HHIIHH", head, at + 8)
+    if (kind not in _UNCOMPRESSED and bits > 8) or (kind in _COMPANDED and bits != 8):
+        return f"its header states {bits} bits a sample, of encoding {kind}, which has no more than 8"
     if kind not in _UNCOMPRESSED:
         return None
     if block != channels * -(-bits // 8):
