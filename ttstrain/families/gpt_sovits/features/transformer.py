@@ -8,8 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
-from ttstrain.errors import CheckpointError, RecipeError
+from ttstrain.errors import CheckpointError, RecipeError, first_line
+
+# What the library makes of a configuration with values of other types and sizes, and of damaged weights.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    SafetensorError,
+)
+_SHOWN = 160  # characters of a reason
 
 
 def load_encoder(name: str, folder: Path, *, spare: tuple[str, ...] = ()) -> Any:
@@ -19,13 +33,16 @@ def load_encoder(name: str, folder: Path, *, spare: tuple[str, ...] = ()) -> Any
     `weights_only`). Raises CheckpointError when a used tensor is missing or of another shape.
     """
     transformers = import_transformers()
+    from huggingface_hub.errors import StrictDataclassError
+
     try:
         with _quiet(transformers):
             net, found = getattr(transformers, name).from_pretrained(
                 folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
             )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise CheckpointError(f"`{folder}` cannot be read as a {name}: {str(error).splitlines()[0]}") from error
+    except (*_UNREADABLE, StrictDataclassError) as error:
+        why = f"{type(error).__name__}: {first_line(error)[:_SHOWN]}"
+        raise CheckpointError(f"`{folder}` cannot be read as a {name} ({why})", hint="download it again") from error
     missing = sorted(key for key in found["missing_keys"] if not key.startswith(spare))
     if missing or found["mismatched_keys"]:
         odd = missing or [key for key, *_ in found["mismatched_keys"]]
