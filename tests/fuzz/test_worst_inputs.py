@@ -194,6 +194,7 @@ WORST: Sequence[Worst] = (
     Worst("a web page", "texts to say", "t.txt", lambda content: b"<!DOCTYPE html><p>404</p>\n"),
     Worst("a recording that ends early", RECORDING, "r.wav", lambda content: content[: len(content) // 2]),
     Worst("a recording of another rate", RECORDING, "r.wav", number_at(24, "<I", 17_000), "told"),
+    Worst("A-law of 16 bits", RECORDING, "r.wav", number_at(20, "<H", 6), "told"),
     Worst("another checksum of a recording", RECORDING, "r.flac", number_at(30, "<I", 7)),
     Worst(
         "a pointer for what was heard", REPORT, "run/judge.json", lambda content: b"version https://git-lfs\n", "told"
@@ -209,6 +210,8 @@ WORST: Sequence[Worst] = (
     Worst("statistics of a wrong length", "parquet", "a.parquet", footer_number(44, b"\1")),
     Worst("labels of another length", ROWS, "rows.jsonl", first_line(json_with("labels", [1]))),
     Worst("a mask of objects", ROWS, "rows.jsonl", first_line(json_with("attention_mask", [{}]))),
+    Worst("an activation that is a number", "HuBERT folders", "config.json", json_with("hidden_act", 1.0)),
+    Worst("a header that ends early", "HuBERT folders", "model.safetensors", number_at(0, "<Q", 255)),
     Worst("a task that is a list", "yaml recipe", "r.yaml", replaced(b"task: flow", b"task: [flow]")),
     Worst("members that begin before the file", "pt (zip)", "w.pt", directory_elsewhere),
     Worst("an average without names", OWN, f"{STEP}/ema.json", json_with("weights", [])),

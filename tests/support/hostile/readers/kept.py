@@ -11,6 +11,7 @@ from pathlib import Path
 from random import Random
 from unittest.mock import patch
 
+import soundfile
 import torch
 
 from hostile.catalogue import Reader, Sample, files_in
@@ -52,7 +53,7 @@ def _read_recording(folder: Path) -> Seen:
     half = heard.num_samples // 2
     clips = [folder / name for name in ("one.wav", "other.wav")]
     write_clips(path, [Span(0, half), Span(half, heard.num_samples)], clips)
-    summed = [hashlib.sha256(clip.read_bytes()).hexdigest() for clip in clips]
+    summed = [hashlib.sha256(soundfile.read(clip)[0].tobytes()).hexdigest() for clip in clips]
     return Seen(f"{heard.sample_rate} {heard.num_samples} {summed}", told=heard.odd is not None)
 
 
