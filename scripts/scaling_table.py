@@ -92,7 +92,7 @@ def count(name: str) -> Counted:
             take(clips, "bf16")
     with torch.device("meta"):
         task = make_task(plan)
-    blocks = task.blocks() if isinstance(task, HasBlocks) else ()
+    blocks = task.repeated_blocks() if isinstance(task, HasBlocks) else ()
     inside = {id(one) for block in blocks for one in block.parameters()}
     weights = [one for one in task.parameters() if one.requires_grad]
     return Counted(

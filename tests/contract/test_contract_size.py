@@ -32,6 +32,7 @@ CAPABILITIES = [
     model.KeepsFiles,
     model.MixesAuxiliaryData,
     task.AddsTokens,
+    task.HasBlocks,
     task.LearnsFromStatistics,
     task.NamesVoices,
     task.ScoresTranscripts,

@@ -161,7 +161,7 @@ def test_the_plan_knows_the_number_of_parameters(subject: Subject) -> None:
 
 def test_the_plan_knows_the_blocks(subject: Subject) -> None:
     task = subject.build()
-    blocks = task.blocks() if isinstance(task, HasBlocks) else ()
+    blocks = task.repeated_blocks() if isinstance(task, HasBlocks) else ()
     sizes = sorted(sum(parameter.numel() for parameter in block.parameters()) for block in blocks)
     shapes = subject.planner.parameter_shapes()
     counts = by_block(subject.recipe, shapes)

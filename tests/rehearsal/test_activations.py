@@ -20,6 +20,7 @@ from ttstrain.families.gpt_sovits.config import GptConfig, GptNetConfig, VaeNetC
 from ttstrain.families.gpt_sovits.vae.decoder import Decoder
 from ttstrain.families.gpt_sovits.vae.discriminator import Discriminator
 from ttstrain.families.gpt_sovits.vae.losses import feature_loss
+from ttstrain.families.orpheus import attention
 from ttstrain.families.orpheus.config import OrpheusConfig
 from ttstrain.families.orpheus.memory import Trained, layer_bytes
 from ttstrain.modules.dropout import Dropout
@@ -155,7 +156,13 @@ def test_dropout_leaves_a_mask_of_bytes() -> None:
 
 @pytest.mark.parametrize("weights", ["fp32", "bf16"])
 @pytest.mark.parametrize("dtype", [*FORMATS, torch.float16])
-def test_a_layer_of_the_language_model_leaves_what_is_counted(dtype: torch.dtype | None, weights: Any) -> None:
+def test_a_layer_of_the_language_model_leaves_what_is_counted(
+    dtype: torch.dtype | None, weights: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The kernel's own check makes a backward pass, which needs a process without one before.
+    monkeypatch.setattr(attention, "misfit", lambda *_args, **_more: None)
+    attention.has_varlen.cache_clear()
+
     def net(layers: int) -> OrpheusConfig:
         return OrpheusConfig(
             hidden_size=256,
@@ -179,3 +186,4 @@ def test_a_layer_of_the_language_model_leaves_what_is_counted(dtype: torch.dtype
     copies = 2 * (2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 512) if way.copies_weights else 0
     found = between(lambda layers: of_a_task("orpheus", net(layers)), dtype=dtype)
     assert tokens * layer_bytes(net(2), way) + copies == pytest.approx(found, rel=CLOSE)
+    attention.has_varlen.cache_clear()  # nothing was checked

@@ -51,7 +51,7 @@ class Stack(Task):
         self.stack[2].requires_grad_(False)
         self.head, self.never = nn.Linear(4, 3), nn.Linear(4, 3)
 
-    def blocks(self) -> Sequence[nn.Module]:
+    def repeated_blocks(self) -> Sequence[nn.Module]:
         return list(self.stack)
 
     def answer(self, x: Tensor) -> Tensor:

@@ -67,7 +67,11 @@ def have_no_room_for_moments(folder: Path) -> None:
         run.plan = SimpleNamespace(recipe=SimpleNamespace(train=SimpleNamespace(measure_every=10)))
         run.loader = SimpleNamespace(limit=None)  # cannot halve anything
         run.store = SimpleNamespace(
-            wait=lambda: None, wait_for_held=lambda: None, last=lambda: folder, folder=lambda step: folder
+            wait=lambda: None,
+            wait_for_held=lambda: None,
+            failure=lambda wait: None,
+            last=lambda: folder,
+            folder=lambda step: folder,
         )
         snapshots = MemorySnapshots()
         snapshots.take(run.state, 0)

@@ -93,7 +93,7 @@ class Planner(ABC, Generic[Config]):
         return ()
 
     def blocks(self) -> Sequence[str]:
-        """Return patterns of the names of the modules that the task lists as its `blocks`; `*` is a block's number."""
+        """Return patterns of the names of the task's `repeated_blocks`; `*` is a block's number."""
         return ()
 
     def weight_bytes(self) -> int:

@@ -180,7 +180,7 @@ class LearnsFromStatistics(Protocol):
 class HasBlocks(Protocol):
     """A task whose weights lie mostly in blocks that follow each other."""
 
-    def blocks(self) -> Sequence[nn.Module]:
+    def repeated_blocks(self) -> Sequence[nn.Module]:
         """Return the blocks, in their order; none holds another.
 
         Where weights are sharded, each is gathered for its own forward and backward alone, and everything else for a

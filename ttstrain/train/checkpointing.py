@@ -77,7 +77,7 @@ def save(
                 if last:
                     raise
                 run.store.failed = True
-                _tell_of_failure(run, error)
+                _go_on_after(run, error)
     return run.store.folder(run.progress.step)
 
 
@@ -86,7 +86,8 @@ def settle(run: Run, *, metrics: Mapping[str, float] | None = None) -> None:
 
     Raises CheckpointError where that fails too.
     """
-    look_for_failure(run, wait=True)
+    if run.ranks.main and (error := run.store.failure(wait=True)) is not None:
+        _tell_of_failure(run, error, then="it is saved once more")
     if not run.ranks.broadcast(run.store.failed):
         return
     save(run, metrics=metrics, last=True)
@@ -94,14 +95,23 @@ def settle(run: Run, *, metrics: Mapping[str, float] | None = None) -> None:
 
 
 def look_for_failure(run: Run, *, wait: bool) -> None:
-    """Tell of a save that has failed, in the main process; with `wait`, once nothing is being written."""
+    """Tell of a save that has failed, in the main process; with `wait`, once nothing is being written.
+
+    Raises CheckpointError where the run has no checkpoint yet: it is young, and all that follows could be lost.
+    """
     if run.ranks.main and (error := run.store.failure(wait=wait)) is not None:
-        _tell_of_failure(run, error)
+        _go_on_after(run, error)
 
 
-def _tell_of_failure(run: Run, error: CheckpointError) -> None:
-    notes = [error.message, *([error.hint] if error.hint else [])]
-    notes.append(f"the run goes on and saves again when that is due next; {_named(run.store.last())} is its last")
+def _go_on_after(run: Run, error: CheckpointError) -> None:
+    last = run.store.last()
+    if last is None:
+        raise error
+    _tell_of_failure(run, error, then=f"the run saves again when that is due next; {last.name} is its last")
+
+
+def _tell_of_failure(run: Run, error: CheckpointError, *, then: str) -> None:
+    notes = [error.message, *([error.hint] if error.hint else []), then]
     incident = Incident(
         step=run.progress.step,
         kind="failed_save",
@@ -114,10 +124,6 @@ def _tell_of_failure(run: Run, error: CheckpointError) -> None:
         notes=notes,
     )
     tell(run, incident)
-
-
-def _named(folder: Path | None) -> str:
-    return "no checkpoint" if folder is None else folder.name
 
 
 def _best_on_disk(run: Run, values: Mapping[str, float]) -> bool:

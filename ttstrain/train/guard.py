@@ -122,6 +122,11 @@ class Guard:
         self.examined = 0  # refused batches
         self.lr_factors: dict[str, float] = {}  # "<optimizer>/<group>" -> beside `lr_factor`, which all groups have
 
+    @property
+    def never_skips(self) -> bool:
+        """Whether every refusal rolls back, so that no batch is tried once more."""
+        return self._config.max_skips == 1
+
     def judge(self, optimizer: str, *, loss: float, grad_norm: float, overflow_is_scale: bool) -> UpdateVerdict:
         """Judge one optimizer's update from its loss and its gradient norm before clipping.
 

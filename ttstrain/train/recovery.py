@@ -119,7 +119,7 @@ def after_refusal(
         notes += _exclude(run, suspects)  # the retry ran on the snapshot's weights: the clips are to blame
     elif again and action == "skip":
         run.guard.accused = Accused(verdict.judgement, suspects)
-    elif action == "rollback" and not report.stepped and finding is not None:
+    elif action == "rollback" and not report.stepped and finding is not None and run.guard.never_skips:
         notes += _exclude_again_found(run, finding.clips)
     restored: int | None = None
     if action == "rollback":

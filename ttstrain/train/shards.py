@@ -46,7 +46,7 @@ class Shards:
         self._used: set[Tensor] = set()  # in this step, by this process
         self._whole = 0
         self._forwards = 0  # of units, in this step, by this process
-        blocks = task.blocks() if isinstance(task, HasBlocks) else ()
+        blocks = task.repeated_blocks() if isinstance(task, HasBlocks) else ()
         copies = ranks.world_size // degree
         shape, names = ((copies, degree), (REPLICATE, SHARD)) if copies > 1 else ((degree,), (SHARD,))
         mesh = init_device_mesh(device.type, shape, mesh_dim_names=names)

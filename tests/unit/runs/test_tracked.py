@@ -15,6 +15,7 @@ from ttstrain.checkpoint.store import CheckpointStore
 from ttstrain.runs.origin import Origin
 from ttstrain.runs.tracked import _former
 from ttstrain.tracking.tracker import Former
+from ttstrain.train.distributed import Ranks
 from ttstrain.train.requests import tell_saved
 
 
@@ -39,7 +40,8 @@ def test_trackers_hear_of_each_checkpoint_once_it_is_on_disk(tmp_path: Path) -> 
         heard.append((step, folder, best))
 
     store = CheckpointStore(tmp_path, keep_last=2, background=True)
-    run: Any = SimpleNamespace(store=store, trackers=SimpleNamespace(note=heard.append, checkpoint=checkpoint))
+    trackers = SimpleNamespace(note=heard.append, checkpoint=checkpoint)
+    run: Any = SimpleNamespace(store=store, trackers=trackers, ranks=Ranks())
     meta = Meta(family="flow", task="flow", model={}, recipe="toy", step=3)
     store.save(3, {"task": {"w": torch.zeros(2)}}, meta, best=True)
     store.wait()

@@ -90,7 +90,7 @@ class FlowTask(Task):
 
     # ---------------------------------------------------------------- training
 
-    def blocks(self) -> Sequence[nn.Module]:
+    def repeated_blocks(self) -> Sequence[nn.Module]:
         """Return the net's blocks."""
         return self.transformer.blocks
 

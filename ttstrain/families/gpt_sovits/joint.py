@@ -73,7 +73,7 @@ class JointTask(Task):
 
     # ---------------------------------------------------------------- training
 
-    def blocks(self) -> Sequence[nn.Module]:
+    def repeated_blocks(self) -> Sequence[nn.Module]:
         """Return the GPT's layers; the VAE has no blocks of one kind."""
         return list(self.gpt.h.layers)
 

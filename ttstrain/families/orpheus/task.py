@@ -108,7 +108,7 @@ class OrpheusTask(Task):
 
     # ---------------------------------------------------------------- training
 
-    def blocks(self) -> Sequence[nn.Module]:
+    def repeated_blocks(self) -> Sequence[nn.Module]:
         """Return the net's layers."""
         return list(self.net.model.layers)
 

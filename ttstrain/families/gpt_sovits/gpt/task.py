@@ -47,7 +47,7 @@ class GptTask(Task):
 
     # ---------------------------------------------------------------- training
 
-    def blocks(self) -> Sequence[torch.nn.Module]:
+    def repeated_blocks(self) -> Sequence[torch.nn.Module]:
         """Return the net's layers."""
         return list(self.gpt.h.layers)
 
