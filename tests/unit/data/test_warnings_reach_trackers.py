@@ -16,6 +16,7 @@ from speech_toys import ToyData, write_clips
 
 from ttstrain import terminal
 from ttstrain.contract.data import Clip
+from ttstrain.data import pool
 from ttstrain.data.cache import FeatureCache
 from ttstrain.data.loader import Loader
 from ttstrain.recipe.schema import TrackingConfig
@@ -60,6 +61,7 @@ class Watched:
 @pytest.fixture
 def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr(pool, "PATIENCE_S", 60.0)  # a busy machine ends no process in ten seconds
     watched = Watched(tmp_path / "run", monkeypatch)
     yield watched
     watched.trackers.finish("done")
