@@ -70,25 +70,25 @@ def test_every_command_explains_itself_without_torch(name: str) -> None:
     assert main.COMMANDS[name].help.split()[0]
 
 
-def test_help_comes_at_once() -> None:
+@pytest.fixture(scope="module")
+def loaded_for_help() -> list[str]:
+    """The modules that a process has loaded once it has shown the help."""
+    code = (
+        "import sys\nfrom ttstrain.cli.main import app\n"
+        "try:\n    app(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print(*sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return shown.stdout.splitlines()[-1].split()
+
+
+def test_help_comes_at_once(loaded_for_help: list[str]) -> None:
     """Some 0.2 s on an idle core. Modules are counted, because a busy machine says nothing of a time."""
-    code = (
-        "import sys\nfrom ttstrain.cli.main import app\n"
-        "try:\n    app(['--help'])\nexcept SystemExit:\n    pass\n"
-        "print(len(sys.modules))"
-    )
-    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert int(shown.stdout.splitlines()[-1]) < MOST_MODULES
+    assert len(loaded_for_help) < MOST_MODULES
 
 
-def test_help_imports_neither_the_schema_nor_rich() -> None:
-    code = (
-        "import sys\nfrom ttstrain.cli.main import app\n"
-        "try:\n    app(['--help'])\nexcept SystemExit:\n    pass\n"
-        "print([name for name in ('torch', 'numpy', 'pydantic', 'rich', 'yaml') if name in sys.modules])"
-    )
-    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert shown.stdout.splitlines()[-1] == "[]"
+def test_help_imports_neither_the_schema_nor_rich(loaded_for_help: list[str]) -> None:
+    assert [name for name in ("torch", "numpy", "pydantic", "rich", "yaml") if name in loaded_for_help] == []
 
 
 def test_no_arguments_show_the_help() -> None:
