@@ -11,6 +11,7 @@ import re
 import secrets
 import shutil
 import socket
+import time
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -19,7 +20,8 @@ from typing import Literal
 from ttstrain.digest import sha256
 
 PART = ".part"
-_OWNER = re.compile(r"-([0-9a-f]{8})-(\d+)-[0-9a-f]{8}")  # machine, process, and what makes two of them differ
+_OWNER = re.compile(r"-([0-9a-f]{8})-(\d{1,10})-[0-9a-f]{8}")  # machine, process, and what makes two of them differ
+DAY_S = 86_400  # nothing is written for so long
 
 
 def temporary_beside(path: Path, *, end: str = "") -> Path:
@@ -29,25 +31,30 @@ def temporary_beside(path: Path, *, end: str = "") -> Path:
 
 
 def remove_leftovers(folder: Path, *, start: str = "", end: str = "") -> None:
-    """Remove what processes of this machine that live no longer left in `folder`, among names with this start and end.
+    """Remove what processes that live no longer left in `folder`, among names with this start and end.
 
-    What cannot be removed stays.
+    Whether a process lives is known of this machine since it was started; what others left goes after a day. What cannot
+    be removed stays.
     """
     with suppress(OSError):
         for path in list(folder.iterdir()):
-            if path.name.startswith(f".{start}") and path.name.endswith(end) and _is_left_over(path.name):
+            if path.name.startswith(f".{start}") and path.name.endswith(end) and _is_left_over(path):
                 with suppress(OSError):
                     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def _is_left_over(name: str) -> bool:
-    """Tell whether a temporary name is that of a process of this machine that lives no longer."""
-    owner = _OWNER.search(name)
-    if owner is None or owner[1] != _machine():
+def _is_left_over(path: Path) -> bool:
+    """Tell whether a temporary name is that of a process that lives no longer."""
+    owner = _OWNER.search(path.name)
+    if owner is None:
+        return False
+    if owner[1] != _machine():
+        with suppress(OSError):
+            return time.time() - path.lstat().st_mtime > DAY_S
         return False
     try:
         os.kill(int(owner[2]), 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # no process can have such a number
         return True
     except OSError:  # a process of another user
         return False
@@ -56,11 +63,16 @@ def _is_left_over(name: str) -> bool:
 
 @cache
 def _machine() -> str:
-    """Return a name of where process numbers mean the same: this machine, or this container of it."""
-    numbers = ""
+    """Return a name of where process numbers mean the same: this machine, or this container of it, since its start.
+
+    Two machines may have the same host name, and two containers of different machines the same number.
+    """
+    told = [socket.gethostname()]
     with suppress(OSError):
-        numbers = os.readlink("/proc/self/ns/pid")  # noqa: PTH115  a link to no file
-    return sha256(f"{socket.gethostname()} {numbers}".encode())[:8]
+        told.append(os.readlink("/proc/self/ns/pid"))  # noqa: PTH115  a link to no file
+    with suppress(OSError):
+        told.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
+    return sha256(" ".join(told).encode())[:8]
 
 
 def write_bytes(path: Path, content: bytes, *, durability: Literal["synced", "cached"] = "synced") -> None:

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -76,9 +77,14 @@ def test_leftovers_of_dead_processes_go_and_all_else_stays(tmp_path: Path, monke
     folder = atomic.temporary_beside(tmp_path / "export")
     monkeypatch.setattr(atomic, "_machine", lambda: "0123abcd")
     elsewhere = atomic.temporary_beside(tmp_path / "features", end=atomic.PART)
+    days_ago = atomic.temporary_beside(tmp_path / "features", end=atomic.PART)
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "getpid", lambda: 9_999_999_999)
+    no_process = atomic.temporary_beside(tmp_path / "features", end=atomic.PART)
     kept = [own, elsewhere, tmp_path / "features", tmp_path / ".hidden.part"]
-    for path in (left, *kept):
+    for path in (left, days_ago, no_process, *kept):
         path.touch()
+    os.utime(days_ago, (time.time() - 2 * atomic.DAY_S,) * 2)
     (folder / "inner").mkdir(parents=True)
     monkeypatch.undo()
     atomic.remove_leftovers(tmp_path, end=atomic.PART)
