@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
@@ -71,16 +72,18 @@ def count(limits: Limits) -> Iterator[Row]:
     short = limits.form == "short"
     names = tasks.find()[:1] if short else tasks.find()
     alone: list[FaultKind] = [kind for kind in (SHORT if short else KINDS) if kind != "lost_rank"]
-    for precision in PRECISIONS[:1] if short else PRECISIONS:
-        for bench in tasks.make_benches(limits.scratch / precision, names, *SETTINGS, f"train.precision={precision}"):
-            for kind in alone:
-                if not limits.over:
-                    tallies[kind].add(survives(bench, [_drawn(kind, dice)], dice))
-            for _ in range(0 if short else PAIRS):
-                if not limits.over:
-                    pairs.add(survives(bench, [_drawn(kind, dice) for kind in dice.sample(alone, 2)], dice))
-            if limits.over:
-                break  # before the next undisturbed run
+    tries: list[list[FaultKind]] = [[kind] for kind in alone] + ([] if short else [[] for _ in range(PAIRS)])
+    benches = [
+        bench
+        for precision in (PRECISIONS[:1] if short else PRECISIONS)
+        for bench in tasks.make_benches(limits.scratch / precision, names, *SETTINGS, f"train.precision={precision}")
+    ]
+    for kinds, bench in itertools.product(tries, benches):  # each fault in every task before the next one
+        if limits.over:
+            break
+        drawn = kinds or dice.sample(alone, 2)
+        tally = tallies[kinds[0]] if kinds else pairs
+        tally.add(survives(bench, [_drawn(kind, dice) for kind in drawn], dice))
     if not short and not limits.over:
         for bench in tasks.make_benches(limits.scratch / "ranks", names[:RANKED], *SETTINGS, nproc=2):
             tallies["lost_rank"].add(survives(bench, [_drawn("lost_rank", dice)], dice))
