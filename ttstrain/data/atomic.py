@@ -33,8 +33,8 @@ def temporary_beside(path: Path, *, end: str = "") -> Path:
 def remove_leftovers(folder: Path, *, start: str = "", end: str = "") -> None:
     """Remove what processes that live no longer left in `folder`, among names with this start and end.
 
-    Whether a process lives is known of this machine since it was started; what others left goes after a day. What cannot
-    be removed stays.
+    Whether a process lives is known of this machine since its start; what others left goes after a day. What cannot be
+    removed stays.
     """
     with suppress(OSError):
         for path in list(folder.iterdir()):
