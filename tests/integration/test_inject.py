@@ -13,7 +13,7 @@ import pytest
 from small_runs import checkpoint, differences, finetune, metrics, ttstrain
 
 from ttstrain.checkpoint import store
-from ttstrain.errors import CheckpointError
+from ttstrain.errors import CheckpointError, Preempted
 from ttstrain.runs.resume import resume
 from ttstrain.tensors.finite import non_finite
 from ttstrain.train import inject, loop
@@ -60,6 +60,13 @@ def test_a_run_goes_back_bit_for_bit_and_keeps_finite_values_only(
     assert "not for use" in checkpoint(run, 5).meta.notes[0]
     assert json.loads((run / "env.json").read_text())["injected_faults"] == FAULTS
     assert metrics(run)[-1]["debug/injected"] == 3
+
+
+def test_a_run_that_must_leave_first_tries_a_refused_batch_once_more(recipe: Path, tmp_path: Path) -> None:
+    whole = finetune(recipe, tmp_path / "whole", "name=r", asked("inf_grad@3"))
+    with pytest.raises(Preempted, match="after step 3"):
+        finetune(recipe, tmp_path, "name=r", asked("inf_grad@3", "sigterm@3"))
+    assert differences(checkpoint(resume(tmp_path / "r", []), 8).state, checkpoint(whole, 8).state) == []
 
 
 def test_a_bad_clip_is_named_by_the_incident_and_left_out_alone(recipe: Path, tmp_path: Path) -> None:

@@ -55,6 +55,8 @@ def train(run: Run, held_out: HeldOut, snapshots: Snapshots) -> Ending:
                 data_s = perf_counter() - started
                 with now.in_a_step():
                     report, again = take_step(run, batches, snapshots, held_out.batches, again=bool(again))
+            if again:
+                continue  # what is saved now would leave out the batch that is tried once more
             if report is None:
                 ending = answer(run, look_for_requests(run, signals), snapshots, held_out.batches)
             else:

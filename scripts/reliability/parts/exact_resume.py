@@ -73,14 +73,16 @@ def _write_material(folder: Path) -> Material:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Settings of a run, and faults that enter whether it is stopped or not."""
+    """Settings of a run, faults that enter whether it is stopped or not, and the step of its first checkpoint."""
 
     settings: tuple[str, ...]
     faults: tuple[str, ...]
+    first: int
 
 
 def _draw(name: str, material: Material, dice: random.Random, *, faults: bool) -> Drawn:
     """Draw the settings of one try. A kill repeats steps, and a fault enters once: they are not drawn together."""
+    every = dice.choice((1, 2, 3))
     settings = [
         f"train.accumulate={dice.choice((1, 2))}",
         f"train.precision={dice.choice(('fp32', 'bf16'))}",
@@ -88,7 +90,7 @@ def _draw(name: str, material: Material, dice: random.Random, *, faults: bool) -
         f"optim.kind={dice.choice(('adamw', 'adamw', 'lion', 'adan', 'sgd'))}",
         f"optim.schedule={dice.choice(SCHEDULES)}",
         f"ema={dice.choice(AVERAGES)}",
-        f"checkpoint={{every: {dice.choice((1, 2, 3))}, keep_last: 2, background: {dice.choice(('true', 'false'))}}}",
+        f"checkpoint={{every: {every}, keep_last: 2, background: {dice.choice(('true', 'false'))}}}",
         f"guard.snapshot={dice.choice(('memory', 'disk'))}",
         f"guard.max_skips={dice.choice((1, 3))}",
     ]
@@ -103,17 +105,17 @@ def _draw(name: str, material: Material, dice: random.Random, *, faults: bool) -
     entering = dice.sample(("nan_loss", "bad_clip", "oom", "inf_grad"), dice.choice((0, 1, 2))) if faults else []
     place = (f"data.path={material.data}", f"data.cache_dir={material.cache}")
     own = (*tasks.SETTINGS, *tasks.SMALLER.get(name, ()), *place)
-    return Drawn((*own, *settings), tuple(f"{kind}@{dice.randrange(2, STEPS)}" for kind in entering))
+    return Drawn((*own, *settings), tuple(f"{kind}@{dice.randrange(2, STEPS)}" for kind in entering), every)
 
 
 SCHEDULES = (
     "{kind: cosine, warmup_steps: 2}",
     "{kind: linear, warmup_steps: 3}",
-    "{kind: wsd, warmup_steps: 1, decay_steps: 3}",
+    "{kind: wsd, warmup_steps: 1, decay_steps: 0.2}",
     "{kind: constant, warmup_steps: 0}",
     "{kind: exponential, warmup_steps: 2, gamma: 0.9}",
 )
-AVERAGES = ("{enabled: false}", "{decay: 0.9}", "{decay: 0.9, start_step: 3}", "{decay: auto, every: 2}")
+AVERAGES = ("{enabled: false}", "{decay: 0.9}", "{decay: 0.5, start_step: 3}", "{decay: auto, every: 2}")
 STAGES = (
     "[{name: first, share: 0.5, lr_scale: 0.5}, {name: second, share: 0.5}]",
     "[{name: first, share: 0.25}, {name: second, share: 0.75, schedule: {kind: linear, warmup_steps: 1}}]",
@@ -130,7 +132,8 @@ def _survives(folder: Path, name: str, drawn: Drawn, cut: str, dice: random.Rand
     folder.mkdir()
     bench = Bench(folder, Path(tasks.SMOKE, name), folder / "runs" / "whole", folder / "runs", drawn.settings)
     kind = "sigterm" if cut == "ranks" else cut
-    steps = sorted(dice.sample(range(1, STEPS), 1 if cut == "ranks" else dice.choice((1, 2))))
+    first = drawn.first + 1 if kind == "kill" else 1  # what is killed before its first checkpoint cannot be resumed
+    steps = sorted(dice.sample(range(first, STEPS), 1 if cut == "ranks" else dice.choice((1, 2))))
     cuts = [f"{kind}@{step}" for step in steps]
     wrong = _of_whole(bench, drawn) or _of_resumed(bench, drawn, cuts, nproc=2 if cut == "ranks" else None)
     shutil.rmtree(folder, ignore_errors=True)
@@ -145,21 +148,13 @@ def _of_whole(bench: Bench, drawn: Drawn) -> str | None:
 
 def _of_resumed(bench: Bench, drawn: Drawn, cuts: Sequence[str], *, nproc: int | None) -> str | None:
     place, code = bench.run("cut"), CUTS[cuts[0].partition("@")[0]]
+    ranks = () if nproc is None else ("--nproc", str(nproc))
     ended = [run(*_with(bench, (*drawn.faults, *cuts)).settings("cut"), cwd=bench.folder)]
     while ended[-1].code == code and len(ended) < SESSIONS:
-        ended.append(run(*_way_on(bench, drawn, cuts, nproc), cwd=bench.folder))
+        ended.append(run("resume", place, *ranks, cwd=bench.folder))
     if [one.code for one in ended] != [*(code for _ in cuts), 0]:
         return f"exit codes {[one.code for one in ended]}, the last said {ended[-1].brief}"
     return small.differs(place, bench.whole) if nproc is None else _of_ranks(bench, ended[-1])
-
-
-def _way_on(bench: Bench, drawn: Drawn, cuts: Sequence[str], nproc: int | None) -> tuple[str, ...]:
-    """Resume, or start again what was killed before its first checkpoint."""
-    if pointers.read_pointer(bench.run("cut") / "checkpoints", "last") is None:
-        shutil.rmtree(bench.run("cut"))
-        left = [one for one in cuts if one != cuts[0]]
-        return _with(bench, (*drawn.faults, *left)).settings("cut")
-    return ("resume", str(bench.run("cut")), *(() if nproc is None else ("--nproc", str(nproc))))
 
 
 def _of_ranks(bench: Bench, ended: Ended) -> str | None:
