@@ -105,6 +105,14 @@ def test_a_run_goes_on_after_a_save_that_failed_and_ends_as_if_it_had_not(
     assert without == metrics(whole)
 
 
+def test_a_bad_clip_of_every_batch_is_left_out(recipe: Path, tmp_path: Path) -> None:
+    settings = ["train.accumulate=1", "data.batch_frames=2000", "eval.every=null"]
+    run = finetune(recipe, tmp_path, "name=r", *settings, asked("bad_clip@5"))
+    (bad,) = (json.loads(line)["clips"] for line in (run / inject.RECORD).read_text().splitlines())
+    assert sorted(incident["action"] for incident in incidents(run)) == ["rollback"] * 2 + ["skip"] * 4
+    assert checkpoint(run, 8).state["loader"]["excluded"] == bad
+
+
 def test_the_best_of_a_failed_save_is_the_best_no_longer(recipe: Path, tmp_path: Path) -> None:
     settings = ["train.steps=6", "optim.lr=0.1", "optim.schedule.kind=constant", "eval.every=1"]  # it soon grows worse
     whole = finetune(recipe, tmp_path, "name=whole", *settings)
@@ -116,6 +124,15 @@ def test_the_best_of_a_failed_save_is_the_best_no_longer(recipe: Path, tmp_path:
     named = (run / "checkpoints" / "best").read_text().strip()
     assert named == f"step-{second:08d}"
     assert checkpoint(run, 6).state["best"]["step"] == second
+
+
+def test_a_base_that_stays_best_does_so_after_a_failed_save(recipe: Path, tmp_path: Path) -> None:
+    settings = ["optim.lr=0.1", "optim.schedule.kind=constant", "eval.every=4"]
+    run = finetune(recipe, tmp_path, "name=r", *settings, asked("disk_full@4"))
+    losses = {row["step"]: row["eval/loss/total"] for row in metrics(run) if "eval/loss/total" in row}
+    assert min(losses, key=losses.__getitem__) == 0
+    assert checkpoint(run, 8).state["best"]["step"] == 0
+    assert not (run / "checkpoints" / "best").exists()
 
 
 def test_a_disk_that_stays_full_ends_the_run_with_its_last_checkpoint_named(

@@ -128,7 +128,7 @@ def _tell_of_failure(run: Run, error: CheckpointError, *, then: str) -> None:
 
 def _best_on_disk(run: Run, values: Mapping[str, float]) -> bool:
     """Let the best so far, if its save has failed, be the one on disk; return whether `values` are better."""
-    if run.best.step is None or best_is_on_disk(run):
+    if not run.best.step or best_is_on_disk(run):  # of step 0, which is the base, there is no checkpoint
         return False
     found = run.ranks.broadcast(_held_best(run) if run.ranks.main else None)
     run.best.forget()

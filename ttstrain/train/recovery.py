@@ -119,7 +119,7 @@ def after_refusal(
         notes += _exclude(run, suspects)  # the retry ran on the snapshot's weights: the clips are to blame
     elif again and action == "skip":
         run.guard.accused = Accused(verdict.judgement, suspects)
-    elif action == "rollback" and not report.stepped and finding is not None and run.guard.never_skips:
+    elif action == "rollback" and not report.stepped and finding is not None and _convicts(run, finding, clips):
         notes += _exclude_again_found(run, finding.clips)
     restored: int | None = None
     if action == "rollback":
@@ -273,8 +273,19 @@ def _exclude(run: Run, clips: Sequence[str]) -> list[str]:
     return [f"{len(set(clips))} clips left out from here on"]
 
 
+def _convicts(run: Run, finding: Finding, clips: Sequence[str]) -> bool:
+    """Tell whether clips that fail alone are at fault and not the weights, although no good step shows that.
+
+    Either others of the same batch do not fail, or the guard never waits for a good step.
+    """
+    return run.guard.never_skips or set(finding.clips) < set(clips)
+
+
 def _exclude_again_found(run: Run, clips: Sequence[str]) -> list[str]:
-    """Exclude clips that failed alone and were found so before; without a retry nothing else convicts them."""
+    """Exclude clips that failed alone and did so before another rollback.
+
+    No good step convicts them where every refusal rolls back, or where they are in every batch.
+    """
     guilty = [clip for clip in clips if clip in run.guard.suspects]
     run.guard.suspects |= set(clips)
     return _exclude(run, guilty) if guilty else []

@@ -81,7 +81,11 @@ class Drawn:
 
 
 def _draw(name: str, material: Material, dice: random.Random, *, faults: bool) -> Drawn:
-    """Draw the settings of one try. A kill repeats steps, and a fault enters once: they are not drawn together."""
+    """Draw the settings of one try.
+
+    A kill repeats steps, and a fault enters once: they are not drawn together. Nor do faults roll a run back: it goes
+    back to its snapshot, and one that was resumed takes its first one where it goes on.
+    """
     every = dice.choice((1, 2, 3))
     settings = [
         f"train.accumulate={dice.choice((1, 2))}",
@@ -92,7 +96,7 @@ def _draw(name: str, material: Material, dice: random.Random, *, faults: bool) -
         f"ema={dice.choice(AVERAGES)}",
         f"checkpoint={{every: {every}, keep_last: 2, background: {dice.choice(('true', 'false'))}}}",
         f"guard.snapshot={dice.choice(('memory', 'disk'))}",
-        f"guard.max_skips={dice.choice((1, 3))}",
+        f"guard.max_skips={3 if faults else dice.choice((1, 3))}",
     ]
     if dice.random() < 0.5:
         settings += ["data.workers=2", "data.features=disk"]
@@ -110,15 +114,15 @@ def _draw(name: str, material: Material, dice: random.Random, *, faults: bool) -
 
 SCHEDULES = (
     "{kind: cosine, warmup_steps: 2}",
-    "{kind: linear, warmup_steps: 3}",
+    "{kind: linear, warmup_steps: 1}",
     "{kind: wsd, warmup_steps: 1, decay_steps: 0.2}",
     "{kind: constant, warmup_steps: 0}",
     "{kind: exponential, warmup_steps: 2, gamma: 0.9}",
 )
-AVERAGES = ("{enabled: false}", "{decay: 0.9}", "{decay: 0.5, start_step: 3}", "{decay: auto, every: 2}")
+AVERAGES = ("{enabled: false}", "{decay: 0.6}", "{decay: 0.5, start_step: 3}", "{decay: auto, every: 2}")
 STAGES = (
     "[{name: first, share: 0.5, lr_scale: 0.5}, {name: second, share: 0.5}]",
-    "[{name: first, share: 0.25}, {name: second, share: 0.75, schedule: {kind: linear, warmup_steps: 1}}]",
+    "[{name: first, share: 0.4}, {name: second, share: 0.6, schedule: {kind: linear, warmup_steps: 1}}]",
 )
 TEXT_MIX = {"orpheus": "model.rows.text_mix={{path: {path}}}"}
 """The setting that mixes in text without speech, of the tasks that have one."""

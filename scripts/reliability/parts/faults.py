@@ -81,9 +81,8 @@ def count(limits: Limits) -> Iterator[Row]:
     for kinds, bench in itertools.product(tries, benches):  # each fault in every task before the next one
         if limits.over:
             break
-        drawn = kinds or dice.sample(alone, 2)
-        tally = tallies[kinds[0]] if kinds else pairs
-        tally.add(survives(bench, [_drawn(kind, dice) for kind in drawn], dice))
+        drawn = [_drawn(kinds[0], dice)] if kinds else _drawn_pair(dice.sample(alone, 2), dice)
+        (tallies[kinds[0]] if kinds else pairs).add(survives(bench, drawn, dice))
     if not short and not limits.over:
         for bench in tasks.make_benches(limits.scratch / "ranks", names[:RANKED], *SETTINGS, nproc=2):
             tallies["lost_rank"].add(survives(bench, [_drawn("lost_rank", dice)], dice))
@@ -91,9 +90,24 @@ def count(limits: Limits) -> Iterator[Row]:
 
 
 def _drawn(kind: FaultKind, dice: random.Random) -> Fault:
-    """Draw the step of a fault: after the first save, or a spike once the guard knows one."""
-    first = WINDOW + 2 if kind == "spike" else 2
+    """Draw the step of a fault: a full disk after the first save, and a spike once the guard knows one."""
+    first = {"spike": WINDOW + 2, "disk_full": EVERY + 1}.get(kind, 2)
     return Fault(kind, dice.randrange(first, STEPS))
+
+
+def _drawn_pair(kinds: Sequence[FaultKind], dice: random.Random) -> list[Fault]:
+    """Draw the steps of two faults: a process that is killed while it handles another fault does not tell of that."""
+    while True:
+        faults = [_drawn(kind, dice) for kind in kinds]
+        killed = {fault.step for fault in faults if fault.kind == "kill"}
+        others = [fault for fault in faults if fault.kind != "kill"]
+        if not any(killed.intersection(range(_enters(one), _told(one) + 1)) for one in others):
+            return faults
+
+
+def _told(fault: Fault) -> int:
+    """Return the step in which a run has told of a fault: of a failed save, before the next one."""
+    return _enters(fault) + (EVERY if fault.kind in NOTED else 0)
 
 
 # ---------------------------------------------------------------- one run
