@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import time
@@ -37,6 +38,15 @@ class Ended:
 
     code: int
     said: str
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether a run has taken all its steps: it ended well, or `resume` refuses it since none are left."""
+        return self.code == 0 or bool(re.search(r"its schedule has (\d+) steps and the run is at step \1", self._words))
+
+    @property
+    def _words(self) -> str:
+        return " ".join(self.said.split())
 
     @property
     def brief(self) -> str:

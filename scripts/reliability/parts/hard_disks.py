@@ -55,7 +55,7 @@ def count(limits: Limits) -> Iterator[Row]:
 
 
 def _drawn(dice: random.Random, most: int, count: int) -> list[int]:
-    return dice.sample(range(1, most + 1), count)
+    return dice.sample(range(2, most + 1), count)
 
 
 def _refused(bench: Bench, kind: str, error: int, *, first: int, last: int) -> str | None:
@@ -75,9 +75,10 @@ def _goes_on(bench: Bench, name: str, ended: Ended) -> str | None:
     if ended.code != 0:
         begun = (place / "recipe.yaml").is_file()
         again = run(*(("resume", str(place)) if begun else bench.settings(name)), cwd=bench.folder)
-        if again.code != 0:
+        if not again.is_complete:
             return f"after `{ended.brief}` it does not go on, {again.brief}"
     differs = small.differs(place, bench.whole)
+    shutil.rmtree(place, ignore_errors=True)
     return None if differs is None else f"after `{ended.brief}`: {differs}"
 
 

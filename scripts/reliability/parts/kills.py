@@ -166,8 +166,7 @@ def _of_last(place: Path) -> str | None:
 
 
 def _of_end(bench: Bench, name: str, ended: Ended) -> str | None:
-    complete = f"the run is at step {STEPS}" in " ".join(ended.said.split())  # it was killed after its last save
-    wrong = small.differs(bench.run(name), bench.whole) if ended.code == 0 or complete else ended.brief
+    wrong = small.differs(bench.run(name), bench.whole) if ended.is_complete else ended.brief
     shutil.rmtree(bench.run(name), ignore_errors=True)
     return wrong
 
