@@ -55,7 +55,7 @@ class Result:
 
 
 def make_result(rows: Sequence[Row], *, minutes: float, seed: int) -> Result:
-    """Date a part's rows. The commit is followed by `+` where tracked files have been changed since."""
+    """Date a part's rows. The commit is followed by `+` where tracked files, beside the page and results, have changed."""
     return Result(tuple(rows), datetime.now(timezone.utc).date().isoformat(), _commit(), round(minutes, 1), seed)
 
 
@@ -63,8 +63,11 @@ def _commit() -> str:
     def git(*words: str) -> str:
         return subprocess.run(["git", "-C", str(REPO), *words], capture_output=True, text=True, check=True).stdout
 
+    code = ("--", ".", *(f":!{place.relative_to(REPO)}" for place in (PAGE, RESULTS)))
     try:
-        return git("rev-parse", "--short", "HEAD").strip() + "+" * bool(git("status", "--porcelain", "-uno").strip())
+        return git("rev-parse", "--short", "HEAD").strip() + "+" * bool(
+            git("status", "--porcelain", "-uno", *code).strip()
+        )
     except (OSError, subprocess.CalledProcessError):  # a copy without its history
         return "unknown"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import signal
 import statistics
 import time
@@ -13,13 +15,18 @@ from typing import Literal
 from reliability import small
 from reliability.frame import Limits, Part, Row, Tally
 from reliability.programs import Program
+from ttstrain.train.inject import RECORD
 
 STEPS = {"short": 120, "full": 20_000}
 BOUND = 1.0  # MB of memory that a thousand steps may add
 LOOK_S = {"short": 0.1, "full": 2.0}  # between two looks at the process
 WARM = 0.25  # share of the steps after which growth counts: caches fill, and every kind of event has happened
 SPARE = 2  # files or threads that a rare moment may add, such as a save while a sample is written
-MORE = ("sample.count=1", "guard.snapshot_every=50", "tracking.wandb=offline", "tracking.tensorboard=true")
+MORE = (
+    *("sample.count=1", "guard.snapshot_every=50", "guard.window=20", "guard.max_rollbacks=1000"),
+    *("tracking.wandb=offline", "tracking.tensorboard=true"),
+)
+FAULTS = ("nan_loss", "inf_grad", "disk_full", "spike")  # in turn
 NAMES: dict[Literal["handles", "threads"], str] = {"handles": "open files", "threads": "threads"}
 
 
@@ -36,17 +43,18 @@ class Look:
 
 @dataclass(frozen=True)
 class Seen:
-    """What was seen of a run, how far it came, and how it failed if it did."""
+    """What was seen of a run, how far it came, what entered, and how it failed if it did."""
 
     looks: list[Look]
     steps: int
+    faults: int  # that entered
     failure: str | None
 
 
 def count(limits: Limits) -> Iterator[Row]:
     """Train, watch the process from outside, and compare the end of the run with its beginning."""
     seen = _train(limits)
-    what = f"{seen.steps:,} steps with saves, evaluations, samples and requests"
+    what = f"{seen.steps:,} steps with saves, evaluations, samples, requests and {seen.faults} injected faults"
     if limits.form == "full":  # a short run says nothing of a slope
         memory = Tally(what, f"memory grows by less than {BOUND:g} MB for each 1,000 steps")
         memory.add(seen.failure or _of_memory(seen.looks))
@@ -86,7 +94,9 @@ def _train(limits: Limits) -> Seen:
     recipe, every = small.write_recipe(limits.scratch), max(50, steps // 40)
     bench = small.Bench(limits.scratch, recipe, limits.scratch / "none", limits.scratch, MORE)
     events = (f"{kind}.every={every}" for kind in ("eval", "sample", "checkpoint"))
-    program = Program(*bench.settings("soak"), f"train.steps={steps}", *events, cwd=limits.scratch)
+    faults = [f"{kind}@{step}" for kind, step in zip(itertools.cycle(FAULTS), range(every // 2, steps, every))]
+    inject = f"debug.inject={json.dumps(['oom@40', *faults])}"
+    program = Program(*bench.settings("soak"), f"train.steps={steps}", *events, inject, cwd=limits.scratch)
     run, asked = bench.run("soak"), 0
     looks: list[Look] = []
     while program.runs and not limits.over:
@@ -97,9 +107,13 @@ def _train(limits: Limits) -> Seen:
     if program.runs:
         program.send(signal.SIGTERM)
         program.wait()
-        return Seen(looks, small.last_step(run), None)
+        return Seen(looks, small.last_step(run), _entered(run), None)
     ended = program.wait()
-    return Seen(looks, small.last_step(run), None if ended.code == 0 else ended.brief)
+    return Seen(looks, small.last_step(run), _entered(run), None if ended.code == 0 else ended.brief)
+
+
+def _entered(run: Path) -> int:
+    return len((run / RECORD).read_text(encoding="utf-8").splitlines())
 
 
 def _ask(run: Path, step: int, asked: int, *, every: int) -> int:
