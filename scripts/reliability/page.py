@@ -55,7 +55,7 @@ class Result:
 
 
 def make_result(rows: Sequence[Row], *, minutes: float, seed: int) -> Result:
-    """Date a part's rows. The commit is followed by `+` where tracked files, beside the page and results, have changed."""
+    """Date a part's rows. The commit is followed by `+` where tracked files have changed, but for page and results."""
     return Result(tuple(rows), datetime.now(timezone.utc).date().isoformat(), _commit(), round(minutes, 1), seed)
 
 
