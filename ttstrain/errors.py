@@ -114,6 +114,14 @@ class PeerError(UserError):
         self.told = told
 
 
+class RepeatedError(UserError):
+    """The processes of this run were started again, which would only repeat how they ended."""
+
+    def __init__(self, message: str, *, hint: str, exit_code: int) -> None:
+        super().__init__(message, hint=hint)
+        self.exit_code = exit_code
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error of any library means that the device's or the machine's memory is full."""
     if isinstance(error, MemoryError):

@@ -45,6 +45,11 @@ def by_age(root: Path) -> list[Path]:
     return sorted(list_checkpoints(root), key=lambda folder: (order(folder), _written_at(folder)))
 
 
+def newest_written_at(root: Path) -> int:
+    """Return when the newest complete checkpoint was written, in nanoseconds; 0 where there is none."""
+    return max((_written_at(folder) for folder in list_checkpoints(root)), default=0)
+
+
 def _written_at(folder: Path) -> int:
     try:
         return (folder / META_FILE).stat().st_mtime_ns

@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from ttstrain.cli.options import BaseOption, DataOption, Overrides, RecipeArgument, RunDirOption
+from ttstrain.cli.options import (
+    MAX_RESTARTS,
+    BaseOption,
+    DataOption,
+    MaxRestartsOption,
+    NprocOption,
+    Overrides,
+    RecipeArgument,
+    RunDirOption,
+)
 from ttstrain.cli.progress import show_progress
 
 
@@ -18,7 +27,8 @@ def finetune(
     data: DataOption = None,
     base: BaseOption = None,
     run_dir: RunDirOption = None,
-    nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine, one per GPU.")] = 1,
+    nproc: NprocOption = 1,
+    max_restarts: MaxRestartsOption = MAX_RESTARTS,
     profile: Annotated[
         int | None, typer.Option(min=1, max=1000, metavar="STEPS", help="Profile so many steps (`debug.profile`).")
     ] = None,
@@ -31,8 +41,7 @@ def finetune(
     from ttstrain.plan.project import with_project
     from ttstrain.plan.resolve import parse
     from ttstrain.recipe.compose import compose, with_flags
-    from ttstrain.runs.launch import launch
-    from ttstrain.train.launched import first_speaks
+    from ttstrain.train.launched import attempt, first_speaks
 
     overrides = [*(overrides or []), *([] if profile is None else [f"debug.profile={profile}"])]
     with first_speaks():
@@ -46,8 +55,16 @@ def finetune(
         return
 
     if nproc > 1:
+        from ttstrain.runs.launch import launch
+
         arguments = _arguments(recipe, overrides, data=data, base=base, run_dir=run_dir)
-        raise typer.Exit(launch(arguments, nproc=nproc))
+        raise typer.Exit(launch(arguments, nproc=nproc, max_restarts=max_restarts))
+
+    if attempt() > 0:
+        from ttstrain.runs.resume import start_again
+
+        start_again(composed, show=show_progress)
+        return
 
     from ttstrain.runs.new import start
 

@@ -35,6 +35,11 @@ BaseOption = Annotated[
     ),
 ]
 RunDirOption = Annotated[Path | None, typer.Option(parser=paths.path, help="Parent of the run's folder.")]
+NprocOption = Annotated[int, typer.Option(min=1, help="Processes on this machine, one per GPU.")]
+MaxRestartsOption = Annotated[
+    int, typer.Option(min=0, help="With --nproc: how often all start again after one of them is lost.")
+]
+MAX_RESTARTS = 3
 
 TAKE_KEYS = ("finetune", "resume", "plan", "prepare", "prove", "tune")  # commands that take `KEY=VALUE`
 SAME_VALUE = {  # other trainers' names of keys; their values have the same meaning

@@ -9,6 +9,7 @@ import typer
 
 from ttstrain.cli import paths
 from ttstrain.cli.completion import recipe_keys
+from ttstrain.cli.options import MAX_RESTARTS, MaxRestartsOption, NprocOption
 from ttstrain.cli.progress import show_progress
 
 
@@ -36,7 +37,8 @@ def resume(
             parser=paths.path, help="Training recordings: the new place of a run's, or those for an upstream file."
         ),
     ] = None,
-    nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine, one per GPU.")] = 1,
+    nproc: NprocOption = 1,
+    max_restarts: MaxRestartsOption = MAX_RESTARTS,
 ) -> None:
     """Continue RUN exactly from its last checkpoint.
 
@@ -51,7 +53,7 @@ def resume(
         arguments += ["--from", str(checkpoint)] if checkpoint is not None else []
         arguments += ["--recipe", recipe] if recipe is not None else []
         arguments += ["--data", str(data)] if data is not None else []
-        raise typer.Exit(launch(arguments, nproc=nproc))
+        raise typer.Exit(launch(arguments, nproc=nproc, max_restarts=max_restarts))
 
     from ttstrain.runs.resume import resume as resume_run
 

@@ -16,7 +16,7 @@ alone                  prints its error and ends. The others lose their connecti
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -31,13 +31,16 @@ from ttstrain.errors import (
     PeerError,
     Preempted,
     RecipeError,
+    RepeatedError,
     UserError,
     first_line,
     is_out_of_memory,
 )
 from ttstrain.train import distributed
+from ttstrain.train.attempts import Attempts, Begun, of_this_launch
 from ttstrain.train.device import choose_device
 from ttstrain.train.distributed import Ranks
+from ttstrain.train.launched import attempt
 from ttstrain.train.signals import preparing
 
 DECIDED_ALIKE = (RecipeError, DivergedError, FolderLostError, Interrupted, Preempted)
@@ -50,7 +53,7 @@ def join_processes() -> Iterator[Processes]:
     An error that ends the block is raised as the protocol above says: as itself in the process that prints it; a
     UserError as a PeerError in the others. Out of memory becomes an OutOfMemoryError.
     """
-    here = Processes(distributed.join())
+    here = Processes(distributed.join(), of_this_launch())
     try:
         here.wait_for_signals()
         yield here
@@ -66,8 +69,10 @@ def join_processes() -> Iterator[Processes]:
 class Processes:
     """This process among those of its run, from the start of the program to its end."""
 
-    def __init__(self, ranks: Ranks) -> None:
+    def __init__(self, ranks: Ranks, attempts: Attempts | None = None) -> None:
         self.ranks = ranks
+        self.lost: str | None = None  # what made a launcher start the processes again; in the main process
+        self._attempts = attempts  # of this launch, under an elastic agent
         self.lock: RunLock | None = None  # on the run's folder, once the main process has it
         self.notes: list[str] = []  # on that folder, for the user
         self._training = False
@@ -76,6 +81,22 @@ class Processes:
     def wait_for_signals(self) -> None:
         """Let a signal of a batch system raise Preempted until training begins."""
         self._before_training.enter_context(preparing())
+
+    def earlier_attempt(self) -> Begun | None:
+        """Return the run's folder as the first attempt of this launch found it.
+
+        None where the processes were not started again, or were lost before the run had a folder. Raises RepeatedError
+        where the last attempt ended so that this one would only repeat it.
+        """
+        if attempt() == 0:
+            return None
+        found = None
+        if self.ranks.main and self._attempts is not None and (before := self._attempts.before()) is not None:
+            if (why := before.repeats()) is not None:
+                raise _repeated(why, before.ended())
+            self.lost = before.lost()
+            found = before.first_begun()
+        return self.ranks.broadcast(found if found is not None and found.folder.is_dir() else None)
 
     def choose_device(self, recipe: ResolvedRecipe) -> torch.device:
         """Choose this process's device and connect it to the others'."""
@@ -88,6 +109,8 @@ class Processes:
         """Let the main process take the lock of the run's folder, until the end; return the folder in every process."""
         if self.ranks.main:
             self.lock = take()
+            if self._attempts is not None:
+                self._attempts.begin(self.lock.folder)
             self.notes += [] if self.lock.warning is None else [self.lock.warning]
         place = self.ranks.broadcast(None if self.lock is None else self.lock.folder)
         assert place is not None
@@ -102,6 +125,9 @@ class Processes:
     def failure(self, error: BaseException) -> BaseException:
         """Announce an error that ends this process, as the protocol above says; return the error to raise here."""
         failure = self._in_words(error)
+        if self._attempts is not None and not isinstance(failure, PeerError):
+            with suppress(RuntimeError):  # the agent, and its store, may be gone
+                self._attempts.end(_exit_code(failure))
         speaks = self._speaks(failure)
         if speaks or not isinstance(failure, UserError):
             return failure
@@ -138,6 +164,14 @@ class Processes:
         except PeerError:  # the others are gone; a signal reaches all, and the first to leave has printed it
             return not isinstance(failure, Preempted)
         return True
+
+
+def _repeated(why: str, exit_code: int | None) -> RepeatedError:
+    return RepeatedError(
+        f"the processes of this run were started again after the last attempt ended: {why}",
+        hint="the lines above say how it ended; `ttstrain resume` goes on once that is mended",
+        exit_code=1 if exit_code is None else exit_code,
+    )
 
 
 def _exit_code(error: BaseException) -> int:

@@ -45,19 +45,51 @@ def resume(
     Raises RecipeError when the schedule has ended, with the ways out.
     """
     with join_processes() as here:
+        earlier = here.earlier_attempt()
+        if earlier is not None and earlier.has_moved_on():
+            return _train(_go_on(earlier.folder, here, show=show), here)
         own = None if reset_step else run_of(path)  # `--reset-step` only reads the run, and trains in a new folder
-        if own is not None:
-            here.hold(lambda: _locked(own, here))
+        place = own if own is not None or earlier is None else earlier.folder
+        if place is not None:
+            here.hold(lambda: _locked(place, here))
         if own is not None and checkpoint is None and not_begun(own):
             ready = _begin_again(own, overrides, here, data=data, show=show)
         else:
             origin = find(path, run=run_of(path), checkpoint=checkpoint, recipe=recipe)
             composed, name = _compose(origin.run, overrides, recipe=recipe, data=data)
             resets = {"reset_step": reset_step, "reset_optimizer": reset_optimizer}
-            ready = _continue(origin, composed, name, here, place=own, show=show, **resets)
-        with tracked(ready, here, foresee(ready)) as training:
-            training.status = train(ready.run, training.held_out, training.snapshots)
+            ready = _continue(origin, composed, name, here, place=place, show=show, **resets)
+        return _train(ready, here)
+
+
+def start_again(composed: Composed, *, show: ShowProgress = no_progress) -> Path:
+    """Do `finetune` in processes that were started again: go on with the run that an earlier attempt has begun."""
+    with join_processes() as here:
+        earlier = here.earlier_attempt()
+        if earlier is None:
+            ready = begin(composed, composed.name, here, show=show)
+        elif run_of(earlier.folder) is None:  # it is not described yet
+            place = here.hold(lambda: _locked(earlier.folder, here))
+            ready = begin(composed, composed.name, here, show=show, place=place)
+        else:
+            ready = _go_on(earlier.folder, here, show=show)
+        return _train(ready, here)
+
+
+def _train(ready: Ready, here: Processes) -> Path:
+    with tracked(ready, here, foresee(ready)) as training:
+        training.status = train(ready.run, training.held_out, training.snapshots)
     return ready.run.folder
+
+
+def _go_on(run: Path, here: Processes, *, show: ShowProgress) -> Ready:
+    """Get a run ready to go on from its last checkpoint, or from its base where it has none."""
+    here.hold(lambda: _locked(run, here))
+    if not_begun(run):
+        return _begin_again(run, (), here, data=None, show=show)
+    origin = find(run, run=run, checkpoint=None, recipe=None)
+    composed, name = _compose(run, (), recipe=None, data=None)
+    return _continue(origin, composed, name, here, place=run, reset_step=False, reset_optimizer=False, show=show)
 
 
 def _continue(

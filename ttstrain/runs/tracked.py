@@ -20,7 +20,10 @@ from ttstrain.shell import quoted
 from ttstrain.tracking import jsonl
 from ttstrain.tracking.tracker import Former, RunInfo
 from ttstrain.train import build, precision
+from ttstrain.train.guard import Incident
 from ttstrain.train.held_out import HeldOut, hold_out
+from ttstrain.train.incidents import tell
+from ttstrain.train.launched import attempt
 from ttstrain.train.previews import recover_base
 from ttstrain.train.run import Run
 from ttstrain.train.snapshot import Snapshots
@@ -54,8 +57,11 @@ def tracked(ready: Ready, here: Processes, foreseen: Foreseen | None = None) -> 
     training = Training(held_out, build.make_snapshots(run))
     info = _info(run, origin, foreseen)
     notes += _resume_folder(run, origin)
+    reached = jsonl.last_step(run.folder / jsonl.FILE_NAME)
     try:
         run.trackers.start(info)
+        if here.lost is not None:
+            _tell_of_lost(run, here.lost, reached=reached)
         for line in notes:
             run.trackers.note(line)
         here.begin_training()
@@ -101,6 +107,23 @@ def _info(run: Run, origin: Origin | None, foreseen: Foreseen | None) -> RunInfo
         former=_former(run, origin),
         measured_since=run.best.since,
     )
+
+
+def _tell_of_lost(run: Run, lost: str, *, reached: int) -> None:
+    """Tell that a launcher has started the run's processes again; `reached` is the last step they had logged."""
+    incident = Incident(
+        step=max(reached, run.progress.step),
+        kind="lost_process",
+        action="restart",
+        optimizer=None,
+        loss=None,
+        grad_norm=None,
+        lrs={},
+        clips=[],
+        restored_step=run.progress.step,
+        notes=[lost, f"all were started again (restart {attempt()})"],
+    )
+    tell(run, incident)
 
 
 def _former(run: Run, origin: Origin | None) -> Former | None:

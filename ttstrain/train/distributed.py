@@ -25,11 +25,12 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from ttstrain.errors import OutOfMemoryError, PeerError, RecipeError, first_line, is_out_of_memory
 from ttstrain.tensors.sharded import held, num_parts
 from ttstrain.train.checksum import checksums
-from ttstrain.train.launched import check_environment, end_with_launcher, launched
+from ttstrain.train.launched import attempt, check_environment, end_with_launcher, has_agent_store, launched
 
 T = TypeVar("T")
 
@@ -241,7 +242,10 @@ def join() -> Ranks:
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         try:
             with _ctrl_c_at_once():
-                dist.init_process_group(backend, timeout=WAIT)
+                # of every attempt its own names: torch 2.11 would read the addresses of processes that are gone
+                store = None if (agents := agent_store()) is None else PrefixStore(f"attempt/{attempt()}", agents)
+                rank = int(os.environ["RANK"])
+                dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=WAIT)
         except RuntimeError as error:
             address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
             raise RecipeError(
@@ -254,6 +258,19 @@ def join() -> Ranks:
         local_rank=int(os.environ.get("LOCAL_RANK", "0")),
         local_size=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
     )
+
+
+def agent_store() -> Store | None:
+    """Connect to the store of the elastic agent that started this process; None without one."""
+    if not has_agent_store():
+        return None
+    return connect(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+
+
+def connect(address: str, port: int) -> Store:
+    """Connect to a store that another process serves."""
+    store: Store = dist.TCPStore(address, port, is_master=False, timeout=WAIT)  # type: ignore[attr-defined]
+    return store
 
 
 def leave() -> None:

@@ -19,8 +19,8 @@ from ttstrain.data import atomic
 from ttstrain.recipe.schema import GuardConfig
 
 Judgement = Literal["good", "overflow", "non_finite_loss", "non_finite_gradient", "spike"]
-IncidentKind = Literal[Judgement, "out_of_memory", "non_finite_eval", "non_finite_state", "failed_save"]
-Action = Literal["step", "skip", "rollback", "give up", "halve", "fall back", "exclude", "go on"]
+IncidentKind = Literal[Judgement, "out_of_memory", "non_finite_eval", "non_finite_state", "failed_save", "lost_process"]
+Action = Literal["step", "skip", "rollback", "give up", "halve", "fall back", "exclude", "go on", "restart"]
 Cause = Literal["data", "weights", "numeric", "not repeatable", "unknown"]
 
 NORMAL = 1.4826  # median absolute deviation -> standard deviation of a normal distribution

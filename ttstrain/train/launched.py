@@ -26,6 +26,16 @@ def launched() -> bool:
     return LAUNCHER in os.environ
 
 
+def attempt() -> int:
+    """Return how often torch's elastic agent has started the processes of this launch again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def has_agent_store() -> bool:
+    """Whether the elastic agent that started this process serves the store at MASTER_ADDR, over all attempts."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)
+
+
 def first_here() -> bool:
     """Whether this is the first process on its machine."""
     return os.environ.get("LOCAL_RANK", "0") == "0"

@@ -31,12 +31,10 @@ def launch_scripts(monkeypatch: pytest.MonkeyPatch) -> Launch:
     for name in ("RANK", "WORLD_SIZE", LAUNCHER):
         monkeypatch.delenv(name, raising=False)
 
-    def launch_all(*scripts: str) -> int:
-        def start(arguments: object, *, rank: int, nproc: int, port: int) -> subprocess.Popen[bytes]:
-            return subprocess.Popen([sys.executable, "-S", "-c", scripts[rank]], start_new_session=True)
-
-        monkeypatch.setattr(launching, "_start", start)
-        return launch([], nproc=len(scripts))
+    def launch_all(*scripts: str, max_restarts: int = 0) -> int:
+        choose = f"import os; exec({scripts!r}[int(os.environ['LOCAL_RANK'])])"
+        monkeypatch.setattr(launching, "_command", lambda arguments: [sys.executable, "-S", "-c", choose])
+        return launch([], nproc=len(scripts), max_restarts=max_restarts)
 
     return launch_all
 
