@@ -233,15 +233,16 @@ def held_content(run: Run, snapshots: Snapshots) -> Mapping[str, Any]:
     return {**content, **gathered(large, keep=run.ranks.main)}
 
 
-def save_held(run: Run, content: Mapping[str, Any], *, step: int, alone: bool = False) -> Path:
+def save_held(run: Run, content: Mapping[str, Any], *, step: int, generators: Sequence[Any] | None = None) -> Path:
     """Save a snapshot as the checkpoint of `step`, for a run that gives up, and return its folder.
 
-    `alone`: this process saves by itself, without the random generators of other ranks, which may be gone.
+    With the random `generators` of every rank this process saves by itself: the others may be gone.
     """
     look_for_failure(run, wait=True)
     if run.best.lost_by_saving(step):
         _best_anew(run, {}, step=step)
-    generators = [content[PER_RANK]] if alone else run.ranks.gather(content[PER_RANK])
+    if generators is None:
+        generators = run.ranks.gather(content[PER_RANK])
     if run.ranks.main:
         run.store.save(step, shared(content), describe(run, metrics={}, step=step), per_rank=generators)
         run.store.wait()

@@ -67,6 +67,8 @@ def hold(run: Run, snapshots: Snapshots) -> None:
     with run.spent.on(HOLD):
         run.store.wait_for_held()  # a checkpoint may still be written from the last snapshot
         snapshots.take(run.state, run.progress.step)
+        if run.shards is None:  # should this process have to save alone, once the others are gone
+            snapshots.generators = run.ranks.gather(run.rng.state_dict())
         run.guard.hold()
 
 
@@ -410,7 +412,8 @@ class Whereabouts:
 def saved_on_error(run: Run, snapshots: Snapshots) -> Iterator[Whereabouts]:
     """Save the run if an error ends it and did not save it: the current state, or the snapshot if in a step.
 
-    The main rank saves by itself: the others may be gone. At step 0 there is nothing to save.
+    The main rank saves by itself: the others may be gone. Of several it saves the snapshot, which knows the random
+    generators of all, so that the run goes on as if undisturbed. At step 0 there is nothing to save.
     """
     whereabouts = Whereabouts()
     try:
@@ -440,20 +443,20 @@ def _save_alone(run: Run, snapshots: Snapshots, whereabouts: Whereabouts, what: 
     with suppress(Exception):
         run.store.wait()
     try:
-        step = snapshots.step
+        step, generators = snapshots.step, snapshots.generators
         content: Mapping[str, Any] | None = None
-        if not whereabouts.in_step and not non_finite(state := run.state.state_dict()):
-            step, content = run.progress.step, state
+        if run.ranks.alone and not whereabouts.in_step and not non_finite(state := run.state.state_dict()):
+            step, content, generators = run.progress.step, state, [state[PER_RANK]]
         if step == 0:
             return
         if run.folder_is_lost():
             content = content or snapshots.content()
-            generators, meta = [content[PER_RANK]], checkpointing.describe(run, metrics={}, step=step)
+            meta = checkpointing.describe(run, metrics={}, step=step)
             lost = checkpointing.write_beside(run, checkpointing.shared(content), generators, meta)
             raise checkpointing.folder_lost(run, lost, step=step)
         place = run.store.last()
         if place is None or place < run.store.folder(step):
-            place = checkpointing.save_held(run, content or snapshots.content(), step=step, alone=True)
+            place = checkpointing.save_held(run, content or snapshots.content(), step=step, generators=generators)
         run.trackers.note(f"WARNING: the run ends ({what}); `{place}` is saved")
     except FolderLostError:
         raise

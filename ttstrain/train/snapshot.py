@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -24,6 +24,7 @@ class Snapshots(Protocol):
     """Keeps one good state."""
 
     step: int
+    generators: Sequence[Tree]  # every rank's random generators, on every rank; in a sharded run empty
 
     def take(self, state: TrainState, step: int) -> None: ...
 
@@ -44,6 +45,7 @@ class MemorySnapshots:
 
     def __init__(self) -> None:
         self.step = -1
+        self.generators: Sequence[Tree] = ()
         self._copy = HostCopy()
         self._content: Mapping[str, Any] = {}
 
@@ -79,6 +81,7 @@ class DiskSnapshots:
 
     def __init__(self, folder: Path, meta: Meta, *, writes: bool = True) -> None:
         self.step = -1
+        self.generators: Sequence[Tree] = ()
         self._folder = folder
         self._meta = meta
         self._writes = writes
