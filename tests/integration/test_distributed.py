@@ -360,23 +360,36 @@ def children_of(process: subprocess.Popen[str]) -> list[int]:
     return [int(pid) for pid in found.read_text().split()]
 
 
-ELASTIC = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ttstrain"]
+ELASTIC = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+ELASTIC += ["--max-restarts", "3", "-m", "ttstrain"]
+EARLY, LATE = "debug.inject=[lost_rank@1]", "debug.inject=[lost_rank@6]"
 
 
-@pytest.mark.parametrize("launcher", [None, ELASTIC], ids=["--nproc", "torchrun"])
-def test_both_launchers_train_the_same(
-    finished: list[dict[str, Any]], recipe: Path, tmp_path: Path, launcher: list[str] | None
+@pytest.mark.parametrize(
+    ("launcher", "fault"),
+    [(None, "debug.inject=[]"), (None, LATE), (ELASTIC, LATE), (None, EARLY)],
+    ids=["--nproc", "--nproc, a rank killed", "torchrun, a rank killed", "--nproc, killed before a checkpoint"],
+)
+def test_both_launchers_train_the_same_also_where_a_rank_is_killed(
+    finished: list[dict[str, Any]], recipe: Path, tmp_path: Path, launcher: list[str] | None, fault: str
 ) -> None:
-    process = start_run(recipe, tmp_path, launcher=launcher)
+    """Step 5 is in no checkpoint, but in the snapshot that the process that is left saves."""
+    process = start_run(recipe, tmp_path, fault, "checkpoint.every=3", "guard.snapshot_every=1", launcher=launcher)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
     assert [folder.name for folder in tmp_path.iterdir()] == ["run"]
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == list(range(9))
+    whole, run = finished[0]["folder"], tmp_path / "run"
+    assert metrics(run) == metrics(whole)
     assert said.count("done: step 8/8") == 1
-    whole, run = checkpoint(finished[0]["folder"], 8), checkpoint(tmp_path / "run", 8)
-    assert differences(run.state, whole.state) == []
-    assert differences(run.per_rank, whole.per_rank) == []
+    one, other = checkpoint(whole, 8), checkpoint(run, 8)
+    assert [leaf for leaf in differences(other.state, one.state) if not leaf.startswith("guard.")] == []
+    assert differences(other.per_rank, one.per_rank) == []
+    told = [json.loads(path.read_text()) for path in sorted(run.glob("incidents/*"))]
+    assert [incident["restored_step"] for incident in told] == {EARLY: [0], LATE: [5]}.get(fault, [])
+    assert [incident["kind"] for incident in told] == ["lost_process"] * len(told)
+    assert said.count("all were started again (restart 1)") == len(told)
+    assert said.count("all start again (restart 1 of 3)") == (len(told) if launcher is None else 0)
+    assert "newly seeded" not in said
 
 
 LONG = ["train.steps=100000", "checkpoint.every=100000", "eval.every=null"]
@@ -398,7 +411,7 @@ def test_a_signal_to_the_launcher_saves_and_passes_the_code_on(
 
 
 def test_a_killed_process_ends_all_soon_and_is_named(recipe: Path, tmp_path: Path) -> None:
-    process = start_run(recipe, tmp_path, *LONG)
+    process = start_run(recipe, tmp_path, *LONG, "--max-restarts", "0")
     wait_for_step(tmp_path / "run", 3)
     _, second = children = children_of(process)
     os.kill(second, signal.SIGKILL)

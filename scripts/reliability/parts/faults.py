@@ -50,7 +50,7 @@ GUARANTEES: dict[FaultKind, str] = {
     "disk_full": f"an incident names the full disk, and the next save is made; {SAME}",
     "slow_disk": SAME,
     "bit_flip": f"that checkpoint alone is refused, and an intact one named; from there {SAME}",
-    "lost_rank": f"the other process ends and says so; after `resume` {SAME}",
+    "lost_rank": f"the launcher says so and starts all processes again, an incident tells it; {SAME}",
 }
 REFUSED: dict[FaultKind, tuple[str, str | None]] = {  # the incident's kind and cause
     "nan_loss": ("non_finite_loss", "not repeatable"),
@@ -59,7 +59,10 @@ REFUSED: dict[FaultKind, tuple[str, str | None]] = {  # the incident's kind and 
     "bad_clip": ("non_finite_loss", "data"),
     "oom": ("out_of_memory", None),
 }
-NOTED: dict[FaultKind, str] = {"disk_full": "failed_save"}  # an incident that changes nothing that is learned
+NOTED: dict[FaultKind, str] = {
+    "disk_full": "failed_save",
+    "lost_rank": "lost_process",
+}  # an incident that changes nothing that is learned
 CODES: dict[FaultKind, int] = {"sigterm": 75, "kill": -signal.SIGKILL}
 """How a fault ends a run; where it is not named, the run goes on."""
 
@@ -153,7 +156,7 @@ def _of_ends(faults: Sequence[Fault], ended: Sequence[Ended]) -> str | None:
     codes = [one.code for one in ended]
     expected = [CODES[fault.kind] for fault in sorted(faults, key=_enters) if fault.kind in CODES]
     if any(fault.kind == "lost_rank" for fault in faults):
-        return None if len(codes) == 2 and "killed" in ended[0].said else f"exit codes {codes}: {ended[0].brief}"
+        return None if codes == [0] and "start again" in ended[0].said else f"exit codes {codes}: {ended[0].brief}"
     if any(fault.kind == "bit_flip" for fault in faults):  # a session that went on from there was refused
         codes = [code for code, one in zip(codes, ended, strict=True) if "is intact" not in one.said]
     return None if codes == [*expected, 0] else f"exit codes {codes} for {expected}"

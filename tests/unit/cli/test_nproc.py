@@ -13,11 +13,11 @@ from ttstrain.runs import launch as launching
 
 
 @pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], int]]:
-    calls: list[tuple[list[str], int]] = []
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], int, int]]:
+    calls: list[tuple[list[str], int, int]] = []
 
-    def launch(arguments: Sequence[str], *, nproc: int) -> int:
-        calls.append((list(arguments), nproc))
+    def launch(arguments: Sequence[str], *, nproc: int, max_restarts: int) -> int:
+        calls.append((list(arguments), nproc, max_restarts))
         return 75
 
     monkeypatch.setattr(launching, "launch", launch)
@@ -35,14 +35,15 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], int]]:
     ],
 )
 def test_every_argument_reaches_the_processes_and_their_code_comes_back(
-    launched: list[tuple[list[str], int]], arguments: list[str]
+    launched: list[tuple[list[str], int, int]], arguments: list[str]
 ) -> None:
-    result = CliRunner().invoke(app, [*arguments, "--nproc", "3"])
-    assert result.exit_code == 75, result.output
-    assert launched == [(arguments, 3)]
+    for more, restarts in (([], 3), (["--max-restarts", "0"], 0)):
+        result = CliRunner().invoke(app, [*arguments, "--nproc", "2", *more])
+        assert result.exit_code == 75, result.output
+        assert launched.pop() == (arguments, 2, restarts)
 
 
-def test_a_bad_recipe_starts_no_process(launched: list[tuple[list[str], int]], tmp_path: Path) -> None:
+def test_a_bad_recipe_starts_no_process(launched: list[tuple[list[str], int, int]], tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["finetune", "from_scratch", "optim.lrr=1", "--nproc", "3"]).exit_code == 2
     assert launched == []
 

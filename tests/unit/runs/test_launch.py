@@ -82,6 +82,37 @@ def test_a_killed_process_is_named(launch_scripts: Launch) -> None:
     assert not raised.value.told
 
 
+KILLED_ONCE = "import os; os.environ['TORCHELASTIC_RESTART_COUNT'] != '0' or os.kill(os.getpid(), 9)"
+KILLED = "import os; os.kill(os.getpid(), 9)"
+
+
+def test_all_start_again_once_one_is_killed(launch_scripts: Launch, capfd: pytest.CaptureFixture[str]) -> None:
+    assert launch_scripts(leave(0), KILLED_ONCE, max_restarts=3) == 0
+    said = capfd.readouterr().err
+    assert said == "WARNING: the process of rank 1 was killed by SIGKILL: all start again (restart 1 of 3)\n"
+
+
+def test_a_process_that_is_killed_again_without_a_new_checkpoint_is_not_started_again(
+    launch_scripts: Launch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(PeerError, match=r"the process of rank 0 was killed by SIGKILL, after 1 restart$"):
+        launch_scripts(KILLED, max_restarts=3)
+    assert capfd.readouterr().err.count("start again") == 1
+
+
+@pytest.mark.parametrize("code", [1, 6, 75])
+def test_what_another_start_would_repeat_is_not_started_again(
+    launch_scripts: Launch, capfd: pytest.CaptureFixture[str], code: int
+) -> None:
+    assert launch_scripts(leave(code), max_restarts=3) == code
+    assert capfd.readouterr().err == ""
+
+
+def test_what_was_asked_to_end_is_not_started_again(launch_scripts: Launch) -> None:
+    signal_me(signal.SIGTERM, after=0.5)
+    assert launch_scripts(SLEEP, max_restarts=3) == 143
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_reaches_every_process(launch_scripts: Launch, number: signal.Signals, code: int) -> None:
     signal_me(number, after=0.5)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import Store
 
+from ttstrain.checkpoint.lock import hold
 from ttstrain.errors import (
     CheckpointError,
     DataError,
@@ -14,9 +19,11 @@ from ttstrain.errors import (
     OutOfMemoryError,
     PeerError,
     Preempted,
+    RepeatedError,
     UserError,
 )
 from ttstrain.runs.processes import Processes
+from ttstrain.train.attempts import Attempts, Begun
 from ttstrain.train.distributed import Ranks
 
 
@@ -118,3 +125,39 @@ def test_memory_that_runs_out_is_said_in_words(training: bool, when: str) -> Non
     failure = here.failure(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
     assert isinstance(failure, OutOfMemoryError)
     assert when in failure.message
+
+
+# ---------------------------------------------------------------- started again
+
+
+@pytest.fixture
+def started_again(monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    return dist.HashStore()
+
+
+def test_processes_that_are_started_again_find_what_the_last_began(started_again: Store, tmp_path: Path) -> None:
+    first = Processes(Ranks(), Attempts(started_again, 0))
+    first.hold(lambda: hold(tmp_path))
+    first.leave()
+    again = Processes(Ranks(), Attempts(started_again, 1))
+    assert again.earlier_attempt() == Begun(tmp_path, 0)
+    assert again.lost == "a process of this run was lost"
+    started_again.set("ttstrain/begun/0", json.dumps({"folder": str(tmp_path / "gone"), "newest": 0}))
+    assert again.earlier_attempt() is None
+
+
+def test_processes_that_are_started_again_for_nothing_say_so_with_the_code_of_the_last(started_again: Store) -> None:
+    first = Processes(Ranks(), Attempts(started_again, 0))
+    assert first.earlier_attempt() is None  # it is not known yet how it ends
+    first.failure(DivergedError("NaN"))
+    again = Processes(Ranks(), Attempts(started_again, 1))
+    with pytest.raises(RepeatedError, match="exit code 5") as raised:
+        again.earlier_attempt()
+    assert raised.value.exit_code == 5
+
+
+def test_a_process_that_only_lost_the_others_leaves_no_reason(started_again: Store) -> None:
+    attempts = Attempts(started_again, 0)
+    Processes(Ranks(), attempts).failure(PeerError("lost the other processes"))
+    assert attempts.ended() is None
