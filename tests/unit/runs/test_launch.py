@@ -72,6 +72,7 @@ def test_a_process_that_does_not_end_after_another_has_failed_is_killed(
     monkeypatch.setattr(launching, "GRACE_S", 0.3)
     started = time.monotonic()
     assert launch_scripts(SLEEP, leave(4)) == 4
+    assert launch_scripts(SLEEP, leave(1)) == 1
     assert time.monotonic() - started < 5
 
 
