@@ -16,6 +16,7 @@ from pathlib import Path
 
 from torch.distributed.distributed_c10d import Store
 
+from ttstrain import documents
 from ttstrain.checkpoint import pointers
 from ttstrain.train.distributed import agent_store
 from ttstrain.train.launched import attempt
@@ -91,7 +92,7 @@ class Attempts:
 
     def _left(self, what: str, number: int) -> object:
         key = _key(what, number)
-        return json.loads(self._store.get(key)) if self._store.check([key]) else None
+        return documents.parse(self._store.get(key).decode("utf-8")) if self._store.check([key]) else None
 
 
 def of_this_launch() -> Attempts | None:
