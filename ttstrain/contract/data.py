@@ -88,6 +88,7 @@ class FrontEnd(Protocol):
     max_unknown: float  # share of unknown tokens above which a run is refused
     unknown_as: str  # what unknown tokens become: "spaces"
     separator: str  # between tokens where people are shown them; not empty where tokens are no characters
+    by_word: bool  # whether a text's tokens are those of what stands between its spaces, with a space's between them
 
     def tokens(self, text: str, language: str = "") -> Sequence[Token]:
         """Tokenize one text, in its row's language if it has one."""

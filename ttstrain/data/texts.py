@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -79,35 +79,81 @@ def read_clip_text(clip: Clip, front_end: FrontEnd) -> Sequence[Token]:
 
 def read_texts(clips: Iterable[Clip], front_end: FrontEnd) -> TextReport:
     """Count unknown tokens, and words that the front end splits."""
-    unknown: Counter[str] = Counter()
-    split: Counter[tuple[str, str]] = Counter()
-    examples: dict[str, str] = {}
-    num_tokens = num_words = 0
-    for clip in clips:
-        tokens = read_clip_text(clip, front_end)
-        num_tokens += len(tokens)
-        for token in tokens:
-            if token.kind == "unknown":
-                unknown[token.text] += 1
-                examples.setdefault(token.text, clip.text)
-        for word in words(tokens) if not front_end.separator else ():
-            num_words += 1
-            if any(token.kind == "split" for token in word):
-                whole = "".join(token.text for token in word if token.kind != "split")
-                split[whole, "".join(token.text for token in word)] += 1
-    ordered = _by_frequency(unknown)
+    clips = list(clips)
+    by_word = front_end.by_word and not any(clip.tokens for clip in clips)
+    if by_word and [token.kind for token in front_end.tokens(" ")] == ["known"]:
+        counts = _count_words(clips, front_end)
+    else:
+        counts = _Counts()
+        for clip in clips:
+            counts.add(read_clip_text(clip, front_end), text=clip.text, with_words=not front_end.separator)
+    ordered = _by_frequency(counts.unknown)
     return TextReport(
         front_end=front_end.versions,
         vocab_source=front_end.vocab_source,
         vocab_size=len(front_end.vocab),
         max_unknown=front_end.max_unknown,
-        num_tokens=num_tokens,
-        num_words=num_words,
+        num_tokens=counts.num_tokens,
+        num_words=counts.num_words,
         unknown=ordered,
-        examples={token: examples[token] for token in ordered},
-        split=_by_frequency(split),
+        examples={token: counts.examples[token] for token in ordered},
+        split=_by_frequency(counts.split),
         unknown_as=front_end.unknown_as,
     )
+
+
+@dataclass(slots=True)
+class _Counts:
+    num_tokens: int = 0
+    num_words: int = 0
+    unknown: Counter[str] = field(default_factory=Counter)
+    split: Counter[tuple[str, str]] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)  # unknown token -> the first text with it
+
+    def add(self, tokens: Sequence[Token], *, text: str, with_words: bool, times: int = 1) -> None:
+        """Count the tokens of a text that occurs so many times."""
+        self.num_tokens += times * len(tokens)
+        for token in tokens:
+            if token.kind == "unknown":
+                self.unknown[token.text] += times
+                self.examples.setdefault(token.text, text)
+        for word in words(tokens) if with_words else ():
+            self.num_words += times
+            if any(token.kind == "split" for token in word):
+                whole = "".join(token.text for token in word if token.kind != "split")
+                self.split[whole, "".join(token.text for token in word)] += times
+
+
+def _count_words(clips: Sequence[Clip], front_end: FrontEnd) -> _Counts:
+    """Read each word once, however often it occurs: a million texts hold a few ten thousand."""
+    by_language: dict[str, Counter[str]] = defaultdict(Counter)  # in the order in which words first occur
+    counts = _Counts()
+    for clip in clips:
+        by_language[clip.language].update(found := clip.text.split(" "))
+        counts.num_tokens += len(found) - 1  # the spaces
+    unknown: dict[tuple[str, str], list[str]] = {}  # language and word -> unknown tokens
+    for language, times in by_language.items():
+        for word, count in times.items():
+            tokens = front_end.tokens(word, language)
+            counts.add(tokens, text="", with_words=not front_end.separator, times=count)
+            if missing := [token.text for token in tokens if token.kind == "unknown"]:
+                unknown[language, word] = missing
+    counts.examples = _first_texts(clips, unknown)
+    return counts
+
+
+def _first_texts(clips: Sequence[Clip], unknown: Mapping[tuple[str, str], Sequence[str]]) -> dict[str, str]:
+    """Map each unknown token to the first text with it; `unknown` are the tokens of a language's word."""
+    examples: dict[str, str] = {}
+    left = set(unknown)
+    for clip in clips:
+        if not left:
+            break
+        for place in left.intersection((clip.language, word) for word in clip.text.split(" ")):
+            left.discard(place)
+            for token in unknown[place]:
+                examples.setdefault(token, clip.text)
+    return examples
 
 
 def words(tokens: Iterable[Token]) -> Iterable[list[Token]]:

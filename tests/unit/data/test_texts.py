@@ -24,6 +24,7 @@ class Letters:
     vocab_source = "letters.txt"
     unknown_as = "spaces"
     separator = ""
+    by_word = False
 
     def __init__(self, max_unknown: float = 0.01) -> None:
         self.max_unknown = max_unknown
@@ -140,3 +141,31 @@ def test_a_vocab_grows_at_its_end_in_a_fixed_order() -> None:
 @pytest.mark.parametrize(("share", "limit"), [(0.0, 0.01), (0.123, 0.13), (0.999, 1.0), (1.0, 1.0)])
 def test_the_limit_that_is_proposed_holds_and_is_a_share(share: float, limit: float) -> None:
     assert text_summary._above(share) == limit
+
+
+def test_a_front_end_that_reads_by_word_is_asked_once_for_each_and_finds_the_same() -> None:
+    asked: list[str] = []
+
+    class ByWord(Letters):
+        by_word = True
+
+        def tokens(self, text: str, language: str = "") -> list[Token]:
+            asked.append(text)
+            return super().tokens(text, language)
+
+    texts = ["no Ğ", "gr+er  als Şa", "Ş and Ğ gr+er", "no no Ğ", "x_yz o+n Şa", ""]
+    clips = [clip(text) for text in texts for _ in range(50)]
+    assert read_texts(clips, ByWord()) == read_texts(clips, Letters())
+    assert len(asked) == 1 + len({word for text in texts for word in text.split(" ")})
+    assert read_texts([clip("a+Ğ", "a", "+", "b")], ByWord()) == read_texts([clip("a+Ğ", "a", "+", "b")], Letters())
+
+
+def test_a_space_that_the_vocabulary_lacks_is_counted_with_all_others() -> None:
+    class NoSpace(Letters):
+        vocab = "abc"
+
+    class ByWord(NoSpace):
+        by_word = True
+
+    assert read_texts([clip("a b c")], ByWord()) == read_texts([clip("a b c")], NoSpace())
+    assert read_texts([clip("a b c")], ByWord()).unknown == {" ": 2}

@@ -47,6 +47,7 @@ class FlowFrontEnd:
         self.max_unknown = max_unknown
         self.unknown_as = "spaces"
         self.separator = ""
+        self.by_word = True  # rjieba never joins what stands on two sides of a space
         self.versions: Mapping[str, str] = {
             "tokenizer": "characters" if kind == "char" else "pinyin",
             **({} if kind == "char" else front_end_versions()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from pathlib import Path
 
@@ -56,6 +57,17 @@ def test_spaces_that_no_text_holds_are_marked(text: str, shown: str) -> None:
     tokens = front_end(kind="pinyin").tokens(text)
     assert "".join(marks.get(token.kind, token.text) for token in tokens) == shown
     assert [token.text for token in tokens] == pinyin_tokens(text)
+
+
+def test_spaces_keep_words_apart() -> None:
+    pytest.importorskip("rjieba")
+    draw = random.Random(0)
+    read = front_end(kind="pinyin")
+    for _ in range(3000):
+        text = "".join(draw.choices("  abÖß.,;:'\"-1%+_\u3000\t我喜欢编程カ한é行长不一(“”", k=draw.randint(0, 12)))
+        words = [read.tokens(word) for word in text.split(" ")]
+        joined = [token for word in words for token in (Token(" "), *word)][1:]
+        assert read.tokens(text) == joined, text
 
 
 def test_a_front_end_names_all_that_decides_on_tokens() -> None:

@@ -146,6 +146,7 @@ class SovitsFrontEnd:
         self.max_unknown = 1.0  # the table cannot grow: unknown phonemes are reported and never refused
         self.unknown_as = "`UNK`, or not at all"
         self.separator = " "
+        self.by_word = False  # a word's phonemes may depend on its neighbours
         table = sha256("\n".join(self.vocab))
         own = {} if dictionary.is_own else {"japanese dictionary": digest(dictionary)}
         self.versions: Mapping[str, str] = {"tokenizer": "phonemes", **versions(), **own, VOCAB: f"sha256:{table}"}
