@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-import statistics
 import zlib
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -20,17 +19,22 @@ from ttstrain import documents
 from ttstrain.contract.data import Clip, Remark, Review
 from ttstrain.contract.table import Row, RowFinding, RowTable
 from ttstrain.data import atomic
+from ttstrain.data.across_rows import (
+    AuditedRow,
+    find_orphans,
+    with_findings_across_rows,
+    without_contradicting_copies,
+    without_duplicates,
+)
 from ttstrain.data.columns_used import columns_used
 from ttstrain.data.formats import PACKED
 from ttstrain.data.location import CACHE_HINT, cache_root, usable_cores
 from ttstrain.data.manifest import json_line, total_hours
-from ttstrain.data.markup import labels
 from ttstrain.data.measure import RULES, Flaw, Measured, leads_outside, measure, unmeasured
 from ttstrain.data.pool import StalledError, Threads, given_up
-from ttstrain.data.readers.locate import is_audio_name
 from ttstrain.data.readers.rows import TableError, printable
 from ttstrain.data.shards import absolute, digest_of, identity
-from ttstrain.data.transcript import CleanText, clean, main_script, skeleton, spoken_seconds
+from ttstrain.data.transcript import CleanText, clean, spoken_seconds
 from ttstrain.digest import sha256
 from ttstrain.errors import DataError
 from ttstrain.places import refused_as
@@ -38,9 +42,6 @@ from ttstrain.recipe.schema import DataConfig
 
 DECODE_AT_LEAST_S = 600.0
 MOST_MISSING = 0.5  # share of rows without a recording above which the data set is refused
-RATE_OUTLIER = 6.0  # median absolute deviations
-ROWS_FOR_STATISTICS = 20
-MAIN_SCRIPT_SHARE = 0.9
 MANY_ROWS = 10_000  # from so many rows on a plan may rely on the lengths that a table gives
 
 _DIGIT = re.compile("[0-9]")
@@ -103,10 +104,10 @@ def audit(
     texts = [clean(row.text) for row in table.rows]
     given = _given(table.rows) if lengths == "given" else {}
     measured = kept.of(_paths_to_decode(table.rows, texts), progress, workers or usable_cores(), given=given)
-
-    audited = [_audit_row(row, text, measured, table, config) for row, text in zip(table.rows, texts, strict=True)]
-    audited = _without_contradicting_copies(_without_duplicates(audited))
-    audited = _with_findings_across_rows(audited)
+    rows = zip(table.rows, texts, strict=True)
+    audited = [_audit_row(row, text, measured, table, config) for row, text in rows]
+    audited = without_contradicting_copies(without_duplicates(audited))
+    audited = with_findings_across_rows(audited)
 
     findings = [*table.findings, *(finding for row in audited for finding in row.findings)]
     clips = [_with_notes(row.clip, row.findings) for row in audited if row.clip is not None]
@@ -132,7 +133,9 @@ def reviewed(result: AuditResult, review: Review) -> AuditResult:
     for finding in review.findings:
         notes.setdefault(finding.clip.id, []).append(f"{finding.reason}: {finding.why}")
     clips = [
-        replace(clip, notes=(*clip.notes, *notes.get(clip.id, ()))) for clip in result.clips if clip.id not in left_out
+        replace(clip, notes=(*clip.notes, *notes[clip.id])) if clip.id in notes else clip
+        for clip in result.clips
+        if clip.id not in left_out
     ]
     findings = [RowFinding(_row_of(one.clip), one.action, one.reason, one.why) for one in review.findings]
     return replace(
@@ -172,35 +175,24 @@ def as_json(finding: RowFinding) -> dict[str, Any]:
 # ---------------------------------------------------------------- one row
 
 
-@dataclass(frozen=True, slots=True)
-class _AuditedRow:
-    row: Row
-    clip: Clip | None
-    findings: tuple[RowFinding, ...]
-
-    def add(self, finding: RowFinding) -> _AuditedRow:
-        clip = None if finding.action == "skip" else self.clip
-        return _AuditedRow(self.row, clip, (*self.findings, finding))
-
-
 def _audit_row(
     row: Row, text: CleanText, measured: Mapping[Path, Measured], table: RowTable, config: DataConfig
-) -> _AuditedRow:
+) -> AuditedRow:
     assert row.audio is not None
     findings = [RowFinding(row, repair.action, repair.reason, repair.why) for repair in text.repairs]
     if any(finding.action == "skip" for finding in findings):
-        return _AuditedRow(row, None, tuple(findings))
+        return AuditedRow(row, None, tuple(findings))
     sound = measured[row.audio]
     if not sound.usable:
-        return _AuditedRow(row, None, (*findings, *_unusable(row, sound, table)))
+        return AuditedRow(row, None, (*findings, *_unusable(row, sound, table)))
     sound = _with_gain(sound, row.gain_db)
     findings += [RowFinding(row, f.action, f.reason, f.why) for f in sound.findings]
     clip = _clip(row, text.text, sound, config)
     if fault := _fault_of_duration(row, clip, config):
-        return _AuditedRow(row, None, (*findings, fault))
+        return AuditedRow(row, None, (*findings, fault))
     if _holds_digit(text.text):
         findings.append(RowFinding(row, "accept", "unnormalised", "digits are left in the text"))
-    return _AuditedRow(row, clip, tuple(findings))
+    return AuditedRow(row, clip, tuple(findings))
 
 
 def _holds_digit(text: str) -> bool:
@@ -258,142 +250,10 @@ def _fault_of_duration(row: Row, clip: Clip, config: DataConfig) -> RowFinding |
     return None
 
 
-def _with_notes(clip: Clip, findings: Iterable[RowFinding]) -> Clip:
+def _with_notes(clip: Clip, findings: Sequence[RowFinding]) -> Clip:
+    if not findings:
+        return clip
     return replace(clip, notes=tuple(f"{finding.reason}: {finding.why}" for finding in findings))
-
-
-# ---------------------------------------------------------------- rows against each other
-
-
-def _without_duplicates(audited: Sequence[_AuditedRow]) -> list[_AuditedRow]:
-    """Keep one of several equal rows; leave out all rows that give one file, or one id, different texts."""
-    groups: dict[str, list[int]] = defaultdict(list)
-    for i, one in enumerate(audited):
-        groups[f"id {one.row.id}"].append(i)
-        groups[f"file {one.row.audio}"].append(i)
-    result = list(audited)
-    done: set[int] = set()
-    for members in groups.values():
-        rows = [audited[i].row for i in members]
-        if len(members) < 2 or done.issuperset(members):
-            continue
-        done.update(members)
-        where = ", ".join(row.source for row in rows[:4])
-        same = len({skeleton(row.text) for row in rows}) == 1 and len({row.audio for row in rows}) == 1
-        for position, i in enumerate(members):
-            if not same:
-                why = f"{where} contradict each other: keep the right one"
-                result[i] = result[i].add(RowFinding(rows[position], "skip", "duplicate_id", why))
-            elif position == 0:
-                why = f"written more than once ({where}): one is used"
-                result[i] = result[i].add(RowFinding(rows[position], "fix", "duplicate_id", why))
-            else:
-                result[i] = replace(result[i], clip=None, findings=())
-    return result
-
-
-def _without_contradicting_copies(audited: Sequence[_AuditedRow]) -> list[_AuditedRow]:
-    """Leave out all rows whose recordings are equal to the byte and whose texts are not."""
-    copies: dict[str, list[int]] = defaultdict(list)
-    for i, one in enumerate(audited):
-        if one.clip is not None and one.clip.digest:
-            copies[one.clip.digest].append(i)
-    result = list(audited)
-    for members in copies.values():
-        clips = [clip for i in members if (clip := audited[i].clip) is not None]
-        if len({skeleton(clip.text) for clip in clips}) > 1:
-            where = ", ".join(clip.source for clip in clips[:4])
-            why = f"the recordings of {where} are equal, their texts contradict each other: keep the right one"
-            for i in members:
-                result[i] = result[i].add(RowFinding(result[i].row, "skip", "duplicate_audio", why))
-    return result
-
-
-def _with_findings_across_rows(audited: Sequence[_AuditedRow]) -> list[_AuditedRow]:
-    """Add findings that need all rows: equal recordings, equal texts, unusual speaking rate, another script."""
-    clips = [one.clip for one in audited if one.clip is not None]
-    notes: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    _note_repeats(clips, notes)
-    _note_pace(clips, notes)
-    _note_scripts(clips, notes)
-    _note_labels(clips, notes)
-    result = []
-    for one in audited:
-        if one.clip is not None:
-            for reason, why in notes.get(one.clip.id, ()):
-                one = one.add(RowFinding(one.row, "accept", reason, why))  # noqa: PLW2901
-        result.append(one)
-    return result
-
-
-def _note_repeats(clips: Sequence[Clip], notes: dict[str, list[tuple[str, str]]]) -> None:
-    recordings: dict[str, str] = {}
-    texts: dict[tuple[str, str], str] = {}
-    for clip in clips:
-        first = recordings.setdefault(clip.digest, clip.id) if clip.digest else clip.id
-        if first != clip.id:
-            notes[clip.id].append(("duplicate_audio", f"the same recording as `{printable(first)}`"))
-        first = texts.setdefault((clip.speaker, skeleton(clip.text)), clip.id)
-        if first != clip.id:
-            notes[clip.id].append(("duplicate_text", f"the same text as `{printable(first)}`"))
-
-
-def _note_pace(clips: Sequence[Clip], notes: dict[str, list[tuple[str, str]]]) -> None:
-    """Note clips whose speaking rate is far from the median of their script, if that script has enough clips."""
-    by_script: dict[str, list[tuple[Clip, float]]] = defaultdict(list)
-    for clip in clips:
-        by_script[main_script(clip.text)].append((clip, len(skeleton(clip.text)) / clip.duration_s))
-    for paced in by_script.values():
-        if len(paced) < ROWS_FOR_STATISTICS:
-            continue
-        middle = statistics.median(pace for _, pace in paced)
-        spread = statistics.median(abs(pace - middle) for _, pace in paced) or 1e-9
-        for clip, pace in paced:
-            if abs(pace - middle) > RATE_OUTLIER * spread:
-                why = f"{pace:.1f} letters a second where the others have {middle:.1f}: check the text"
-                notes[clip.id].append(("speaking_rate", why))
-
-
-def _note_scripts(clips: Sequence[Clip], notes: dict[str, list[tuple[str, str]]]) -> None:
-    scripts = Counter(main_script(clip.text) for clip in clips)
-    if not scripts:
-        return
-    usual, count = scripts.most_common(1)[0]
-    if count < MAIN_SCRIPT_SHARE * len(clips):
-        return
-    for clip in clips:
-        own = main_script(clip.text)
-        if own != usual and own:
-            notes[clip.id].append(("unsupported_chars", f"written in {own.title()}, the others in {usual.title()}"))
-
-
-def _note_labels(clips: Sequence[Clip], notes: dict[str, list[tuple[str, str]]]) -> None:
-    for i, name in labels([(clip.text, clip.speaker) for clip in clips]).items():
-        why = f"the text begins with `{printable(name)}:`: remove the name if it is not spoken"
-        notes[clips[i].id].append(("speaker_label", why))
-
-
-def find_orphans(table: RowTable) -> list[Path]:
-    """List recordings in the folders of the table's files that no row names; folders below are not searched."""
-    if table.format in PACKED:
-        return []
-    named = [*table.rows, *(finding.row for finding in table.findings)]
-    used: dict[str, set[str]] = defaultdict(set)  # folder without links -> names
-    folders: dict[str, Path] = {}
-    real_names: dict[str, str] = {}
-    for audio in {str(row.audio) for row in named if row.audio is not None}:
-        folder, name = os.path.split(audio)
-        really = real_names.get(folder) or real_names.setdefault(folder, os.path.realpath(folder))
-        used[really].add(name)
-        folders.setdefault(really, Path(folder))
-    return [
-        path
-        for really, folder in sorted(folders.items())
-        if os.access(folder, os.R_OK)
-        for path in sorted(folder.iterdir())
-        if is_audio_name(path.name) and not path.name.startswith(".") and path.name not in used[really]
-        if path.is_file()
-    ]
 
 
 def _refuse_if_hopeless(result: AuditResult) -> None:

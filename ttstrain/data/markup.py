@@ -105,7 +105,7 @@ _OFTEN = 3  # texts that begin with one name
 
 def spoken_by(text: str) -> str:
     """Return the name before a colon at the start of a text, `Anna` of `Anna: Good morning.`; else empty."""
-    found = _NAME.match(text)
+    found = _NAME.match(text) if ":" in text or "：" in text else None
     return found["name"] if found else ""
 
 

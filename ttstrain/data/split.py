@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -94,9 +95,10 @@ def split_holdout(
         draw = sha256(f"{seed}/{clip.digest or clip.id}")
         ranked.setdefault((0 if before is None else order[before.part_of(clip)], draw), []).append(clip)
     held: set[str] = set()
-    for place in sorted(ranked):
-        if len(held) >= wanted:
-            break
+    places = list(ranked)
+    heapq.heapify(places)  # few are taken of many
+    while places and len(held) < wanted:
+        place = heapq.heappop(places)
         if len(held) + len(ranked[place]) < len(clips):
             held |= {clip.id for clip in ranked[place]}
     return Split([clip for clip in clips if clip.id not in held], [clip for clip in clips if clip.id in held])

@@ -1,0 +1,183 @@
+"""Rows against each other: equal rows and recordings, odd speaking rates, other scripts, recordings without a row."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ttstrain.contract.data import Clip
+from ttstrain.contract.table import Row, RowFinding, RowTable
+from ttstrain.data.formats import PACKED
+from ttstrain.data.markup import labels
+from ttstrain.data.readers.locate import is_audio_name
+from ttstrain.data.readers.rows import printable
+from ttstrain.data.transcript import main_script, skeleton
+
+RATE_OUTLIER = 6.0  # median absolute deviations
+ROWS_FOR_STATISTICS = 20
+MAIN_SCRIPT_SHARE = 0.9
+
+_Notes = dict[str, list[tuple[str, str]]]  # clip id -> reasons and sentences
+
+
+@dataclass(frozen=True, slots=True)
+class AuditedRow:
+    """A row, its clip unless it is left out, and what was found."""
+
+    row: Row
+    clip: Clip | None
+    findings: tuple[RowFinding, ...] = ()
+
+    def add(self, finding: RowFinding) -> AuditedRow:
+        """Return the row with another finding."""
+        clip = None if finding.action == "skip" else self.clip
+        return AuditedRow(self.row, clip, (*self.findings, finding))
+
+
+def without_duplicates(audited: Sequence[AuditedRow]) -> list[AuditedRow]:
+    """Keep one of several equal rows; leave out all rows that give one file, or one id, different texts."""
+    result = list(audited)
+    ids, files = _repeated(one.row.id for one in audited), _repeated(str(one.row.audio) for one in audited)
+    groups: dict[str, list[int]] = defaultdict(list)
+    for i, one in enumerate(audited if ids or files else ()):
+        if one.row.id in ids:
+            groups[f"id {one.row.id}"].append(i)
+        if str(one.row.audio) in files:
+            groups[f"file {one.row.audio}"].append(i)
+    done: set[int] = set()
+    for members in groups.values():
+        rows = [audited[i].row for i in members]
+        if done.issuperset(members):
+            continue
+        done.update(members)
+        where = ", ".join(row.source for row in rows[:4])
+        same = len({skeleton(row.text) for row in rows}) == 1 and len({row.audio for row in rows}) == 1
+        for position, i in enumerate(members):
+            if not same:
+                why = f"{where} contradict each other: keep the right one"
+                result[i] = result[i].add(RowFinding(rows[position], "skip", "duplicate_id", why))
+            elif position == 0:
+                why = f"written more than once ({where}): one is used"
+                result[i] = result[i].add(RowFinding(rows[position], "fix", "duplicate_id", why))
+            else:
+                result[i] = replace(result[i], clip=None, findings=())
+    return result
+
+
+def _repeated(values: Iterable[str]) -> set[str]:
+    """Return the values that occur more than once."""
+    values = list(values)
+    if len(set(values)) == len(values):
+        return set()
+    return {value for value, count in Counter(values).items() if count > 1}
+
+
+def without_contradicting_copies(audited: Sequence[AuditedRow]) -> list[AuditedRow]:
+    """Leave out all rows whose recordings are equal to the byte and whose texts are not."""
+    copies: dict[str, list[int]] = defaultdict(list)
+    for i, one in enumerate(audited):
+        if one.clip is not None and one.clip.digest:
+            copies[one.clip.digest].append(i)
+    result = list(audited)
+    for members in copies.values():
+        clips = [clip for i in members if (clip := audited[i].clip) is not None]
+        if len(clips) > 1 and len({skeleton(clip.text) for clip in clips}) > 1:
+            where = ", ".join(clip.source for clip in clips[:4])
+            why = f"the recordings of {where} are equal, their texts contradict each other: keep the right one"
+            for i in members:
+                result[i] = result[i].add(RowFinding(result[i].row, "skip", "duplicate_audio", why))
+    return result
+
+
+def with_findings_across_rows(audited: Sequence[AuditedRow]) -> list[AuditedRow]:
+    """Add findings that need all rows: equal recordings, equal texts, unusual speaking rate, another script."""
+    clips = [one.clip for one in audited if one.clip is not None]
+    notes: _Notes = defaultdict(list)
+    skeletons = [skeleton(clip.text) for clip in clips]
+    scripts = [main_script(clip.text) for clip in clips]
+    _note_repeats(clips, skeletons, notes)
+    _note_pace(clips, skeletons, scripts, notes)
+    _note_scripts(clips, scripts, notes)
+    _note_labels(clips, notes)
+    return [_noted(one, notes) for one in audited] if notes else list(audited)
+
+
+def _noted(one: AuditedRow, notes: _Notes) -> AuditedRow:
+    if one.clip is None or one.clip.id not in notes:
+        return one
+    for reason, why in notes[one.clip.id]:
+        one = one.add(RowFinding(one.row, "accept", reason, why))
+    return one
+
+
+def _note_repeats(clips: Sequence[Clip], skeletons: Sequence[str], notes: _Notes) -> None:
+    recordings: dict[str, str] = {}
+    texts: dict[tuple[str, str], str] = {}
+    for clip, bare in zip(clips, skeletons, strict=True):
+        first = recordings.setdefault(clip.digest, clip.id) if clip.digest else clip.id
+        if first != clip.id:
+            notes[clip.id].append(("duplicate_audio", f"the same recording as `{printable(first)}`"))
+        first = texts.setdefault((clip.speaker, bare), clip.id)
+        if first != clip.id:
+            notes[clip.id].append(("duplicate_text", f"the same text as `{printable(first)}`"))
+
+
+def _note_pace(clips: Sequence[Clip], skeletons: Sequence[str], scripts: Sequence[str], notes: _Notes) -> None:
+    """Note clips whose speaking rate is far from the median of their script, if that script has enough clips."""
+    import numpy as np
+
+    by_script: dict[str, list[int]] = defaultdict(list)
+    for i, script in enumerate(scripts):
+        by_script[script].append(i)
+    for members in by_script.values():
+        if len(members) < ROWS_FOR_STATISTICS:
+            continue
+        paces = np.array([len(skeletons[i]) / clips[i].duration_s for i in members])
+        middle = float(np.median(paces))
+        away = np.abs(paces - middle)
+        spread = float(np.median(away)) or 1e-9
+        for k in np.flatnonzero(away > RATE_OUTLIER * spread).tolist():
+            why = f"{paces[k]:.1f} letters a second where the others have {middle:.1f}: check the text"
+            notes[clips[members[k]].id].append(("speaking_rate", why))
+
+
+def _note_scripts(clips: Sequence[Clip], scripts: Sequence[str], notes: _Notes) -> None:
+    if not scripts:
+        return
+    usual, count = Counter(scripts).most_common(1)[0]
+    if count < MAIN_SCRIPT_SHARE * len(clips):
+        return
+    for clip, own in zip(clips, scripts, strict=True):
+        if own != usual and own:
+            notes[clip.id].append(("unsupported_chars", f"written in {own.title()}, the others in {usual.title()}"))
+
+
+def _note_labels(clips: Sequence[Clip], notes: _Notes) -> None:
+    for i, name in labels([(clip.text, clip.speaker) for clip in clips]).items():
+        why = f"the text begins with `{printable(name)}:`: remove the name if it is not spoken"
+        notes[clips[i].id].append(("speaker_label", why))
+
+
+def find_orphans(table: RowTable) -> list[Path]:
+    """List recordings in the folders of the table's files that no row names; folders below are not searched."""
+    if table.format in PACKED:
+        return []
+    named = [*table.rows, *(finding.row for finding in table.findings)]
+    used: dict[str, set[str]] = defaultdict(set)  # folder without links -> names
+    folders: dict[str, Path] = {}
+    real_names: dict[str, str] = {}
+    for audio in {str(row.audio) for row in named if row.audio is not None}:
+        folder, name = os.path.split(audio)
+        really = real_names.get(folder) or real_names.setdefault(folder, os.path.realpath(folder))
+        used[really].add(name)
+        folders.setdefault(really, Path(folder))
+    return [
+        path
+        for really, folder in sorted(folders.items())
+        if os.access(folder, os.R_OK)
+        for name in sorted(name for name in os.listdir(folder) if name not in used[really])  # noqa: PTH208
+        if is_audio_name(name) and not name.startswith(".") and (path := folder / name).is_file()
+    ]
