@@ -173,7 +173,8 @@ def find_orphans(table: RowTable) -> list[Path]:
         folder, name = os.path.split(audio)
         really = real_names.get(folder) or real_names.setdefault(folder, os.path.realpath(folder))
         used[really].add(name)
-        folders.setdefault(really, Path(folder))
+        if really not in folders:
+            folders[really] = Path(folder)
     return [
         path
         for really, folder in sorted(folders.items())

@@ -102,10 +102,14 @@ def audit(
     """
     kept = _Measurements(measurements_file(config, table.root), max(DECODE_AT_LEAST_S, 2 * config.max_s))
     texts = [clean(row.text) for row in table.rows]
-    given = _given(table.rows) if lengths == "given" else {}
-    measured = kept.of(_paths_to_decode(table.rows, texts), progress, workers or usable_cores(), given=given)
-    rows = zip(table.rows, texts, strict=True)
-    audited = [_audit_row(row, text, measured, table, config) for row, text in rows]
+    if lengths == "given" and not kept.path.exists() and _all_given(table.rows):
+        sounds: list[Measured | None] = [unmeasured(row.seconds) for row in table.rows]
+    else:
+        given = _given(table.rows) if lengths == "given" else {}
+        measured = kept.of(_paths_to_decode(table.rows, texts), progress, workers or usable_cores(), given=given)
+        sounds = [measured.get(row.audio) if row.audio is not None else None for row in table.rows]
+    together = zip(table.rows, texts, sounds, strict=True)
+    audited = [_audit_row(row, text, sound, table, config) for row, text, sound in together]
     audited = without_contradicting_copies(without_duplicates(audited))
     audited = with_findings_across_rows(audited)
 
@@ -175,14 +179,11 @@ def as_json(finding: RowFinding) -> dict[str, Any]:
 # ---------------------------------------------------------------- one row
 
 
-def _audit_row(
-    row: Row, text: CleanText, measured: Mapping[Path, Measured], table: RowTable, config: DataConfig
-) -> AuditedRow:
-    assert row.audio is not None
+def _audit_row(row: Row, text: CleanText, sound: Measured | None, table: RowTable, config: DataConfig) -> AuditedRow:
     findings = [RowFinding(row, repair.action, repair.reason, repair.why) for repair in text.repairs]
     if any(finding.action == "skip" for finding in findings):
         return AuditedRow(row, None, tuple(findings))
-    sound = measured[row.audio]
+    assert sound is not None
     if not sound.usable:
         return AuditedRow(row, None, (*findings, *_unusable(row, sound, table)))
     sound = _with_gain(sound, row.gain_db)
@@ -299,6 +300,13 @@ def _paths_to_decode(rows: Sequence[Row], texts: Sequence[CleanText]) -> list[Pa
 
 
 NOT_MEASURED = "`prepare` and `finetune` measure them"
+
+
+def _all_given(rows: Sequence[Row]) -> bool:
+    """Tell whether a large table gives the length of every recording, and names none twice."""
+    if len(rows) < MANY_ROWS or not all(row.seconds for row in rows):
+        return False
+    return len({str(row.audio) for row in rows}) == len(rows)
 
 
 def _given(rows: Sequence[Row]) -> dict[Path, float]:

@@ -7,6 +7,9 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 # How far a clip may move from its rank by length, so that micro-batches differ from epoch to epoch. On LJSpeech this
 # costs 1 % more padding than exact order, and hardly any micro-batch repeats.
 BLUR_BATCHES = 1.5
@@ -30,11 +33,11 @@ def plan_epoch(
     rng = random.Random(f"{seed}/{epoch}")  # seeded by text: the same numbers on every machine and Python
     if packed:
         return _mixed(_best_fit(_mixed(range(len(lengths)), rng), lengths, budget=budget, max_clips=max_clips), rng)
-    by_length = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    num_batches = max(1, len(_fill(by_length, lengths, budget=budget, max_clips=max_clips)))
+    by_length = np.argsort(-np.array(lengths, dtype=np.int64), kind="stable")  # (n,)
+    num_batches = max(1, len(_fill(by_length.tolist(), lengths, budget=budget, max_clips=max_clips)))
     blur = len(lengths) * max(BLUR_BATCHES / num_batches, BLUR_SHARE)
-    place = {i: rank + blur * rng.random() for rank, i in enumerate(by_length)}
-    blurred = sorted(by_length, key=lambda i: place[i])
+    places = np.arange(len(lengths)) + blur * _draws(len(lengths), rng)
+    blurred = by_length[np.argsort(places, kind="stable")].tolist()
     batches = _fill(blurred, lengths, budget=budget, max_clips=max_clips)
     return _mixed(batches, rng)
 
@@ -54,10 +57,10 @@ def plan_mixed_epoch(
 
     `replay` holds the lengths of the replay clips; the first of them has the index `len(lengths)`.
     """
-    drawn: list[int] = []
-    if replay:
-        frames = sum(lengths) * share / (1 - share)
-        drawn = [len(lengths) + i for i in draw_replay(replay, frames=frames, seed=seed, epoch=epoch)]
+    if not replay:
+        return plan_epoch(lengths, budget=budget, max_clips=max_clips, seed=seed, epoch=epoch, packed=packed)
+    frames = sum(lengths) * share / (1 - share)
+    drawn = [len(lengths) + i for i in draw_replay(replay, frames=frames, seed=seed, epoch=epoch)]
     members = [*range(len(lengths)), *drawn]
     every = [*lengths, *replay]
     batches = plan_epoch(
@@ -147,7 +150,12 @@ def _fill(order: Sequence[int], lengths: Sequence[int], *, budget: int, max_clip
 
 def _mixed(things: Iterable[_Thing], rng: random.Random) -> list[_Thing]:
     """Shuffle. Python promises that `Random.random` stays the same between versions, and not that `shuffle` does."""
-    return [thing for _, _, thing in sorted((rng.random(), i, thing) for i, thing in enumerate(things))]
+    things = list(things)
+    return [things[i] for i in np.argsort(_draws(len(things), rng), kind="stable").tolist()]
+
+
+def _draws(count: int, rng: random.Random) -> npt.NDArray[np.float64]:
+    return np.array([rng.random() for _ in range(count)], dtype=np.float64)
 
 
 def _best_fit(order: Sequence[int], lengths: Sequence[int], *, budget: int, max_clips: int) -> list[list[int]]:

@@ -102,3 +102,27 @@ def test_plain_names_are_found_as_all_others_are(tmp_path: Path, name: str) -> N
     slowly = locator._find(name)
     assert locator.find(name) == slowly
     assert locator.find(name) == slowly  # the folder is known by now
+
+
+@pytest.mark.parametrize("seconds", [[1.5, 1.9, 2.5], [1.5, 0, 2.5]])
+@pytest.mark.parametrize("named_twice", [False, True])
+def test_a_large_table_is_checked_as_a_small_one(
+    table: Path, monkeypatch: pytest.MonkeyPatch, seconds: list[float], named_twice: bool
+) -> None:
+    """The table gives all lengths at once, or some, or the lengths of a recording that it names twice."""
+    rows = [json.loads(line) for line in table.read_text(encoding="utf-8").splitlines()]
+    rows = [{**row, "duration": written} for row, written in zip(rows, seconds, strict=True)]
+    rows += [{**rows[0], "duration": 9.0}] if named_twice else []
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    monkeypatch.setattr(audit_module, "MANY_ROWS", 3)
+    looked_up = [_checked(look(table, "given"))]
+    monkeypatch.setattr(audit_module, "_all_given", lambda rows: False)
+    looked_up.append(_checked(look(table, "given")))
+    assert looked_up[0] == looked_up[1]
+
+
+def _checked(result: AuditResult) -> AuditResult:
+    kept = next(iter((result.root.parent / "cache").rglob("audit/*.jsonl")), None)
+    if kept is not None:
+        kept.unlink()
+    return result

@@ -23,6 +23,8 @@ def with_own_ids(rows: Sequence[Row], place_of: Callable[[int], Place]) -> list[
     An id that a table gives to two recordings is extended by the recording's file name. `place_of` returns the place
     of a row by its number.
     """
+    if len({row.id for row in rows}) == len(rows):
+        return list(rows)
     sharing: dict[str, list[int]] = defaultdict(list)
     for i, row in enumerate(rows):
         sharing[row.id].append(i)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ttstrain import documents
 from ttstrain.contract.table import Row, RowTable
+from ttstrain.data.readers.alike import Keys, alike
 from ttstrain.data.readers.collect import Collector, stem
 from ttstrain.data.readers.columns import (
     AUDIO,
@@ -25,14 +26,21 @@ from ttstrain.data.readers.lines import read_text, split_lines
 from ttstrain.data.readers.rows import TableError, printable
 from ttstrain.data.readers.uses import Uses
 
+MOST_LEARNED = 16  # lines that a pattern is made of; a table is written in one way, or in few
+
 
 def read_jsonl(path: Path, root: Path, *, files_anywhere: bool = True) -> RowTable:
     """Read objects whose keys go by any of the usual names, such as `audio` and `text`."""
     collector = Collector(root, "jsonl" if files_anywhere else "audiofolder", files_anywhere=files_anywhere)
     keys: set[str] = set()
     uses = Uses()
+    known, learned, named_as = None, 0, path.name
     for number, text in _objects(path):
-        source = f"{path.name}:{number}"
+        source = f"{named_as}:{number}"
+        alone = known.row(text, source, collector.locator) if known is not None and isinstance(text, str) else None
+        if alone is not None:
+            collector.rows.append(alone)
+            continue
         blank = Row(id=source, audio=None, text="", source=source)
         try:
             values = documents.parse(text, numbers="any") if isinstance(text, str) else text
@@ -46,6 +54,8 @@ def read_jsonl(path: Path, root: Path, *, files_anywhere: bool = True) -> RowTab
         named = {plain(key): value for key, value in values.items()}
         uses.see(named, {plain(key): printable(key) for key in values if not uses.knows(plain(key))})
         _add_row(collector, source, named, uses)
+        if isinstance(text, str) and learned < MOST_LEARNED and (keys_used := _keys(named, values)) is not None:
+            known, learned = alike(values, keys_used, uses) or known, learned + 1
     collector.columns = uses.columns()
     table = collector.table()
     if not table.rows and not table.findings:
@@ -59,10 +69,10 @@ def read_jsonl(path: Path, root: Path, *, files_anywhere: bool = True) -> RowTab
     return table
 
 
-def _objects(path: Path) -> list[tuple[int, Any]]:
+def _objects(path: Path) -> Sequence[tuple[int, Any]]:
     text = read_text(path)
     if not text.lstrip().startswith("["):
-        return [(line.number, line.text) for line in split_lines(text)]
+        return split_lines(text)
     try:
         return list(enumerate(documents.parse(text, numbers="any"), 1))
     except documents.DocumentError as error:
@@ -99,6 +109,20 @@ def _add_row(collector: Collector, source: str, values: Mapping[str, Any], uses:
         collector.add_finding(row, "skip", "bad_row", "the file and the text should be JSON strings")
     else:
         collector.locate(row, name)
+
+
+def _keys(values: Mapping[str, Any], written: Mapping[str, Any]) -> Keys | None:
+    """Return which keys of a row were read as what; None where that is not the same for all rows with these keys."""
+    if len(values) < len(written):
+        return None
+    spelled = dict(zip(values, written, strict=True))
+    text = next((key for key in TEXT if values.get(key) is not None), None)
+    duration = first_of(DURATION, values)
+    if text is None or not str(values[text]).strip() or (duration and not seconds_of(values[duration])):
+        return None
+    used = [first_of(AUDIO, values) or first_of(ID, values), text]
+    used += [*(first_of(names, values) for names in (ID, SPEAKER, LANGUAGE)), duration]
+    return Keys(*(None if key is None else spelled[key] for key in used))
 
 
 def _word(values: Mapping[str, Any], names: tuple[str, ...]) -> str:

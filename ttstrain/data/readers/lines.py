@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import codecs
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ttstrain import documents
 from ttstrain.data.readers.rows import TableError
@@ -25,8 +25,7 @@ NOT_TEXT = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """One line, counted from 1, without its end."""
 
     number: int

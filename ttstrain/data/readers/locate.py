@@ -49,7 +49,7 @@ class Locator:
 
     def find(self, name: str, *, beside: Callable[[], Iterable[Path]] = tuple) -> Found | Lost:
         """Find the file that a row names; `beside` returns folders to search for its file name alone."""
-        if (at_once := self._as_written(name)) is not None:
+        if (at_once := self.as_written(name)) is not None:
             return Found(at_once)
         found = self._find(name.strip())
         bare = PureWindowsPath(name.strip()).name
@@ -58,7 +58,7 @@ class Locator:
         near = (self._walk(PurePosixPath(bare), folder) for folder in beside())
         return next((Found(path, moved=True) for path in near if path is not None), found)
 
-    def _as_written(self, name: str) -> Path | None:
+    def as_written(self, name: str) -> Path | None:
         """Return the file of a name that needs no interpretation; None leaves it to `_find`."""
         if not PLAIN_NAME.fullmatch(name):
             return None

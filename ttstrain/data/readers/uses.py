@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ttstrain.contract.table import Column
+from ttstrain.data.readers.columns import plain
 
 ORDER = ("file", "text", "speaker", "language", "id", "duration")
 
@@ -21,6 +22,10 @@ class Uses:
     def knows(self, name: str) -> bool:
         """Tell whether a column was seen before."""
         return name in self._names
+
+    def has_example(self, name: str) -> bool:
+        """Tell whether a column had a value that can be shown; `name` as it is written."""
+        return plain(name) in self._examples
 
     def see(self, values: Mapping[str, Any], written: Mapping[str, str]) -> None:
         """Record a row's columns and example values; `written` maps a normalised name to its spelling."""
