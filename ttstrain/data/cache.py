@@ -101,12 +101,12 @@ class FeatureCache:
 
         `workers="auto"` uses as many processes as `cores`, by default all.
         """
-        missing = [clip for clip in clips if not _looks_whole(self.path(clip))]
-        for folder in {self.path(clip).parent for clip in clips}:
+        missing = [(clip, path) for clip in clips if not _looks_whole(path := self.path(clip))]
+        for folder in {path.parent for _, path in missing}:  # what a killed process was writing is missing
             atomic.remove_leftovers(folder, end=atomic.PART)
         failed: dict[str, str] = {}
         done = len(clips) - len(missing)
-        for clip, why in self._compute(missing, workers, cores or usable_cores()):
+        for clip, why in self._compute([clip for clip, _ in missing], workers, cores or usable_cores()):
             done += 1
             if why is not None:
                 failed[clip.id] = why

@@ -11,7 +11,7 @@ import torch
 from speech_toys import ToyData, syllables, write_clips
 
 from ttstrain.contract.data import Clip, Treatment
-from ttstrain.data import pool
+from ttstrain.data import atomic, pool
 from ttstrain.data.cache import FeatureCache
 from ttstrain.errors import DataError, OutOfMemoryError
 
@@ -126,6 +126,21 @@ def test_an_interrupted_build_goes_on_where_it_was(tmp_path: Path) -> None:
     assert FeatureCache(tmp_path / "c", data).build(clips).reused == 2
     assert data.computed == ["clip00", "clip01", "clip02"]
     assert not list((tmp_path / "c").rglob("*.part"))
+
+
+def test_leftovers_are_looked_for_only_where_features_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips, data = write_clips(tmp_path / "wavs", [0.5, 0.6, 0.7]), ToyData()
+    FeatureCache(tmp_path / "c", data).build(clips)
+    listed: list[Path] = []
+    monkeypatch.setattr(atomic, "remove_leftovers", lambda folder, **_: listed.append(folder))
+    cache = FeatureCache(tmp_path / "c", data)
+    assert cache.build(clips).reused == 3
+    assert listed == []
+    cache.path(clips[1]).unlink()
+    assert cache.build(clips).computed == 1
+    assert listed == [cache.path(clips[1]).parent]
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "emptied", "removed"])
