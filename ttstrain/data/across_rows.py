@@ -166,15 +166,18 @@ def find_orphans(table: RowTable) -> list[Path]:
     if table.format in PACKED:
         return []
     named = [*table.rows, *(finding.row for finding in table.findings)]
-    used: dict[str, set[str]] = defaultdict(set)  # folder without links -> names
+    used: dict[str, set[str]] = {}  # folder without links -> names
     folders: dict[str, Path] = {}
-    real_names: dict[str, str] = {}
-    for audio in {str(row.audio) for row in named if row.audio is not None}:
-        folder, name = os.path.split(audio)
-        really = real_names.get(folder) or real_names.setdefault(folder, os.path.realpath(folder))
-        used[really].add(name)
-        if really not in folders:
-            folders[really] = Path(folder)
+    names_in: dict[str, set[str]] = {}  # by the folder as it is named
+    for row in named:
+        if row.audio is None:
+            continue
+        folder, name = os.path.split(row.audio)
+        if (names := names_in.get(folder)) is None:
+            really = os.path.realpath(folder)
+            names = names_in[folder] = used.setdefault(really, set())
+            folders.setdefault(really, Path(folder))
+        names.add(name)
     return [
         path
         for really, folder in sorted(folders.items())

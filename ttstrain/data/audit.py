@@ -181,12 +181,13 @@ def as_json(finding: RowFinding) -> dict[str, Any]:
 
 def _audit_row(row: Row, text: CleanText, sound: Measured | None, table: RowTable, config: DataConfig) -> AuditedRow:
     findings = [RowFinding(row, repair.action, repair.reason, repair.why) for repair in text.repairs]
-    if any(finding.action == "skip" for finding in findings):
+    if findings and any(finding.action == "skip" for finding in findings):
         return AuditedRow(row, None, tuple(findings))
     assert sound is not None
     if not sound.usable:
         return AuditedRow(row, None, (*findings, *_unusable(row, sound, table)))
-    sound = _with_gain(sound, row.gain_db)
+    if row.gain_db:
+        sound = _with_gain(sound, row.gain_db)
     findings += [RowFinding(row, f.action, f.reason, f.why) for f in sound.findings]
     clip = _clip(row, text.text, sound, config)
     if fault := _fault_of_duration(row, clip, config):
@@ -210,7 +211,7 @@ def _unusable(row: Row, sound: Measured, table: RowTable) -> list[RowFinding]:
 
 def _with_gain(sound: Measured, gain_db: float) -> Measured:
     """Return the measurement with the table's gain in place of the audit's own."""
-    if not gain_db or sound.treatment is None:
+    if sound.treatment is None:
         return sound
     others = tuple(flaw for flaw in sound.findings if flaw.reason not in ("very_quiet", "over_range"))
     changed = Flaw("fix", "gain", f"{gain_db:+.1f} dB, as the table says")

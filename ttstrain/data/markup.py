@@ -105,7 +105,7 @@ _OFTEN = 3  # texts that begin with one name
 
 def spoken_by(text: str) -> str:
     """Return the name before a colon at the start of a text, `Anna` of `Anna: Good morning.`; else empty."""
-    found = _NAME.match(text) if ":" in text or "：" in text else None
+    found = _NAME.match(text)
     return found["name"] if found else ""
 
 
@@ -114,7 +114,10 @@ def labels(texts: Sequence[tuple[str, str]]) -> dict[int, str]:
 
     `texts` are pairs of text and speaker. Returns position -> name.
     """
-    names = {i: name for i, (text, _) in enumerate(texts) if (name := spoken_by(text))}
+    with_colons = ((i, text) for i, (text, _) in enumerate(texts) if ":" in text or "：" in text)
+    names = {i: name for i, text in with_colons if (name := spoken_by(text))}
+    if not names:
+        return {}
     counts = Counter(name.casefold() for name in names.values())
     return {
         i: name

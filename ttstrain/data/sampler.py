@@ -129,8 +129,9 @@ def padding_share(lengths: Sequence[int], batches: Sequence[Sequence[int]], *, p
     """Return the share of frames that is padding; 0 when packed."""
     if packed:
         return 0.0
-    padded = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
-    real = sum(lengths[i] for batch in batches for i in batch)
+    of = lengths.__getitem__
+    padded = sum(len(batch) * max(map(of, batch)) for batch in batches)
+    real = sum(sum(map(of, batch)) for batch in batches)
     return 1 - real / padded if padded else 0.0
 
 

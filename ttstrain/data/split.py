@@ -90,15 +90,16 @@ def split_holdout(
             )
         wanted = 0
     order: Mapping[Part, int] = {"held out": 0, "new": 1, "train": 2}
-    ranked: dict[tuple[int, str], list[Clip]] = {}
-    for clip in clips:
-        draw = sha256(f"{seed}/{clip.digest or clip.id}")
-        ranked.setdefault((0 if before is None else order[before.part_of(clip)], draw), []).append(clip)
+    ranked = [
+        (0 if before is None else order[before.part_of(clip)], sha256(f"{seed}/{clip.digest or clip.id}"), i)
+        for i, clip in enumerate(clips)
+    ]
+    heapq.heapify(ranked)  # few are taken of many
     held: set[str] = set()
-    places = list(ranked)
-    heapq.heapify(places)  # few are taken of many
-    while places and len(held) < wanted:
-        place = heapq.heappop(places)
-        if len(held) + len(ranked[place]) < len(clips):
-            held |= {clip.id for clip in ranked[place]}
+    while ranked and len(held) < wanted:
+        equal = [heapq.heappop(ranked)]
+        while ranked and ranked[0][:2] == equal[0][:2]:
+            equal.append(heapq.heappop(ranked))
+        if len(held) + len(equal) < len(clips):
+            held |= {clips[i].id for *_, i in equal}
     return Split([clip for clip in clips if clip.id not in held], [clip for clip in clips if clip.id in held])

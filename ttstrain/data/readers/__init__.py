@@ -167,13 +167,12 @@ def _read_table(path: Path, root: Path, wanted: str, cache_dir: str | None) -> R
 def _kind(path: Path) -> str:
     if path.suffix == ".parquet":
         return "parquet"
-    start = read_text(path).lstrip()[:1]
-    return "jsonl" if start in ("{", "[") and _is_json(path) else DELIMITED
-
-
-def _is_json(path: Path) -> bool:
     text = read_text(path).strip()
-    first = text.split("\n", 1)[0]
+    return "jsonl" if text[:1] in ("{", "[") and _is_json(text) else DELIMITED
+
+
+def _is_json(text: str) -> bool:
+    first = text[: text.find("\n")] if "\n" in text else text
     if text.startswith("["):
         return text.endswith("]")
     try:
