@@ -62,6 +62,30 @@ def test_prepare_checks_the_data_and_caches_features(folder: Path, tmp_path: Pat
     assert (document["format"], document["rows"], document["clips"]) == ("ljspeech", 4, 2)
 
 
+def test_processes_share_one_cache_and_one_summary(folder: Path, tmp_path: Path) -> None:
+    recipe, alone, shared = tmp_path / "r.yaml", tmp_path / "alone", tmp_path / "shared"
+    arguments = (folder, "data.max_s=10", "--recipe", recipe)
+    first = prepare(*arguments, cache=alone)
+    done = prepare(*arguments, "--nproc", "2", cache=shared)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.replace(str(shared), str(alone)) == first.stdout
+    assert _features(shared) == _features(alone)
+    next((shared / "features").rglob("*.safetensors")).unlink()
+    again = json.loads(prepare(*arguments, "--nproc", "2", "--json", cache=shared).stdout)
+    assert (again["features"]["computed"], again["features"]["reused"]) == (1, 2)
+
+
+def test_an_error_of_the_data_is_told_once_and_ends_all_processes(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    failed = prepare(tmp_path / "none", "--recipe", tmp_path / "r.yaml", "--nproc", "2", cache=tmp_path / "cache")
+    assert failed.returncode == 3
+    assert failed.stderr.count("error:") == 1
+
+
+def _features(cache: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (cache / "features").rglob("*.safetensors")}
+
+
 def test_an_override_reaches_the_audit(folder: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "r.yaml"
     done = prepare(folder, "data.max_s=10", "--recipe", recipe, "--json", cache=tmp_path / "cache")

@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from ttstrain.data.cache import BuildReport, FeatureCache
     from ttstrain.data.texts import TextReport
     from ttstrain.judge.score import Scoring
+    from ttstrain.train.distributed import Ranks
 
 SCORES = "scores.jsonl"
 SHOWN_SCORES = 10
+GO_ON = "what was computed is kept: start the command again"
 
 
 def prepare(
@@ -69,6 +71,9 @@ def prepare(
     pause: options.Pause = None,
     loudness: options.Loudness = None,
     review: options.Review = None,
+    nproc: Annotated[
+        int, typer.Option(min=1, help="Processes on this machine that compute features, each its share of the clips.")
+    ] = 1,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Check every recording in DATA, list what was repaired and skipped, and cache the features that RECIPE trains on.
@@ -77,12 +82,40 @@ def prepare(
     repaired, and why), with `--score` also scores.jsonl; the recordings are never changed. Without a recipe the data
     are only checked.
 
+    With `--nproc`, or started by torchrun or Slurm as `finetune` is, processes divide the clips and share one cache.
+
     With `--cut`, DATA are long recordings: they are cut at pauses, each clip gets its words of the text file with the
     recording's name or of a recogniser, and a page is written to hear and correct them.
     """
     wished = CutOptions(cut, review, shortest, longest, pause, loudness, transcriber, language, speaker)
     asked = _Asked(out, score, vocab_out, num_shown, json)
+    from ttstrain.train.launched import first_speaks, under_launcher
+
+    if nproc > 1 or under_launcher():
+        with first_speaks():
+            _check_together(wished, recipe)
+            _recipe(recipe, data, overrides or [])  # a bad one is refused before any process is started
+    if nproc > 1:
+        from ttstrain.runs.launch import launch
+
+        arguments = ["prepare", str(data), *(overrides or []), "--recipe", recipe, *asked.arguments()]
+        raise typer.Exit(launch(arguments, nproc=nproc, go_on=GO_ON))
     _cut_and_prepare(wished, recipe, data, overrides or [], asked)
+
+
+def _check_together(wished: CutOptions, recipe: str) -> None:
+    """Refuse several processes for what one does. Raises RecipeError."""
+    from ttstrain.errors import RecipeError
+
+    if wished.out is not None or wished.review is not None:
+        raise RecipeError(
+            "recordings are cut and reviewed by one process",
+            hint="start it alone, then give its folder as DATA to several",
+        )
+    if not recipe:
+        raise RecipeError(
+            "several processes share the computing of features, which needs a recipe", hint="add `--recipe RECIPE`"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +128,12 @@ class _Asked:
     num_shown: int
     json: bool
     recordings: dict[str, Any] | None = None  # what was cut or reviewed before
+
+    def arguments(self) -> list[str]:
+        """Return the options as the command line has them."""
+        flags = {"-o": self.out, "--score": self.score, "--vocab-out": self.vocab_out, "--show-tokens": self.num_shown}
+        given = [part for flag, value in flags.items() if value for part in (flag, str(value))]
+        return [*given, "--json"] if self.json else given
 
 
 def _cut_and_prepare(wished: CutOptions, recipe: str, data: Path, overrides: list[str], asked: _Asked) -> None:
@@ -127,6 +166,28 @@ def _print_unused(made: Made, *, json: bool) -> None:
 
 
 def _prepare(wanted: ResolvedRecipe | None, data: Path, overrides: list[str], asked: _Asked) -> None:
+    """Check the data and compute features; of several processes the first checks, prints and writes the lists."""
+    from ttstrain.train.launched import under_launcher
+
+    if wanted is None or not under_launcher():
+        _check_and_compute(wanted, data, overrides, asked)
+        return
+    from ttstrain.runs.processes import join_processes
+    from ttstrain.train.prepare import compute_together, no_progress, open_cache
+
+    with join_processes() as here:
+        cache = open_cache(wanted, place="disk")
+        if cache.task_data.in_one_process:  # each process runs the nets on a GPU of its own
+            here.choose_device(wanted)
+        if here.ranks.main:
+            _check_and_compute(wanted, data, overrides, asked, ranks=here.ranks)
+        else:
+            compute_together(cache, None, here.ranks, no_progress)
+
+
+def _check_and_compute(
+    wanted: ResolvedRecipe | None, data: Path, overrides: list[str], asked: _Asked, *, ranks: Ranks | None = None
+) -> None:
     from ttstrain.cli.progress import show_progress
     from ttstrain.data.audit import audit
     from ttstrain.data.readers import read_rows
@@ -150,7 +211,7 @@ def _prepare(wanted: ResolvedRecipe | None, data: Path, overrides: list[str], as
         added = _write_vocab(asked.vocab_out, front_end, texts, key=_vocab_key(wanted))
         if not asked.json:
             print(terminal.on_one_line(added))
-    built = None if wanted is None else _build_features(wanted, result)
+    built = None if wanted is None else _build_features(wanted, result, ranks)
     if built is not None:
         from ttstrain.train.prepare import look_again
 
@@ -207,13 +268,21 @@ def _write_lists(result: AuditResult, out: Path | None, cache_dir: str | None) -
     return out
 
 
-def _build_features(recipe: ResolvedRecipe, result: AuditResult) -> tuple[FeatureCache, BuildReport]:
+def _build_features(
+    recipe: ResolvedRecipe, result: AuditResult, ranks: Ranks | None
+) -> tuple[FeatureCache, BuildReport]:
     from ttstrain.cli.progress import show_progress
-    from ttstrain.train.prepare import open_cache
+    from ttstrain.train.prepare import compute_together, open_cache
 
     cache = open_cache(recipe, place="disk")
-    with show_progress("computing features") as progress:
-        return cache, cache.build(result.clips, progress=progress)
+    if ranks is None:
+        with show_progress("computing features") as progress:
+            return cache, cache.build(result.clips, progress=progress)
+    together = compute_together(cache, result.clips, ranks, show_progress)
+    report = cache.build([clip for clip in result.clips if clip.id not in together.failed])
+    failed = {**together.failed, **report.failed}
+    computed = together.num_missing - len(failed)
+    return cache, replace(report, computed=computed, reused=len(result.clips) - together.num_missing, failed=failed)
 
 
 def _need_features(result: AuditResult) -> None:

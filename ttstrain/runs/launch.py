@@ -41,18 +41,21 @@ _FORWARDED = tuple(
 _PATIENCE = 3  # Ctrl-Cs before everything is killed; the first saves, the second stops at once
 
 
-def launch(arguments: Sequence[str], *, nproc: int, max_restarts: int = 0) -> int:
+GO_ON = "`ttstrain resume` goes on from the last checkpoint"
+
+
+def launch(arguments: Sequence[str], *, nproc: int, max_restarts: int = 0, go_on: str = GO_ON) -> int:
     """Run `ttstrain <arguments>` in `nproc` processes and return the exit code of the one that failed first, else zero.
 
     Ctrl-C and SIGTERM are passed on to every process, so that all save and leave together. Once one has failed, the
     others get `GRACE_S` seconds to end. Then all start again, up to `max_restarts` times, unless that would only repeat
     the failure. Raises RecipeError within processes of a launcher, and PeerError when a process was killed and so
-    printed no error.
+    printed no error; `go_on` then says what is kept.
     """
     if under_launcher():
         raise RecipeError(f"`--nproc {nproc}` within processes that are started already", hint="drop `--nproc`")
     with _collected() as signals, _environment(nproc), _silent():
-        agent = _Agent(_spec(_command(arguments), nproc=nproc, max_restarts=max_restarts), signals)
+        agent = _Agent(_spec(_command(arguments), nproc=nproc, max_restarts=max_restarts), signals, go_on)
         agent.run()
         return agent.verdict()
 
@@ -80,8 +83,9 @@ def _spec(command: Sequence[str], *, nproc: int, max_restarts: int) -> WorkerSpe
 class _Agent(LocalElasticAgent):
     """torch's agent, with our signals, grace for the others, and reasons to start again."""
 
-    def __init__(self, spec: WorkerSpec, signals: list[int]) -> None:
+    def __init__(self, spec: WorkerSpec, signals: list[int], go_on: str) -> None:
         super().__init__(spec, DefaultLogsSpecs(os.devnull))
+        self._go_on = go_on  # after a process was killed
         self._signals = signals  # received, and not yet passed on
         self._asked: list[int] = []  # passed on
         self._failed: dict[int, int] = {}  # rank -> exit code, in the order of failing
@@ -102,7 +106,7 @@ class _Agent(LocalElasticAgent):
             times = self._restarts()
             raise PeerError(
                 _killed(rank, code) + (f", after {times} restart{'s' * (times > 1)}" if times else ""),
-                hint="the machine's memory may be short; `ttstrain resume` goes on from the last checkpoint",
+                hint=f"the machine's memory may be short; {self._go_on}",
                 exit_code=128 - code,
             )
         return code if code >= 0 else 128 - code  # as a shell reports a death by signal

@@ -108,7 +108,8 @@ def prepare(
     usable: _Usable | None = None
     if ranks.main:
         audited = _check(recipe, show)
-    failed = _compute_share(cache, audited, ranks, show)
+    clips = None if audited is None else audited.clips
+    failed = {} if ranks.alone else compute_together(cache, clips, ranks, show).failed
     if audited is not None:
         audited, report, usable = _look_through(audited, cache, failed, show, earlier=earlier)
     usable = ranks.broadcast(usable)
@@ -151,15 +152,27 @@ def _check(recipe: ResolvedRecipe, show: ShowProgress) -> Audited:
     return audited
 
 
-def _compute_share(cache: FeatureCache, audited: Audited | None, ranks: Ranks, show: ShowProgress) -> dict[str, str]:
-    """Compute every rank's share of the features that are missing; return all clips without features, and why."""
-    if ranks.alone:
-        return {}
-    clips = ranks.broadcast(None if audited is None else audited.clips) or []
-    with show("computing features") if ranks.main else nullcontext() as progress:
-        share = clips[ranks.rank :: ranks.world_size]
-        _, failed = cache.compute(share, cores=max(1, usable_cores() // ranks.local_size), progress=progress)
-    return {name: why for one in ranks.gather(failed) for name, why in one.items()}
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What all ranks found missing in the cache."""
+
+    num_missing: int  # clips, before they were computed
+    failed: dict[str, str]  # clip id -> why it has no features
+
+
+def compute_together(cache: FeatureCache, clips: Sequence[Clip] | None, ranks: Ranks, show: ShowProgress) -> Computed:
+    """Compute the features that are missing, every rank those of its share of the main rank's clips.
+
+    The cache takes what several processes add, and a clip is complete in it or not there: what was computed before a
+    process is killed stays.
+    """
+    every = ranks.broadcast(clips) or []
+    with show(f"computing features, 1 of {ranks.world_size} shares") if ranks.main else nullcontext() as progress:
+        share = every[ranks.rank :: ranks.world_size]
+        own = Computed(*cache.compute(share, cores=max(1, usable_cores() // ranks.local_size), progress=progress))
+    found = ranks.gather(own)
+    failed = {name: why for one in found for name, why in one.failed.items()}
+    return Computed(sum(one.num_missing for one in found), failed)
 
 
 def _look_through(
