@@ -89,18 +89,23 @@ def prepare(
     """
     wished = CutOptions(cut, review, shortest, longest, pause, loudness, transcriber, language, speaker)
     asked = _Asked(out, score, vocab_out, num_shown, json)
+    _divide(nproc, wished, asked, recipe=recipe, data=data, overrides=overrides or [])
+    _cut_and_prepare(wished, recipe, data, overrides or [], asked)
+
+
+def _divide(nproc: int, wished: CutOptions, asked: _Asked, *, recipe: str, data: Path, overrides: list[str]) -> None:
+    """Start several processes if that is asked for, and end with their exit code."""
     from ttstrain.train.launched import first_speaks, under_launcher
 
     if nproc > 1 or under_launcher():
         with first_speaks():
             _check_together(wished, recipe)
-            _recipe(recipe, data, overrides or [])  # a bad one is refused before any process is started
+            _recipe(recipe, data, overrides)  # a bad one is refused before any process is started
     if nproc > 1:
         from ttstrain.runs.launch import launch
 
-        arguments = ["prepare", str(data), *(overrides or []), "--recipe", recipe, *asked.arguments()]
+        arguments = ["prepare", str(data), *overrides, "--recipe", recipe, *asked.arguments()]
         raise typer.Exit(launch(arguments, nproc=nproc, go_on=GO_ON))
-    _cut_and_prepare(wished, recipe, data, overrides or [], asked)
 
 
 def _check_together(wished: CutOptions, recipe: str) -> None:
