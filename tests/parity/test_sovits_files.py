@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from ttstrain.checkpoint.inspect import inspect
-from ttstrain.checkpoint.merging import merge, open_training
+from ttstrain.checkpoint.merging import open_training
+from ttstrain.checkpoint.parts import merge
 from ttstrain.checkpoint.upstream import open_checkpoint
 from ttstrain.errors import CheckpointError
 from ttstrain.families.gpt_sovits.config import GptNetConfig, VaeNetConfig

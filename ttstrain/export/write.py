@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ttstrain import registry
-from ttstrain.checkpoint.merging import merge
+from ttstrain.checkpoint.parts import merge
 from ttstrain.checkpoint.pointers import sync_folder
 from ttstrain.checkpoint.upstream import open_checkpoint
 from ttstrain.contract.checkpoint import OpenedCheckpoint

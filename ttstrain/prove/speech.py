@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ttstrain import registry
-from ttstrain.checkpoint.merging import merge
+from ttstrain.checkpoint.parts import merge
 from ttstrain.checkpoint.upstream import SUFFIXES, open_checkpoint
 from ttstrain.contract.checkpoint import OpenedCheckpoint
 from ttstrain.contract.data import Clip

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ttstrain.checkpoint.inspect import inspect
-from ttstrain.checkpoint.merging import explain, merge, open_base, open_training
+from ttstrain.checkpoint.merging import explain, open_base, open_training
+from ttstrain.checkpoint.parts import merge
 from ttstrain.checkpoint.upstream import follow, open_checkpoint
 from ttstrain.errors import CheckpointError
 from ttstrain.families.gpt_sovits.config import VaeConfig, VaeNetConfig
