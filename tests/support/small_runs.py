@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ttstrain.checkpoint import store
+from ttstrain.checkpoint.upstream import load_own
 from ttstrain.recipe.compose import compose
 from ttstrain.runs.new import start
 from ttstrain.tracking import jsonl
@@ -113,7 +114,8 @@ def cut_off(run: Path, *, after: int) -> Path:
 
 
 def checkpoint(run: Path, step: int) -> store.Loaded:
-    return store.load(run / "checkpoints" / f"step-{step:08d}")
+    """Read a checkpoint, whole."""
+    return load_own(run / "checkpoints" / f"step-{step:08d}")
 
 
 def flat(tree: Any, at: str = "") -> dict[str, Any]:

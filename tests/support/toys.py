@@ -16,7 +16,7 @@ from ttstrain.optim.groups import build_groups
 from ttstrain.optim.optimizers import Optimizers
 from ttstrain.recipe.schema import GuardConfig, OptimConfig
 from ttstrain.state import Progress, TrainState
-from ttstrain.tensors.sharded import ShardedWeights
+from ttstrain.tensors.sharded import ModuleWeights
 from ttstrain.train.best import Best
 from ttstrain.train.distributed import Ranks
 from ttstrain.train.guard import Guard
@@ -172,5 +172,5 @@ def make_run(
     names = ("task", "optimizers", "precision", "guard", "progress", "rng", *(["ema"] if ema is not None else []))
     run.state = TrainState(**{name: getattr(run, name) for name in names})
     if shards is not None:
-        run.state.parts["task"] = ShardedWeights(task)
+        run.state.parts["task"] = ModuleWeights(task)
     return run

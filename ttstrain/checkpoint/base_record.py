@@ -18,7 +18,10 @@ from ttstrain.data import atomic
 from ttstrain.digest import running
 from ttstrain.errors import CheckpointError
 from ttstrain.modules.stored_lora import MergedTensor
-from ttstrain.tensors.tensorfile import StoredTensor
+from ttstrain.places import expanded
+from ttstrain.recipe.shipped import PACKAGE
+from ttstrain.tensors.hub import HUB
+from ttstrain.tensors.tensorfile import ConvertedTensor, StoredTensor
 
 FILE_NAME = "base.json"
 SCHEMA = 1
@@ -42,10 +45,12 @@ def checksum(weights: Mapping[str, StoredTensor]) -> str:
     return total.hexdigest()
 
 
-def write(run: Path, files: Sequence[str], weights: Mapping[str, StoredTensor]) -> None:
-    """Record the base of a run that starts."""
-    document = {"schema": SCHEMA, "files": list(files), "sha256": checksum(weights)}
+def write(run: Path, files: Sequence[str], weights: Mapping[str, StoredTensor]) -> BaseRecord:
+    """Record the base of a run that starts, and return the record."""
+    record = BaseRecord(tuple(files), checksum(weights))
+    document = {"schema": SCHEMA, "files": list(files), "sha256": record.sha256}
     atomic.write_text(run / FILE_NAME, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    return record
 
 
 def read(run: Path) -> BaseRecord | None:
@@ -62,9 +67,22 @@ def read(run: Path) -> BaseRecord | None:
     return BaseRecord(tuple(map(str, found["files"])), found["sha256"])
 
 
+def anchored(spec: str, directory: Path | None) -> str:
+    """Return a base's file, as a recipe names it, so that it is found from anywhere."""
+    place = expanded(spec)
+    if spec.startswith((HUB, PACKAGE)) or place.is_absolute() or directory is None:
+        return spec
+    return str(directory / place)
+
+
 def _as_stored(stored: StoredTensor) -> Iterator[StoredTensor]:
     """Yield what lies in the file: a merged weight is computed, and its last bits depend on the machine."""
-    if isinstance(stored, MergedTensor):
-        yield from (stored.base, stored.down, stored.up, *(() if stored.magnitude is None else (stored.magnitude,)))
-    else:
+    source = stored
+    while isinstance(source, ConvertedTensor):
+        source = source.source
+    if not isinstance(source, MergedTensor):
         yield stored
+        return
+    for part in (source.base, source.down, source.up, source.magnitude):
+        if part is not None:
+            yield from _as_stored(part)

@@ -11,7 +11,7 @@ import torch
 from ttstrain import registry
 from ttstrain.checkpoint.parts import merge
 from ttstrain.checkpoint.reading import retried
-from ttstrain.checkpoint.upstream import open_checkpoint, resolve_base
+from ttstrain.checkpoint.upstream import open_checkpoint, open_files, resolve_base
 from ttstrain.contract.checkpoint import Absent, OpenedCheckpoint
 from ttstrain.contract.model import ResolvedRecipe
 from ttstrain.contract.task import AddsTokens, Task
@@ -24,11 +24,7 @@ from ttstrain.tensors.loading import LoadReport, Tensors, check_stored_finite, c
 
 def open_base(files: Sequence[str], *, task: str) -> OpenedCheckpoint:
     """Open the files that a recipe's `base:` names, and what belongs to them; the later win, tensor by tensor."""
-    parts: list[OpenedCheckpoint] = []
-    for spec in files:
-        opened = _open(spec, task=task)
-        parts += [opened, *(open_checkpoint(path, task=task) for path in opened.partners)]
-    return merge(parts)
+    return open_files(files, task=task, open_file=lambda spec: _open(spec, task=task))
 
 
 def _open(spec: str, *, task: str) -> OpenedCheckpoint:

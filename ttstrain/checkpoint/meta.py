@@ -62,6 +62,20 @@ class LoraMeta(_Record):
         return f"{'DoRA' if self.dora else 'LoRA'} of rank {self.rank}, alpha {self.alpha:g}, on {self.layers} layers"
 
 
+class BaseMeta(_Record):
+    """The base of a checkpoint of adapters: it holds the weights that the checkpoint leaves out."""
+
+    files: tuple[str, ...]  # as the recipe names them
+    directory: str  # that relative ones start from
+    places: tuple[str, ...]  # where the files were found, absolute
+    from_run: tuple[str, ...]  # the same, from the run's folder
+    sha256: str  # of its tensors, as `base_record.checksum`
+    tensors: Mapping[str, str]  # weight that is left out -> its type in the run
+
+    def describe(self) -> str:
+        return f"the base `{' + '.join(self.files)}` (sha256 {self.sha256[:12]}…)"
+
+
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="microseconds")
 
@@ -84,6 +98,7 @@ class Meta(_Record):
     schedule: SchedulePosition | None = None
     ema: EmaMeta = EmaMeta(present=False)
     lora: LoraMeta | None = None
+    base: BaseMeta | None = None  # of a checkpoint that leaves out what its run cannot change; None: it is whole
     metrics: Mapping[str, float] = {}  # the latest evaluation's
     notes: tuple[str, ...] = ()
     versions: Mapping[str, str] = {}  # versions of the text front end, as `FrontEnd.versions`; empty if unknown

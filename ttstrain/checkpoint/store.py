@@ -20,7 +20,7 @@ import os
 import shutil
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ from ttstrain import documents
 from ttstrain.checkpoint import pointers
 from ttstrain.checkpoint.damage import fault_of, naming_a_sound_one, open_meta, refuse_damaged
 from ttstrain.checkpoint.meta import FileMeta, Meta, kept_name, read_meta, write_meta
+from ttstrain.contract.checkpoint import OpenedCheckpoint
 from ttstrain.digest import running, sha256
 from ttstrain.errors import CheckpointError
 from ttstrain.places import refused_as
@@ -53,6 +54,7 @@ class Loaded:
     state: dict[str, Tree]
     meta: Meta
     per_rank: list[Tree]  # one tree per process that wrote it
+    base: OpenedCheckpoint | None = None  # over which a checkpoint of adapters was made whole
 
 
 # ---------------------------------------------------------------- one folder
@@ -107,12 +109,13 @@ def save(
 
 
 @refused_as(CheckpointError)
-def load(folder: Path, *, verify: bool = True) -> Loaded:
-    """Read a checkpoint folder; `verify` compares each file with the sha256 in its meta while reading.
+def load(folder: Path, *, parts: Collection[str] | None = None, verify: bool = True) -> Loaded:
+    """Read a checkpoint folder, or some of its parts; `verify` compares each file with the sha256 in its meta.
 
+    Weights that a checkpoint of adapters leaves out are not read: `upstream.load_own` reads those, too.
     Raises CheckpointError that names the file which is missing, cut short or altered.
     """
-    return _load(folder, reading="verified" if verify else "trusting")
+    return _load(folder, reading="verified" if verify else "trusting", parts=parts)
 
 
 @refused_as(CheckpointError)
@@ -121,12 +124,14 @@ def load_lazily(folder: Path) -> Loaded:
     return _load(folder, reading="lazy")
 
 
-def _load(folder: Path, *, reading: Reading) -> Loaded:
+def _load(folder: Path, *, reading: Reading, parts: Collection[str] | None = None) -> Loaded:
     meta = open_meta(folder)
+    wanted = [part for part in meta.parts if parts is None or part in parts]
+    ranks = range(meta.ranks if parts is None else 0)
     with naming_a_sound_one(folder):
-        state = {part: _read_part(folder, _STEMS.get(part, part), meta.files, reading=reading) for part in meta.parts}
-        ranks = [_read_part(folder, f"rank-{rank:04d}", meta.files, reading=reading) for rank in range(meta.ranks)]
-    return Loaded(state=state, meta=meta, per_rank=ranks)
+        state = {part: _read_part(folder, _STEMS.get(part, part), meta.files, reading=reading) for part in wanted}
+        per_rank = [_read_part(folder, f"rank-{rank:04d}", meta.files, reading=reading) for rank in ranks]
+    return Loaded(state=state, meta=meta, per_rank=per_rank)
 
 
 @refused_as(CheckpointError)
@@ -442,6 +447,8 @@ def _read_part(folder: Path, stem: str, files: Mapping[str, FileMeta], *, readin
             return _unpack(documents.parse(data, numbers="any"), tensors)
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"`{path}` is damaged: {error}") from error
+    if binary not in files:
+        raise CheckpointError(f"`{folder}` is damaged: it lists no file of its part {stem!r}")
     for dropped, kept in tensorfile.read_header(folder / binary).metadata.items():
         tensors[dropped] = tensors[kept]
     return tensors

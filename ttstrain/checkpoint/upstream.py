@@ -5,15 +5,16 @@ A family knows its upstream's files: it offers `UpstreamFormat`s, and this modul
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from ttstrain import registry
-from ttstrain.checkpoint import pointers, store
+from ttstrain.checkpoint import over_base, pointers, store
 from ttstrain.checkpoint.damage import refuse_damaged
 from ttstrain.checkpoint.meta import META_FILE
+from ttstrain.checkpoint.parts import merge
 from ttstrain.checkpoint.worth import never_better, trained_schedule_free
 from ttstrain.contract.checkpoint import Label, OpenedCheckpoint, OptimizerGroup, UpstreamFormat
 from ttstrain.contract.project import Chosen
@@ -101,20 +102,56 @@ def formats() -> Iterator[tuple[str, UpstreamFormat]]:
             yield name, upstream
 
 
+OpenFile = Callable[[str], OpenedCheckpoint]
+
+
+def open_files(specs: Sequence[str], *, task: str, open_file: OpenFile | None = None) -> OpenedCheckpoint:
+    """Open the files of a base, as a recipe names them, and what belongs to them; the later win, tensor by tensor."""
+    parts: list[OpenedCheckpoint] = []
+    for spec in specs:
+        opened = open_checkpoint(resolve_base(spec), task=task) if open_file is None else open_file(spec)
+        parts += [opened, *(open_checkpoint(path, task=task) for path in opened.partners)]
+    return merge(parts)
+
+
+def load_own(folder: Path, *, parts: Collection[str] | None = None, base: Sequence[str] = ()) -> store.Loaded:
+    """Read one of our checkpoint folders, or some of its parts; one of adapters is made whole over its base.
+
+    `base` names the files of the base at their new place. Raises CheckpointError where a file, or the base, is missing
+    or not what it was.
+    """
+    return _whole(folder, store.load(folder, parts=parts), weights="read", base=base)
+
+
+def _whole(folder: Path, loaded: store.Loaded, *, weights: over_base.Weights, base: Sequence[str] = ()) -> store.Loaded:
+    task = loaded.meta.task
+    return over_base.complete(
+        folder, loaded, open_files=lambda specs: open_files(specs, task=task), weights=weights, named=base
+    )
+
+
 def open_own(folder: Path, *, damaged: Literal["refuse", "show"] = "refuse") -> OpenedCheckpoint:
     """Open one of our checkpoint folders, without holding its tensors; adapters are merged when they are read.
 
-    Raises CheckpointError when its raw or EMA weights are not what was written, or, with `show`, when they
-    cannot be followed at all.
+    Raises CheckpointError when its raw or EMA weights, or its base, are not what was written, or, with `show`, when
+    they cannot be followed at all.
     """
     loaded = store.load_lazily(folder)
     if damaged == "refuse":
         refuse_damaged(folder, loaded.meta, names=store.weight_files(loaded.meta))
+    _check_parts(folder, loaded.state)
+    notes = loaded.meta.notes
+    if loaded.meta.base is not None:
+        notes = (*notes, f"it holds what was trained; the other weights are those of {loaded.meta.base.describe()}")
+    try:
+        loaded = _whole(folder, loaded, weights="stored")
+    except CheckpointError as error:
+        if damaged == "refuse":
+            raise
+        notes = (*notes, f"WARNING: only what it holds itself is shown: {error.message}")
     meta, state = loaded.meta, loaded.state
-    _check_parts(folder, state)
     label = label_of(meta.family, meta.model)
     weights, ema, adapters = state.get("task", {}), state.get("ema", {}).get("weights"), {}
-    notes = meta.notes
     if meta.lora is not None:
         adapters = adapted.adapters(weights)
         weights = adapted.merged(weights, scaling=meta.lora.scaling)

@@ -37,6 +37,9 @@ def resume(
             parser=paths.path, help="Training recordings: the new place of a run's, or those for an upstream file."
         ),
     ] = None,
+    base: Annotated[
+        list[str] | None, typer.Option(help="The new place of the base that a run's adapters were trained on.")
+    ] = None,
     nproc: NprocOption = 1,
     max_restarts: MaxRestartsOption = MAX_RESTARTS,
 ) -> None:
@@ -53,6 +56,7 @@ def resume(
         arguments += ["--from", str(checkpoint)] if checkpoint is not None else []
         arguments += ["--recipe", recipe] if recipe is not None else []
         arguments += ["--data", str(data)] if data is not None else []
+        arguments += [part for file in base or [] for part in ("--base", file)]
         raise typer.Exit(launch(arguments, nproc=nproc, max_restarts=max_restarts))
 
     from ttstrain.runs.resume import resume as resume_run
@@ -65,5 +69,6 @@ def resume(
         checkpoint=checkpoint,
         recipe=recipe,
         data=data,
+        base=base,
         show=show_progress,
     )

@@ -14,11 +14,8 @@ from ttstrain.contract.checkpoint import OpenedCheckpoint
 from ttstrain.contract.model import ResolvedRecipe
 from ttstrain.contract.task import Task
 from ttstrain.errors import CheckpointError, RecipeError, UserError
-from ttstrain.places import expanded
 from ttstrain.recipe.schema import base_files, base_title
-from ttstrain.recipe.shipped import PACKAGE
 from ttstrain.shell import quoted
-from ttstrain.tensors.hub import HUB
 from ttstrain.tensors.tensorfile import read_tree
 
 
@@ -32,12 +29,34 @@ class BaseWeights:
 
 
 def read_base(
-    task: Task, name: str, *, run: Path | None, recipe: ResolvedRecipe | None, named: Sequence[str] = ()
+    task: Task,
+    name: str,
+    *,
+    run: Path | None,
+    recipe: ResolvedRecipe | None,
+    named: Sequence[str] = (),
+    found: OpenedCheckpoint | None = None,
 ) -> BaseWeights:
     """Read the base of a run whose task is called `name`, or the files `named` instead.
 
-    Raises RecipeError for a run from scratch, CheckpointError where the base is gone or is not what the run recorded.
+    `found` is the run's base where it is open and compared with the record already. Raises RecipeError for a run from
+    scratch, CheckpointError where the base is gone or is not what the run recorded.
     """
+    warnings: tuple[str, ...] = ()
+    if found is not None and not named:
+        opened = found
+    else:
+        opened, warnings = _open(name, run=run, recipe=recipe, named=named)
+    fitted = task.fitted(opened)
+    wanted = task.exported().state_dict()
+    weights = read_tree({key: tensor for key, tensor in fitted.weights.items() if key in wanted})
+    return BaseWeights(weights, fitted.new_embeddings, warnings)
+
+
+def _open(
+    name: str, *, run: Path | None, recipe: ResolvedRecipe | None, named: Sequence[str]
+) -> tuple[OpenedCheckpoint, tuple[str, ...]]:
+    """Open a base and compare it with the run's record; return it with warnings."""
     files = tuple(named) or _files(run, recipe)
     try:
         opened = open_base(files, task=name)
@@ -48,11 +67,7 @@ def read_base(
             f"the base of `{run.name}` cannot be opened: {error.message}",
             hint="if it lies elsewhere now, give it with `--base FILE`",
         ) from error
-    warnings = _check(opened, run, given=bool(named))
-    fitted = task.fitted(opened)
-    wanted = task.exported().state_dict()
-    weights = read_tree({key: tensor for key, tensor in fitted.weights.items() if key in wanted})
-    return BaseWeights(weights, fitted.new_embeddings, warnings)
+    return opened, _check(opened, run, given=bool(named))
 
 
 def _files(run: Path | None, recipe: ResolvedRecipe | None) -> tuple[str, ...]:
@@ -71,7 +86,7 @@ def _files(run: Path | None, recipe: ResolvedRecipe | None) -> tuple[str, ...]:
             hint=f"blend with that one: `--base {quoted(elsewhere)}`",
         )
     started = run_folder.directory(run)
-    return tuple(_anywhere(spec, started) for spec in base_files(recipe.base))
+    return tuple(base_record.anchored(spec, started) for spec in base_files(recipe.base))
 
 
 def _began_from(run: Path) -> str | None:
@@ -81,13 +96,6 @@ def _began_from(run: Path) -> str | None:
     first = run / run_folder.SESSIONS / "0001"
     written = run_folder.read_environment(first if first.is_dir() else run).get("goes_on_from")
     return None if written is None else str(written)
-
-
-def _anywhere(spec: str, started: Path | None) -> str:
-    place = expanded(spec)
-    if spec.startswith((HUB, PACKAGE)) or place.is_absolute() or started is None:
-        return spec
-    return str(started / place)
 
 
 def _check(opened: OpenedCheckpoint, run: Path | None, *, given: bool) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from ttstrain.checkpoint.damage import open_meta
 from ttstrain.checkpoint.judged import JudgedStep
 from ttstrain.checkpoint.meta import Meta
 from ttstrain.checkpoint.reading import retried
-from ttstrain.checkpoint.upstream import follow, open_checkpoint
+from ttstrain.checkpoint.upstream import follow, load_own, open_checkpoint
 from ttstrain.checkpoint.worth import never_better, trained_schedule_free
 from ttstrain.contract.checkpoint import OpenedCheckpoint
 from ttstrain.contract.export import Adapters, Source, TrainerState
@@ -133,7 +133,7 @@ class _Choice:
 
 
 def _of_run(checkpoint: Path, asked: _Asked) -> Source:
-    loaded = store.load(checkpoint) if asked.training else _without_optimizer_state(checkpoint)
+    loaded = _read(checkpoint, training=asked.training)
     meta = loaded.meta
     run = checkpoint.parent.parent if (checkpoint.parent.parent / run_folder.RECIPE).is_file() else None
     settings = None if run is None else _recipe_of(run)
@@ -155,7 +155,7 @@ def _of_run(checkpoint: Path, asked: _Asked) -> Source:
     if asked.share is not None:
         adapters = None
         base = None if candidates.frozen is None or asked.base else BaseWeights(candidates.frozen)
-        base = base or read_base(plain, meta.task, run=run, recipe=settings, named=asked.base)
+        base = base or read_base(plain, meta.task, run=run, recipe=settings, named=asked.base, found=loaded.base)
         choice = _blended(choice, base, asked.share)
     return Source(
         checkpoint=checkpoint,
@@ -178,14 +178,11 @@ def _of_run(checkpoint: Path, asked: _Asked) -> Source:
     )
 
 
-def _without_optimizer_state(checkpoint: Path) -> store.Loaded:
-    """Read raw and EMA weights only, unless computing the weights needs the optimizer state (schedule-free)."""
-    lazy = store.load_lazily(checkpoint)
-    if trained_schedule_free(lazy.state):
-        return store.load(checkpoint)
-    wanted = [part for part in ("task", "ema", "best") if part in lazy.meta.parts]
-    state: dict[str, Any] = {part: store.load_part(checkpoint, part) for part in wanted}
-    return store.Loaded(state=state, meta=lazy.meta, per_rank=[])
+def _read(checkpoint: Path, *, training: bool) -> store.Loaded:
+    """Read a checkpoint; without `training` only raw and EMA weights, unless those of a schedule-free run need more."""
+    if training or trained_schedule_free(store.load_lazily(checkpoint).state):
+        return load_own(checkpoint)
+    return load_own(checkpoint, parts=("task", "ema", "best"))
 
 
 def _others(task: Task, loaded: store.Loaded) -> dict[str, Tensor]:

@@ -15,15 +15,11 @@ from ttstrain.tensors.tensorfile import PIECE, StoredTensor
 class MergedTensor(StoredTensor):
     """A layer's stored weight with its stored adapter; merged when it is read."""
 
+    base: StoredTensor  # the weight without its adapter
     down: StoredTensor
     up: StoredTensor
     magnitude: StoredTensor | None
     scaling: float
-
-    @property
-    def base(self) -> StoredTensor:
-        """The layer's weight without its adapter, as it lies in the file."""
-        return StoredTensor(self.path, self.offset, self.dtype, self.shape, self.strides, sum=self.sum)
 
     def read(self) -> Tensor:
         """Read the weight and its adapter and return the merged weight."""
@@ -58,7 +54,7 @@ def merged(weights: Mapping[str, StoredTensor], *, scaling: float) -> dict[str, 
                 dtype=stored.dtype,
                 shape=stored.shape,
                 strides=stored.strides,
-                sum=stored.sum,
+                base=stored,
                 down=down,
                 up=up,
                 magnitude=plain.get(f"{layer}.{MAGNITUDE}.weight"),

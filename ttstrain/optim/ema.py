@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +69,7 @@ class Ema:
         }
         self._frozen = _frozen(module, self._names)
         self._own_slots = self._find_slots(module)
+        self._left_out: frozenset[str] = frozenset()
         self._average: dict[str, Tensor] = {}  # one per tensor that may move, under the first of its names
         self.reset(module)
 
@@ -137,14 +138,24 @@ class Ema:
             for name, slot in slots.items():
                 slot.put(before[name])
 
+    def leave_out(self, names: Collection[str]) -> None:
+        """Leave the EMA weights of these frozen parameters, which are the parameters, out of the state from now on."""
+        self._left_out = frozenset(names)
+
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Return the live EMA weights by state-dict key; tied weights are one tensor under two names."""
         live = self._average | {name: slot.tensor() for name, slot in self._frozen_slots(self._module).items()}
-        return {"weights": {name: live[first] for name, first in self._names.items()}}
+        kept = {name: first for name, first in self._names.items() if not self._stays(name, first)}
+        return {"weights": {name: live[first] for name, first in kept.items()}}
+
+    def _stays(self, name: str, first: str) -> bool:
+        return name in self._left_out and first in self._frozen
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
         """Restore the EMA weights. Raises CheckpointError, before it changes anything, unless every tensor fits."""
-        weights: Mapping[str, Tensor] = state_dict["weights"]
+        own = self._frozen_slots(self._module)
+        stay = {name: own[first].tensor() for name, first in self._names.items() if self._stays(name, first)}
+        weights: Mapping[str, Tensor] = {**stay, **state_dict["weights"]}
         misfits = [name for name in {**self._names, **weights} if not self._fits(name, weights)]
         if misfits:
             raise CheckpointError(

@@ -71,9 +71,15 @@ def _peak_moments(recipe: ResolvedRecipe, lengths: Sequence[int]) -> list[PeakMo
 
 
 def checkpoint_bytes(recipe: ResolvedRecipe, parameters: ParameterCounts, *, weight_bytes: int = FP32) -> int:
-    """Return the bytes of one checkpoint: all weights, all EMA weights, and the optimizer state."""
-    complete = weight_bytes * parameters.total + (FP32 * parameters.exported if recipe.ema.enabled else 0)
-    return complete + STATE_BYTES[recipe.optim.kind] * parameters.trained
+    """Return the bytes of one checkpoint: weights, EMA weights and optimizer state, of adapters only what is trained.
+
+    The same is held for a rollback. Adapters are in fp32 over weights of any type.
+    """
+    state = STATE_BYTES[recipe.optim.kind] * parameters.trained
+    if recipe.lora is not None:
+        trained = FP32 * parameters.adapters + weight_bytes * (parameters.trained - parameters.adapters)
+        return trained + (FP32 * parameters.averaged if recipe.ema.enabled else 0) + state
+    return weight_bytes * parameters.total + (FP32 * parameters.exported if recipe.ema.enabled else 0) + state
 
 
 def num_checkpoints(checkpoint: CheckpointConfig, *, steps: int, save_every: int) -> int:

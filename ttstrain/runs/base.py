@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 from ttstrain import registry
 from ttstrain.checkpoint import base_record
 from ttstrain.checkpoint.merging import check_fits, no_new_embeddings, open_for
-from ttstrain.checkpoint.meta import compare_front_ends
+from ttstrain.checkpoint.meta import BaseMeta, compare_front_ends
+from ttstrain.checkpoint.over_base import places_of
 from ttstrain.contract.checkpoint import AdaptedWeights, OpenedCheckpoint
 from ttstrain.errors import CheckpointError
 from ttstrain.modules import lora
@@ -17,11 +20,21 @@ from ttstrain.plan.resolve import DEFAULT
 from ttstrain.recipe.compose import COMMAND_LINE, RECIPE
 from ttstrain.recipe.schema import base_files
 from ttstrain.tensors.loading import LoadReport, Tensors, load_weights
+from ttstrain.train import checkpointing
 from ttstrain.train.run import Run
 
 
-def load_base(run: Run, base: OpenedCheckpoint) -> list[str]:
-    """Load the base weights into the run; return notes for the user.
+@dataclass(frozen=True, slots=True)
+class LoadedBase:
+    """A base whose weights a run has loaded."""
+
+    opened: OpenedCheckpoint
+    notes: tuple[str, ...]  # for the user
+    taken: frozenset[str]  # weights of the run that lie in the base's files as they are
+
+
+def load_base(run: Run, base: OpenedCheckpoint) -> LoadedBase:
+    """Load the base weights into the run.
 
     Opens the base again where its file is gone: its run may have replaced it while the data were prepared.
     """
@@ -33,19 +46,45 @@ def load_base(run: Run, base: OpenedCheckpoint) -> list[str]:
         return _load_opened(run, open_for(run.plan.recipe))
 
 
-def record_base(run: Run, base: OpenedCheckpoint) -> None:
-    """Record in the run's folder which base it starts from, by a checksum; opens the base again where it is gone."""
+def record_base(run: Run, base: LoadedBase) -> list[str]:
+    """Record in the run's folder which base it starts from, by a checksum; return notes. All ranks call it.
+
+    From now on, checkpoints of adapters leave out what the base holds. Opens the base again where it is gone; then its
+    files may be others, and checkpoints stay whole.
+    """
+    total: str | None = None
     files = base_files(run.plan.recipe.base)
-    try:
-        base_record.write(run.folder, files, base.weights)
-    except (CheckpointError, FileNotFoundError):
-        base_record.write(run.folder, files, open_for(run.plan.recipe).weights)
+    if run.ranks.main:
+        try:
+            total = base_record.write(run.folder, files, base.opened.weights).sha256
+        except (CheckpointError, FileNotFoundError):
+            base_record.write(run.folder, files, open_for(run.plan.recipe).weights)
+    if run.plan.recipe.lora is None:
+        return []
+    total = run.ranks.broadcast(total)
+    if total is None:
+        return [
+            "WARNING: the base was replaced while the run started: checkpoints hold the whole net, not adapters only"
+        ]
+    own = run.task.exported().state_dict()
+    held = BaseMeta(
+        files=files,
+        directory=str(Path.cwd()),
+        places=places_of(base.opened),
+        from_run=(),
+        sha256=total,
+        tensors={name: str(own[name].dtype).removeprefix("torch.") for name in own if name in base.taken},
+    )
+    checkpointing.leave_to_base(run, held)
+    left_out = 0 if run.base is None else len(run.base.tensors)
+    return [f"checkpoints leave out {left_out} tensors that stay as they are in the base: keep `{base.opened.source}`"]
 
 
-def _load_opened(run: Run, base: OpenedCheckpoint) -> list[str]:
+def _load_opened(run: Run, base: OpenedCheckpoint) -> LoadedBase:
     """Load the weights only, never a base's optimizer state. The EMA weights start as a copy of them."""
     fitted = run.task.fitted(base)
-    report = load_strictly(run, base, lora.with_adapters(run.task, fitted.weights))
+    wanted = lora.with_adapters(run.task, fitted.weights)
+    report = load_strictly(run, base, wanted)
     lora.set_magnitudes(run.task)
     if run.ema is not None:
         run.ema.reset(run.task.exported())
@@ -63,7 +102,8 @@ def _load_opened(run: Run, base: OpenedCheckpoint) -> list[str]:
     lines += compare_front_ends(base.front_end, front_end_of(run))
     if base.kind == "training":
         lines.append(f"it is a training checkpoint of step {base.step}; `ttstrain resume` would continue that training")
-    return lines
+    taken = {name for name, own in wanted.items() if own is base.weights.get(lora.plain_name(name))}
+    return LoadedBase(base, tuple(lines), frozenset(taken))
 
 
 def load_strictly(run: Run, opened: OpenedCheckpoint, weights: Tensors) -> LoadReport:

@@ -53,12 +53,11 @@ def begin(composed: Composed, name: str, here: Processes, *, show: ShowProgress,
     )
     place = place or here.hold(lambda: folder.create(plan))
     run = assemble(plan, prepared, place, device, here)
-    loaded = [] if base is None else load_base(run, base)
+    loaded = None if base is None else load_base(run, base)
     check_alike(run)
     described = describe(run, prepared)
-    if base is not None and here.ranks.main:
-        record_base(run, base)
-    ready = Ready(run, prepared, (*described, *here.notes, *loaded))
+    of_base = () if loaded is None else (*loaded.notes, *record_base(run, loaded))
+    ready = Ready(run, prepared, (*described, *here.notes, *of_base))
     if not here.ranks.main:
         return ready
     return replace(ready, notes=(*ready.notes, *settle_band(ready, composed.name)))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from ttstrain.checkpoint import store
 from ttstrain.checkpoint.merging import open_training
 from ttstrain.checkpoint.meta import check_vocab, compare_front_ends
-from ttstrain.checkpoint.upstream import open_checkpoint
+from ttstrain.checkpoint.upstream import load_own, open_checkpoint
 from ttstrain.checkpoint.worth import trained_schedule_free
 from ttstrain.errors import CheckpointError, RecipeError
 from ttstrain.runs.base import front_end_of, load_strictly, notes_on
@@ -35,14 +34,27 @@ PART_NAMES = {  # part of the state -> its name in notes
 ADDED_LATER = frozenset({"ema", "early_stop", "curriculum"})  # parts that a resume may add to a run without them
 
 
-def restore(run: Run, origin: Origin, prepared: Prepared, *, reset_step: bool, reset_optimizer: bool) -> list[str]:
-    """Load the state at `origin` into a run; return notes on what was restored and what was reset."""
+def restore(
+    run: Run,
+    origin: Origin,
+    prepared: Prepared,
+    *,
+    reset_step: bool,
+    reset_optimizer: bool,
+    base: Sequence[str] = (),
+) -> list[str]:
+    """Load the state at `origin` into a run; return notes on what was restored and what was reset.
+
+    `base` names the files of the base at their new place, for a checkpoint of adapters.
+    """
     keep = {name for name, reset in (("progress", reset_step), ("optimizers", reset_optimizer)) if reset}
     if origin.run is None:
         return _restore_upstream(run, origin, keep=keep)
     if reset_step:
         keep |= {"best", "early_stop", "curriculum"} & set(run.state.parts)
-    loaded = store.load(origin.checkpoint)
+    loaded = load_own(origin.checkpoint, base=base)
+    if base and loaded.base is None:
+        raise RecipeError(f"`{origin.checkpoint}` is whole: it needs no base", hint="leave `--base` out")
     check_vocab(loaded.meta.versions, front_end_of(run), source=str(origin.checkpoint))
     late = (ADDED_LATER & set(run.state.parts)) - set(loaded.state)
     notes = checkpointing.restore(run, loaded, source=origin.checkpoint, keep=keep | late)

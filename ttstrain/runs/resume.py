@@ -8,13 +8,15 @@ from pathlib import Path
 
 from ttstrain.checkpoint import pointers, run_folder
 from ttstrain.checkpoint.lock import RunLock, hold
+from ttstrain.errors import RecipeError
 from ttstrain.modules import lora
 from ttstrain.optim.settings import check_installed
 from ttstrain.plan.plan import Plan
 from ttstrain.plan.project import with_project
 from ttstrain.plan.refuse import check_resume
 from ttstrain.plan.resolve import parse, resolve
-from ttstrain.recipe.compose import Composed, compose, compose_run, with_flags
+from ttstrain.recipe.compose import COMMAND_LINE, Composed, compose, compose_run, with_flags
+from ttstrain.recipe.schema import base_files
 from ttstrain.runs import folder
 from ttstrain.runs.assemble import Ready, assemble, check_alike, describe
 from ttstrain.runs.changed_data import check_measurable, clips_before, tell_changes
@@ -38,11 +40,13 @@ def resume(
     checkpoint: Path | None = None,
     recipe: str | None = None,
     data: Path | None = None,
+    base: Sequence[str] | None = None,
     show: ShowProgress = no_progress,
 ) -> Path:
     """Resume a run of ours, or an upstream training file under a recipe; return the run's folder.
 
-    Raises RecipeError when the schedule has ended, with the ways out.
+    `base` names the files of the base that a run's adapters were trained on, at their new place. Raises RecipeError
+    when the schedule has ended, with the ways out.
     """
     with join_processes() as here:
         earlier = here.earlier_attempt()
@@ -53,10 +57,10 @@ def resume(
         if place is not None:
             here.hold(lambda: _locked(place, here))
         if own is not None and checkpoint is None and not_begun(own):
-            ready = _begin_again(own, overrides, here, data=data, show=show)
+            ready = _begin_again(own, overrides, here, data=data, base=base, show=show)
         else:
             origin = find(path, run=run_of(path), checkpoint=checkpoint, recipe=recipe)
-            composed, name = _compose(origin.run, overrides, recipe=recipe, data=data)
+            composed, name = _compose(origin.run, overrides, recipe=recipe, data=data, base=base)
             resets = {"reset_step": reset_step, "reset_optimizer": reset_optimizer}
             ready = _continue(origin, composed, name, here, place=place, show=show, **resets)
         return _train(ready, here)
@@ -123,7 +127,8 @@ def _continue(
         check_resume(plan, origin.step, ended=origin.ended, owes_evaluation=origin.owes_evaluation)
     place = place or here.hold(lambda: _new_folder(origin, plan))
     run = assemble(plan, prepared, place, device, here)
-    restored = restore(run, origin, prepared, reset_step=reset_step, reset_optimizer=reset_optimizer)
+    named = base_files(plan.recipe.base) if composed.places.get("base") == COMMAND_LINE else ()
+    restored = restore(run, origin, prepared, reset_step=reset_step, reset_optimizer=reset_optimizer, base=named)
     check_alike(run)
     changed = [*before_notes, *tell_changes(run, prepared, step=origin.step)]
     notes = (*describe(run, prepared, origin), *here.notes, *kept_notes, *changed, *restored)
@@ -131,15 +136,22 @@ def _continue(
 
 
 def _compose(
-    run: Path | None, overrides: Sequence[str], *, recipe: str | None, data: Path | None
+    run: Path | None,
+    overrides: Sequence[str],
+    *,
+    recipe: str | None,
+    data: Path | None,
+    base: Sequence[str] | None,
 ) -> tuple[Composed, str]:
     """Return the recipe of the resumed run, and the run's name."""
     if run is None:
         assert recipe is not None
+        if base:
+            raise RecipeError("an upstream training file holds all its weights", hint="leave `--base` out")
         composed = with_project(with_flags(compose(recipe, overrides), data=data))
         return composed, composed.name
     composed = compose_run(run, overrides, origins=run_folder.origins(run))
-    return with_flags(composed, data=data), run_folder.name(run)
+    return with_flags(composed, data=data, base=base), run_folder.name(run)
 
 
 def _as_it_was(composed: Composed, origin: Origin) -> tuple[Composed, list[str]]:
@@ -164,10 +176,16 @@ def _locked(run: Path, here: Processes) -> RunLock:
 
 
 def _begin_again(
-    run: Path, overrides: Sequence[str], here: Processes, *, data: Path | None, show: ShowProgress
+    run: Path,
+    overrides: Sequence[str],
+    here: Processes,
+    *,
+    data: Path | None,
+    base: Sequence[str] | None,
+    show: ShowProgress,
 ) -> Ready:
     """Start a run from its base again, where it ended before its first checkpoint. Its steps give the same numbers."""
-    composed, name = _compose(run, overrides, recipe=None, data=data)
+    composed, name = _compose(run, overrides, recipe=None, data=data, base=base)
     composed, path_notes = from_where_started(composed, run_folder.directory(run))
     here.notes += [f"`{run}` ended before its first checkpoint: it begins again from its base", *path_notes]
     return begin(composed, name, here, show=show, place=run)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -146,17 +146,26 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     )
 
 
-class ShardedWeights:
-    """The weights of a sharded module as a part of the training state."""
+class ModuleWeights:
+    """The weights of a module, which may be sharded, as a part of the training state.
+
+    Those that are left out cannot change while the module is trained, so that they need not be held twice.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
+        self._left_out: frozenset[str] = frozenset()
+
+    def leave_out(self, names: Collection[str]) -> None:
+        """Leave these weights out of the state from now on."""
+        self._left_out = frozenset(names)
 
     def state_dict(self) -> dict[str, Any]:
-        return self._module.state_dict()
+        return {name: tensor for name, tensor in self._module.state_dict().items() if name not in self._left_out}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
-        load_state(self._module, state_dict)
+        stay = {name: tensor for name, tensor in self._module.state_dict().items() if name in self._left_out}
+        load_state(self._module, {**stay, **state_dict})
 
 
 def _each(tree: Tree, change: Any) -> Tree:

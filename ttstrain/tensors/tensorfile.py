@@ -143,6 +143,29 @@ class StoredTensor:
             raise _differs(self.path)
 
 
+@dataclass(frozen=True, slots=True)
+class ConvertedTensor(StoredTensor):
+    """A stored tensor that is read in another type, `dtype`; see `converted`."""
+
+    source: StoredTensor
+
+    def read(self) -> Tensor:
+        """Read the whole tensor and convert it."""
+        return self.source.read().to(self.dtype)
+
+    def pieces(self, elements: int = PIECE) -> Iterator[Tensor]:
+        """Yield what the source yields, converted."""
+        for piece in self.source.pieces(elements):
+            yield piece.to(self.dtype)
+
+
+def converted(stored: StoredTensor, dtype: torch.dtype) -> StoredTensor:
+    """Return a tensor that is read as one of this type."""
+    if stored.dtype == dtype:
+        return stored
+    return ConvertedTensor(stored.path, stored.offset, dtype, stored.shape, stored.strides, source=stored)
+
+
 @contextmanager
 def _within_memory(stored: StoredTensor) -> Iterator[None]:
     """Name the file and the size of a tensor for which the memory is too small: a view may repeat what is stored."""

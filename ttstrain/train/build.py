@@ -27,7 +27,7 @@ from ttstrain.optim.stages import Curriculum
 from ttstrain.plan.plan import Plan
 from ttstrain.recipe.faults import read_faults
 from ttstrain.state import Progress, TrainState
-from ttstrain.tensors.sharded import ShardedWeights
+from ttstrain.tensors.sharded import ModuleWeights
 from ttstrain.tracking.tracker import Trackers
 from ttstrain.train import checkpointing, early_stop, inject, snapshot
 from ttstrain.train.best import Best
@@ -66,7 +66,6 @@ def build(
         task.prepare_sampling()  # a vocoder that is missing or another model's is refused before anything is trained
     shards, optimizers = _with_optimizers(plan, task, device, ranks)
     ema = make_ema(plan, task)
-    loader = make_loader(plan, prepared, device, ranks)
     stop = _early_stop(plan)
     parts: dict[str, Any] = {
         "task": task,
@@ -75,15 +74,15 @@ def build(
         "guard": Guard(recipe.guard),
         "progress": Progress(),
         "best": Best(recipe.checkpoint.best, measured=prepared.measured(recipe)),
-        "loader": loader,
+        "loader": make_loader(plan, prepared, device, ranks),
         "rng": rng,
     }
     optional = {
+        "task": (weights := ModuleWeights(task)),
         "curriculum": optimizers.curriculum if plan.staged else None,
         "ema": ema,
         "early_stop": stop,
         "new_rows": optimizers.new_embeddings,
-        **({} if shards is None else {"task": ShardedWeights(task)}),
     }
     rng.seed(recipe.train.seed, rank=ranks.rank)
     return Run(
@@ -93,6 +92,7 @@ def build(
         ranks=ranks,
         ema=ema,
         early_stop=stop,
+        weights=weights,
         state=TrainState(**parts | {name: part for name, part in optional.items() if part is not None}),
         shards=shards,
         store=_store(recipe, folder),

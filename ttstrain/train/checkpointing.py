@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ttstrain.checkpoint import store
-from ttstrain.checkpoint.meta import EmaMeta, GroupMeta, LoraMeta, Meta, read_meta
+from ttstrain.checkpoint.meta import BaseMeta, EmaMeta, GroupMeta, LoraMeta, Meta, read_meta
 from ttstrain.contract.checkpoint import SchedulePosition
 from ttstrain.errors import CheckpointError, DivergedError, FolderLostError
 from ttstrain.modules import lora
@@ -271,7 +272,23 @@ def restore(run: Run, loaded: store.Loaded, *, source: Path, keep: Collection[st
         load_weights(run.task, content["task"], source=str(source))
         kept.add("task")
     run.state.load_state_dict(content, keep=kept)
+    if loaded.meta.base is not None:
+        leave_to_base(run, loaded.meta.base)
     return notes
+
+
+def leave_to_base(run: Run, base: BaseMeta) -> None:
+    """Leave the weights that a base holds, `base.tensors`, out of the run's checkpoints and snapshots from now on.
+
+    Those that the run trains, or holds in another type, stay in them. All ranks call it.
+    """
+    frozen = {name: own for name, own in run.task.exported().named_parameters() if not own.requires_grad}
+    kinds = {name: str(own.dtype).removeprefix("torch.") for name, own in frozen.items()}
+    tensors = {name: kind for name, kind in base.tensors.items() if kinds.get(name) == kind}
+    run.base = base.model_copy(update={"tensors": tensors}) if tensors else None
+    run.weights.leave_out(tensors)
+    if run.ema is not None:
+        run.ema.leave_out(tensors)
 
 
 def describe(run: Run, *, metrics: Mapping[str, float], step: int | None = None) -> Meta:
@@ -309,10 +326,19 @@ def describe(run: Run, *, metrics: Mapping[str, float], step: int | None = None)
         if run.ema is None
         else EmaMeta(present=True, step=done, decay=run.ema.decay_at(done)),
         lora=_lora(run),
+        base=_base(run),
         metrics=dict(metrics),
         notes=() if run.injector is None else (injected_note(run.injector.named),),
         versions={} if texts is None else dict(texts.front_end),
     )
+
+
+def _base(run: Run) -> BaseMeta | None:
+    if run.base is None:
+        return None
+    run_folder = run.folder.absolute()
+    from_run = tuple(os.path.relpath(place, run_folder) for place in run.base.places)
+    return run.base.model_copy(update={"from_run": from_run})
 
 
 def _lora(run: Run) -> LoraMeta | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ttstrain.checkpoint.lock import RunLock
+from ttstrain.checkpoint.meta import BaseMeta
 from ttstrain.checkpoint.store import CheckpointStore
 from ttstrain.contract.listening import Listener
 from ttstrain.contract.task import Task
@@ -19,6 +20,7 @@ from ttstrain.optim.ema import Ema
 from ttstrain.optim.optimizers import Optimizers
 from ttstrain.plan.plan import Plan
 from ttstrain.state import Progress, TrainState
+from ttstrain.tensors.sharded import ModuleWeights
 from ttstrain.tracking.tracker import Trackers
 from ttstrain.train.best import Best
 from ttstrain.train.distributed import Ranks
@@ -55,6 +57,8 @@ class Run:
     state: TrainState
     store: CheckpointStore
     trackers: Trackers
+    weights: ModuleWeights  # the task's, as a part of the state
+    base: BaseMeta | None = None  # what checkpoints are over, where they leave out the weights that it holds
     shards: Shards | None = None  # where processes hold parts of the weights
     lock: RunLock | None = None  # of the folder, in the main process
     rescue: Callable[[Path, Plan], RunLock] | None = None  # makes a folder in place of a lost one, for this plan

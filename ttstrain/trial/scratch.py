@@ -20,7 +20,7 @@ from ttstrain.plan.plan import Plan
 from ttstrain.plan.resolve import parse, resolve
 from ttstrain.recipe.compose import Composed
 from ttstrain.runs.assemble import Ready, assemble, describe
-from ttstrain.runs.base import load_base
+from ttstrain.runs.base import load_base, record_base
 from ttstrain.runs.processes import Processes
 from ttstrain.train.device import choose_device
 from ttstrain.train.distributed import Ranks
@@ -64,8 +64,9 @@ def scratch_run(composed: Composed, *, show: ShowProgress = no_progress) -> Iter
         prepared = prepare(recipe, device=device, show=show)
         plan = resolve(recipe, origins=composed.origins, facts=prepared.facts, source_name=composed.name)
         run = assemble(plan, prepared, place, device, here, console=Console(file=io.StringIO(), width=80))
-        loaded = [] if base is None else load_base(run, base)
-        ready = Ready(run, prepared, (*describe(run, prepared), *loaded))
+        loaded = None if base is None else load_base(run, base)
+        of_base = () if loaded is None else (*loaded.notes, *record_base(run, loaded))
+        ready = Ready(run, prepared, (*describe(run, prepared), *of_base))
         try:
             yield Scratch(ready, here)
         finally:

@@ -31,6 +31,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], int, int]
         ["finetune", "from_scratch", "optim.lr=1e-4", "train.steps=600", "--data", "a b", "--run-dir", "c"],
         ["finetune", "from_scratch", "--base", "hf://a/b/c"],
         ["resume", "runs/x"],
+        ["resume", "runs/x", "--base", "a b", "--base", "c"],
         ["resume", "runs/x", "train.steps=9", "--reset-step", "--reset-optimizer", "--from", "best", "--recipe", "r"],
     ],
 )

@@ -6,10 +6,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
+from small_runs import differences
 from toys import Regression, make_batch, make_run
 
 from ttstrain.checkpoint.meta import Meta
+from ttstrain.errors import CheckpointError
+from ttstrain.tensors.sharded import ModuleWeights
 from ttstrain.train.distributed import Ranks
 from ttstrain.train.snapshot import DiskSnapshots, MemorySnapshots, make
 from ttstrain.train.step import train_step
@@ -84,3 +88,30 @@ def test_a_snapshot_on_disk_is_replaced_and_not_hashed(tmp_path: Path) -> None:
     assert folder.name == "step-00000002"
     assert '"sha256":""' in (folder / "meta.json").read_text().replace(" ", "")
     assert snapshots.in_memory() == {}
+
+
+def test_what_cannot_change_is_in_no_snapshot_and_stays(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    task = Regression()
+    frozen = {"net.0.weight", "net.0.bias"}
+    for name in frozen:
+        task.get_parameter(name).requires_grad_(False)
+    run = make_run(task, ema_decay=0.9)
+    whole = run.state.state_dict()
+    run.state.parts["task"] = weights = ModuleWeights(task)
+    weights.leave_out(frozen)
+    run.ema.leave_out(frozen)
+    for snapshots in (MemorySnapshots(), DiskSnapshots(tmp_path / "s", meta())):
+        train_on(run, 1)
+        snapshots.take(run.state, 1)
+        held, expected = snapshots.content(), run.state.snapshot()
+        for table, names in ((held["task"], whole["task"]), (held["ema"]["weights"], whole["ema"]["weights"])):
+            assert set(table) == set(names) - frozen
+        train_on(run, 2)
+        snapshots.restore(run.state)
+        found = run.state.snapshot()
+        assert [part for part in ("task", "ema", "optimizers") if differences(found[part], expected[part])] == []
+    with pytest.raises(RuntimeError, match=r"net\.2\.weight"):  # only what is left out may be missing
+        run.state.parts["task"].load_state_dict({"net.3.bias": torch.zeros(3), "net.3.weight": torch.zeros(3, 8)})
+    with pytest.raises(CheckpointError, match="EMA weights do not fit"):
+        run.ema.load_state_dict({"weights": {"net.3.bias": torch.zeros(3)}})
