@@ -12,7 +12,9 @@ from hostile.mutation import Case, Edit, Files, in_its_place, several, write_fil
 from hostile.pool import Outcome, Read, Seen, Trial, limited, read_all
 
 IN_ITS_PLACE = 0.06  # share of the cases in which something else stands in the file's place
-_TABLES = tuple(f"hostile.readers.{name}" for name in ("data", "lists", "tensor_files", "runs", "projects", "kept"))
+_TABLES = tuple(
+    f"hostile.readers.{name}" for name in ("data", "lists", "tensor_files", "checkpoints", "runs", "projects", "kept")
+)
 
 
 @dataclass(frozen=True, slots=True)

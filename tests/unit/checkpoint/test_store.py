@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ttstrain.checkpoint import pointers, store
-from ttstrain.checkpoint.meta import EmaMeta, GroupMeta, Meta, read_meta
+from ttstrain.checkpoint.meta import EmaMeta, GroupMeta, Meta, read_meta, write_meta
 from ttstrain.checkpoint.store import CheckpointStore
 from ttstrain.contract.checkpoint import SchedulePosition
 from ttstrain.errors import CheckpointError
@@ -172,6 +172,13 @@ def test_meta_returns_what_was_said(tmp_path: Path) -> None:
     written = store.save(tmp_path / "c", make_state(), meta)
     assert read_meta(tmp_path / "c") == written
     assert written.model_copy(update={"files": {}, "parts": (), "ranks": 0}) == meta
+
+
+def test_a_part_without_a_file_is_refused(tmp_path: Path) -> None:
+    meta = store.save(tmp_path / "c", make_state(), make_meta())
+    write_meta(tmp_path / "c", meta.model_copy(update={"parts": (*meta.parts, "lost")}))
+    with pytest.raises(CheckpointError, match="lists no file of its part 'lost'"):
+        store.load(tmp_path / "c")
 
 
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:

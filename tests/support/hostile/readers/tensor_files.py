@@ -16,19 +16,15 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from hostile.catalogue import Reader, Sample, files_in
+from hostile.catalogue import Reader, Sample
 from hostile.mutation import NO_FILE, Edited, Files
 from hostile.pickles import edit_bare, edit_legacy, edit_zip
 from hostile.pool import Seen
 from hostile.tables import edit_table
 from hostile.tensors import edit_safetensors
 from hostile.trees import Raw, edit_json, edit_tree, edit_yaml, written
-from ttstrain.checkpoint import store
 from ttstrain.checkpoint.inspect import inspect
-from ttstrain.checkpoint.meta import META_FILE, EmaMeta, GroupMeta, Meta
 from ttstrain.checkpoint.upstream import open_checkpoint
-from ttstrain.data.cache import _DamagedError, _read_features, _write_features
-from ttstrain.errors import CheckpointError
 from ttstrain.tensors import tensorfile, unpickle
 from ttstrain.tensors.contents import read_contents, refuse_unsafe
 from ttstrain.tensors.loading import load_weights
@@ -421,86 +417,6 @@ def _read_tokenizer(folder: Path) -> Seen:
     return Seen(f"{tokenizer.ids} {tokenizer.size} {tokenizer.encode('Some words, 3 of them.')}")
 
 
-# ---------------------------------------------------------------- our own
-
-
-def _own(folder: Path) -> Sequence[Sample]:
-    net = small_net().state_dict()
-    state = {
-        "task": net,
-        "ema": {"weights": {name: value.clone() for name, value in net.items()}, "updates": 7},
-        "optimizers": {"model": {"0.weight": {"step": torch.tensor(7.0), "exp_avg": torch.ones(4, 6)}}},
-        "progress": {"step": 7, "clips": 56, "owes_evaluation": False},
-        "best": {"step": 0, "metric": "eval/loss/total", "value": 0.5},
-    }
-    meta = Meta(
-        family="flow",
-        task="flow",
-        model={"dim": 4, "vocab": "v.txt"},
-        recipe="r",
-        step=7,
-        ema=EmaMeta(present=True, step=7, decay=0.9),
-        groups=(GroupMeta(optimizer="model", name="all", lr=1e-3, weight_decay=0.0, parameters=9),),
-        metrics={"eval/loss/total": 0.4},
-    )
-    place = folder / "step-00000007"
-    store.save(place, state, meta, per_rank=[{"rng": torch.arange(8)}], texts={"vocab": "a\nb\nc\n"})
-    files = {f"step-00000007/{name}": content for name, content in files_in(place).items()}
-
-    def edit(name: str) -> Any:
-        return edit_safetensors if name.endswith("safetensors") else edit_table if name.endswith("txt") else edit_json
-
-    names = [*files, *[name for name in files if name.endswith(".json")], f"step-00000007/{META_FILE}"]
-    return [Sample(files, name, edit(name), signed=_signed) for name in names]
-
-
-def _signed(files: Files) -> Files:
-    """Write the size and checksum of every file into `meta.json`, and its own, as far as it can be read."""
-    at = f"step-00000007/{META_FILE}"
-    content = files[at]
-    assert isinstance(content, bytes)
-    try:
-        meta = json.loads(content)
-        for name, own in files.items():
-            short = name.rpartition("/")[2]
-            if name != at and isinstance(own, bytes) and short in meta["files"]:
-                meta["files"][short] = {"bytes": len(own), "sha256": hashlib.sha256(own).hexdigest()}
-        if "digest" not in meta:
-            return files
-        meta["digest"] = ""
-        text = json.dumps(meta)
-        text = text.replace('"digest": ""', f'"digest": "{hashlib.sha256(text.encode()).hexdigest()}"')
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return files
-    return {**files, at: text.encode()}
-
-
-def _read_own(folder: Path) -> Seen:
-    """Load a checkpoint as `resume` does, open it as a base, and inspect it."""
-    place = folder / "step-00000007"
-    loaded = store.load(place)
-    for name in loaded.meta.files:
-        if name.endswith(".txt"):
-            store.verified_text(place, loaded.meta, name)
-    open_checkpoint(place)
-    inspection = inspect(place)
-    meta = loaded.meta.model_dump(exclude={"files", "digest"})
-    return Seen(digest_of(loaded.state) + digest_of(loaded.per_rank) + repr(meta), told=bool(inspection.damaged))
-
-
-def _features(folder: Path) -> Sequence[Sample]:
-    _write_features(folder / "f", {"mel": torch.ones(5, 3), "ids": torch.arange(4)})
-    return [Sample({"f.safetensors": (folder / "f").read_bytes()}, "f.safetensors", edit_safetensors)]
-
-
-def _read_features_file(folder: Path) -> Seen:
-    try:
-        features = _read_features(folder / "f.safetensors")
-    except _DamagedError as error:  # they are computed again
-        raise CheckpointError(str(error)) from error
-    return Seen(digest_of(features))
-
-
 READERS = (
     Reader("safetensors", _safetensors, _read_safetensors, 600),
     Reader("pt (zip)", _zips, _read_pickled, 500),
@@ -513,6 +429,4 @@ READERS = (
     Reader("vocoders", _vocoders, _read_vocoder, 60),
     Reader("codecs (SNAC)", _codecs, _read_codec, 80),
     Reader("tokenizer.json", _tokenizers, _read_tokenizer, 20),
-    Reader("checkpoint folders", _own, _read_own, 300),
-    Reader("cached features", _features, _read_features_file, 300),
 )
