@@ -90,9 +90,9 @@ def _go_on(run: Path, here: Processes, *, show: ShowProgress) -> Ready:
     """Get a run ready to go on from its last checkpoint, or from its base where it has none."""
     here.hold(lambda: _locked(run, here))
     if not_begun(run):
-        return _begin_again(run, (), here, data=None, show=show)
+        return _begin_again(run, (), here, data=None, base=None, show=show)
     origin = find(run, run=run, checkpoint=None, recipe=None)
-    composed, name = _compose(run, (), recipe=None, data=None)
+    composed, name = _compose(run, (), recipe=None, data=None, base=None)
     return _continue(origin, composed, name, here, place=run, reset_step=False, reset_optimizer=False, show=show)
 
 
