@@ -7,12 +7,15 @@ the warning goes to its trackers; at any other time Python prints it on stderr.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 
 from typing_extensions import Self
 
 _LOG = logging.getLogger("ttstrain")
+_kept_back: ContextVar[list[str] | None] = ContextVar("warnings that wait", default=None)  # of this thread
 
 
 class Listener(logging.Handler):
@@ -23,7 +26,11 @@ class Listener(logging.Handler):
         self._tell = tell
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._tell(record.getMessage())
+        kept = _kept_back.get()
+        if kept is None:
+            self._tell(record.getMessage())
+        else:
+            kept.append(record.getMessage())
 
     def __enter__(self) -> Self:
         self.begin()
@@ -42,3 +49,17 @@ class Listener(logging.Handler):
 
     def end(self) -> None:
         _LOG.removeHandler(self)
+
+
+@contextmanager
+def kept_back() -> Iterator[list[str]]:
+    """Keep from the listener what this thread warns of inside: a thread beside the training must not call trackers.
+
+    Whoever has the list logs the warnings again. Without a listener the list stays empty.
+    """
+    warnings: list[str] = []
+    token = _kept_back.set(warnings)
+    try:
+        yield warnings
+    finally:
+        _kept_back.reset(token)

@@ -29,12 +29,16 @@ def clips(tmp_path: Path) -> list[Clip]:
     return made
 
 
-def walk(place: str, clips: list[Clip], folder: Path, device: torch.device | None) -> list[object]:
+def walk(
+    place: str, clips: list[Clip], folder: Path, device: torch.device | None, *, ahead: bool = False
+) -> list[object]:
     data = FlowData(FlowConfig())
     cache = FeatureCache(folder, data, place=place, device=device)  # type: ignore[arg-type]
     cache.build(clips)
-    loader = Loader(cache, clips, data, batch_frames=300, max_clips=8, seed=0, device=device)
-    return list(loader.next(6))
+    loader = Loader(cache, clips, data, batch_frames=300, max_clips=8, seed=0, device=device, ahead=ahead)
+    batches = [batch for _ in range(3) for batch in loader.next(2)]
+    loader.close()
+    return list(batches)
 
 
 def tensors(batch: object) -> dict[str, Tensor]:
@@ -52,3 +56,13 @@ def test_batches_for_a_gpu_are_pinned_or_there_and_the_same(place: str, clips: l
             assert value.is_cuda or value.is_pinned(), name
             assert torch.equal(value.cpu(), tensors(right)[name])
         assert tensors(left)["mel"].is_cuda is (place == "device")
+
+
+@pytest.mark.parametrize("place", ["memory", "disk", "device"])
+def test_a_thread_brings_the_same_batches_to_the_gpu(place: str, clips: list[Clip], tmp_path: Path) -> None:
+    there = walk(place, clips, tmp_path / "c", torch.device("cuda", 0), ahead=True)
+    here = walk("memory", clips, tmp_path / "c", None)
+    for left, right in zip(there, here, strict=True):
+        for name, value in tensors(left).items():
+            assert value.is_cuda or name == "mel_lengths"
+            assert torch.equal(value.cpu(), tensors(right)[name])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from toys import Gan, Joint, Regression, make_batch, make_run
 
 from ttstrain.contract.task import Loss, Task
-from ttstrain.data.loader import pinned
+from ttstrain.data.ahead import pinned
 from ttstrain.train import loop
 from ttstrain.train.snapshot import MemorySnapshots
 from ttstrain.train.step import train_step

@@ -145,7 +145,7 @@ class Batch(Protocol):
         ...
 
     def to(self, device: torch.device) -> Self:
-        """Return the batch with its tensors on a device."""
+        """Return the batch with its tensors on a device; called in any thread, before `Task.draw` as well as after."""
         ...
 
 
@@ -191,7 +191,7 @@ class TaskData(ABC):
 
     @abstractmethod
     def collate(self, examples: Sequence[Any]) -> Batch:
-        """Pad examples into one batch."""
+        """Pad examples into one batch, in any thread: `example` and `collate` are never called in two at once."""
 
     def review_features(self, clips: Sequence[Clip], read: Callable[[Clip], Mapping[str, Tensor]]) -> Review:
         """Return the family's findings about clips, given their features by `read`."""

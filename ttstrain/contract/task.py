@@ -95,7 +95,8 @@ class Task(nn.Module, ABC):
         """Make this step's random choices that decide `batch.weight`, on the host, before any loss is computed.
 
         Accumulation divides by the weight of all micro-batches together, so it must be known before the first
-        backward. Uses the global CPU generators, whose states are part of a checkpoint.
+        backward. Uses the global CPU generators, whose states are part of a checkpoint. The batch may be on the device
+        already: what is chosen depends on what of it stays on the host.
         """
         return batch
 

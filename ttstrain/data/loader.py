@@ -2,7 +2,7 @@
 
 All ranks follow one endless stream of micro-batches: the plan of epoch 0, of epoch 1, and so on. A cursor (epoch,
 index) counts what all ranks together have consumed. The batches depend on seed, cursor, stage and excluded clips only:
-not on the number of workers, nor on how far they have read ahead.
+not on the number of workers, nor on how far they or the thread of `ahead` have read ahead.
 
 A micro-batch that does not fit in memory is split into pieces. The limit is found during training and is part of the
 state.
@@ -16,18 +16,21 @@ import itertools
 import json
 import logging
 import pickle
+import threading
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from ttstrain.contract.data import Batch, Clip, TaskData
 from ttstrain.data import sampler
+from ttstrain.data.ahead import FEWEST_AHEAD, Ahead, Load, Loaded, made_here, pinned
 from ttstrain.data.cache import FeatureCache
-from ttstrain.data.pool import Pool, StalledError, given_up
+from ttstrain.data.pool import Pool
 from ttstrain.data.workers import start_pool, worker_context
 from ttstrain.digest import sha256
 from ttstrain.errors import DataError
@@ -54,6 +57,7 @@ class Loader:
         world_size: int = 1,
         workers: int = 0,
         device: torch.device | None = None,
+        ahead: bool = False,
         replay: Sequence[Clip] = (),
         replay_share: float = 0.0,
         stages: Mapping[str, Collection[str]] | None = None,
@@ -61,7 +65,7 @@ class Loader:
         """Plan over the clips that fit `batch_frames`; `overlong` names the others. Raises DataError if none fits.
 
         Each epoch has every clip once, and enough `replay` clips to make up `replay_share` of its frames. `stages` maps
-        a stage to the ids of its clips; before a stage is entered, all clips are used.
+        a stage to the ids of its clips; before a stage is entered, all clips are used. `ahead`: a thread loads ahead.
         """
         lengths = [task_data.length(clip) for clip in clips]
         too_long = set(sampler.overlong(lengths, budget=batch_frames))
@@ -94,7 +98,9 @@ class Loader:
         self._clip_of = {clip.id: clip for clip in self.clips}  # held-out clips are added by `eval_batches`
         self._pin = device is not None and device.type == "cuda"
         self._cursor = _Cursor(0, 0)
-        self._ahead: Iterator[list[Batch]] | None = None
+        self._thread = Ahead(device) if ahead else None
+        self._collating = threading.Lock()  # of the thread and of who else needs a batch
+        self._supply: Generator[list[Batch], None, None] | None = None
         self._plan = functools.lru_cache(maxsize=4)(self._plan_epoch)
         self._num_workers = workers
         self._pool = start_pool(workers, (cache, task_data, self.clips)) if workers else None
@@ -105,8 +111,11 @@ class Loader:
         """Return this rank's part of the next `micro_batches` x `world_size` micro-batches of the stream.
 
         More batches are returned if some are split into pieces. Tensors are on the CPU (pinned if the device is a GPU)
-        unless the cache keeps features on the device. Raises DataError if a worker hangs.
+        unless the cache keeps features on the device, or a thread brings them there. Raises DataError if what loads
+        them hangs.
         """
+        if self._thread is not None:
+            self._thread.depth = max(FEWEST_AHEAD, micro_batches)
         try:
             batches = [piece for _ in range(micro_batches) for piece in self._next_pieces()]
         except BrokenProcessPool:
@@ -140,17 +149,26 @@ class Loader:
         for batch in sampler.in_order(
             lengths, budget=self.batch_frames, max_clips=self.max_clips, packed=self._task_data.packed
         ):
-            yield _collate(self._cache, self._task_data, [clips[i] for i in batch])
+            yield self._collated([clips[i] for i in batch])
 
     def worker_pids(self) -> list[int]:
         """List the process ids of the workers; empty where this process loads the batches."""
         return [] if self._pool is None else self._pool.pids()
 
     def close(self) -> None:
-        """End the worker processes; batches are then loaded by this process."""
+        """End the worker processes, and the thread that loads ahead; batches are then loaded by this process."""
+        self._forget_supply()
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
-        self._pool, self._ahead = None, None
+        if self._thread is not None:
+            self._thread.close()
+        self._pool = None
+
+    def _forget_supply(self) -> None:
+        """Drop what was loaded ahead: the next micro-batches are to be others."""
+        if self._supply is not None:
+            self._supply.close()
+        self._supply = None
 
     # ------------------------------------------------------------ stages
 
@@ -161,7 +179,7 @@ class Loader:
         if self._members != before:
             self._cursor = _Cursor(self.epoch + (self._cursor.index > 0), 0)
             self._plan.cache_clear()
-            self._ahead = None
+            self._forget_supply()
 
     @property
     def _members(self) -> list[int]:
@@ -180,8 +198,8 @@ class Loader:
 
     def limit_to(self, frames: int) -> None:
         """Split micro-batches into pieces of at most `frames` from now on."""
+        self._forget_supply()
         self.limit = frames
-        self._ahead = None
 
     def divided(self, batch: Batch, *, limit: int | None) -> list[Batch]:
         """Collate a micro-batch again, in pieces within a limit."""
@@ -190,7 +208,12 @@ class Loader:
         parts = sampler.pieces(range(len(clips)), lengths, limit=limit, packed=self._task_data.packed)
         if len(parts) == 1:
             return [batch]
-        return [self._ready(_collate(self._cache, self._task_data, [clips[i] for i in part])) for part in parts]
+        return [self.ready(self._collated([clips[i] for i in part])) for part in parts]
+
+    def ready(self, batch: Batch) -> Batch:
+        """Move a batch's tensors to pinned memory if the device is a GPU."""
+        ready: Batch = pinned(batch) if self._pin else batch
+        return ready
 
     # ------------------------------------------------------------ leaving clips out
 
@@ -205,8 +228,8 @@ class Loader:
             raise ValueError(f"no such clips: {sorted(unknown)}")
         if not self.can_exclude(ids):
             raise DataError("every clip is left out: nothing is left to train on")
+        self._forget_supply()
         self.excluded |= set(ids)
-        self._ahead = None
 
     # ------------------------------------------------------------ state
 
@@ -229,6 +252,7 @@ class Loader:
 
         If clips, budget or seed differ from the state's, the epoch begins again, with a warning.
         """
+        self._forget_supply()
         known = {clip.id for clip in self.clips}
         self.excluded = {id_ for id_ in state_dict["excluded"] if id_ in known}
         self.limit = None if state_dict.get("limit") is None else int(state_dict["limit"])
@@ -238,7 +262,6 @@ class Loader:
         if state_dict["plan"] != self._fingerprint():
             self._cursor = _Cursor(self._cursor.epoch, 0)
             log.warning("the data or its budget changed since the checkpoint: epoch %d begins again", self.epoch)
-        self._ahead = None
 
     def _fingerprint(self) -> str:
         """Hash what decides the plans of all epochs; a stage's is computed once."""
@@ -287,39 +310,47 @@ class Loader:
         drawn_from = [*members, *range(self._num_own, len(self.clips))]
         return [[drawn_from[i] for i in batch] for batch in plan]
 
-    def _from_here(self) -> Iterator[list[Batch]]:
+    def _loads(self) -> Iterator[Load]:
+        """Yield what loads each of this rank's micro-batches, from the cursor on."""
+        if self._pool is not None:
+            yield from self._loads_by(self._pool)
         for indices in self._own():
-            yield [
-                self._ready(_collate(self._cache, self._task_data, [self.clips[i] for i in piece]))
-                for piece in self._pieces(indices)
-            ]
+            yield self._load(indices, functools.partial(self._collate_here, self._pieces(indices)))
 
-    def _from_workers(self, pool: Pool) -> Iterator[list[Batch]]:
-        own = self._own()
-        submitted = ((indices, pool.submit(_in_worker, self._pieces(indices))) for indices in own)
+    def _loads_by(self, pool: Pool) -> Iterator[Load]:
+        submitted = ((indices, pool.submit(_in_worker, self._pieces(indices))) for indices in self._own())
         ahead = deque(itertools.islice(submitted, AHEAD_PER_WORKER * self._num_workers))
         while True:
             indices, future = ahead.popleft()
-            try:
-                batches, warnings = pickle.loads(pool.result(future))
-            except StalledError as error:  # loading it in the training process would hang that, too
-                raise given_up([self.clips[i].id for i in indices], "loaded") from error
-            for warning in warnings:
-                log.warning("%s", warning)
             ahead.append(next(submitted))
-            yield [self._ready(batch) for batch in batches]
+            yield self._load(indices, functools.partial(_from_worker, pool, future))
+
+    def _load(self, indices: Sequence[int], make: Callable[[], Loaded]) -> Load:
+        return Load([self.clips[i].id for i in indices], make)
+
+    def _collate_here(self, pieces: Sequence[Sequence[int]]) -> Loaded:
+        return Loaded([self._collated([self.clips[i] for i in piece]) for piece in pieces])
+
+    def _collated(self, clips: Sequence[Clip]) -> Batch:
+        with self._collating:
+            return _collate(self._cache, self._task_data, clips)
 
     def _pieces(self, indices: Sequence[int]) -> list[list[int]]:
         return sampler.pieces(indices, self.lengths, limit=self.limit, packed=self._task_data.packed)
 
-    def _ready(self, batch: Batch) -> Batch:
-        return pinned(batch) if self._pin else batch
-
     def _next_pieces(self) -> list[Batch]:
         """Return the next micro-batch of this rank, in its pieces."""
-        if self._ahead is None:
-            self._ahead = self._from_here() if self._pool is None else self._from_workers(self._pool)
-        return next(self._ahead)
+        if self._supply is None:
+            self._supply = self._supplied()
+        return next(self._supply)
+
+    def _supplied(self) -> Generator[list[Batch], None, None]:
+        loads = self._loads()
+        with closing(made_here(loads) if self._thread is None else self._thread.load(loads)) as supply:
+            for loaded in supply:
+                for warning in loaded.warnings:
+                    log.warning("%s", warning)
+                yield loaded.batches if self._thread is not None else [self.ready(batch) for batch in loaded.batches]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -338,18 +369,6 @@ def _collate(cache: FeatureCache, task_data: TaskData, clips: Sequence[Clip]) ->
     return task_data.collate([task_data.example(clip, cache.get(clip)) for clip in clips])
 
 
-def pinned(batch: Any) -> Any:
-    """Move a batch's host tensors to pinned memory, so that copies to the GPU are asynchronous."""
-    if not dataclasses.is_dataclass(batch) or isinstance(batch, type):
-        return batch
-    pinned = {
-        field.name: value.pin_memory()
-        for field in dataclasses.fields(batch)
-        if isinstance(value := getattr(batch, field.name), Tensor) and value.device.type == "cpu"
-    }
-    return dataclasses.replace(batch, **pinned)
-
-
 # ---------------------------------------------------------------- worker processes
 
 
@@ -359,6 +378,11 @@ def _in_worker(pieces: Sequence[Sequence[int]]) -> bytes:
     with Listener(warnings.append):
         batches = [_collate(cache, task_data, [clips[i] for i in piece]) for piece in pieces]
     return pickle.dumps((batches, warnings), protocol=5)  # through a pipe: shared memory is 64 MB in many a container
+
+
+def _from_worker(pool: Pool, future: Future[bytes]) -> Loaded:
+    batches, warnings = pickle.loads(pool.result(future))
+    return Loaded(batches, warnings)
 
 
 def worker_count(wanted: int | Literal["auto"], *, place: Literal["memory", "disk", "device"], cores: int) -> int:

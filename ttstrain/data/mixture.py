@@ -56,7 +56,10 @@ class Mixture:
 
     def _auxiliary_round(self) -> list[Batch]:
         ranks = [self._next_auxiliary() for _ in range(self._clips.world_size)]
-        return [self._auxiliary.batch(piece) for piece in self._pieces(ranks[self._clips.rank], self._clips.limit)]
+        return [self._batch(piece) for piece in self._pieces(ranks[self._clips.rank], self._clips.limit)]
+
+    def _batch(self, piece: Sequence[int]) -> Batch:
+        return self._clips.ready(self._auxiliary.batch(piece))
 
     def _pieces(self, indices: Sequence[int], limit: int | None) -> list[list[int]]:
         return sampler.pieces(indices, self._auxiliary.lengths, limit=limit, packed=self._auxiliary.packed)
@@ -97,7 +100,7 @@ class Mixture:
         return self._clips.worker_pids()
 
     def close(self) -> None:
-        """End the worker processes."""
+        """End the worker processes and the thread that loads ahead."""
         self._clips.close()
 
     # ------------------------------------------------------------ stages, and micro-batches that are too large
@@ -130,7 +133,7 @@ class Mixture:
         if members is None:
             return self._clips.divided(batch, limit=limit)
         parts = self._pieces(members, limit)
-        return [batch] if len(parts) == 1 else [self._auxiliary.batch(part) for part in parts]
+        return [batch] if len(parts) == 1 else [self._batch(part) for part in parts]
 
     def _members(self, batch: Batch) -> list[int] | None:
         """Return the indices of a micro-batch's auxiliary examples; None if it has clips."""

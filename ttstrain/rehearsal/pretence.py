@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from ttstrain.data import ahead
 from ttstrain.rehearsal.attention import make_attention
 from ttstrain.rehearsal.device import PretendedCuda, answer
 from ttstrain.rehearsal.driver import check_build, forget_the_driver
@@ -77,6 +79,11 @@ def _replacements(gpu: PretendedCuda) -> list[tuple[Any, str, Any]]:
         (torch.cuda, "is_current_stream_capturing", lambda: False),
         (torch.cuda, "empty_cache", lambda: None),
         (torch.cuda, "_lazy_init", lambda: None),
+        (torch.cuda, "Stream", _Stream),
+        (torch.cuda, "stream", nullcontext),
+        (torch.cuda, "current_stream", _Stream),
+        (Tensor, "record_stream", lambda self, stream: None),
+        (ahead, "Threads", _AtOnce),
         (torch, "Generator", _HostGenerator),
         (Tensor, "pin_memory", lambda self, *_, **__: gpu.pin(self.clone())),
         (fake_tensor, "init_gpu_context", lambda device: None),
@@ -114,6 +121,40 @@ class _Runtime:
     def cudaHostUnregister(self, address: int) -> int:  # noqa: N802
         self._gpu.locked.pop(address, None)
         return 0
+
+
+class _Stream:
+    """A stream whose work is done at once."""
+
+    def __init__(self, device: object = None) -> None:
+        pass
+
+    def record_event(self) -> _Stream:
+        return self
+
+    def wait_event(self, event: _Stream) -> None:
+        pass
+
+
+class _AtOnce:
+    """Does what another thread would, in this one: fake tensors and torch's modes belong to one thread."""
+
+    def __init__(self, count: int, **_: Any) -> None:
+        pass
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*arguments))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def result(self, future: Future[Any]) -> Any:
+        return future.result()
+
+    def shutdown(self, **_: Any) -> None:
+        pass
 
 
 def _reading(gpu: PretendedCuda) -> Callable[[Tensor], Any]:

@@ -12,7 +12,7 @@ import torch
 from ttstrain import registry
 from ttstrain.contract.data import Batch, Clip
 from ttstrain.contract.task import Task
-from ttstrain.data.loader import pinned
+from ttstrain.data.ahead import pinned
 from ttstrain.optim.ema import Ema
 from ttstrain.optim.optimizers import Optimizers
 from ttstrain.plan.plan import Plan

@@ -184,6 +184,8 @@ def make_loader(plan: Plan, prepared: Prepared, device: torch.device, ranks: Ran
         world_size=ranks.world_size,
         workers=prepared.workers,
         device=device,
+        # On a CPU the thread would compete with the step for its cores: nothing waits there that it could fill.
+        ahead=device.type == "cuda",
         replay=prepared.replay,
         replay_share=0.0 if recipe.data.replay is None else recipe.data.replay.share,
         stages=choose_ids(prepared.train, recipe.stages),

@@ -63,6 +63,26 @@ def test_clips_and_companions_come_in_pieces_of_the_same_clips(mixture: Mixture)
     assert mixture.state_dict()["clips"]["limit"] == 60
 
 
+def test_both_kinds_are_page_locked_for_a_gpu(
+    clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = FeatureCache(tmp_path, ToyData(), place="disk")
+    cache.build(clips)
+    gpu = torch.device("cuda")
+    loader = Loader(cache, clips, ToyData(), batch_frames=300, max_clips=64, seed=3, device=gpu)
+    mixture = Mixture(loader, Questions(), total_rounds=20)
+    locked: list[int] = []
+
+    def lock(tensor: torch.Tensor) -> torch.Tensor:
+        locked.append(id(tensor))
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lock)
+    batches = [batch for batch in mixture.next(4) if isinstance(batch, ToyBatch)]
+    assert {batch.ids[0][:4] for batch in batches} == {"clip", "ques"}
+    assert locked == [id(batch.energy) for batch in batches]
+
+
 def test_a_stage_chooses_clips_and_leaves_companions(mixture: Mixture) -> None:
     mixture.enter("some")
     seen = {id_ for _ in range(30) for batch in mixture.next() for id_ in batch.ids}
