@@ -162,6 +162,8 @@ class WandbTracker(Tracker):
         row = self._next_row(info, mode)
         names = self._names if not info.resumed else _where_it_was(self._names, info.run_dir)
         settings = {"silent": True, "console": "off", "init_timeout": INIT_TIMEOUT_S, "save_code": False}
+        # W&B logs the address of a request that fails, and logs in by its key alone
+        settings["base_url"] = without_logins(wandb.setup().settings.base_url)
         if "finish_timeout" in wandb.Settings.model_fields:  # missing from older releases
             settings |= {"finish_timeout": FINISH_TIMEOUT_S, "finish_timeout_raises": True}
         self._run = wandb.init(

@@ -31,7 +31,7 @@ MORE = ("sample.every=4", "sample.count=1", "tracking.tensorboard=true", "tracki
 
 def count(limits: Limits) -> Iterator[Row]:
     tallies = {name: Tally(name, GUARANTEE) for name in TOKENS}
-    moods: tuple[wandb_server.Mood, ...] = ("good", "forbids", "lies")
+    moods: tuple[wandb_server.Mood, ...] = ("forbids", "good", "lies")
     for mood in moods[: 1 if limits.form == "short" else 3]:
         places = _leave_traces(limits.scratch / mood, mood, brief=limits.form == "short")
         for name, token in TOKENS.items():
