@@ -43,6 +43,20 @@ def name(folder: Path) -> str:
     return written if isinstance(written, str) and written else folder.name
 
 
+def shard(folder: Path, world_size: int) -> int | None:
+    """Return how many processes were to hold a run's weights together, as its last start chose by the GPUs' memory.
+
+    None where it chose by something else or had other than `world_size` processes, and where its plan is damaged.
+    """
+    written = _read_record(folder / PLAN)
+    sharding = written.get("sharding")
+    if written.get("world_size") != world_size or not isinstance(sharding, dict) or sharding.get("fits") is None:
+        return None
+    degree = sharding.get("degree")
+    divides = isinstance(degree, int) and 0 < degree <= world_size and world_size % degree == 0
+    return degree if divides else None
+
+
 def is_mute(folder: Path) -> bool:
     """Tell whether a run's recipe switches samples off; False where its plan is damaged."""
     recipe = _read_record(folder / PLAN).get("recipe")

@@ -130,7 +130,9 @@ def show_plan(composed: Composed, *, world_size: int = 1) -> None:
 def make_plan(composed: Composed, *, world_size: int = 1) -> Plan:
     """Check the recipe and its data and resolve both into a plan."""
     from ttstrain.plan.facts import gather_facts
+    from ttstrain.plan.gpu import gpu_memory
     from ttstrain.plan.resolve import parse, resolve
+    from ttstrain.plan.sharding import NO_GPU, Room
 
     recipe = parse(composed)
     if recipe.base is not None:
@@ -139,7 +141,14 @@ def make_plan(composed: Composed, *, world_size: int = 1) -> Plan:
         check_base(recipe)
     with show_progress("checking recordings") as progress:
         facts = gather_facts(recipe, progress)
-    return resolve(recipe, origins=composed.origins, facts=facts, world_size=world_size, source_name=composed.name)
+    return resolve(
+        recipe,
+        origins=composed.origins,
+        facts=facts,
+        world_size=world_size,
+        source_name=composed.name,
+        room=Room(gpu_memory()) if recipe.train.parallel.shard == "auto" else NO_GPU,
+    )
 
 
 def print_plan(made: Plan, found: Forecast | None, rehearsed: list[Rehearsal] | None = None) -> None:

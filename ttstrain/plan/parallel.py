@@ -24,6 +24,8 @@ SHARDABLE: frozenset[OptimizerKind] = frozenset({"adamw", "sgd", "lion", "adan"}
 def check_parallel(recipe: ResolvedRecipe, world_size: int) -> None:
     """Raise RecipeError where so many processes cannot divide the weights as the recipe says."""
     shard, replicate = recipe.train.parallel.shard, recipe.train.parallel.replicate
+    if shard == "auto":
+        return  # what is chosen suits them
     processes = "1 process" if world_size == 1 else f"{world_size} processes"
     if replicate is not None and shard * replicate != world_size:
         raise RecipeError(
@@ -45,13 +47,14 @@ def check_parallel(recipe: ResolvedRecipe, world_size: int) -> None:
             )
 
 
-def memory_by_shards(memory: Mapping[str, int], recipe: ResolvedRecipe, *, weight_bytes: int) -> dict[str, int]:
-    """Return a process's bytes per part, given those of a process that holds everything.
+def memory_by_shards(
+    memory: Mapping[str, int], recipe: ResolvedRecipe, *, shard: int, weight_bytes: int
+) -> dict[str, int]:
+    """Return the bytes per part of one of `shard` processes, given those of a process that holds everything.
 
     `gathered` is what is whole at the peak, in a backward pass: all weights outside the blocks and their gradients, one
     block with its gradients, and the block that is gathered ahead.
     """
-    shard = recipe.train.parallel.shard
     if shard == 1:
         return dict(memory)
     sizes, trained = by_block(recipe, shapes_of(recipe)), by_block(recipe, trainable_names(recipe))

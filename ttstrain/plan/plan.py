@@ -81,6 +81,15 @@ class GroupPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Sharding:
+    """How many processes hold the weights once together."""
+
+    degree: int
+    why: str | None = None  # of a degree that was chosen; None where the recipe sets it
+    fits: bool | None = None  # whether a process's memory fits the GPU, where that decided
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A recipe with every value resolved that depends on the data and the number of processes."""
 
@@ -100,6 +109,7 @@ class Plan:
     groups: tuple[GroupPlan, ...]
     facts: DataFacts
     world_size: int
+    sharding: Sharding
     accumulate: int  # micro-batches in one step, on each device
     parameters: ParameterCounts
     memory: Mapping[str, int]  # bytes per part; all but `snapshot` on the device, `activations` where they are counted
@@ -110,7 +120,7 @@ class Plan:
     @property
     def memory_bytes(self) -> int:
         """Bytes on the device."""
-        return sum(size for part, size in self.memory.items() if part != "snapshot")
+        return on_device(self.memory)
 
     @property
     def snapshot_disk_bytes(self) -> int:
@@ -193,6 +203,7 @@ class Plan:
                 "texts": None if facts.texts is None else facts.texts.to_json(),
             },
             "world_size": self.world_size,
+            "sharding": asdict(self.sharding),
             "accumulate": self.accumulate,
             "num_parameters": self.parameters.total,
             "num_trained": self.parameters.trained,
@@ -204,3 +215,8 @@ class Plan:
             "schemes": [asdict(scheme) for scheme in self.schemes],
             "num_checkpoints": self.num_checkpoints,
         }
+
+
+def on_device(memory: Mapping[str, int]) -> int:
+    """Return the bytes on the device, given those of every part."""
+    return sum(size for part, size in memory.items() if part != "snapshot")

@@ -147,7 +147,12 @@ def _fault_notes(plan: Plan) -> Iterator[str]:
 
 
 def _shard_notes(plan: Plan) -> Iterator[str]:
-    if plan.recipe.train.parallel.shard > 1 and plan.recipe.sample.every is not None:
+    if plan.sharding.fits is False:
+        yield (
+            f"this run does not fit the GPU by formula, with {plan.sharding.degree} processes that hold the weights "
+            "once (`train.parallel.shard: auto`): lower `data.batch_frames`, or start more processes (`--nproc`)."
+        )
+    if plan.sharding.degree > 1 and plan.recipe.sample.every is not None:
         yield (
             "no samples are generated while processes hold parts of the weights (`train.parallel.shard`): listen to a "
             "checkpoint with `ttstrain sample`."
@@ -393,6 +398,8 @@ def _cost_lines(plan: Plan) -> list[str]:
     lines = labelled("memory", f"about {memory} ({parts})")
     if plan.memory["snapshot"]:
         lines += labelled("", f"and {shown_bytes(plan.memory['snapshot'])} of host memory for the rollback snapshot")
+    if plan.sharding.why is not None:
+        lines += labelled("shard", f"auto: {plan.sharding.degree}, as {plan.sharding.why}")
     lines += _scheme_lines(plan)
     each = plan.disk_bytes // plan.num_checkpoints
     checkpoints = f"{plan.num_checkpoints} checkpoints of {shown_bytes(each)}"
@@ -444,6 +451,7 @@ def _origin_remark(plan: Plan, key: str) -> str | None:
         "sample.every": plan.sample_every,
         "checkpoint.every": plan.save_every,
         "guard.snapshot_every": plan.snapshot_every,
+        "train.parallel.shard": plan.sharding.degree,
     }
     origin = plan.origins.get(key)
     if key == "train.steps" and not plan.staged and not isinstance(plan.recipe.train.steps, int):

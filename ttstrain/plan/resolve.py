@@ -8,6 +8,7 @@ What `auto` means:
 * `ema.decay`: a horizon of a tenth of the run, between 10 and 10,000 steps.
 * `eval.every`, `checkpoint.every`: about ten times in the run, at least every 1000 steps; samples half as often.
 * `guard.snapshot_every`: 100 steps, or a tenth of the run when that is less.
+* `train.parallel.shard`: see `ttstrain.plan.sharding.choose_sharding`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from ttstrain.plan.parallel import check_parallel, memory_by_shards
 from ttstrain.plan.parameters import count_parameters, trainable_names
 from ttstrain.plan.plan import DataFacts, GroupPlan, Plan
 from ttstrain.plan.refuse import check_data, check_plan, check_read
+from ttstrain.plan.sharding import NO_GPU, Room, choose_sharding
 from ttstrain.recipe.compose import Composed
 from ttstrain.recipe.schema import GroupRule, OptimConfig, Recipe
 
@@ -95,11 +97,12 @@ def resolve(
     facts: DataFacts,
     world_size: int = 1,
     source_name: str = "recipe",
+    room: Room = NO_GPU,
 ) -> Plan:
     """Resolve every `auto` of a recipe, and refuse a run that cannot train.
 
-    `source_name` names the run when the recipe does not. Raises RecipeError with a hint, DataError when there is
-    nothing to train on.
+    `source_name` names the run when the recipe does not, and `room` is what `train.parallel.shard: auto` depends on.
+    Raises RecipeError with a hint, DataError when there is nothing to train on.
     """
     check_read(recipe, origins)
     check_data(recipe, facts)
@@ -116,6 +119,7 @@ def resolve(
     parameters = count_parameters(recipe)
     weight_bytes = planner.weight_bytes()
     memory = memory_bytes(recipe, parameters, lengths=facts.frames, accumulate=accumulate, weight_bytes=weight_bytes)
+    sharding = choose_sharding(recipe, memory, world_size=world_size, weight_bytes=weight_bytes, room=room)
     save_every = _every(recipe.checkpoint.every, steps, times=10, at_least_every=1000)
     kept = num_checkpoints(recipe.checkpoint, steps=steps, save_every=save_every)
     plan = Plan(
@@ -127,7 +131,7 @@ def resolve(
         stages=stages,
         warmup_steps=warmup_length(stages[0].schedule or recipe.optim.schedule, stages[0].steps),
         eval_every=_eval_every(recipe, facts, steps),
-        sample_every=_sample_every(recipe, facts, steps),
+        sample_every=_sample_every(recipe, facts, steps, shard=sharding.degree),
         save_every=save_every,
         snapshot_every=_snapshot_every(recipe, steps),
         ema_decay=decay,
@@ -135,9 +139,10 @@ def resolve(
         groups=groups,
         facts=facts,
         world_size=world_size,
+        sharding=sharding,
         accumulate=accumulate,
         parameters=parameters,
-        memory=memory_by_shards(memory, recipe, weight_bytes=weight_bytes),
+        memory=memory_by_shards(memory, recipe, shard=sharding.degree, weight_bytes=weight_bytes),
         disk_bytes=kept * checkpoint_bytes(recipe, parameters, weight_bytes=weight_bytes),
         num_checkpoints=kept,
         schemes=tuple(planner.memory_schemes(recipe, parameters)) if isinstance(planner, ComparesMemory) else (),
@@ -242,9 +247,9 @@ def _eval_every(recipe: ResolvedRecipe, facts: DataFacts, steps: int) -> int | N
     return _every(recipe.eval.every, steps, times=10, at_least_every=1000)
 
 
-def _sample_every(recipe: ResolvedRecipe, facts: DataFacts, steps: int) -> int | None:
+def _sample_every(recipe: ResolvedRecipe, facts: DataFacts, steps: int, *, shard: int) -> int | None:
     sentences = recipe.sample.texts or (facts.num_holdout and recipe.sample.count)
-    if recipe.train.parallel.shard > 1:
+    if shard > 1:
         return None  # the main process generates alone
     if recipe.sample.every is None or not sentences or registry.planner_of(recipe).lacks_for_speech():
         return None

@@ -374,12 +374,18 @@ class StageConfig(Section):
 class ParallelConfig(Section):
     """How the processes of a run divide its weights, their gradients and the optimizer state."""
 
-    shard: Size = 1
+    shard: Size | Auto = 1
     """Processes that hold the weights once together, each some rows of every tensor, by torch's FSDP2; 1 gives each
-    process all of them."""
+    process all of them. `auto` is the smallest number that fits the GPU and divides the number of processes."""
     replicate: Size | None = None
     """Groups of `shard` processes, all with the same weights; null is as many as there are. `shard` times `replicate`
     is the number of processes."""
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> ParallelConfig:
+        if self.shard == "auto" and self.replicate is not None:
+            raise ValueError("`shard: auto` decides `replicate` too: leave it out")
+        return self
 
 
 class TrainConfig(Section):

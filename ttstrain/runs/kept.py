@@ -1,4 +1,4 @@
-"""Finding the files that a run's recipe names when the run is resumed, also from another directory or without them."""
+"""What a resumed run keeps: the files that its recipe names, wherever it is resumed, and the shards that it chose."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ttstrain import registry
+from ttstrain.checkpoint import run_folder
 from ttstrain.checkpoint.damage import open_meta
 from ttstrain.checkpoint.meta import kept_files, kept_name
 from ttstrain.checkpoint.store import verified_text
@@ -97,3 +98,14 @@ def _texts(task: str, section: Mapping[str, str]) -> Mapping[str, str]:
         return planner.kept_files() if isinstance(planner, KeepsFiles) else {}
     except RecipeError:
         return {}
+
+
+def kept_shard(composed: Composed, run: Path | None, *, world_size: int) -> int | None:
+    """Return what a run's last start chose for `train.parallel.shard: auto`; None where that is to be chosen anew.
+
+    It is where the number of processes has changed, or where the command line asks for it.
+    """
+    asked = [key for key in ("train.parallel.shard", "train.parallel") if composed.places.get(key) == COMMAND_LINE]
+    if run is None or asked:
+        return None
+    return run_folder.shard(run, world_size)

@@ -9,6 +9,7 @@ from ttstrain.checkpoint.merging import open_for
 from ttstrain.modules import lora
 from ttstrain.optim.settings import check_installed
 from ttstrain.plan.resolve import parse, resolve
+from ttstrain.plan.sharding import Room
 from ttstrain.recipe.compose import Composed
 from ttstrain.runs import folder
 from ttstrain.runs.assemble import Ready, assemble, check_alike, describe
@@ -50,6 +51,7 @@ def begin(composed: Composed, name: str, here: Processes, *, show: ShowProgress,
         facts=prepared.facts,
         world_size=here.ranks.world_size,
         source_name=name,
+        room=Room(here.gpu_memory(device)),
     )
     place = place or here.hold(lambda: folder.create(plan))
     run = assemble(plan, prepared, place, device, here)

@@ -105,6 +105,11 @@ class Processes:
         self.ranks.connect(device)
         return device
 
+    def gpu_memory(self, device: torch.device) -> int | None:
+        """Return the bytes of the smallest GPU that a process of the run has, the same in all; None on CPUs."""
+        own = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+        return min((size for size in self.ranks.gather(own) if size is not None), default=None)
+
     def hold(self, take: Callable[[], RunLock]) -> Path:
         """Let the main process take the lock of the run's folder, until the end; return the folder in every process."""
         if self.ranks.main:

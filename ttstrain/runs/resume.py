@@ -15,12 +15,13 @@ from ttstrain.plan.plan import Plan
 from ttstrain.plan.project import with_project
 from ttstrain.plan.refuse import check_resume
 from ttstrain.plan.resolve import parse, resolve
+from ttstrain.plan.sharding import Room
 from ttstrain.recipe.compose import COMMAND_LINE, Composed, compose, compose_run, with_flags
 from ttstrain.recipe.schema import base_files
 from ttstrain.runs import folder
 from ttstrain.runs.assemble import Ready, assemble, check_alike, describe
 from ttstrain.runs.changed_data import check_measurable, clips_before, tell_changes
-from ttstrain.runs.kept import from_where_started, with_kept_files
+from ttstrain.runs.kept import from_where_started, kept_shard, with_kept_files
 from ttstrain.runs.measured import foresee
 from ttstrain.runs.new import begin
 from ttstrain.runs.origin import Origin, find, not_begun, run_of
@@ -122,6 +123,7 @@ def _continue(
         facts=prepared.facts,
         world_size=here.ranks.world_size,
         source_name=name,
+        room=Room(here.gpu_memory(device), kept_shard(composed, origin.run, world_size=here.ranks.world_size)),
     )
     if not reset_step:
         check_resume(plan, origin.step, ended=origin.ended, owes_evaluation=origin.owes_evaluation)

@@ -128,7 +128,7 @@ def _with_optimizers(plan: Plan, task: Task, device: torch.device, ranks: Ranks)
 
 def shard(plan: Plan, task: Task, device: torch.device, ranks: Ranks) -> Shards | None:
     """Shard a task over the processes, as the plan says; None where each of them holds all of it."""
-    degree = plan.recipe.train.parallel.shard
+    degree = plan.sharding.degree
     if degree == 1:
         return None
     from ttstrain.train.shards import Shards  # imports torch's FSDP2

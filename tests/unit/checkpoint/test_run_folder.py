@@ -53,3 +53,27 @@ def test_a_damaged_one_is_told_and_worked_out_again(content: bytes, tmp_path: Pa
 @pytest.mark.parametrize("directory", ["\0", "x" * 300, "/" + "y" * 5000, "relative", ["/"]])
 def test_a_directory_that_cannot_be_one_is_none(directory: object, tmp_path: Path) -> None:
     assert run_folder.directory(described(tmp_path / "a", environment={"run_id": "1", "directory": directory})) is None
+
+
+CHOSEN = {"degree": 2, "why": "it fits", "fits": True}
+
+
+@pytest.mark.parametrize(
+    ("plan", "world_size", "expected"),
+    [
+        ({"world_size": 4, "sharding": CHOSEN}, 4, 2),
+        ({"world_size": 4, "sharding": {**CHOSEN, "fits": False}}, 4, 2),
+        ({"world_size": 4, "sharding": CHOSEN}, 8, None),  # chosen anew
+        ({"world_size": 4, "sharding": {**CHOSEN, "fits": None}}, 4, None),  # on a CPU, or set by the recipe
+        ({"world_size": 4}, 4, None),  # of an earlier release
+        ({"world_size": 4, "sharding": {**CHOSEN, "degree": 3}}, 4, None),
+        ({"world_size": 4, "sharding": {**CHOSEN, "degree": 0}}, 4, None),
+        ({"world_size": 4, "sharding": {**CHOSEN, "degree": [2]}}, 4, None),
+        ({"world_size": 4, "sharding": {**CHOSEN, "degree": 2.5}}, 4, None),
+        ({"world_size": 4, "sharding": "2"}, 4, None),
+    ],
+)
+def test_shards_chosen_for_as_many_processes_are_read(
+    plan: dict[str, object], world_size: int, expected: int | None, tmp_path: Path
+) -> None:
+    assert run_folder.shard(described(tmp_path / "a", plan={**PLAN, **plan}), world_size) == expected

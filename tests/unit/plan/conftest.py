@@ -11,6 +11,7 @@ import pytest
 
 from ttstrain.plan.plan import DataFacts, Plan
 from ttstrain.plan.resolve import parse, resolve
+from ttstrain.plan.sharding import Room
 from ttstrain.recipe.compose import compose
 
 TINY = "task: flow\nextends: [models/f5_tiny]\n"
@@ -34,7 +35,15 @@ def facts() -> DataFacts:
 
 @pytest.fixture
 def make_plan(tmp_path: Path) -> Callable[..., Plan]:
-    def make(*overrides: str, recipe: str = "", head: str = TINY, world_size: int = 1, **changed: Any) -> Plan:
+    def make(
+        *overrides: str,
+        recipe: str = "",
+        head: str = TINY,
+        world_size: int = 1,
+        gpu_memory: int | None = None,
+        kept_shard: int | None = None,
+        **changed: Any,
+    ) -> Plan:
         path = tmp_path / "r.yaml"
         path.write_text(head + recipe, encoding="utf-8")
         composed = compose(path, overrides)
@@ -44,6 +53,7 @@ def make_plan(tmp_path: Path) -> Callable[..., Plan]:
             facts=dataclasses.replace(FACTS, **changed),
             world_size=world_size,
             source_name=composed.name,
+            room=Room(gpu_memory, kept_shard),
         )
 
     return make

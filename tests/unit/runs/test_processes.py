@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -161,3 +163,20 @@ def test_a_process_that_only_lost_the_others_leaves_no_reason(started_again: Sto
     attempts = Attempts(started_again, 0)
     Processes(Ranks(), attempts).failure(PeerError("lost the other processes"))
     assert attempts.ended() is None
+
+
+@dataclass(frozen=True, slots=True)
+class OfSizes(Ranks):
+    """Processes of which the others have GPUs of these sizes."""
+
+    others: tuple[int | None, ...] = ()
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, *self.others]
+
+
+def test_every_process_knows_the_smallest_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=80))
+    assert Processes(OfSizes(others=(24, 80))).gpu_memory(torch.device("cuda", 0)) == 24
+    assert Processes(OfSizes(others=(141,))).gpu_memory(torch.device("cuda", 0)) == 80
+    assert Processes(Ranks()).gpu_memory(torch.device("cpu")) is None
