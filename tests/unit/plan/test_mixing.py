@@ -38,6 +38,9 @@ class CountedClips:
         self.rounds += micro_batches
         return [None] * micro_batches
 
+    def ready(self, batch: Any) -> Any:
+        return batch
+
 
 class Auxiliary:
     name, packed, ids, lengths = "questions", True, ("q",), (10,)
