@@ -20,7 +20,7 @@ from reliability.refused_steps import KEPT, PUT_BACK, watch
 from reliability.small import Bench
 from reliability.tasks import EVERY, STEPS
 from ttstrain.checkpoint import pointers, store
-from ttstrain.errors import CheckpointError
+from ttstrain.errors import CheckpointError, OutOfMemoryError
 from ttstrain.recipe.faults import KINDS, Fault, FaultKind
 from ttstrain.tensors.finite import non_finite
 from ttstrain.train.inject import RECORD
@@ -42,7 +42,8 @@ GUARANTEES: dict[FaultKind, str] = {
     "nan_loss": GOES_ON,
     "inf_grad": GOES_ON,
     "spike": GOES_ON,
-    "oom": "the run goes on with smaller micro-batches, from before the step or from the snapshot, and says so",
+    "oom": "the run goes on with smaller micro-batches, from before the step or from the snapshot, and says so; a clip "
+    "that does not fit alone is named, and ends the run with exit code 6",
     "sigterm": f"exit code 75; after `resume` {SAME}",
     "kill": f"after `resume` {SAME}",
     "worker_death": f"the training process loads the data itself; {SAME}",
@@ -138,7 +139,7 @@ def _survives(bench: Bench, name: str, faults: Sequence[Fault]) -> str | None:
     return (
         _of_ends(faults, ended)
         or _of_entries(place, faults)
-        or _of_refusals(place, seen, faults)
+        or _of_refusals(place, seen, faults, named=any(map(_one_clip_did_not_fit, ended)))
         or _of_checkpoints(bench, place, faults)
     )
 
@@ -153,13 +154,18 @@ def _way_on(place: Path, ended: Ended) -> tuple[str, ...] | None:
 
 def _of_ends(faults: Sequence[Fault], ended: Sequence[Ended]) -> str | None:
     """Say whether the sessions ended otherwise than their faults let them end, one after the other."""
-    codes = [one.code for one in ended]
+    codes = [one.code for one in ended if not _one_clip_did_not_fit(one)]
     expected = [CODES[fault.kind] for fault in sorted(faults, key=_enters) if fault.kind in CODES]
     if any(fault.kind == "lost_rank" for fault in faults):
         return None if codes == [0] and "start again" in ended[0].said else f"exit codes {codes}: {ended[0].brief}"
     if any(fault.kind == "bit_flip" for fault in faults):  # a session that went on from there was refused
         codes = [code for code, one in zip(codes, ended, strict=True) if "is intact" not in one.said]
     return None if codes == [*expected, 0] else f"exit codes {codes} for {expected}"
+
+
+def _one_clip_did_not_fit(ended: Ended) -> bool:
+    """Whether memory ran out in a micro-batch of one clip, which cannot be smaller."""
+    return ended.code == OutOfMemoryError.exit_code and "did not fit in memory with the clip" in ended.said
 
 
 def _enters(fault: Fault) -> int:
@@ -176,14 +182,21 @@ def _of_entries(place: Path, faults: Sequence[Fault]) -> str | None:
 # ---------------------------------------------------------------- refused steps
 
 
-def _of_refusals(place: Path, seen: Path, faults: Sequence[Fault]) -> str | None:
-    """Say what is wrong with the incidents, or with what a refused step left."""
+def _of_refusals(place: Path, seen: Path, faults: Sequence[Fault], *, named: bool) -> str | None:
+    """Say what is wrong with the incidents, or with what a refused step left.
+
+    `named`: an error has named a clip that did not fit, and there is no incident of it.
+    """
     left = [json.loads(line) for line in seen.read_text(encoding="utf-8").splitlines()] if seen.exists() else []
     if odd := [one for one in left if one["left"] not in (KEPT, PUT_BACK)]:
         return f"after the refused step {odd[0]['step']} {odd[0]['left']}"
     incidents = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((place / "incidents").glob("*.json"))]
     for fault in faults:
-        if fault.kind in REFUSED and (wrong := _of_incident(place, incidents, fault)) is not None:
+        if (
+            fault.kind in REFUSED
+            and not (fault.kind == "oom" and named)
+            and (wrong := _of_incident(place, incidents, fault)) is not None
+        ):
             return wrong
     kinds = {one["kind"] for one in incidents}
     if lacking := {NOTED[fault.kind] for fault in faults if fault.kind in NOTED} - kinds:
