@@ -115,9 +115,11 @@ class PeerError(UserError):
 
 
 class RepeatedError(UserError):
-    """The processes of this run were started again, which would only repeat how they ended."""
+    """The processes of this run were started again, which would only repeat how they ended; with that exit code."""
 
-    def __init__(self, message: str, *, hint: str, exit_code: int) -> None:
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str, exit_code: int = 1) -> None:
         super().__init__(message, hint=hint)
         self.exit_code = exit_code
 

@@ -31,6 +31,7 @@ from ttstrain.plan.plan import DataFacts, Plan
 from ttstrain.plan.resolve import resolve
 from ttstrain.recipe.schema import Recipe
 from ttstrain.state import Progress, TrainState
+from ttstrain.tensors.sharded import ModuleWeights
 from ttstrain.tracking.build import build_trackers
 from ttstrain.tracking.tracker import RunInfo
 from ttstrain.train import loop
@@ -171,6 +172,7 @@ def make_run(
         device=device,
         ranks=Ranks(),
         early_stop=None,
+        weights=ModuleWeights(parts["task"]),
         loader=loader,
         state=TrainState(**parts, loader=loader),
         store=CheckpointStore(folder, keep_last=1),

@@ -23,6 +23,7 @@ SomeRanks = Callable[..., list[Any]]
 STEPS = 4
 TASKS = (Regression, Joint, Gan, Counting, ranked.Sparse, ranked_shards.Stack)
 CLOSE = 1e-6
+CLOSE_MOMENTS = 5e-6  # of every family's own task: a processor may sum a convolution's gradient in another order
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +179,8 @@ def test_every_task_trains_in_shards_as_in_whole_copies(two: SomeRanks, tmp_path
         found.append(run)
     copies, shards = (checkpoint(run, 2) for run in found)
     for part in {"task", "ema", "optimizers"} & copies.state.keys():
-        check_close(shards.state[part], copies.state[part])
+        atol = CLOSE_MOMENTS if part == "optimizers" else CLOSE
+        check_close(shards.state[part], copies.state[part], atol=atol)
     for one, other in zip(*map(metrics, found), strict=True):
         losses = [key for key in other if "loss" in key]
         assert losses

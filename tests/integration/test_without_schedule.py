@@ -28,7 +28,7 @@ from ttstrain.train import snapshot
 STEPS = 8
 KINDS = ("prodigy", "schedule_free_adamw")
 LR = "optim/lr/model/default"
-FASTER = "optim.d_coef=1000"  # so that Prodigy finds more within a few steps
+FASTER = "optim.d_coef=300"  # so that Prodigy finds more within a few steps
 SETTINGS = ("optim.groups=[{name: text, match: ['*text_embed*'], lr_scale: 0.5}]", "optim.schedule.kind=constant")
 
 

@@ -151,6 +151,7 @@ def test_exit_codes_are_those_that_scripts_rely_on() -> None:
         "Interrupted": 130,
         "UnprovenError": 1,
         "PeerError": 1,  # or that of the process that failed
+        "RepeatedError": 1,  # or that of the last attempt
     }
 
 
