@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from typing import Any
 import pytest
 import ranked
 import ranked_shards
+import soundfile
 import torch
 from processes import Processes
 from small_runs import checkpoint, cut_off, differences, flat, metrics, ttstrain, write_clips, write_recipe
 from toys import Counting, Gan, Joint, Regression
 
-from ttstrain.errors import OutOfMemoryError, RecipeError
+from ttstrain.errors import OutOfMemoryError, PeerError, Preempted, RecipeError
 from ttstrain.plan.parallel import SHARDABLE
 
 SomeRanks = Callable[..., list[Any]]
@@ -166,11 +168,14 @@ EVERY_TASK = {
     "smoke/flow": ["model.backbone=unett", "model.depth=2"],
 }
 
+SPEAK = {"smoke/gpt_sovits_vae", "smoke/gpt_sovits_joint", "smoke/flow"}  # without files that do not ship
+
 
 @pytest.mark.parametrize("smoke", EVERY_TASK)
 def test_every_task_trains_in_shards_as_in_whole_copies(two: SomeRanks, tmp_path: Path, smoke: str) -> None:
     # With a usual `eps`, AdamW's first steps are the signs of gradients, also of those that are only rounding.
-    short = ["train.steps=2", "eval.every=2", "checkpoint.every=2", "sample.every=null", "train.measure_every=1"]
+    short = ["train.steps=2", "eval.every=2", "checkpoint.every=2", "train.measure_every=1"]
+    short += ["sample.every=2", "sample.count=1", "judge.enabled=false"]
     fixed = ["data.workers=0", "tracking.wandb=off", "optim.lr=1e-4", "optim.eps=1e-3", f"run_dir={tmp_path}"]
     found = []
     for shard in (1, 2):
@@ -185,6 +190,11 @@ def test_every_task_trains_in_shards_as_in_whole_copies(two: SomeRanks, tmp_path
         losses = [key for key in other if "loss" in key]
         assert losses
         assert [one[key] for key in losses] == pytest.approx([other[key] for key in losses], rel=1e-5)
+    said = [{path.name: soundfile.read(path)[0] for path in run.glob("samples/step-00000002/*.wav")} for run in found]
+    assert said[0].keys() == said[1].keys()
+    assert bool(said[0]) == (smoke in SPEAK)
+    for name, one in said[0].items():
+        assert said[1][name] == pytest.approx(one, abs=1e-2)
 
 
 def test_adapters_train_in_shards(two: SomeRanks, recipe: Path, runs: dict[str, Path], tmp_path: Path) -> None:
@@ -223,6 +233,24 @@ def test_another_number_of_ranks_goes_on_from_shards(two: SomeRanks, runs: dict[
     after = checkpoint(run, 6)
     assert after.state["progress"]["step"] == 6
     assert differences(after.state["task"], before.state["task"]) != []
+
+
+def test_shards_speak_when_asked(two: SomeRanks, recipe: Path, runs: dict[str, Path], tmp_path: Path) -> None:
+    place = [f"run_dir={tmp_path}", "name=asked", "train.parallel.shard=2", "train.steps=4"]
+    speaks = ["sample={every: 4, count: 1}", "judge.enabled=false"]
+    run, _ = two(ranked.finetune_asked_to_speak, 2, "What a day!", tmp_path / "asked", recipe, *place, *speaks)
+    spoken = {path.parent.name for path in run.glob("samples/step-*/asked-*.wav")}
+    assert len(spoken) == 1 and spoken < {f"step-{step:08d}" for step in range(1, 4)}
+    assert list(run.glob("samples/step-00000004/*.ema.wav"))
+    assert differences(checkpoint(run, 4).state, checkpoint(runs["shards"], 4).state) == [], "training goes on alike"
+
+
+def test_a_signal_while_the_first_rank_speaks_ends_all(two: SomeRanks, recipe: Path, tmp_path: Path) -> None:
+    place = [f"run_dir={tmp_path}", "name=ended", "train.parallel.shard=2", "train.steps=4"]
+    speaks = ["sample={every: 2, count: 1}", "judge.enabled=false"]
+    main, other = two(ranked.finetune_signalled_speaking, signal.SIGTERM, 2, recipe, *place, *speaks)
+    assert (type(main), type(other)) == (Preempted, PeerError)
+    assert checkpoint(tmp_path / "ended", 2).state["progress"]["step"] == 2
 
 
 # ---------------------------------------------------------------- what is refused

@@ -24,7 +24,7 @@ from ttstrain.recipe.compose import compose
 from ttstrain.recipe.schema import GuardConfig, OptimConfig
 from ttstrain.runs import assemble, new, processes
 from ttstrain.runs.resume import resume as go_on
-from ttstrain.train import build, distributed, loop, measure, prepare, recovery, signals
+from ttstrain.train import build, distributed, loop, measure, prepare, previews, recovery, signals
 from ttstrain.train.checksum import checksums
 from ttstrain.train.device import choose_device
 from ttstrain.train.distributed import Ranks
@@ -393,6 +393,30 @@ def finetune_signalled_twice(number: signal.Signals, on_rank: int, at_step: int,
         return finetune_signalled(number, on_rank, at_step, recipe, *overrides)
     finally:
         measure.evaluate = evaluate
+
+
+def finetune_asked_to_speak(at_step: int, text: str, run: Path, recipe: Path, *overrides: str) -> Path:
+    """Train; before a step the first rank finds a request for a sample."""
+
+    def ask(loader: Loader) -> None:
+        if loader.rank == 0:
+            (run / "SAMPLE").write_text(text, encoding="utf-8")
+
+    with _replaced(signals, "POLL_S", 0.0), _at(at_step, ask):
+        return finetune(recipe, *overrides)
+
+
+def finetune_signalled_speaking(number: signal.Signals, at_step: int, recipe: Path, *overrides: str) -> Path:
+    """Train; the first rank, which speaks alone, is sent a signal before it speaks after that step."""
+    generate = previews._generate_all
+
+    def signalled(run: Run, *args: Any, **kwargs: Any) -> Any:
+        if run.progress.step == at_step:
+            os.kill(os.getpid(), number)
+        return generate(run, *args, **kwargs)
+
+    with _replaced(previews, "_generate_all", signalled):
+        return finetune(recipe, *overrides)
 
 
 def finetune_poisoned(on_rank: int, at_step: int, recipe: Path, *overrides: str) -> Path:

@@ -247,11 +247,6 @@ def _check_stages(recipe: ResolvedRecipe, facts: DataFacts) -> None:
 def check_plan(plan: Plan) -> None:
     """Refuse a plan whose length, learning rates, parameter groups or EMA cannot work. Raises RecipeError."""
     for name, other in _judged_by(plan.recipe):
-        if plan.sharding.degree > 1:
-            raise RecipeError(
-                f"`{name}` is `judge`, and a run with `train.parallel.shard` generates nothing to judge",
-                hint=f"set `{name}={other}`",
-            )
         if plan.sample_every is None:
             raise RecipeError(
                 f"`{name}` is `judge`, and there is no sentence to generate: nothing is held out",

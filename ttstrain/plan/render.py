@@ -152,11 +152,6 @@ def _shard_notes(plan: Plan) -> Iterator[str]:
             f"this run does not fit the GPU by formula, with {plan.sharding.degree} processes that hold the weights "
             "once (`train.parallel.shard: auto`): lower `data.batch_frames`, or start more processes (`--nproc`)."
         )
-    if plan.sharding.degree > 1 and plan.recipe.sample.every is not None:
-        yield (
-            "no samples are generated while processes hold parts of the weights (`train.parallel.shard`): listen to a "
-            "checkpoint with `ttstrain sample`."
-        )
 
 
 def _optimizer_notes(plan: Plan) -> Iterator[str]:

@@ -131,7 +131,7 @@ def resolve(
         stages=stages,
         warmup_steps=warmup_length(stages[0].schedule or recipe.optim.schedule, stages[0].steps),
         eval_every=_eval_every(recipe, facts, steps),
-        sample_every=_sample_every(recipe, facts, steps, shard=sharding.degree),
+        sample_every=_sample_every(recipe, facts, steps),
         save_every=save_every,
         snapshot_every=_snapshot_every(recipe, steps),
         ema_decay=decay,
@@ -247,10 +247,8 @@ def _eval_every(recipe: ResolvedRecipe, facts: DataFacts, steps: int) -> int | N
     return _every(recipe.eval.every, steps, times=10, at_least_every=1000)
 
 
-def _sample_every(recipe: ResolvedRecipe, facts: DataFacts, steps: int, *, shard: int) -> int | None:
+def _sample_every(recipe: ResolvedRecipe, facts: DataFacts, steps: int) -> int | None:
     sentences = recipe.sample.texts or (facts.num_holdout and recipe.sample.count)
-    if shard > 1:
-        return None  # the main process generates alone
     if recipe.sample.every is None or not sentences or registry.planner_of(recipe).lacks_for_speech():
         return None
     return _every(recipe.sample.every, steps, times=5, at_least_every=2000)

@@ -28,6 +28,7 @@ class Requests:
 
     leave: Request | None = None
     save: bool = False
+    sample: bool = False  # now, whatever the plan says
 
     @property
     def hurried(self) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -173,27 +173,24 @@ def generate_previews(
 ) -> dict[str, float]:
     """Generate every preview with raw and with EMA weights, add the base's sample, and measure; return the metrics.
 
-    Only the main rank generates. Module modes, weights and random states are restored afterwards, also after an error.
-    A preview that fails is left out with a note. `losses` are the held-out losses at this step, by which the judge
-    decides where it hears no difference. Raises Hurried if `breakable`, entered around each sentence, does.
+    Only the main rank generates; where weights are sharded, all ranks call it and hold them whole meanwhile. Module
+    modes, weights and random states are restored afterwards, also after an error. A preview that fails is left out with
+    a note. `losses` are the held-out losses at this step, by which the judge decides where it hears no difference.
+    Raises Hurried if `breakable`, entered around each sentence, does.
     """
     listening = previews.listening
-    if not run.ranks.main or not (previews.sentences or listening):
-        return {}
     step = run.progress.step
     averages = run.ema is not None and step > 0  # at step 0 the EMA weights are a copy of the raw ones
+    if not run.ranks.main or not (previews.sentences or listening):
+        _accompany(run, averages=averages)
+        return {}
     if listening is not None:
         whole = step in (0, run.optimizers.curriculum.total_steps)
         if note := listening.begin(whole=whole, weights=2 if averages else 1):
             run.trackers.note(note)
     folder = _folder(run, step)
-    spoken: dict[str, dict[str, Spoken]] = {}
-    with _noted_on_error(run, previews, "what the previews say"):
-        folder.mkdir(parents=True, exist_ok=True)
-        spoken["online"] = _generate_all(run, previews, folder, weights="online", breakable=breakable)
-        if run.ema is not None and averages:
-            averaged = run.ema.swapped_in(run.task.exported())
-            spoken["ema"] = _generate_all(run, previews, folder, weights="ema", swap=averaged, breakable=breakable)
+    spoken: dict[SpokenBy, dict[str, Spoken]] = {}
+    _speak(run, previews, spoken, what="what the previews say", averages=averages, breakable=breakable)
     heard = Heard()
     if listening is not None and listening.utterances:
         with _noted_on_error(run, previews, "what the judge hears"):
@@ -202,9 +199,7 @@ def generate_previews(
     values: dict[str, float] = {}
     for preview in previews.sentences:
         variants: dict[SpokenBy, Spoken] = {}
-        for weights in ("online", "ema"):
-            if preview.name in spoken.get(weights, {}):
-                variants[weights] = spoken[weights][preview.name]
+        variants |= {weights: said[preview.name] for weights, said in spoken.items() if preview.name in said}
         base = _base(run, previews, preview, variants.get("online"))
         if base is not None:
             variants["base"] = base
@@ -220,26 +215,18 @@ def generate_previews(
 def generate_on_request(run: Run, previews: Previews, text: str, *, breakable: Breakable = nullcontext) -> None:
     """Generate a text with raw and with EMA weights now, or the previews if it is empty, into this step's folder.
 
-    The judge does not listen, nothing is logged, and training goes on as if nothing had been asked. Only the main rank
-    generates. What fails, or is left out because a signal asks to leave, is noted.
+    The judge does not listen, nothing is logged, and training goes on as if nothing had been asked. All ranks call it,
+    as `generate_previews`. What fails, or is left out because a signal asks to leave, is noted.
     """
-    if not run.ranks.main:
+    averages = run.ema is not None
+    asked = _asked_for(run, previews, text) if run.ranks.main else None
+    if asked is None:
+        _accompany(run, averages=averages)
         return
     step, folder = run.progress.step, _folder(run, run.progress.step)
-    if not text and (folder / NUMBERS).exists():
-        run.trackers.note(f"SAMPLE: the samples of step {step} are there already")
-        return
-    if not previews.sentences:
-        run.trackers.warn("SAMPLE: this run generates no samples (`sample.every`, or the reason given at its start)")
-        return
-    asked = Previews([_asked(previews.sentences[0], text)] if text else previews.sentences, told=previews.told)
     spoken: dict[SpokenBy, dict[str, Spoken]] = {}
-    with suppress(Hurried), _noted_on_error(run, asked, "what was asked for"):
-        folder.mkdir(parents=True, exist_ok=True)
-        spoken["online"] = _generate_all(run, asked, folder, weights="online", breakable=breakable)
-        if run.ema is not None:
-            averaged = run.ema.swapped_in(run.task.exported())
-            spoken["ema"] = _generate_all(run, asked, folder, weights="ema", swap=averaged, breakable=breakable)
+    with suppress(Hurried):
+        _speak(run, asked, spoken, what="what was asked for", averages=averages, breakable=breakable)
     entries = []
     for preview in asked.sentences:
         variants = {weights: said[preview.name] for weights, said in spoken.items() if preview.name in said}
@@ -252,6 +239,18 @@ def generate_on_request(run: Run, previews: Previews, text: str, *, breakable: B
         named = {entry["name"] for entry in entries}
         kept, only_heard = _entries(folder), _entries(folder, "only_heard")
         _write_numbers(folder, step, [*(one for one in kept if one["name"] not in named), *entries], only_heard)
+
+
+def _asked_for(run: Run, previews: Previews, text: str) -> Previews | None:
+    """Return what is to be said, None where nothing is, which is told."""
+    step = run.progress.step
+    if not text and (_folder(run, step) / NUMBERS).exists():
+        run.trackers.note(f"SAMPLE: the samples of step {step} are there already")
+        return None
+    if not previews.sentences:
+        run.trackers.warn("SAMPLE: this run generates no samples (`sample.every`, or the reason given at its start)")
+        return None
+    return Previews([_asked(previews.sentences[0], text)] if text else previews.sentences, told=previews.told)
 
 
 def _why(previews: Previews, preview: Preview) -> str:
@@ -283,18 +282,66 @@ def _folder(run: Run, step: int) -> Path:
     return run.folder / "samples" / f"step-{step:08d}"
 
 
-def _generate_all(
+def _speak(
     run: Run,
     previews: Previews,
-    folder: Path,
+    spoken: dict[SpokenBy, dict[str, Spoken]],
     *,
-    weights: SpokenBy,
-    swap: AbstractContextManager[None] | None = None,
-    breakable: Breakable = nullcontext,
+    what: str,
+    averages: bool,
+    breakable: Breakable,
+) -> None:
+    """Generate every preview with raw weights, and with `averages` with EMA weights too, into the step's folder.
+
+    Fills `spoken`. Raises Hurried if `breakable` does, once the other ranks need this one no more.
+    """
+    hurried = False
+    for weights in _speakers(averages=averages):
+        # in a sharded run an error while weights are gathered ends the run, as it does in a step
+        with _noted_on_error(run, previews, what) if run.shards is None else nullcontext(), _ready(run, weights):
+            if hurried:
+                continue
+            try:
+                with _noted_on_error(run, previews, what):
+                    folder = _folder(run, run.progress.step)
+                    folder.mkdir(parents=True, exist_ok=True)
+                    spoken[weights] = _generate_all(run, previews, folder, weights=weights, breakable=breakable)
+            except Hurried:
+                hurried = True
+    if hurried:
+        raise Hurried
+
+
+def _accompany(run: Run, *, averages: bool) -> None:
+    """Hold the weights of a sharded run whole, as often as the main rank does in `_speak`."""
+    if run.shards is not None:
+        for weights in _speakers(averages=averages):
+            with _ready(run, weights):
+                pass
+
+
+def _speakers(*, averages: bool) -> tuple[Speaker, ...]:
+    return ("online", "ema") if averages else ("online",)
+
+
+@contextmanager
+def _ready(run: Run, weights: Speaker) -> Iterator[None]:
+    """Have the task hold these weights, whole; all ranks of a sharded run enter and leave."""
+    with ExitStack() as held:
+        held.enter_context(run.optimizers.evaluating())
+        if weights == "ema" and run.ema is not None:
+            held.enter_context(run.ema.swapped_in(run.task.exported()))
+        if run.shards is not None:
+            held.enter_context(run.shards.whole())
+        yield
+
+
+def _generate_all(
+    run: Run, previews: Previews, folder: Path, *, weights: SpokenBy, breakable: Breakable = nullcontext
 ) -> dict[str, Spoken]:
     spoken: dict[str, Spoken] = {}
     listening = previews.listening
-    with run.rng.preserved(), run.optimizers.evaluating(), swap or nullcontext(), evaluating(run.task):
+    with run.rng.preserved(), evaluating(run.task):
         for preview in previews.sentences:
             with _noted_on_error(run, previews, f"preview {preview.name}{SUFFIXES[weights]}"):
                 with _heard_as_silence(run, listening, preview, weights), breakable(), run.spent.on(GENERATE):
@@ -423,7 +470,7 @@ def _copied(spoken: Spoken, path: Path) -> Spoken:
 def recover_base(run: Run, previews: Previews, open_base: Callable[[], OpenedCheckpoint]) -> list[str]:
     """Generate the base's samples again if a resumed run has lost those of step 0; return notes.
 
-    Not for a base over 1 GiB or on the Hub, nor for LoRA runs.
+    Not for a base over 1 GiB or on the Hub, nor for runs that train adapters or shard their weights.
     """
     base, step = run.plan.recipe.base, run.progress.step
     if base is None or step == 0 or not previews.has_base or not run.ranks.main:
@@ -434,10 +481,13 @@ def recover_base(run: Run, previews: Previews, open_base: Callable[[], OpenedChe
     if not lost and (unheard is None or not unheard.sentences):
         return []
     sizes = [_base_bytes(file) for file in base_files(base)]
-    if run.plan.recipe.lora is not None or not (all(sizes) and sum(sizes) <= CHEAP_BYTES):
+    cheap = all(sizes) and sum(sizes) <= CHEAP_BYTES
+    if run.plan.recipe.lora is not None or run.shards is not None or not cheap:
         why = "the base is over 1 GiB, remote or deleted, so it is not loaded again"
         if run.plan.recipe.lora is not None:
             why = "adapters are trained"
+        if run.shards is not None:
+            why = "processes hold parts of the weights"
         return [f"no base-model samples: those of step 0 are lost, and {why}"]
     own = {name: tensor.detach().clone() for name, tensor in run.task.state_dict().items()}
     folder = _folder(run, 0)
@@ -446,7 +496,8 @@ def recover_base(run: Run, previews: Previews, open_base: Callable[[], OpenedChe
         opened = open_base()
         load_weights(run.task, run.task.fitted(opened).weights, source=opened.title)
         again = Previews(lost, told=previews.told, listening=unheard)
-        spoken = _generate_all(run, again, folder, weights="base")
+        with run.optimizers.evaluating():
+            spoken = _generate_all(run, again, folder, weights="base")
         if unheard is not None:
             unheard.listener.hear_base(unheard.utterances)
         entries = [

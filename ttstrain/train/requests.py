@@ -22,12 +22,13 @@ def look_for_requests(run: Run, signals: Signals, *, before: Requests | None = N
     """Return the requests so far, those of `before` included. A request to one rank counts for all."""
     before = before or Requests()
     leave, save = signals.requested(), signals.save_requested() or before.save or run.folder_is_lost()
+    sample = signals.asks_for_sample
     if run.ranks.alone:
-        return Requests(leave, save=save)
-    wishes = (*get_args(Request), "save")
-    asked = torch.tensor([wish == leave or (wish == "save" and save) for wish in wishes], dtype=torch.int64)
-    counts = dict(zip(wishes, run.ranks.sum(asked).tolist(), strict=True))
-    return Requests(next((wish for wish in get_args(Request) if counts[wish]), None), save=counts["save"] > 0)
+        return Requests(leave, save=save, sample=sample)
+    own = {**{wish: wish == leave for wish in get_args(Request)}, "save": save, "sample": sample}
+    counts = dict(zip(own, run.ranks.sum(torch.tensor([*own.values()], dtype=torch.int64)).tolist(), strict=True))
+    leave = next((wish for wish in get_args(Request) if counts[wish]), None)
+    return Requests(leave, save=counts["save"] > 0, sample=counts["sample"] > 0)
 
 
 def answer(run: Run, requests: Requests, snapshots: Snapshots, held_out: Sequence[Pieces]) -> Ending | None:

@@ -148,11 +148,14 @@ class Signals:
         asked, self._save = self._save, False
         return asked
 
-    def sample_requested(self) -> str | None:
-        """Return the text to say if samples were requested since the last call; empty means the usual sentences.
+    @property
+    def asks_for_sample(self) -> bool:
+        """Whether `sample_requested` has a text. Only in the process that speaks: the others leave the file to it."""
+        self._look_for_files()
+        return self._sample is not None
 
-        Only in the process that speaks: the others return None and leave the file to it.
-        """
+    def sample_requested(self) -> str | None:
+        """Return the text to say if samples were requested since the last call; empty means the usual sentences."""
         self._look_for_files()
         asked, self._sample = self._sample, None
         return asked

@@ -118,11 +118,6 @@ def test_the_choice_stands_in_the_plan_and_the_recipe_stays_auto(
     assert line.split() == ["shard:", "auto", "#", "command", "line:", "2"]
 
 
-def test_a_judge_that_would_hear_nothing_of_what_was_chosen_is_refused(make_plan: MakePlan) -> None:
-    with pytest.raises(RecipeError, match="generates nothing to judge"):
-        make_plan(AUTO, "checkpoint.best=judge", world_size=2, gpu_memory=1)
-
-
 def test_auto_is_not_for_a_set_number_of_groups(make_plan: MakePlan) -> None:
     with pytest.raises(RecipeError, match="decides `replicate` too"):
         make_plan("train.parallel={shard: auto, replicate: 2}", world_size=4)
