@@ -40,7 +40,7 @@ from ttstrain.train.distributed import Ranks
 from ttstrain.train.guard import Guard
 from ttstrain.train.held_out import HeldOut
 from ttstrain.train.precision import Precision, choose
-from ttstrain.train.previews import Previews
+from ttstrain.train.preview_choice import Previews
 from ttstrain.train.rng import Rng
 from ttstrain.train.run import Run
 from ttstrain.train.snapshot import Snapshots

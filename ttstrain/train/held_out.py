@@ -13,7 +13,7 @@ from ttstrain.errors import first_line
 from ttstrain.recipe.schema import StageConfig
 from ttstrain.train.evaluation_loop import Pieces
 from ttstrain.train.prepare import Prepared
-from ttstrain.train.previews import Previews, choose_listening, choose_previews
+from ttstrain.train.preview_choice import Previews, choose_listening, choose_previews
 from ttstrain.train.run import Run
 
 

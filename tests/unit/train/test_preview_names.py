@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ttstrain.train.previews import _file_name
+from ttstrain.train.preview_choice import _file_name
 
 
 @pytest.mark.parametrize(
