@@ -20,7 +20,7 @@ from ttstrain.errors import CheckpointError, DataError, Preempted
 from ttstrain.families.flow.task import FlowTask
 from ttstrain.report.record import Reader
 from ttstrain.runs.resume import resume
-from ttstrain.train import loop, previews, signals, step_log
+from ttstrain.train import loop, preview_choice, previews, signals, step_log
 from ttstrain.train.run import Run
 from ttstrain.train.step_log import Taken
 
@@ -184,7 +184,7 @@ def test_previews_that_cannot_be_chosen_cost_no_run(
     def fail(*_: Any) -> Any:
         raise DataError("the recording is gone")
 
-    monkeypatch.setattr(previews, "read_clip", fail)
+    monkeypatch.setattr(preview_choice, "read_clip", fail)
     run = finetune(recipe, tmp_path, *SPEAKING, "name=r")
     assert metrics(run)[-1]["step"] == 4
     assert "WARNING: previews are off: the recording is gone" in " ".join(capsys.readouterr().err.split())

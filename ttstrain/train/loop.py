@@ -117,7 +117,8 @@ def finish_step(run: Run, taken: Taken, held_out: HeldOut, snapshots: Snapshots,
     if after.save and not waits(run, after, requests, found):
         held = snapshots.in_memory() if after.snapshot else {}
         checkpointing.save(run, best=found.improved, metrics=values, held=held)
-    if requests.sample and not requests.hurried:
+    asked = signals.asks_for_sample if run.shards is None else requests.sample  # of all that take part
+    if asked and not requests.hurried:
         text = signals.sample_requested() or ""  # the process that speaks has it
         generate_on_request(run, held_out.previews, text, breakable=signals.breakable)
     if after.leave == "done" and run.progress.owes_evaluation:
