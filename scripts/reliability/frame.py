@@ -73,6 +73,7 @@ class Part:
     method: str
     count: Callable[[Limits], Iterable[Row]]
     minutes: float  # of the full form
+    by_name: bool = False  # counted only where it is named
 
 
 def find_parts() -> dict[str, Part]:

@@ -15,6 +15,7 @@ from ttstrain.recipe.faults import KINDS, MEANINGS
 
 REPO = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).parent / "results"
+MENDED = Path(__file__).parent / "mended.md"  # written by hand: the page ends with it
 PAGE = REPO / "docs" / "reliability.md"
 HEAD = ("| fault | guarantee | tried | survived |", "|---|---|---:|---:|")
 INTRODUCTION = """\
@@ -23,8 +24,9 @@ INTRODUCTION = """\
 `python scripts/reliability.py` breaks things on purpose, counts what ttstrain survives, and writes this page. A fault
 has been survived when what its row guarantees was checked and true. A short form of every part runs with the tests.
 
-    python scripts/reliability.py                     all parts, side by side on two cores
-    python scripts/reliability.py --list              their names
+    python scripts/reliability.py                     in half an hour on two cores: all but the next two
+    python scripts/reliability.py soak hostile_files  a long run; every reader on changed files
+    python scripts/reliability.py --list              the names of all parts
     python scripts/reliability.py NAME --minutes 5    one part, for as long as you like
 
 Bring faults upon a run of your own with `debug.inject`, a list of `fault@step`, such as
@@ -97,7 +99,8 @@ def table(rows: Sequence[Row]) -> str:
 def page(parts: Mapping[str, Part], results: Mapping[str, Result]) -> str:
     """Write the guide's page: a section for each part that has been counted."""
     introduction = INTRODUCTION.replace("{faults}", "\n".join(f"- `{kind}`: {MEANINGS[kind]}" for kind in KINDS))
-    return "\n".join((introduction, *(_section(parts[name], results[name]) for name in parts if name in results)))
+    sections = (_section(parts[name], results[name]) for name in parts if name in results)
+    return "\n".join((introduction, *sections, MENDED.read_text(encoding="utf-8")))
 
 
 def _section(part: Part, result: Result) -> str:

@@ -183,5 +183,5 @@ PART = Part(
     "to two faults that refuse steps, exclude clips or leave a limit of memory. It trains eight steps, once without a "
     "stop, and once stopped by SIGTERM, or killed, in one or two random steps and resumed.",
     count=count,
-    minutes=20,
+    minutes=8,
 )

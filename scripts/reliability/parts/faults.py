@@ -29,7 +29,6 @@ PRECISIONS = ("fp32", "bf16")
 WINDOW = 3  # losses after which the guard knows a spike
 SETTINGS = ("checkpoint.keep_last=99", f"guard.window={WINDOW}", "guard.snapshot_every=2")
 PAIRS = 6  # for each task and precision
-RANKED = 2  # tasks that lose a process, which takes four starts of the interpreter
 SESSIONS = 6  # of one run, at most
 SHORT: tuple[FaultKind, ...] = ("nan_loss", "bit_flip", "kill")
 
@@ -76,20 +75,25 @@ def count(limits: Limits) -> Iterator[Row]:
     short = limits.form == "short"
     names = tasks.find()[:1] if short else tasks.find()
     alone: list[FaultKind] = [kind for kind in (SHORT if short else KINDS) if kind != "lost_rank"]
-    tries: list[list[FaultKind]] = [[kind] for kind in alone] + ([] if short else [[] for _ in range(PAIRS)])
     benches = [
         bench
         for precision in (PRECISIONS[:1] if short else PRECISIONS)
         for bench in tasks.make_benches(limits.scratch / precision, names, *SETTINGS, f"train.precision={precision}")
     ]
-    for kinds, bench in itertools.product(tries, benches):  # each fault in every task before the next one
+    for kind, bench in itertools.product(alone, benches):  # each fault in every task before the next one
         if limits.over:
             break
-        drawn = [_drawn(kinds[0], dice)] if kinds else _drawn_pair(dice.sample(alone, 2), dice)
-        (tallies[kinds[0]] if kinds else pairs).add(survives(bench, drawn, dice))
-    if not short and not limits.over:
-        for bench in tasks.make_benches(limits.scratch / "ranks", names[:RANKED], *SETTINGS, nproc=2):
+        tallies[kind].add(survives(bench, [_drawn(kind, dice)], dice))
+    if not short:
+        for name in names:
+            if limits.over:
+                break
+            (bench,) = tasks.make_benches(limits.scratch / "ranks", [name], *SETTINGS, nproc=2)
             tallies["lost_rank"].add(survives(bench, [_drawn("lost_rank", dice)], dice))
+        for _, bench in itertools.product(range(PAIRS), benches):
+            if limits.over:
+                break
+            pairs.add(survives(bench, _drawn_pair(dice.sample(alone, 2), dice), dice))
     yield from (tally.row for tally in (*tallies.values(), pairs) if tally.tried)
 
 

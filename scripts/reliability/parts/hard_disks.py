@@ -188,5 +188,5 @@ PART = Part(
     "error or none, and the numbers of every step and the last checkpoint equal, bit for bit, those of an undisturbed "
     "run.",
     count=count,
-    minutes=10,
+    minutes=6,
 )

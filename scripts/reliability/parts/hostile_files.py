@@ -51,4 +51,5 @@ PART = Part(
     ),
     count=count,
     minutes=30,
+    by_name=True,
 )

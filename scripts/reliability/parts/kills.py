@@ -235,5 +235,5 @@ PART = Part(
     "step and the last checkpoint are compared, bit for bit, with those of an undisturbed run. `prepare` and `export` "
     "are killed once they have begun to write, and compared, byte for byte, with undisturbed ones.",
     count=count,
-    minutes=15,
+    minutes=8,
 )

@@ -107,5 +107,5 @@ PART = Part(
     "that occurs nowhere else; then every file and all that was printed is searched for it, plain, quoted and in "
     "base 64.",
     count=count,
-    minutes=3,
+    minutes=2,
 )

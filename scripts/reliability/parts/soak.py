@@ -149,5 +149,6 @@ PART = Part(
     method="A try is one run of a small flow net, with W&B offline and TensorBoard, watched from outside: memory of "
     "its own, open files and threads as the system counts them, over the last three quarters of its steps.",
     count=count,
-    minutes=20,
+    minutes=60,
+    by_name=True,
 )

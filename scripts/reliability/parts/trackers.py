@@ -150,5 +150,5 @@ PART = Part(
     "shortened to seconds. It has survived when the numbers of every step and the last checkpoint equal those of a run "
     f"without a tracker, bit for bit, and the process ended within {AT_THE_END_S:g} s of its last step.",
     count=count,
-    minutes=10,
+    minutes=8,
 )

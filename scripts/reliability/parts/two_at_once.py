@@ -282,5 +282,5 @@ PART = Part(
     "of its training. It has survived when the numbers of each step and the last checkpoint equal, bit for bit, those "
     "of a run that nothing disturbed.",
     count=count,
-    minutes=10,
+    minutes=8,
 )
