@@ -68,6 +68,8 @@ class Planner(ABC, Generic[Config]):
     """As `TaskData.packed`."""
     features_on_host: ClassVar[bool] = False
     """Whether examples are laid out on the host: features cannot be kept on the device."""
+    compiles: ClassVar[bool] = False
+    """Whether a few compiled forms of the task's `repeated_blocks` serve batches of any size."""
 
     def __init__(self, config: Config) -> None:
         self.config = config

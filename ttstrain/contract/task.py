@@ -184,9 +184,9 @@ class HasBlocks(Protocol):
     def repeated_blocks(self) -> Sequence[nn.Module]:
         """Return the blocks, in their order; none holds another.
 
-        Where weights are sharded, each is gathered for its own forward and backward alone, and everything else for a
-        whole loss. So nothing reads the weights of a block except its `forward`, and every process calls the same
-        blocks, whatever its batch holds.
+        With `train.compile`, each is compiled. Where weights are sharded, each is gathered for its own forward and
+        backward alone, and everything else for a whole loss. So nothing reads the weights of a block except its
+        `forward`, and every process calls the same blocks, whatever its batch holds.
         """
         ...
 

@@ -72,7 +72,24 @@ def parse(composed: Composed) -> ResolvedRecipe:
             f"`data.features=device` is not for `{recipe.task}`: its rows of tokens are laid out on the host",
             hint="use `data.features=memory`: a row is a few kilobytes, and nothing would be gained on the device",
         )
+    if recipe.train.compile:
+        _check_compile(recipe, compiles=spec.planner(model).compiles)
     return ResolvedRecipe.of(recipe, model)
+
+
+def _check_compile(recipe: Recipe, *, compiles: bool) -> None:
+    """Refuse `train.compile` where blocks cannot be compiled."""
+    if not compiles:
+        raise RecipeError(
+            f"`train.compile` is not for `{recipe.task}`: its blocks would be compiled anew for nearly every batch",
+            hint="leave `train.compile` out",
+        )
+    if recipe.train.parallel.shard != 1:
+        raise RecipeError(
+            "`train.compile` and `train.parallel.shard` do not go together: blocks whose weights are gathered for each "
+            "use are not compiled",
+            hint="leave one of them out",
+        )
 
 
 def _check_formats(recipe: Recipe, places: Mapping[str, str]) -> None:

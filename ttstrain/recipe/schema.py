@@ -401,6 +401,9 @@ class TrainConfig(Section):
     """`auto` is bf16 if the device supports it in hardware, else fp32."""
     tf32: bool = True
     """TF32 on GPUs: inputs of fp32 matrix products and convolutions are rounded to 10 bits; several times faster."""
+    compile: bool = False
+    """Compile the net's repeated blocks with torch's compiler, which takes minutes at the start. Dropout then draws
+    other random numbers. Not with `train.parallel.shard`."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     parallel: ParallelConfig = ParallelConfig()

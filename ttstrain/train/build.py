@@ -31,6 +31,7 @@ from ttstrain.tensors.sharded import ModuleWeights
 from ttstrain.tracking.tracker import Trackers
 from ttstrain.train import checkpointing, early_stop, inject, snapshot
 from ttstrain.train.best import Best
+from ttstrain.train.compiled import compile_blocks
 from ttstrain.train.distributed import Ranks
 from ttstrain.train.guard import Guard
 from ttstrain.train.precision import NumberFormat, Precision, choose
@@ -64,6 +65,8 @@ def build(
     task.to(device)
     if plan.sample_every is not None and ranks.main:
         task.prepare_sampling()  # a vocoder that is missing or another model's is refused before anything is trained
+    if recipe.train.compile:
+        compile_blocks(task, device)
     shards, optimizers = _with_optimizers(plan, task, device, ranks)
     ema = make_ema(plan, task)
     stop = _early_stop(plan)

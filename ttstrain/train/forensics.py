@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ttstrain.contract.data import Batch
 from ttstrain.contract.task import Loss
 from ttstrain.errors import first_line
+from ttstrain.train.compiled import as_written
 from ttstrain.train.guard import Finding, UpdateVerdict
 from ttstrain.train.precision import NumberFormat, Precision
 from ttstrain.train.run import Run
@@ -173,7 +174,7 @@ def _compute(run: Run, refused: Refused, kind: NumberFormat, batches: Sequence[B
     drawn = [run.task.draw(batch) for batch in batches]
     weight, weighted = sum(batch.weight for batch in drawn), 0.0
     parameters = run.optimizers.params(refused.optimizer)
-    with _watching(run.task) as watch:
+    with as_written(run.task), _watching(run.task) as watch:  # compiled blocks call no hooks
         for batch in drawn:
             for loss in _losses(run, batch, Precision(kind, run.device)):
                 if loss.updates != refused.optimizer:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ttstrain.contract.data import Batch
+from ttstrain.train.compiled import num_forms
 from ttstrain.train.peak import peak_flops
 from ttstrain.train.run import Run
 from ttstrain.train.step import StepReport
@@ -49,6 +50,8 @@ def log_step(run: Run, taken: Taken) -> None:
     values["time/data_s"] = taken.data_s
     values["perf/frames_per_s"] = report.num_frames / taken.step_s
     values["perf/padding_share"] = 1 - report.num_frames / report.num_padded
+    if run.plan.recipe.train.compile:
+        values["perf/compiled_forms"] = num_forms()
     if (mfu := _mfu(run, taken.batches, step_s=taken.step_s)) is not None:
         values["perf/mfu"] = mfu
     run.trackers.log(report.step, values)

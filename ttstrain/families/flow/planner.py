@@ -18,6 +18,8 @@ from ttstrain.recipe.schema import RunSettings
 class FlowPlanner(Planner[FlowConfig]):
     """Parameters, lengths, text front end and memory of F5-TTS and E2-TTS nets."""
 
+    compiles = True
+
     def length(self, clip: Clip) -> int:
         """Count the mel's frames from the samples that are kept of the clip, without decoding."""
         return clip.samples_at(SAMPLE_RATE) // HOP_LENGTH + (1 if self.config.mel == "vocos" else 0)

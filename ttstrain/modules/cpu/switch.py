@@ -14,11 +14,13 @@ VARIABLE: Final = "TTSTRAIN_CPU_KERNELS"
 
 
 def kernels_on(device: torch.device) -> bool:
-    """Tell whether the kernels of this folder are used on this device. On a GPU they never are.
+    """Tell whether the kernels of this folder are used on this device. On a GPU they never are, nor in compiled code.
 
     Raises RecipeError where the variable is neither 0 nor 1.
     """
-    return device.type == "cpu" and wanted()
+    import torch
+
+    return device.type == "cpu" and not torch.compiler.is_compiling() and wanted()
 
 
 def wanted() -> bool:

@@ -25,18 +25,23 @@ class RotaryEmbedding(nn.Module):
         self.register_buffer("inv_freq", 1.0 / 10_000 ** (torch.arange(0, dim_head, 2).float() / dim_head))
 
     def forward(self, num_positions: int) -> Tensor:
-        """Return the rotations (n, 1, k/2) as complex numbers of length one, in float32 whatever the precision."""
+        """Return the rotations (n, 1, k/2, 2): cosine and sine, in float32 whatever the precision."""
         positions = torch.arange(num_positions, device=self.inv_freq.device, dtype=torch.float32)
         angles = positions[:, None, None] * self.inv_freq.float()
-        return torch.polar(torch.ones_like(angles), angles)
+        return torch.view_as_real(torch.polar(torch.ones_like(angles), angles))
 
 
 def rotate(x: Tensor, rotations: Tensor, *, num_heads: int | None = None) -> Tensor:
     """Turn the pairs (x0, x1), (x2, x3), ... of each head (b, n, h, k); with `num_heads`, of the first heads only."""
     if num_heads is not None and num_heads < x.shape[2]:
         return torch.cat([rotate(x[:, :, :num_heads], rotations), x[:, :, num_heads:]], dim=2)
-    pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))  # (b, n, h, k/2)
-    return torch.view_as_real(pairs * rotations).flatten(-2).type_as(x)
+    pairs = x.float().reshape(*x.shape[:-1], -1, 2)  # (b, n, h, k/2, 2)
+    if torch.compiler.is_compiling():  # the compiler has no complex numbers
+        (first, second), (cosine, sine) = pairs.unbind(-1), rotations.unbind(-1)
+        turned = torch.stack([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
+    else:
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotations))
+    return turned.flatten(-2).type_as(x)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, *, key_mask: Tensor | None = None) -> Tensor:
