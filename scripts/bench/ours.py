@@ -18,6 +18,7 @@ from ttstrain.families.flow.data import FlowBatch, FlowExample
 from ttstrain.optim import measured
 from ttstrain.recipe.schema import Recipe
 from ttstrain.train import loop
+from ttstrain.train.compiled import compile_blocks
 from ttstrain.train.device import choose_device
 from ttstrain.train.snapshot import MemorySnapshots
 
@@ -69,6 +70,8 @@ def main() -> None:
     spec = registry.find_task(recipe.task)
     task = spec.build(recipe.model).to(device)
     task.train()
+    if options.compile:
+        compile_blocks(task, device)
     task_data = spec.data(recipe.model)
     with tempfile.TemporaryDirectory() as name:
         snapshots = MemorySnapshots()

@@ -45,7 +45,7 @@ def compare(size: str, options: argparse.Namespace) -> dict[str, Any]:
         given = ["--size", size, "--precision", options.precision]
         common: dict[str, Any] = {"threads": options.threads, "cuda": options.cuda, "folder": Path(folder)}
         upstream = Side("upstream_f5.py", options.upstream_python, *given, **common)
-        ours = Side("ours.py", sys.executable, *given, **common)
+        ours = Side("ours.py", sys.executable, *given, *(["--compile"] if options.compile else []), **common)
         return measure(size, ours=ours, upstream=upstream, options=options)
 
 
@@ -67,6 +67,7 @@ def measure(size: str, *, ours: Side, upstream: Side, options: argparse.Namespac
         "parameters": ours.about["parameters"],
         "batch_frames": workload.SIZES[size].batch_frames,
         "precision": options.precision,
+        "compiled": options.compile,
         "threads": options.threads,
         "load_before": load,
         "ratio": round(median(pair.ratio for pair in pairs), 3),
@@ -99,12 +100,14 @@ def main() -> None:
     parser = common_options(__doc__, sizes=workload.SIZES, default=["cpu_small", "cpu_wide"])
     parser.add_argument("--upstream-python", required=True, help="a Python that has f5-tts")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--compile", action="store_true", help="our side with `train.compile`")
     parser.add_argument("--pairs", type=int, default=5)
     options = parser.parse_args()
     started = utc_now()
     results = [compare(size, options) for size in options.size]
     device = "cuda" if options.cuda else "cpu"
-    print(f"wrote {write_results(f'step-{stamp(started)}-{device}-{options.precision}', results, started=started)}")
+    kind = f"{device}-{options.precision}{'-compiled' if options.compile else ''}"
+    print(f"wrote {write_results(f'step-{stamp(started)}-{kind}', results, started=started)}")
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ def begin(
     for name in ("threads", *numbers):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--give-back", action="store_true", help="leave the C library's heap as it is")
+    parser.add_argument("--compile", action="store_true", help="compile the net's repeated blocks")
     options = parser.parse_args()
     answers = take_stdout()
     torch.set_num_threads(options.threads)
