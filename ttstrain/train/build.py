@@ -61,12 +61,7 @@ def build(
     recipe = plan.recipe
     rng = Rng(device)
     rng.seed(recipe.train.seed)  # the same on every rank while weights are initialized
-    task = make_task(plan)
-    task.to(device)
-    if plan.sample_every is not None and ranks.main:
-        task.prepare_sampling()  # a vocoder that is missing or another model's is refused before anything is trained
-    if recipe.train.compile:
-        compile_blocks(task, device)
+    task = _make_on(device, plan, speaks=plan.sample_every is not None and ranks.main)
     shards, optimizers = _with_optimizers(plan, task, device, ranks)
     ema = make_ema(plan, task)
     stop = _early_stop(plan)
@@ -118,6 +113,17 @@ def _early_stop(plan: Plan) -> early_stop.EarlyStop | None:
 def _profiler(recipe: ResolvedRecipe, folder: Path, device: torch.device, trackers: Trackers) -> StepProfiler | None:
     steps = recipe.debug.profile
     return None if steps is None else StepProfiler(steps, folder=folder, device=device, say=trackers.note)
+
+
+def _make_on(device: torch.device, plan: Plan, *, speaks: bool) -> Task:
+    """Make the task on its device, compiled if asked for."""
+    task = make_task(plan)
+    task.to(device)
+    if speaks:
+        task.prepare_sampling()  # a vocoder that is missing or another model's is refused before anything is trained
+    if plan.recipe.train.compile:
+        compile_blocks(task, device)
+    return task
 
 
 def _with_optimizers(plan: Plan, task: Task, device: torch.device, ranks: Ranks) -> tuple[Shards | None, Optimizers]:
