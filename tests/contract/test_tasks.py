@@ -32,7 +32,9 @@ from ttstrain.data.audit import audit
 from ttstrain.data.readers import read_rows
 from ttstrain.errors import DataError, RecipeError
 from ttstrain.modules import lora
+from ttstrain.modules.nf4 import hold_in_4_bits, outlines
 from ttstrain.plan.parallel import ROOT, by_block
+from ttstrain.plan.parameters import count_parameters
 from ttstrain.plan.resolve import parse
 from ttstrain.recipe.compose import compose
 from ttstrain.recipe.schema import LoraConfig
@@ -248,6 +250,36 @@ def adapters_without_gradient(subject: Subject, layers: list[str]) -> list[str]:
         if loss.value.requires_grad:
             loss.value.backward(inputs=list(adapters.values()), retain_graph=True)
     return [name for name, parameter in adapters.items() if parameter.grad is None]
+
+
+def test_over_a_base_in_4_bits_adapters_learn_as_over_its_rounded_weights(subject: Subject) -> None:
+    pytest.importorskip("peft")
+    pytest.importorskip("bitsandbytes")
+    targets = subject.planner.lora_targets()
+    held, plain = subject.build(), subject.build()
+    if not targets or not isinstance(held, HasBlocks):
+        pytest.skip("has no layers that LoRA adapts by itself, or no blocks")
+    config = LoraConfig(rank=2, base="nf4")
+    for task in (held, plain):
+        lora.add_lora(task.exported(), config, default_targets=targets)
+    weights = {
+        name: 0.1 * torch.randn_like(t) if lora.is_up(name) else t.clone() for name, t in plain.state_dict().items()
+    }
+    hold_in_4_bits(held.repeated_blocks())
+    held.load_state_dict(weights)
+    rounded = {name: layer.rounded() for name, layer in outlines(held).items()}
+    plain.load_state_dict({**weights, **rounded})
+    assert differences(weights, plain.state_dict()) == sorted(rounded)
+    recipe = subject.recipe.model_copy(update={"lora": config})
+    assert sum(weight.numel() for weight in rounded.values()) == count_parameters(recipe).in_4_bits > 0
+    found = []
+    for task in (held, plain):
+        losses = losses_of(task, subject.batch(), seed=5)
+        torch.stack([loss.value for loss in losses if loss.value.requires_grad]).sum().backward()
+        gradients = [p.grad for _, p in task.named_parameters() if p.grad is not None]
+        found.append([*(loss.value for loss in losses), *gradients])
+    for mine, other in zip(*found, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
 
 
 def test_losses_have_names_of_their_own_and_the_last_of_each_optimizer_steps(subject: Subject) -> None:

@@ -45,6 +45,7 @@ class Case:
 CASES = {
     "f5_v1": Case("f5_v1_new_voice", attention="flash"),
     "f5_lora": Case("f5_lora", attention="flash"),
+    "f5_lora_nf4": Case("f5_lora", ("lora.base=nf4",), attention="flash"),
     "e2": Case(
         "f5_v1_new_voice",
         ("extends=[models/e2_base, hardware/single_gpu_24gb]", "train.accumulate=1"),
@@ -62,6 +63,7 @@ CASES = {
     "joint": Case("gpt_sovits_new_voice", seconds=9.0, optimizers=2, attention="efficient"),
     "orpheus_full": Case("orpheus_new_voice_full"),
     "orpheus_lora": Case("orpheus_new_voice_lora", ALONE),
+    "orpheus_lora_nf4": Case("orpheus_new_voice_lora", (*ALONE, "lora.base=nf4"), cells=HALVES[:1]),
 }
 
 
@@ -76,6 +78,8 @@ def fresh() -> Iterator[Processes]:
 @pytest.mark.parametrize("name", CASES)
 def test_a_step_fits_where_the_plan_says_and_waits_for_nothing_else(fresh: Processes, name: str) -> None:
     case = CASES[name]
+    if "nf4" in name:
+        pytest.importorskip("bitsandbytes")
     (found,) = fresh(rehearse_recipe, case.recipe, case.overrides, case.cells, case.seconds)
     assert not isinstance(found, BaseException), found
     for number, (planned, step) in enumerate(found):

@@ -19,6 +19,8 @@ class ModelConfig(Section):
 
 
 Config = TypeVar("Config", bound=ModelConfig)
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Bytes of a weight in 4 bits: itself, its part of a block's scale, and that scale's part of one of its own."""
 
 
 class ResolvedRecipe(RunSettings):
@@ -47,6 +49,7 @@ class ParameterCounts:
     exported: int  # all of the nets that have EMA weights, frozen ones included
     adapters: int = 0
     adapted_layers: int = 0
+    in_4_bits: int = 0  # of those that are frozen
 
     @property
     def frozen(self) -> int:

@@ -27,9 +27,13 @@ _PLAIN = re.compile(
 
 
 def check_installed(config: LoraConfig | None) -> None:
-    """Raise RecipeError when adapters are requested and peft is not installed."""
-    if config is not None and importlib.util.find_spec("peft") is None:
+    """Raise RecipeError when adapters are requested and peft, or what a base in 4 bits needs, is not installed."""
+    if config is None:
+        return
+    if importlib.util.find_spec("peft") is None:
         raise RecipeError("`lora` needs peft", hint="pip install 'ttstrain[lora]'")
+    if config.base == "nf4" and importlib.util.find_spec("bitsandbytes") is None:
+        raise RecipeError("`lora.base=nf4` needs bitsandbytes", hint="pip install 'ttstrain[nf4]'")
 
 
 def add_lora(module: nn.Module, config: LoraConfig, *, default_targets: Sequence[str] = ()) -> list[str]:

@@ -107,7 +107,10 @@ class Ema:
 
     @torch.no_grad()
     def distance(self, module: nn.Module) -> Tensor:
-        """Return ||EMA - weights|| / ||weights|| over all floating-point tensors, on their device."""
+        """Return ||EMA - weights|| / ||weights|| over all floating-point tensors, on their device.
+
+        Weights that are held in 4 bits, of which the module has an outline only, do not count.
+        """
         none = held(next(iter(module.parameters()))).new_zeros((), dtype=torch.float32)
         measured: list[Tensor] = []
         gaps, sizes = [], []
@@ -118,9 +121,10 @@ class Ema:
                 gaps.append(torch.linalg.vector_norm(held(average) - held(weights)))
                 sizes.append(torch.linalg.vector_norm(held(weights), dtype=average.dtype))
         gap: Tensor = torch.linalg.vector_norm(joint(torch.stack([none, *gaps]), [none, *measured]))
-        for slot in self._frozen_slots(module).values():
-            measured.append(slot.tensor())
-            sizes.append(torch.linalg.vector_norm(held(slot.tensor()), dtype=torch.float32))
+        for weights in (slot.tensor() for slot in self._frozen_slots(module).values()):
+            if not weights.is_meta:
+                measured.append(weights)
+                sizes.append(torch.linalg.vector_norm(held(weights), dtype=torch.float32))
         size: Tensor = torch.linalg.vector_norm(joint(torch.stack(sizes), measured))
         return gap / size.clamp_min(_SMALLEST_NORM)
 
@@ -165,7 +169,9 @@ class Ema:
         with torch.no_grad():
             for name, slot in self._frozen_slots(self._module).items():
                 rows = held(slot.tensor())
-                if not torch.equal(rows, cut(weights[name], slot.tensor()).to(rows)):  # frozen after the EMA was made
+                if not rows.is_meta and not torch.equal(
+                    rows, cut(weights[name], slot.tensor()).to(rows)
+                ):  # frozen after the EMA was made
                     self._frozen.remove(name)
                     self._average[name] = torch.empty_like(slot.tensor(), dtype=_dtype(slot.tensor()))
             self._own_slots = self._find_slots(self._module)

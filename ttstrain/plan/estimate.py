@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ttstrain import registry
-from ttstrain.contract.model import ParameterCounts, PeakMoment, ResolvedRecipe
+from ttstrain.contract.model import NF4_BYTES, ParameterCounts, PeakMoment, ResolvedRecipe
 from ttstrain.data import sampler
 from ttstrain.recipe.schema import CheckpointConfig, OptimizerKind
 
@@ -42,7 +42,8 @@ def memory_bytes(
     a step of one micro-batch they give way to the gradients. It is missing where the family counts none.
     Frozen parameters have neither gradients nor optimizer state, and their EMA weight is the weight itself.
     """
-    weights, trained = weight_bytes * parameters.total, weight_bytes * parameters.trained
+    weights = weight_bytes * (parameters.total - parameters.in_4_bits) + round(NF4_BYTES * parameters.in_4_bits)
+    trained = weight_bytes * parameters.trained
     state = STATE_BYTES[recipe.optim.kind] * parameters.trained
     ema = FP32 * parameters.averaged if recipe.ema.enabled else 0
     held = recipe.guard.snapshot == "memory"

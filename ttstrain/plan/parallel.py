@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from ttstrain import registry
 from ttstrain.contract.model import ResolvedRecipe
 from ttstrain.errors import RecipeError
 from ttstrain.plan.estimate import ACTIVATIONS
-from ttstrain.plan.parameters import shapes_of, trainable_names
+from ttstrain.plan.parameters import block_pattern, shapes_of, trainable_names
 from ttstrain.recipe.schema import OptimizerKind
 
 GATHERED = "gathered"
@@ -66,8 +64,7 @@ def memory_by_shards(
 def by_block(recipe: ResolvedRecipe, names: Iterable[str]) -> Counter[str]:
     """Count the values of these parameters in each block; those of no block are under `ROOT`."""
     shapes = shapes_of(recipe)
-    patterns = [re.escape(one).replace(r"\*", r"\d+") for one in registry.planner_of(recipe).blocks()]
-    block = re.compile(rf"(?:{'|'.join(patterns)})(?=\.)") if patterns else None
+    block = block_pattern(recipe)
     counts: Counter[str] = Counter()
     for name in names:
         found = None if block is None else block.match(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -37,6 +38,7 @@ def count_parameters(recipe: ResolvedRecipe) -> ParameterCounts:
         exported=_count(net.shapes[name] for name in exported),
         adapters=_count(net.shapes[name] for name in net.adapters),
         adapted_layers=net.adapted_layers,
+        in_4_bits=_count(net.shapes[name] for name in _in_4_bits(net, recipe)),
     )
 
 
@@ -49,6 +51,12 @@ def trainable_names(recipe: ResolvedRecipe) -> list[str]:
 def shapes_of(recipe: ResolvedRecipe) -> Shapes:
     """Map the name of every parameter of a recipe's net, adapters included, to its shape."""
     return _describe(recipe).shapes
+
+
+def block_pattern(recipe: ResolvedRecipe) -> re.Pattern[str] | None:
+    """Return what matches the name of a block at the start of a parameter's; None for a task without blocks."""
+    patterns = [re.escape(one).replace(r"\*", r"\d+") for one in registry.planner_of(recipe).blocks()]
+    return re.compile(rf"(?:{'|'.join(patterns)})(?=\.)") if patterns else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,16 @@ def _describe(recipe: ResolvedRecipe) -> _Net:
     adapters = dict(_adapters(base, layers, recipe.lora))
     trainable = frozenset({*adapters, *_unfrozen(base, recipe.lora)})
     return _Net({**base, **adapters}, trainable=trainable, adapters=tuple(adapters), adapted_layers=len(layers))
+
+
+def _in_4_bits(net: _Net, recipe: ResolvedRecipe) -> Iterator[str]:
+    """Yield the weights that `lora.base: nf4` holds in 4 bits: frozen matrices of the net's blocks."""
+    block = block_pattern(recipe)
+    if recipe.lora is None or recipe.lora.base != "nf4" or block is None:
+        return
+    for name, shape in net.shapes.items():
+        if name.endswith(".weight") and len(shape) == 2 and name not in net.trainable and block.match(name):
+            yield name
 
 
 def _adapted(base: Shapes, lora: LoraConfig, *, default: Sequence[str]) -> list[str]:

@@ -28,6 +28,7 @@ from ttstrain.errors import RecipeError
 from ttstrain.optim.schedule import warmup_length
 from ttstrain.optim.settings import peak_lr, settings_of
 from ttstrain.optim.stages import Stage
+from ttstrain.plan.adapters import check_nf4
 from ttstrain.plan.complaints import complaint, known_keys, no_such_choice
 from ttstrain.plan.estimate import checkpoint_bytes, memory_bytes, num_checkpoints
 from ttstrain.plan.mixing import auxiliary_ratio, clip_share, solve_shares
@@ -122,6 +123,7 @@ def resolve(
     Raises RecipeError with a hint, DataError when there is nothing to train on.
     """
     check_read(recipe, origins)
+    check_nf4(recipe)
     check_data(recipe, facts)
     check_parallel(recipe, world_size)
     accumulate = _accumulate(recipe, world_size)

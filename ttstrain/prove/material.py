@@ -90,7 +90,10 @@ def collate(prepared: Prepared, clips: Sequence[Clip]) -> Any:
 
 
 def quiet(recipe: ResolvedRecipe, place: Path) -> ResolvedRecipe:
-    """Return the recipe as it is proven: one part at its peak LR without warmup; nothing is measured or tracked."""
+    """Return the recipe as it is proven: one part at its peak LR without warmup; nothing is measured or tracked.
+
+    Adapters are proven over the base's own weights: those in 4 bits are others, and equal no file and no export.
+    """
     schedule = Constant(warmup_steps=0)
     groups = [rule.model_copy(update={"schedule": None}) for rule in recipe.optim.groups]
     data = {"workers": 0, "holdout": 0, "replay": None, "features": "memory"}
@@ -100,6 +103,7 @@ def quiet(recipe: ResolvedRecipe, place: Path) -> ResolvedRecipe:
         update={
             "name": None,
             "run_dir": str(place.parent),
+            "lora": None if recipe.lora is None else recipe.lora.model_copy(update={"base": "full"}),
             "stages": [],
             "data": recipe.data.model_copy(update=data),
             "optim": recipe.optim.model_copy(update={"schedule": schedule, "groups": groups}),

@@ -157,6 +157,10 @@ class LoraConfig(Section):
     """DoRA: learn the magnitude of each weight row apart from its direction."""
     rslora: bool = False
     """Scale by alpha / sqrt(rank) (rank-stabilized LoRA)."""
+    base: Literal["full", "nf4"] = "full"
+    """How the frozen weights lie on the device: `full` as they are; `nf4` in 4 bits, those of the linear layers of the
+    net's blocks, a quarter of what bf16 takes. Adapters are then trained over rounded weights, and exported over those
+    of the base's file."""
 
 
 # ---------------------------------------------------------------- schedules

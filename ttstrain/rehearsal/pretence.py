@@ -175,7 +175,9 @@ def _moved(self: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
     new: dict[int, nn.Parameter] = {}
     for module in self.modules():
         for name, parameter in module._parameters.items():
-            if parameter is not None and id(parameter) not in new:
+            if parameter is not None and parameter.device.type == "meta":
+                new[id(parameter)] = parameter
+            elif parameter is not None and id(parameter) not in new:
                 wanted = dtype if parameter.is_floating_point() else None
                 moved = parameter.detach().to(device=device, dtype=wanted)
                 new[id(parameter)] = nn.Parameter(moved, requires_grad=parameter.requires_grad)

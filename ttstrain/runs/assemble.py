@@ -14,6 +14,7 @@ from ttstrain.data.earlier import write_record
 from ttstrain.data.manifest import write_manifest
 from ttstrain.errors import CheckpointError
 from ttstrain.judge import in_run
+from ttstrain.modules.nf4 import bits_of
 from ttstrain.plan.plan import Plan
 from ttstrain.report.tracker import ReportTracker
 from ttstrain.runs import folder, sessions
@@ -78,7 +79,7 @@ def assemble(
 
 def check_alike(run: Run) -> None:
     """Raise CheckpointError where the ranks have loaded different weights."""
-    if differing := run.ranks.differ(run.task.state_dict()):
+    if differing := run.ranks.differ(bits_of(run.task)):
         raise CheckpointError(
             f"the processes would start from different weights: `{differing[0]}` differs",
             hint="check that every machine reads the same base file",

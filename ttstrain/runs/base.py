@@ -62,6 +62,12 @@ def record_base(run: Run, base: LoadedBase) -> list[str]:
     if run.plan.recipe.lora is None:
         return []
     total = run.ranks.broadcast(total)
+    if total is None and run.plan.recipe.lora.base == "nf4":
+        raise CheckpointError(
+            f"the base `{base.opened.source}` was replaced while the run started, and `lora.base=nf4` keeps none of "
+            "its weights as they are",
+            hint="start the run again",
+        )
     if total is None:
         return [
             "WARNING: the base was replaced while the run started: checkpoints hold the whole net, not adapters only"

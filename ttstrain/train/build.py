@@ -14,11 +14,12 @@ from ttstrain.checkpoint.store import CheckpointStore
 from ttstrain.contract.data import SuppliesAuxiliaryData
 from ttstrain.contract.listening import Listener
 from ttstrain.contract.model import KeepsFiles, ResolvedRecipe
-from ttstrain.contract.task import AddsTokens, Task
+from ttstrain.contract.task import AddsTokens, HasBlocks, Task
 from ttstrain.data.choice import choose_ids
 from ttstrain.data.loader import Loader
 from ttstrain.data.mixture import Mixture
 from ttstrain.modules import lora
+from ttstrain.modules.nf4 import hold_in_4_bits
 from ttstrain.optim.ema import Ema
 from ttstrain.optim.groups import build_groups
 from ttstrain.optim.new_embeddings import NewEmbeddings
@@ -152,6 +153,8 @@ def make_task(plan: Plan) -> Task:
     task = spec.build(recipe.model)
     if recipe.lora is not None:
         lora.add_lora(task.exported(), recipe.lora, default_targets=spec.planner(recipe.model).lora_targets())
+        if recipe.lora.base == "nf4":
+            hold_in_4_bits(task.repeated_blocks() if isinstance(task, HasBlocks) else ())
     return task
 
 

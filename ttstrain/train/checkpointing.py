@@ -12,6 +12,7 @@ from ttstrain.checkpoint.meta import BaseMeta, EmaMeta, GroupMeta, LoraMeta, Met
 from ttstrain.contract.checkpoint import SchedulePosition
 from ttstrain.errors import CheckpointError, DivergedError, FolderLostError
 from ttstrain.modules import lora
+from ttstrain.modules.nf4 import bits_of, outlines
 from ttstrain.recipe.faults import injected_note
 from ttstrain.shell import quoted
 from ttstrain.tensors.loading import load_weights
@@ -41,7 +42,7 @@ def save(
     this step before a rollback, the best is reset with a note. Raises DivergedError where the ranks hold different
     weights, FolderLostError, once the state is saved beside it, where the run's folder is gone.
     """
-    if differing := run.ranks.differ(run.task.state_dict()):
+    if differing := run.ranks.differ(bits_of(run.task)):
         more = f" and {len(differing) - 1:,} more" if len(differing) > 1 else ""
         raise DivergedError(
             f"at step {run.progress.step} the processes hold different values in `{differing[0]}`{more}; "
@@ -274,17 +275,29 @@ def restore(run: Run, loaded: store.Loaded, *, source: Path, keep: Collection[st
     run.state.load_state_dict(content, keep=kept)
     if loaded.meta.base is not None:
         leave_to_base(run, loaded.meta.base)
+    elif outlines(run.task):
+        raise CheckpointError(
+            f"`{source}` holds the whole net, and `lora.base=nf4` keeps none of its weights as they are",
+            hint="go on with `lora.base=full`, or start a new run from it with `lora.base=nf4`",
+        )
     return notes
 
 
 def leave_to_base(run: Run, base: BaseMeta) -> None:
     """Leave the weights that a base holds, `base.tensors`, out of the run's checkpoints and snapshots from now on.
 
-    Those that the run trains, or holds in another type, stay in them. All ranks call it.
+    Those that the run trains, or holds in another type, stay in them. All ranks call it. Raises CheckpointError where
+    the base does not hold what the run has in 4 bits only.
     """
     frozen = {name: own for name, own in run.task.exported().named_parameters() if not own.requires_grad}
     kinds = {name: str(own.dtype).removeprefix("torch.") for name, own in frozen.items()}
     tensors = {name: kind for name, kind in base.tensors.items() if kinds.get(name) == kind}
+    if lost := [name for name in outlines(run.task) if name not in tensors]:
+        raise CheckpointError(
+            f"`lora.base=nf4` needs a base that holds its weights as they are, and {base.describe()} has none for "
+            f"`{lora.plain_name(lost[0])}`",
+            hint="train with `lora.base=full`",
+        )
     run.base = base.model_copy(update={"tensors": tensors}) if tensors else None
     run.weights.leave_out(tensors)
     if run.ema is not None:

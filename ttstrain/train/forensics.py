@@ -203,7 +203,8 @@ def _losses(run: Run, batch: Batch, precision: Precision) -> Iterator[Loss]:
 def _nothing_left(run: Run) -> Iterator[None]:
     """Put random states and buffers back at the end."""
     generators = run.rng.state_dict()
-    buffers = [(buffer, buffer.detach().clone()) for buffer in run.task.buffers()]
+    changing = (buffer for buffer in run.task.buffers() if buffer.dtype != torch.uint8)  # which hold frozen weights
+    buffers = [(buffer, buffer.detach().clone()) for buffer in changing]
     try:
         yield
     finally:

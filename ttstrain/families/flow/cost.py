@@ -97,9 +97,10 @@ def _ends(config: FlowConfig, *, half: bool) -> int:
 def weight_copies(config: FlowConfig, *, num_parameters: int, half: bool, lora: LoraConfig | None = None) -> int:
     """Return the bytes of the weights' copies in half precision, which autocast keeps until the backward pass.
 
-    Of frozen weights only those are kept which a gradient passes through.
+    Of frozen weights only those are kept which a gradient passes through; those in 4 bits are computed for each
+    product.
     """
-    if not half:
+    if not half or (lora is not None and lora.base == "nf4"):
         return 0
     return HALF * (num_parameters if lora is None else config.depth * block_parameters(config))
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ttstrain.contract.model import MemoryScheme, ParameterCounts, PeakMoment
+from ttstrain.contract.model import NF4_BYTES, MemoryScheme, ParameterCounts, PeakMoment
 from ttstrain.families.orpheus.config import OrpheusConfig
 from ttstrain.families.orpheus.shapes import shapes
 from ttstrain.recipe.schema import RunSettings
@@ -30,6 +30,7 @@ class Trained:
     weights: Literal["fp32", "bf16"]
     rank: int  # of adapters, in fp32, on all seven matrices of every layer; 0: the weights themselves are trained
     recomputed: bool  # activation checkpointing
+    in_4_bits: bool = False  # the layers' matrices, under adapters
 
     @classmethod
     def of(cls, config: OrpheusConfig, recipe: RunSettings) -> Trained:
@@ -39,6 +40,7 @@ class Trained:
             weights=config.param_dtype,
             rank=0 if recipe.lora is None else recipe.lora.rank,
             recomputed=config.checkpoint_activations,
+            in_4_bits=recipe.lora is not None and recipe.lora.base == "nf4",
         )
 
     @property
@@ -81,7 +83,9 @@ def _schemes(config: OrpheusConfig, recipe: RunSettings, parameters: ParameterCo
     adapters = parameters.adapters or num_adapters(config, rank)
     trained = adapters * (2 * SINGLE + ADAMW_STATE)
     own = Trained.of(config, recipe)
-    chosen = ("lora" if recipe.lora is not None else recipe.optim.kind, config.param_dtype)
+    layers = config.num_hidden_layers * _layer_parameters(config)
+    adapting, others = ("nf4", config.param_dtype) if own.in_4_bits else ("lora", "bf16")
+    chosen = (adapting if recipe.lora is not None else recipe.optim.kind, config.param_dtype)
     for name, keys, kind, state in (
         (
             "all weights, fp32, AdamW",
@@ -103,8 +107,19 @@ def _schemes(config: OrpheusConfig, recipe: RunSettings, parameters: ParameterCo
             ("lora", "bf16"),
             weights * HALF + trained,
         ),
+        (
+            f"LoRA rank {rank}, 4-bit base",
+            f"lora.rank={rank} lora.base=nf4" + (" model.param_dtype=bf16" if others == "bf16" else ""),
+            ("nf4", others),
+            (weights - layers) * (HALF if others == "bf16" else SINGLE) + round(NF4_BYTES * layers) + trained,
+        ),
     ):
-        way = replace(own, weights="bf16" if kind[1] == "bf16" else "fp32", rank=rank if kind[0] == "lora" else 0)
+        way = replace(
+            own,
+            weights="bf16" if kind[1] == "bf16" else "fp32",
+            rank=rank if kind[0] in ("lora", "nf4") else 0,
+            in_4_bits=kind[0] == "nf4",
+        )
         yield MemoryScheme(name, keys, state, _beside(config, recipe, way), chosen=kind == chosen)
         if kind == chosen and not config.checkpoint_activations:
             yield MemoryScheme(
@@ -136,7 +151,7 @@ def peak_moments(config: OrpheusConfig, way: Trained, *, tokens: int) -> list[Pe
     copies = _copies(config, way, matrices)
     moments = [PeakMoment(kept + tokens * gradient + copies + _head_bytes(config, way, tokens=tokens))]
     if way.recomputed:
-        again = tokens * layer_bytes(config, way) + (HALF * matrices if way.copies_weights else 0)
+        again = tokens * layer_bytes(config, way) + (HALF * matrices if way.copies_weights and not way.in_4_bits else 0)
         into_head = config.vocab_size * h * way.residual if head_is_trained else 0
         moments.append(PeakMoment(kept + again, gradients=into_head))
     return moments
@@ -176,10 +191,11 @@ def _head_bytes(config: OrpheusConfig, way: Trained, *, tokens: int) -> int:
 def _copies(config: OrpheusConfig, way: Trained, matrices: int) -> int:
     """Return the bytes of copies of weights in half precision at the end of the forward pass.
 
-    Autocast keeps those of trained weights; those of frozen ones stay where a layer is not computed again.
+    Autocast keeps those of trained weights; those of frozen ones stay where a layer is not computed again. Those in 4
+    bits are computed for each product.
     """
     adapters = HALF * num_adapters(config, way.rank) if way.rank and way.autocast is not None else 0
-    kept = way.copies_weights and (way.rank == 0 or not way.recomputed)
+    kept = way.copies_weights and not way.in_4_bits and (way.rank == 0 or not way.recomputed)
     return adapters + (HALF * config.num_hidden_layers * matrices if kept else 0)
 
 
