@@ -39,6 +39,7 @@ class Case:
     seconds: float = 6.0
     optimizers: int = 1
     cells: tuple[tuple[Format, float], ...] = HALVES
+    offload: bool = False  # whether an update waits for state that goes back to the host
     attention: str | None = None  # the kernel of scaled dot-product attention in half precision
 
 
@@ -46,6 +47,7 @@ CASES = {
     "f5_v1": Case("f5_v1_new_voice", attention="flash"),
     "f5_lora": Case("f5_lora", attention="flash"),
     "f5_lora_nf4": Case("f5_lora", ("lora.base=nf4",), attention="flash"),
+    "f5_offload": Case("f5_v1_new_voice", ("optim.offload=true",), cells=HALVES[:1], attention="flash", offload=True),
     "e2": Case(
         "f5_v1_new_voice",
         ("extends=[models/e2_base, hardware/single_gpu_24gb]", "train.accumulate=1"),

@@ -29,7 +29,7 @@ def make(groups: Sequence[Group], settings: OptimizerSettings, *, embeddings: fr
     """
     if settings.kind == "muon" and not _in_half_precision(groups):
         return _muon(groups, settings, embeddings)
-    if settings.kind == "adamw" and _in_half_precision(groups):
+    if settings.kind == "adamw" and (settings.offload or _in_half_precision(groups)):
         return [_rounded_adamw(groups, settings, seed=seed)]
     if settings.kind == "prodigy" and not _in_half_precision(groups):
         return prodigy(groups, settings)
@@ -59,7 +59,8 @@ def _rounded_adamw(groups: Sequence[Group], settings: OptimizerSettings, *, seed
         {**torch_group, "names": group.names}
         for torch_group, group in zip(param_groups(groups, betas=True), groups, strict=True)
     ]
-    return Part(RoundedAdamW(named, eps=settings.eps, seed=seed), tuple(groups), ADAMW_STATE, apart=True)
+    optimizer = RoundedAdamW(named, eps=settings.eps, seed=seed, offload=settings.offload)
+    return Part(optimizer, tuple(groups), ADAMW_STATE, apart=True, on_host=settings.offload)
 
 
 def _adamw(groups: Sequence[Group], settings: OptimizerSettings) -> Part:

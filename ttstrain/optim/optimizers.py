@@ -25,6 +25,7 @@ from ttstrain.optim.part import Part
 from ttstrain.optim.stages import Curriculum, Stage, check_groups
 from ttstrain.optim.without_schedule import check_never_frozen
 from ttstrain.tensors import sharded
+from ttstrain.tensors.host_copy import zeros_on_host
 
 NO_FACTORS: Mapping[str, float] = {}
 _NORM_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
@@ -443,6 +444,8 @@ def _copied(key: str, value: Any, present: Any, parameter: nn.Parameter, part: P
         return value.detach().to("cpu", copy=True)  # torch keeps the count on the host unless the kernel reads it
     trained = sharded.held(parameter)
     if value.shape in (parameter.shape, trained.shape):
+        if part.on_host:
+            return zeros_on_host(trained, dtype=value.dtype).copy_(value)
         fresh = torch.empty_like(trained, dtype=value.dtype)  # memory laid out as the parameter's
         return sharded.like_own(fresh.copy_(sharded.cut(value, parameter)), parameter)
     return value.detach().to(parameter.device, copy=True)

@@ -24,6 +24,7 @@ class Part:
     apart: bool = False  # updates of parameters are independent of each other
     schedule_free: bool = False  # the weights it trains differ from those it is evaluated with
     scalars: tuple[str, ...] = ()  # numbers that the package keeps per torch group; on disk, each parameter has them
+    on_host: bool = False  # whether the state lies in the host's memory, wherever the parameters are
     found_lr: str | None = None  # the scalar with the LR that the optimizer has found; all its torch groups share it
 
     @property

@@ -1,4 +1,4 @@
-"""AdamW for bf16 weights, with stochastic rounding."""
+"""AdamW for bf16 weights, with stochastic rounding, and for optimizer state that lies in the host's memory."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ttstrain.tensors.host_copy import zeros_on_host
 from ttstrain.tensors.sharded import first_row, held, is_sharded
 
 PIECE = 1 << 24  # values that are computed at a time: some six copies of them in fp32
@@ -23,18 +24,29 @@ class RoundedAdamW(torch.optim.Optimizer):
     rounding drops them. Rounding up with the probability of the remainder keeps them on average (Gupta et al.,
     arXiv 1502.02551). Weights in fp32 are updated exactly.
 
+    With `offload` the state stays in the host's memory, page-locked for weights on a GPU, and each piece of it is on
+    their device only while it is updated; the numbers are the same. A step then ends once its last piece is back.
+
     The random numbers depend only on `seed`, the parameter's name and its count of updates: all processes of a run
     round equally and keep the same weights, and a resumed run rounds like an uninterrupted one.
     """
 
-    def __init__(self, groups: Iterable[dict[str, Any]], *, eps: float, seed: int) -> None:
+    def __init__(self, groups: Iterable[dict[str, Any]], *, eps: float, seed: int, offload: bool = False) -> None:
         """Take groups with `params`, their `names`, `lr`, `betas` and `weight_decay`."""
         super().__init__(groups, {"eps": eps})
         self._seed = seed
+        self._offload = offload
         self._generators: dict[torch.device, torch.Generator] = {}
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
+        self._update()
+        if self._offload:  # what is held is read by the host: by snapshots and checkpoints
+            on_gpus = (p.device for group in self.param_groups for p in group["params"] if p.is_cuda)
+            for device in dict.fromkeys(on_gpus):
+                torch.cuda.synchronize(device)
+
+    def _update(self) -> None:
         for group in self.param_groups:
             beta1, beta2 = group["betas"]
             for name, parameter in zip(group["names"], group["params"], strict=True):
@@ -45,7 +57,8 @@ class RoundedAdamW(torch.optim.Optimizer):
                 step = state["step"].item()  # on the host: no wait
                 generator = self._generator(parameter, name, step=int(step))
                 tensors = (parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"])
-                for draw, (weights, slope, mean, square) in _pieces(tensors):
+                for draw, (weights, slope, *held_state) in _pieces(tensors):
+                    mean, square = (self._fetched(held, weights.device) for held in held_state)
                     gradient = slope.float()
                     mean.lerp_(gradient, 1 - beta1)
                     square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
@@ -55,13 +68,23 @@ class RoundedAdamW(torch.optim.Optimizer):
                     if weights.dtype == torch.bfloat16:
                         updated = round_stochastically(updated, generator, draw)
                     weights.copy_(updated)
+                    if self._offload:
+                        for own, new in zip(held_state, (mean, square), strict=True):
+                            own.copy_(new, non_blocking=True)
+
+    def _fetched(self, own: Tensor, device: torch.device) -> Tensor:
+        """Return a piece of the state where it is updated: itself, or a copy of what the host holds."""
+        return own.to(device, non_blocking=True, copy=True) if self._offload else own
 
     def _state(self, parameter: Tensor) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.state[parameter]
         if not state:
             state["step"] = torch.zeros(())  # own count: a group that was frozen for a while starts late
             for name in ("exp_avg", "exp_avg_sq"):
-                state[name] = torch.zeros_like(parameter, dtype=torch.float32)
+                if self._offload:
+                    state[name] = zeros_on_host(parameter, dtype=torch.float32)
+                else:
+                    state[name] = torch.zeros_like(parameter, dtype=torch.float32)
         return state
 
     def _generator(self, parameter: Tensor, name: str, *, step: int) -> torch.Generator:

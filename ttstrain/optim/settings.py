@@ -40,6 +40,7 @@ class OptimizerSettings:
     eps: float
     momentum: float
     max_grad_norm: float | None
+    offload: bool = False
 
 
 def settings_of(optim: OptimConfig, optimizer: str) -> OptimizerSettings:
@@ -69,6 +70,7 @@ def settings_of(optim: OptimConfig, optimizer: str) -> OptimizerSettings:
         eps=optim.eps if own.eps is None else own.eps,
         momentum=optim.momentum if own.momentum is None else own.momentum,
         max_grad_norm=optim.max_grad_norm if own.max_grad_norm is None else own.max_grad_norm,
+        offload=optim.offload,
     )
 
 

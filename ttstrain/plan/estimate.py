@@ -14,6 +14,7 @@ from ttstrain.recipe.schema import CheckpointConfig, OptimizerKind
 
 FP32 = 4  # bytes
 ACTIVATIONS = "activations"
+OFFLOADED = "offloaded"
 LOOKED_AT = 10_000  # clips whose micro-batches are made
 STATE_BYTES: Mapping[OptimizerKind, int] = {  # bytes of optimizer state per parameter
     "adamw": 2 * FP32,
@@ -36,7 +37,8 @@ def memory_bytes(
     accumulate: int,
     weight_bytes: int = FP32,
 ) -> dict[str, int]:
-    """Return bytes per part, whose sum is the peak of a step; `snapshot` is held by the host for a rollback.
+    """Return bytes per part, whose sum is the peak of a step, but for what the host holds: `snapshot`, for a rollback,
+    and `offloaded`, optimizer state.
 
     `lengths` are those of the training clips. `activations` is what a step takes beyond the other parts at its peak: in
     a step of one micro-batch they give way to the gradients. It is missing where the family counts none.
@@ -55,10 +57,11 @@ def memory_bytes(
     return {
         "weights": weights,
         "gradients": trained,
-        "moments": state,
+        "moments": 0 if recipe.optim.offload else state,
         "ema": ema,
         **({ACTIVATIONS: max(0, peak - trained)} if moments else {}),
         "snapshot": snapshot,
+        **({OFFLOADED: state} if recipe.optim.offload else {}),
     }
 
 

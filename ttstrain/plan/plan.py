@@ -12,6 +12,9 @@ from ttstrain.data.texts import TextReport
 from ttstrain.optim.stages import Curriculum, Stage
 from ttstrain.recipe.schema import Schedule
 
+ON_HOST = frozenset({"snapshot", "offloaded"})
+"""Parts of a plan's memory that lie in the host's, not on the device."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReplayFacts:
@@ -112,7 +115,7 @@ class Plan:
     sharding: Sharding
     accumulate: int  # micro-batches in one step, on each device
     parameters: ParameterCounts
-    memory: Mapping[str, int]  # bytes per part; all but `snapshot` on the device, `activations` where they are counted
+    memory: Mapping[str, int]  # bytes per part; all but `ON_HOST` on the device, `activations` where they are counted
     disk_bytes: int  # of all checkpoints on disk when the run ends
     num_checkpoints: int  # on disk when the run ends
     schemes: tuple[MemoryScheme, ...] = ()  # ways to train the model, where its family compares them
@@ -219,4 +222,4 @@ class Plan:
 
 def on_device(memory: Mapping[str, int]) -> int:
     """Return the bytes on the device, given those of every part."""
-    return sum(size for part, size in memory.items() if part != "snapshot")
+    return sum(size for part, size in memory.items() if part not in ON_HOST)

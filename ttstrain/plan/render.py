@@ -11,11 +11,12 @@ from ttstrain.layout import LABEL, WIDTH, labelled
 from ttstrain.optim.schedule import curve, warmup_length
 from ttstrain.optim.settings import FINDS_LR, WITHOUT_SCHEDULE, settings_of
 from ttstrain.optim.stages import Curriculum, Place, Stage
-from ttstrain.plan.estimate import ACTIVATIONS
+from ttstrain.plan.estimate import ACTIVATIONS, OFFLOADED
 from ttstrain.plan.gpu import gpu_memory
 from ttstrain.plan.judging import judge_notes, judge_text
 from ttstrain.plan.mixing import auxiliary_ratio, clip_share
-from ttstrain.plan.plan import GroupPlan, Plan, ReplayFacts
+from ttstrain.plan.plan import ON_HOST, GroupPlan, Plan, ReplayFacts
+from ttstrain.plan.small_cards import small_card_notes
 from ttstrain.recipe.emit import emit, scalar
 from ttstrain.recipe.faults import injected_note, read_faults
 from ttstrain.recipe.schema import Constant, OptimizerKind, ReplayConfig, Schedule, base_title
@@ -90,6 +91,7 @@ def recipe_yaml(plan: Plan) -> str:
 def notes(plan: Plan, *, goes_on_from: str | None = None) -> Iterator[str]:
     """Yield the notes that a user should read before starting."""
     yield from _fault_notes(plan)
+    yield from small_card_notes(plan.recipe)
     if plan.recipe.base is None and goes_on_from is None:
         yield "training FROM SCRATCH: no `base` weights are given."
     if plan.recipe.sample.every is not None and (key := registry.planner_of(plan.recipe).lacks_for_speech()):
@@ -386,11 +388,13 @@ def _ema(plan: Plan) -> str:
 
 
 def _cost_lines(plan: Plan) -> list[str]:
-    sizes = {part: size for part, size in plan.memory.items() if size and part != "snapshot"}
+    sizes = {part: size for part, size in plan.memory.items() if size and part not in ON_HOST}
     parts = ", ".join(f"{_PARTS.get(part, part)} {shown_bytes(size)}" for part, size in sizes.items())
     total = shown_bytes(plan.memory_bytes)
     memory = f"{total} by formula" if ACTIVATIONS in plan.memory else f"{total} by formula before activations"
     lines = labelled("memory", f"about {memory} ({parts})")
+    if OFFLOADED in plan.memory:
+        lines += labelled("", f"and {shown_bytes(plan.memory[OFFLOADED])} of host memory for optimizer state")
     if plan.memory["snapshot"]:
         lines += labelled("", f"and {shown_bytes(plan.memory['snapshot'])} of host memory for the rollback snapshot")
     if plan.sharding.why is not None:

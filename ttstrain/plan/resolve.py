@@ -28,7 +28,6 @@ from ttstrain.errors import RecipeError
 from ttstrain.optim.schedule import warmup_length
 from ttstrain.optim.settings import peak_lr, settings_of
 from ttstrain.optim.stages import Stage
-from ttstrain.plan.adapters import check_nf4
 from ttstrain.plan.complaints import complaint, known_keys, no_such_choice
 from ttstrain.plan.estimate import checkpoint_bytes, memory_bytes, num_checkpoints
 from ttstrain.plan.mixing import auxiliary_ratio, clip_share, solve_shares
@@ -37,6 +36,7 @@ from ttstrain.plan.parameters import count_parameters, trainable_names
 from ttstrain.plan.plan import DataFacts, GroupPlan, Plan
 from ttstrain.plan.refuse import check_data, check_plan, check_read
 from ttstrain.plan.sharding import NO_GPU, Room, choose_sharding
+from ttstrain.plan.small_cards import check_nf4, check_offload
 from ttstrain.recipe.compose import Composed
 from ttstrain.recipe.schema import GroupRule, OptimConfig, Recipe
 
@@ -124,6 +124,7 @@ def resolve(
     """
     check_read(recipe, origins)
     check_nf4(recipe)
+    check_offload(recipe)
     check_data(recipe, facts)
     check_parallel(recipe, world_size)
     accumulate = _accumulate(recipe, world_size)

@@ -59,6 +59,8 @@ def _why_whole(recipe: ResolvedRecipe, world_size: int) -> str | None:
         return "the run is on a CPU"
     if recipe.lora is not None and recipe.lora.base == "nf4":
         return "`lora.base=nf4` holds weights in blocks that are not cut"
+    if recipe.optim.offload:
+        return "`optim.offload` keeps whole state on the host"
     whole = [f"`{key}={kind}`" for key, kind in kinds_of(recipe).items() if kind not in SHARDABLE]
     return f"{whole[0]} looks at whole tensors" if whole else None
 

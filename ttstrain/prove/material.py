@@ -22,6 +22,7 @@ from ttstrain.data.split import DataSplit
 from ttstrain.errors import DataError, OutOfMemoryError, RecipeError
 from ttstrain.modules import lora
 from ttstrain.optim.settings import check_installed
+from ttstrain.plan.estimate import ACTIVATIONS
 from ttstrain.plan.facts import Findings, count_frames, review_data
 from ttstrain.plan.plan import Plan
 from ttstrain.plan.resolve import parse, resolve
@@ -175,7 +176,7 @@ def _fitting(prepared: Prepared, clips: Sequence[Clip], budget: int) -> int:
 
 def _check_memory(plan: Plan, device: torch.device) -> None:
     """Raise OutOfMemoryError where weights, gradients and optimizer state would not fit the free memory."""
-    needed = sum(plan.memory[part] for part in plan.memory if part not in ("snapshot", "activations"))
+    needed = plan.memory_bytes - plan.memory.get(ACTIVATIONS, 0)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_on_host()
     if needed <= ROOM * free:
         return

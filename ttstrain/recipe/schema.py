@@ -304,6 +304,8 @@ class OptimConfig(Section):
     """Clip each optimizer's gradients to this norm; null never clips."""
     groups: list[GroupRule] = []
     """Parameter groups, each with its own LR. Parameters that no rule matches form the group `default`."""
+    offload: bool = False
+    """For `adamw`: keep the optimizer state in the host's memory, from where each update fetches it piece by piece."""
     optimizers: dict[str, OptimizerOverride] = {}
     """Per-optimizer settings of a task that has several, such as `discriminator`."""
     schedule: Schedule = Cosine()

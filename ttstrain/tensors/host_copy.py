@@ -57,6 +57,12 @@ class HostCopy:
         self._own |= _allocated({path: missing[path] for path in on_gpu}, page_locked=True)
 
 
+def zeros_on_host(like: Tensor, *, dtype: torch.dtype) -> Tensor:
+    """Return zeros in the host's memory, of a tensor's shape; page-locked where the tensor is on a GPU."""
+    outline = torch.empty(like.shape, dtype=dtype, device="meta")
+    return _allocated({(): outline}, page_locked=like.is_cuda)[()].zero_()
+
+
 def _fits(own: Tensor, tensor: Tensor) -> bool:
     return own.shape == tensor.shape and own.dtype == tensor.dtype
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -149,3 +150,70 @@ def test_every_update_rounds_by_chance_of_its_own() -> None:
     once, often = rounded_after(1), rounded_after(40)
     assert 0.05 < float((once != 1).float().mean()) < 0.4
     assert float((often != 1).float().mean()) > 0.95
+
+
+def offloaded_and_plain(dtype: torch.dtype, **settings: Any) -> tuple[list[Optimizers], list[torch.nn.ModuleDict]]:
+    """Make the optimizers of two equal nets, the first with its state on the host; one group has an LR of its own."""
+    nets = [torch.nn.ModuleDict({"a": torch.nn.Linear(30, 20), "b": torch.nn.Linear(20, 1)}) for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    groups = [{"name": "b", "match": ["b.*"], "lr_scale": 10, "frozen": (2, 4)}]
+    found = []
+    for net, offload in zip(nets, (True, False), strict=True):
+        net.to(dtype)
+        optim = OptimConfig.model_validate({"lr": 1e-2, "groups": groups, "offload": offload, **settings})
+        table = build_groups({"model": net}, list(net.named_parameters()), optim)
+        found.append(Optimizers.build(table, total_steps=20, steps_per_epoch=5))
+    return found, nets
+
+
+def train(optimizers: Optimizers, net: torch.nn.ModuleDict, steps: range, *, measured: bool = False) -> list[Any]:
+    told: list[Any] = []
+    for step in steps:
+        generator = torch.Generator().manual_seed(step)
+        for parameter in net.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
+        told.append(optimizers.set_lr(step))
+        optimizers.clip("model")
+        told.append(optimizers.measured_step("model") if measured else optimizers.step("model"))
+    return told
+
+
+@pytest.mark.parametrize("measured", [False, True])
+def test_with_its_state_on_the_host_adamw_takes_the_same_steps(measured: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against torch's own, in pieces, with groups, clipping, a group that is frozen for a while, and logged LRs."""
+    monkeypatch.setattr(rounded, "PIECE", 100)
+    pair, nets = offloaded_and_plain(torch.float32)
+    told = [train(own, net, range(8), measured=measured) for own, net in zip(pair, nets, strict=True)]
+    assert told[0][::2] == told[1][::2]  # LRs
+    torch.testing.assert_close(dict(nets[0].state_dict()), dict(nets[1].state_dict()), rtol=1e-6, atol=1e-7)
+    states = [own.state_dict()["model"] for own in pair]
+    for name, state in states[1].items():
+        for key in ("exp_avg", "exp_avg_sq"):
+            torch.testing.assert_close(states[0][name][key], state[key], rtol=1e-5, atol=1e-8)
+        assert float(states[0][name]["step"]) == float(state["step"]) == (6 if name.startswith("b") else 8)
+
+
+def test_bf16_weights_are_rounded_alike_wherever_the_state_lies() -> None:
+    pair, nets = offloaded_and_plain(torch.bfloat16)
+    for own, net in zip(pair, nets, strict=True):
+        train(own, net, range(5))
+    assert all(torch.equal(a, b) for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True))
+
+
+def test_offloaded_state_is_restored_bit_for_bit_into_the_same_memory() -> None:
+    (own, _), (net, _) = offloaded_and_plain(torch.float32)
+    train(own, net, range(3))
+    weights, state = copy.deepcopy(net.state_dict()), copy.deepcopy(own.state_dict())
+    places = [one["exp_avg"].data_ptr() for one in own.state_dict()["model"].values()]
+    train(own, net, range(3, 6))
+    expected = copy.deepcopy(net.state_dict())
+    net.load_state_dict(weights)
+    own.load_state_dict(state)  # as a rollback does
+    assert [one["exp_avg"].data_ptr() for one in own.state_dict()["model"].values()] == places
+    train(own, net, range(3, 6))
+    (fresh, _), (other, _) = offloaded_and_plain(torch.float32)
+    other.load_state_dict(weights)
+    fresh.load_state_dict(state)  # as a resume does
+    train(fresh, other, range(3, 6))
+    for name, wanted in expected.items():
+        assert torch.equal(net.state_dict()[name], wanted) and torch.equal(other.state_dict()[name], wanted)

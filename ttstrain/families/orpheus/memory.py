@@ -85,7 +85,8 @@ def _schemes(config: OrpheusConfig, recipe: RunSettings, parameters: ParameterCo
     own = Trained.of(config, recipe)
     layers = config.num_hidden_layers * _layer_parameters(config)
     adapting, others = ("nf4", config.param_dtype) if own.in_4_bits else ("lora", "bf16")
-    chosen = (adapting if recipe.lora is not None else recipe.optim.kind, config.param_dtype)
+    training = "offload" if recipe.optim.offload else recipe.optim.kind
+    chosen = (adapting if recipe.lora is not None else training, config.param_dtype)
     for name, keys, kind, state in (
         (
             "all weights, fp32, AdamW",
@@ -100,6 +101,12 @@ def _schemes(config: OrpheusConfig, recipe: RunSettings, parameters: ParameterCo
             weights * (2 * SINGLE + ADAMW8BIT_STATE),
         ),
         ("all weights, bf16, AdamW", "model.param_dtype=bf16", ("adamw", "bf16"), weights * (2 * HALF + ADAMW_STATE)),
+        (
+            "all weights, bf16, AdamW on the host",
+            "model.param_dtype=bf16 optim.offload=true",
+            ("offload", "bf16"),
+            weights * 2 * HALF,
+        ),
         (f"LoRA rank {rank}, fp32 base", f"lora.rank={rank}", ("lora", "fp32"), weights * SINGLE + trained),
         (
             f"LoRA rank {rank}, bf16 base",

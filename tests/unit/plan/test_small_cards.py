@@ -1,4 +1,4 @@
-"""A base in 4 bits (`lora.base: nf4`): what a plan counts for it, and what it refuses."""
+"""What spares memory, `lora.base: nf4` and `optim.offload`: what a plan counts for it, and what it refuses."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from ttstrain import registry
 from ttstrain.contract.model import NF4_BYTES
 from ttstrain.errors import RecipeError
 from ttstrain.modules import lora
-from ttstrain.plan.adapters import check_nf4
 from ttstrain.plan.parameters import shapes_of
 from ttstrain.plan.plan import Plan
+from ttstrain.plan.render import notes, plan_lines, shown_bytes
 from ttstrain.plan.resolve import parse
+from ttstrain.plan.small_cards import check_nf4
 from ttstrain.recipe.compose import compose
 from ttstrain.recipe.schema import LoraConfig
 
@@ -38,6 +39,8 @@ def test_frozen_matrices_of_the_blocks_take_half_a_byte(make_plan: MakePlan) -> 
     assert held.parameters.total == whole.parameters.total
     assert held.memory["gradients"] == whole.memory["gradients"]
     assert held.disk_bytes == whole.disk_bytes
+    assert any("exported over the base's own weights" in note for note in notes(held))
+    assert not any("4 bits" in note for note in notes(whole))
 
 
 def test_what_is_trained_whole_is_not_held_in_4_bits(make_plan: MakePlan) -> None:
@@ -80,3 +83,35 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RecipeError, match="needs bitsandbytes") as caught:
         lora.check_installed(LoraConfig(base="nf4"))
     assert caught.value.hint == "pip install 'ttstrain[nf4]'"
+
+
+def test_offloaded_state_is_counted_on_the_host(make_plan: MakePlan) -> None:
+    plain, offloaded = make_plan(), make_plan("optim.offload=true")
+    assert "offloaded" not in plain.memory
+    assert offloaded.memory["offloaded"] == plain.memory["moments"] == 8 * plain.parameters.trained
+    assert offloaded.memory_bytes == plain.memory_bytes - plain.memory["moments"]
+    assert offloaded.disk_bytes == plain.disk_bytes
+    (told,) = [line for line in plan_lines(offloaded) if "of host memory for optimizer state" in line]
+    assert shown_bytes(plain.memory["moments"]) in told
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("optim.kind=lion",), "`optim.kind` is `lion`"),
+        (("train.parallel.shard=2",), "`train.parallel.shard` divides it"),
+    ],
+)
+def test_state_that_cannot_be_offloaded_is_refused(
+    make_plan: MakePlan, overrides: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(RecipeError, match=message) as caught:
+        make_plan("optim.offload=true", *overrides, world_size=2)
+    assert caught.value.hint
+
+
+def test_shards_that_are_chosen_leave_offloaded_state_whole(make_plan: MakePlan) -> None:
+    found = make_plan(
+        "optim.offload=true", "train.parallel.shard=auto", "train.device=cuda", world_size=2, gpu_memory=1
+    )
+    assert found.sharding.degree == 1 and "optim.offload" in (found.sharding.why or "")
