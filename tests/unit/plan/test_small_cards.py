@@ -77,7 +77,6 @@ def test_shards_that_are_chosen_leave_it_whole(make_plan: MakePlan) -> None:
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("peft")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "bitsandbytes" else sys)
     lora.check_installed(LoraConfig())
     with pytest.raises(RecipeError, match="needs bitsandbytes") as caught:
