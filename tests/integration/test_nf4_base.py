@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from small_runs import RECIPE, checkpoint, cut_off, differences, finetune, metrics, write_clips, write_recipe
 
-from ttstrain.checkpoint import store
+from ttstrain.checkpoint import base_record, store
 from ttstrain.checkpoint.inspect import inspect
 from ttstrain.checkpoint.upstream import load_own
 from ttstrain.errors import CheckpointError
@@ -108,10 +109,37 @@ def test_the_base_may_be_held_otherwise_when_it_goes_on(copied: Path) -> None:
     assert differences(checkpoint(run, STEPS).state, checkpoint(copied / "full" / "adapted", STEPS).state) != []
 
 
-def test_a_whole_checkpoint_is_refused(copied: Path) -> None:
-    run = cut_off(copied / "full" / "adapted", after=2)
+def test_a_checkpoint_that_holds_weights_of_the_base_is_refused(copied: Path) -> None:
+    run, data = cut_off(copied / "full" / "adapted", after=2), f"data.path={copied / 'speech'}"
     folder = run / "checkpoints" / "step-00000002"
-    loaded = load_own(folder)
-    store.save(folder, loaded.state, loaded.meta.model_copy(update={"base": None}), per_rank=loaded.per_rank)
-    with pytest.raises(CheckpointError, match="holds the whole net"):
-        resume(run, [f"data.path={copied / 'speech'}", "lora.base=nf4"])
+    loaded, stored = load_own(folder), store.load(folder)
+    base = stored.meta.base
+    assert base is not None
+    held = next(name for name in base.tensors if name.endswith("base_layer.weight"))
+    for tensors, state, message in (
+        ({}, loaded.state, "holds the whole net"),
+        ({name: kind for name, kind in base.tensors.items() if name != held}, stored.state, "has none for"),
+    ):
+        left_out = base.model_copy(update={"tensors": tensors}) if tensors else None
+        task = {**state["task"], held: loaded.state["task"][held]}
+        ema = {"weights": {**state["ema"]["weights"], held: loaded.state["task"][held]}}
+        meta = stored.meta.model_copy(update={"base": left_out})
+        store.save(folder, {**state, "task": task, "ema": ema}, meta, per_rank=loaded.per_rank)
+        with pytest.raises(CheckpointError, match=message):
+            resume(run, [data, "lora.base=nf4"])
+
+
+def test_a_base_that_is_replaced_while_the_run_starts_ends_it(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, calls = base_record.write, []
+
+    def replaced(*arguments: Any) -> base_record.BaseRecord:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise FileNotFoundError
+        return write(*arguments)
+
+    monkeypatch.setattr(base_record, "write", replaced)
+    monkeypatch.chdir(copied)
+    with pytest.raises(CheckpointError, match="was replaced while the run started") as caught:
+        finetune(copied / "r.yaml", copied / "again", *LORA, "base=net")
+    assert caught.value.hint == "start the run again"
