@@ -47,7 +47,7 @@ class Case:
 CASES = {
     "f5_v1": Case("f5_v1_new_voice", attention="flash"),
     "f5_lora": Case("f5_lora", attention="flash"),
-    "f5_lora_nf4": Case("f5_lora", ("lora.base=nf4",), attention="flash"),
+    "f5_lora_nf4": Case("f5_lora", ("lora.base=nf4",), cells=HALVES[:1], attention="flash"),
     "f5_offload": Case("f5_v1_new_voice", ("optim.offload=true",), cells=HALVES[:1], attention="flash", offload=True),
     "e2": Case(
         "f5_v1_new_voice",
