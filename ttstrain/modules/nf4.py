@@ -76,8 +76,8 @@ class Nf4Linear(nn.Module):
         )
         state = functional.QuantState(
             absmax=self.scales,
-            # Flat: the CPU's kernel of bitsandbytes 0.50 reads other scales where a block reaches over two rows.
-            shape=(self.weight.numel(),),
+            # One row: the CPU's kernel of bitsandbytes 0.50 reads other scales where a block reaches over two rows.
+            shape=(1, self.weight.numel()),
             blocksize=BLOCK,
             quant_type="nf4",
             dtype=self.weight.dtype if dtype is None else dtype,

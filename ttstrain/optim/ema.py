@@ -169,9 +169,8 @@ class Ema:
         with torch.no_grad():
             for name, slot in self._frozen_slots(self._module).items():
                 rows = held(slot.tensor())
-                if not rows.is_meta and not torch.equal(
-                    rows, cut(weights[name], slot.tensor()).to(rows)
-                ):  # frozen after the EMA was made
+                moved = not rows.is_meta and not torch.equal(rows, cut(weights[name], slot.tensor()).to(rows))
+                if moved:  # frozen after the EMA was made
                     self._frozen.remove(name)
                     self._average[name] = torch.empty_like(slot.tensor(), dtype=_dtype(slot.tensor()))
             self._own_slots = self._find_slots(self._module)

@@ -36,7 +36,7 @@ from ttstrain.plan.parameters import count_parameters, trainable_names
 from ttstrain.plan.plan import DataFacts, GroupPlan, Plan
 from ttstrain.plan.refuse import check_data, check_plan, check_read
 from ttstrain.plan.sharding import NO_GPU, Room, choose_sharding
-from ttstrain.plan.small_cards import check_nf4, check_offload
+from ttstrain.plan.small_cards import check_small_cards
 from ttstrain.recipe.compose import Composed
 from ttstrain.recipe.schema import GroupRule, OptimConfig, Recipe
 
@@ -123,8 +123,7 @@ def resolve(
     Raises RecipeError with a hint, DataError when there is nothing to train on.
     """
     check_read(recipe, origins)
-    check_nf4(recipe)
-    check_offload(recipe)
+    check_small_cards(recipe)
     check_data(recipe, facts)
     check_parallel(recipe, world_size)
     accumulate = _accumulate(recipe, world_size)

@@ -19,8 +19,14 @@ def small_card_notes(recipe: ResolvedRecipe) -> Iterator[str]:
         )
 
 
-def check_nf4(recipe: ResolvedRecipe) -> None:
-    """Refuse a base in 4 bits where nothing would be held so, or what is not made for one. Raises RecipeError."""
+def check_small_cards(recipe: ResolvedRecipe) -> None:
+    """Refuse what spares memory where it cannot work. Raises RecipeError."""
+    _check_nf4(recipe)
+    _check_offload(recipe)
+
+
+def _check_nf4(recipe: ResolvedRecipe) -> None:
+    """Refuse a base in 4 bits where nothing would be held so, or what is not made for one."""
     if recipe.lora is None or recipe.lora.base != "nf4":
         return
     if recipe.lora.dora:
@@ -33,6 +39,11 @@ def check_nf4(recipe: ResolvedRecipe) -> None:
             "`lora.base=nf4` holds weights in blocks, and `train.parallel.shard` would cut them by rows",
             hint="set `train.parallel.shard=1`: adapters over 4 bits are small; or `lora.base=full`",
         )
+    if recipe.train.compile:
+        raise RecipeError(
+            "`train.compile` and `lora.base=nf4` do not go together: torch's compiler cannot read products in 4 bits",
+            hint="leave `train.compile` out, or set `lora.base=full`",
+        )
     if not count_parameters(recipe).in_4_bits:
         raise RecipeError(
             f"`lora.base=nf4` finds nothing to hold in 4 bits: `{recipe.task}` has no blocks with frozen linear layers",
@@ -40,8 +51,8 @@ def check_nf4(recipe: ResolvedRecipe) -> None:
         )
 
 
-def check_offload(recipe: ResolvedRecipe) -> None:
-    """Refuse state on the host for optimizers and processes that do not have it there. Raises RecipeError."""
+def _check_offload(recipe: ResolvedRecipe) -> None:
+    """Refuse state on the host for optimizers and processes that do not have it there."""
     if not recipe.optim.offload:
         return
     for key, kind in kinds_of(recipe).items():

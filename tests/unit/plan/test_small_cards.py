@@ -16,7 +16,7 @@ from ttstrain.plan.parameters import shapes_of
 from ttstrain.plan.plan import Plan
 from ttstrain.plan.render import notes, plan_lines, shown_bytes
 from ttstrain.plan.resolve import parse
-from ttstrain.plan.small_cards import check_nf4
+from ttstrain.plan.small_cards import check_small_cards
 from ttstrain.recipe.compose import compose
 from ttstrain.recipe.schema import LoraConfig
 
@@ -54,6 +54,7 @@ def test_what_is_trained_whole_is_not_held_in_4_bits(make_plan: MakePlan) -> Non
     [
         (("lora.dora=true",), "`lora.dora` scales rows"),
         (("train.parallel.shard=2",), "`train.parallel.shard` would cut them"),
+        (("train.compile=true",), "`train.compile` and `lora.base=nf4`"),
         (("base=null",), "`lora` needs a base"),
     ],
 )
@@ -68,7 +69,7 @@ def test_a_task_without_blocks_is_refused() -> None:
     layer = next(name for name, shape in shapes.items() if len(shape) == 2 and name.endswith(".weight"))
     adapted = f"lora={{targets: ['{layer.removesuffix('.weight')}'], base: nf4}}"
     with pytest.raises(RecipeError, match="finds nothing to hold in 4 bits"):
-        check_nf4(parse(compose("smoke/gpt_sovits_vae", [adapted, "base=x"])))
+        check_small_cards(parse(compose("smoke/gpt_sovits_vae", [adapted, "base=x"])))
 
 
 def test_shards_that_are_chosen_leave_it_whole(make_plan: MakePlan) -> None:

@@ -12,7 +12,8 @@ from pydantic import Field, model_validator
 
 from ttstrain.contract.model import ModelConfig
 from ttstrain.families.gpt_sovits.text.japanese_dictionary import Dictionary
-from ttstrain.recipe.schema import Depth, Rows, Section, Seed, Size, UserPath
+from ttstrain.recipe.names import UserPath
+from ttstrain.recipe.schema import Depth, Rows, Section, Seed, Size
 
 Version = Literal["v1", "v2", "v2Pro", "v2ProPlus"]
 Language = Literal["zh", "en", "ja", "ko", "yue"]

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ttstrain.recipe.schema import Rows, Section, Share, UserPath
+from ttstrain.recipe.names import UserPath
+from ttstrain.recipe.schema import Rows, Section, Share
 
 TAGS = ("laugh", "chuckle", "sigh", "cough", "sniffle", "groan", "yawn", "gasp")  # of the published English models
 
