@@ -5,6 +5,8 @@ r"""Make the speech that the small base is trained on: real voices, the same at 
     python scripts/make_base_speech.py second --first FIRST --librispeech LIBRISPEECH --speakers SPEAKERS --out SECOND
     python scripts/make_base_speech.py phrases --first FIRST --ljspeech LJSPEECH --librispeech LIBRISPEECH \
         --speakers SPEAKERS --out PHRASES
+    python scripts/make_base_speech.py one_voice --ljspeech LJSPEECH --librispeech LIBRISPEECH --texts METADATA \
+        --out ONE_VOICE
 
 LJSPEECH holds `metadata.csv` (`id|text|normalised text`) and `wavs/`. LIBRISPEECH holds a folder for each speaker with
 `metadata.csv` (`file|text`), SPEAKERS one recording of each of many speakers and `metadata.csv`. METADATA is the table
@@ -13,7 +15,8 @@ out. Writes FLAC files and `metadata.jsonl`.
 
 The base that ships was trained on `first`. The other two are for training it further: they have fewer synthetic clips
 and more speakers, and leave out fourteen sentences of LJSpeech at every speed. `phrases` cuts the recordings at pauses:
-a net of this size spreads a text evenly over the time, so short clips teach it where each letter is heard.
+a net of this size spreads a text evenly over the time, so short clips teach it where each letter is heard. `one_voice`
+is mostly phrases of one synthetic voice, which says a letter always alike, beside phrases of recorded ones.
 
 A recording played faster or slower by a factor has another pitch and other formants, so it stands for another speaker.
 The silence of synthesizers is digital zero, whose log mel is a floor that no microphone records: noise at -56 dBFS
@@ -29,6 +32,7 @@ import random
 import re
 import subprocess
 import tempfile
+import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -68,6 +72,10 @@ PHRASES_SPEEDS = {
     "speakers": (1.0, 0.93, 1.07),
 }
 SHORTEST_PHRASE_S = 1.0
+
+ONE_VOICE = ("flite", "-voice", "slt", "--setf", "duration_stretch=1.0", "-t", "{text}", "-o", "{file}")
+ONE_VOICE_PHRASES = 3200
+SPOKEN_PHRASE_LETTERS = (14, 64)
 
 
 @dataclass(frozen=True)
@@ -247,6 +255,38 @@ def all_phrases(given: argparse.Namespace, left_out: set[str]) -> Iterator[Clip]
     yield from phrases_of(many, PHRASES_SPEEDS["speakers"], aligner)
 
 
+def spoken_phrases(table: Path, *, without: set[str]) -> list[str]:
+    """Cut sentences of plain letters at their commas, and longer pieces between words; in an order drawn once."""
+    shortest, longest = SPOKEN_PHRASE_LETTERS
+    found: dict[str, None] = {}
+    for line in table.read_text(encoding="utf-8").splitlines():
+        name, _, text = line.partition("|")
+        text = text.rpartition("|")[2].strip()
+        if re.search(r"\d|[^\x20-\x7e]", text) or Path(name).stem in without:
+            continue
+        for piece in re.split(r"(?<=[,;:.?!])\s+", text):
+            for phrase in textwrap.wrap(piece, longest):
+                if len(phrase) >= shortest:
+                    found[phrase] = None
+    phrases = list(found)
+    random.Random(7).shuffle(phrases)
+    return phrases
+
+
+def by_one_voice(phrases: list[str]) -> Iterator[Clip]:
+    """Let one synthesizer say the phrases."""
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "spoken.wav"
+        for number, phrase in enumerate(phrases):
+            command = [part.format(text=phrase, file=file) for part in ONE_VOICE]
+            subprocess.run(command, check=True, capture_output=True)
+            wav, rate = soundfile.read(file, dtype="float32")
+            played = prepare(wav, rate, speed=1.0, kind="synthetic")
+            if played is not None:
+                noise = np.random.default_rng(number).standard_normal(len(played)).astype(np.float32) * NOISE
+                yield Clip(f"slt-{number:05d}", "slt", phrase, np.clip(played + noise, -0.99, 0.99))
+
+
 @dataclass(frozen=True)
 class First:
     """The table of the first sitting, its files as seen from the folder of a later one."""
@@ -314,6 +354,17 @@ def phrases(given: argparse.Namespace) -> None:
     write(all_phrases(given, table.left_out(random.Random(5))), given.out, kept=kept)
 
 
+def one_voice(given: argparse.Namespace) -> None:
+    """Write phrases of one synthetic voice, and of LJSpeech and LibriSpeech as they were recorded."""
+    recorded = list(_ljspeech_table(given.ljspeech))
+    said = spoken_phrases(given.texts, without={path.stem for path, _ in recorded})[:ONE_VOICE_PHRASES]
+    aligner = cut_phrases.Aligner()
+    real = [(path, text, "lj") for path, text in recorded]
+    for speaker in LIBRISPEECH_SPEAKERS:
+        real += [(path, text, f"{speaker}-") for path, text in _read_table(given.librispeech / speaker)]
+    write(chain(by_one_voice(said), phrases_of(real, (1.0,), aligner)), given.out)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sittings = parser.add_subparsers(required=True)
@@ -321,6 +372,7 @@ def main() -> None:
         first: ("ljspeech", "librispeech", "texts"),
         second: ("first", "librispeech", "speakers"),
         phrases: ("first", "ljspeech", "librispeech", "speakers"),
+        one_voice: ("ljspeech", "librispeech", "texts"),
     }
     for make, folders in needed.items():
         command = sittings.add_parser(make.__name__)
