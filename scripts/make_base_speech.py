@@ -13,10 +13,11 @@ LJSPEECH holds `metadata.csv` (`id|text|normalised text`) and `wavs/`. LIBRISPEE
 of texts of the whole LJSpeech, `id|...|text`, for the synthetic voices; texts whose recordings are in LJSPEECH are left
 out. Writes FLAC files and `metadata.jsonl`.
 
-The base that ships was trained on `first`. The other two are for training it further: they have fewer synthetic clips
-and more speakers, and leave out fourteen sentences of LJSpeech at every speed. `phrases` cuts the recordings at pauses:
-a net of this size spreads a text evenly over the time, so short clips teach it where each letter is heard. `one_voice`
-is mostly phrases of one synthetic voice, which says a letter always alike, beside phrases of recorded ones.
+The base that ships was trained on `first`. The others are for training it further. `second` and `phrases` have fewer
+synthetic clips and more speakers, and leave out fourteen sentences of LJSpeech at every speed. `phrases` cuts the
+recordings at pauses: a net of this size spreads a text evenly over the time, so short clips teach it where each letter
+is heard. `one_voice` is mostly phrases of one synthetic voice, which says a letter always alike, beside phrases of
+recorded ones.
 
 A recording played faster or slower by a factor has another pitch and other formants, so it stands for another speaker.
 The silence of synthesizers is digital zero, whose log mel is a floor that no microphone records: noise at -56 dBFS
