@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ttstrain.errors import CheckpointError, RecipeError
+from ttstrain.modules.quiet import quiet_bitsandbytes
 from ttstrain.recipe.schema import LoraConfig
 
 ADAPTER = "default"  # peft's name of the one adapter
@@ -44,6 +45,7 @@ def add_lora(module: nn.Module, config: LoraConfig, *, default_targets: Sequence
     Raises RecipeError when peft is missing or a pattern matches no linear layer.
     """
     check_installed(config)
+    quiet_bitsandbytes()
     from peft import LoraConfig as PeftConfig
     from peft import inject_adapter_in_model
 

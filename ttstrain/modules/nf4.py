@@ -8,7 +8,6 @@ Legend: o outputs, i inputs.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from ttstrain.modules.quiet import quiet_bitsandbytes
 
 BLOCK = 64  # weights with one scale
 SCALES = 256  # scales with one scale of their own
@@ -166,8 +167,7 @@ def _outline(weight: Tensor, dtype: torch.dtype) -> nn.Parameter:
 
 
 def _functional() -> Any:
-    # On some CPUs it tells of a kernel that it cannot download, which nothing here would call.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    quiet_bitsandbytes()
     import bitsandbytes.functional
 
     return bitsandbytes.functional

@@ -19,6 +19,7 @@ from ttstrain.errors import CheckpointError
 from ttstrain.families.orpheus.config import PREFIX
 from ttstrain.modules import stored_lora as adapted
 from ttstrain.modules.lora import DOWN, MAGNITUDE, UP
+from ttstrain.modules.quiet import quiet_bitsandbytes
 from ttstrain.places import expanded
 from ttstrain.tensors import tensorfile
 from ttstrain.tensors.hub import HUB, find_cached
@@ -213,6 +214,7 @@ def write(source: Source, folder: Path) -> Path:
             hint="export the whole model: `--format bf16`",
         )
     base = _base_folder(source)
+    quiet_bitsandbytes()
     from peft import LoraConfig
 
     settings = adapters.settings
