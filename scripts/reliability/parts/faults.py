@@ -268,5 +268,5 @@ PART = Part(
     "Faults that refuse a step change what is learned after it, so their runs are not compared with the undisturbed "
     "one.",
     count=count,
-    minutes=20,
+    minutes=17,
 )
