@@ -419,7 +419,7 @@ def test_a_killed_process_ends_all_soon_and_is_named(recipe: Path, tmp_path: Pat
     started = time.monotonic()
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGKILL, said
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30
     assert "error: the process of rank 1 was killed by SIGKILL" in said
     assert said.count("error:") == 1
     assert "Traceback" not in said
