@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from small_runs import RECIPE, checkpoint, cut_off, differences, finetune, metrics, ttstrain, write_clips, write_recipe
+from small_runs import checkpoint, cut_off, differences, finetune, metrics, ttstrain, write_base
 
 from ttstrain.checkpoint import base_record, store
 from ttstrain.checkpoint.averaging import average
@@ -33,13 +33,9 @@ pytest.importorskip("peft")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a base in `net` and a run of adapters over it, both named by relative paths."""
     root = tmp_path_factory.mktemp("root")
-    recipe = write_recipe(
-        root / "r.yaml", data=write_clips(root / "speech"), text=RECIPE.replace("warmup_steps: 2", "warmup_steps: 0")
-    )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        base = finetune(recipe, Path("bases"), "name=base", "optim.lr=1e-2", "train.steps=2")
-        shutil.copytree(base / "checkpoints" / "step-00000002", root / "net")
+        recipe = write_base(root)
         finetune(recipe, Path("runs"), *LORA, "base=net")
     return root
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import RECIPE, checkpoint, cut_off, differences, finetune, metrics, write_clips, write_recipe
+from small_runs import checkpoint, cut_off, differences, finetune, metrics, write_base
 
 from ttstrain.checkpoint import base_record, store
 from ttstrain.checkpoint.inspect import inspect
@@ -31,13 +31,9 @@ PATIENCE = ("guard.max_skips=1", "guard.snapshot_every=1")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a base in `net` and a run over it, both named by relative paths."""
     root = tmp_path_factory.mktemp("root")
-    recipe = write_recipe(
-        root / "r.yaml", data=write_clips(root / "speech"), text=RECIPE.replace("warmup_steps: 2", "warmup_steps: 0")
-    )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        base = finetune(recipe, Path("bases"), "name=base", "optim.lr=1e-2", "train.steps=2")
-        shutil.copytree(base / "checkpoints" / "step-00000002", root / "net")
+        recipe = write_base(root)
         finetune(recipe, Path("runs"), *LORA, "base=net")
         finetune(recipe, Path("full"), *LORA, "base=net", "lora.base=full")
     return root

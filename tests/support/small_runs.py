@@ -68,6 +68,15 @@ def finetune(recipe: Path, run_dir: Path, *overrides: str) -> Path:
     return start(compose(recipe, [*overrides, f"run_dir={run_dir}"]))
 
 
+def write_base(root: Path) -> Path:
+    """Train a base into `root/net`, and return a recipe without warmup that adapters over it can be trained with."""
+    text = RECIPE.replace("warmup_steps: 2", "warmup_steps: 0")
+    recipe = write_recipe(root / "r.yaml", data=write_clips(root / "speech"), text=text)
+    base = finetune(recipe, root / "bases", "name=base", "optim.lr=1e-2", "train.steps=2")
+    shutil.copytree(base / "checkpoints" / "step-00000002", root / "net")
+    return recipe
+
+
 def ttstrain(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the program's entry point in a process of its own, and wait for it.
 

@@ -79,8 +79,7 @@ def generate_previews(
     entries = []
     values: dict[str, float] = {}
     for preview in previews.sentences:
-        variants: dict[SpokenBy, Spoken] = {}
-        variants |= {weights: said[preview.name] for weights, said in spoken.items() if preview.name in said}
+        variants = {weights: said[preview.name] for weights, said in spoken.items() if preview.name in said}
         base = _base(run, previews, preview, variants.get("online"))
         if base is not None:
             variants["base"] = base
