@@ -14,6 +14,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from multiprocessing import connection
 from typing import Any, Literal, TypeVar
 
 from ttstrain.errors import DataError
@@ -63,7 +64,7 @@ class Pool(ProcessPoolExecutor):
         deadline = time.monotonic() + (0.0 if broken else PATIENCE_S)
         try:
             for process in self._started.values():
-                process.join(max(0.0, deadline - time.monotonic()))
+                _has_ended(process, within_s=max(0.0, deadline - time.monotonic()))
         finally:  # also when Ctrl-C ends the wait
             killed = self.kill()
         if killed and not broken:
@@ -72,12 +73,12 @@ class Pool(ProcessPoolExecutor):
     def pids(self) -> list[int]:
         """List the process ids of the workers that are alive."""
         self._note_processes()
-        return [pid for pid, process in self._started.items() if process.is_alive()]
+        return [pid for pid, process in self._started.items() if not _has_ended(process)]
 
     def kill(self) -> int:
         """Kill every process that is still alive; return how many."""
         self._note_processes()
-        alive = [process for process in self._started.values() if process.is_alive()]
+        alive = [process for process in self._started.values() if not _has_ended(process)]
         for process in alive:
             process.kill()
         return len(alive)
@@ -140,6 +141,11 @@ def given_up(names: Sequence[str], at: Literal["measured", "computed", "loaded"]
         hint="check that the drive responds, or take the recording out of the data: a decoder may hang on it. Finished "
         "clips are kept",
     )
+
+
+def _has_ended(process: Any, *, within_s: float = 0.0) -> bool:
+    # Not `is_alive()`, which is True of an ended process while the pool's own thread collects its exit code.
+    return bool(connection.wait([process.sentinel], within_s))
 
 
 def _result(future: Future[T]) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -48,6 +49,20 @@ def test_a_process_that_does_not_end_is_killed_and_that_is_told(
     assert time.monotonic() - began < 60
     assert started.gone(within_s=30)
     assert "1 processes that loaded data did not end" in caplog.text
+
+
+def test_a_process_that_ended_is_not_called_killed_while_another_thread_collects_its_exit_code(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    started = start(1)
+    process = multiprocessing.get_context("spawn").Process(target=os.getpid)
+    process.start()
+    os.waitpid(process.pid, 0)  # what the pool's thread does a moment before it notes the exit code
+    assert process.is_alive(), "Python itself does not know"
+    started._started[process.pid] = process
+    assert started.pids() == []
+    started.shutdown(cancel_futures=True)
+    assert caplog.text == ""
 
 
 def test_when_one_is_killed_the_others_which_ignore_sigterm_go_too() -> None:

@@ -61,7 +61,7 @@ class Watched:
 @pytest.fixture
 def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    monkeypatch.setattr(pool, "PATIENCE_S", 60.0)  # a busy machine ends no process in ten seconds
+    monkeypatch.setattr(pool, "PATIENCE_S", 60.0)  # of a busy machine
     watched = Watched(tmp_path / "run", monkeypatch)
     yield watched
     watched.trackers.finish("done")
