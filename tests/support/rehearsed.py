@@ -6,15 +6,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from pretended_cuda import GPU, pretended_cuda
+from small_orpheus import CONFIG
 from torch import Tensor, nn
 from toys import Gan, Joint, Regression, make_batch, make_run
 
 from ttstrain.contract.task import Loss, Task
 from ttstrain.data.ahead import pinned
+from ttstrain.families.orpheus.rows import pack, speech_row
+from ttstrain.families.orpheus.task import OrpheusTask
+from ttstrain.modules.fp8 import learn_in_fp8
 from ttstrain.train import loop
+from ttstrain.train.precision import Precision
 from ttstrain.train.snapshot import MemorySnapshots
 from ttstrain.train.step import train_step
 
@@ -91,3 +97,25 @@ def note_waits(name: str, micro_batches: int, measure: bool) -> list[str]:
         gpu.waits.clear()
         train_step(run, batches, measure=measure)
         return list(gpu.waits)
+
+
+def learn_in_fp8_on_gpu(width: int) -> dict[str, Any]:
+    """Take a step of a small net in FP8 beside bf16; return its tokens, and what torch's product in FP8 was given."""
+    products: list[tuple[Any, ...]] = []
+    multiply = torch._scaled_mm
+
+    def noting(one: Tensor, other: Tensor, **options: Any) -> Tensor:
+        products.append((one.dtype, other.dtype, options["out_dtype"]))
+        return multiply(one, other, **options)
+
+    sizes = {"hidden_size": 64, "intermediate_size": width, "head_dim": 16}
+    with pretended_cuda() as gpu, patch.object(torch, "_scaled_mm", noting):
+        with gpu.fake:
+            task = OrpheusTask(CONFIG.model_copy(update=sizes))
+        task.to(GPU)
+        learn_in_fp8(task.repeated_blocks())
+        run: Any = make_run(task)
+        run.device, run.precision = GPU, Precision("bf16", GPU)
+        batch = pinned(pack([speech_row("a", [1, 2, 3], torch.zeros(2, 7, dtype=torch.long), CONFIG.ids)]))
+        train_step(run, [batch])
+    return {"tokens": batch.input_ids.shape[1], "products": products}

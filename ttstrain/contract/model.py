@@ -73,6 +73,10 @@ class Planner(ABC, Generic[Config]):
     """Whether examples are laid out on the host: features cannot be kept on the device."""
     compiles: ClassVar[bool] = False
     """Whether a few compiled forms of the task's `repeated_blocks` serve batches of any size."""
+    fuses: ClassVar[bool] = False
+    """Whether the task is a `FusesKernels`."""
+    learns_in_fp8: ClassVar[bool] = False
+    """Whether the linear layers of the task's `repeated_blocks` may compute in FP8."""
 
     def __init__(self, config: Config) -> None:
         self.config = config

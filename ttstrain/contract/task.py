@@ -192,6 +192,15 @@ class HasBlocks(Protocol):
 
 
 @runtime_checkable
+class FusesKernels(Protocol):
+    """A task of which Liger has parts as fused kernels."""
+
+    def fuse_kernels(self) -> None:
+        """Have the net compute them so, in place; its weights and their names stay."""
+        ...
+
+
+@runtime_checkable
 class ScoresTranscripts(Protocol):
     """A task that can score how well a clip's text explains its recording."""
 

@@ -12,6 +12,7 @@ from ttstrain.optim.schedule import curve, warmup_length
 from ttstrain.optim.settings import FINDS_LR, WITHOUT_SCHEDULE, settings_of
 from ttstrain.optim.stages import Curriculum, Place, Stage
 from ttstrain.plan.estimate import ACTIVATIONS, OFFLOADED
+from ttstrain.plan.faster import faster_notes
 from ttstrain.plan.gpu import gpu_memory
 from ttstrain.plan.judging import judge_notes, judge_text
 from ttstrain.plan.mixing import auxiliary_ratio, clip_share
@@ -92,6 +93,7 @@ def notes(plan: Plan, *, goes_on_from: str | None = None) -> Iterator[str]:
     """Yield the notes that a user should read before starting."""
     yield from _fault_notes(plan)
     yield from small_card_notes(plan.recipe)
+    yield from faster_notes(plan.recipe)
     if plan.recipe.base is None and goes_on_from is None:
         yield "training FROM SCRATCH: no `base` weights are given."
     if plan.recipe.sample.every is not None and (key := registry.planner_of(plan.recipe).lacks_for_speech()):

@@ -30,6 +30,7 @@ from ttstrain.optim.settings import peak_lr, settings_of
 from ttstrain.optim.stages import Stage
 from ttstrain.plan.complaints import complaint, known_keys, no_such_choice
 from ttstrain.plan.estimate import checkpoint_bytes, memory_bytes, num_checkpoints
+from ttstrain.plan.faster import check_faster
 from ttstrain.plan.mixing import auxiliary_ratio, clip_share, solve_shares
 from ttstrain.plan.parallel import check_parallel, memory_by_shards
 from ttstrain.plan.parameters import count_parameters, trainable_names
@@ -75,7 +76,9 @@ def parse(composed: Composed) -> ResolvedRecipe:
         )
     if recipe.train.compile:
         _check_compile(recipe, compiles=spec.planner(model).compiles)
-    return ResolvedRecipe.of(recipe, model)
+    resolved = ResolvedRecipe.of(recipe, model)
+    check_faster(resolved)
+    return resolved
 
 
 def _check_compile(recipe: Recipe, *, compiles: bool) -> None:

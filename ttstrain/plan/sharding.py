@@ -61,6 +61,9 @@ def _why_whole(recipe: ResolvedRecipe, world_size: int) -> str | None:
         return "`lora.base=nf4` holds weights in blocks that are not cut"
     if recipe.optim.offload:
         return "`optim.offload` keeps whole state on the host"
+    if recipe.train.kernels != "torch" or recipe.train.fp8:
+        key = "train.fp8" if recipe.train.fp8 else "train.kernels"
+        return f"`{key}` has not been tried on weights that are divided"
     whole = [f"`{key}={kind}`" for key, kind in kinds_of(recipe).items() if kind not in SHARDABLE]
     return f"{whole[0]} looks at whole tensors" if whole else None
 

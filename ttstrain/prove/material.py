@@ -33,6 +33,7 @@ from ttstrain.tracking.tracker import Trackers
 from ttstrain.train import build
 from ttstrain.train.device import choose_device
 from ttstrain.train.distributed import Ranks
+from ttstrain.train.faster import check_machine
 from ttstrain.train.prepare import Prepared, ShowProgress, look_again, no_progress, open_cache
 from ttstrain.train.run import Run
 
@@ -65,6 +66,7 @@ def make_material(composed: Composed, place: Path, *, show: ShowProgress = no_pr
     lora.check_installed(recipe.lora)
     check_installed(recipe.optim)
     device = choose_device(recipe.train.device, tf32=recipe.train.tf32)
+    check_machine(recipe.train, device)
     base = None if recipe.base is None else open_for(recipe)
     prepared = _prepare(recipe, device, show)
     plan = resolve(recipe, origins=composed.origins, facts=prepared.facts, source_name=composed.name)

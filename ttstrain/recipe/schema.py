@@ -387,6 +387,12 @@ class TrainConfig(Section):
     compile: bool = False
     """Compile the net's repeated blocks with torch's compiler, which takes minutes at the start. Dropout then draws
     other random numbers. Not with `train.parallel.shard`."""
+    kernels: Literal["torch", "liger"] = "torch"
+    """What computes norms, gated activations and rotary positions: torch, or Liger's fused Triton kernels (CUDA only).
+    Not with `train.parallel.shard`."""
+    fp8: bool = False
+    """Compute the products of the blocks' linear layers in FP8, by torchao, on a GPU that has it; weights, checkpoints
+    and exports keep their type. Not with `lora`, nor with `train.parallel.shard`."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     parallel: ParallelConfig = ParallelConfig()

@@ -18,6 +18,7 @@ from ttstrain.runs.base import load_base, record_base
 from ttstrain.runs.measured import foresee
 from ttstrain.runs.processes import Processes, join_processes
 from ttstrain.runs.tracked import tracked
+from ttstrain.train.faster import check_machine
 from ttstrain.train.loop import train
 from ttstrain.train.prepare import ShowProgress, no_progress, prepare
 
@@ -41,6 +42,7 @@ def begin(composed: Composed, name: str, here: Processes, *, show: ShowProgress,
     device = here.choose_device(recipe)
     lora.check_installed(recipe.lora)
     check_installed(recipe.optim)
+    check_machine(recipe.train, device)
     if here.ranks.main and place is None:
         folder.check_name(recipe)
     base = None if recipe.base is None else open_for(recipe)

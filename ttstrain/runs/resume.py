@@ -28,6 +28,7 @@ from ttstrain.runs.origin import Origin, find, not_begun, run_of
 from ttstrain.runs.processes import Processes, join_processes
 from ttstrain.runs.restore import restore
 from ttstrain.runs.tracked import tracked
+from ttstrain.train.faster import check_machine
 from ttstrain.train.loop import train
 from ttstrain.train.prepare import ShowProgress, no_progress, prepare
 
@@ -114,6 +115,7 @@ def _continue(
     device = here.choose_device(checked)
     lora.check_installed(checked.lora)
     check_installed(checked.optim)
+    check_machine(checked.train, device)
     before, before_notes = clips_before(origin.run, composed) if here.ranks.main else (None, [])
     prepared = prepare(checked, device=device, ranks=here.ranks, show=show, earlier=before)
     check_measurable(prepared)

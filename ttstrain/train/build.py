@@ -34,6 +34,7 @@ from ttstrain.train import checkpointing, early_stop, inject, snapshot
 from ttstrain.train.best import Best
 from ttstrain.train.compiled import compile_blocks
 from ttstrain.train.distributed import Ranks
+from ttstrain.train.faster import make_faster
 from ttstrain.train.guard import Guard
 from ttstrain.train.precision import NumberFormat, Precision, choose
 from ttstrain.train.prepare import Prepared
@@ -117,9 +118,10 @@ def _profiler(recipe: ResolvedRecipe, folder: Path, device: torch.device, tracke
 
 
 def _make_on(device: torch.device, plan: Plan, *, speaks: bool) -> Task:
-    """Make the task on its device, compiled if asked for."""
+    """Make the task on its device, and have it computed as the recipe asks."""
     task = make_task(plan)
     task.to(device)
+    make_faster(task, plan.recipe.train)
     if speaks:
         task.prepare_sampling()  # a vocoder that is missing or another model's is refused before anything is trained
     if plan.recipe.train.compile:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ttstrain.contract.data import Batch
 from ttstrain.contract.task import Loss
 from ttstrain.errors import first_line
+from ttstrain.modules.fp8 import not_in_fp8
 from ttstrain.train.compiled import as_written
 from ttstrain.train.guard import Finding, UpdateVerdict
 from ttstrain.train.precision import NumberFormat, Precision
@@ -174,7 +175,8 @@ def _compute(run: Run, refused: Refused, kind: NumberFormat, batches: Sequence[B
     drawn = [run.task.draw(batch) for batch in batches]
     weight, weighted = sum(batch.weight for batch in drawn), 0.0
     parameters = run.optimizers.params(refused.optimizer)
-    with as_written(run.task), _watching(run.task) as watch:  # compiled blocks call no hooks
+    in_numbers = not_in_fp8(run.task) if kind == "fp32" else nullcontext()
+    with in_numbers, as_written(run.task), _watching(run.task) as watch:  # compiled blocks call no hooks
         for batch in drawn:
             for loss in _losses(run, batch, Precision(kind, run.device)):
                 if loss.updates != refused.optimizer:

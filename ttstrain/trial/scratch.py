@@ -24,6 +24,7 @@ from ttstrain.runs.base import load_base, record_base
 from ttstrain.runs.processes import Processes
 from ttstrain.train.device import choose_device
 from ttstrain.train.distributed import Ranks
+from ttstrain.train.faster import check_machine
 from ttstrain.train.launched import under_launcher
 from ttstrain.train.prepare import ShowProgress, no_progress, prepare
 from ttstrain.train.run import Run
@@ -60,6 +61,7 @@ def scratch_run(composed: Composed, *, show: ShowProgress = no_progress) -> Iter
         lora.check_installed(recipe.lora)
         here = Processes(Ranks())
         device = choose_device(recipe.train.device, tf32=recipe.train.tf32)
+        check_machine(recipe.train, device)
         base = None if recipe.base is None else open_for(recipe)
         prepared = prepare(recipe, device=device, show=show)
         plan = resolve(recipe, origins=composed.origins, facts=prepared.facts, source_name=composed.name)

@@ -19,6 +19,8 @@ class OrpheusPlanner(Planner[OrpheusConfig]):
 
     packed = True
     features_on_host = True
+    fuses = True
+    learns_in_fp8 = True
 
     def blocks(self) -> Sequence[str]:
         """Return the layers."""

@@ -22,6 +22,7 @@ from ttstrain.families.orpheus.codec import Codec, load_codec
 from ttstrain.families.orpheus.config import PREFIX, OrpheusConfig
 from ttstrain.families.orpheus.cost import forward_flops
 from ttstrain.families.orpheus.edges import measure_edges
+from ttstrain.families.orpheus.fused import fuse
 from ttstrain.families.orpheus.ids import CODEBOOK_SIZE, NUM_SLOTS, SAMPLE_RATE, TokenIds
 from ttstrain.families.orpheus.layout import PUBLISHED_VOICES, pieces_of, said
 from ttstrain.families.orpheus.loss import HeadLoss, HeadOptions, head_loss
@@ -111,6 +112,10 @@ class OrpheusTask(Task):
     def repeated_blocks(self) -> Sequence[nn.Module]:
         """Return the net's layers."""
         return list(self.net.model.layers)
+
+    def fuse_kernels(self) -> None:
+        """Have the net's norms, gated activations and rotary positions computed by Liger."""
+        fuse(self.net)
 
     def losses(self, batch: OrpheusBatch) -> Iterator[Loss]:
         """Yield the mean cross entropy over target tokens, with metrics by kind of token."""
