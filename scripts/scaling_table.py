@@ -21,6 +21,7 @@ IN_MACHINE = 8
 GPUS = (1, 8, 64)
 DEGREES = (1, 8, 64)
 FP32 = 4
+BACKWARD = 2 / 3  # of a micro-batch's arithmetic: two products for each one of the forward
 SECONDS, TEXT = 8.0, "the quick brown fox jumps over the lazy dog and runs on " * 2
 TOY = "model.rows.tokenizer=package:toy"  # in the place of a file behind terms of use
 TASKS: dict[str, tuple[str, Sequence[str]]] = {
@@ -123,7 +124,8 @@ def efficiency_rows(one: Counted, options: argparse.Namespace) -> list[str]:
                 near, far = near + far, 0.0
             exchanging = near / (options.near * 1e9) + far / (options.far * 1e9)
             apart = computing / (computing + exchanging)
-            overlapped = computing / max(computing, exchanging)
+            hidden = computing if degree > 1 else BACKWARD * computing / one.accumulate
+            overlapped = computing / (computing + max(exchanging - hidden, 0.0))
             ways = "whole copies" if degree == 1 else f"shard: {degree}"
             rows.append(
                 f"| {one.name} | {gpus} | {ways} | {computing:.2f} s | {(near + far) / 1e9:.1f} GB | "

@@ -126,6 +126,7 @@ def make_run(
     device: torch.device,
     packages: Sequence[str] = (),
     ema_decay: float | None = None,
+    ranks: Ranks | None = None,
 ) -> Run:
     """Put a run together round a task, as the engine does, but for data, checkpoints and evaluations."""
     table = build_groups(task.optimized(), task.named_parameters(), recipe.optim)
@@ -170,7 +171,7 @@ def make_run(
         plan=plan,
         folder=folder,
         device=device,
-        ranks=Ranks(),
+        ranks=ranks or Ranks(),
         early_stop=None,
         weights=ModuleWeights(parts["task"]),
         loader=loader,

@@ -8,8 +8,9 @@ import os
 import subprocess
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -18,25 +19,44 @@ RESULTS = HERE / "results"
 class Side:
     """A worker process and its answers."""
 
-    def __init__(self, script: str, python: str, *arguments: str, threads: int, cuda: str, folder: Path) -> None:
-        self._log = folder / f"{'-'.join([script, *arguments])}.log"
+    def __init__(
+        self,
+        script: str,
+        python: str,
+        *arguments: str,
+        threads: int,
+        cuda: str,
+        folder: Path,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        more = environment or {}
+        self._log = folder / f"{'-'.join([script, *arguments, *more.values()])}.log"
         self._process = subprocess.Popen(
             [python, str(HERE / script), *arguments, "--threads", str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log.open("w"),
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": cuda},
+            env={**os.environ, "OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": cuda, **more},
         )
-        self.about = self._read()
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """What the worker says of itself, once it is ready."""
+        return self.hear()
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        self.tell(do, **arguments)
+        return self.hear()
+
+    def tell(self, do: str, **arguments: Any) -> None:
+        """Send a command whose answer `hear` returns."""
+        assert self.about  # a worker says that first
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
         self._process.stdin.flush()
-        return self._read()
 
-    def _read(self) -> dict[str, Any]:
+    def hear(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -51,7 +71,13 @@ class Side:
         return peak
 
 
-def take_turns(sides: Mapping[str, Side], steps: Mapping[str, int], *, rounds: int) -> Iterator[dict[str, Any]]:
+class Asked(Protocol):
+    """A worker process, or several that work together."""
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]: ...
+
+
+def take_turns(sides: Mapping[str, Asked], steps: Mapping[str, int], *, rounds: int) -> Iterator[dict[str, Any]]:
     """Warm up with a round of each, then let them take turns, in another order each time; yield name -> its answer."""
     for name, side in sides.items():
         side.ask("run", steps=steps[name])

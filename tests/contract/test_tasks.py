@@ -11,8 +11,8 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,13 @@ import fourth_family
 import pytest
 import torch
 from small_runs import differences
+from subjects import CLIP_S, FOURTH, SMOKE_RECIPES, Subject, cut, known, make_subject
 from torch import Tensor, nn
 
 from ttstrain import registry
-from ttstrain.contract.data import Batch, Clip, TaskData
-from ttstrain.contract.family import TaskSpec
-from ttstrain.contract.model import ModelConfig, Planner, ResolvedRecipe
+from ttstrain.contract.data import Batch
 from ttstrain.contract.task import DEFAULT_OPTIMIZER, Audio, HasBlocks, Mean, Prompt, Task
 from ttstrain.data.audio import read_clip
-from ttstrain.data.audit import audit
-from ttstrain.data.readers import read_rows
 from ttstrain.errors import DataError, RecipeError
 from ttstrain.modules import lora
 from ttstrain.modules.nf4 import hold_in_4_bits, outlines
@@ -38,7 +35,6 @@ from ttstrain.plan.parameters import count_parameters
 from ttstrain.plan.resolve import parse
 from ttstrain.recipe.compose import compose
 from ttstrain.recipe.schema import LoraConfig
-from ttstrain.recipe.shipped import list_recipes
 from ttstrain.runs.new import start
 from ttstrain.train.evaluation_loop import evaluating
 from ttstrain.train.precision import Precision
@@ -46,67 +42,12 @@ from ttstrain.train.rng import Rng
 
 CPU = torch.device("cpu")
 UNIT_S = 0.09  # what a recording is counted in is shorter, an Orpheus frame of 85 ms included
-CLIP_S = 2.0  # clips are cut to one length: padding may change what a published net computes
-
-
-SMOKE_RECIPES = [entry.name for entry in list_recipes() if entry.name.startswith("smoke/")]
-FOURTH = str(fourth_family.RECIPE)  # of a family that no other part of ttstrain knows
-
-
-@dataclass(frozen=True)
-class Subject:
-    """One task at its smallest, and some data for it."""
-
-    smoke: str
-    recipe: ResolvedRecipe
-    planner: Planner[Any]
-    build: Callable[[], Task]
-    data: TaskData
-    clips: list[Clip]
-
-    def batch(self, clips: list[Clip] | None = None) -> Batch:
-        examples = []
-        for clip in self.clips if clips is None else clips:
-            features = self.data.features(read_clip(clip, self.data.sample_rate), clip)
-            examples.append(self.data.example(clip, features))
-        return self.data.collate(examples)
 
 
 @pytest.fixture(scope="module", params=[*SMOKE_RECIPES, pytest.param(FOURTH, id=fourth_family.NAME)])
 def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
-    with fourth_family.known() if request.param == FOURTH else nullcontext():
+    with known(request.param):
         yield make_subject(request.param)
-
-
-def make_subject(smoke: str) -> Subject:
-    recipe = parse(compose(smoke))
-    spec = registry.find_task(recipe.task)
-    assert recipe.data.path is not None
-    clips = audit(read_rows(recipe.data.path), recipe.data).clips
-    return Subject(
-        smoke=smoke,
-        recipe=recipe,
-        planner=registry.planner_of(recipe),
-        build=lambda: built(spec, recipe.model),
-        data=spec.data(recipe.model),
-        clips=[cut(clip) for clip in clips if clip.duration_s >= CLIP_S][:4],
-    )
-
-
-def built(spec: TaskSpec, config: ModelConfig, *, seed: int = 0) -> Task:
-    """Build a task and move it off its initialisation, where much of a net may be switched off by zeros."""
-    torch.manual_seed(seed)
-    task = spec.build(config)
-    with torch.no_grad():
-        for parameter in task.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.02)
-    return task
-
-
-def cut(clip: Clip, *, seconds: float = CLIP_S) -> Clip:
-    start = clip.treatment.start
-    treatment = replace(clip.treatment, end=start + round(seconds * clip.sample_rate))
-    return replace(clip, treatment=treatment, duration_s=seconds)
 
 
 def tensors_of(values: Mapping[str, Tensor | Mean]) -> list[Tensor]:

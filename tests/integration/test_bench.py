@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 BENCH = Path(__file__).resolve().parents[2] / "scripts" / "bench"
 
@@ -38,3 +41,16 @@ def test_the_language_models_loss_falls_on_what_its_worker_trains_on(tmp_path: P
     _, before, ran, after, _ = answers("lm_ours.py", loss, {"do": "run", "steps": 8}, loss, tmp_path=tmp_path)
     assert ran["steps"] == 8
     assert after["loss"] < before["loss"]
+
+
+def test_processes_train_the_batches_that_one_takes_after_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCH))
+    together = importlib.import_module("ranks").Together
+    took = []
+    for count in (1, 2):
+        side = together(count, size="smoke", threads=1, accumulate=3 - count, folder=tmp_path)
+        took.append(side.ask("run", steps=3))
+        assert side.leave() > 0
+    assert took[0]["frames"] == took[1]["frames"] > 0

@@ -32,6 +32,7 @@ from ttstrain.train.evaluate import evaluate
 from ttstrain.train.run import Run
 from ttstrain.train.snapshot import MemorySnapshots
 from ttstrain.train.step import StepReport, train_step
+from ttstrain.train.sums import GradientSums
 
 OPTIM = OptimConfig(lr=1e-2, weight_decay=0.1, decay_norms_and_biases=True, max_grad_norm=0.5)
 ROWS = 12
@@ -68,14 +69,26 @@ class Trained:
 def train_toy(task_class: type[Task], steps: int) -> Trained:
     """Train on this rank's pieces of each global batch."""
     with joined() as ranks:
-        return _train(task_class, steps, ranks, lambda batch: _pieces(batch)[ranks.rank])
+        return _train(task_class, steps, ranks, lambda batch: pieces_of(batch)[ranks.rank])
 
 
 def train_toy_alone(task_class: type[Task], steps: int) -> Trained:
     """Train on the same rows in one process: micro-batch i holds what the ranks' micro-batches i hold."""
     return _train(
-        task_class, steps, Ranks(), lambda batch: [_joined(parts) for parts in zip(*_pieces(batch), strict=True)]
+        task_class, steps, Ranks(), lambda batch: [_joined(parts) for parts in zip(*pieces_of(batch), strict=True)]
     )
+
+
+def train_unevenly(task_class: type[Task], steps: int) -> Trained:
+    """Train on pieces of 3 and 2 rows on one rank, and on the other 7 rows in one piece on the other."""
+    with joined() as ranks:
+        mine = slice(0, 2) if ranks.main else slice(2, 3)
+        return _train(task_class, steps, ranks, lambda batch: split(batch, 3, 2, 7)[mine])
+
+
+def train_unevenly_alone(task_class: type[Task], steps: int) -> Trained:
+    """Train on the same rows in one process: its last micro-batch holds those of the ranks' last ones."""
+    return _train(task_class, steps, Ranks(), lambda batch: split(batch, 3, 9))
 
 
 def _train(task_class: type[Task], steps: int, ranks: Ranks, share_of: Any) -> Trained:
@@ -101,7 +114,7 @@ def _train_with(ranks: Ranks, kind: str, dtype: torch.dtype, precision: str, ste
     torch.manual_seed(ranks.rank)  # as in a run, where noise is each rank's own
     start = weights(run)
     for seed in range(steps):
-        train_step(run, [as_dtype(piece, dtype) for piece in _pieces(make_batch(ROWS, seed=seed))[ranks.rank]])
+        train_step(run, [as_dtype(piece, dtype) for piece in pieces_of(make_batch(ROWS, seed=seed))[ranks.rank]])
     moments = [value for own in run.optimizers.state_dict()["model"].values() for value in own.values()]
     return {
         "moved": [name for name, tensor in weights(run).items() if not torch.equal(tensor, start[name])],
@@ -119,10 +132,9 @@ def vars_of(progress: Any) -> dict[str, int]:
     return dict(progress.state_dict())
 
 
-def _pieces(batch: ToyBatch) -> list[list[ToyBatch]]:
-    sizes = [size for own in PIECES for size in own]
-    pieces = iter(split(batch, *sizes))
-    return [[next(pieces) for _ in own] for own in PIECES]
+def pieces_of(batch: ToyBatch, sizes: Sequence[Sequence[int]] = PIECES) -> list[list[ToyBatch]]:
+    pieces = iter(split(batch, *[size for own in sizes for size in own]))
+    return [[next(pieces) for _ in own] for own in sizes]
 
 
 def _joined(parts: Sequence[ToyBatch]) -> ToyBatch:
@@ -154,24 +166,12 @@ class Sparse(Task):
         return {"total": F.mse_loss(self.often(batch.x), batch.y)}
 
 
-def sum_mixture() -> dict[str, Tensor | None]:
-    """Sum gradients of every kind: large, small, half, of another memory layout, missing here, there, everywhere."""
-    shapes = {"large": (600, 500), "small": (3,), "half": (2, 2), "last": (2, 3, 4, 5), "mine": (4,), "none": (5,)}
-    with joined() as ranks:
-        parameters = {
-            name: nn.Parameter(torch.zeros(shape, dtype=torch.bfloat16 if name == "half" else torch.float32))
-            for name, shape in shapes.items()
-        }
-        for name, parameter in parameters.items():
-            if name != "none" and (name != "mine" or ranks.rank == 1):
-                parameter.grad = mixture_gradient(parameter, ranks.rank)
-        parameters["last"].grad = parameters["last"].grad.to(memory_format=torch.channels_last)
-        ranks.sum_gradients(list(parameters.values()))
-        return {name: parameter.grad for name, parameter in parameters.items()}
-
-
-def mixture_gradient(like: Tensor, rank: int) -> Tensor:
-    return torch.arange(like.numel(), dtype=torch.float32).reshape(like.shape).mul(rank + 1).to(like.dtype)
+def sum_all(ranks: Ranks, parameters: Sequence[Tensor]) -> None:
+    """Sum gradients that no backward pass completes."""
+    sums = GradientSums()
+    with sums.beginning(ranks, "model", parameters):
+        pass
+    assert sums.finish(ranks)
 
 
 def exchange_on_gpus() -> dict[str, Any]:
@@ -181,7 +181,7 @@ def exchange_on_gpus() -> dict[str, Any]:
         parameters = [nn.Parameter(torch.zeros(shape, device=device)) for shape in ((600, 500), (3,), (2,))]
         for parameter in parameters[: 2 + ranks.rank]:
             parameter.grad = torch.full_like(parameter, 1.0 + ranks.rank)
-        ranks.sum_gradients(parameters)
+        sum_all(ranks, parameters)
         return {
             "device": device.index,
             "gradients": [float(parameter.grad.max()) for parameter in parameters],
@@ -211,7 +211,7 @@ def meet_poison(task_class: type[Task], poison: float, max_skips: int) -> dict[s
         before = weights(run)
         bad = make_batch(4, seed=2 + ranks.rank, poison=poison if ranks.rank == 1 else None)
         report = train_step(run, [bad])
-        with _replaced(recovery.Incident, "write", lambda self, _: incidents.append(self) or Path("incident")):
+        with replaced(recovery.Incident, "write", lambda self, _: incidents.append(self) or Path("incident")):
             recovery.after_refusal(
                 run, report, snapshots, (), again=False
             )  # the part of the loop that a refusal reaches
@@ -240,21 +240,27 @@ def meet_memory(task_class: type[Task], size: int, at_rank: int) -> dict[str, An
                     if ranks.rank == at_rank and len(batch.ids) == size:
                         raise torch.OutOfMemoryError("CUDA out of memory")
 
-        torch.manual_seed(3)
-        run = make_run(Cramped(), optim=OPTIM, ema_decay=0.9, ranks=ranks)
-        train = SimpleNamespace(measure_every=10)
-        run.plan = SimpleNamespace(recipe=SimpleNamespace(train=train))
-        notes: list[str] = []
-        run.trackers = SimpleNamespace(incident=lambda step, kind, message: notes.append(message))
-        run.folder, run.loader = Path(os.devnull), _Halves()
-        snapshots = MemorySnapshots()
-        snapshots.take(run.state, 0)
-        taken = []
-        with _replaced(recovery.Incident, "write", lambda *_: Path("incident")):
-            for seed in range(3):
-                pieces = [p for b in _pieces(make_batch(ROWS, seed=seed))[ranks.rank] for p in run.loader.divided(b)]
-                taken.append(loop.take_step(run, pieces, snapshots)[0] is not None)
-        return {"taken": taken, "limit": run.loader.limit, "weights": weights(run), "notes": notes}
+        return train_in_halves(Cramped, ranks)
+
+
+def train_in_halves(task_class: type[Task], ranks: Ranks, sizes: Sequence[Sequence[int]] = PIECES) -> dict[str, Any]:
+    """Take three steps through the loop's own recovery, which halves micro-batches that do not fit."""
+    torch.manual_seed(3)
+    run = make_run(task_class(), optim=OPTIM, ema_decay=0.9, ranks=ranks)
+    train = SimpleNamespace(measure_every=10)
+    run.plan = SimpleNamespace(recipe=SimpleNamespace(train=train))
+    notes: list[str] = []
+    run.trackers = SimpleNamespace(incident=lambda step, kind, message: notes.append(message))
+    run.folder, run.loader = Path(os.devnull), _Halves()
+    snapshots = MemorySnapshots()
+    snapshots.take(run.state, 0)
+    taken = []
+    with replaced(recovery.Incident, "write", lambda *_: Path("incident")):
+        for seed in range(3):
+            own = pieces_of(make_batch(ROWS, seed=seed), sizes)[ranks.rank]
+            pieces = [piece for batch in own for piece in run.loader.divided(batch)]
+            taken.append(loop.take_step(run, pieces, snapshots)[0] is not None)
+    return {"taken": taken, "limit": run.loader.limit, "weights": weights(run), "notes": notes}
 
 
 class _Halves:
@@ -300,7 +306,7 @@ def exchange() -> dict[str, Any]:
         own = {"rank": ranks.rank, "tensor": torch.full((2,), float(ranks.rank))}
         drifted = {"same": torch.ones(3), "apart": torch.ones(2), "flag": torch.zeros(2, dtype=torch.bool)}
         drifted["apart"][ranks.rank] += 2**-20  # one bit each, and the same norm
-        with _replaced(distributed, "_kind_of", lambda _: f"card {ranks.rank}"):
+        with replaced(distributed, "_kind_of", lambda _: f"card {ranks.rank}"):
             by_norm = ranks.differ({**drifted, "far": torch.ones(4) + ranks.rank})
         return {
             "gathered": ranks.gather(own),
@@ -332,7 +338,7 @@ def finetune_and_tell(recipe: Path, *overrides: str) -> dict[str, Any]:
         kept.append(build_run(*args, **kwargs))
         return kept[0]
 
-    with _replaced(build, "build", keep):
+    with replaced(build, "build", keep):
         folder = finetune(recipe, *overrides)
     (run,) = kept
     return {
@@ -357,7 +363,7 @@ def finetune_counting(recipe: Path, *overrides: str) -> dict[str, int]:
         counts["features"] += 1
         return build_one(*args, **kwargs)
 
-    with _replaced(prepare, "audit_data", auditing), _replaced(cache, "_build_one", building):
+    with replaced(prepare, "audit_data", auditing), replaced(cache, "_build_one", building):
         finetune(recipe, *overrides)
     return counts
 
@@ -369,7 +375,7 @@ def finetune_stopped(on_rank: int, at_step: int, run: Path, recipe: Path, *overr
         if loader.rank == on_rank:
             (run / "STOP").touch()
 
-    with _replaced(signals, "POLL_S", 0.0 if int(os.environ["RANK"]) == on_rank else 1e9), _at(at_step, ask):
+    with replaced(signals, "POLL_S", 0.0 if int(os.environ["RANK"]) == on_rank else 1e9), _at(at_step, ask):
         return finetune_and_tell(recipe, *overrides)
 
 
@@ -402,7 +408,7 @@ def finetune_asked_to_speak(at_step: int, text: str, run: Path, recipe: Path, *o
         if loader.rank == 0:
             (run / "SAMPLE").write_text(text, encoding="utf-8")
 
-    with _replaced(signals, "POLL_S", 0.0), _at(at_step, ask):
+    with replaced(signals, "POLL_S", 0.0), _at(at_step, ask):
         return finetune(recipe, *overrides)
 
 
@@ -415,7 +421,7 @@ def finetune_signalled_speaking(number: signal.Signals, at_step: int, recipe: Pa
             os.kill(os.getpid(), number)
         return generate(run, *args, **kwargs)
 
-    with _replaced(previews, "_generate_all", signalled):
+    with replaced(previews, "_generate_all", signalled):
         return finetune(recipe, *overrides)
 
 
@@ -446,7 +452,7 @@ def finetune_broken(on_rank: int, where: str, error: BaseException, recipe: Path
             raise error
         return function(*args, **kwargs)
 
-    with _replaced(module, name, fail):
+    with replaced(module, name, fail):
         return finetune(recipe, *overrides)
 
 
@@ -462,12 +468,12 @@ def _at(step: int, act: Any, *, change: Any = None) -> Iterator[None]:
             return change(self, batches) if change is not None else batches
         return batches
 
-    with _replaced(Loader, "next", reading):
+    with replaced(Loader, "next", reading):
         yield
 
 
 @contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     former = getattr(owner, name)
     setattr(owner, name, value)
     try:

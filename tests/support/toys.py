@@ -22,6 +22,7 @@ from ttstrain.train.distributed import Ranks
 from ttstrain.train.guard import Guard
 from ttstrain.train.precision import Precision
 from ttstrain.train.rng import Rng
+from ttstrain.train.sums import GradientSums
 
 CPU = torch.device("cpu")
 
@@ -159,6 +160,7 @@ def make_run(
         device=CPU,
         ranks=ranks,
         shards=shards,
+        sums=GradientSums(),
         task=task,
         optimizers=optimizers,
         ema=ema,

@@ -26,6 +26,7 @@ from ttstrain.train.guard import Guard
 from ttstrain.train.inject import Injector
 from ttstrain.train.precision import Precision
 from ttstrain.train.step import StepReport, train_step
+from ttstrain.train.sums import GradientSums
 
 if TYPE_CHECKING:
     from ttstrain.train.shards import Shards
@@ -63,6 +64,7 @@ class _Run:
     progress: Progress
     injector: Injector | None = None
     shards: Shards | None = None
+    sums: GradientSums = field(default_factory=GradientSums)
 
 
 def rehearse(

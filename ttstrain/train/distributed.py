@@ -1,7 +1,7 @@
 """Data parallelism: sums over ranks, exchange of objects, failures of other ranks. Rank 0 writes files and prints.
 
-Gradients are summed once per step, after the last micro-batch, because every loss is already divided by the weight of
-the whole global batch. This works for any number of optimizers and losses, GANs included, and unlike
+Gradients are summed once per step (`sums`), since every loss is already divided by the weight of the whole global
+batch. This works for any number of optimizers and losses, GANs included, and unlike
 DistributedDataParallel it needs no wrapped forward. Every rank then makes the same update, bit for bit: at every
 checkpoint the ranks compare checksums of all weights and buffers. Each rank draws its own noise, so a run on two ranks
 gives other numbers than a run on one, although it reads the same clips.
@@ -16,7 +16,7 @@ import importlib
 import os
 import platform
 import signal
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -34,11 +34,8 @@ from ttstrain.train.launched import attempt, check_environment, end_with_launche
 
 T = TypeVar("T")
 
-LARGE_BYTES = 2**20
-BUCKET_BYTES = 32 * 2**20
 WAIT = timedelta(hours=6)  # rank 0 may prepare hours of data while the others wait
 ALIKE = 1e-4  # relative difference of a norm: more than GPUs of two kinds make of equal weights between checkpoints
-_HALF = (torch.bfloat16, torch.float16)
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # gloo has no class for it
 
 
@@ -74,7 +71,7 @@ class Ranks:
     def sum(self, values: Tensor) -> Tensor:
         """Sum a small tensor over ranks, in place; one on the CPU does not wait for the device."""
         if not self.alone:
-            with _peers():
+            with peers():
                 dist.all_reduce(values)
         return values
 
@@ -84,36 +81,16 @@ class Ranks:
             return fits
         return self.sum(torch.tensor([not fits], dtype=torch.int64)).item() == 0  # on the host: no wait
 
-    def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
-        """Sum the gradients of these parameters over ranks, in place; those in half precision are added up in fp32.
+    def begin_sum(self, values: Tensor) -> Callable[[], None]:
+        """Begin to sum a tensor over ranks, in place; return what waits for the sum. All ranks begin in one order."""
+        with peers():
+            work = dist.all_reduce(values, async_op=True)
 
-        A gradient that some ranks lack counts as zero there. One that all lack stays None, as in a single process:
-        weight decay and momentum would otherwise update its parameter.
-        """
-        if self.alone or not parameters:
-            return
-        holders = self.sum(torch.tensor([parameter.grad is not None for parameter in parameters]).int()).tolist()
-        gradients = [_gradient(parameter) for parameter, count in zip(parameters, holders, strict=True) if count]
-        for bucket in _buckets(gradients):
-            self._sum_together(bucket)
+        def wait() -> None:
+            with peers():
+                work.wait()
 
-    def _sum_together(self, tensors: Sequence[Tensor]) -> None:
-        if len(tensors) == 1 and tensors[0].is_contiguous():
-            self._sum_large(tensors[0])
-            return
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        self._sum_large(flat)
-        pieces = torch.split(flat, [tensor.numel() for tensor in tensors])
-        torch._foreach_copy_(list(tensors), [piece.view_as(own) for own, piece in zip(tensors, pieces, strict=True)])
-
-    def _sum_large(self, tensor: Tensor) -> None:
-        if tensor.dtype not in _HALF:
-            self.sum(tensor)
-            return
-        for piece in torch.split(
-            tensor.view(-1), BUCKET_BYTES // 4
-        ):  # a few at a time: in fp32 they are twice as large
-            piece.copy_(self.sum(piece.float()))
+        return wait
 
     # ------------------------------------------------------------ now and then
 
@@ -123,7 +100,7 @@ class Ranks:
             return [value]
         self.barrier()
         gathered: list[Any] = [None] * self.world_size
-        with _peers():
+        with peers():
             dist.all_gather_object(gathered, value)
         return gathered
 
@@ -133,7 +110,7 @@ class Ranks:
             return value
         self.barrier()
         box = [value]
-        with _peers():
+        with peers():
             dist.broadcast_object_list(box, src=0)
         return box[0]
 
@@ -194,33 +171,6 @@ def _kind_of(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-
-
-# ---------------------------------------------------------------- buckets of gradients
-
-
-def _gradient(parameter: Tensor) -> Tensor:
-    if parameter.grad is None:
-        parameter.grad = torch.zeros_like(parameter)
-    return parameter.grad
-
-
-def _buckets(gradients: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Group small gradients of one dtype, to save exchanges; large ones go alone, without a copy."""
-    buckets: list[list[Tensor]] = []
-    filling: dict[torch.dtype, list[Tensor]] = {}
-    sizes: dict[torch.dtype, int] = {}
-    for gradient in gradients:
-        kind, size = gradient.dtype, gradient.nbytes
-        if size >= LARGE_BYTES:
-            buckets.append([gradient])
-            continue
-        if kind not in filling or sizes[kind] + size > BUCKET_BYTES:
-            filling[kind], sizes[kind] = [], 0
-            buckets.append(filling[kind])
-        filling[kind].append(gradient)
-        sizes[kind] += size
-    return buckets
 
 
 # ---------------------------------------------------------------- joining and leaving
@@ -290,7 +240,7 @@ def _ctrl_c_at_once() -> Iterator[None]:
 
 
 @contextmanager
-def _peers() -> Iterator[None]:
+def peers() -> Iterator[None]:
     """Raise PeerError if the connection to another process is lost, OutOfMemoryError if this one's memory is full."""
     try:
         yield

@@ -31,6 +31,7 @@ from ttstrain.train.precision import Precision
 from ttstrain.train.profiler import StepProfiler
 from ttstrain.train.rng import Rng
 from ttstrain.train.spent import Spent
+from ttstrain.train.sums import GradientSums
 
 if TYPE_CHECKING:
     from ttstrain.train.shards import Shards  # which imports torch's FSDP2
@@ -60,6 +61,7 @@ class Run:
     weights: ModuleWeights  # the task's, as a part of the state
     base: BaseMeta | None = None  # what checkpoints are over, where they leave out the weights that it holds
     shards: Shards | None = None  # where processes hold parts of the weights
+    sums: GradientSums = field(default_factory=GradientSums)  # where each holds all of them
     lock: RunLock | None = None  # of the folder, in the main process
     rescue: Callable[[Path, Plan], RunLock] | None = None  # makes a folder in place of a lost one, for this plan
     injector: Injector | None = None  # of faults, where this process brings some in

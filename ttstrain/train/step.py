@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
@@ -21,6 +22,7 @@ from ttstrain.train.distributed import Ranks, peer_error
 from ttstrain.train.guard import Guard, UpdateVerdict
 from ttstrain.train.inject import Injector
 from ttstrain.train.precision import Precision
+from ttstrain.train.sums import GradientSums
 
 if TYPE_CHECKING:
     from ttstrain.train.shards import Shards  # which imports torch's FSDP2
@@ -38,6 +40,7 @@ class Stepping(Protocol):
 
     device: torch.device
     ranks: Ranks
+    sums: GradientSums
     task: Task
     optimizers: Optimizers
     ema: Ema | None
@@ -76,23 +79,34 @@ class _Tally:
     counts: dict[str, Tensor] = field(default_factory=dict)  # of metrics with a count of their own (`Mean`)
     by_optimizer: dict[str, Tensor] = field(default_factory=dict)
     statistics: dict[str, Tensor] = field(default_factory=dict)
+    held_back: dict[tuple[str, str], Tensor] = field(default_factory=dict)  # of one of these tables, and its key
     known: dict[str, tuple[Tensor, float]] = field(default_factory=dict)  # what was read, and its sum over ranks
 
     def add(self, loss: Loss, share: Tensor | float, *, times: int) -> None:
         """Add a loss; the sums and counts that it brings along count `times`, 1 or 0."""
         value = loss.value.detach().float() * share
-        for table, key in ((self.losses, loss.label), (self.by_optimizer, loss.updates)):
-            table[key] = table[key] + value if key in table else value
+        self._add("losses", loss.label, value)
+        self._add("by_optimizer", loss.updates, value)
         for key, own in loss.statistics.items():
-            sums = own.detach() * times
-            self.statistics[key] = self.statistics[key] + sums if key in self.statistics else sums
+            self._add("statistics", key, own.detach() * times)
         for key, metric in loss.metrics.items():
             if isinstance(metric, Mean):
-                part = metric.total.detach().float() * times
-                self.counts[key] = self.counts.get(key, 0.0) + metric.count.float() * times
+                self._add("counts", key, metric.count.float() * times)
+                self._add("metrics", key, metric.total.detach().float() * times)
             else:
-                part = metric.detach().float() * share
-            self.metrics[key] = self.metrics[key] + part if key in self.metrics else part
+                self._add("metrics", key, metric.detach().float() * share)
+
+    def hold_back(self) -> None:
+        """Hold back each sum until the next micro-batch adds to it: a rank that has only that one knows no other."""
+        for kind in ("losses", "metrics", "counts", "by_optimizer", "statistics"):
+            table: dict[str, Tensor] = getattr(self, kind)
+            self.held_back |= {(kind, key): value for key, value in table.items()}
+            table.clear()
+
+    def _add(self, kind: str, key: str, value: Tensor) -> None:
+        table: dict[str, Tensor] = getattr(self, kind)
+        before = table.get(key, self.held_back.pop((kind, key), None))
+        table[key] = value if before is None else before + value
 
     def unread(self) -> dict[str, Tensor]:
         """Return the losses, metrics and counts that were not read since they last grew."""
@@ -170,6 +184,8 @@ def train_step(run: Stepping, micro_batches: Sequence[Batch], *, measure: bool =
     try:
         for i, batch in enumerate(batches):
             state.at = i
+            if counts.single and i and i == len(batches) - 1:
+                state.tally.hold_back()
             losses = run.task.losses(batch.to(run.device))
             if run.injector is not None:
                 names, step = run.optimizers.names, run.progress.step + 1
@@ -193,7 +209,7 @@ def train_step(run: Stepping, micro_batches: Sequence[Batch], *, measure: bool =
         _refuse_in_an_exchange(run, state, error)
         state.ran_out = True
     if state.ran_out:  # outside the handler: there the exception still holds the step's tensors in memory
-        run.ranks.all_fit(False)
+        _tell_of_memory(run)
         _stop_short(run, batches[state.at], state, update=_last_update(run, state))
     _count_step(run, state, counts)
     return _report(run, state, counts, lrs=lrs, ids=[clip for batch in batches[:own_batches] for clip in batch.ids])
@@ -213,11 +229,15 @@ def _descend(run: Stepping, loss: Loss, state: _StepState, *, share: float, time
     state.tally.add(loss, share, times=times)
     if not (parameters := run.optimizers.params(loss.updates)):
         return  # every group of this optimizer is frozen for now
-    leaves = parameters if run.shards is None else run.shards.leaves(parameters)
-    run.precision.backward(loss.value * share, into=leaves)
-    if last and loss.steps:
-        if not run.ranks.all_fit(True):
-            _stop_short(run, None, state)
+    final = last and loss.steps
+    if final and not run.ranks.all_fit(True):  # before the backward pass begins sums that all must take part in
+        _stop_short(run, None, state)
+    if run.shards is not None:
+        run.precision.backward(loss.value * share, into=run.shards.leaves(parameters))
+    else:
+        with run.sums.beginning(run.ranks, loss.updates, parameters) if final else nullcontext():
+            run.precision.backward(loss.value * share, into=parameters)
+    if final:
         _update(run, loss.updates, state)
 
 
@@ -259,10 +279,23 @@ def _learn(run: Stepping, state: _StepState) -> None:
     run.task.learn(state.tally.statistics)
 
 
+def _tell_of_memory(run: Stepping) -> None:
+    """Tell the other ranks, where they next ask, that this one's memory ran out."""
+    _drop_gradients(run)
+    if run.sums.under_way:
+        run.sums.finish(run.ranks, fits=False)
+    else:
+        run.ranks.all_fit(False)
+
+
 def _stop_short(run: Stepping, micro_batch: Batch | None, state: _StepState, *, update: str | None = None) -> NoReturn:
+    _drop_gradients(run)
+    raise DidNotFit(micro_batch=micro_batch, half_done=bool(state.begun), update=update)
+
+
+def _drop_gradients(run: Stepping) -> None:
     for name in run.optimizers.names:
         run.optimizers.zero_grad(name)
-    raise DidNotFit(micro_batch=micro_batch, half_done=bool(state.begun), update=update)
 
 
 def _last_update(run: Stepping, state: _StepState) -> str | None:
@@ -280,6 +313,7 @@ class _Counts:
     padded: float
     clips: float
     micro_batches: float
+    single: float  # ranks that have one micro-batch only
 
 
 def _count(run: Stepping, batches: Sequence[Batch]) -> _Counts:
@@ -289,6 +323,7 @@ def _count(run: Stepping, batches: Sequence[Batch]) -> _Counts:
         float(sum(batch.num_padded for batch in batches)),
         float(sum(len(batch.ids) for batch in batches)),
         float(len(batches)),
+        float(len(batches) == 1),
     ]
     if not run.ranks.alone:
         own = run.ranks.sum(torch.tensor(own, dtype=torch.float64)).tolist()  # on the host: no wait
@@ -308,7 +343,7 @@ def _check_weight(run: Stepping, batches: Sequence[Batch], *, total: float) -> N
 
 
 def _update(run: Stepping, name: str, state: _StepState) -> None:
-    """Sum gradients over ranks, unscale, clip, ask the guard, step and zero one optimizer.
+    """Complete the sums of gradients over ranks, unscale, clip, ask the guard, step and zero one optimizer.
 
     What the guard must know is copied to the host together with the losses and metrics so far: the only
     synchronisation of an update. If the loss of another optimizer is already known and not finite, this one does not
@@ -317,7 +352,8 @@ def _update(run: Stepping, name: str, state: _StepState) -> None:
     state.updating, state.exchanging = name, True
     parameters = run.optimizers.params(name)
     if run.shards is None:
-        run.ranks.sum_gradients(parameters)
+        if not run.sums.finish(run.ranks):
+            _stop_short(run, None, state)
     else:
         run.shards.finish_gradients(parameters)
     run.precision.unscale([held(parameter.grad) for parameter in parameters if parameter.grad is not None])

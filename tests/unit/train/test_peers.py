@@ -6,7 +6,7 @@ import pytest
 import torch.distributed as dist
 
 from ttstrain.errors import OutOfMemoryError, PeerError
-from ttstrain.train.distributed import _peers
+from ttstrain.train.distributed import peers
 
 
 @pytest.mark.parametrize(
@@ -21,10 +21,10 @@ from ttstrain.train.distributed import _peers
     ],
 )
 def test_memory_that_nccl_lacks_is_no_lost_process(said: str, kind: type[Exception], message: str) -> None:
-    with pytest.raises(kind, match=message), _peers():
+    with pytest.raises(kind, match=message), peers():
         raise dist.DistBackendError(said)
 
 
 def test_an_error_of_ours_passes() -> None:
-    with pytest.raises(RuntimeError, match="shapes"), _peers():
+    with pytest.raises(RuntimeError, match="shapes"), peers():
         raise RuntimeError("shapes differ")

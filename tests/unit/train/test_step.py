@@ -344,7 +344,10 @@ def test_memory_that_runs_out_in_an_exchange_ends_this_process():
         def sum(self, values):
             return values
 
-        def sum_gradients(self, parameters):
+        def begin_sum(self, values):
+            return self.wait
+
+        def wait(self):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(OutOfMemoryError, match="in step 1 while gradients were summed over the processes"):
