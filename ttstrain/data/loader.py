@@ -24,11 +24,13 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from ttstrain.contract.data import Batch, Clip, TaskData
 from ttstrain.data import sampler
 from ttstrain.data.ahead import FEWEST_AHEAD, Ahead, Load, Loaded, made_here, pinned
+from ttstrain.data.batches import Batches
 from ttstrain.data.cache import FeatureCache
 from ttstrain.data.pool import Pool
 from ttstrain.data.workers import start_pool, worker_context
@@ -185,7 +187,9 @@ class Loader:
     def _members(self) -> list[int]:
         """The stage's clips, without replay clips."""
         ids = self._stages.get(self._stage or "")
-        return [i for i, clip in enumerate(self.clips[: self._num_own]) if ids is None or clip.id in ids]
+        if ids is None:
+            return list(range(self._num_own))
+        return [i for i, clip in enumerate(self.clips[: self._num_own]) if clip.id in ids]
 
     # ------------------------------------------------------------ micro-batches that are too large
 
@@ -295,7 +299,7 @@ class Loader:
         for planned in itertools.islice(self._stream(self._cursor), self.rank, None, self.world_size):
             yield planned.clips
 
-    def _plan_epoch(self, epoch: int) -> list[list[int]]:
+    def _plan_epoch(self, epoch: int) -> Batches:
         members = self._members
         plan = sampler.plan_mixed_epoch(
             [self.lengths[i] for i in members],
@@ -307,8 +311,7 @@ class Loader:
             epoch=epoch,
             packed=self._task_data.packed,
         )
-        drawn_from = [*members, *range(self._num_own, len(self.clips))]
-        return [[drawn_from[i] for i in batch] for batch in plan]
+        return plan.of_members(np.array([*members, *range(self._num_own, len(self.clips))], dtype=np.int64))
 
     def _loads(self) -> Iterator[Load]:
         """Yield what loads each of this rank's micro-batches, from the cursor on."""

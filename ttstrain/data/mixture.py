@@ -12,8 +12,11 @@ import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ttstrain.contract.data import AuxiliaryData, Batch, Clip
 from ttstrain.data import sampler
+from ttstrain.data.batches import Batches
 from ttstrain.data.loader import Loader
 from ttstrain.digest import sha256
 from ttstrain.errors import DataError
@@ -75,7 +78,7 @@ class Mixture:
             if wanted:
                 return wanted
 
-    def _plan_epoch(self, epoch: int) -> list[list[int]]:
+    def _plan_epoch(self, epoch: int) -> Batches:
         plan = sampler.plan_epoch(
             [self._auxiliary.lengths[i] for i in self._fitting],
             budget=self._clips.batch_frames,
@@ -84,7 +87,7 @@ class Mixture:
             epoch=epoch,
             packed=self._auxiliary.packed,
         )
-        return [[self._fitting[i] for i in batch] for batch in plan]
+        return plan.of_members(np.array(self._fitting, dtype=np.int64))
 
     @property
     def epoch(self) -> int:

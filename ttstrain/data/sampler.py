@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import bisect
 import random
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
+
+from ttstrain.data.batches import Batches, Indices
 
 # How far a clip may move from its rank by length, so that micro-batches differ from epoch to epoch. On LJSpeech this
 # costs 1 % more padding than exact order, and hardly any micro-batch repeats.
@@ -16,12 +17,10 @@ BLUR_BATCHES = 1.5
 BLUR_SHARE = 0.02  # of all clips, for large sets
 POOL_BATCHES = 32  # packed: best-fit packing runs over the clips of so many micro-batches at a time
 
-_Thing = TypeVar("_Thing")
-
 
 def plan_epoch(
     lengths: Sequence[int], *, budget: int, max_clips: int, seed: int, epoch: int, packed: bool = False
-) -> list[list[int]]:
+) -> Batches:
     """Divide all clips into micro-batches, each index exactly once, with other members and order every epoch.
 
     The cost of a micro-batch is its number of clips times its longest clip, in frames (padding included); packed, the
@@ -32,14 +31,17 @@ def plan_epoch(
         raise ValueError(f"clips longer than {budget} frames: {too_long}")
     rng = random.Random(f"{seed}/{epoch}")  # seeded by text: the same numbers on every machine and Python
     if packed:
-        return _mixed(_best_fit(_mixed(range(len(lengths)), rng), lengths, budget=budget, max_clips=max_clips), rng)
-    by_length = np.argsort(-np.array(lengths, dtype=np.int64), kind="stable")  # (n,)
-    num_batches = max(1, len(_fill(by_length.tolist(), lengths, budget=budget, max_clips=max_clips)))
+        order = _mixed(len(lengths), rng).tolist()
+        batches = Batches.of(_best_fit(order, lengths, budget=budget, max_clips=max_clips))
+        return batches.chosen(_mixed(len(batches), rng))
+    frames = np.array(lengths, dtype=np.int64)  # (n,)
+    by_length = np.argsort(-frames, kind="stable")
+    num_batches = max(1, len(_ends(frames[by_length], budget=budget, max_clips=max_clips)))
     blur = len(lengths) * max(BLUR_BATCHES / num_batches, BLUR_SHARE)
     places = np.arange(len(lengths)) + blur * _draws(len(lengths), rng)
-    blurred = by_length[np.argsort(places, kind="stable")].tolist()
-    batches = _fill(blurred, lengths, budget=budget, max_clips=max_clips)
-    return _mixed(batches, rng)
+    blurred = by_length[np.argsort(places, kind="stable")]
+    batches = Batches(blurred, _ends(frames[blurred], budget=budget, max_clips=max_clips))
+    return batches.chosen(_mixed(len(batches), rng))
 
 
 def plan_mixed_epoch(
@@ -52,7 +54,7 @@ def plan_mixed_epoch(
     seed: int,
     epoch: int,
     packed: bool = False,
-) -> list[list[int]]:
+) -> Batches:
     """Divide all clips and this epoch's sample of the replay clips into micro-batches, as `plan_epoch` does.
 
     `replay` holds the lengths of the replay clips; the first of them has the index `len(lengths)`.
@@ -66,7 +68,7 @@ def plan_mixed_epoch(
     batches = plan_epoch(
         [every[i] for i in members], budget=budget, max_clips=max_clips, seed=seed, epoch=epoch, packed=packed
     )
-    return [[members[i] for i in batch] for batch in batches]
+    return batches.of_members(np.array(members, dtype=np.int64))
 
 
 def draw_replay(lengths: Sequence[int], *, frames: float, seed: int, epoch: int) -> list[int]:
@@ -75,7 +77,7 @@ def draw_replay(lengths: Sequence[int], *, frames: float, seed: int, epoch: int)
     drawn: list[int] = []
     left = frames
     while True:
-        for i in _mixed(range(len(lengths)), rng):
+        for i in _mixed(len(lengths), rng).tolist():
             if lengths[i] >= left:  # the last one would exceed `frames`: drawn with the probability that keeps the mean
                 return [*drawn, i] if rng.random() * lengths[i] < left else drawn
             drawn.append(i)
@@ -89,10 +91,11 @@ def overlong(lengths: Sequence[int], *, budget: int) -> list[int]:
 
 def in_order(lengths: Sequence[int], *, budget: int, max_clips: int, packed: bool = False) -> list[list[int]]:
     """Divide clips into micro-batches from longest to shortest; a clip over the budget gets its own."""
-    by_length = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    by_length = np.argsort(-np.array(lengths, dtype=np.int64), kind="stable")
     if packed:
-        return _best_fit(by_length, lengths, budget=budget, max_clips=max_clips)
-    return _fill(by_length, lengths, budget=budget, max_clips=max_clips)
+        return _best_fit(by_length.tolist(), lengths, budget=budget, max_clips=max_clips)
+    frames = np.array(lengths, dtype=np.int64)[by_length]
+    return list(Batches(by_length, _ends(frames, budget=budget, max_clips=max_clips)))
 
 
 def cost(batch: Sequence[int], lengths: Sequence[int], *, packed: bool = False) -> int:
@@ -129,30 +132,30 @@ def padding_share(lengths: Sequence[int], batches: Sequence[Sequence[int]], *, p
     """Return the share of frames that is padding; 0 when packed."""
     if packed:
         return 0.0
-    of = lengths.__getitem__
-    padded = sum(len(batch) * max(map(of, batch)) for batch in batches)
-    real = sum(sum(map(of, batch)) for batch in batches)
-    return 1 - real / padded if padded else 0.0
+    held = batches if isinstance(batches, Batches) else Batches.of(batches)
+    if not len(held):
+        return 0.0
+    frames = np.array(lengths, dtype=np.int64)[held.members]  # (n,)
+    padded = int(np.dot(held.sizes, np.maximum.reduceat(frames, held.starts)))
+    return 1 - int(frames.sum()) / padded if padded else 0.0
 
 
-def _fill(order: Sequence[int], lengths: Sequence[int], *, budget: int, max_clips: int) -> list[list[int]]:
-    batches: list[list[int]] = []
-    current: list[int] = []
-    longest = 0
-    for i in order:
-        longest_with_it = max(longest, lengths[i])
-        if current and (len(current) == max_clips or (len(current) + 1) * longest_with_it > budget):
-            batches.append(current)
-            current, longest_with_it = [], lengths[i]
-        current.append(i)
-        longest = longest_with_it
-    return [*batches, current] if current else batches
+def _ends(lengths: Indices, *, budget: int, max_clips: int) -> Indices:
+    """Fill micro-batches in the order of the clips whose lengths are given, and return the place after each."""
+    ends: list[int] = []
+    size = longest = 0
+    for place, length in enumerate(lengths.tolist()):
+        size += 1
+        longest = length if length > longest else longest  # `max` takes three times as long
+        if size > 1 and (size > max_clips or size * longest > budget):
+            ends.append(place)
+            size, longest = 1, length
+    return np.array([*ends, len(lengths)] if size else ends, dtype=np.int64)
 
 
-def _mixed(things: Iterable[_Thing], rng: random.Random) -> list[_Thing]:
-    """Shuffle. Python promises that `Random.random` stays the same between versions, and not that `shuffle` does."""
-    things = list(things)
-    return [things[i] for i in np.argsort(_draws(len(things), rng), kind="stable").tolist()]
+def _mixed(count: int, rng: random.Random) -> Indices:
+    """Shuffle so many indices. Python promises `Random.random` to stay as it is between versions, `shuffle` not."""
+    return np.argsort(_draws(count, rng), kind="stable")
 
 
 def _draws(count: int, rng: random.Random) -> npt.NDArray[np.float64]:

@@ -20,7 +20,7 @@ LENGTHS = speech_lengths(3000)
 
 
 def plan(*, epoch: int = 0, max_clips: int = 64, seed: int = 0) -> list[list[int]]:
-    return plan_epoch(LENGTHS, budget=BUDGET, max_clips=max_clips, seed=seed, epoch=epoch, packed=True)
+    return list(plan_epoch(LENGTHS, budget=BUDGET, max_clips=max_clips, seed=seed, epoch=epoch, packed=True))
 
 
 def tokens(batch: list[int]) -> int:

@@ -12,7 +12,7 @@ LENGTHS = [int(random.Random(i).uniform(30, 900)) for i in range(200)]
 
 
 def plan(lengths: list[int] = LENGTHS, *, budget: int = 3200, max_clips: int = 64, seed: int = 0, epoch: int = 0):
-    return plan_epoch(lengths, budget=budget, max_clips=max_clips, seed=seed, epoch=epoch)
+    return list(plan_epoch(lengths, budget=budget, max_clips=max_clips, seed=seed, epoch=epoch))
 
 
 @pytest.mark.parametrize("epoch", range(5))
@@ -44,8 +44,8 @@ def test_composition_and_order_change_between_epochs_and_seeds() -> None:
 def test_plan_is_the_same_in_another_process() -> None:
     program = (
         "import random; from ttstrain.data.sampler import plan_epoch;"
-        "print(plan_epoch([int(random.Random(i).uniform(30, 900)) for i in range(200)],"
-        " budget=3200, max_clips=64, seed=5, epoch=3))"
+        "print(list(plan_epoch([int(random.Random(i).uniform(30, 900)) for i in range(200)],"
+        " budget=3200, max_clips=64, seed=5, epoch=3)))"
     )
     env = {"PYTHONHASHSEED": "7", "PYTHONPATH": ":".join(sys.path)}
     printed = subprocess.run(

@@ -68,6 +68,7 @@ class FlowData(TaskData):
             front_end_versions()  # so that missing libraries are reported now, not by a worker
         # float32: half precision would save memory and cost about 1e-3 of a mel's log scale.
         self.fingerprint = f"mel/1 {config.mel} {config.n_mels} {SAMPLE_RATE} {HOP_LENGTH} float32"
+        self._planner = FlowPlanner(config)
         self._mel = MelSpectrogram(config.mel, n_mels=config.n_mels)
 
     def features(self, wav: Tensor, clip: Clip) -> dict[str, Tensor]:
@@ -76,7 +77,7 @@ class FlowData(TaskData):
 
     def length(self, clip: Clip) -> int:
         """Count the mel's frames from the samples that are kept of the clip."""
-        return FlowPlanner(self.config).length(clip)
+        return self._planner.length(clip)
 
     def example(self, clip: Clip, features: Mapping[str, Tensor]) -> FlowExample:
         """Tokenize the clip's text, or take the tokens that upstream made of it where only those are left."""
