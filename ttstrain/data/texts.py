@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 VOCAB = "vocab"  # the entry of `FrontEnd.versions` that is a hash of the vocabulary
+TEXTS_AT_ONCE = 2000
 NO_TOKENS = {"Cc", "Cs"}  # Unicode categories that a file of one token per line cannot hold
 
 _Counted = TypeVar("_Counted", str, tuple[str, str])
@@ -126,11 +127,11 @@ class _Counts:
 
 def _count_words(clips: Sequence[Clip], front_end: FrontEnd) -> _Counts:
     """Read each word once, however often it occurs: a million texts hold a few ten thousand."""
-    by_language: dict[str, Counter[str]] = defaultdict(Counter)  # in the order in which words first occur
     counts = _Counts()
-    for clip in clips:
-        by_language[clip.language].update(found := clip.text.split(" "))
-        counts.num_tokens += len(found) - 1  # the spaces
+    by_language: dict[str, Counter[str]] = defaultdict(Counter)  # in the order in which words first occur
+    for language, some in _texts_by_language(clips):
+        by_language[language].update(found := " ".join(some).split(" "))
+        counts.num_tokens += len(found) - len(some)  # the spaces within texts
     unknown: dict[tuple[str, str], list[str]] = {}  # language and word -> unknown tokens
     for language, times in by_language.items():
         for word, count in times.items():
@@ -140,6 +141,15 @@ def _count_words(clips: Sequence[Clip], front_end: FrontEnd) -> _Counts:
                 unknown[language, word] = missing
     counts.examples = _first_texts(clips, unknown)
     return counts
+
+
+def _texts_by_language(clips: Sequence[Clip]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the texts, some at a time that are of one language: their words are counted together."""
+    for start in range(0, len(clips), TEXTS_AT_ONCE):
+        some: dict[str, list[str]] = defaultdict(list)
+        for clip in clips[start : start + TEXTS_AT_ONCE]:
+            some[clip.language].append(clip.text)
+        yield from some.items()
 
 
 def _first_texts(clips: Sequence[Clip], unknown: Mapping[tuple[str, str], Sequence[str]]) -> dict[str, str]:
