@@ -89,6 +89,10 @@ class Planner(ABC, Generic[Config]):
     def length(self, clip: Clip) -> int:
         """Return the clip's length in frames, known from its duration without decoding; as `TaskData.length`."""
 
+    def lengths(self, clips: Sequence[Clip]) -> Sequence[int]:
+        """Return the length of every clip; a family may find them faster than one by one."""
+        return [self.length(clip) for clip in clips]
+
     def num_parameters(self) -> int:
         """Return the number of trainable parameters."""
         return sum(math.prod(shape) for shape in self.parameter_shapes().values())

@@ -54,7 +54,7 @@ class RowTable:
 
     format: str  # its name, one of `ttstrain.data.formats`
     root: Path  # the folder of the data set
-    rows: list[Row]
+    rows: Sequence[Row]
     findings: list[RowFinding] = field(default_factory=list)  # of rows left out, and of lines that are no rows
     files_anywhere: bool = False  # whether the format names files by absolute path
     columns: tuple[Column, ...] = ()

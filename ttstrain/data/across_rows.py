@@ -11,16 +11,18 @@ from pathlib import Path
 from ttstrain.contract.data import Clip
 from ttstrain.contract.table import Row, RowFinding, RowTable
 from ttstrain.data.formats import PACKED
+from ttstrain.data.in_columns import RowColumns, column
+from ttstrain.data.many_texts import main_scripts, skeletons
 from ttstrain.data.markup import labels
 from ttstrain.data.readers.locate import is_audio_name
 from ttstrain.data.readers.rows import printable
-from ttstrain.data.transcript import main_script, skeleton
+from ttstrain.data.transcript import skeleton
 
 RATE_OUTLIER = 6.0  # median absolute deviations
 ROWS_FOR_STATISTICS = 20
 MAIN_SCRIPT_SHARE = 0.9
 
-_Notes = dict[str, list[tuple[str, str]]]  # clip id -> reasons and sentences
+Notes = dict[int, list[tuple[str, str]]]  # place of a clip -> reasons and sentences
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,39 +95,41 @@ def without_contradicting_copies(audited: Sequence[AuditedRow]) -> list[AuditedR
 
 
 def with_findings_across_rows(audited: Sequence[AuditedRow]) -> list[AuditedRow]:
-    """Add findings that need all rows: equal recordings, equal texts, unusual speaking rate, another script."""
-    clips = [one.clip for one in audited if one.clip is not None]
-    notes: _Notes = defaultdict(list)
-    skeletons = [skeleton(clip.text) for clip in clips]
-    scripts = [main_script(clip.text) for clip in clips]
-    _note_repeats(clips, skeletons, notes)
-    _note_pace(clips, skeletons, scripts, notes)
-    _note_scripts(clips, scripts, notes)
-    _note_labels(clips, notes)
-    return [_noted(one, notes) for one in audited] if notes else list(audited)
+    """Add findings that need all rows."""
+    places = [i for i, one in enumerate(audited) if one.clip is not None]
+    result = list(audited)
+    for place, found in notes_across([clip for one in audited if (clip := one.clip) is not None]).items():
+        for reason, why in found:
+            one = result[places[place]]
+            result[places[place]] = one.add(RowFinding(one.row, "accept", reason, why))
+    return result
 
 
-def _noted(one: AuditedRow, notes: _Notes) -> AuditedRow:
-    if one.clip is None or one.clip.id not in notes:
-        return one
-    for reason, why in notes[one.clip.id]:
-        one = one.add(RowFinding(one.row, "accept", reason, why))
-    return one
+def notes_across(clips: Sequence[Clip]) -> Notes:
+    """Compare the clips: equal recordings, equal texts, unusual speaking rate, another script, speakers' names."""
+    notes: Notes = defaultdict(list)
+    texts, speakers = column(clips, "text"), column(clips, "speaker")
+    bare, scripts = skeletons(texts), main_scripts(texts)
+    _note_repeats(clips, speakers, bare, notes)
+    _note_pace(column(clips, "duration_s"), bare, scripts, notes)
+    _note_scripts(scripts, notes)
+    _note_labels(list(zip(texts, speakers, strict=True)), notes)
+    return notes
 
 
-def _note_repeats(clips: Sequence[Clip], skeletons: Sequence[str], notes: _Notes) -> None:
-    recordings: dict[str, str] = {}
-    texts: dict[tuple[str, str], str] = {}
-    for clip, bare in zip(clips, skeletons, strict=True):
-        first = recordings.setdefault(clip.digest, clip.id) if clip.digest else clip.id
-        if first != clip.id:
-            notes[clip.id].append(("duplicate_audio", f"the same recording as `{printable(first)}`"))
-        first = texts.setdefault((clip.speaker, bare), clip.id)
-        if first != clip.id:
-            notes[clip.id].append(("duplicate_text", f"the same text as `{printable(first)}`"))
+def _note_repeats(clips: Sequence[Clip], speakers: Sequence[str], bare: Sequence[str], notes: Notes) -> None:
+    ids = column(clips, "id")
+    recordings: dict[str, int] = {}
+    for i, digest in enumerate(column(clips, "digest")):
+        if digest and (first := recordings.setdefault(digest, i)) != i:
+            notes[i].append(("duplicate_audio", f"the same recording as `{printable(ids[first])}`"))
+    texts: dict[tuple[str, str], int] = {}
+    for i, said in enumerate(zip(speakers, bare, strict=True)):
+        if (first := texts.setdefault(said, i)) != i:
+            notes[i].append(("duplicate_text", f"the same text as `{printable(ids[first])}`"))
 
 
-def _note_pace(clips: Sequence[Clip], skeletons: Sequence[str], scripts: Sequence[str], notes: _Notes) -> None:
+def _note_pace(seconds: Sequence[float], bare: Sequence[str], scripts: Sequence[str], notes: Notes) -> None:
     """Note clips whose speaking rate is far from the median of their script, if that script has enough clips."""
     import numpy as np
 
@@ -135,49 +139,51 @@ def _note_pace(clips: Sequence[Clip], skeletons: Sequence[str], scripts: Sequenc
     for members in by_script.values():
         if len(members) < ROWS_FOR_STATISTICS:
             continue
-        paces = np.array([len(skeletons[i]) / clips[i].duration_s for i in members])
+        paces = np.array([len(bare[i]) / seconds[i] for i in members])
         middle = float(np.median(paces))
         away = np.abs(paces - middle)
         spread = float(np.median(away)) or 1e-9
         for k in np.flatnonzero(away > RATE_OUTLIER * spread).tolist():
             why = f"{paces[k]:.1f} letters a second where the others have {middle:.1f}: check the text"
-            notes[clips[members[k]].id].append(("speaking_rate", why))
+            notes[members[k]].append(("speaking_rate", why))
 
 
-def _note_scripts(clips: Sequence[Clip], scripts: Sequence[str], notes: _Notes) -> None:
-    if not scripts:
+def _note_scripts(scripts: Sequence[str], notes: Notes) -> None:
+    counts = Counter(scripts)
+    usual, count = counts.most_common(1)[0] if counts else ("", 0)
+    if count < MAIN_SCRIPT_SHARE * len(scripts) or not set(counts) - {usual, ""}:
         return
-    usual, count = Counter(scripts).most_common(1)[0]
-    if count < MAIN_SCRIPT_SHARE * len(clips):
-        return
-    for clip, own in zip(clips, scripts, strict=True):
+    for i, own in enumerate(scripts):
         if own != usual and own:
-            notes[clip.id].append(("unsupported_chars", f"written in {own.title()}, the others in {usual.title()}"))
+            notes[i].append(("unsupported_chars", f"written in {own.title()}, the others in {usual.title()}"))
 
 
-def _note_labels(clips: Sequence[Clip], notes: _Notes) -> None:
-    for i, name in labels([(clip.text, clip.speaker) for clip in clips]).items():
+def _note_labels(texts: Sequence[tuple[str, str]], notes: Notes) -> None:
+    for i, name in labels(texts).items():
         why = f"the text begins with `{printable(name)}:`: remove the name if it is not spoken"
-        notes[clips[i].id].append(("speaker_label", why))
+        notes[i].append(("speaker_label", why))
 
 
 def find_orphans(table: RowTable) -> list[Path]:
     """List recordings in the folders of the table's files that no row names; folders below are not searched."""
     if table.format in PACKED:
         return []
-    named = [*table.rows, *(finding.row for finding in table.findings)]
+    rows = table.rows
+    paths = rows.audio if isinstance(rows, RowColumns) else [row.audio for row in rows]
     used: dict[str, set[str]] = {}  # folder without links -> names
     folders: dict[str, Path] = {}
-    names_in: dict[str, set[str]] = {}  # by the folder as it is named
-    for row in named:
-        if row.audio is None:
+    names_in: dict[str, set[str]] = {}  # by the folder as it is named, with its separator
+    for path in [*paths, *(finding.row.audio for finding in table.findings)]:
+        if path is None:
             continue
-        folder, name = os.path.split(row.audio)
-        if (names := names_in.get(folder)) is None:
+        named = str(path)
+        start = named[: named.rfind(os.sep) + 1]
+        if (names := names_in.get(start)) is None:
+            folder = os.path.dirname(named)  # noqa: PTH120
             really = os.path.realpath(folder)
-            names = names_in[folder] = used.setdefault(really, set())
+            names = names_in[start] = used.setdefault(really, set())
             folders.setdefault(really, Path(folder))
-        names.add(name)
+        names.add(named[len(start) :])
     return [
         path
         for really, folder in sorted(folders.items())

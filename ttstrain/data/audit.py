@@ -7,7 +7,6 @@ When no row is left, or most recordings are missing, the data set as a whole is 
 from __future__ import annotations
 
 import os
-import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,21 +19,22 @@ from ttstrain.contract.data import Clip, Remark, Review
 from ttstrain.contract.table import Row, RowFinding, RowTable
 from ttstrain.data import atomic
 from ttstrain.data.across_rows import (
-    AuditedRow,
     find_orphans,
     with_findings_across_rows,
     without_contradicting_copies,
     without_duplicates,
 )
+from ttstrain.data.audit_columns import audit_columns
 from ttstrain.data.columns_used import columns_used
-from ttstrain.data.formats import PACKED
+from ttstrain.data.in_columns import RowColumns, column
 from ttstrain.data.location import CACHE_HINT, cache_root, usable_cores
 from ttstrain.data.manifest import json_line, total_hours
-from ttstrain.data.measure import RULES, Flaw, Measured, leads_outside, measure, unmeasured
+from ttstrain.data.measure import RULES, Measured, measure, unmeasured
+from ttstrain.data.one_row import audit_row, with_notes
 from ttstrain.data.pool import StalledError, Threads, given_up
 from ttstrain.data.readers.rows import TableError, printable
 from ttstrain.data.shards import absolute, digest_of, identity
-from ttstrain.data.transcript import CleanText, clean, spoken_seconds
+from ttstrain.data.transcript import CleanText, clean
 from ttstrain.digest import sha256
 from ttstrain.errors import DataError
 from ttstrain.places import refused_as
@@ -43,8 +43,6 @@ from ttstrain.recipe.schema import DataConfig
 DECODE_AT_LEAST_S = 600.0
 MOST_MISSING = 0.5  # share of rows without a recording above which the data set is refused
 MANY_ROWS = 10_000  # from so many rows on a plan may rely on the lengths that a table gives
-
-_DIGIT = re.compile("[0-9]")
 
 TellProgress = Callable[[int, int], None]  # (done, of)
 
@@ -56,7 +54,7 @@ class AuditResult:
     format: str
     root: Path
     num_rows: int
-    clips: list[Clip]
+    clips: Sequence[Clip]
     findings: list[RowFinding]
     orphans: list[Path]  # recordings beside the used ones that no row names
     remarks: tuple[Remark, ...] = ()  # of the family whose recipe the data are for
@@ -101,20 +99,45 @@ def audit(
     opened where the table says how long they are.
     """
     kept = _Measurements(measurements_file(config, table.root), max(DECODE_AT_LEAST_S, 2 * config.max_s))
-    texts = [clean(row.text) for row in table.rows]
-    if lengths == "given" and not kept.path.exists() and _all_given(table.rows):
-        sounds: list[Measured | None] = [unmeasured(row.seconds) for row in table.rows]
+    all_given = lengths == "given" and not kept.path.exists() and _all_given(table.rows)
+    if all_given and isinstance(table.rows, RowColumns) and _has_own_ids(table.rows):
+        clips, found = audit_columns(table.rows, table, config)
     else:
-        given = _given(table.rows) if lengths == "given" else {}
-        measured = kept.of(_paths_to_decode(table.rows, texts), progress, workers or usable_cores(), given=given)
-        sounds = [measured.get(row.audio) if row.audio is not None else None for row in table.rows]
-    together = zip(table.rows, texts, sounds, strict=True)
-    audited = [_audit_row(row, text, sound, table, config) for row, text, sound in together]
+        rows = list(table.rows)
+        texts = [clean(row.text) for row in rows]
+        if all_given:
+            sounds: list[Measured | None] = [unmeasured(row.seconds) for row in rows]
+        else:
+            given = _given(rows) if lengths == "given" else {}
+            measured = kept.of(_paths_to_decode(rows, texts), progress, workers or usable_cores(), given=given)
+            sounds = [measured.get(row.audio) if row.audio is not None else None for row in rows]
+        clips, found = _audit_rows(rows, texts, sounds, table, config)
+    return _result(table, clips, found)
+
+
+def _audit_rows(
+    rows: Sequence[Row],
+    texts: Sequence[CleanText],
+    sounds: Sequence[Measured | None],
+    table: RowTable,
+    config: DataConfig,
+) -> tuple[list[Clip], list[RowFinding]]:
+    """Audit row by row; return the clips that are left and all findings."""
+    together = zip(rows, texts, sounds, strict=True)
+    audited = [audit_row(row, text, sound, table, config) for row, text, sound in together]
     audited = without_contradicting_copies(without_duplicates(audited))
     audited = with_findings_across_rows(audited)
+    clips = [with_notes(row.clip, row.findings) for row in audited if row.clip is not None]
+    return clips, [finding for row in audited for finding in row.findings]
 
-    findings = [*table.findings, *(finding for row in audited for finding in row.findings)]
-    clips = [_with_notes(row.clip, row.findings) for row in audited if row.clip is not None]
+
+def _has_own_ids(rows: RowColumns) -> bool:
+    return len(set(rows.ids)) == len(rows)
+
+
+def _result(table: RowTable, clips: Sequence[Clip], found: Sequence[RowFinding]) -> AuditResult:
+    """Add what is said of the table as a whole. Raises DataError when nothing is left to train on."""
+    findings = [*table.findings, *found]
     not_rows = {"header_row", "comment"}
     skipped_by_reader = {id(v.row): None for v in table.findings if v.action == "skip" and v.reason not in not_rows}
     orphans = find_orphans(table)
@@ -123,7 +146,7 @@ def audit(
         findings.append(RowFinding(lost, "accept", "orphan_audio", "a recording that no row names: not used"))
     num_rows = len(table.rows) + len(skipped_by_reader)
     remarks = columns_used(table.columns)
-    if num_given := sum(1 for clip in clips if not clip.digest):
+    if num_given := sum(not digest for digest in column(clips, "digest")):
         remarks = (*remarks, Remark("lengths", f"of {num_given:,} clips as the table says: {NOT_MEASURED}"))
     result = AuditResult(table.format, table.root, num_rows, clips, findings, orphans, remarks)
     _refuse_if_hopeless(result)
@@ -132,6 +155,8 @@ def audit(
 
 def reviewed(result: AuditResult, review: Review) -> AuditResult:
     """Return an audit with a family's findings among its own, and without the clips that they leave out."""
+    if not review.findings:
+        return replace(result, remarks=(*result.remarks, *review.remarks))
     left_out = {finding.clip.id for finding in review.findings if finding.action == "skip"}
     notes: dict[str, list[str]] = {}
     for finding in review.findings:
@@ -174,88 +199,6 @@ def as_json(finding: RowFinding) -> dict[str, Any]:
         "reason": finding.reason,
         "why": finding.why,
     }
-
-
-# ---------------------------------------------------------------- one row
-
-
-def _audit_row(row: Row, text: CleanText, sound: Measured | None, table: RowTable, config: DataConfig) -> AuditedRow:
-    findings = [RowFinding(row, repair.action, repair.reason, repair.why) for repair in text.repairs]
-    if findings and any(finding.action == "skip" for finding in findings):
-        return AuditedRow(row, None, tuple(findings))
-    assert sound is not None
-    if not sound.usable:
-        return AuditedRow(row, None, (*findings, *_unusable(row, sound, table)))
-    if row.gain_db:
-        sound = _with_gain(sound, row.gain_db)
-    findings += [RowFinding(row, f.action, f.reason, f.why) for f in sound.findings]
-    clip = _clip(row, text.text, sound, config)
-    if fault := _fault_of_duration(row, clip, config):
-        return AuditedRow(row, None, (*findings, fault))
-    if _holds_digit(text.text):
-        findings.append(RowFinding(row, "accept", "unnormalised", "digits are left in the text"))
-    return AuditedRow(row, clip, tuple(findings))
-
-
-def _holds_digit(text: str) -> bool:
-    return _DIGIT.search(text) is not None if text.isascii() else any(c.isdigit() for c in text)
-
-
-def _unusable(row: Row, sound: Measured, table: RowTable) -> list[RowFinding]:
-    assert row.audio is not None
-    is_there = not any(finding.reason == "missing_file" for finding in sound.findings)
-    if is_there and not table.files_anywhere and table.format not in PACKED and leads_outside(row.audio, table.root):
-        return [RowFinding(row, "skip", "outside_folder", "a link out of the data folder to what is no readable sound")]
-    return [RowFinding(row, f.action, f.reason, f.why) for f in sound.findings]
-
-
-def _with_gain(sound: Measured, gain_db: float) -> Measured:
-    """Return the measurement with the table's gain in place of the audit's own."""
-    if sound.treatment is None:
-        return sound
-    others = tuple(flaw for flaw in sound.findings if flaw.reason not in ("very_quiet", "over_range"))
-    changed = Flaw("fix", "gain", f"{gain_db:+.1f} dB, as the table says")
-    return replace(sound, findings=(*others, changed), treatment=replace(sound.treatment, gain=10 ** (gain_db / 20)))
-
-
-def _clip(row: Row, text: str, sound: Measured, config: DataConfig) -> Clip:
-    assert row.audio is not None
-    assert sound.treatment is not None
-    assert sound.treatment.end is not None
-    return Clip(
-        id=row.id,
-        path=row.audio,
-        text=text,
-        speaker=row.speaker,
-        language=row.language or config.language or "",
-        duration_s=(sound.treatment.end - sound.treatment.start) / sound.sample_rate,
-        sample_rate=sound.sample_rate,
-        source=row.source,
-        treatment=sound.treatment,
-        digest=sound.digest,
-        tokens=row.tokens,
-        ready=row.ready,
-    )
-
-
-def _fault_of_duration(row: Row, clip: Clip, config: DataConfig) -> RowFinding | None:
-    seconds = clip.duration_s
-    if seconds < config.min_s:
-        return RowFinding(row, "skip", "too_short", f"{seconds:.2f} s, `data.min_s` is {config.min_s:g}")
-    if seconds > config.max_s:
-        why = f"{seconds:.1f} s, `data.max_s` is {config.max_s:g}: split it at its pauses"
-        return RowFinding(row, "skip", "too_long", why)
-    spoken = spoken_seconds(clip.text)
-    if not spoken.least <= seconds <= spoken.most:
-        why = f"{len(clip.text)} characters in {seconds:.1f} s: the text does not match the recording"
-        return RowFinding(row, "skip", "speaking_rate", why)
-    return None
-
-
-def _with_notes(clip: Clip, findings: Sequence[RowFinding]) -> Clip:
-    if not findings:
-        return clip
-    return replace(clip, notes=tuple(f"{finding.reason}: {finding.why}" for finding in findings))
 
 
 def _refuse_if_hopeless(result: AuditResult) -> None:
@@ -305,9 +248,13 @@ NOT_MEASURED = "`prepare` and `finetune` measure them"
 
 def _all_given(rows: Sequence[Row]) -> bool:
     """Tell whether a large table gives the length of every recording, and names none twice."""
-    if len(rows) < MANY_ROWS or not all(row.seconds for row in rows):
+    if len(rows) < MANY_ROWS:
         return False
-    return len({str(row.audio) for row in rows}) == len(rows)
+    if isinstance(rows, RowColumns):
+        audio, seconds = rows.audio, rows.seconds
+    else:
+        audio, seconds = [str(row.audio) for row in rows], [row.seconds for row in rows]
+    return all(seconds) and len(set(audio)) == len(rows)
 
 
 def _given(rows: Sequence[Row]) -> dict[Path, float]:

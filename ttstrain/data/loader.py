@@ -69,7 +69,7 @@ class Loader:
         Each epoch has every clip once, and enough `replay` clips to make up `replay_share` of its frames. `stages` maps
         a stage to the ids of its clips; before a stage is entered, all clips are used. `ahead`: a thread loads ahead.
         """
-        lengths = [task_data.length(clip) for clip in clips]
+        lengths = task_data.lengths(clips)
         too_long = set(sampler.overlong(lengths, budget=batch_frames))
         self.overlong = [clips[i].id for i in sorted(too_long)]
         self.clips = [clip for i, clip in enumerate(clips) if i not in too_long]
@@ -82,7 +82,7 @@ class Loader:
             )
         self._num_own = len(self.clips)
         self._replay_share = replay_share
-        lengths = [task_data.length(clip) for clip in replay]
+        lengths = task_data.lengths(replay)
         self.clips += [clip for clip, length in zip(replay, lengths, strict=True) if length <= batch_frames]
         self.lengths += [length for length in lengths if length <= batch_frames]
         self.batch_frames = batch_frames

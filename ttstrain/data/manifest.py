@@ -11,6 +11,7 @@ from typing import Any
 from ttstrain import documents
 from ttstrain.contract.data import Clip, Ready, Treatment
 from ttstrain.data import atomic
+from ttstrain.data.in_columns import column
 from ttstrain.data.shards import absolute
 from ttstrain.errors import DataError
 
@@ -101,4 +102,5 @@ def _ready(name: str, path: str, digest: str, values: Sequence[int]) -> Ready:
 
 def total_hours(clips: Sequence[Clip]) -> float:
     """Add up the clips' durations."""
-    return sum(clip.duration_s for clip in clips) / 3600
+    seconds: float = sum(column(clips, "duration_s"))
+    return seconds / 3600

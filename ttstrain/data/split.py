@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ttstrain.contract.data import Clip
 from ttstrain.data.earlier import Earlier, Part, Side
+from ttstrain.data.in_columns import column, taken
 from ttstrain.digest import sha256
 from ttstrain.errors import DataError
 from ttstrain.recipe.schema import DataConfig
@@ -19,18 +20,18 @@ MOST_HELD_OUT = 64  # clips, if `holdout` is a share; a number of clips is not l
 class Split:
     """Training and held-out clips."""
 
-    train: list[Clip]
-    held_out: list[Clip]
+    train: Sequence[Clip]
+    held_out: Sequence[Clip]
 
 
 @dataclass(frozen=True, slots=True)
 class DataSplit:
     """All clips of a run, by use."""
 
-    train: list[Clip]
-    held_out: list[Clip]
-    replay: list[Clip]  # drawn from anew for every epoch
-    retained: list[Clip]  # held out of the replay data
+    train: Sequence[Clip]
+    held_out: Sequence[Clip]
+    replay: Sequence[Clip]  # drawn from anew for every epoch
+    retained: Sequence[Clip]  # held out of the replay data
     num_shared: int = 0  # clips of the replay data left out because the data hold the same recording
 
 
@@ -89,17 +90,26 @@ def split_holdout(
                 hint=f"hold out fewer, or none with `{key}=0`; a run that measures none needs `eval.every=null` too",
             )
         wanted = 0
+    held = _first_by_hash(clips, wanted, seed, before=before)
+    places = range(len(clips))
+    return Split(taken(clips, [i for i in places if i not in held]), taken(clips, sorted(held)))
+
+
+def _first_by_hash(clips: Sequence[Clip], wanted: int, seed: int, *, before: Side | None) -> set[int]:
+    """Return the places of `wanted` clips, or a few more where recordings are equal; never of all clips."""
+    if not wanted:
+        return set()
     order: Mapping[Part, int] = {"held out": 0, "new": 1, "train": 2}
-    ranked = [
-        (0 if before is None else order[before.part_of(clip)], sha256(f"{seed}/{clip.digest or clip.id}"), i)
-        for i, clip in enumerate(clips)
-    ]
+    ranks = [0] * len(clips) if before is None else [order[before.part_of(clip)] for clip in clips]
+    names = zip(column(clips, "digest"), column(clips, "id"), strict=True)
+    hashes = [sha256(f"{seed}/{digest or id_}") for digest, id_ in names]
+    ranked = list(zip(ranks, hashes, range(len(clips)), strict=True))
     heapq.heapify(ranked)  # few are taken of many
-    held: set[str] = set()
+    held: set[int] = set()
     while ranked and len(held) < wanted:
         equal = [heapq.heappop(ranked)]
         while ranked and ranked[0][:2] == equal[0][:2]:
             equal.append(heapq.heappop(ranked))
         if len(held) + len(equal) < len(clips):
-            held |= {clips[i].id for *_, i in equal}
-    return Split([clip for clip in clips if clip.id not in held], [clip for clip in clips if clip.id in held])
+            held |= {i for *_, i in equal}
+    return held

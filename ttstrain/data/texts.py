@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ttstrain.contract.data import FrontEnd, Token
+from ttstrain.data.in_columns import column
 
 if TYPE_CHECKING:
     from ttstrain.contract.data import Clip
@@ -78,10 +79,9 @@ def read_clip_text(clip: Clip, front_end: FrontEnd) -> Sequence[Token]:
     return [Token(token, "known" if token in known else "unknown") for token in clip.tokens]
 
 
-def read_texts(clips: Iterable[Clip], front_end: FrontEnd) -> TextReport:
+def read_texts(clips: Sequence[Clip], front_end: FrontEnd) -> TextReport:
     """Count unknown tokens, and words that the front end splits."""
-    clips = list(clips)
-    by_word = front_end.by_word and not any(clip.tokens for clip in clips)
+    by_word = front_end.by_word and not any(column(clips, "tokens"))
     if by_word and [token.kind for token in front_end.tokens(" ")] == ["known"]:
         counts = _count_words(clips, front_end)
     else:
@@ -145,10 +145,12 @@ def _count_words(clips: Sequence[Clip], front_end: FrontEnd) -> _Counts:
 
 def _texts_by_language(clips: Sequence[Clip]) -> Iterator[tuple[str, list[str]]]:
     """Yield the texts, some at a time that are of one language: their words are counted together."""
+    texts, languages = column(clips, "text"), column(clips, "language")
     for start in range(0, len(clips), TEXTS_AT_ONCE):
+        at_once = slice(start, start + TEXTS_AT_ONCE)
         some: dict[str, list[str]] = defaultdict(list)
-        for clip in clips[start : start + TEXTS_AT_ONCE]:
-            some[clip.language].append(clip.text)
+        for text, language in zip(texts[at_once], languages[at_once], strict=True):
+            some[language].append(text)
         yield from some.items()
 
 
@@ -156,13 +158,13 @@ def _first_texts(clips: Sequence[Clip], unknown: Mapping[tuple[str, str], Sequen
     """Map each unknown token to the first text with it; `unknown` are the tokens of a language's word."""
     examples: dict[str, str] = {}
     left = set(unknown)
-    for clip in clips:
+    for text, language in zip(column(clips, "text"), column(clips, "language"), strict=True):
         if not left:
             break
-        for place in left.intersection((clip.language, word) for word in clip.text.split(" ")):
+        for place in left.intersection((language, word) for word in text.split(" ")):
             left.discard(place)
             for token in unknown[place]:
-                examples.setdefault(token, clip.text)
+                examples.setdefault(token, text)
     return examples
 
 

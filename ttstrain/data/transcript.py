@@ -24,7 +24,7 @@ EMOJI = re.compile(
     "[\U0001f000-\U0001faff\u2300-\u23ff\u2600-\u27bf\u2b00-\u2bff\u20e3\ufe0e\ufe0f\U000e0020-\U000e007f]"
 )
 # What most English texts are made of: none of it is ever repaired or doubted. Bytes to take out of ASCII, for counting.
-_PLAIN = re.compile(r"[ ,.;!?'\"-]*[A-Za-z0-9][A-Za-z0-9 ,.;!?'\"-]*")
+PLAIN = re.compile(r"[ ,.;!?'\"-]*[A-Za-z0-9][A-Za-z0-9 ,.;!?'\"-]*")
 _ASCII = bytes(range(128))
 _NO_LETTERS = bytes(c for c in _ASCII if not chr(c).isalpha())
 _NO_DIGITS = bytes(c for c in _ASCII if chr(c) not in "0123456789$%")
@@ -69,7 +69,7 @@ def clean(text: str) -> CleanText:
 
     Training, previews and `sample` clean every text with this function.
     """
-    return CleanText(text.strip(), ()) if _PLAIN.fullmatch(text) else _cleaned(text)
+    return CleanText(text.strip(), ()) if PLAIN.fullmatch(text) else _cleaned(text)
 
 
 def _cleaned(text: str) -> CleanText:
@@ -210,14 +210,21 @@ def _count(text: str) -> _Count:
         return _Count(len(content.translate(None, _NO_LETTERS)), 0, len(content.translate(None, _NO_DIGITS)))
     letters = syllables = digits = 0
     for c in text:
-        if c.isnumeric() or unicodedata.category(c) == "Sc" or c == "%":
-            digits += 1
-        elif c.isalnum():
-            if script(c) in ("CJK", "HANGUL"):
-                syllables += 1
-            else:
-                letters += 1
+        unit = unit_of(c)
+        letters += unit == "letter"
+        syllables += unit == "syllable"
+        digits += unit == "digit"
     return _Count(letters, syllables, digits)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def unit_of(character: str) -> Literal["", "letter", "syllable", "digit"]:
+    """Say what a character counts as where the time that a text takes is estimated; digits are signs that are read."""
+    if character.isnumeric() or unicodedata.category(character) == "Sc" or character == "%":
+        return "digit"
+    if not character.isalnum():
+        return ""
+    return "syllable" if script(character) in ("CJK", "HANGUL") else "letter"
 
 
 def main_script(text: str) -> str:

@@ -29,12 +29,14 @@ class Audited:
     replay: AuditResult | None = None
 
     @property
-    def clips(self) -> list[Clip]:
-        return [*self.data.clips, *self.replay_clips]
+    def clips(self) -> Sequence[Clip]:
+        from ttstrain.data.in_columns import together
+
+        return together(self.data.clips, self.replay_clips)
 
     @property
-    def replay_clips(self) -> list[Clip]:
-        return [] if self.replay is None else self.replay.clips
+    def replay_clips(self) -> Sequence[Clip]:
+        return () if self.replay is None else self.replay.clips
 
     @property
     def findings(self) -> Findings:
@@ -140,11 +142,12 @@ def count_frames(
     recipe: ResolvedRecipe, split: DataSplit, *, findings: Findings, replay_findings: Findings | None = None
 ) -> DataFacts:
     """Measure audited clips in the task's frames and divide them into the micro-batches of the first epoch."""
+    from ttstrain.data.in_columns import column, together
     from ttstrain.data.sampler import overlong, padding_share, plan_mixed_epoch
 
     data = recipe.data
     planner = registry.planner_of(recipe)
-    frames = tuple(planner.length(clip) for clip in split.train)
+    frames, seconds = tuple(planner.lengths(split.train)), column(split.train, "duration_s")
     too_long = set(overlong(frames, budget=data.batch_frames))
     fitting = [i for i in range(len(frames)) if i not in too_long]
     lengths = [frames[i] for i in fitting]
@@ -177,7 +180,7 @@ def count_frames(
         )
     return DataFacts(
         num_clips=len(fitting),
-        hours=sum(split.train[i].duration_s for i in fitting) / 3600,
+        hours=sum(seconds[i] for i in fitting) / 3600,
         num_holdout=len(split.held_out),
         skipped=dict(findings.skipped),
         fixed=dict(findings.fixed),
@@ -186,7 +189,7 @@ def count_frames(
         batches_per_epoch=len(batches),
         padding_share=padding_share(every, batches, packed=planner.packed),
         overlong=tuple(split.train[i].id for i in sorted(too_long)),
-        texts=report_texts(recipe, [*split.train, *split.held_out, *split.replay, *split.retained]),
+        texts=report_texts(recipe, together(split.train, split.held_out, split.replay, split.retained)),
         replay=replay,
         stages=_count_stages(recipe, split),
     )
@@ -197,6 +200,8 @@ def _count_stages(recipe: ResolvedRecipe, split: DataSplit) -> tuple[StageFacts,
     from ttstrain.data.choice import check_choices, chosen
     from ttstrain.data.sampler import plan_mixed_epoch
 
+    if not recipe.stages:
+        return ()
     check_choices(recipe.stages, split.train, split.held_out)
     data = recipe.data
     planner = registry.planner_of(recipe)

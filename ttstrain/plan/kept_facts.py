@@ -49,11 +49,14 @@ def find(recipe: ResolvedRecipe) -> DataFacts | None:
 
 def keep(recipe: ResolvedRecipe, facts: DataFacts, clips: Sequence[Clip]) -> None:
     """Keep the facts of a large data set; a folder that cannot be written to is no fault."""
+    from ttstrain.data.in_columns import column
+
     path = _path(recipe) if len(clips) >= MANY else None
     if path is None:
         return
-    folders = list(dict.fromkeys(os.path.dirname(clip.path) for clip in clips))  # noqa: PTH120  a million of them
-    opened = [str(clip.path) for clip in clips if clip.digest]
+    paths = [str(path) for path in column(clips, "path")]
+    folders = [start[:-1] or start for start in dict.fromkeys(path[: path.rfind(os.sep) + 1] for path in paths)]
+    opened = [path for path, digest in zip(paths, column(clips, "digest"), strict=True) if digest]
     values = {"sum": _sum_of(folders, opened), "folders": folders, "recordings": opened, "facts": _values(facts)}
     content = json.dumps(values)
     with suppress(OSError):

@@ -11,6 +11,7 @@ import pytest
 from ttstrain import documents
 from ttstrain.contract.table import RowTable
 from ttstrain.data.readers import jsonl, read_rows
+from ttstrain.data.readers.alike import Alike
 
 FIRST = {"id": "a0", "audio": "clips/a0.wav", "text": "one two", "speaker": "x", "language": "EN", "duration": 1.5}
 ODD: list[dict[str, Any] | str] = [
@@ -72,9 +73,17 @@ def written(path: Path, rows: list[dict[str, Any] | str]) -> Path:
     return path
 
 
-def read(path: Path, monkeypatch: pytest.MonkeyPatch, *, learned: int) -> RowTable:
+def read(path: Path, monkeypatch: pytest.MonkeyPatch, *, learned: int, at_once: int) -> RowTable:
     monkeypatch.setattr(jsonl, "MOST_LEARNED", learned)
+    monkeypatch.setattr(jsonl, "LINES_AT_ONCE", at_once)
     return read_rows(path, "jsonl")
+
+
+def check(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare lines read by a pattern, one or some at a time, with lines that are read with care."""
+    with_care = read(path, monkeypatch, learned=0, at_once=2000)
+    for at_once in (1, 2, 3, 2000):
+        assert read(path, monkeypatch, learned=16, at_once=at_once) == with_care
 
 
 @pytest.mark.parametrize(
@@ -85,7 +94,7 @@ def test_odd_lines_are_read_as_without_a_pattern(
 ) -> None:
     rows = [first, *(one for odd in ODD for one in (first, odd, first))]
     path = written(folder / "rows.jsonl", rows)
-    assert read(path, monkeypatch, learned=16) == read(path, monkeypatch, learned=0)
+    check(path, monkeypatch)
 
 
 @pytest.mark.parametrize("odd", range(len(ODD)))
@@ -95,7 +104,7 @@ def test_an_odd_line_at_the_start_makes_no_wrong_pattern(
     if ODD[odd] == "[]":
         pytest.skip("a table that begins with a bracket is one list")
     path = written(folder / "rows.jsonl", [ODD[odd], *(row for row in ODD for row in (FIRST, row))])
-    assert read(path, monkeypatch, learned=16) == read(path, monkeypatch, learned=0)
+    check(path, monkeypatch)
 
 
 def test_of_many_lines_that_are_alike_few_are_read_with_care(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,3 +115,19 @@ def test_of_many_lines_that_are_alike_few_are_read_with_care(folder: Path, monke
     monkeypatch.setattr(documents, "parse", lambda *given, **settings: parsed.append(1) or parse(*given, **settings))
     assert [row.id for row in read_rows(path).rows] == [row["id"] for row in rows]
     assert len(parsed) <= 4
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_whatever_ends_its_lines_a_table_is_read_many_lines_at_a_time(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    rows = [{**FIRST, "id": f"r{i}", "text": f"text\x85 {i}\u2028", "language": "jp"} for i in range(40)]
+    path = folder / "rows.jsonl"
+    path.write_bytes("".join(json.dumps(row, ensure_ascii=False) + end for row in rows).encode())
+    with_care = read(path, monkeypatch, learned=0, at_once=10)
+    alone: list[str] = []
+    row = Alike.row
+    monkeypatch.setattr(Alike, "row", lambda self, line, *given: alone.append(line) or row(self, line, *given))
+    assert read(path, monkeypatch, learned=16, at_once=10) == with_care
+    assert len(with_care.rows) == len(rows)
+    assert len(alone) < 10  # of the first ten

@@ -45,7 +45,7 @@ def clip(text: str, *tokens: str) -> Clip:
 
 
 def report(*texts: str, max_unknown: float = 0.01) -> TextReport:
-    return read_texts(map(clip, texts), Letters(max_unknown))
+    return read_texts(list(map(clip, texts)), Letters(max_unknown))
 
 
 def test_unknown_symbols_are_counted_with_their_first_sentence() -> None:

@@ -152,9 +152,10 @@ def _read_pairs(folder: Path) -> RowTable:
 def _read_table(path: Path, root: Path, wanted: str, cache_dir: str | None) -> RowTable:
     if not path.is_file():
         raise TableError("not_a_file", f"`{path}` is neither a folder nor a file")
-    kind = _kind(path) if wanted == "auto" else wanted
+    text = None if wanted not in (AUTO, "jsonl") or path.suffix == ".parquet" else read_text(path)
+    kind = wanted if wanted != AUTO else "parquet" if text is None else _kind(text)
     if kind == "jsonl":
-        return read_jsonl(path, root, files_anywhere=not _is_audiofolder(path))
+        return read_jsonl(path, root, files_anywhere=not _is_audiofolder(path, text or ""), text=text)
     if kind == "parquet":
         return read_parquet([path], root, cache_root(cache_dir) / "unpacked")
     if kind == "audiofolder" and path.suffix in (".jsonl", ".json"):
@@ -164,10 +165,8 @@ def _read_table(path: Path, root: Path, wanted: str, cache_dir: str | None) -> R
     return read_delimited(path, root, None if kind == DELIMITED else kind)
 
 
-def _kind(path: Path) -> str:
-    if path.suffix == ".parquet":
-        return "parquet"
-    text = read_text(path).strip()
+def _kind(text: str) -> str:
+    text = text.strip()
     return "jsonl" if text[:1] in ("{", "[") and _is_json(text) else DELIMITED
 
 
@@ -181,5 +180,5 @@ def _is_json(text: str) -> bool:
         return False
 
 
-def _is_audiofolder(path: Path) -> bool:
-    return path.name == "metadata.jsonl" and '"file_name"' in read_text(path).split("\n", 1)[0]
+def _is_audiofolder(path: Path, text: str) -> bool:
+    return path.name == "metadata.jsonl" and '"file_name"' in text.partition("\n")[0]

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ttstrain.contract.table import Row
-from ttstrain.data.readers.columns import language_code, seconds_of
+from ttstrain.data.in_columns import RowColumns
+from ttstrain.data.readers.columns import LONGEST_S, language_code, seconds_of
 from ttstrain.data.readers.locate import Locator
 from ttstrain.data.readers.uses import Uses
 
@@ -39,6 +40,7 @@ class Alike:
     """A pattern of lines whose keys, kinds of values and uses are equal."""
 
     pattern: re.Pattern[str]
+    lines: re.Pattern[str]  # the same, for a text of many lines
     groups: tuple[int, ...]  # of audio, text, id, speaker, language, seconds; 0: there is no such key
     languages: dict[str, str] = field(default_factory=dict)  # as written -> code
 
@@ -52,7 +54,7 @@ class Alike:
         if not text.strip() or (self.groups[-1] and not seconds):
             return None
         path = locator.as_written(name)
-        id_ = written_id.strip() if self.groups[2] else name.rpartition("/")[2].rpartition(".")[0]
+        id_ = written_id.strip() if self.groups[2] else _stem(name)
         if path is None or not id_:
             return None
         code = self.languages.get(language) if self.groups[4] else ""
@@ -67,6 +69,49 @@ class Alike:
             seconds=seconds,
             source=source,
         )
+
+    def rows(self, lines: Sequence[str], sources: Sequence[str], locator: Locator) -> RowColumns | None:
+        """Read many lines as `row` reads each; None if it would leave any of them to the careful way."""
+        found = self.lines.findall("\n".join(lines))
+        if len(found) != len(lines):
+            return None
+        columns = list(zip(*found, strict=True))
+        names, texts, written_ids, speakers, languages, written = (
+            columns[group - 1] if group else [""] * len(found) for group in self.groups
+        )
+        ids = list(map(str.strip, written_ids)) if self.groups[2] else [_stem(name) for name in names]
+        paths, seconds = locator.all_as_written(names), self._seconds(written)
+        if paths is None or seconds is None or not all(map(str.strip, texts)) or not all(ids):
+            return None
+        return RowColumns(
+            ids=ids,
+            audio=paths,
+            texts=list(texts),
+            speakers=_each(str.strip, speakers),
+            languages=_each(language_code, languages),
+            seconds=seconds,
+            sources=list(sources),
+        )
+
+    def _seconds(self, written: Sequence[str]) -> list[float] | None:
+        """Read the durations; None if one is no duration."""
+        if not self.groups[-1]:
+            return [0.0] * len(written)
+        try:
+            seconds = list(map(float, written))
+        except (ValueError, OverflowError):
+            return None
+        return seconds if all(0 < one <= LONGEST_S for one in seconds) else None
+
+
+def _stem(name: str) -> str:
+    return name.rpartition("/")[2].rpartition(".")[0]
+
+
+def _each(change: Callable[[str], str], values: Sequence[str]) -> list[str]:
+    """Change every value; equal ones, of which there are few, once."""
+    changed = {value: change(value) for value in set(values)}
+    return list(map(changed.__getitem__, values))
 
 
 def alike(values: Mapping[str, Any], keys: Keys, uses: Uses) -> Alike | None:
@@ -84,8 +129,9 @@ def alike(values: Mapping[str, Any], keys: Keys, uses: Uses) -> Alike | None:
             return None
         members.append(f"{re.escape(_json(key))}: ?{written}")
         group_of[key] = number
-    pattern = re.compile(r"\{" + ", ?".join(members) + r"\}")
-    return Alike(pattern, tuple(0 if key is None else group_of[key] for key in used))
+    pattern = r"\{" + ", ?".join(members) + r"\}"
+    lines = re.compile(rf"^{pattern}\r?$", re.MULTILINE)
+    return Alike(re.compile(pattern), lines, tuple(0 if key is None else group_of[key] for key in used))
 
 
 def _pattern(value: Any, key: str, keys: Keys) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ttstrain.contract.table import Action, Column, Row, RowFinding, RowTable
+from ttstrain.data.in_columns import RowColumns
 from ttstrain.data.readers.ids import Place, with_own_ids
 from ttstrain.data.readers.locate import Locator, Lost
 from ttstrain.data.readers.rows import printable
@@ -17,11 +18,14 @@ QUOTES = ('""', "''", "“”", "‘’", "«»", "``")
 class Collector:
     """Takes rows in the order of the table."""
 
-    def __init__(self, root: Path, kind: str, *, files_anywhere: bool = False) -> None:
+    def __init__(
+        self, root: Path, kind: str, *, files_anywhere: bool = False, rows: list[Row] | RowColumns | None = None
+    ) -> None:
+        """`rows` are where rows are held; in columns if none of them has more than these."""
         self.root = root
         self.format = kind
         self.locator = Locator(root, anywhere=files_anywhere)
-        self.rows: list[Row] = []
+        self.rows = [] if rows is None else rows
         self._places: dict[int, Place] = {}  # number of a row -> place of its recording, where its path says nothing
         self.findings: list[RowFinding] = []
         self.columns: tuple[Column, ...] = ()
@@ -54,6 +58,11 @@ class Collector:
         """Add a row whose recording is known, with the place that can make its id unique."""
         self._places[len(self.rows)] = place
         self.rows.append(row)
+
+    def add_columns(self, rows: RowColumns) -> None:
+        """Add rows whose recordings are known by their paths."""
+        assert isinstance(self.rows, RowColumns)
+        self.rows.extend(rows)
 
     def leave_out(self, row: Row, name: str, reason: str, why: str) -> None:
         """Skip a row that names a recording, and keep the recording's path, so that it is not reported as orphan."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ttstrain.contract.table import Row
+from ttstrain.data.in_columns import RowColumns
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,18 +18,19 @@ class Place:
     name: str = ""  # without its ending; empty if it cannot tell recordings apart
 
 
-def with_own_ids(rows: Sequence[Row], place_of: Callable[[int], Place]) -> list[Row]:
+def with_own_ids(rows: Sequence[Row], place_of: Callable[[int], Place]) -> Sequence[Row]:
     """Return rows with one id for each recording; rows of the same recording keep their common id.
 
     An id that a table gives to two recordings is extended by the recording's file name. `place_of` returns the place
     of a row by its number.
     """
-    if len({row.id for row in rows}) == len(rows):
-        return list(rows)
+    ids = rows.ids if isinstance(rows, RowColumns) else [row.id for row in rows]
+    if len(set(ids)) == len(ids):
+        return rows
     sharing: dict[str, list[int]] = defaultdict(list)
     for i, row in enumerate(rows):
         sharing[row.id].append(i)
-    ids = [row.id for row in rows]
+    ids = list(ids)
     taken = set(ids)
     for members in sharing.values():
         if len({rows[i].audio for i in members}) > 1:

@@ -8,7 +8,8 @@ from typing import Any
 
 from ttstrain import documents
 from ttstrain.contract.table import Row, RowTable
-from ttstrain.data.readers.alike import Keys, alike
+from ttstrain.data.in_columns import RowColumns
+from ttstrain.data.readers.alike import Alike, Keys, alike
 from ttstrain.data.readers.collect import Collector, stem
 from ttstrain.data.readers.columns import (
     AUDIO,
@@ -22,44 +23,30 @@ from ttstrain.data.readers.columns import (
     plain,
     seconds_of,
 )
-from ttstrain.data.readers.lines import read_text, split_lines
+from ttstrain.data.readers.lines import raw_lines, read_text
 from ttstrain.data.readers.rows import TableError, printable
 from ttstrain.data.readers.uses import Uses
 
+LINES_AT_ONCE = 2000
 MOST_LEARNED = 16  # lines that a pattern is made of; a table is written in one way, or in few
 
 
-def read_jsonl(path: Path, root: Path, *, files_anywhere: bool = True) -> RowTable:
-    """Read objects whose keys go by any of the usual names, such as `audio` and `text`."""
-    collector = Collector(root, "jsonl" if files_anywhere else "audiofolder", files_anywhere=files_anywhere)
-    keys: set[str] = set()
-    uses = Uses()
-    known, learned, named_as = None, 0, path.name
-    for number, text in _objects(path):
-        source = f"{named_as}:{number}"
-        alone = known.row(text, source, collector.locator) if known is not None and isinstance(text, str) else None
-        if alone is not None:
-            collector.rows.append(alone)
-            continue
-        blank = Row(id=source, audio=None, text="", source=source)
-        try:
-            values = documents.parse(text, numbers="any") if isinstance(text, str) else text
-        except documents.DocumentError as error:
-            collector.add_finding(blank, "skip", "bad_row", f"the line cannot be read: {error}")
-            continue
-        if not isinstance(values, Mapping):
-            collector.add_finding(blank, "skip", "bad_row", "the line is not a JSON object")
-            continue
-        keys |= set(values)
-        named = {plain(key): value for key, value in values.items()}
-        uses.see(named, {plain(key): printable(key) for key in values if not uses.knows(plain(key))})
-        _add_row(collector, source, named, uses)
-        if isinstance(text, str) and learned < MOST_LEARNED and (keys_used := _keys(named, values)) is not None:
-            known, learned = alike(values, keys_used, uses) or known, learned + 1
-    collector.columns = uses.columns()
+def read_jsonl(path: Path, root: Path, *, files_anywhere: bool = True, text: str | None = None) -> RowTable:
+    """Read objects whose keys go by any of the usual names, such as `audio` and `text`; `text`: the file's content."""
+    collector = Collector(
+        root, "jsonl" if files_anywhere else "audiofolder", files_anywhere=files_anywhere, rows=RowColumns()
+    )
+    reader = _Reader(path, collector)
+    text = read_text(path) if text is None else text
+    if text.lstrip().startswith("["):
+        reader.read_list(text)
+    else:
+        reader.read_lines(raw_lines(text))
+    collector.columns = reader.uses.columns()
     table = collector.table()
     if not table.rows and not table.findings:
         raise TableError("no_rows", f"`{path}` holds no rows")
+    keys = reader.keys
     if keys and not first_of(AUDIO, map(plain, keys)) and not first_of(ID, map(plain, keys)):
         raise TableError(
             "columns",
@@ -69,14 +56,69 @@ def read_jsonl(path: Path, root: Path, *, files_anywhere: bool = True) -> RowTab
     return table
 
 
-def _objects(path: Path) -> Sequence[tuple[int, Any]]:
-    text = read_text(path)
-    if not text.lstrip().startswith("["):
-        return split_lines(text)
-    try:
-        return list(enumerate(documents.parse(text, numbers="any"), 1))
-    except documents.DocumentError as error:
-        raise TableError("encoding", f"`{path}` cannot be read: {error}") from error
+class _Reader:
+    """Reads object by object, and lines that are written like earlier ones many at a time."""
+
+    def __init__(self, path: Path, collector: Collector) -> None:
+        self.path = path
+        self.collector = collector
+        self.keys: set[str] = set()
+        self.uses = Uses()
+        self._known: Alike | None = None
+        self._learned = 0
+
+    def read_list(self, text: str) -> None:
+        """Read one list of objects. Raises TableError if it is none."""
+        try:
+            values = documents.parse(text, numbers="any")
+        except documents.DocumentError as error:
+            raise TableError("encoding", f"`{self.path}` cannot be read: {error}") from error
+        for number, one in enumerate(values, 1):
+            read = self._read_line if isinstance(one, str) else self._read
+            read(one, self._source(number))
+
+    def read_lines(self, lines: Sequence[str]) -> None:
+        """Read one object from each line that is not blank."""
+        for start in range(0, len(lines), LINES_AT_ONCE):
+            some = lines[start : start + LINES_AT_ONCE]
+            sources = [self._source(number) for number in range(start + 1, start + 1 + len(some))]
+            rows = None if self._known is None else self._known.rows(some, sources, self.collector.locator)
+            if rows is not None:
+                self.collector.add_columns(rows)
+                continue
+            for line, source in zip(some, sources, strict=True):
+                if line.strip():
+                    self._read_line(line.removesuffix("\r"), source)
+
+    def _source(self, number: int) -> str:
+        return f"{self.path.name}:{number}"
+
+    def _read_line(self, line: str, source: str) -> None:
+        alone = None if self._known is None else self._known.row(line, source, self.collector.locator)
+        if alone is not None:
+            self.collector.rows.append(alone)
+            return
+        try:
+            values = documents.parse(line, numbers="any")
+        except documents.DocumentError as error:
+            blank = Row(id=source, audio=None, text="", source=source)
+            self.collector.add_finding(blank, "skip", "bad_row", f"the line cannot be read: {error}")
+            return
+        named = self._read(values, source)
+        if named is not None and self._learned < MOST_LEARNED and (keys_used := _keys(named, values)) is not None:
+            self._known, self._learned = alike(values, keys_used, self.uses) or self._known, self._learned + 1
+
+    def _read(self, values: Any, source: str) -> dict[str, Any] | None:
+        """Add an object's row, or why it is none; return its values under normalised names."""
+        if not isinstance(values, Mapping):
+            blank = Row(id=source, audio=None, text="", source=source)
+            self.collector.add_finding(blank, "skip", "bad_row", "the line is not a JSON object")
+            return None
+        self.keys |= set(values)
+        named = {plain(key): value for key, value in values.items()}
+        self.uses.see(named, {plain(key): printable(key) for key in values if not self.uses.knows(plain(key))})
+        _add_row(self.collector, source, named, self.uses)
+        return named
 
 
 def _add_row(collector: Collector, source: str, values: Mapping[str, Any], uses: Uses) -> None:

@@ -70,6 +70,10 @@ def _decoded(path: Path, content: bytes, encoding: str) -> str:
 
 def split_lines(text: str) -> list[Line]:
     """Split at LF or CRLF, or at CR in a file that has no LF; nothing else ends a line. Blank lines are left out."""
-    end = "\n" if "\n" in text else "\r"
-    lines = (line.removesuffix("\r") for line in text.split(end))
+    lines = (line.removesuffix("\r") for line in raw_lines(text))
     return [Line(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def raw_lines(text: str) -> list[str]:
+    """Split as `split_lines` does, but leave blank lines, and a CR before LF."""
+    return text.split("\n" if "\n" in text else "\r")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -21,6 +21,7 @@ NOT_DECODED = (".m4a", ".aac", ".mp4", ".3gp", ".webm", ".mka", ".wma", ".amr", 
 AUDIO_SUFFIXES = (*DECODED, *NOT_DECODED)
 FOLDERS = ("", "wavs", "wav", "audio", "clips")  # below the data folder, in the order they are looked at
 PLAIN_NAME = re.compile(rf"(?:[A-Za-z0-9_-]+/)*[A-Za-z0-9_-]+(?:{'|'.join(map(re.escape, DECODED))})")
+PLAIN_NAMES = re.compile(rf"^{PLAIN_NAME.pattern}$", re.MULTILINE)  # in a text with one a line
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|file:")
 
 
@@ -45,7 +46,7 @@ class Locator:
         self.root = root
         self.anywhere = anywhere
         self._listings: dict[Path, _Listing] = {}
-        self._folders: dict[str, tuple[Path, Mapping[str, str]] | None] = {}  # of plain names: path and content
+        self._folders: dict[str, _Folder | None] = {}  # of plain names
 
     def find(self, name: str, *, beside: Callable[[], Iterable[Path]] = tuple) -> Found | Lost:
         """Find the file that a row names; `beside` returns folders to search for its file name alone."""
@@ -63,11 +64,30 @@ class Locator:
         if not PLAIN_NAME.fullmatch(name):
             return None
         folder, _, file = name.rpartition("/")
-        if folder not in self._folders:
-            here = self._walk(PurePosixPath(folder))
-            self._folders[folder] = None if here is None else (here, self._listing(here).names)
-        known = self._folders[folder]
-        return known[0] / file if known is not None and known[1].get(file) == file else None
+        known = self._folder(folder)
+        return known.path / file if known is not None and known.names.get(file) == file else None
+
+    def all_as_written(self, names: Sequence[str]) -> list[str] | None:
+        """Return the paths of many names' files; None if one of them has to be left to `_find`."""
+        if PLAIN_NAMES.findall("\n".join(names)) != list(names):
+            return None
+        paths = []
+        for name in names:
+            folder, _, file = name.rpartition("/")
+            known = self._folder(folder)
+            if known is None or known.names.get(file) != file:
+                return None
+            paths.append(known.start + file)
+        return paths
+
+    def _folder(self, name: str) -> _Folder | None:
+        """Return a folder by its plain name, empty for the data folder; None if it is not there."""
+        if name not in self._folders:
+            here = self._walk(PurePosixPath(name))
+            self._folders[name] = (
+                None if here is None else _Folder(here, str(here / "_")[:-1], self._listing(here).names)
+            )
+        return self._folders[name]
 
     def _find(self, name: str) -> Found | Lost:
         if not name:
@@ -146,6 +166,13 @@ class Locator:
 class _Listing:
     names: dict[str, str]  # composed name -> name on disk
     folded: dict[str, str]  # composed name without case -> name on disk
+
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    path: Path
+    start: str  # of the paths of its files
+    names: Mapping[str, str]  # as in its listing
 
 
 def leaves_folder(name: str) -> bool:

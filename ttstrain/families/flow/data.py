@@ -79,6 +79,10 @@ class FlowData(TaskData):
         """Count the mel's frames from the samples that are kept of the clip."""
         return self._planner.length(clip)
 
+    def lengths(self, clips: Sequence[Clip]) -> Sequence[int]:
+        """Count the frames of every clip's mel."""
+        return self._planner.lengths(clips)
+
     def example(self, clip: Clip, features: Mapping[str, Tensor]) -> FlowExample:
         """Tokenize the clip's text, or take the tokens that upstream made of it where only those are left."""
         if clip.tokens:

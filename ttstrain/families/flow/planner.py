@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ttstrain.contract.data import Clip, Remark, Review
 from ttstrain.contract.model import PeakMoment, Planner
+from ttstrain.data.in_columns import column
 from ttstrain.errors import RecipeError
 from ttstrain.families.flow.config import HOP_LENGTH, SAMPLE_RATE, FlowConfig
 from ttstrain.families.flow.cost import block_bytes, kept_bytes, weight_copies
@@ -23,6 +24,16 @@ class FlowPlanner(Planner[FlowConfig]):
     def length(self, clip: Clip) -> int:
         """Count the mel's frames from the samples that are kept of the clip, without decoding."""
         return clip.samples_at(SAMPLE_RATE) // HOP_LENGTH + (1 if self.config.mel == "vocos" else 0)
+
+    def lengths(self, clips: Sequence[Clip]) -> Sequence[int]:
+        """Count the frames of every clip's mel."""
+        import numpy as np
+
+        samples = np.array(column(clips, "num_samples"), dtype=np.int64)
+        rates = np.array(column(clips, "sample_rate"), dtype=np.int64)
+        frames = -(-samples * SAMPLE_RATE // rates) // HOP_LENGTH + (1 if self.config.mel == "vocos" else 0)
+        lengths: list[int] = frames.tolist()
+        return lengths
 
     def blocks(self) -> Sequence[str]:
         """Return the blocks of a DiT, or attentions and feed-forwards of a UNetT."""
@@ -62,7 +73,7 @@ class FlowPlanner(Planner[FlowConfig]):
 
     def review(self, clips: Sequence[Clip]) -> Review:
         """Report texts that upstream's inference tokenizes differently from training."""
-        remark = None if self.config.tokenizer != "char" else other_readings([clip.text for clip in clips])
+        remark = None if self.config.tokenizer != "char" else other_readings(column(clips, "text"))
         return Review() if remark is None else Review(remarks=(Remark("reads", remark),))
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:

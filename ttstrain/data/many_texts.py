@@ -1,0 +1,122 @@
+"""What `transcript` says of one text, for many at a time: plain texts are looked at together, the others one by one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ttstrain.data.transcript import (
+    ALPHABET_PER_S,
+    DIGIT_LETTERS,
+    PAUSE_S,
+    PLAIN,
+    SYLLABLES_PER_S,
+    CleanText,
+    clean,
+    main_script,
+    skeleton,
+    unit_of,
+)
+
+AT_ONCE = 2000  # texts
+_PLAIN_LINES = re.compile(f"^{PLAIN.pattern}$", re.MULTILINE)
+_NO_ALNUM = bytes(c for c in range(128) if not chr(c).isalnum() and chr(c) != "\n")
+_NO_LETTERS = bytes(c for c in range(128) if not chr(c).isalpha() and chr(c) != "\n")
+_UNSEEN, _DIGIT = 255, 128  # in `_units`
+_UNITS = ("", "letter", "syllable", "digit")
+_units = np.full(0x110000, _UNSEEN, dtype=np.uint8)  # of each character: place in `_UNITS`, and `_DIGIT` if it is one
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """How long many texts may take to say, and which hold digits."""
+
+    least: npt.NDArray[np.float64]  # (n,) seconds
+    most: npt.NDArray[np.float64]  # (n,) seconds
+    holds_digit: npt.NDArray[np.bool_]  # (n,)
+
+
+def clean_all(texts: Sequence[str]) -> tuple[list[str], dict[int, CleanText]]:
+    """Clean every text as `clean` does; the second value maps the places of those with repairs to all that it says."""
+    cleaned: list[str] = []
+    repaired: dict[int, CleanText] = {}
+    for some in _some(texts):
+        if _PLAIN_LINES.findall("\n".join(some)) == some:
+            cleaned += map(str.strip, some)
+            continue
+        for text in some:
+            one = clean(text)
+            if one.repairs:
+                repaired[len(cleaned)] = one
+            cleaned.append(one.text)
+    return cleaned, repaired
+
+
+def said(texts: Sequence[str]) -> Said:
+    """Say what `spoken_seconds` does of every text, and whether it holds a digit."""
+    counts = np.concatenate([np.zeros((0, 4)), *map(_counted, _some(texts))])  # (n, 4)
+    letters, syllables, digits = counts[:, 0], counts[:, 1], counts[:, 2]
+    least = (letters + digits * DIGIT_LETTERS[0]) / ALPHABET_PER_S[1] + syllables / SYLLABLES_PER_S[1]
+    most = (letters + digits * DIGIT_LETTERS[1]) / ALPHABET_PER_S[0] + syllables / SYLLABLES_PER_S[0]
+    return Said(least, most + PAUSE_S, counts[:, 3] > 0)
+
+
+def skeletons(texts: Sequence[str]) -> list[str]:
+    """Return the `skeleton` of every text."""
+    found: list[str] = []
+    for some in _some(texts):
+        found += map(skeleton, some) if (bare := _left(some, without=_NO_ALNUM)) is None else bare
+    return found
+
+
+def main_scripts(texts: Sequence[str]) -> list[str]:
+    """Return the `main_script` of every text."""
+    found: list[str] = []
+    for some in _some(texts):
+        letters = _left(some, without=_NO_LETTERS)
+        found += map(main_script, some) if letters is None else ("LATIN" if any_ else "" for any_ in letters)
+    return found
+
+
+def _left(texts: Sequence[str], *, without: bytes) -> list[str] | None:
+    """Take characters out of texts in lower case; None if a text is not ASCII or has a line break."""
+    joined = "\n".join(texts)
+    if not joined.isascii() or joined.count("\n") != len(texts) - 1:
+        return None
+    return joined.lower().encode().translate(None, without).decode().split("\n")
+
+
+def _some(texts: Sequence[str]) -> Iterator[list[str]]:
+    for start in range(0, len(texts), AT_ONCE):
+        yield list(texts[start : start + AT_ONCE])
+
+
+def _counted(texts: Sequence[str]) -> npt.NDArray[np.float64]:
+    """Count letters, syllables, digits as they are spoken, and digits as they are written: (n, 4)."""
+    units = _units_of("".join(texts))
+    sizes = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
+    starts = np.cumsum(sizes) - sizes
+    counts = np.zeros((len(texts), 4))
+    unit = units & ~np.uint8(_DIGIT)
+    for place, where in enumerate((unit == 1, unit == 2, unit == 3, units >= _DIGIT)):
+        if where.any():
+            counts[sizes > 0, place] = np.add.reduceat(where, starts[sizes > 0], dtype=np.int64)
+    return counts
+
+
+def _units_of(text: str) -> npt.NDArray[np.uint8]:
+    """Return what each character is, (n,), as `_units` has it."""
+    if text.isascii():
+        codes = np.frombuffer(text.encode(), dtype=np.uint8)
+    else:
+        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    units = _units[codes]
+    if (units == _UNSEEN).any():
+        for code in np.unique(codes[units == _UNSEEN]).tolist():
+            _units[code] = _UNITS.index(unit_of(chr(code))) + (_DIGIT if chr(code).isdigit() else 0)
+        units = _units[codes]
+    return units
