@@ -33,6 +33,12 @@ def sha256(*pieces: Any) -> str:
     return total.hexdigest()
 
 
+def sha256_of_each(texts: Iterable[str]) -> list[str]:
+    """Return the `sha256` of every text."""
+    new = hashlib.sha256
+    return [new(text.encode("utf-8", "surrogateescape")).hexdigest() for text in texts]
+
+
 def sha256_of_file(path: Path) -> str:
     """Return the sum, hex, of a file's content. Raises OSError."""
     return sha256_of_files([path])

@@ -51,14 +51,16 @@ class RowColumns(_Made[Row]):
     speakers: list[str] = field(default_factory=list)
     languages: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)  # 0 where the table says nothing usable
-    sources: list[str] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+    table: str = ""  # its name, as it stands before the line's number in a row's source
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def append(self, row: Row) -> None:
         """Add one row, of which `audio` is known."""
-        values = (row.id, str(row.audio), row.text, row.speaker, row.language, row.seconds, row.source)
+        line = int(row.source.removeprefix(f"{self.table}:"))
+        values = (row.id, str(row.audio), row.text, row.speaker, row.language, row.seconds, line)
         for held, value in zip(self._columns(), values, strict=True):
             held.append(value)
 
@@ -68,7 +70,11 @@ class RowColumns(_Made[Row]):
             held.extend(more)
 
     def _columns(self) -> tuple[list[Any], ...]:
-        return self.ids, self.audio, self.texts, self.speakers, self.languages, self.seconds, self.sources
+        return self.ids, self.audio, self.texts, self.speakers, self.languages, self.seconds, self.lines
+
+    def source(self, number: int) -> str:
+        """Say where a row stands."""
+        return f"{self.table}:{self.lines[number]}"
 
     def _one(self, number: int) -> Row:
         return Row(
@@ -78,7 +84,7 @@ class RowColumns(_Made[Row]):
             speaker=self.speakers[number],
             language=self.languages[number],
             seconds=self.seconds[number],
-            source=self.sources[number],
+            source=self.source(number),
         )
 
 
@@ -90,7 +96,7 @@ class ClipColumns(_Made[Clip]):
     ends: list[int]  # of each row's recording, in samples
     sample_rate: int  # Hz
     notes: Mapping[int, tuple[str, ...]]  # by row; most have none
-    numbers: Sequence[int]  # the row of each clip
+    numbers: Sequence[int]  # the row of each clip; a range: every row
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -106,7 +112,7 @@ class ClipColumns(_Made[Clip]):
             language=rows.languages[row],
             duration_s=end / self.sample_rate,
             sample_rate=self.sample_rate,
-            source=rows.sources[row],
+            source=rows.source(row),
             treatment=Treatment(end=end),
             notes=self.notes.get(row, ()),
         )
@@ -123,7 +129,8 @@ class ClipColumns(_Made[Clip]):
             "num_samples": self.ends,
         }
         if name in held:
-            return [held[name][row] for row in self.numbers]
+            values = held[name]
+            return values if isinstance(self.numbers, range) else [values[row] for row in self.numbers]
         if name == "duration_s":
             return [self.ends[row] / self.sample_rate for row in self.numbers]
         same: dict[str, Any] = {"sample_rate": self.sample_rate, "digest": "", "tokens": ()}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ttstrain.contract.data import Clip
 from ttstrain.data.earlier import Earlier, Part, Side
 from ttstrain.data.in_columns import column, taken
-from ttstrain.digest import sha256
+from ttstrain.digest import sha256_of_each
 from ttstrain.errors import DataError
 from ttstrain.recipe.schema import DataConfig
 
@@ -102,7 +102,7 @@ def _first_by_hash(clips: Sequence[Clip], wanted: int, seed: int, *, before: Sid
     order: Mapping[Part, int] = {"held out": 0, "new": 1, "train": 2}
     ranks = [0] * len(clips) if before is None else [order[before.part_of(clip)] for clip in clips]
     names = zip(column(clips, "digest"), column(clips, "id"), strict=True)
-    hashes = [sha256(f"{seed}/{digest or id_}") for digest, id_ in names]
+    hashes = sha256_of_each(f"{seed}/{digest or id_}" for digest, id_ in names)
     ranked = list(zip(ranks, hashes, range(len(clips)), strict=True))
     heapq.heapify(ranked)  # few are taken of many
     held: set[int] = set()

@@ -148,10 +148,9 @@ def _texts_by_language(clips: Sequence[Clip]) -> Iterator[tuple[str, list[str]]]
     texts, languages = column(clips, "text"), column(clips, "language")
     for start in range(0, len(clips), TEXTS_AT_ONCE):
         at_once = slice(start, start + TEXTS_AT_ONCE)
-        some: dict[str, list[str]] = defaultdict(list)
-        for text, language in zip(texts[at_once], languages[at_once], strict=True):
-            some[language].append(text)
-        yield from some.items()
+        for language in dict.fromkeys(languages[at_once]):
+            pairs = zip(texts[at_once], languages[at_once], strict=True)
+            yield language, [text for text, own in pairs if own == language]
 
 
 def _first_texts(clips: Sequence[Clip], unknown: Mapping[tuple[str, str], Sequence[str]]) -> dict[str, str]:

@@ -70,8 +70,8 @@ class Alike:
             source=source,
         )
 
-    def rows(self, lines: Sequence[str], sources: Sequence[str], locator: Locator) -> RowColumns | None:
-        """Read many lines as `row` reads each; None if it would leave any of them to the careful way."""
+    def rows(self, lines: Sequence[str], first: int, locator: Locator) -> RowColumns | None:
+        """Read many lines as `row` reads each, None if it leaves any to the careful way; `first` is a line's number."""
         found = self.lines.findall("\n".join(lines))
         if len(found) != len(lines):
             return None
@@ -90,7 +90,7 @@ class Alike:
             speakers=_each(str.strip, speakers),
             languages=_each(language_code, languages),
             seconds=seconds,
-            sources=list(sources),
+            lines=list(range(first, first + len(lines))),
         )
 
     def _seconds(self, written: Sequence[str]) -> list[float] | None:

@@ -34,7 +34,10 @@ MOST_LEARNED = 16  # lines that a pattern is made of; a table is written in one 
 def read_jsonl(path: Path, root: Path, *, files_anywhere: bool = True, text: str | None = None) -> RowTable:
     """Read objects whose keys go by any of the usual names, such as `audio` and `text`; `text`: the file's content."""
     collector = Collector(
-        root, "jsonl" if files_anywhere else "audiofolder", files_anywhere=files_anywhere, rows=RowColumns()
+        root,
+        "jsonl" if files_anywhere else "audiofolder",
+        files_anywhere=files_anywhere,
+        rows=RowColumns(table=path.name),
     )
     reader = _Reader(path, collector)
     text = read_text(path) if text is None else text
@@ -81,14 +84,13 @@ class _Reader:
         """Read one object from each line that is not blank."""
         for start in range(0, len(lines), LINES_AT_ONCE):
             some = lines[start : start + LINES_AT_ONCE]
-            sources = [self._source(number) for number in range(start + 1, start + 1 + len(some))]
-            rows = None if self._known is None else self._known.rows(some, sources, self.collector.locator)
+            rows = None if self._known is None else self._known.rows(some, start + 1, self.collector.locator)
             if rows is not None:
                 self.collector.add_columns(rows)
                 continue
-            for line, source in zip(some, sources, strict=True):
+            for number, line in enumerate(some, start + 1):
                 if line.strip():
-                    self._read_line(line.removesuffix("\r"), source)
+                    self._read_line(line.removesuffix("\r"), self._source(number))
 
     def _source(self, number: int) -> str:
         return f"{self.path.name}:{number}"

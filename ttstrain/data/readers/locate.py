@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ttstrain.data.readers.rows import printable
@@ -47,6 +48,7 @@ class Locator:
         self.anywhere = anywhere
         self._listings: dict[Path, _Listing] = {}
         self._folders: dict[str, _Folder | None] = {}  # of plain names
+        self._written: set[str] = set()  # the files in those folders, as a table may name them
 
     def find(self, name: str, *, beside: Callable[[], Iterable[Path]] = tuple) -> Found | Lost:
         """Find the file that a row names; `beside` returns folders to search for its file name alone."""
@@ -71,22 +73,21 @@ class Locator:
         """Return the paths of many names' files; None if one of them has to be left to `_find`."""
         if PLAIN_NAMES.findall("\n".join(names)) != list(names):
             return None
-        paths = []
-        for name in names:
-            folder, _, file = name.rpartition("/")
-            known = self._folder(folder)
-            if known is None or known.names.get(file) != file:
-                return None
-            paths.append(known.start + file)
-        return paths
+        for folder in {name.rpartition("/")[0] for name in set(names) - self._written}:
+            self._folder(folder)
+        if not self._written.issuperset(names):
+            return None
+        start = str(self.root / "_")[:-1]
+        return [start + name for name in names]
 
     def _folder(self, name: str) -> _Folder | None:
         """Return a folder by its plain name, empty for the data folder; None if it is not there."""
         if name not in self._folders:
             here = self._walk(PurePosixPath(name))
-            self._folders[name] = (
-                None if here is None else _Folder(here, str(here / "_")[:-1], self._listing(here).names)
-            )
+            self._folders[name] = None if here is None else _Folder(here, self._listing(here).names)
+            if (known := self._folders[name]) is not None:
+                start = f"{name}/" if name else ""
+                self._written.update(start + file for file in known.names.values())
         return self._folders[name]
 
     def _find(self, name: str) -> Found | Lost:
@@ -157,21 +158,27 @@ class Locator:
                 names = sorted(entry.name for entry in os.scandir(folder))
             except OSError:  # no such folder, or no permission: nothing is found in it
                 names = []
-            composed = {unicodedata.normalize("NFC", name): name for name in names}
-            self._listings[folder] = _Listing(composed, {name.casefold(): actual for name, actual in composed.items()})
+            self._listings[folder] = _Listing({_composed(name): name for name in names})
         return self._listings[folder]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Listing:
     names: dict[str, str]  # composed name -> name on disk
-    folded: dict[str, str]  # composed name without case -> name on disk
+
+    @cached_property
+    def folded(self) -> dict[str, str]:
+        """Map composed names without case to names on disk; few tables need it."""
+        return {name.casefold(): actual for name, actual in self.names.items()}
+
+
+def _composed(name: str) -> str:
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 @dataclass(frozen=True, slots=True)
 class _Folder:
     path: Path
-    start: str  # of the paths of its files
     names: Mapping[str, str]  # as in its listing
 
 
