@@ -155,7 +155,7 @@ class Locator:
     def _listing(self, folder: Path) -> _Listing:
         if folder not in self._listings:
             try:
-                names = sorted(entry.name for entry in os.scandir(folder))
+                names = sorted(os.listdir(folder))  # noqa: PTH208
             except OSError:  # no such folder, or no permission: nothing is found in it
                 names = []
             self._listings[folder] = _Listing({_composed(name): name for name in names})
