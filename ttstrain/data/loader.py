@@ -32,6 +32,7 @@ from ttstrain.data import sampler
 from ttstrain.data.ahead import FEWEST_AHEAD, Ahead, Load, Loaded, made_here, pinned
 from ttstrain.data.batches import Batches
 from ttstrain.data.cache import FeatureCache
+from ttstrain.data.in_columns import column, taken, together
 from ttstrain.data.pool import Pool
 from ttstrain.data.workers import start_pool, worker_context
 from ttstrain.digest import sha256
@@ -72,7 +73,7 @@ class Loader:
         lengths = task_data.lengths(clips)
         too_long = set(sampler.overlong(lengths, budget=batch_frames))
         self.overlong = [clips[i].id for i in sorted(too_long)]
-        self.clips = [clip for i, clip in enumerate(clips) if i not in too_long]
+        self.clips = taken(clips, [i for i in range(len(clips)) if i not in too_long])
         self.lengths = [length for i, length in enumerate(lengths) if i not in too_long]
         if not self.clips:
             raise DataError(
@@ -83,7 +84,7 @@ class Loader:
         self._num_own = len(self.clips)
         self._replay_share = replay_share
         lengths = task_data.lengths(replay)
-        self.clips += [clip for clip, length in zip(replay, lengths, strict=True) if length <= batch_frames]
+        self.clips = together(self.clips, taken(replay, [i for i, n in enumerate(lengths) if n <= batch_frames]))
         self.lengths += [length for length in lengths if length <= batch_frames]
         self.batch_frames = batch_frames
         self.max_clips = max_clips
@@ -97,7 +98,8 @@ class Loader:
         self._stages = {name: frozenset(ids) for name, ids in (stages or {}).items()}
         self._stage: str | None = None
         self._fingerprints: dict[str | None, str] = {}
-        self._clip_of = {clip.id: clip for clip in self.clips}  # held-out clips are added by `eval_batches`
+        self._places = {id_: i for i, id_ in enumerate(column(self.clips, "id"))}
+        self._evaluated: dict[str, Clip] = {}  # held-out clips, by id
         self._pin = device is not None and device.type == "cuda"
         self._cursor = _Cursor(0, 0)
         self._thread = Ahead(device) if ahead else None
@@ -146,7 +148,7 @@ class Loader:
 
     def eval_batches(self, clips: Sequence[Clip]) -> Iterator[Batch]:
         """Yield batches over clips once, in a fixed order, the same on every rank."""
-        self._clip_of |= {clip.id: clip for clip in clips}
+        self._evaluated |= {clip.id: clip for clip in clips}
         lengths = [self._task_data.length(clip) for clip in clips]
         for batch in sampler.in_order(
             lengths, budget=self.batch_frames, max_clips=self.max_clips, packed=self._task_data.packed
@@ -195,10 +197,13 @@ class Loader:
 
     def half_of(self, batch: Batch) -> int | None:
         """Return half of a micro-batch's cost in frames; None for a single clip, which cannot be split."""
-        lengths = [self._task_data.length(self._clip_of[id_]) for id_ in batch.ids]
+        lengths = [self._task_data.length(self._clip_of(id_)) for id_ in batch.ids]
         if len(lengths) == 1:
             return None
         return (sampler.cost(range(len(lengths)), lengths, packed=self._task_data.packed) + 1) // 2
+
+    def _clip_of(self, id_: str) -> Clip:
+        return self._evaluated[id_] if id_ in self._evaluated else self.clips[self._places[id_]]
 
     def limit_to(self, frames: int) -> None:
         """Split micro-batches into pieces of at most `frames` from now on."""
@@ -207,7 +212,7 @@ class Loader:
 
     def divided(self, batch: Batch, *, limit: int | None) -> list[Batch]:
         """Collate a micro-batch again, in pieces within a limit."""
-        clips = [self._clip_of[id_] for id_ in batch.ids]
+        clips = [self._clip_of(id_) for id_ in batch.ids]
         lengths = [self._task_data.length(clip) for clip in clips]
         parts = sampler.pieces(range(len(clips)), lengths, limit=limit, packed=self._task_data.packed)
         if len(parts) == 1:
@@ -257,8 +262,7 @@ class Loader:
         If clips, budget or seed differ from the state's, the epoch begins again, with a warning.
         """
         self._forget_supply()
-        known = {clip.id for clip in self.clips}
-        self.excluded = {id_ for id_ in state_dict["excluded"] if id_ in known}
+        self.excluded = {id_ for id_ in state_dict["excluded"] if id_ in self._places}
         self.limit = None if state_dict.get("limit") is None else int(state_dict["limit"])
         self._stage = state_dict.get("stage")
         self._plan.cache_clear()
@@ -273,7 +277,7 @@ class Loader:
 
     def _hash_plan(self) -> str:
         made_from = [
-            [clip.id for clip in self.clips], self.lengths, self.batch_frames, self.max_clips, self.seed
+            list(column(self.clips, "id")), self.lengths, self.batch_frames, self.max_clips, self.seed
         ]  # fmt: skip
         if self._num_own < len(self.clips):
             made_from += [self._num_own, self._replay_share]
