@@ -71,21 +71,19 @@ class Loader:
         a stage to the ids of its clips; before a stage is entered, all clips are used. `ahead`: a thread loads ahead.
         """
         lengths = task_data.lengths(clips)
-        too_long = set(sampler.overlong(lengths, budget=batch_frames))
-        self.overlong = [clips[i].id for i in sorted(too_long)]
-        self.clips = taken(clips, [i for i in range(len(clips)) if i not in too_long])
-        self.lengths = [length for i, length in enumerate(lengths) if i not in too_long]
-        if not self.clips:
+        self.overlong = [clips[i].id for i in sampler.overlong(lengths, budget=batch_frames)]
+        own, self.lengths = _fitting(clips, lengths, batch_frames=batch_frames)
+        if not own:
             raise DataError(
                 f"no clip fits a micro-batch: `data.batch_frames` is {batch_frames}, "
                 + (f"the shortest of {len(clips)} clips has {min(lengths)} frames" if clips else "and there are none"),
                 hint=f"set `data.batch_frames={min(lengths)}` or more" if clips else None,
             )
-        self._num_own = len(self.clips)
+        replayed, of_replayed = _fitting(replay, task_data.lengths(replay), batch_frames=batch_frames)
+        self.clips = together(own, replayed)
+        self.lengths += of_replayed
+        self._num_own = len(own)
         self._replay_share = replay_share
-        lengths = task_data.lengths(replay)
-        self.clips = together(self.clips, taken(replay, [i for i, n in enumerate(lengths) if n <= batch_frames]))
-        self.lengths += [length for length in lengths if length <= batch_frames]
         self.batch_frames = batch_frames
         self.max_clips = max_clips
         self.seed = seed
@@ -374,6 +372,12 @@ class _Planned:
 
 def _collate(cache: FeatureCache, task_data: TaskData, clips: Sequence[Clip]) -> Batch:
     return task_data.collate([task_data.example(clip, cache.get(clip)) for clip in clips])
+
+
+def _fitting(clips: Sequence[Clip], lengths: Sequence[int], *, batch_frames: int) -> tuple[Sequence[Clip], list[int]]:
+    """Return the clips that fit a micro-batch, and their lengths."""
+    places = [i for i, length in enumerate(lengths) if length <= batch_frames]
+    return taken(clips, places), [lengths[i] for i in places]
 
 
 # ---------------------------------------------------------------- worker processes
