@@ -32,6 +32,7 @@ CAPABILITIES = [
     model.KeepsFiles,
     model.MixesAuxiliaryData,
     task.AddsTokens,
+    task.FusesKernels,
     task.HasBlocks,
     task.LearnsFromStatistics,
     task.NamesVoices,
