@@ -57,6 +57,11 @@ class Codec:
     def device(self) -> torch.device:
         return next(self.net.parameters()).device
 
+    @property
+    def num_codes(self) -> int:
+        """How many codes each slot of a frame may have."""
+        return int(self.net.codebook_size)  # type: ignore[arg-type]
+
     def to(self, device: torch.device) -> Codec:
         self.net.to(device)
         return self

@@ -55,11 +55,17 @@ class Continuation:
 
 @torch.no_grad()
 def write(
-    net: Any, prompt: Sequence[int], *, settings: SamplingConfig, ids: TokenIds, generator: torch.Generator
+    net: Any,
+    prompt: Sequence[int],
+    *,
+    settings: SamplingConfig,
+    ids: TokenIds,
+    generator: torch.Generator,
+    num_codes: int = CODEBOOK_SIZE,
 ) -> list[int]:
     """Continue a prompt until the end of speech, which is the last token then, or up to `settings.max_tokens`.
 
-    `generator` is a CPU generator.
+    `generator` is a CPU generator; `num_codes` are those that the codec has in a slot.
     """
     row = Continuation(net, prompt)
     seen = torch.zeros(net.config.vocab_size, dtype=torch.bool)
@@ -68,7 +74,7 @@ def write(
     while len(written) < settings.max_tokens:
         logits = row.logits()
         if settings.grammar == "masked":
-            logits = _legal_only(logits, len(written) % NUM_SLOTS, ids)
+            logits = _legal_only(logits, len(written) % NUM_SLOTS, ids, num_codes=num_codes)
         token = choose(logits, seen, settings=settings, generator=generator)
         seen[token] = True
         written.append(token)
@@ -89,8 +95,8 @@ def choose(logits: Tensor, seen: Tensor, *, settings: SamplingConfig, generator:
     return int(places[torch.multinomial(kept, 1, generator=generator)])
 
 
-def _legal_only(logits: Tensor, slot: int, ids: TokenIds) -> Tensor:
-    legal = ids.slot_ids(slot)
+def _legal_only(logits: Tensor, slot: int, ids: TokenIds, *, num_codes: int) -> Tensor:
+    legal = ids.slot_ids(slot)[:num_codes]
     masked = torch.full_like(logits, -torch.inf)
     masked[legal.start : legal.stop] = logits[legal.start : legal.stop]
     if slot == 0:

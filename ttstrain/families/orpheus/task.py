@@ -244,7 +244,10 @@ class OrpheusTask(Task):
         words = said(text, settings.voice or speaker, rows.voice)
         prompt = prompt_ids(load_tokenizer(rows.tokenizer).encode(words), ids)
         generator = torch.Generator().manual_seed(seed)
-        return read(write(self.net, prompt, settings=settings, ids=ids, generator=generator), ids)
+        assert self._codec is not None
+        num_codes = self._codec.num_codes
+        written = write(self.net, prompt, settings=settings, ids=ids, generator=generator, num_codes=num_codes)
+        return read(written, ids)
 
 
 def _with_rows(matrix: Tensor, rows: int, *, like: TokenIds) -> Tensor:

@@ -69,6 +69,15 @@ def test_masked_writing_keeps_to_the_slots() -> None:
     assert (len(found.frames), found.num_misplaced) == (len(written) // 7, 0)
 
 
+def test_masked_writing_keeps_to_the_codes_that_the_codec_has() -> None:
+    net = build_net(CONFIG).eval()
+    settings = SamplingConfig(grammar="masked", max_tokens=21)
+    generator = torch.Generator().manual_seed(0)
+    found = read(write(net, [261, 5], settings=settings, ids=IDS, generator=generator, num_codes=3), IDS)
+    assert len(found.frames) > 0
+    assert int(found.frames.max()) < 3
+
+
 def frame(*codes: int) -> list[int]:
     return [IDS.of(slot, code) for slot, code in enumerate(codes)]
 
