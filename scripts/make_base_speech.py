@@ -7,6 +7,7 @@ r"""Make the speech that the small base is trained on: real voices, the same at 
         --speakers SPEAKERS --out PHRASES
     python scripts/make_base_speech.py one_voice --ljspeech LJSPEECH --librispeech LIBRISPEECH --texts METADATA \
         --out ONE_VOICE
+    python scripts/make_base_speech.py few_words --out FEW_WORDS
 
 LJSPEECH holds `metadata.csv` (`id|text|normalised text`) and `wavs/`. LIBRISPEECH holds a folder for each speaker with
 `metadata.csv` (`file|text`), SPEAKERS one recording of each of many speakers and `metadata.csv`. METADATA is the table
@@ -17,7 +18,8 @@ The base that ships was trained on `first`. The others are for training it furth
 synthetic clips and more speakers, and leave out fourteen sentences of LJSpeech at every speed. `phrases` cuts the
 recordings at pauses: a net of this size spreads a text evenly over the time, so short clips teach it where each letter
 is heard. `one_voice` is mostly phrases of one synthetic voice, which says a letter always alike, beside phrases of
-recorded ones.
+recorded ones. `few_words` is one synthetic voice too: sentences of 52 words, each sentence said once, for language
+models that are too small for more.
 
 A recording played faster or slower by a factor has another pitch and other formants, so it stands for another speaker.
 The silence of synthesizers is digital zero, whose log mel is a floor that no microphone records: noise at -56 dBFS
@@ -36,7 +38,7 @@ import tempfile
 import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 
 import cut_phrases
@@ -77,6 +79,16 @@ SHORTEST_PHRASE_S = 1.0
 ONE_VOICE = ("flite", "-voice", "slt", "--setf", "duration_stretch=1.0", "-t", "{text}", "-o", "{file}")
 ONE_VOICE_PHRASES = 3200
 SPOKEN_PHRASE_LETTERS = (14, 64)
+
+NUM_SENTENCES = 2400
+# What a sentence of few words is made of, part after part.
+PARTS = (
+    ("the old man", "a young girl", "my brother", "our teacher", "the captain", "her sister", "nobody", "the doctor"),
+    ("found", "lost", "sold", "painted", "carried", "bought", "forgot", "wanted"),
+    ("a red", "the small", "my green", "a heavy", "the last", "our white"),
+    ("boat", "house", "apple", "stone", "letter", "garden", "window", "horse"),
+    ("in the morning", "near the river", "by the sea", "after dinner", "at school", "this summer", "again", "for us"),
+)
 
 
 @dataclass(frozen=True)
@@ -274,6 +286,12 @@ def spoken_phrases(table: Path, *, without: set[str]) -> list[str]:
     return phrases
 
 
+def few_word_sentences() -> list[str]:
+    """Return sentences of few words, each once, in an order drawn once."""
+    sentences = [" ".join(parts) for parts in product(*PARTS)]
+    return random.Random(7).sample(sentences, NUM_SENTENCES)
+
+
 def by_one_voice(phrases: list[str]) -> Iterator[Clip]:
     """Let one synthesizer say the phrases."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -366,6 +384,10 @@ def one_voice(given: argparse.Namespace) -> None:
     write(chain(by_one_voice(said), phrases_of(real, (1.0,), aligner)), given.out)
 
 
+def few_words(given: argparse.Namespace) -> None:
+    write(by_one_voice(few_word_sentences()), given.out)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sittings = parser.add_subparsers(required=True)
@@ -374,6 +396,7 @@ def main() -> None:
         second: ("first", "librispeech", "speakers"),
         phrases: ("first", "ljspeech", "librispeech", "speakers"),
         one_voice: ("ljspeech", "librispeech", "texts"),
+        few_words: (),
     }
     for make, folders in needed.items():
         command = sittings.add_parser(make.__name__)
