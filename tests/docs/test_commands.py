@@ -149,6 +149,7 @@ WAYS: Sequence[tuple[str, Run | Check]] = (
     (r"finetune f5_v1_new_voice .*name=", Check("as without a name")),
     (r"finetune f5_v1_new_voice .*optim", Run((*F5, *without(BRIEF, "train.steps"), *PLANNED))),
     (r"finetune small_base", Check(f"trains for an hour; its recipe: {ELSEWHERE}test_small_base.py")),
+    (r"finetune small_orpheus", Check("trains for ten minutes, on speech and a codec that scripts make")),
     (r"finetune f5_new_language", Run((*F5, *BRIEF, "model.first_new_rows=0"))),
     (r"finetune my_voice.yaml", Run((*without(F5, "base"), *BRIEF))),
     (r"finetune (f5_one_minute --data one_minute$|from_scratch)", Run((*F5, *BRIEF, *PLANNED))),
