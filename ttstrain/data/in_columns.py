@@ -6,6 +6,7 @@ clips asks `column` for it, and gets it without making any.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,8 +23,9 @@ class _Made(Sequence[_Thing]):
 
     __slots__ = ()
 
+    @abstractmethod
     def _one(self, number: int) -> _Thing:
-        raise NotImplementedError
+        """Make the member of this number, which is there."""
 
     @overload
     def __getitem__(self, number: int) -> _Thing: ...
