@@ -8,7 +8,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,21 +43,27 @@ def count(limits: Limits) -> Iterator[Row]:
     run("env", cwd=limits.scratch)  # starts the server that all others are forked from
     names = tasks.find()[:1] if limits.form == "short" else tasks.find()
     made = list(_timed(limits.scratch, names))
-    for timed in made:
-        for number in range(OTHERS[limits.form]):
-            if not limits.over:
-                prepare.add(_told(timed, _killed_prepare(timed.bench, number, dice)))
-                export.add(_told(timed, _killed_export(timed.bench, number, dice)))
-    for number, timed in enumerate(_turns(made)):
+    others = itertools.product(range(OTHERS[limits.form]), made)
+    for number, timed in enumerate(_turns(made)):  # runs and the others in turn: a limit of time leaves none out
         left = KILLS[limits.form] - sum(tally.tried for tally in runs.values())
-        if left <= 0 or limits.over:
+        other = next(others, None)
+        if limits.over or (left <= 0 and other is None):
             break
-        killed = _killed_run(timed, number, dice, most=min(left, IN_A_ROW))
-        for moment in killed.moments[:-1]:
-            runs[moment].add(None)  # the last of them answers for what is found at the end
-        for moment in killed.moments[-1:] or (["any"] if killed.wrong else []):
-            runs[moment].add(_told(timed, killed.wrong))
+        if left > 0:
+            _count_run(_killed_run(timed, number, dice, most=min(left, IN_A_ROW)), timed, runs)
+        if other is not None:
+            again, one = other
+            prepare.add(_told(one, _killed_prepare(one.bench, again, dice)))
+            export.add(_told(one, _killed_export(one.bench, again, dice)))
     yield from (tally.row for tally in (*runs.values(), prepare, export) if tally.tried)
+
+
+def _count_run(killed: KilledRun, timed: Timed, runs: Mapping[str, Tally]) -> None:
+    """Count each kill of a run; the last of them answers for what is found at the end."""
+    for moment in killed.moments[:-1]:
+        runs[moment].add(None)
+    for moment in killed.moments[-1:] or (["any"] if killed.wrong else []):
+        runs[moment].add(_told(timed, killed.wrong))
 
 
 @dataclass(frozen=True)
