@@ -14,6 +14,7 @@ from typing import Any
 os.environ["WANDB_MODE"] = "offline"
 
 import torch
+from products import Recorder
 from worker import Finished, TimedBatches, device_name, now, versions
 
 from ttstrain import registry
@@ -84,15 +85,28 @@ class Stopwatch:
 
 
 class Batches(TimedBatches[Batch]):
-    """Stands in for the Loader. Between steps it answers `without` itself: it turns one kernel of the CPU's off."""
+    """Stands in for the Loader. Between steps it answers by itself
+
+    - `without`: it turns one kernel of the CPU's off;
+    - `record`: from here on the heavy products of steps are noted, until `recorded` repeats them alone and says how
+      long they took.
+    """
 
     epoch = 0
 
     def __init__(self, *args: Any, between: Callable[[dict[str, Any]], dict[str, Any]] | None = None, **kwargs: Any):
+        recorder = Recorder()
+
         def answer(command: dict[str, Any]) -> dict[str, Any]:
             if command["do"] == "without":
                 leave_out(command["kernel"])
                 return {}
+            if command["do"] == "record":
+                recorder.__enter__()
+                return {}
+            if command["do"] == "recorded":
+                recorder.__exit__(None, None, None)
+                return {"seconds": recorder.seconds()}
             if between is None:
                 raise ValueError(f"unknown command {command}")
             return between(command)

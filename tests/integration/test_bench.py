@@ -43,6 +43,13 @@ def test_the_language_models_loss_falls_on_what_its_worker_trains_on(tmp_path: P
     assert after["loss"] < before["loss"]
 
 
+def test_the_heavy_products_of_steps_are_recorded_and_repeated(tmp_path: Path) -> None:
+    run = {"do": "run", "steps": 2}
+    alone = answers("ours.py", {"do": "record"}, run, {"do": "recorded"}, tmp_path=tmp_path)[3]["seconds"]
+    assert alone.keys() == {"matrix products", "convolutions", "attention"}
+    assert all(seconds > 0 for seconds in alone.values())
+
+
 def test_processes_of_the_benchmark_of_ranks_train_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCH))
     two = importlib.import_module("ranks").Together(2, size="smoke", threads=1, accumulate=1, folder=tmp_path)
