@@ -31,9 +31,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     load, batches = os.getloadavg()[0], BATCHES[family]
     with tempfile.TemporaryDirectory() as folder:
         given = ["--size", size, "--precision", "fp32"]
-        side = Side(
-            WORKERS[family], sys.executable, *given, threads=options.threads, cuda="", folder=Path(folder)
-        )
+        side = Side(WORKERS[family], sys.executable, *given, threads=options.threads, cuda="", folder=Path(folder))
         side.ask("run", steps=batches)
         rounds = [side.ask("run", steps=batches)["seconds"] / batches for _ in range(options.rounds)]
         side.ask("record")

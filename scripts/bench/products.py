@@ -44,9 +44,11 @@ class Layout:
         return cls(tuple(value.shape), value.stride(), value.dtype)
 
     def fill(self) -> Tensor:
-        """Make a tensor that lies so, of random numbers."""
-        made = torch.empty_strided(self.shape, self.strides, dtype=self.dtype)
-        return made.uniform_(-1, 1) if self.dtype.is_floating_point else made.zero_()
+        """Make a tensor that lies so, of random numbers; like a window over a signal, it may hold a number twice."""
+        reached = 1 + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
+        numbers = torch.empty(max(reached, 1), dtype=self.dtype)
+        numbers = numbers.uniform_(-1, 1) if self.dtype.is_floating_point else numbers.zero_()
+        return numbers.as_strided(self.shape, self.strides)
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 BENCH = Path(__file__).resolve().parents[2] / "scripts" / "bench"
 
@@ -48,6 +49,20 @@ def test_the_heavy_products_of_steps_are_recorded_and_repeated(tmp_path: Path) -
     alone = answers("ours.py", {"do": "record"}, run, {"do": "recorded"}, tmp_path=tmp_path)[3]["seconds"]
     assert alone.keys() == {"matrix products", "convolutions", "attention"}
     assert all(seconds > 0 for seconds in alone.values())
+
+
+def test_a_recorded_product_is_repeated_as_it_lay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCH))
+    products = importlib.import_module("products")
+    signal, weight = torch.randn(1, 12, requires_grad=True), torch.randn(3, 5)
+    with products.Recorder() as recorder:
+        for _ in range(2):
+            (signal.unfold(1, 5, 1)[0] @ weight.T).sum().backward()
+    assert sorted(recorder.counts.values()) == [2, 2]  # forward, and back to the signal
+    shown = [layout for _, args, _ in recorder.calls.values() for layout in args]
+    assert products.Layout((8, 5), (1, 1), torch.float32) in shown
+    assert [(one.fill().shape, one.fill().stride()) for one in shown] == [(one.shape, one.strides) for one in shown]
+    assert recorder.seconds()["matrix products"] > 0
 
 
 def test_processes_of_the_benchmark_of_ranks_train_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
