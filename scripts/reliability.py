@@ -69,6 +69,9 @@ def main() -> int:
         failed |= bool(result.failures)
         print(f"\n{parts[name].title} ({result.minutes:g} min)\n{page.table(result.rows)}", flush=True)
         print("\n".join(f"  not survived: {failure}" for failure in result.failures), flush=True)
+        for row in result.rows:
+            if not row.tried:
+                print(f"  not tried, for want of time: {row.fault}", flush=True)
         if not asked.no_page:
             page.write_result(name, result)
             write_page()

@@ -21,9 +21,9 @@ PARTS = find_parts()
 @pytest.mark.parametrize("name", PARTS)
 def test_what_a_part_breaks_is_survived(name: str) -> None:
     rows = count(PARTS[name], form="short")
-    assert rows
+    assert any(row.tried for row in rows)
     assert [failure for row in rows for failure in row.failures] == []
-    assert [row.fault for row in rows if row.tried < 1 or row.survived != row.tried] == []
+    assert [row.fault for row in rows if row.survived != row.tried] == []
 
 
 def test_the_page_shows_the_latest_result_of_every_part() -> None:

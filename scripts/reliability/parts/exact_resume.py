@@ -47,7 +47,7 @@ def count(limits: Limits) -> Iterator[Row]:
         cut = "ranks" if not short and number % RANKED == RANKED - 1 else dice.choice(list(CUTS))
         drawn = _draw(name, material, dice, faults=cut == "sigterm")
         tallies[cut].add(_survives(limits.scratch / f"try-{number}", name, drawn, cut, dice))
-    yield from (tally.row for tally in tallies.values() if tally.tried)
+    yield from (tally.row for tally in tallies.values())
 
 
 # ---------------------------------------------------------------- what is drawn

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
 import re
@@ -28,7 +27,7 @@ from ttstrain.train.inject import RECORD
 PRECISIONS = ("fp32", "bf16")
 WINDOW = 3  # losses after which the guard knows a spike
 SETTINGS = ("checkpoint.keep_last=99", f"guard.window={WINDOW}", "guard.snapshot_every=2")
-PAIRS = 6  # for each task and precision
+PAIRS = 6  # for each task and precision, as many in a turn
 SESSIONS = 6  # of one run, at most
 SHORT: tuple[FaultKind, ...] = ("nan_loss", "bit_flip", "kill")
 
@@ -80,16 +79,17 @@ def count(limits: Limits) -> Iterator[Row]:
         for precision in (PRECISIONS[:1] if short else PRECISIONS)
         for bench in tasks.make_benches(limits.scratch / precision, names, *SETTINGS, f"train.precision={precision}")
     ]
-    for turn, (place, kind) in itertools.product(range(len(benches)), enumerate(alone)):  # a limit leaves no fault out
-        if limits.over:
-            break
-        tallies[kind].add(survives(benches[(turn + place) % len(benches)], [drawn(kind, dice)], dice))
+    for turn in range(len(benches)):  # every fault and some pairs in each turn: a limit of time leaves none out
+        for place, kind in enumerate(alone):
+            if not limits.over:
+                tallies[kind].add(survives(benches[(turn + place) % len(benches)], [drawn(kind, dice)], dice))
+        for number in range(0 if short else PAIRS):
+            if not limits.over:
+                bench = benches[(turn * PAIRS + number) % len(benches)]
+                pairs.add(survives(bench, _drawn_pair(dice.sample(alone, 2), dice), dice))
+    yield from (tally.row for kind, tally in tallies.items() if kind in alone)
     if not short:
-        for _, bench in itertools.product(range(PAIRS), benches):
-            if limits.over:
-                break
-            pairs.add(survives(bench, _drawn_pair(dice.sample(alone, 2), dice), dice))
-    yield from (tally.row for tally in (*tallies.values(), pairs) if tally.tried)
+        yield pairs.row
 
 
 def drawn(kind: FaultKind, dice: random.Random) -> Fault:

@@ -55,7 +55,7 @@ def count(limits: Limits) -> Iterator[Row]:
             again, one = other
             prepare.add(_told(one, _killed_prepare(one.bench, again, dice)))
             export.add(_told(one, _killed_export(one.bench, again, dice)))
-    yield from (tally.row for tally in (*runs.values(), prepare, export) if tally.tried)
+    yield from (tally.row for tally in (*runs.values(), prepare, export))
 
 
 def _count_run(killed: KilledRun, timed: Timed, runs: Mapping[str, Tally]) -> None:
