@@ -78,7 +78,9 @@ def _measure(folder: Path, rows: int, kind: str, table: str, only: str | None) -
         for name, step in (("first_plan", "plan"), ("second_plan", "plan"), ("training", "draw")):
             if only in (None, step):
                 command = [sys.executable, str(Path(__file__)), "--step", step, "--folder", str(path)]
-                done = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
+                done = subprocess.run(command, check=False, env=env, capture_output=True, text=True)
+                if done.returncode:  # otherwise it only says, a thousand times, that features are not there yet
+                    raise SystemExit(f"{done.stderr[-3000:]}\nerror: {' '.join(command)} failed")
                 found[name] = json.loads(done.stdout.splitlines()[-1])
                 print(rows, name, found[name], flush=True)
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,10 +33,13 @@ def sha256(*pieces: Any) -> str:
     return total.hexdigest()
 
 
-def sha256_of_each(texts: Iterable[str]) -> list[str]:
-    """Return the `sha256` of every text."""
+def sha256_of_each(texts: Sequence[str]) -> list[bytes]:
+    """Return the `sha256` of every text, as bytes."""
     new = hashlib.sha256
-    return [new(text.encode("utf-8", "surrogateescape")).hexdigest() for text in texts]
+    encoded = "\n".join(texts).encode("utf-8", "surrogateescape").split(b"\n")
+    if len(encoded) != len(texts):  # some hold line breaks, or there are none
+        encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
+    return [new(text).digest() for text in encoded]
 
 
 def sha256_of_file(path: Path) -> str:

@@ -113,39 +113,50 @@ def notes_across(clips: Sequence[Clip]) -> Notes:
     _note_repeats(clips, speakers, bare, notes)
     _note_pace(column(clips, "duration_s"), bare, scripts, notes)
     _note_scripts(scripts, notes)
-    _note_labels(list(zip(texts, speakers, strict=True)), notes)
+    _note_labels(texts, speakers, notes)
     return notes
 
 
 def _note_repeats(clips: Sequence[Clip], speakers: Sequence[str], bare: Sequence[str], notes: Notes) -> None:
-    ids = column(clips, "id")
+    ids, digests = column(clips, "id"), column(clips, "digest")
     recordings: dict[str, int] = {}
-    for i, digest in enumerate(column(clips, "digest")):
-        if digest and (first := recordings.setdefault(digest, i)) != i:
+    for i in _repeats(digests) if any(digests) else ():
+        if digests[i] and (first := recordings.setdefault(digests[i], i)) != i:
             notes[i].append(("duplicate_audio", f"the same recording as `{printable(ids[first])}`"))
     texts: dict[tuple[str, str], int] = {}
-    for i, said in enumerate(zip(speakers, bare, strict=True)):
-        if (first := texts.setdefault(said, i)) != i:
+    for i in _repeats(bare):
+        if (first := texts.setdefault((speakers[i], bare[i]), i)) != i:
             notes[i].append(("duplicate_text", f"the same text as `{printable(ids[first])}`"))
+
+
+def _repeats(values: Sequence[str]) -> list[int]:
+    """Return the places of all values that occur more than once."""
+    numbers = range(len(values))
+    last = dict(zip(values, numbers, strict=True))
+    if len(last) == len(values):
+        return []
+    others = {value for value, at, i in zip(values, map(last.__getitem__, values), numbers, strict=True) if at != i}
+    return [i for i, value in enumerate(values) if value in others]
 
 
 def _note_pace(seconds: Sequence[float], bare: Sequence[str], scripts: Sequence[str], notes: Notes) -> None:
     """Note clips whose speaking rate is far from the median of their script, if that script has enough clips."""
     import numpy as np
 
-    by_script: dict[str, list[int]] = defaultdict(list)
-    for i, script in enumerate(scripts):
-        by_script[script].append(i)
-    for members in by_script.values():
+    number_of = {script: number for number, script in enumerate(dict.fromkeys(scripts))}
+    numbers = np.fromiter(map(number_of.__getitem__, scripts), dtype=np.int64, count=len(scripts))  # (n,)
+    letters = np.fromiter(map(len, bare), dtype=np.float64, count=len(bare))  # (n,)
+    for number in number_of.values():
+        members = np.flatnonzero(numbers == number)
         if len(members) < ROWS_FOR_STATISTICS:
             continue
-        paces = np.array([len(bare[i]) / seconds[i] for i in members])
+        paces = letters[members] / np.asarray(seconds)[members]
         middle = float(np.median(paces))
         away = np.abs(paces - middle)
         spread = float(np.median(away)) or 1e-9
         for k in np.flatnonzero(away > RATE_OUTLIER * spread).tolist():
             why = f"{paces[k]:.1f} letters a second where the others have {middle:.1f}: check the text"
-            notes[members[k]].append(("speaking_rate", why))
+            notes[int(members[k])].append(("speaking_rate", why))
 
 
 def _note_scripts(scripts: Sequence[str], notes: Notes) -> None:
@@ -158,8 +169,8 @@ def _note_scripts(scripts: Sequence[str], notes: Notes) -> None:
             notes[i].append(("unsupported_chars", f"written in {own.title()}, the others in {usual.title()}"))
 
 
-def _note_labels(texts: Sequence[tuple[str, str]], notes: Notes) -> None:
-    for i, name in labels(texts).items():
+def _note_labels(texts: Sequence[str], speakers: Sequence[str], notes: Notes) -> None:
+    for i, name in labels(texts, speakers).items():
         why = f"the text begins with `{printable(name)}:`: remove the name if it is not spoken"
         notes[i].append(("speaker_label", why))
 
@@ -169,25 +180,23 @@ def find_orphans(table: RowTable) -> list[Path]:
     if table.format in PACKED:
         return []
     rows = table.rows
-    paths = rows.audio if isinstance(rows, RowColumns) else [row.audio for row in rows]
-    used: dict[str, set[str]] = {}  # folder without links -> names
-    folders: dict[str, Path] = {}
-    names_in: dict[str, set[str]] = {}  # by the folder as it is named, with its separator
-    for path in [*paths, *(finding.row.audio for finding in table.findings)]:
-        if path is None:
-            continue
-        named = str(path)
-        start = named[: named.rfind(os.sep) + 1]
-        if (names := names_in.get(start)) is None:
-            folder = os.path.dirname(named)  # noqa: PTH120
-            really = os.path.realpath(folder)
-            names = names_in[start] = used.setdefault(really, set())
-            folders.setdefault(really, Path(folder))
-        names.add(named[len(start) :])
+    named = rows.audio if isinstance(rows, RowColumns) else [str(row.audio) for row in rows if row.audio is not None]
+    named = [*named, *(str(one.row.audio) for one in table.findings if one.row.audio is not None)]
+    used = set(named)
+    starts: dict[str, list[str]] = {}  # folder without links -> folders as they are named, with their separators
+    for start in dict.fromkeys([name[: name.rfind(os.sep) + 1] for name in named]):
+        starts.setdefault(os.path.realpath(start or os.curdir), []).append(start)
     return [
         path
-        for really, folder in sorted(folders.items())
-        if os.access(folder, os.R_OK)
-        for name in sorted(name for name in os.listdir(folder) if name not in used[really])  # noqa: PTH208
+        for really, own in sorted(starts.items())
+        if os.access(folder := Path(own[0]), os.R_OK)
+        for name in sorted(_unused(os.listdir(folder), own, used))  # noqa: PTH208
         if is_audio_name(name) and not name.startswith(".") and (path := folder / name).is_file()
     ]
+
+
+def _unused(names: Sequence[str], starts: Sequence[str], used: set[str]) -> list[str]:
+    """Return the files of a folder, named in one of several ways, that are not used."""
+    for start in starts:
+        names = [name for name in names if start + name not in used]
+    return list(names)

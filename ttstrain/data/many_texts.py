@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -23,11 +22,14 @@ from ttstrain.data.transcript import (
 )
 
 AT_ONCE = 2000  # texts
-_PLAIN_LINES = re.compile(f"^{PLAIN.pattern}$", re.MULTILINE)
-_NO_ALNUM = bytes(c for c in range(128) if not chr(c).isalnum() and chr(c) != "\n")
-_NO_LETTERS = bytes(c for c in range(128) if not chr(c).isalpha() and chr(c) != "\n")
+_ASCII = [chr(c) for c in range(128) if chr(c) != "\n"]  # but the end of a line, which parts texts
+_PLAIN_LINES = bytes(c for c in range(128) if PLAIN.fullmatch(f"a{chr(c)}") or chr(c) == "\n")
+_NO_ALNUM = bytes(ord(c) for c in _ASCII if not c.isalnum())
+_NO_LETTERS = bytes(ord(c) for c in _ASCII if not c.isalpha())
 _UNSEEN, _DIGIT = 255, 128  # in `_units`
 _UNITS = ("", "letter", "syllable", "digit")
+_NO_UNITS = {unit: bytes(ord(c) for c in _ASCII if unit_of(c) != unit) for unit in ("letter", "digit")}
+_NO_DIGITS = bytes(ord(c) for c in _ASCII if not c.isdigit())
 _units = np.full(0x110000, _UNSEEN, dtype=np.uint8)  # of each character: place in `_UNITS`, and `_DIGIT` if it is one
 
 
@@ -45,7 +47,7 @@ def clean_all(texts: Sequence[str]) -> tuple[list[str], dict[int, CleanText]]:
     cleaned: list[str] = []
     repaired: dict[int, CleanText] = {}
     for some in _some(texts):
-        if _PLAIN_LINES.findall("\n".join(some)) == some:
+        if _all_plain(some):
             cleaned += map(str.strip, some)
             continue
         for text in some:
@@ -82,12 +84,26 @@ def main_scripts(texts: Sequence[str]) -> list[str]:
     return found
 
 
+def _all_plain(texts: Sequence[str]) -> bool:
+    """Tell whether `PLAIN` matches all of them."""
+    joined = _ascii(texts)
+    return (
+        joined is not None
+        and not joined.translate(None, _PLAIN_LINES)
+        and all(joined.translate(None, _NO_ALNUM).split(b"\n"))
+    )
+
+
 def _left(texts: Sequence[str], *, without: bytes) -> list[str] | None:
     """Take characters out of texts in lower case; None if a text is not ASCII or has a line break."""
+    joined = _ascii(texts)
+    return None if joined is None else joined.lower().translate(None, without).decode().split("\n")
+
+
+def _ascii(texts: Sequence[str]) -> bytes | None:
+    """Return texts as lines; None if one is not ASCII or has a line break."""
     joined = "\n".join(texts)
-    if not joined.isascii() or joined.count("\n") != len(texts) - 1:
-        return None
-    return joined.lower().encode().translate(None, without).decode().split("\n")
+    return joined.encode() if joined.isascii() and joined.count("\n") == len(texts) - 1 else None
 
 
 def _some(texts: Sequence[str]) -> Iterator[list[str]]:
@@ -97,6 +113,10 @@ def _some(texts: Sequence[str]) -> Iterator[list[str]]:
 
 def _counted(texts: Sequence[str]) -> npt.NDArray[np.float64]:
     """Count letters, syllables, digits as they are spoken, and digits as they are written: (n, 4)."""
+    if (joined := _ascii(texts)) is not None:
+        none = np.zeros(len(texts))
+        letters, digits = (_sizes(joined.translate(None, _NO_UNITS[unit])) for unit in ("letter", "digit"))
+        return np.stack([letters, none, digits, _sizes(joined.translate(None, _NO_DIGITS))], axis=1)
     units = _units_of("".join(texts))
     sizes = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
     starts = np.cumsum(sizes) - sizes
@@ -106,6 +126,12 @@ def _counted(texts: Sequence[str]) -> npt.NDArray[np.float64]:
         if where.any():
             counts[sizes > 0, place] = np.add.reduceat(where, starts[sizes > 0], dtype=np.int64)
     return counts
+
+
+def _sizes(lines: bytes) -> npt.NDArray[np.float64]:
+    """Return the length of every line, (n,)."""
+    ends = np.flatnonzero(np.frombuffer(lines + b"\n", dtype=np.uint8) == ord("\n"))
+    return np.diff(ends, prepend=-1).astype(np.float64) - 1
 
 
 def _units_of(text: str) -> npt.NDArray[np.uint8]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html.entities import html5
 
@@ -101,6 +101,7 @@ def doubtful(text: str) -> list[Found]:
 
 _NAME = re.compile(r"\s*(?P<name>[^\W\d_][\w .'’-]{0,24}?)\s*[:：]\s*\S")
 _OFTEN = 3  # texts that begin with one name
+_AT_ONCE = 100  # texts
 
 
 def spoken_by(text: str) -> str:
@@ -109,18 +110,26 @@ def spoken_by(text: str) -> str:
     return found["name"] if found else ""
 
 
-def labels(texts: Sequence[tuple[str, str]]) -> dict[int, str]:
+def labels(texts: Sequence[str], speakers: Sequence[str]) -> dict[int, str]:
     """Find texts that begin with a speaker's name: that of the row's speaker, or one that occurs often.
 
-    `texts` are pairs of text and speaker. Returns position -> name.
+    Returns position -> name.
     """
-    with_colons = ((i, text) for i, (text, _) in enumerate(texts) if ":" in text or "：" in text)
-    names = {i: name for i, text in with_colons if (name := spoken_by(text))}
+    names = {i: name for i in _with_colons(texts) if (name := spoken_by(texts[i]))}
     if not names:
         return {}
     counts = Counter(name.casefold() for name in names.values())
     return {
         i: name
         for i, name in names.items()
-        if counts[name.casefold()] >= _OFTEN or name.casefold() == texts[i][1].casefold()
+        if counts[name.casefold()] >= _OFTEN or name.casefold() == speakers[i].casefold()
     }
+
+
+def _with_colons(texts: Sequence[str]) -> Iterator[int]:
+    """Yield the places of texts that hold a colon; few do, so that many are looked through together."""
+    for start in range(0, len(texts), _AT_ONCE):
+        some = texts[start : start + _AT_ONCE]
+        together = "".join(some)
+        if ":" in together or "：" in together:
+            yield from (i for i, text in enumerate(some, start) if ":" in text or "：" in text)

@@ -159,7 +159,14 @@ def _mixed(count: int, rng: random.Random) -> Indices:
 
 
 def _draws(count: int, rng: random.Random) -> npt.NDArray[np.float64]:
-    return np.array([rng.random() for _ in range(count)], dtype=np.float64)
+    """Draw so many numbers as `Random.random` does: numpy's old generator makes the same ones, all at once."""
+    version, (*words, place), gauss = rng.getstate()
+    same = np.random.RandomState()
+    same.set_state(("MT19937", words, place))
+    drawn = same.random_sample(count)
+    _, words, place, *_ = same.get_state()
+    rng.setstate((version, (*words.tolist(), place), gauss))
+    return drawn
 
 
 def _best_fit(order: Sequence[int], lengths: Sequence[int], *, budget: int, max_clips: int) -> list[list[int]]:

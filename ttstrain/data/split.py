@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from ttstrain.contract.data import Clip
 from ttstrain.data.earlier import Earlier, Part, Side
@@ -91,8 +93,7 @@ def split_holdout(
             )
         wanted = 0
     held = _first_by_hash(clips, wanted, seed, before=before)
-    places = range(len(clips))
-    return Split(taken(clips, [i for i in places if i not in held]), taken(clips, sorted(held)))
+    return Split(taken(clips, [i for i in range(len(clips)) if i not in held]), taken(clips, sorted(held)))
 
 
 def _first_by_hash(clips: Sequence[Clip], wanted: int, seed: int, *, before: Side | None) -> set[int]:
@@ -100,16 +101,33 @@ def _first_by_hash(clips: Sequence[Clip], wanted: int, seed: int, *, before: Sid
     if not wanted:
         return set()
     order: Mapping[Part, int] = {"held out": 0, "new": 1, "train": 2}
-    ranks = [0] * len(clips) if before is None else [order[before.part_of(clip)] for clip in clips]
     names = zip(column(clips, "digest"), column(clips, "id"), strict=True)
-    hashes = sha256_of_each(f"{seed}/{digest or id_}" for digest, id_ in names)
-    ranked = list(zip(ranks, hashes, range(len(clips)), strict=True))
-    heapq.heapify(ranked)  # few are taken of many
+    hashes = sha256_of_each([f"{seed}/{digest or id_}" for digest, id_ in names])
+    every = range(len(clips))
+    if before is not None:
+        return _first(((order[before.part_of(clips[i])], hashes[i], i) for i in every), wanted, most=len(clips))
+    held = _first(((0, hashes[i], i) for i in _lowest(hashes, 2 * wanted)), wanted, most=len(clips))
+    return held if len(held) >= wanted else _first(((0, hashes[i], i) for i in every), wanted, most=len(clips))
+
+
+def _lowest(hashes: Sequence[bytes], count: int) -> Sequence[int]:
+    """Return the places of at least so many of the lowest hashes, and of all hashes equal to one of them."""
+    if len(hashes) <= count:
+        return range(len(hashes))
+    starts = np.frombuffer(b"".join(hashes), dtype=">u8").reshape(len(hashes), -1)[:, 0].astype(np.uint64)  # (n,)
+    places: list[int] = np.flatnonzero(starts <= np.partition(starts, count)[count]).tolist()
+    return places
+
+
+def _first(ranked: Iterable[tuple[int, bytes, int]], wanted: int, *, most: int) -> set[int]:
+    """Return the places of the first of (rank, hash, place), equal ones together, and fewer than `most`."""
+    left = list(ranked)
+    heapq.heapify(left)  # few are taken of many
     held: set[int] = set()
-    while ranked and len(held) < wanted:
-        equal = [heapq.heappop(ranked)]
-        while ranked and ranked[0][:2] == equal[0][:2]:
-            equal.append(heapq.heappop(ranked))
-        if len(held) + len(equal) < len(clips):
+    while left and len(held) < wanted:
+        equal = [heapq.heappop(left)]
+        while left and left[0][:2] == equal[0][:2]:
+            equal.append(heapq.heappop(left))
+        if len(held) + len(equal) < most:
             held |= {i for *_, i in equal}
     return held

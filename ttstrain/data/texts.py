@@ -148,9 +148,11 @@ def _texts_by_language(clips: Sequence[Clip]) -> Iterator[tuple[str, list[str]]]
     texts, languages = column(clips, "text"), column(clips, "language")
     for start in range(0, len(clips), TEXTS_AT_ONCE):
         at_once = slice(start, start + TEXTS_AT_ONCE)
-        for language in dict.fromkeys(languages[at_once]):
+        found = dict.fromkeys(languages[at_once])
+        for language in found:
             pairs = zip(texts[at_once], languages[at_once], strict=True)
-            yield language, [text for text, own in pairs if own == language]
+            one_of_many = [text for text, own in pairs if own == language] if len(found) > 1 else texts[at_once]
+            yield language, list(one_of_many)
 
 
 def _first_texts(clips: Sequence[Clip], unknown: Mapping[tuple[str, str], Sequence[str]]) -> dict[str, str]:

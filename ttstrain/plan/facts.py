@@ -180,7 +180,7 @@ def count_frames(
         )
     return DataFacts(
         num_clips=len(fitting),
-        hours=sum(seconds[i] for i in fitting) / 3600,
+        hours=sum(map(seconds.__getitem__, fitting)) / 3600,
         num_holdout=len(split.held_out),
         skipped=dict(findings.skipped),
         fixed=dict(findings.fixed),

@@ -55,7 +55,7 @@ def keep(recipe: ResolvedRecipe, facts: DataFacts, clips: Sequence[Clip]) -> Non
     if path is None:
         return
     paths = [str(path) for path in column(clips, "path")]
-    folders = [start[:-1] or start for start in dict.fromkeys(path[: path.rfind(os.sep) + 1] for path in paths)]
+    folders = [start[:-1] or start for start in dict.fromkeys([path[: path.rfind(os.sep) + 1] for path in paths])]
     opened = [path for path, digest in zip(paths, column(clips, "digest"), strict=True) if digest]
     values = {"sum": _sum_of(folders, opened), "folders": folders, "recordings": opened, "facts": _values(facts)}
     content = json.dumps(values)

@@ -113,3 +113,12 @@ def test_formats_with_absolute_paths_may_name_files_anywhere(folder: Path) -> No
 @pytest.mark.parametrize("name", ["/old/home/wavs/a.wav", "D:\\old\\wavs\\a.wav", "../moved/a.wav"])
 def test_a_moved_data_folder_is_found_by_bare_names_and_said(name: str, folder: Path) -> None:
     assert Locator(folder, anywhere=True).find(name) == Found(folder / "wavs/a.wav", moved=True)
+
+
+def test_names_of_many_files_are_found_at_once_where_they_need_no_interpretation(folder: Path) -> None:
+    locator = Locator(folder)
+    plain = ["wavs/a.wav", "top.ogg", "wavs/sub/d.mp3", "wavs/a.wav"]
+    assert locator.all_as_written(plain) == [str(folder / name) for name in plain]
+    for odd in ("wavs/b.c.flac", "wavs/größe.wav", "wavs/$(touch pwned);`id`%s{0}.wav", "wavs/A.wav", "no/a.wav", ""):
+        assert locator.all_as_written([*plain, odd]) is None
+    assert locator.all_as_written(plain) == [str(folder / name) for name in plain]

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ttstrain.data.sampler import in_order, overlong, padding_share, plan_epoch
+from ttstrain.data.sampler import _draws, in_order, overlong, padding_share, plan_epoch
 
 LENGTHS = [int(random.Random(i).uniform(30, 900)) for i in range(200)]
 
@@ -61,6 +61,14 @@ def test_a_handful_of_clips_is_enough(count: int) -> None:
 
 def test_no_clips_make_no_micro_batches() -> None:
     assert plan([]) == []
+
+
+def test_many_numbers_are_drawn_as_single_ones() -> None:
+    """Batches are those of every machine and release: Python promises `Random.random` to stay as it is."""
+    at_once, one_by_one = random.Random("0/3"), random.Random("0/3")
+    for count in (0, 1, 7, 1000):
+        assert _draws(count, at_once).tolist() == [one_by_one.random() for _ in range(count)]
+    assert at_once.getstate() == one_by_one.getstate()
 
 
 def test_overlong_clips_are_named_and_refused() -> None:

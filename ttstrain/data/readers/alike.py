@@ -101,7 +101,7 @@ class Alike:
             seconds = list(map(float, written))
         except (ValueError, OverflowError):
             return None
-        return seconds if all(0 < one <= LONGEST_S for one in seconds) else None
+        return seconds if min(seconds) > 0 and max(seconds) <= LONGEST_S else None
 
 
 def _stem(name: str) -> str:

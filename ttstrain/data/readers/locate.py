@@ -48,7 +48,7 @@ class Locator:
         self.anywhere = anywhere
         self._listings: dict[Path, _Listing] = {}
         self._folders: dict[str, _Folder | None] = {}  # of plain names
-        self._written: set[str] = set()  # the files in those folders, as a table may name them
+        self._written: set[str] = set()  # the files in those folders whose names are plain, as a table may name them
 
     def find(self, name: str, *, beside: Callable[[], Iterable[Path]] = tuple) -> Found | Lost:
         """Find the file that a row names; `beside` returns folders to search for its file name alone."""
@@ -71,12 +71,14 @@ class Locator:
 
     def all_as_written(self, names: Sequence[str]) -> list[str] | None:
         """Return the paths of many names' files; None if one of them has to be left to `_find`."""
-        if PLAIN_NAMES.findall("\n".join(names)) != list(names):
-            return None
-        for folder in {name.rpartition("/")[0] for name in set(names) - self._written}:
+        unknown = set(names) - self._written
+        while unknown:  # most are in one folder or two
+            name = next(iter(unknown))
+            folder = name.rpartition("/")[0]
+            if folder in self._folders or not PLAIN_NAME.fullmatch(name):
+                return None
             self._folder(folder)
-        if not self._written.issuperset(names):
-            return None
+            unknown -= self._written
         start = str(self.root / "_")[:-1]
         return [start + name for name in names]
 
@@ -87,7 +89,7 @@ class Locator:
             self._folders[name] = None if here is None else _Folder(here, self._listing(here).names)
             if (known := self._folders[name]) is not None:
                 start = f"{name}/" if name else ""
-                self._written.update(start + file for file in known.names.values())
+                self._written.update(_plain([start + file for file in known.names.values()]))
         return self._folders[name]
 
     def _find(self, name: str) -> Found | Lost:
@@ -158,7 +160,8 @@ class Locator:
                 names = sorted(os.listdir(folder))  # noqa: PTH208
             except OSError:  # no such folder, or no permission: nothing is found in it
                 names = []
-            self._listings[folder] = _Listing({_composed(name): name for name in names})
+            composed = names if "".join(names).isascii() else map(_composed, names)
+            self._listings[folder] = _Listing(dict(zip(composed, names, strict=True)))
         return self._listings[folder]
 
 
@@ -170,6 +173,12 @@ class _Listing:
     def folded(self) -> dict[str, str]:
         """Map composed names without case to names on disk; few tables need it."""
         return {name.casefold(): actual for name, actual in self.names.items()}
+
+
+def _plain(names: list[str]) -> list[str]:
+    """Return those that are plain names."""
+    found = PLAIN_NAMES.findall("\n".join(names))
+    return found if found == names else [name for name in names if PLAIN_NAME.fullmatch(name)]
 
 
 def _composed(name: str) -> str:
