@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -33,12 +34,12 @@ def sha256(*pieces: Any) -> str:
     return total.hexdigest()
 
 
-def sha256_of_each(texts: Sequence[str]) -> list[bytes]:
-    """Return the `sha256` of every text, as bytes."""
-    new = hashlib.sha256
-    encoded = "\n".join(texts).encode("utf-8", "surrogateescape").split(b"\n")
+def sha256_of_each(texts: Sequence[str], *, after: str = "") -> list[bytes]:
+    """Return the `sha256` of every text `after` another, as bytes."""
+    new = functools.partial(hashlib.sha256, usedforsecurity=False)  # without a look at what is allowed: twice as fast
+    encoded = (after + f"\n{after}".join(texts)).encode("utf-8", "surrogateescape").split(b"\n")
     if len(encoded) != len(texts):  # some hold line breaks, or there are none
-        encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
+        encoded = [(after + text).encode("utf-8", "surrogateescape") for text in texts]
     return [new(text).digest() for text in encoded]
 
 

@@ -16,6 +16,7 @@ from ttstrain.data.many_texts import main_scripts, skeletons
 from ttstrain.data.markup import labels
 from ttstrain.data.readers.locate import is_audio_name
 from ttstrain.data.readers.rows import printable
+from ttstrain.data.repeats import maybe_repeated
 from ttstrain.data.transcript import skeleton
 
 RATE_OUTLIER = 6.0  # median absolute deviations
@@ -120,23 +121,13 @@ def notes_across(clips: Sequence[Clip]) -> Notes:
 def _note_repeats(clips: Sequence[Clip], speakers: Sequence[str], bare: Sequence[str], notes: Notes) -> None:
     ids, digests = column(clips, "id"), column(clips, "digest")
     recordings: dict[str, int] = {}
-    for i in _repeats(digests) if any(digests) else ():
+    for i in maybe_repeated(digests) if any(digests) else ():
         if digests[i] and (first := recordings.setdefault(digests[i], i)) != i:
             notes[i].append(("duplicate_audio", f"the same recording as `{printable(ids[first])}`"))
     texts: dict[tuple[str, str], int] = {}
-    for i in _repeats(bare):
+    for i in maybe_repeated(bare):
         if (first := texts.setdefault((speakers[i], bare[i]), i)) != i:
             notes[i].append(("duplicate_text", f"the same text as `{printable(ids[first])}`"))
-
-
-def _repeats(values: Sequence[str]) -> list[int]:
-    """Return the places of all values that occur more than once."""
-    numbers = range(len(values))
-    last = dict(zip(values, numbers, strict=True))
-    if len(last) == len(values):
-        return []
-    others = {value for value, at, i in zip(values, map(last.__getitem__, values), numbers, strict=True) if at != i}
-    return [i for i, value in enumerate(values) if value in others]
 
 
 def _note_pace(seconds: Sequence[float], bare: Sequence[str], scripts: Sequence[str], notes: Notes) -> None:
@@ -175,28 +166,43 @@ def _note_labels(texts: Sequence[str], speakers: Sequence[str], notes: Notes) ->
         notes[i].append(("speaker_label", why))
 
 
-def find_orphans(table: RowTable) -> list[Path]:
-    """List recordings in the folders of the table's files that no row names; folders below are not searched."""
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """The folders of a table's recordings, and what else is in them; folders below are not searched."""
+
+    folders: tuple[str, ...] = ()  # as they are named
+    orphans: tuple[Path, ...] = ()  # recordings that no row names
+
+
+def look_beside(table: RowTable) -> Beside:
+    """List the folders of the table's files; none of packed recordings, which have none."""
     if table.format in PACKED:
-        return []
+        return Beside()
     rows = table.rows
     named = rows.audio if isinstance(rows, RowColumns) else [str(row.audio) for row in rows if row.audio is not None]
-    named = [*named, *(str(one.row.audio) for one in table.findings if one.row.audio is not None)]
-    used = set(named)
-    starts: dict[str, list[str]] = {}  # folder without links -> folders as they are named, with their separators
-    for start in dict.fromkeys([name[: name.rfind(os.sep) + 1] for name in named]):
-        starts.setdefault(os.path.realpath(start or os.curdir), []).append(start)
-    return [
+    unused = _unused_beside({*named, *(str(one.row.audio) for one in table.findings if one.row.audio is not None)})
+    known_as: dict[str, list[str]] = {}  # folder without links -> folders as they are named
+    for start in sorted(unused):
+        known_as.setdefault(os.path.realpath(start or os.curdir), []).append(start)
+    orphans = [
         path
-        for really, own in sorted(starts.items())
-        if os.access(folder := Path(own[0]), os.R_OK)
-        for name in sorted(_unused(os.listdir(folder), own, used))  # noqa: PTH208
-        if is_audio_name(name) and not name.startswith(".") and (path := folder / name).is_file()
+        for _, starts in sorted(known_as.items())
+        for name in sorted(set(unused[starts[0]]).intersection(*(unused[start] for start in starts[1:])))
+        if is_audio_name(name) and not name.startswith(".") and (path := Path(starts[0], name)).is_file()
     ]
+    return Beside(tuple(start[:-1] or start for start in sorted(unused)), tuple(orphans))
 
 
-def _unused(names: Sequence[str], starts: Sequence[str], used: set[str]) -> list[str]:
-    """Return the files of a folder, named in one of several ways, that are not used."""
-    for start in starts:
-        names = [name for name in names if start + name not in used]
-    return list(names)
+def _unused_beside(used: set[str]) -> dict[str, list[str]]:
+    """Map the folders of the files, with their separators, to the names in them that are not used."""
+    unused: dict[str, list[str]] = {}
+    left = set(used)
+    while left:
+        one = left.pop()
+        start = one[: one.rfind(os.sep) + 1]
+        if start not in unused:
+            names = os.listdir(start or os.curdir) if os.access(start or os.curdir, os.R_OK) else []  # noqa: PTH208
+            paths = [start + name for name in names]
+            left.difference_update(paths)
+            unused[start] = [path[len(start) :] for path in paths if path not in used]
+    return unused

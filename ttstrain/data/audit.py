@@ -11,6 +11,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -19,13 +20,15 @@ from ttstrain.contract.data import Clip, Remark, Review
 from ttstrain.contract.table import Row, RowFinding, RowTable
 from ttstrain.data import atomic
 from ttstrain.data.across_rows import (
-    find_orphans,
+    Beside,
+    look_beside,
     with_findings_across_rows,
     without_contradicting_copies,
     without_duplicates,
 )
 from ttstrain.data.audit_columns import audit_columns
 from ttstrain.data.columns_used import columns_used
+from ttstrain.data.forked import Forked
 from ttstrain.data.in_columns import RowColumns, column
 from ttstrain.data.location import CACHE_HINT, cache_root, usable_cores
 from ttstrain.data.manifest import json_line, total_hours
@@ -33,6 +36,7 @@ from ttstrain.data.measure import RULES, Measured, measure, unmeasured
 from ttstrain.data.one_row import audit_row, with_notes
 from ttstrain.data.pool import StalledError, Threads, given_up
 from ttstrain.data.readers.rows import TableError, printable
+from ttstrain.data.repeats import all_differ
 from ttstrain.data.shards import absolute, digest_of, identity
 from ttstrain.data.transcript import CleanText, clean
 from ttstrain.digest import sha256
@@ -58,6 +62,7 @@ class AuditResult:
     findings: list[RowFinding]
     orphans: list[Path]  # recordings beside the used ones that no row names
     remarks: tuple[Remark, ...] = ()  # of the family whose recipe the data are for
+    folders: tuple[str, ...] = ()  # of the recordings, as they are named; none of packed ones
 
     @property
     def quarantine(self) -> list[RowFinding]:
@@ -100,7 +105,8 @@ def audit(
     """
     kept = _Measurements(measurements_file(config, table.root), max(DECODE_AT_LEAST_S, 2 * config.max_s))
     all_given = lengths == "given" and not kept.path.exists() and _all_given(table.rows)
-    if all_given and isinstance(table.rows, RowColumns) and _has_own_ids(table.rows):
+    beside = Forked(partial(look_beside, table), items=len(table.rows))
+    if all_given and isinstance(table.rows, RowColumns):  # which have ids of their own: see `with_own_ids`
         clips, found = audit_columns(table.rows, table, config)
     else:
         rows = list(table.rows)
@@ -112,7 +118,7 @@ def audit(
             measured = kept.of(_paths_to_decode(rows, texts), progress, workers or usable_cores(), given=given)
             sounds = [measured.get(row.audio) if row.audio is not None else None for row in rows]
         clips, found = _audit_rows(rows, texts, sounds, table, config)
-    return _result(table, clips, found)
+    return _result(table, clips, found, beside.result())
 
 
 def _audit_rows(
@@ -131,24 +137,21 @@ def _audit_rows(
     return clips, [finding for row in audited for finding in row.findings]
 
 
-def _has_own_ids(rows: RowColumns) -> bool:
-    return len(set(rows.ids)) == len(rows)
-
-
-def _result(table: RowTable, clips: Sequence[Clip], found: Sequence[RowFinding]) -> AuditResult:
+def _result(table: RowTable, clips: Sequence[Clip], found: Sequence[RowFinding], beside: Beside) -> AuditResult:
     """Add what is said of the table as a whole. Raises DataError when nothing is left to train on."""
     findings = [*table.findings, *found]
     not_rows = {"header_row", "comment"}
     skipped_by_reader = {id(v.row): None for v in table.findings if v.action == "skip" and v.reason not in not_rows}
-    orphans = find_orphans(table)
-    for path in orphans:
+    for path in beside.orphans:
         lost = Row(id=path.stem, audio=path, text="", source=str(path))
         findings.append(RowFinding(lost, "accept", "orphan_audio", "a recording that no row names: not used"))
     num_rows = len(table.rows) + len(skipped_by_reader)
     remarks = columns_used(table.columns)
     if num_given := column(clips, "digest").count(""):
         remarks = (*remarks, Remark("lengths", f"of {num_given:,} clips as the table says: {NOT_MEASURED}"))
-    result = AuditResult(table.format, table.root, num_rows, clips, findings, orphans, remarks)
+    result = AuditResult(
+        table.format, table.root, num_rows, clips, findings, list(beside.orphans), remarks, beside.folders
+    )
     _refuse_if_hopeless(result)
     return result
 
@@ -254,7 +257,7 @@ def _all_given(rows: Sequence[Row]) -> bool:
         audio, seconds = rows.audio, rows.seconds
     else:
         audio, seconds = [str(row.audio) for row in rows], [row.seconds for row in rows]
-    return all(seconds) and len(set(audio)) == len(rows)
+    return all(seconds) and all_differ(audio)
 
 
 def _given(rows: Sequence[Row]) -> dict[Path, float]:

@@ -71,7 +71,9 @@ def skeletons(texts: Sequence[str]) -> list[str]:
     """Return the `skeleton` of every text."""
     found: list[str] = []
     for some in _some(texts):
-        found += map(skeleton, some) if (bare := _left(some, without=_NO_ALNUM)) is None else bare
+        joined = _ascii(some)
+        bare = None if joined is None else joined.lower().translate(None, _NO_ALNUM).decode().split("\n")
+        found += map(skeleton, some) if bare is None else bare
     return found
 
 
@@ -79,25 +81,22 @@ def main_scripts(texts: Sequence[str]) -> list[str]:
     """Return the `main_script` of every text."""
     found: list[str] = []
     for some in _some(texts):
-        letters = _left(some, without=_NO_LETTERS)
-        found += map(main_script, some) if letters is None else ("LATIN" if any_ else "" for any_ in letters)
+        joined = _ascii(some)
+        if joined is None:
+            found += map(main_script, some)
+        else:
+            letters = _sizes(joined.translate(None, _NO_LETTERS)) > 0
+            found += ["LATIN"] * len(some) if letters.all() else ["LATIN" if any_ else "" for any_ in letters]
     return found
 
 
 def _all_plain(texts: Sequence[str]) -> bool:
     """Tell whether `PLAIN` matches all of them."""
     joined = _ascii(texts)
-    return (
-        joined is not None
-        and not joined.translate(None, _PLAIN_LINES)
-        and all(joined.translate(None, _NO_ALNUM).split(b"\n"))
-    )
-
-
-def _left(texts: Sequence[str], *, without: bytes) -> list[str] | None:
-    """Take characters out of texts in lower case; None if a text is not ASCII or has a line break."""
-    joined = _ascii(texts)
-    return None if joined is None else joined.lower().translate(None, without).decode().split("\n")
+    if joined is None or joined.translate(None, _PLAIN_LINES):
+        return False
+    said = b"\n" + joined.translate(None, _NO_ALNUM) + b"\n"
+    return b"\n\n" not in said  # each holds a letter or digit
 
 
 def _ascii(texts: Sequence[str]) -> bytes | None:
@@ -130,6 +129,8 @@ def _counted(texts: Sequence[str]) -> npt.NDArray[np.float64]:
 
 def _sizes(lines: bytes) -> npt.NDArray[np.float64]:
     """Return the length of every line, (n,)."""
+    if not lines.strip(b"\n"):
+        return np.zeros(len(lines) + 1)
     ends = np.flatnonzero(np.frombuffer(lines + b"\n", dtype=np.uint8) == ord("\n"))
     return np.diff(ends, prepend=-1).astype(np.float64) - 1
 

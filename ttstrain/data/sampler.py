@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import random
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -162,10 +163,10 @@ def _draws(count: int, rng: random.Random) -> npt.NDArray[np.float64]:
     """Draw so many numbers as `Random.random` does: numpy's old generator makes the same ones, all at once."""
     version, (*words, place), gauss = rng.getstate()
     same = np.random.RandomState()
-    same.set_state(("MT19937", words, place))
+    same.set_state(("MT19937", np.array(words, dtype=np.uint32), place, 0, 0.0))
     drawn = same.random_sample(count)
-    _, words, place, *_ = same.get_state()
-    rng.setstate((version, (*words.tolist(), place), gauss))
+    state: dict[str, Any] = same.get_state(legacy=False)["state"]
+    rng.setstate((version, (*state["key"].tolist(), int(state["pos"])), gauss))
     return drawn
 
 

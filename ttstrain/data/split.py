@@ -101,8 +101,10 @@ def _first_by_hash(clips: Sequence[Clip], wanted: int, seed: int, *, before: Sid
     if not wanted:
         return set()
     order: Mapping[Part, int] = {"held out": 0, "new": 1, "train": 2}
-    names = zip(column(clips, "digest"), column(clips, "id"), strict=True)
-    hashes = sha256_of_each([f"{seed}/{digest or id_}" for digest, id_ in names])
+    names, digests = column(clips, "id"), column(clips, "digest")
+    if any(digests):
+        names = [digest or id_ for digest, id_ in zip(digests, names, strict=True)]
+    hashes = sha256_of_each(names, after=f"{seed}/")
     every = range(len(clips))
     if before is not None:
         return _first(((order[before.part_of(clips[i])], hashes[i], i) for i in every), wanted, most=len(clips))

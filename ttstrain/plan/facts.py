@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from ttstrain import registry
@@ -33,6 +34,12 @@ class Audited:
         from ttstrain.data.in_columns import together
 
         return together(self.data.clips, self.replay_clips)
+
+    @property
+    def folders(self) -> Sequence[str]:
+        """Return the folders of all recordings; none where those of some are not known."""
+        parts = [part.folders for part in (self.data, self.replay) if part is not None]
+        return [folder for part in parts for folder in part] if all(parts) else ()
 
     @property
     def replay_clips(self) -> Sequence[Clip]:
@@ -68,7 +75,7 @@ def gather_facts(recipe: ResolvedRecipe, progress: Callable[[int, int], None] | 
         audited = audit_data(recipe, progress, lengths="given")
         split = split_data(audited.data.clips, audited.replay_clips, recipe.data, seed=recipe.train.seed)
         facts = count_frames(recipe, split, findings=audited.findings, replay_findings=audited.replay_findings)
-    kept_facts.keep(recipe, facts, audited.clips)
+    kept_facts.keep(recipe, facts, audited.clips, audited.folders)
     return facts
 
 
@@ -142,14 +149,17 @@ def count_frames(
     recipe: ResolvedRecipe, split: DataSplit, *, findings: Findings, replay_findings: Findings | None = None
 ) -> DataFacts:
     """Measure audited clips in the task's frames and divide them into the micro-batches of the first epoch."""
+    from ttstrain.data.forked import Forked
     from ttstrain.data.in_columns import column, together
     from ttstrain.data.sampler import overlong, padding_share, plan_mixed_epoch
 
     data = recipe.data
+    every_clip = together(split.train, split.held_out, split.replay, split.retained)
+    texts = Forked(partial(report_texts, recipe, every_clip), items=len(every_clip))
     planner = registry.planner_of(recipe)
     frames, seconds = tuple(planner.lengths(split.train)), column(split.train, "duration_s")
     too_long = set(overlong(frames, budget=data.batch_frames))
-    fitting = [i for i in range(len(frames)) if i not in too_long]
+    fitting = [i for i in range(len(frames)) if i not in too_long] if too_long else range(len(frames))
     lengths = [frames[i] for i in fitting]
     replayed = [(clip, length) for clip in split.replay if (length := planner.length(clip)) <= data.batch_frames]
     every = [*lengths, *(length for _, length in replayed)]
@@ -189,7 +199,7 @@ def count_frames(
         batches_per_epoch=len(batches),
         padding_share=padding_share(every, batches, packed=planner.packed),
         overlong=tuple(split.train[i].id for i in sorted(too_long)),
-        texts=report_texts(recipe, together(split.train, split.held_out, split.replay, split.retained)),
+        texts=texts.result(),
         replay=replay,
         stages=_count_stages(recipe, split),
     )

@@ -47,16 +47,20 @@ def find(recipe: ResolvedRecipe) -> DataFacts | None:
         return None
 
 
-def keep(recipe: ResolvedRecipe, facts: DataFacts, clips: Sequence[Clip]) -> None:
-    """Keep the facts of a large data set; a folder that cannot be written to is no fault."""
+def keep(recipe: ResolvedRecipe, facts: DataFacts, clips: Sequence[Clip], folders: Sequence[str] = ()) -> None:
+    """Keep the facts of a large data set, whose recordings lie in these `folders`; without any, they are looked for.
+
+    A folder that cannot be written to is no fault.
+    """
     from ttstrain.data.in_columns import column
 
     path = _path(recipe) if len(clips) >= MANY else None
     if path is None:
         return
-    paths = [str(path) for path in column(clips, "path")]
-    folders = [start[:-1] or start for start in dict.fromkeys([path[: path.rfind(os.sep) + 1] for path in paths])]
-    opened = [path for path, digest in zip(paths, column(clips, "digest"), strict=True) if digest]
+    digests = column(clips, "digest")
+    paths = [str(path) for path in column(clips, "path")] if any(digests) or not folders else []
+    folders = folders or [one[:-1] or one for one in dict.fromkeys([p[: p.rfind(os.sep) + 1] for p in paths])]
+    opened = [path for path, digest in zip(paths, digests, strict=True) if digest] if any(digests) else []
     values = {"sum": _sum_of(folders, opened), "folders": folders, "recordings": opened, "facts": _values(facts)}
     content = json.dumps(values)
     with suppress(OSError):

@@ -166,19 +166,24 @@ def _read_table(path: Path, root: Path, wanted: str, cache_dir: str | None) -> R
 
 
 def _kind(text: str) -> str:
-    text = text.strip()
+    text = text.lstrip()
     return "jsonl" if text[:1] in ("{", "[") and _is_json(text) else DELIMITED
 
 
 def _is_json(text: str) -> bool:
-    first = text[: text.find("\n")] if "\n" in text else text
     if text.startswith("["):
-        return text.endswith("]")
+        return text.rstrip().endswith("]")
     try:
-        return isinstance(documents.parse(first, numbers="any"), dict)
+        return isinstance(documents.parse(_first_line(text), numbers="any"), dict)
     except documents.DocumentError:
         return False
 
 
 def _is_audiofolder(path: Path, text: str) -> bool:
-    return path.name == "metadata.jsonl" and '"file_name"' in text.partition("\n")[0]
+    return path.name == "metadata.jsonl" and '"file_name"' in _first_line(text)
+
+
+def _first_line(text: str) -> str:
+    """Return what stands before the first LF, without a copy of the rest, which may be large."""
+    end = text.find("\n")
+    return text if end < 0 else text[:end]

@@ -70,10 +70,10 @@ class Alike:
             source=source,
         )
 
-    def rows(self, lines: Sequence[str], first: int, locator: Locator) -> RowColumns | None:
+    def rows(self, lines: str, first: int, locator: Locator) -> RowColumns | None:
         """Read many lines as `row` reads each, None if it leaves any to the careful way; `first` is a line's number."""
-        found = self.lines.findall("\n".join(lines))
-        if len(found) != len(lines):
+        found = self.lines.findall(lines)
+        if len(found) != lines.count("\n") + 1:
             return None
         columns = list(zip(*found, strict=True))
         names, texts, written_ids, speakers, languages, written = (
@@ -90,7 +90,7 @@ class Alike:
             speakers=_each(str.strip, speakers),
             languages=_each(language_code, languages),
             seconds=seconds,
-            lines=list(range(first, first + len(lines))),
+            lines=list(range(first, first + len(found))),
         )
 
     def _seconds(self, written: Sequence[str]) -> list[float] | None:

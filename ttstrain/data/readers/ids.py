@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from ttstrain.contract.table import Row
 from ttstrain.data.in_columns import RowColumns
+from ttstrain.data.repeats import all_differ
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ def with_own_ids(rows: Sequence[Row], place_of: Callable[[int], Place]) -> Seque
     of a row by its number.
     """
     ids = rows.ids if isinstance(rows, RowColumns) else [row.id for row in rows]
-    if len(set(ids)) == len(ids):
+    if all_differ(ids):
         return rows
     sharing: dict[str, list[int]] = defaultdict(list)
     for i, row in enumerate(rows):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ttstrain import documents
 from ttstrain.contract.table import Row, RowTable
+from ttstrain.data.forked import MANY, Forked
 from ttstrain.data.in_columns import RowColumns
 from ttstrain.data.readers.alike import Alike, Keys, alike
 from ttstrain.data.readers.collect import Collector, stem
@@ -23,11 +26,13 @@ from ttstrain.data.readers.columns import (
     plain,
     seconds_of,
 )
-from ttstrain.data.readers.lines import raw_lines, read_text
+from ttstrain.data.readers.lines import read_text
+from ttstrain.data.readers.locate import Locator
 from ttstrain.data.readers.rows import TableError, printable
 from ttstrain.data.readers.uses import Uses
 
-LINES_AT_ONCE = 2000
+CHARACTERS_AT_ONCE = 400_000
+OWN_SHARE = 0.55  # of many lines: the other process has to send what it has read
 MOST_LEARNED = 16  # lines that a pattern is made of; a table is written in one way, or in few
 
 
@@ -44,7 +49,7 @@ def read_jsonl(path: Path, root: Path, *, files_anywhere: bool = True, text: str
     if text.lstrip().startswith("["):
         reader.read_list(text)
     else:
-        reader.read_lines(raw_lines(text))
+        reader.read_lines(text)
     collector.columns = reader.uses.columns()
     table = collector.table()
     if not table.rows and not table.findings:
@@ -57,6 +62,60 @@ def read_jsonl(path: Path, root: Path, *, files_anywhere: bool = True, text: str
             hint=f"call it one of {', '.join(AUDIO)}",
         )
     return table
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Lines of a text, between two places of it: a list of all of them would take as much memory as the text."""
+
+    text: str
+    ending: str  # of a line
+    start: int = 0
+    end: int = -1  # before the last line's ending; -1: that of the text
+    first: int = 1  # the number of the first line
+
+    def __post_init__(self) -> None:
+        if self.end < 0:
+            object.__setattr__(self, "end", len(self.text) - self.text.endswith(self.ending))
+
+    @property
+    def num_lines(self) -> int:
+        """How many lines these are, but for a last one without any character."""
+        return self.text.count(self.ending, self.start, self.end) + (self.start < self.end)
+
+    def cut(self, size: int) -> tuple[_Part, _Part]:
+        """Divide after the line that reaches beyond so many characters."""
+        at = self.text.find(self.ending, self.start + size, self.end)
+        at = self.end if at < 0 else at
+        first = replace(self, end=at)
+        rest = replace(self, start=min(at + 1, self.end), first=self.first + first.num_lines)
+        return first, rest
+
+    def pieces(self) -> Iterator[_Part]:
+        """Yield the lines, some at a time."""
+        rest = self
+        while rest.start < rest.end:
+            piece, rest = rest.cut(CHARACTERS_AT_ONCE)
+            yield piece
+
+    def lines(self) -> list[str]:
+        """Return the lines, without their endings but with a CR before LF."""
+        return self.text[self.start : self.end].split(self.ending)
+
+    def rows(self, known: Alike, locator: Locator) -> RowColumns | None:
+        """Read the lines by a pattern; None if any of them needs care."""
+        lines = self.text[self.start : self.end]
+        return known.rows(lines if self.ending == "\n" else lines.replace(self.ending, "\n"), self.first, locator)
+
+
+def _read_alike(part: _Part, known: Alike, locator: Locator) -> RowColumns | None:
+    """Read a part by a pattern; None if any of its lines needs care."""
+    found = RowColumns()
+    for some in part.pieces():
+        if (rows := some.rows(known, locator)) is None:
+            return None
+        found.extend(rows)
+    return found
 
 
 class _Reader:
@@ -80,15 +139,29 @@ class _Reader:
             read = self._read_line if isinstance(one, str) else self._read
             read(one, self._source(number))
 
-    def read_lines(self, lines: Sequence[str]) -> None:
-        """Read one object from each line that is not blank."""
-        for start in range(0, len(lines), LINES_AT_ONCE):
-            some = lines[start : start + LINES_AT_ONCE]
-            rows = None if self._known is None else self._known.rows(some, start + 1, self.collector.locator)
+    def read_lines(self, text: str) -> None:
+        """Read one object from each line that is not blank; the second half of a large text on another core."""
+        part = _Part(text, "\n" if "\n" in text else "\r")
+        if self._known is None:
+            first, part = part.cut(CHARACTERS_AT_ONCE)
+            self._read_part(first)
+        second = None
+        if self._known is not None and (lines := part.num_lines) >= MANY:
+            part, second = part.cut(round(OWN_SHARE * (part.end - part.start)))
+            other = Forked(partial(_read_alike, second, self._known, self.collector.locator), items=lines)
+        self._read_part(part)
+        if second is not None and (rows := other.result()) is not None:
+            self.collector.add_columns(rows)
+        elif second is not None:
+            self._read_part(second)
+
+    def _read_part(self, part: _Part) -> None:
+        for some in part.pieces():
+            rows = None if self._known is None else some.rows(self._known, self.collector.locator)
             if rows is not None:
                 self.collector.add_columns(rows)
                 continue
-            for number, line in enumerate(some, start + 1):
+            for number, line in enumerate(some.lines(), some.first):
                 if line.strip():
                     self._read_line(line.removesuffix("\r"), self._source(number))
 

@@ -22,7 +22,7 @@ NOT_DECODED = (".m4a", ".aac", ".mp4", ".3gp", ".webm", ".mka", ".wma", ".amr", 
 AUDIO_SUFFIXES = (*DECODED, *NOT_DECODED)
 FOLDERS = ("", "wavs", "wav", "audio", "clips")  # below the data folder, in the order they are looked at
 PLAIN_NAME = re.compile(rf"(?:[A-Za-z0-9_-]+/)*[A-Za-z0-9_-]+(?:{'|'.join(map(re.escape, DECODED))})")
-PLAIN_NAMES = re.compile(rf"^{PLAIN_NAME.pattern}$", re.MULTILINE)  # in a text with one a line
+_PLAIN_CHARACTERS = bytes(c for c in range(128) if PLAIN_NAME.fullmatch(f"{chr(c)}.wav") or chr(c) in ".\n")
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|file:")
 
 
@@ -89,7 +89,7 @@ class Locator:
             self._folders[name] = None if here is None else _Folder(here, self._listing(here).names)
             if (known := self._folders[name]) is not None:
                 start = f"{name}/" if name else ""
-                self._written.update(_plain([start + file for file in known.names.values()]))
+                self._written.update([start + file for file in _plain(list(known.names.values()))])
         return self._folders[name]
 
     def _find(self, name: str) -> Found | Lost:
@@ -176,9 +176,16 @@ class _Listing:
 
 
 def _plain(names: list[str]) -> list[str]:
-    """Return those that are plain names."""
-    found = PLAIN_NAMES.findall("\n".join(names))
-    return found if found == names else [name for name in names if PLAIN_NAME.fullmatch(name)]
+    """Return those that are plain names of files; in most folders all are, and are looked at together."""
+    together = "\n".join(["", *names, ""])
+    all_plain = (
+        together.isascii()
+        and not together.encode().translate(None, _PLAIN_CHARACTERS)
+        and together.count("\n") == len(names) + 1
+        and together.count(".") == sum(together.count(f"{suffix}\n") for suffix in DECODED) == len(names)
+        and "\n." not in together
+    )
+    return names if all_plain else [name for name in names if PLAIN_NAME.fullmatch(name)]
 
 
 def _composed(name: str) -> str:

@@ -8,6 +8,7 @@ instance, because every letter outside ASCII ends a word. Both libraries' versio
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Any, Literal
@@ -76,7 +77,7 @@ def pinyin_tokens(text: str) -> list[str]:
 
 def marked_tokens(text: str) -> list[Token]:
     """Split as `pinyin_tokens` and mark the spaces that the text does not hold."""
-    cut, syllables = _front_end()
+    cut = _front_end()
     tokens: list[Token] = []
     before = ""  # the last character read
     for word in cut(text.translate(_REPLACED)):
@@ -86,11 +87,11 @@ def marked_tokens(text: str) -> list[Token]:
                 tokens.append(Token(" ", "split" if _has_case(before) and word[0].isalnum() else "inserted"))
             tokens.extend(map(_known, word))
         elif num_bytes == 3 * len(word):  # East Asian throughout: the word decides between readings
-            for character, syllable in zip(word, syllables(word), strict=True):
+            for character, syllable in zip(word, _syllables(word), strict=True):
                 tokens.extend(_spoken(syllable) if _is_chinese(character) else [Token(syllable)])
         else:
             for character in word:
-                tokens.extend(_spoken(*syllables(character)) if _is_chinese(character) else [Token(character)])
+                tokens.extend(_spoken(*_syllables(character)) if _is_chinese(character) else [Token(character)])
         before = word[-1:]
     return tokens
 
@@ -136,21 +137,25 @@ def _is_chinese(character: str) -> bool:
     return "\u3100" <= character <= "\u9fff"
 
 
-def _front_end() -> tuple[Callable[[str], Sequence[str]], Callable[[str], list[str]]]:
-    try:
-        import pypinyin
-        import rjieba
-    except ModuleNotFoundError as error:
-        raise RecipeError(
-            f"the `pinyin` tokenizer needs `{error.name}`, which is not installed",
-            hint='pip install "ttstrain[flow]", or set `model.tokenizer=char`',
-        ) from error
-
-    def syllables(word: str) -> list[str]:
-        # One entry per character where pypinyin knows no reading; it would else return the whole stretch as one.
-        characters: Any = list
-        result: list[str] = pypinyin.lazy_pinyin(word, style=pypinyin.Style.TONE3, tone_sandhi=True, errors=characters)
-        return result
+@functools.cache
+def _front_end() -> Callable[[str], Sequence[str]]:
+    """Return what cuts a text into words. Raises RecipeError where this or pypinyin is not installed."""
+    for package in ("pypinyin", "rjieba"):
+        if importlib.util.find_spec(package) is None:
+            raise RecipeError(
+                f"the `pinyin` tokenizer needs `{package}`, which is not installed",
+                hint='pip install "ttstrain[flow]", or set `model.tokenizer=char`',
+            )
+    import rjieba
 
     cut: Callable[[str], Sequence[str]] = rjieba.cut
-    return cut, syllables
+    return cut
+
+
+def _syllables(word: str) -> list[str]:
+    import pypinyin  # only here: it takes a second, and most languages never need it
+
+    # One entry per character where pypinyin knows no reading; it would else return the whole stretch as one.
+    characters: Any = list
+    result: list[str] = pypinyin.lazy_pinyin(word, style=pypinyin.Style.TONE3, tone_sandhi=True, errors=characters)
+    return result
