@@ -137,19 +137,24 @@ def _is_chinese(character: str) -> bool:
     return "\u3100" <= character <= "\u9fff"
 
 
-@functools.cache
 def _front_end() -> Callable[[str], Sequence[str]]:
     """Return what cuts a text into words. Raises RecipeError where this or pypinyin is not installed."""
-    for package in ("pypinyin", "rjieba"):
-        if importlib.util.find_spec(package) is None:
-            raise RecipeError(
-                f"the `pinyin` tokenizer needs `{package}`, which is not installed",
-                hint='pip install "ttstrain[flow]", or set `model.tokenizer=char`',
-            )
-    import rjieba
-
+    try:
+        _find_pypinyin()
+        import rjieba
+    except ModuleNotFoundError as error:
+        raise RecipeError(
+            f"the `pinyin` tokenizer needs `{error.name}`, which is not installed",
+            hint='pip install "ttstrain[flow]", or set `model.tokenizer=char`',
+        ) from error
     cut: Callable[[str], Sequence[str]] = rjieba.cut
     return cut
+
+
+@functools.cache
+def _find_pypinyin() -> None:
+    if importlib.util.find_spec("pypinyin") is None:
+        raise ModuleNotFoundError("there is no pypinyin", name="pypinyin")
 
 
 def _syllables(word: str) -> list[str]:
