@@ -141,10 +141,8 @@ class _Reader:
 
     def read_lines(self, text: str) -> None:
         """Read one object from each line that is not blank; the second half of a large text on another core."""
-        part = _Part(text, "\n" if "\n" in text else "\r")
-        if self._known is None:
-            first, part = part.cut(CHARACTERS_AT_ONCE)
-            self._read_part(first)
+        first, part = _Part(text, "\n" if "\n" in text else "\r").cut(CHARACTERS_AT_ONCE)
+        self._read_part(first)
         second = None
         if self._known is not None and (lines := part.num_lines) >= MANY:
             part, second = part.cut(round(OWN_SHARE * (part.end - part.start)))
