@@ -1,0 +1,114 @@
+"""A step of every family's own task, by one process or by several on the same global batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from ranked import joined
+from small_runs import flat
+from subjects import Subject, known, make_subject
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from toys import make_run
+
+from ttstrain.contract.task import Task
+from ttstrain.tensors.sharded import gathered
+from ttstrain.train.distributed import Ranks
+from ttstrain.train.step import train_step
+
+# With a usual `eps`, AdamW's first steps are the signs of gradients, also of those that are only rounding.
+SMALL_STEPS = ("optim.kind=adamw", "optim.lr=1e-4", "optim.eps=1e-3")
+EMA_DECAY = 0.9
+RATES = ("p", "_dropout", "dropout", "p_dropout", "attention_dropout")  # what modules call theirs
+PARTS = ("task", "ema", "optimizers")
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """What is held after some steps, and what they reported."""
+
+    names: dict[str, list[str]]  # part of the state -> its tensors
+    values: dict[str, Tensor]  # part of the state -> all of them after each other: one tensor is sent, not thousands
+    losses: list[dict[str, float]]
+    grad_norms: list[dict[str, float]]
+
+    def apart(self, other: Stepped) -> dict[str, float]:
+        """Return the largest difference in each part of the state."""
+        assert self.names == other.names
+        return {part: float((self.values[part] - other.values[part]).abs().max()) for part in PARTS}
+
+
+class SameForEachClip(TorchFunctionMode):
+    """Draws the same noise for every clip of a batch, so that it matters to none which others lie beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._drawn = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.rand:
+            return torch.full(args[0] if isinstance(args[0], tuple | list) else args, self._uniform(), **kwargs)
+        if func is Tensor.uniform_:
+            low, high = args[1:]
+            return args[0].fill_(low + (high - low) * self._uniform())
+        if func is torch.randn_like:
+            own = torch.randn(args[0].shape[1:], generator=self._generator())
+            return own.to(args[0]).expand_as(args[0]).clone()
+        return func(*args, **kwargs)
+
+    def _generator(self) -> torch.Generator:
+        self._drawn += 1
+        return torch.Generator().manual_seed(self._drawn)
+
+    def _uniform(self) -> float:
+        return float(torch.empty(()).normal_(generator=self._generator()).erf().abs())
+
+
+def step_on_shares(smoke: str, overrides: Sequence[str], steps: int, shard: int) -> Stepped:
+    """Take steps of a smoke recipe's task, each rank on its share of the clips."""
+    with joined() as ranks:
+        return _step(smoke, overrides, steps, ranks, shard=shard)
+
+
+def step_alone(smoke: str, overrides: Sequence[str], steps: int) -> Stepped:
+    """Take the same steps in one process, on all clips in one micro-batch."""
+    return _step(smoke, overrides, steps, Ranks())
+
+
+def _step(smoke: str, overrides: Sequence[str], steps: int, ranks: Ranks, *, shard: int = 1) -> Stepped:
+    with known(smoke):
+        subject = make_subject(smoke, [*SMALL_STEPS, *overrides])
+        batch = subject.batch(subject.clips[ranks.rank :: ranks.world_size])
+        task = _without_dropout(subject)
+        run = make_run(task, optim=subject.recipe.optim, ema_decay=EMA_DECAY, ranks=ranks, total_steps=10, shard=shard)
+        reports = []
+        for _ in range(steps):
+            with SameForEachClip():
+                reports.append(train_step(run, [batch]))
+        assert not any(report.refused for report in reports)
+        held = gathered({name: run.state.state_dict()[name] for name in PARTS}, keep=True)
+        tensors = {part: _tensors(held[part]) for part in PARTS}
+        return Stepped(
+            {part: list(own) for part, own in tensors.items()},
+            {part: torch.cat([tensor.flatten().double() for tensor in own.values()]) for part, own in tensors.items()},
+            [dict(report.losses) for report in reports],
+            [dict(report.grad_norms) for report in reports],
+        )
+
+
+def _tensors(tree: Any) -> dict[str, Tensor]:
+    return {name: leaf for name, leaf in flat(tree).items() if isinstance(leaf, Tensor)}
+
+
+def _without_dropout(subject: Subject) -> Task:
+    task = subject.build()
+    task.train()
+    for module in task.modules():
+        for name in RATES:
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    return task
