@@ -4,8 +4,8 @@
 
 Each smoke recipe's task takes the same steps on the same global batch: in one process, on two and four processes with
 whole copies, and on two and four that hold its weights in two shards. Noise is the same for every clip and dropout is
-off, so that only the order of sums differs. Prints a table: the largest difference of any weight, of any EMA weight and
-of any value of AdamW's state from those of one process, in fp32.
+off, so that only the order of sums differs. Prints a table: the largest difference from one process in fp32, of weights
+and their averages, of a learned codebook and of AdamW's state, each as a share of its tensor's largest value, or of 1.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
 from processes import Processes
-from ranked_tasks import PARTS, step_alone, step_on_shares
+from ranked_tasks import KINDS, step_alone, step_on_shares
 from subjects import SMOKE_RECIPES
 
 WAYS = ((2, 1), (4, 1), (2, 2), (4, 2))  # processes and shards
-TITLES = {"task": "weights", "ema": "EMA weights", "optimizers": "optimizer state"}
 
 
 def main() -> None:
@@ -30,19 +29,18 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2)
     given = parser.parse_args()
     started = {count: Processes(count, timeout_s=600.0) for count in (2, 4)}
-    print(f"| recipe | processes | state | {' | '.join(TITLES[part] for part in PARTS)} |")
-    print(f"|{'---|' * (3 + len(PARTS))}")
+    print(f"| recipe | processes | held as | {' | '.join(KINDS)} |")
+    print(f"|{'---|' * (3 + len(KINDS))}")
     for recipe in given.recipes:
         alone = step_alone(recipe, [], given.steps)
         for count, shard in WAYS:
             ranks = started[count](step_on_shares, recipe, [], given.steps, shard)
             for failed in (rank for rank in ranks if isinstance(rank, BaseException)):
                 raise failed
-            most = {part: max(rank.apart(alone)[part] for rank in ranks) for part in PARTS}
-            held = "whole copies" if shard == 1 else f"shard: {shard}"
-            print(
-                f"| `{recipe}` | {count} | {held} | {' | '.join(f'{most[part]:.1e}' for part in PARTS)} |", flush=True
-            )
+            most = {kind: max(rank.apart(alone)[kind] for rank in ranks) for kind in KINDS}
+            cells = [f"`{recipe}`", str(count), "whole copies" if shard == 1 else f"shard: {shard}"]
+            cells += [f"{most[kind]:.1e}" if most[kind] else "0" for kind in KINDS]
+            print(f"| {' | '.join(cells)} |", flush=True)
     for processes in started.values():
         processes.close()
 

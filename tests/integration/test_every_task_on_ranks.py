@@ -12,9 +12,8 @@ from ranked_tasks import Stepped, step_alone, step_on_shares
 from subjects import FOURTH, SMOKE_RECIPES
 
 Ranks = Callable[..., list[Any]]
-STEPS = 2
-CLOSE = 1e-6
-CLOSE_MOMENTS = 5e-6  # of gradients before they are scaled
+STEPS = 1
+CLOSE = {"weights": 1e-6, "codebook": 5e-6, "optimizer state": 1e-6}
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +33,14 @@ def four() -> Iterator[Processes]:
 @pytest.mark.parametrize("smoke", [*SMOKE_RECIPES, FOURTH])
 def test_ranks_take_the_steps_of_one_process(two: Ranks, four: Ranks, smoke: str) -> None:
     alone = step_alone(smoke, [], STEPS)
-    for ranks, shard in ((two, 1), (four, 1), (four, 2)):
+    for ranks, shard in ((two, 1), (four, 2)):
         found: list[Stepped] = ranks(step_on_shares, smoke, [], STEPS, shard)
         for rank in found:
-            apart = rank.apart(alone)
-            print(smoke, len(found), shard, apart)
-            assert apart["optimizers"] <= CLOSE_MOMENTS
-            assert max(apart["task"], apart["ema"]) <= CLOSE
+            for kind, apart in rank.apart(alone).items():
+                assert apart <= CLOSE[kind], kind
             for mine, expected in zip(rank.losses, alone.losses, strict=True):
                 assert mine == pytest.approx(expected, rel=1e-5)
             for mine, expected in zip(rank.grad_norms, alone.grad_norms, strict=True):
-                assert mine == pytest.approx(expected, rel=1e-4)
-            assert torch.equal(rank.values["task"], found[0].values["task"])
+                # In fp32, the norm of a table of millions of values depends on how it is divided.
+                assert mine == pytest.approx(expected, rel=5e-4)
+            assert torch.equal(rank.values, found[0].values)

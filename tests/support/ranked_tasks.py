@@ -24,21 +24,29 @@ SMALL_STEPS = ("optim.kind=adamw", "optim.lr=1e-4", "optim.eps=1e-3")
 EMA_DECAY = 0.9
 RATES = ("p", "_dropout", "dropout", "p_dropout", "attention_dropout")  # what modules call theirs
 PARTS = ("task", "ema", "optimizers")
+KINDS = ("weights", "codebook", "optimizer state")  # a codebook is learned as the mean of features, not by gradients
 
 
 @dataclass(frozen=True)
 class Stepped:
     """What is held after some steps, and what they reported."""
 
-    names: dict[str, list[str]]  # part of the state -> its tensors
-    values: dict[str, Tensor]  # part of the state -> all of them after each other: one tensor is sent, not thousands
+    sizes: dict[str, int]  # by name
+    values: Tensor  # of all tensors after each other: one is sent, not thousands
     losses: list[dict[str, float]]
     grad_norms: list[dict[str, float]]
 
     def apart(self, other: Stepped) -> dict[str, float]:
-        """Return the largest difference in each part of the state."""
-        assert self.names == other.names
-        return {part: float((self.values[part] - other.values[part]).abs().max()) for part in PARTS}
+        """Return the largest difference in each kind of state, as a share of the tensor's largest value, or of 1."""
+        assert self.sizes == other.sizes
+        found = dict.fromkeys(KINDS, 0.0)
+        own, others = (torch.split(values, list(self.sizes.values())) for values in (self.values, other.values))
+        for name, mine, theirs in zip(self.sizes, own, others, strict=True):
+            if mine.numel():
+                kind = _kind_of(name)
+                off = (mine - theirs).abs().max() / theirs.abs().max().clamp_min(1.0)
+                found[kind] = max(found[kind], float(off))
+        return found
 
 
 class SameForEachClip(TorchFunctionMode):
@@ -90,18 +98,20 @@ def _step(smoke: str, overrides: Sequence[str], steps: int, ranks: Ranks, *, sha
             with SameForEachClip():
                 reports.append(train_step(run, [batch]))
         assert not any(report.refused for report in reports)
-        held = gathered({name: run.state.state_dict()[name] for name in PARTS}, keep=True)
-        tensors = {part: _tensors(held[part]) for part in PARTS}
+        held = flat(gathered({name: run.state.state_dict()[name] for name in PARTS}, keep=True))
+        tensors = {name: leaf for name, leaf in held.items() if isinstance(leaf, Tensor)}
         return Stepped(
-            {part: list(own) for part, own in tensors.items()},
-            {part: torch.cat([tensor.flatten().double() for tensor in own.values()]) for part, own in tensors.items()},
+            {name: tensor.numel() for name, tensor in tensors.items()},
+            torch.cat([tensor.flatten().double() for tensor in tensors.values()]),
             [dict(report.losses) for report in reports],
             [dict(report.grad_norms) for report in reports],
         )
 
 
-def _tensors(tree: Any) -> dict[str, Tensor]:
-    return {name: leaf for name, leaf in flat(tree).items() if isinstance(leaf, Tensor)}
+def _kind_of(name: str) -> str:
+    if "_codebook" in name:
+        return "codebook"
+    return "optimizer state" if name.startswith("optimizers") else "weights"
 
 
 def _without_dropout(subject: Subject) -> Task:
