@@ -64,7 +64,7 @@ def main() -> None:
         "recipe": [RECIPE, *SETTINGS],
         "sizes": found,
     }
-    name = f"manifest-scale-{datetime.now(timezone.utc):%Y%m%d-%H%M}-{given.kind}-{given.table}.json"
+    name = f"manifest-scale-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{given.kind}-{given.table}.json"
     (RESULTS / name).write_text(json.dumps(document, indent=1) + "\n")
     print(RESULTS / name)
 
