@@ -254,10 +254,8 @@ def _all_given(rows: Sequence[Row]) -> bool:
     if len(rows) < MANY_ROWS:
         return False
     if isinstance(rows, RowColumns):
-        audio, seconds = rows.audio, rows.seconds
-    else:
-        audio, seconds = [str(row.audio) for row in rows], [row.seconds for row in rows]
-    return all(seconds) and all_differ(audio)
+        return all(rows.seconds) and all_differ(rows.audio)
+    return all(row.seconds for row in rows) and all_differ([str(row.audio) for row in rows])
 
 
 def _given(rows: Sequence[Row]) -> dict[Path, float]:

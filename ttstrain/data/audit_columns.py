@@ -40,7 +40,7 @@ def audit_columns(rows: RowColumns, table: RowTable, config: DataConfig) -> tupl
     languages = [language or config.language or "" for language in rows.languages]
     used = replace(rows, texts=texts, languages=languages)
     numbers = [i for i in range(len(rows)) if i not in left_out] if left_out else range(len(rows))
-    clips = ClipColumns(used, ends.astype(np.int64).tolist(), NOMINAL_RATE, {}, numbers)
+    clips = ClipColumns(used, ends.astype(np.int64), NOMINAL_RATE, {}, numbers)
     for place, more in notes_across(clips).items():
         row = numbers[place]
         added = (RowFinding(rows[row], "accept", reason, why) for reason, why in more)

@@ -7,10 +7,14 @@ clips asks `column` for it, and gets it without making any.
 from __future__ import annotations
 
 from abc import abstractmethod
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar, overload
+
+import numpy as np
+import numpy.typing as npt
 
 from ttstrain.contract.data import Clip, Treatment
 from ttstrain.contract.table import Row
@@ -52,8 +56,8 @@ class RowColumns(_Made[Row]):
     texts: list[str] = field(default_factory=list)
     speakers: list[str] = field(default_factory=list)
     languages: list[str] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)  # 0 where the table says nothing usable
-    lines: list[int] = field(default_factory=list)
+    seconds: array[float] = field(default_factory=lambda: array("d"))  # 0 where the table says nothing usable
+    lines: array[int] = field(default_factory=lambda: array("q"))
     table: str = ""  # its name, as it stands before the line's number in a row's source
 
     def __len__(self) -> int:
@@ -71,7 +75,7 @@ class RowColumns(_Made[Row]):
         for held, more in zip(self._columns(), rows._columns(), strict=True):
             held.extend(more)
 
-    def _columns(self) -> tuple[list[Any], ...]:
+    def _columns(self) -> tuple[Any, ...]:
         return self.ids, self.audio, self.texts, self.speakers, self.languages, self.seconds, self.lines
 
     def source(self, number: int) -> str:
@@ -95,7 +99,7 @@ class ClipColumns(_Made[Clip]):
     """Clips of recordings that were not opened, all of one table."""
 
     rows: RowColumns  # their texts and languages as the clips have them
-    ends: list[int]  # of each row's recording, in samples
+    ends: npt.NDArray[np.int64]  # (n,), of each row's recording, in samples
     sample_rate: int  # Hz
     notes: Mapping[int, tuple[str, ...]]  # by row; most have none
     numbers: Sequence[int]  # the row of each clip; a range: every row
@@ -105,7 +109,7 @@ class ClipColumns(_Made[Clip]):
 
     def _one(self, number: int) -> Clip:
         row = self.numbers[number]
-        rows, end = self.rows, self.ends[row]
+        rows, end = self.rows, int(self.ends[row])
         return Clip(
             id=rows.ids[row],
             path=Path(rows.audio[row]),
@@ -128,13 +132,14 @@ class ClipColumns(_Made[Clip]):
             "text": rows.texts,
             "speaker": rows.speakers,
             "language": rows.languages,
-            "num_samples": self.ends,
         }
         if name in held:
             values = held[name]
             return values if isinstance(self.numbers, range) else [values[row] for row in self.numbers]
-        if name == "duration_s":
-            return [self.ends[row] / self.sample_rate for row in self.numbers]
+        if name in ("num_samples", "duration_s"):
+            ends = self.ends if isinstance(self.numbers, range) else self.ends[np.array(self.numbers, dtype=np.int64)]
+            own: list[Any] = (ends if name == "num_samples" else ends / self.sample_rate).tolist()
+            return own
         same: dict[str, Any] = {"sample_rate": self.sample_rate, "digest": "", "tokens": ()}
         return [same[name]] * len(self)
 

@@ -18,6 +18,7 @@ from ttstrain.recipe.schema import DataConfig
 if TYPE_CHECKING:
     from ttstrain.contract.data import Clip, FrontEnd, Remark
     from ttstrain.data.audit import AuditResult
+    from ttstrain.data.forked import Forked
     from ttstrain.data.split import DataSplit
     from ttstrain.data.texts import TextReport
 
@@ -65,6 +66,7 @@ class Findings:
 
 def gather_facts(recipe: ResolvedRecipe, progress: Callable[[int, int], None] | None = None) -> DataFacts:
     """Audit the recipe's data and measure what a plan depends on; `progress` is called with (done, of) recordings."""
+    from ttstrain.data.forked import Forked
     from ttstrain.data.split import split_data
     from ttstrain.plan import kept_facts
 
@@ -73,8 +75,13 @@ def gather_facts(recipe: ResolvedRecipe, progress: Callable[[int, int], None] | 
         return kept
     with _collecting_later():
         audited = audit_data(recipe, progress, lengths="given")
+        texts = None
+        if recipe.data.replay is None:  # then all audited clips are used
+            texts = Forked(partial(report_texts, recipe, audited.clips), items=len(audited.clips))
         split = split_data(audited.data.clips, audited.replay_clips, recipe.data, seed=recipe.train.seed)
-        facts = count_frames(recipe, split, findings=audited.findings, replay_findings=audited.replay_findings)
+        facts = count_frames(
+            recipe, split, findings=audited.findings, replay_findings=audited.replay_findings, texts=texts
+        )
     kept_facts.keep(recipe, facts, audited.clips, audited.folders)
     return facts
 
@@ -146,16 +153,21 @@ def _audit(
 
 
 def count_frames(
-    recipe: ResolvedRecipe, split: DataSplit, *, findings: Findings, replay_findings: Findings | None = None
+    recipe: ResolvedRecipe,
+    split: DataSplit,
+    *,
+    findings: Findings,
+    replay_findings: Findings | None = None,
+    texts: Forked[TextReport | None] | None = None,
 ) -> DataFacts:
-    """Measure audited clips in the task's frames and divide them into the micro-batches of the first epoch."""
-    from ttstrain.data.forked import Forked
-    from ttstrain.data.in_columns import column, together
+    """Measure audited clips in the task's frames and divide them into the micro-batches of the first epoch.
+
+    `texts` is a report of the same clips' texts in the order of their table, if one is being made.
+    """
+    from ttstrain.data.in_columns import column
     from ttstrain.data.sampler import overlong, padding_share, plan_mixed_epoch
 
     data = recipe.data
-    every_clip = together(split.train, split.held_out, split.replay, split.retained)
-    texts = Forked(partial(report_texts, recipe, every_clip), items=len(every_clip))
     planner = registry.planner_of(recipe)
     frames, seconds = tuple(planner.lengths(split.train)), column(split.train, "duration_s")
     too_long = set(overlong(frames, budget=data.batch_frames))
@@ -199,10 +211,21 @@ def count_frames(
         batches_per_epoch=len(batches),
         padding_share=padding_share(every, batches, packed=planner.packed),
         overlong=tuple(split.train[i].id for i in sorted(too_long)),
-        texts=texts.result(),
+        texts=_report_of(recipe, split, texts),
         replay=replay,
         stages=_count_stages(recipe, split),
     )
+
+
+def _report_of(recipe: ResolvedRecipe, split: DataSplit, begun: Forked[TextReport | None] | None) -> TextReport | None:
+    """Report the texts of all clips; examples are the first ones of the training clips, if these hold any."""
+    from ttstrain.data.in_columns import column, together
+
+    if begun is not None:
+        report = begun.result()
+        if report is None or not set(column(split.held_out, "text")).intersection(report.examples.values()):
+            return report
+    return report_texts(recipe, together(split.train, split.held_out, split.replay, split.retained))
 
 
 def _count_stages(recipe: ResolvedRecipe, split: DataSplit) -> tuple[StageFacts, ...]:

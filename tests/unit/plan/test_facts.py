@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ttstrain.contract.data import Clip
+from ttstrain.data.forked import Forked
 from ttstrain.data.split import DataSplit
 from ttstrain.errors import DataError, RecipeError
-from ttstrain.plan.facts import Findings, count_frames, gather_facts
+from ttstrain.plan.facts import Findings, count_frames, gather_facts, report_texts
 from ttstrain.plan.resolve import parse
 from ttstrain.recipe.compose import compose
 from ttstrain.recipe.schema import Recipe
@@ -32,6 +34,19 @@ def test_clips_are_counted_in_the_tasks_frames() -> None:
     assert facts.num_holdout == 1
     assert facts.batches_per_epoch == 2  # 2 x 188 and 94, or 188 and 2 x 188
     assert facts.skipped == {"x": 2}
+
+
+@pytest.mark.parametrize("held", [[], [0], [1], [0, 2]], ids=str)
+def test_examples_of_unknown_symbols_are_training_clips_where_these_hold_any(held: list[int]) -> None:
+    """Though the report is begun before it is known which clips are held out."""
+    made = recipe("model.max_unknown=1")
+    clips = [replace(clip(str(i), 1.0), text=text) for i, text in enumerate(["one ☃", "two ☃", "three ☂", "four"])]
+    split = DataSplit([one for i, one in enumerate(clips) if i not in held], [clips[i] for i in held], [], [])
+    begun = Forked(lambda: report_texts(made, clips), items=len(clips))
+    facts = count_frames(made, split, findings=Findings(), texts=begun)
+    assert facts == count_frames(made, split, findings=Findings())
+    assert facts.texts is not None
+    assert facts.texts.examples == {"☃": "two ☃" if 0 in held else "one ☃", "☂": "three ☂"}
 
 
 def test_no_clip_fits_is_for_the_plan_to_refuse() -> None:

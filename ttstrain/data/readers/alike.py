@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,15 +91,15 @@ class Alike:
             speakers=_each(str.strip, speakers),
             languages=_each(language_code, languages),
             seconds=seconds,
-            lines=list(range(first, first + len(found))),
+            lines=array("q", range(first, first + len(found))),
         )
 
-    def _seconds(self, written: Sequence[str]) -> list[float] | None:
+    def _seconds(self, written: Sequence[str]) -> array[float] | None:
         """Read the durations; None if one is no duration."""
         if not self.groups[-1]:
-            return [0.0] * len(written)
+            return array("d", [0.0]) * len(written)
         try:
-            seconds = list(map(float, written))
+            seconds = array("d", map(float, written))
         except (ValueError, OverflowError):
             return None
         return seconds if min(seconds) > 0 and max(seconds) <= LONGEST_S else None
