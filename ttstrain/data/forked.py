@@ -39,7 +39,7 @@ class Forked(Generic[T]):
         self._fork = None
         try:
             result: T = answer.recv()
-        except EOFError:  # it was killed, or raised an error, which is raised here then
+        except (EOFError, OSError):  # it was killed, or raised an error, which is raised here then
             result = self._compute()
         finally:
             answer.close()

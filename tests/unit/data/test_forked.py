@@ -35,10 +35,19 @@ print(large.result() == (True, "x" * 10**6), small.result())
     assert run(program) == "True False"
 
 
-@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "sys.exit(3)", "os.abort()"])
+HALF_SENT = "[os.write(n, b'\\0\\0\\1\\0half') for n in range(3, 20) if is_pipe(n)]; os.kill(os.getpid(), 9)"
+
+
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "sys.exit(3)", "os.abort()", HALF_SENT])
 def test_what_a_lost_process_does_not_send_is_computed_here(end: str) -> None:
     program = f"""
+import stat
 here = os.getpid()
+def is_pipe(number):
+    try:
+        return stat.S_ISFIFO(os.fstat(number).st_mode)
+    except OSError:
+        return False
 def compute():
     if os.getpid() != here:
         {end}
