@@ -185,21 +185,7 @@ def count_frames(
         epoch=0,
         packed=planner.packed,
     )
-    replay = None
-    if data.replay is not None:
-        drawn = [i for batch in batches for i in batch if i >= len(lengths)]
-        found = replay_findings or Findings()
-        replay = ReplayFacts(
-            num_clips=len(replayed),
-            hours=sum(clip.duration_s for clip, _ in replayed) / 3600,
-            num_holdout=len(split.retained),
-            num_shared=split.num_shared,
-            num_overlong=len(split.replay) - len(replayed),
-            skipped=dict(found.skipped),
-            fixed=dict(found.fixed),
-            clips_per_epoch=len(drawn),
-            frames_per_epoch=sum(every[i] for i in drawn),
-        )
+    drawn = [every[i] for batch in batches for i in batch if i >= len(lengths)] if replayed else []
     return DataFacts(
         num_clips=len(fitting),
         hours=sum(map(seconds.__getitem__, fitting)) / 3600,
@@ -212,8 +198,25 @@ def count_frames(
         padding_share=padding_share(every, batches, packed=planner.packed),
         overlong=tuple(split.train[i].id for i in sorted(too_long)),
         texts=_report_of(recipe, split, texts),
-        replay=replay,
+        replay=None if data.replay is None else _replay_facts(split, replayed, drawn, replay_findings or Findings()),
         stages=_count_stages(recipe, split),
+    )
+
+
+def _replay_facts(
+    split: DataSplit, fitting: Sequence[tuple[Clip, int]], drawn: Sequence[int], findings: Findings
+) -> ReplayFacts:
+    """Say what is replayed: of the clips that fit into a micro-batch, with their frames, those `drawn` for an epoch."""
+    return ReplayFacts(
+        num_clips=len(fitting),
+        hours=sum(clip.duration_s for clip, _ in fitting) / 3600,
+        num_holdout=len(split.retained),
+        num_shared=split.num_shared,
+        num_overlong=len(split.replay) - len(fitting),
+        skipped=dict(findings.skipped),
+        fixed=dict(findings.fixed),
+        clips_per_epoch=len(drawn),
+        frames_per_epoch=sum(drawn),
     )
 
 
