@@ -14,31 +14,24 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
-import tempfile
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-from sides import Side, stamp, utc_now, write_results
+from cpu_kernels import family_of, worker
+from sides import stamp, utc_now, write_results
 
-WORKERS = {"flow": "ours.py", "gpt": "gpt_ours.py", "vae": "vae_ours.py", "lm": "lm_ours.py"}
 BATCHES = {"flow": 5, "gpt": 8, "vae": 2, "lm": 4}  # of a round
 
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    family, _, size = name.partition("/")
-    load, batches = os.getloadavg()[0], BATCHES[family]
-    with tempfile.TemporaryDirectory() as folder:
-        given = ["--size", size, "--precision", "fp32"]
-        side = Side(WORKERS[family], sys.executable, *given, threads=options.threads, cuda="", folder=Path(folder))
+    load, batches = os.getloadavg()[0], BATCHES[family_of(name)]
+    with worker(name, options) as side:
         side.ask("run", steps=batches)
         rounds = [side.ask("run", steps=batches)["seconds"] / batches for _ in range(options.rounds)]
         side.ask("record")
         side.ask("run", steps=batches)
         alone = {kind: seconds / batches for kind, seconds in side.ask("recorded")["seconds"].items()}
         about = side.about
-        side.leave()
     step, products = median(rounds), sum(alone.values())
     print(f"{name}, {about['parameters'] / 1e6:.1f} M parameters on {about['device']}: a batch takes {step:.3f} s")
     for kind, seconds in sorted(alone.items(), key=lambda item: -item[1]):
