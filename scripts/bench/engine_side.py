@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 os.environ["WANDB_MODE"] = "offline"
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it complains where there is no GPU
 
 import torch
 from products import Recorder
+from torch.profiler import ProfilerActivity, profile
 from worker import Finished, TimedBatches, device_name, now, versions
 
 from ttstrain import registry
@@ -42,11 +44,13 @@ from ttstrain.train.guard import Guard
 from ttstrain.train.held_out import HeldOut
 from ttstrain.train.precision import Precision, choose
 from ttstrain.train.preview_choice import Previews
+from ttstrain.train.profiler import add_up
 from ttstrain.train.rng import Rng
 from ttstrain.train.run import Run
 from ttstrain.train.snapshot import Snapshots
 
 NEVER = 10**9
+LONGEST = 12  # operations of a profile
 # The CPU's kernels, each with the module that asks whether they are on.
 KERNELS: dict[str, Any] = {
     "attention": attention,
@@ -89,13 +93,15 @@ class Batches(TimedBatches[Batch]):
 
     - `without`: it turns one kernel of the CPU's off;
     - `record`: from here on the heavy products of steps are noted, until `recorded` repeats them alone and says how
-      long they took.
+      long they took;
+    - `profile`: from here on torch's profiler is on, until `profiled` says how long operations took, by kind.
     """
 
     epoch = 0
 
     def __init__(self, *args: Any, between: Callable[[dict[str, Any]], dict[str, Any]] | None = None, **kwargs: Any):
         recorder = Recorder()
+        profiler = profile(activities=[ProfilerActivity.CPU], acc_events=True)
 
         def answer(command: dict[str, Any]) -> dict[str, Any]:
             if command["do"] == "without":
@@ -107,6 +113,12 @@ class Batches(TimedBatches[Batch]):
             if command["do"] == "recorded":
                 recorder.__exit__(None, None, None)
                 return {"seconds": recorder.seconds()}
+            if command["do"] == "profile":
+                profiler.start()
+                return {}
+            if command["do"] == "profiled":
+                profiler.stop()
+                return _spent(profiler)
             if between is None:
                 raise ValueError(f"unknown command {command}")
             return between(command)
@@ -122,6 +134,14 @@ class Batches(TimedBatches[Batch]):
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
         pass
+
+
+def _spent(profiler: profile) -> dict[str, Any]:
+    """Say how many seconds torch's operations took by themselves, by kind and one by one, the longest first."""
+    events: Any = profiler.events()  # type: ignore[no-untyped-call]
+    found = add_up(events, steps=1, wall=1.0)
+    longest = sorted(found.operations.items(), key=lambda one: -one[1])
+    return {"kinds": dict(found.kinds), "operations": dict(longest[:LONGEST])}
 
 
 def resolved(recipe: Recipe) -> ResolvedRecipe:

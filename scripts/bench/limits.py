@@ -7,6 +7,9 @@ are recorded (products.py), and then repeated alone, on the same threads. `alone
 `step / alone` the limit: how many times as fast a step were in which nothing else took any time. Multiplied by the
 ratio to another trainer, it says what ratio is out of reach for torch's kernels on this machine, whatever we write.
 
+One more round runs under torch's profiler, and is printed by kind of work: what the rest of a step consists of. Shares
+are of that round, which is slower; what torch does not record, Python among it, is what is left of it.
+
 Writes JSON to scripts/bench/results. Close other programs first; `load_before` tells whether you did.
 """
 
@@ -31,12 +34,21 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         side.ask("record")
         side.ask("run", steps=batches)
         alone = {kind: seconds / batches for kind, seconds in side.ask("recorded")["seconds"].items()}
+        side.ask("profile")
+        wall = side.ask("run", steps=batches)["seconds"]
+        spent = side.ask("profiled")
         about = side.about
+    profile = {kind: seconds / wall for kind, seconds in spent["kinds"].items()}
     step, products = median(rounds), sum(alone.values())
     print(f"{name}, {about['parameters'] / 1e6:.1f} M parameters on {about['device']}: a batch takes {step:.3f} s")
     for kind, seconds in sorted(alone.items(), key=lambda item: -item[1]):
         print(f"  {kind:16} {seconds:.3f} s by themselves, {seconds / step:.0%} of it")
-    print(f"  with all else free, {step / products:.2f} times as fast", flush=True)
+    print(f"  with all else free, {step / products:.2f} times as fast")
+    print(f"  under the profiler it takes {wall / batches:.3f} s, of which")
+    for kind, share in {**profile, "not recorded": 1 - sum(profile.values())}.items():
+        print(f"  {share:6.1%} {kind}")
+    longest = [f"{name} {seconds / wall:.1%}" for name, seconds in spent["operations"].items()]
+    print("  longest: " + ", ".join(longest), flush=True)
     return {
         "size": name,
         "device": about["device"],
@@ -48,6 +60,9 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "alone_s": {kind: round(seconds, 4) for kind, seconds in alone.items()},
         "share": round(products / step, 3),
         "limit": round(step / products, 3),
+        "profiled_batch_s": round(wall / batches, 4),
+        "profile": {kind: round(share, 4) for kind, share in profile.items()},
+        "longest": {name: round(seconds / wall, 4) for name, seconds in spent["operations"].items()},
         "versions": about["versions"],
     }
 

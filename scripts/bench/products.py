@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_map
 KINDS = {
     "aten::mm": "matrix products",
     "aten::addmm": "matrix products",
+    "aten::addmm_": "matrix products",
     "aten::bmm": "matrix products",
     "aten::baddbmm": "matrix products",
     "aten::convolution": "convolutions",

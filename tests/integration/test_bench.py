@@ -51,6 +51,14 @@ def test_the_heavy_products_of_steps_are_recorded_and_repeated(tmp_path: Path) -
     assert all(seconds > 0 for seconds in alone.values())
 
 
+def test_a_profile_of_steps_says_what_the_rest_of_their_time_goes_to(tmp_path: Path) -> None:
+    run = {"do": "run", "steps": 2}
+    _, _, ran, spent, _ = answers("ours.py", {"do": "profile"}, run, {"do": "profiled"}, tmp_path=tmp_path)
+    assert {"matrix products", "convolutions", "attention", "normalisation"} <= spent["kinds"].keys()
+    assert 0 < sum(spent["kinds"].values()) <= 1.05 * ran["seconds"]
+    assert 0 < len(spent["operations"]) <= 12
+
+
 def test_a_recorded_product_is_repeated_as_it_lay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCH))
     products = importlib.import_module("products")

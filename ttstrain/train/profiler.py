@@ -87,14 +87,19 @@ class Summary:
 
 
 def summarize(events: Iterable[Event], *, steps: int, wall: float) -> Summary:
+    """Add up the profiled steps as `add_up` does; events between them, as those of an evaluation, are left out."""
+    events = list(events)
+    inside = sorted(_interval(event) for event in events if event.name == STEP and event.device_type == DeviceType.CPU)
+    within = (event for event in events if event.name != STEP and _within(event.time_range.start, inside))
+    return add_up(within, steps=steps, wall=wall)
+
+
+def add_up(events: Iterable[Event], *, steps: int, wall: float) -> Summary:
     """Add up the own time of every event by phase, by kind of work and by operation, in seconds.
 
-    Events between the steps, as those of an evaluation, are left out. So are events on a GPU, kernels among them: the
-    operations that started the kernels have their time.
+    Events on a GPU, kernels among them, are left out: the operations that started the kernels have their time.
     """
     events = [event for event in events if event.device_type == DeviceType.CPU]
-    inside = sorted((event.time_range.start, event.time_range.end) for event in events if event.name == STEP)
-    events = [event for event in events if event.name != STEP and _within(event.time_range.start, inside)]
     on_device = any(event.self_device_time_total > 0 for event in events)
     phases: dict[str, float] = dict.fromkeys((DATA, FORWARD, BACKWARD, UPDATE), 0.0)
     kinds: dict[str, float] = defaultdict(float)
@@ -107,6 +112,10 @@ def summarize(events: Iterable[Event], *, steps: int, wall: float) -> Summary:
             kinds[_kind(event.name)] += seconds
             operations[event.name] += seconds
     return Summary(steps, wall, on_device, phases, dict(sorted(kinds.items(), key=lambda one: -one[1])), operations)
+
+
+def _interval(event: Event) -> tuple[float, float]:
+    return event.time_range.start, event.time_range.end
 
 
 def _within(at: float, ranges: Sequence[tuple[float, float]]) -> bool:

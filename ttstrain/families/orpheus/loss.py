@@ -122,22 +122,18 @@ def _chunked(
     head = weight.to(dtype)
     nll, illegal, log_normaliser, losses = (hidden.new_empty(m, dtype=torch.float32) for _ in range(4))
     grad_hidden = torch.empty_like(hidden) if into_hidden else None
-    grad_weight = torch.zeros_like(weight, dtype=torch.float32) if into_weight else None
-    # Fresh memory costs the CPU more than the arithmetic on it: two buffers serve all chunks.
-    buffers = [torch.empty(step, v, device=hidden.device) for _ in range(2)] if dtype == torch.float32 else None
+    grad_weight = torch.empty_like(weight, dtype=torch.float32) if into_weight else None
+    buffers = _Buffers.of(step, v, device=hidden.device) if dtype == torch.float32 else None
 
     def add(rows: slice) -> None:  # a function, so that one chunk's logits are gone when the next one's are made
         x, target, slot = hidden[rows].to(dtype), targets[rows, None], slots[rows].long()
-        if buffers is None:
-            logits = x @ head.t()  # (c, v), in half precision as transformers' head
-            log_p = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
-        else:
-            logits = torch.mm(x, head.t(), out=buffers[0][: len(x)])
-            log_p = torch.log_softmax(logits, dim=-1, out=buffers[1][: len(x)])
+        # (c, v), in half precision as transformers' head
+        logits = x @ head.t() if buffers is None else torch.mm(x, head.t(), out=buffers.logits[: len(x)])
         own = logits.gather(1, target)[:, 0].float()
+        legal = _Legal.of(logits, slot, options.ids)
+        log_p = _log_softmax(logits, buffers)
         nll[rows] = -log_p.gather(1, target)[:, 0]
         log_normaliser[rows] = own + nll[rows]
-        legal = _Legal.of(logits, slot, options.ids)
         illegal[rows] = legal.missing(log_normaliser[rows])
         share = options.slot_loss * legal.known
         losses[rows] = (
@@ -151,10 +147,7 @@ def _chunked(
         if grad_hidden is not None:
             grad_hidden[rows] = (slopes @ head).div_(m)
         if grad_weight is not None:
-            if dtype == torch.float32:
-                grad_weight.addmm_(slopes.t(), x, alpha=1 / m)
-            else:
-                grad_weight.add_(slopes.t() @ x, alpha=1 / m)  # each product in half precision, their sum in fp32
+            _add_product(grad_weight, slopes, x, scale=1 / m, begins=rows.start == 0)
 
     for start in range(0, m, step):
         add(slice(start, min(start + step, m)))
@@ -162,6 +155,36 @@ def _chunked(
     if grad_weight is not None:
         grad_weight = grad_weight.to(weight.dtype)
     return _Sums(value, nll, illegal, log_normaliser, grad_hidden, grad_weight)
+
+
+@dataclass(frozen=True, slots=True)
+class _Buffers:
+    """What serves all chunks, as fresh memory costs the CPU more than the arithmetic on it. One tensor there."""
+
+    logits: Tensor  # (c, v) fp32
+    log_p: Tensor  # (c, v) fp32
+
+    @classmethod
+    def of(cls, tokens: int, vocab_size: int, *, device: torch.device) -> _Buffers:
+        logits = torch.empty(tokens, vocab_size, device=device)
+        return cls(logits, logits if device.type == "cpu" else torch.empty_like(logits))
+
+
+def _log_softmax(logits: Tensor, buffers: _Buffers | None) -> Tensor:
+    """Return log probabilities in fp32; without buffers in fresh memory, else over the logits where both are one."""
+    if buffers is None:
+        return torch.log_softmax(logits, dim=-1, dtype=torch.float32)
+    return torch.log_softmax(logits, dim=-1, out=buffers.log_p[: len(logits)])  # a row is read before it is written
+
+
+def _add_product(total: Tensor, slopes: Tensor, x: Tensor, *, scale: float, begins: bool) -> None:
+    """Add slopes' @ x, in its own precision, to a sum in fp32. What `total` holds before the first is not read."""
+    if slopes.dtype == torch.float32:
+        total.addmm_(slopes.t(), x, beta=0 if begins else 1, alpha=scale)
+    elif begins:
+        total.copy_(slopes.t() @ x).mul_(scale)
+    else:
+        total.add_(slopes.t() @ x, alpha=scale)
 
 
 def _by_logits(log_p: Tensor, target: Tensor, legal: _Legal, log_normaliser: Tensor, options: HeadOptions) -> Tensor:

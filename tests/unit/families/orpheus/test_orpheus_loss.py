@@ -66,6 +66,31 @@ def test_value_and_gradients_are_those_of_full_logits(
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
 
 
+def test_log_softmax_may_write_over_its_input_on_the_cpu() -> None:
+    """torch does not promise it. `head_loss` holds one buffer of logits, not two."""
+    logits = torch.randn(3, VOCAB) * 8
+    expected = torch.log_softmax(logits, dim=-1)
+    torch.log_softmax(logits, dim=-1, out=logits)
+    assert torch.equal(logits, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nothing_is_read_of_memory_that_nobody_has_written(
+    problem: tuple[Tensor, Tensor, Tensor, Tensor], dtype: torch.dtype
+) -> None:
+    torch.use_deterministic_algorithms(True)  # fresh memory is filled with NaN
+    try:
+        assert torch.empty(1).isnan().all()
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype == torch.bfloat16):
+            loss = head_loss(*problem, options=HeadOptions(IDS, chunk_tokens=7))
+        loss.value.backward()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for values in (loss.value, loss.nll, loss.illegal, loss.log_normaliser, problem[0].grad, problem[1].grad):
+        assert values is not None
+        assert values.isfinite().all()
+
+
 def test_what_each_token_reports_is_over_the_whole_vocabulary(problem: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
     hidden, weight, targets, slots = problem
     loss = head_loss(hidden, weight, targets, slots, options=HeadOptions(IDS, slot_loss=1.0, z_loss=1.0))
