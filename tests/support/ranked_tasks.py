@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from toys import make_run
 from ttstrain.contract.task import Task
 from ttstrain.tensors.sharded import gathered
 from ttstrain.train.distributed import Ranks
-from ttstrain.train.step import train_step
+from ttstrain.train.step import StepReport, train_step
 
 # With a usual `eps`, AdamW's first steps are the signs of gradients, also of those that are only rounding.
 SMALL_STEPS = ("optim.kind=adamw", "optim.lr=1e-4", "optim.eps=1e-3")
@@ -29,24 +31,12 @@ KINDS = ("weights", "codebook", "optimizer state")  # a codebook is learned as t
 
 @dataclass(frozen=True)
 class Stepped:
-    """What is held after some steps, and what they reported."""
+    """What some steps reported, and what is held after them; tensors are neither kept nor sent, as there are many."""
 
-    sizes: dict[str, int]  # by name
-    values: Tensor  # of all tensors after each other: one is sent, not thousands
+    apart: dict[str, float]  # by kind, from the process that trained alone; empty of that process itself
+    digest: str  # of the bits of all tensors
     losses: list[dict[str, float]]
     grad_norms: list[dict[str, float]]
-
-    def apart(self, other: Stepped) -> dict[str, float]:
-        """Return the largest difference in each kind of state, as a share of the tensor's largest value, or of 1."""
-        assert self.sizes == other.sizes
-        found = dict.fromkeys(KINDS, 0.0)
-        own, others = (torch.split(values, list(self.sizes.values())) for values in (self.values, other.values))
-        for name, mine, theirs in zip(self.sizes, own, others, strict=True):
-            if mine.numel():
-                kind = _kind_of(name)
-                off = (mine - theirs).abs().max() / theirs.abs().max().clamp_min(1.0)
-                found[kind] = max(found[kind], float(off))
-        return found
 
 
 class SameForEachClip(TorchFunctionMode):
@@ -76,18 +66,23 @@ class SameForEachClip(TorchFunctionMode):
         return float(torch.empty(()).normal_(generator=self._generator()).erf().abs())
 
 
-def step_on_shares(smoke: str, overrides: Sequence[str], steps: int, shard: int) -> Stepped:
-    """Take steps of a smoke recipe's task, each rank on its share of the clips."""
+def step_on_shares(smoke: str, overrides: Sequence[str], steps: int, shard: int, alone: Path) -> Stepped:
+    """Take steps of a smoke recipe's task, each rank on its share of the clips; compare with a file of `step_alone`."""
     with joined() as ranks:
-        return _step(smoke, overrides, steps, ranks, shard=shard)
+        held, reports = _step(smoke, overrides, steps, ranks, shard=shard)
+        return _told(_apart(held, torch.load(alone, mmap=True, weights_only=True)), held, reports)
 
 
-def step_alone(smoke: str, overrides: Sequence[str], steps: int) -> Stepped:
-    """Take the same steps in one process, on all clips in one micro-batch."""
-    return _step(smoke, overrides, steps, Ranks())
+def step_alone(smoke: str, overrides: Sequence[str], steps: int, *, into: Path) -> Stepped:
+    """Take the same steps in one process, on all clips in one micro-batch, and write all tensors into a file."""
+    held, reports = _step(smoke, overrides, steps, Ranks())
+    torch.save(held, into)
+    return _told({}, held, reports)
 
 
-def _step(smoke: str, overrides: Sequence[str], steps: int, ranks: Ranks, *, shard: int = 1) -> Stepped:
+def _step(
+    smoke: str, overrides: Sequence[str], steps: int, ranks: Ranks, *, shard: int = 1
+) -> tuple[dict[str, Tensor], list[StepReport]]:
     with known(smoke):
         subject = make_subject(smoke, [*SMALL_STEPS, *overrides])
         batch = subject.batch(subject.clips[ranks.rank :: ranks.world_size])
@@ -99,13 +94,29 @@ def _step(smoke: str, overrides: Sequence[str], steps: int, ranks: Ranks, *, sha
                 reports.append(train_step(run, [batch]))
         assert not any(report.refused for report in reports)
         held = flat(gathered({name: run.state.state_dict()[name] for name in PARTS}, keep=True))
-        tensors = {name: leaf for name, leaf in held.items() if isinstance(leaf, Tensor)}
-        return Stepped(
-            {name: tensor.numel() for name, tensor in tensors.items()},
-            torch.cat([tensor.flatten().double() for tensor in tensors.values()]),
-            [dict(report.losses) for report in reports],
-            [dict(report.grad_norms) for report in reports],
-        )
+        return {name: leaf for name, leaf in held.items() if isinstance(leaf, Tensor)}, reports
+
+
+def _told(apart: dict[str, float], held: Mapping[str, Tensor], reports: Sequence[StepReport]) -> Stepped:
+    digest = hashlib.sha256()
+    for name, tensor in held.items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy())
+    losses, norms = [dict(report.losses) for report in reports], [dict(report.grad_norms) for report in reports]
+    return Stepped(apart, digest.hexdigest(), losses, norms)
+
+
+def _apart(held: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the largest difference in each kind of state, as a share of the tensor's largest value, or of 1."""
+    assert held.keys() == others.keys()
+    found = dict.fromkeys(KINDS, 0.0)
+    for name, mine in held.items():
+        theirs = others[name].double()
+        assert mine.shape == theirs.shape, name
+        if mine.numel():
+            off = (mine.double() - theirs).abs().max() / theirs.abs().max().clamp_min(1.0)
+            found[_kind_of(name)] = max(found[_kind_of(name)], float(off))
+    return found
 
 
 def _kind_of(name: str) -> str:
