@@ -54,6 +54,7 @@ def step(recipe: str, steps: int, count: int, shard: int, alone: Path) -> list[S
 
 
 def farthest(ranks: Sequence[Stepped]) -> dict[str, float]:
+    """Return how far the farthest rank is from the process that trained alone, by kind of state."""
     return {kind: max(rank.apart[kind] for rank in ranks) for kind in KINDS}
 
 

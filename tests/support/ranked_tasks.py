@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from toys import make_run
 
 from ttstrain.contract.task import Task
 from ttstrain.tensors.sharded import gathered
+from ttstrain.train.checksum import checksums
 from ttstrain.train.distributed import Ranks
 from ttstrain.train.step import StepReport, train_step
 
@@ -34,7 +34,7 @@ class Stepped:
     """What some steps reported, and what is held after them; tensors are neither kept nor sent, as there are many."""
 
     apart: dict[str, float]  # by kind, from the process that trained alone; empty of that process itself
-    digest: str  # of the bits of all tensors
+    checksums: list[int]  # of each tensor's bits
     losses: list[dict[str, float]]
     grad_norms: list[dict[str, float]]
 
@@ -98,12 +98,8 @@ def _step(
 
 
 def _told(apart: dict[str, float], held: Mapping[str, Tensor], reports: Sequence[StepReport]) -> Stepped:
-    digest = hashlib.sha256()
-    for name, tensor in held.items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy())
     losses, norms = [dict(report.losses) for report in reports], [dict(report.grad_norms) for report in reports]
-    return Stepped(apart, digest.hexdigest(), losses, norms)
+    return Stepped(apart, checksums(held.values()).tolist(), losses, norms)
 
 
 def _apart(held: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[str, float]:
@@ -115,6 +111,7 @@ def _apart(held: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[str
         assert mine.shape == theirs.shape, name
         if mine.numel():
             off = (mine.double() - theirs).abs().max() / theirs.abs().max().clamp_min(1.0)
+            assert off.isfinite(), name
             found[_kind_of(name)] = max(found[_kind_of(name)], float(off))
     return found
 
